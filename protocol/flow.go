@@ -1,0 +1,221 @@
+package protocol
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+const (
+	// bufferSize is how much of a connection's one direction is in memory at a time.
+	bufferSize = 64 << 10
+	// idleSize is what an idle direction holds while it waits for its next byte.
+	idleSize = 512
+)
+
+// bufferPool lends buffers of bufferSize. A Flow that waits idle holds none.
+var bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// ErrHeld is returned by [Flow.Peek] for more bytes than the flow may hold.
+var ErrHeld = errors.New("more bytes than may be held back")
+
+// WriteError wraps an error of the destination, so that it can be told from one
+// of the source.
+type WriteError struct{ Err error }
+
+func (e *WriteError) Error() string { return e.Err.Error() }
+func (e *WriteError) Unwrap() error { return e.Err }
+
+// Flow moves one direction of a connection from a reader to a writer and lets
+// its user look at bytes before they leave.
+//
+// Bytes are peeked at and then passed, dropped or replaced. Whatever has been
+// passed is written before the flow blocks in a read, so nothing waits for
+// bytes that have not arrived: a frame is cut through, never stored. The memory
+// is one pooled buffer of 64 KiB; only a Peek of more makes it larger, for as
+// long as those bytes are held back.
+//
+// A Flow is used by one goroutine at a time. It closes neither side.
+type Flow struct {
+	src io.Reader
+	dst io.Writer
+
+	pooled *[bufferSize]byte
+	buf    []byte // nil while idle
+	// buf[out:in] has been passed and is not yet written, buf[in:end] has been read and not yet passed.
+	out, in, end int
+
+	idle [idleSize]byte
+}
+
+// NewFlow returns a flow from src to dst. Call [Flow.Release] when it is over.
+func NewFlow(src io.Reader, dst io.Writer) *Flow {
+	return &Flow{src: src, dst: dst}
+}
+
+// Buffered returns how many bytes have been read and not yet passed.
+func (f *Flow) Buffered() int { return f.end - f.in }
+
+// Peek returns the next n bytes without passing them, reading as many more as
+// that takes. The slice is on loan until the next call of any method; bytes
+// changed in it are passed as changed. n beyond limit fails with [ErrHeld]
+// before anything is read.
+//
+// It returns io.EOF when the source ended before the first of the n bytes and
+// io.ErrUnexpectedEOF when it ended among them; a timeout of the source loses
+// nothing and may be retried.
+func (f *Flow) Peek(n, limit int) ([]byte, error) {
+	if n > limit {
+		return nil, fmt.Errorf("%d bytes: %w (limit %d)", n, ErrHeld, limit)
+	}
+	for f.end-f.in < n {
+		if err := f.fill(n); err != nil {
+			if err == io.EOF && f.end > f.in {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+	return f.buf[f.in : f.in+n], nil
+}
+
+// Pass lets the next n bytes go on. They must have been peeked at.
+func (f *Flow) Pass(n int) {
+	if n < 0 || n > f.end-f.in {
+		panic("protocol: pass of bytes that were not peeked at")
+	}
+	f.in += n
+}
+
+// PassThrough lets the next n bytes go on as they arrive, without a look at
+// them. A source that ends before the last of them gives io.ErrUnexpectedEOF.
+func (f *Flow) PassThrough(n int64) error {
+	for {
+		k := int(min(n, int64(f.end-f.in)))
+		f.in += k
+		if n -= int64(k); n == 0 {
+			return nil
+		}
+		if err := f.fill(1); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+}
+
+// PassAll lets everything go on until the source ends, and returns nil then.
+func (f *Flow) PassAll() error {
+	for {
+		f.in = f.end
+		if err := f.fill(1); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// Replace writes b in the place of the next n bytes, which must have been
+// peeked at. What was passed before leaves first. b may be longer or shorter
+// than n, and is not kept.
+func (f *Flow) Replace(n int, b []byte) error {
+	if err := f.Flush(); err != nil {
+		return err
+	}
+	f.Pass(n)
+	f.out = f.in
+	if len(b) == 0 {
+		return nil
+	}
+	return f.write(b)
+}
+
+// Flush writes what has been passed. It is needed only where the user of the
+// flow goes on to wait for something else than the source.
+func (f *Flow) Flush() error {
+	if f.out == f.in {
+		return nil
+	}
+	b := f.buf[f.out:f.in]
+	f.out = f.in
+	return f.write(b)
+}
+
+// Release gives the buffer back when no byte is held in it, and reports whether
+// it did. The next read then waits with a small one. It returns false, and
+// keeps the buffer, while it holds bytes.
+func (f *Flow) Release() bool {
+	if f.end > f.out {
+		return false
+	}
+	if f.pooled != nil {
+		bufferPool.Put(f.pooled)
+	}
+	f.pooled, f.buf = nil, nil
+	f.out, f.in, f.end = 0, 0, 0
+	return true
+}
+
+// fill writes what was passed and then reads once, making room for at least n
+// held bytes.
+func (f *Flow) fill(n int) error {
+	if err := f.Flush(); err != nil {
+		return err
+	}
+	if f.buf == nil {
+		return f.wake()
+	}
+	f.makeRoom(n)
+	k, err := f.src.Read(f.buf[f.end:])
+	f.end += k
+	if k > 0 {
+		return nil // an error that came with bytes comes again without them
+	}
+	return noProgress(err)
+}
+
+// wake reads the first bytes into the small buffer and only then takes a large one.
+func (f *Flow) wake() error {
+	k, err := f.src.Read(f.idle[:])
+	if k == 0 {
+		return noProgress(err)
+	}
+	f.pooled = bufferPool.Get().(*[bufferSize]byte)
+	f.buf = f.pooled[:]
+	f.end = copy(f.buf, f.idle[:k])
+	return nil
+}
+
+// noProgress makes an error of a read that gave neither bytes nor an error.
+func noProgress(err error) error {
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// makeRoom moves the held bytes to the front, into a larger buffer if n of them
+// do not fit, and back into the pooled one when they do again.
+func (f *Flow) makeRoom(n int) {
+	to := f.buf
+	switch {
+	case n > len(f.buf):
+		to = make([]byte, max(n, 2*len(f.buf)))
+	case len(f.buf) > bufferSize && n <= bufferSize && f.end-f.in < bufferSize:
+		to = f.pooled[:]
+	case f.in < f.end && f.end < len(f.buf) && len(f.buf)-f.in >= n:
+		return // there is room behind
+	}
+	f.end = copy(to, f.buf[f.in:f.end])
+	f.buf, f.in, f.out = to, 0, 0
+}
+
+func (f *Flow) write(b []byte) error {
+	if _, err := f.dst.Write(b); err != nil {
+		return &WriteError{err}
+	}
+	return nil
+}

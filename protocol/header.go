@@ -1,0 +1,139 @@
+package protocol
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+const (
+	// maxRequest is the largest request frame that is relayed. Brokers take 100
+	// MiB by default (socket.request.max.bytes); what other protocols look like
+	// when read as a length (TLS: 369 MB, HTTP: 1.2 GB) lies above.
+	maxRequest = 256 << 20
+	// minRequest is API key, API version and correlation id: header v0, which
+	// only ControlledShutdown v0 has; all others go on with a client id.
+	minRequest = 8
+	// maxHead bounds what is held back of a request until its header has been
+	// read: a client id and a transactional id of 32 KiB each, and the rest.
+	maxHead = 80 << 10
+	// minResponse is the correlation id.
+	minResponse = 4
+	// lengthSize is the length in front of each frame, which does not count itself.
+	lengthSize = 4
+)
+
+// ErrFrame is wrapped by errors about bytes that are no Kafka frame.
+var ErrFrame = errors.New("not a Kafka frame")
+
+// Request is what a proxy knows of a request: its header, and for Produce
+// whether an answer will come.
+type Request struct {
+	Size          int64 // of the frame with its length, in bytes
+	Key           APIKey
+	Version       int16
+	CorrelationID int32
+	// NoResponse is set for Produce with acks=0: the broker answers nothing, or
+	// closes the connection (Kafka's KafkaApis.handleProduceRequest).
+	NoResponse bool
+}
+
+// PeekRequest reads the header of the next request in f and passes nothing. It
+// returns io.EOF where the client has ended between two frames, and an error
+// wrapping [ErrFrame] for bytes that cannot be a request.
+func PeekRequest(f *Flow) (Request, error) {
+	size, err := peekSize(f)
+	if err != nil {
+		return Request{}, err
+	}
+	if size < minRequest || size > maxRequest {
+		return Request{}, notKafka(f, size)
+	}
+	b, err := f.Peek(lengthSize+minRequest, maxHead)
+	if err != nil {
+		return Request{}, err
+	}
+	r := Request{
+		Size:          lengthSize + int64(size),
+		Key:           APIKey(binary.BigEndian.Uint16(b[4:])),
+		Version:       int16(binary.BigEndian.Uint16(b[6:])),
+		CorrelationID: int32(binary.BigEndian.Uint32(b[8:])),
+	}
+	if r.Key == Produce {
+		acks, err := peekAcks(f, r)
+		if err != nil {
+			return Request{}, err
+		}
+		r.NoResponse = acks == 0
+	}
+	return r, nil
+}
+
+// PeekFrame reads the length of the next frame, whatever is in it, and returns
+// its size with the length. It is how raw SASL tokens are framed.
+func PeekFrame(f *Flow) (int64, error) {
+	size, err := peekSize(f)
+	if err != nil {
+		return 0, err
+	}
+	if size < 0 {
+		return 0, notKafka(f, size)
+	}
+	return lengthSize + int64(size), nil
+}
+
+// PeekResponse reads the length and the correlation id of the next response in
+// f and passes nothing. The size counts the length. io.EOF means that the
+// broker has ended between two frames.
+func PeekResponse(f *Flow) (size int64, correlationID int32, err error) {
+	n, err := peekSize(f)
+	if err != nil {
+		return 0, 0, err
+	}
+	if n < minResponse || isTLSAlert(f) {
+		return 0, 0, notKafka(f, n)
+	}
+	b, err := f.Peek(lengthSize+minResponse, maxHead)
+	if err != nil {
+		return 0, 0, err
+	}
+	return lengthSize + int64(n), int32(binary.BigEndian.Uint32(b[4:])), nil
+}
+
+func peekSize(f *Flow) (int32, error) {
+	b, err := f.Peek(lengthSize, maxHead)
+	if err != nil {
+		return 0, err
+	}
+	return int32(binary.BigEndian.Uint32(b)), nil
+}
+
+// isTLSAlert reports whether a broker answers a plaintext client with a TLS
+// alert: type 21, version 3.x, length 2. Read as a length it is 352 MB, and a
+// client that believes it may run out of memory.
+func isTLSAlert(f *Flow) bool {
+	b, err := f.Peek(lengthSize, maxHead)
+	return err == nil && b[0] == 0x15 && b[1] == 3 && b[3] == 0
+}
+
+// notKafka says what stands in f where a frame should begin. The length has
+// been peeked at.
+func notKafka(f *Flow, size int32) error {
+	b, err := f.Peek(lengthSize, maxHead)
+	if err != nil {
+		return err
+	}
+	switch s := string(b); {
+	case b[0] == 0x16 && b[1] == 3:
+		return fmt.Errorf("%w: it is a TLS ClientHello", ErrFrame)
+	case b[0] == 0x15 && b[1] == 3:
+		return fmt.Errorf("%w: it is a TLS alert", ErrFrame)
+	case s == "GET " || s == "POST" || s == "PUT " || s == "HEAD" || s == "OPTI" || s == "CONN" || s == "DELE" || s == "PRI ":
+		return fmt.Errorf("%w: it is an HTTP request", ErrFrame)
+	case s == "HTTP":
+		return fmt.Errorf("%w: it is an HTTP response", ErrFrame)
+	case s == "PROX" || s == "\r\n\r\n":
+		return fmt.Errorf("%w: it is a PROXY protocol header", ErrFrame)
+	}
+	return fmt.Errorf("%w: length %d (bytes % x)", ErrFrame, size, b)
+}
