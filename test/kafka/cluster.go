@@ -1,0 +1,271 @@
+// Package kafka installs Apache Kafka and starts clusters of it for the tests:
+// KRaft brokers on loopback ports, whose client listener advertises names that
+// nobody can resolve, as behind a door that only HTTPS passes.
+//
+// Each broker has two listeners. CLIENT is what culvert stands in front of; it
+// advertises broker-N.kafka.internal.invalid and its own port. INTERNAL is
+// advertised as it is bound: it carries the replication, and gives a test a
+// direct way in, to set things up and to compare. The controllers' listener
+// advertises controller-N.kafka.internal.invalid.
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// Domain ends every name that a cluster advertises to clients: its bytes must
+// never reach one. Names below .invalid resolve nowhere (RFC 6761).
+const Domain = "kafka.internal.invalid"
+
+// ClusterID is the id of every cluster that does not ask for another.
+const ClusterID = "4L6g3nShT-eMCtK--X86sw"
+
+// Config says what cluster to start. The zero value is three brokers of
+// Version, the first of which is the controller too: the others can be killed
+// without touching the quorum.
+type Config struct {
+	IDs        []int32  // node ids; nil: 0, 1, 2
+	Voters     int      // how many of the nodes are controllers; 0: one
+	Version    string   // "": Version
+	ClusterID  string   // 22 characters of base64url; "": ClusterID
+	SASL       bool     // a third listener, see Cluster.SASL
+	Properties []string // more lines for each node's properties
+}
+
+// Cluster is a running cluster.
+type Cluster struct {
+	dist  *distribution
+	tools *distribution
+	dir   string
+	cfg   Config
+	nodes []*node
+}
+
+// Start starts a cluster that ends with the test.
+func Start(t testing.TB, cfg Config) *Cluster {
+	t.Helper()
+	c, err := New(t.Context(), t.TempDir(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		if t.Failed() {
+			t.Logf("what the brokers said:\n%s", c.Log())
+		}
+	})
+	return c
+}
+
+// New starts a cluster whose files are in dir and returns when every broker
+// knows of every other.
+func New(ctx context.Context, dir string, cfg Config) (*Cluster, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("no cluster within ten minutes"))
+	defer cancel()
+	if cfg.Version == "" {
+		cfg.Version = Version
+	}
+	dist, err := install(ctx, cfg.Version)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newCluster(dist, dir, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c.tools, err = install(ctx, Version); err != nil {
+		return nil, err
+	}
+	if err := c.launch(ctx); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("start Apache Kafka %s: %w\n%s", cfg.Version, err, c.Log())
+	}
+	return c, nil
+}
+
+func (c *Cluster) launch(ctx context.Context) error {
+	if err := c.format(ctx); err != nil {
+		return err
+	}
+	for _, n := range c.nodes {
+		if err := n.start(); err != nil {
+			return err
+		}
+	}
+	return c.WaitReady(ctx)
+}
+
+// newCluster picks the ports and writes the nodes' settings.
+func newCluster(d *distribution, dir string, cfg Config) (*Cluster, error) {
+	if cfg.IDs == nil {
+		cfg.IDs = []int32{0, 1, 2}
+	}
+	if cfg.ClusterID == "" {
+		cfg.ClusterID = ClusterID
+	}
+	cfg.Voters = max(cfg.Voters, 1)
+	c := &Cluster{dist: d, tools: d, dir: dir, cfg: cfg}
+	for i, id := range cfg.IDs {
+		n, err := newNode(c, id, i < cfg.Voters)
+		if err != nil {
+			return nil, err
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	if err := os.WriteFile(c.hostsFile(), []byte(c.controllerHosts()), 0o644); err != nil {
+		return nil, err
+	}
+	for _, n := range c.nodes {
+		if err := os.WriteFile(n.propertiesFile(), []byte(n.properties()), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *Cluster) hostsFile() string { return filepath.Join(c.dir, "hosts") }
+
+// controllerHosts is the hosts file of the brokers' JVMs, which must find the
+// controllers by name. Nothing else on the machine resolves these names.
+func (c *Cluster) controllerHosts() string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1 localhost\n")
+	if host, err := os.Hostname(); err == nil {
+		fmt.Fprintf(&b, "127.0.0.1 %s\n", host)
+	}
+	for _, n := range c.nodes {
+		if n.controller {
+			fmt.Fprintf(&b, "127.0.0.1 %s\n", n.controllerHost())
+		}
+	}
+	return b.String()
+}
+
+func (c *Cluster) voters() string {
+	var voters []string
+	for _, n := range c.nodes {
+		if n.controller {
+			voters = append(voters, fmt.Sprintf("%d@%s:%d", n.id, n.controllerHost(), n.ports.controller))
+		}
+	}
+	return strings.Join(voters, ",")
+}
+
+// Bootstrap returns the addresses at which the client listeners are bound, for
+// a gateway beside the brokers: 127.0.0.1:port, comma separated.
+func (c *Cluster) Bootstrap() string { return c.addresses(func(p ports) int { return p.client }) }
+
+// SASL returns the addresses of the third listener, which asks for a name and a
+// password: alice with alice-secret by PLAIN, bob with bob-secret by
+// SCRAM-SHA-256 and SCRAM-SHA-512, anybody by unsecured OAUTHBEARER.
+func (c *Cluster) SASL() string { return c.addresses(func(p ports) int { return p.sasl }) }
+
+// Internal returns the addresses of the listeners that a test may use directly.
+func (c *Cluster) Internal() string { return c.addresses(func(p ports) int { return p.internal }) }
+
+func (c *Cluster) addresses(port func(ports) int) string {
+	var all []string
+	for _, n := range c.nodes {
+		all = append(all, loopback(port(n.ports)))
+	}
+	return strings.Join(all, ",")
+}
+
+// Hosts maps the names that the brokers advertise to where they really are:
+// what a name server inside the platform would answer.
+func (c *Cluster) Hosts() map[string]string {
+	hosts := make(map[string]string)
+	for _, n := range c.nodes {
+		hosts[n.host()] = "127.0.0.1"
+	}
+	return hosts
+}
+
+// Kill ends a broker at once, as a crash does (SIGKILL).
+func (c *Cluster) Kill(id int32) { c.node(id).process.Kill() }
+
+// Stop ends a broker in good order (SIGTERM): it hands its leaderships on.
+func (c *Cluster) Stop(id int32) {
+	_ = c.node(id).process.Terminate(30 * time.Second) // the JVM's exit status is 143
+}
+
+// Restart starts a broker that was ended, at the same ports, and returns when
+// the cluster is whole again.
+func (c *Cluster) Restart(ctx context.Context, id int32) error {
+	if err := c.node(id).start(); err != nil {
+		return err
+	}
+	return c.WaitReady(ctx)
+}
+
+func (c *Cluster) node(id int32) *node {
+	for _, n := range c.nodes {
+		if n.id == id {
+			return n
+		}
+	}
+	panic(fmt.Sprintf("no node %d in this cluster", id))
+}
+
+// Close kills all nodes.
+func (c *Cluster) Close() {
+	for _, n := range c.nodes {
+		if n.process != nil {
+			n.process.Kill()
+		}
+	}
+}
+
+// Log returns the last of what each node printed.
+func (c *Cluster) Log() string {
+	var b strings.Builder
+	for _, n := range c.nodes {
+		if n.process == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "node %d:\n%s\n", n.id, lastBytes(n.process.Output().String(), 4000))
+	}
+	return b.String()
+}
+
+func lastBytes(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// Tool runs one of Kafka's command-line tools, or another class of its jars,
+// with the lines of stdin, and returns what it wrote to standard output.
+func (c *Cluster) Tool(ctx context.Context, class, stdin string, args ...string) (string, error) {
+	cmd := c.ToolCommand(class, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	return proc.Run(ctx, cmd)
+}
+
+// ToolCommand returns the command that Tool would run.
+func (c *Cluster) ToolCommand(class string, args ...string) *exec.Cmd {
+	return c.tools.java([]string{"-Xmx192m"}, class, args...)
+}
+
+func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// FreePorts returns n different ports of 127.0.0.1 that are free now.
+func FreePorts(n int) ([]int, error) {
+	var found []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // only when all are found, so that all differ
+		found = append(found, l.Addr().(*net.TCPAddr).Port)
+	}
+	return found, nil
+}
