@@ -1,0 +1,33 @@
+// Package inside runs programs as if they were inside the platform: the names
+// that the brokers advertise resolve for them, and for nobody else on the
+// machine.
+//
+// The test binary starts itself again in a mount name space of its own, puts
+// another file over /etc/hosts there, and becomes the program. That needs root,
+// or a kernel that lets every user make name spaces.
+package inside
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+)
+
+// hostsEnv names the hosts file to the started copy of the test binary.
+const hostsEnv = "CULVERT_TEST_INSIDE_HOSTS"
+
+// errUnsupported says what to do about it.
+var errUnsupported = errors.New("cannot give a program its own /etc/hosts: run the tests on Linux as root, or allow name spaces to every user (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0)")
+
+// WriteHosts writes a hosts file in which names stand for addresses.
+func WriteHosts(path string, names map[string]string) error {
+	var b strings.Builder
+	b.WriteString("127.0.0.1 localhost\n")
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		fmt.Fprintf(&b, "%s %s\n", names[name], name)
+	}
+	return os.WriteFile(path, []byte(b.String()), 0o644)
+}

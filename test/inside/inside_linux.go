@@ -1,0 +1,58 @@
+package inside
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// Main must be the first thing in the TestMain of a test binary that uses
+// Command: in a copy that Command has started it becomes the program and does
+// not return.
+func Main() {
+	hosts := os.Getenv(hostsEnv)
+	if hosts == "" {
+		return
+	}
+	err := become(hosts, os.Args[1:])
+	fmt.Fprintln(os.Stderr, "inside:", err)
+	os.Exit(1)
+}
+
+func become(hosts string, args []string) error {
+	// Without this the mount would show outside as well.
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := syscall.Mount(hosts, "/etc/hosts", "", syscall.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount %s over /etc/hosts: %w", hosts, err)
+	}
+	if err := os.Unsetenv(hostsEnv); err != nil {
+		return err
+	}
+	return fmt.Errorf("exec %s: %w", args[0], syscall.Exec(args[0], args, os.Environ()))
+}
+
+// Command is like exec.Command for a program that sees the hosts file as its
+// /etc/hosts. The program is given by its path.
+func Command(hosts, path string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", append([]string{path}, args...)...)
+	cmd.Env = append(os.Environ(), hostsEnv+"="+hosts)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	return cmd
+}
+
+// Available returns nil, or why Command will not work here.
+func Available() error {
+	out, err := Command("/etc/hosts", "/bin/true").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w (%w %s)", errUnsupported, err, out)
+	}
+	return nil
+}
