@@ -1,0 +1,192 @@
+package rewrite
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/culvert-proxy/culvert/protocol"
+)
+
+// An address is a broker's, and where its host and port, which always follow
+// each other, stand in a response.
+type address struct {
+	Broker
+	span
+}
+
+// isNone reports whether there is nothing to replace: no node has an address
+// without a host, as in the answer to an unknown coordinator (node -1, host "",
+// port -1).
+func (a address) isNone() bool { return a.Host == "" }
+
+// address reads the host and the port behind a node id.
+func (c *cursor) address(nodeID int32) address {
+	from := c.at
+	host := string(c.string())
+	port := c.int32()
+	return address{Broker{nodeID, host, port}, span{from, c.at}}
+}
+
+// replace appends to b the address in the form of this response.
+func (c *cursor) replace(a address, host string, port int32) edit {
+	with := appendString(make([]byte, 0, len(host)+9), host, c.flexible)
+	return edit{a.span, binary.BigEndian.AppendUint32(with, uint32(port))}
+}
+
+// names is what a response says of the cluster's brokers.
+type names struct {
+	clusterID string
+	addresses []address
+}
+
+func (n names) brokers() []Broker {
+	var brokers []Broker
+	for _, a := range n.addresses {
+		if a.NodeID >= 0 && !a.isNone() {
+			brokers = append(brokers, a.Broker)
+		}
+	}
+	return brokers
+}
+
+// relayBrokers passes a response that names brokers to connect to.
+func (w *Rewriter) relayBrokers(c *cursor, r response) (Result, error) {
+	n, err := c.walkBrokers(r)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := w.Directory.Learn(n.clusterID, n.brokers()); err != nil {
+		return Result{}, fmt.Errorf("learn the brokers of %s: %w", r, err)
+	}
+	edits, missing := w.edits(c, n.addresses)
+	if missing != nil {
+		return Result{}, fmt.Errorf("rewrite %s: no local address for broker %d at %s:%d", r, missing.NodeID, missing.Host, missing.Port)
+	}
+	return Result{Rewritten: count(n.addresses)}, c.finish(edits)
+}
+
+// edits replaces the addresses by those of the Directory; those that stay the
+// same need no edit. It stops at the first that is missing there.
+func (w *Rewriter) edits(c *cursor, addresses []address) (edits []edit, missing *Broker) {
+	for _, a := range addresses {
+		if a.isNone() {
+			continue
+		}
+		host, port, ok := w.Directory.Local(a.Broker)
+		if !ok {
+			return nil, &a.Broker
+		}
+		if host != a.Host || port != a.Port {
+			edits = append(edits, c.replace(a, host, port))
+		}
+	}
+	return edits, nil
+}
+
+// count returns how many of the addresses can be replaced.
+func count(addresses []address) int {
+	n := 0
+	for _, a := range addresses {
+		if !a.isNone() {
+			n++
+		}
+	}
+	return n
+}
+
+// walkBrokers walks over as much of a response as names brokers.
+func (c *cursor) walkBrokers(r response) (names, error) {
+	var n names
+	switch r.key {
+	case protocol.Metadata:
+		n = c.metadata(r.version)
+	case protocol.FindCoordinator:
+		n = c.findCoordinator(r.version)
+	case protocol.DescribeCluster:
+		n = c.describeCluster(r.version)
+	default:
+		c.fail("names no brokers")
+	}
+	return n, c.err
+}
+
+// metadata walks over the brokers of a Metadata response v0-13 and the cluster
+// id behind them. The topics, which can be many, are left to stream.
+//
+//	throttle int32 (v3+)
+//	[brokers] node int32, host string, port int32, rack string (v1+), TAGS
+//	cluster id string (v2+)
+func (c *cursor) metadata(version int16) (n names) {
+	if version >= 3 {
+		c.skip(4)
+	}
+	for range c.array() {
+		n.addresses = append(n.addresses, c.address(c.int32()))
+		if version >= 1 {
+			c.string()
+		}
+		c.tags()
+	}
+	if version >= 2 {
+		n.clusterID = string(c.string())
+	}
+	return n
+}
+
+// findCoordinator walks over a FindCoordinator response v0-6.
+//
+//	throttle int32 (v1+)
+//	error int16, message string (v1+), node int32, host string, port int32            (v0-3)
+//	[coordinators] key string, node int32, host string, port int32, error int16, message string, TAGS   (v4+)
+//	TAGS
+func (c *cursor) findCoordinator(version int16) (n names) {
+	if version >= 1 {
+		c.skip(4)
+	}
+	if version < 4 {
+		c.skip(2)
+		if version >= 1 {
+			c.string()
+		}
+		n.addresses = append(n.addresses, c.address(c.int32()))
+	} else {
+		for range c.array() {
+			c.string()
+			n.addresses = append(n.addresses, c.address(c.int32()))
+			c.skip(2)
+			c.string()
+			c.tags()
+		}
+	}
+	c.tags()
+	c.end()
+	return n
+}
+
+// describeCluster walks over a DescribeCluster response v0-2.
+//
+//	throttle int32, error int16, message string, endpoint type int8 (v1+)
+//	cluster id string, controller int32
+//	[brokers] node int32, host string, port int32, rack string, fenced int8 (v2+), TAGS
+//	authorized operations int32, TAGS
+func (c *cursor) describeCluster(version int16) (n names) {
+	c.skip(4 + 2)
+	c.string()
+	if version >= 1 {
+		c.skip(1)
+	}
+	n.clusterID = string(c.string())
+	c.skip(4)
+	for range c.array() {
+		n.addresses = append(n.addresses, c.address(c.int32()))
+		c.string()
+		if version >= 2 {
+			c.skip(1)
+		}
+		c.tags()
+	}
+	c.skip(4)
+	c.tags()
+	c.end()
+	return n
+}

@@ -1,0 +1,229 @@
+package rewrite
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/culvert-proxy/culvert/protocol"
+)
+
+// maxHeld is the most of one response that is held back, so that a broker
+// cannot make us hold more. A broker's entry is about 60 bytes long: 10,000 of
+// them need less than 1 MiB. A Produce response of 100,000 partitions needs 5.
+const maxHeld = 16 << 20
+
+// ErrUndecodable is wrapped by the errors about responses that are not what
+// their schema says. Such a response is not relayed: an address could be in it.
+var ErrUndecodable = errors.New("cannot be decoded and is not relayed")
+
+// A cursor walks over one response, field by field in the order of Kafka's
+// schemas (clients/src/main/resources/common/message). Its first error sticks,
+// and what is read after it is zero.
+//
+// No count or length is believed that exceeds the bytes left in the frame, and
+// nothing is allocated before the bytes are there.
+type cursor struct {
+	f      *protocol.Flow
+	b      []byte // the bytes of the frame at hand, on loan from f
+	at     int    // offset of the next field in b
+	beyond int64  // bytes of the frame behind b
+	// hold keeps back all that is walked over, which makes offsets in b last.
+	// Without it, it is passed as soon as more bytes are needed.
+	hold     bool
+	flexible bool // compact lengths, and tagged fields behind each struct (KIP-482)
+	err      error
+}
+
+// newCursor returns a cursor at the first byte of the frame next in f, with its
+// length, that holds what it walks over.
+func newCursor(f *protocol.Flow, size int64) cursor {
+	return cursor{f: f, beyond: size, hold: true}
+}
+
+// header walks over the length, the correlation id and the header's tagged
+// fields, and sets the form of the body.
+func (c *cursor) header(key protocol.APIKey, version int16) {
+	c.skip(4 + 4)
+	c.flexible = key.FlexibleResponseHeader(version)
+	c.tags()
+	c.flexible = key.Flexible(version)
+}
+
+// left returns the bytes of the frame that have not been walked over.
+func (c *cursor) left() int64 { return int64(len(c.b)-c.at) + c.beyond }
+
+// end makes bytes left over an error.
+func (c *cursor) end() {
+	if n := c.left(); n > 0 && c.err == nil {
+		c.fail("%d bytes left over", n)
+	}
+}
+
+func (c *cursor) fail(format string, args ...any) {
+	c.stop(fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), ErrUndecodable))
+}
+
+func (c *cursor) stop(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+	c.b, c.at, c.beyond = nil, 0, 0
+}
+
+// take walks over the next n bytes and returns them, or nil.
+func (c *cursor) take(n int) []byte {
+	if n > len(c.b)-c.at && !c.more(n) {
+		return nil
+	}
+	c.at += n
+	return c.b[c.at-n : c.at]
+}
+
+// more gets at least n bytes at hand, and with them all that have arrived.
+func (c *cursor) more(n int) bool {
+	if c.err != nil {
+		return false
+	}
+	if int64(n) > c.left() {
+		c.fail("%d bytes expected, %d left", n, c.left())
+		return false
+	}
+	if !c.hold {
+		c.pass()
+	}
+	need, size := c.at+n, int64(len(c.b))+c.beyond
+	if need > maxHeld {
+		c.fail("more than %d MiB would be held back", maxHeld>>20)
+		return false
+	}
+	if _, err := c.f.Peek(need, maxHeld); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		c.stop(err)
+		return false
+	}
+	c.see(size)
+	return true
+}
+
+// see takes all of the next size bytes at hand that have arrived.
+func (c *cursor) see(size int64) {
+	n := int(min(size, int64(c.f.Buffered())))
+	c.b, _ = c.f.Peek(n, n)
+	c.beyond = size - int64(n)
+}
+
+// pass lets go what has been walked over.
+func (c *cursor) pass() {
+	c.f.Pass(c.at)
+	c.b, c.at = c.b[c.at:], 0
+}
+
+// skip walks over n bytes.
+func (c *cursor) skip(n int) {
+	switch have := len(c.b) - c.at; {
+	case n <= have:
+		c.at += n
+	case c.hold || int64(n) > c.left():
+		c.take(n)
+	default:
+		c.f.Pass(c.at)
+		c.b, c.at, c.beyond = nil, 0, c.beyond-int64(n-have)
+		if err := c.f.PassThrough(int64(n)); err != nil {
+			c.stop(err)
+		}
+	}
+}
+
+func (c *cursor) int16() int16 {
+	if b := c.take(2); b != nil {
+		return int16(binary.BigEndian.Uint16(b))
+	}
+	return 0
+}
+
+func (c *cursor) int32() int32 {
+	if b := c.take(4); b != nil {
+		return int32(binary.BigEndian.Uint32(b))
+	}
+	return 0
+}
+
+// uvarint reads an unsigned varint of at most five bytes and 32 bits.
+func (c *cursor) uvarint() int {
+	if c.at < len(c.b) && c.b[c.at] < 0x80 {
+		c.at++
+		return int(c.b[c.at-1])
+	}
+	var v uint64
+	for shift := 0; shift < 35; shift += 7 {
+		b := c.take(1)
+		if b == nil {
+			return 0
+		}
+		v |= uint64(b[0]&0x7f) << shift
+		if b[0] < 0x80 && v <= 1<<32-1 {
+			return int(v)
+		}
+	}
+	c.fail("varint of more than 32 bits")
+	return 0
+}
+
+// count bounds n elements of at least size bytes each by the bytes left.
+func (c *cursor) count(n, size int) int {
+	if n < 0 || int64(n)*int64(size) > c.left() {
+		c.fail("%d elements, %d bytes left", n, c.left())
+		return 0
+	}
+	return n
+}
+
+// array reads the length of an array; that of null is 0.
+func (c *cursor) array() int {
+	n := 0
+	if c.flexible {
+		n = c.uvarint() - 1
+	} else {
+		n = int(c.int32())
+	}
+	if n == -1 {
+		return 0
+	}
+	return c.count(n, 1)
+}
+
+// string walks over a string, which may be null, and returns its bytes, on loan.
+func (c *cursor) string() []byte {
+	n := 0
+	if c.flexible {
+		n = c.uvarint() - 1
+	} else {
+		n = int(c.int16())
+	}
+	if n == -1 {
+		return nil
+	}
+	return c.take(c.count(n, 1))
+}
+
+// bytes walks over the compact bytes of a record batch, which may be null.
+func (c *cursor) records() {
+	if n := c.uvarint(); n > 1 {
+		c.skip(n - 1)
+	}
+}
+
+// tags walks over the tagged fields at the end of a struct.
+func (c *cursor) tags() {
+	if !c.flexible {
+		return
+	}
+	for range c.count(c.uvarint(), 2) {
+		c.uvarint()
+		c.skip(c.uvarint())
+	}
+}
