@@ -1,0 +1,126 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// What [Metrics.Connection] takes for a connection that leads to no node.
+const (
+	Bootstrap   int32 = -1 // to a bootstrap address
+	UnknownNode int32 = -2 // to an address whose node id is not known
+)
+
+// Connection counts an open Kafka connection to a node of the cluster's, to
+// [Bootstrap] or to an [UnknownNode]. The caller gives only node ids that a
+// broker has named. It calls closed once, when the connection is over.
+func (m *Metrics) Connection(nodeID int32) (closed func()) {
+	return enter(m.connections.WithLabelValues(nodeLabel(nodeID)))
+}
+
+func nodeLabel(nodeID int32) string {
+	switch {
+	case nodeID == Bootstrap:
+		return "bootstrap"
+	case nodeID < 0:
+		return "unknown"
+	}
+	return strconv.Itoa(int(nodeID))
+}
+
+// Stream counts an open tunnel stream. The caller calls closed once, when the
+// stream is over.
+func (m *Metrics) Stream(transport string) (closed func()) {
+	return enter(m.streams.WithLabelValues(transportLabel(transport)))
+}
+
+func enter(g prometheus.Gauge) (leave func()) {
+	g.Inc()
+	return g.Dec
+}
+
+// SetNodes says how many nodes of the cluster are in the table.
+func (m *Metrics) SetNodes(n int) { m.nodes.Set(float64(n)) }
+
+// Result says how a dial ended.
+type Result string
+
+// The results; any other is counted as [ResultError].
+const (
+	ResultOK       Result = "ok"
+	ResultRefused  Result = "refused"  // nobody listens there
+	ResultTimeout  Result = "timeout"  // no answer in time
+	ResultCanceled Result = "canceled" // another dial of the same race was faster, or nobody waits any longer
+	ResultError    Result = "error"
+)
+
+var results = []Result{ResultOK, ResultRefused, ResultTimeout, ResultCanceled, ResultError}
+
+// ResultOf tells from a dial's error, nil included, how the dial ended. On
+// Windows a refused connection is a [ResultError].
+func ResultOf(err error) Result {
+	switch {
+	case err == nil:
+		return ResultOK
+	case errors.Is(err, context.Canceled):
+		return ResultCanceled
+	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+		return ResultTimeout
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return ResultRefused
+	}
+	return ResultError
+}
+
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout()
+}
+
+// label bounds what may come from another package as a string.
+func (r Result) label() string {
+	if !slices.Contains(results, r) {
+		r = ResultError
+	}
+	return string(r)
+}
+
+// BrokerDial counts a dial of a broker that ended with err, which may be nil.
+func (m *Metrics) BrokerDial(err error) {
+	m.brokerDials.WithLabelValues(ResultOf(err).label()).Inc()
+}
+
+// TunnelDial counts a dial of a gateway, which took d. The duration is
+// observed only of dials that succeeded, so that timeouts do not hide how long
+// a dial takes.
+func (m *Metrics) TunnelDial(transport string, r Result, d time.Duration) {
+	transport = transportLabel(transport)
+	m.tunnelDials.WithLabelValues(transport, r.label()).Inc()
+	if r == ResultOK {
+		m.tunnelDialDuration.WithLabelValues(transport).Observe(d.Seconds())
+	}
+}
+
+// Fallback counts that new streams move from one transport to another, for the
+// worse or for the better.
+func (m *Metrics) Fallback(from, to string) {
+	m.tunnelFallbacks.WithLabelValues(transportLabel(from), transportLabel(to)).Inc()
+}
+
+// tunnelTransports are those that lead to a gateway.
+var tunnelTransports = []string{"h3", "ws", "h2"}
+
+// transportLabel bounds what may come from another package as a string.
+func transportLabel(transport string) string {
+	if transport == "direct" || slices.Contains(tunnelTransports, transport) {
+		return transport
+	}
+	return "other"
+}

@@ -1,0 +1,364 @@
+package metrics_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+)
+
+// used returns the registry of an end at which everything has happened.
+func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics) {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	m := metrics.New(reg, end, "v1.2.3")
+	a := m.API(protocol.Fetch)
+	a.Requests.Inc()
+	a.RequestBytes.Add(100)
+	a.ResponseBytes.Add(1 << 20)
+	a.Duration.Observe(0.004)
+	a.Transfer.Observe(0.0001)
+	a.Queued.Inc()
+	a.Rewritten.Add(3)
+	a.Blanked.Inc()
+	m.Connection(metrics.Bootstrap)
+	m.Connection(2)
+	m.Stream("h3")
+	m.SetNodes(3)
+	m.BrokerDial(nil)
+	m.TunnelDial("ws", metrics.ResultOK, 80*time.Millisecond)
+	m.Fallback("h3", "ws")
+	m.Refused(metrics.RefusedNotKafka)
+	m.Closed(metrics.CloseClientFIN)
+	m.Ticket(metrics.TicketIssued)
+	return reg, m
+}
+
+func gather(t *testing.T, reg prometheus.Gatherer) map[string]*dto.MetricFamily {
+	t.Helper()
+	list, err := reg.Gather()
+	if err != nil {
+		t.Fatalf("gather: %v", err)
+	}
+	families := make(map[string]*dto.MetricFamily)
+	for _, f := range list {
+		families[f.GetName()] = f
+	}
+	return families
+}
+
+// values returns the label values of each series of a family and its value or
+// count.
+func values(f *dto.MetricFamily) map[string]float64 {
+	got := make(map[string]float64)
+	for _, s := range f.GetMetric() {
+		var labels []string
+		for _, l := range s.GetLabel() {
+			labels = append(labels, l.GetValue())
+		}
+		got[strings.Join(labels, " ")] = s.GetCounter().GetValue() + s.GetGauge().GetValue() + float64(s.GetHistogram().GetSampleCount())
+	}
+	return got
+}
+
+func TestPrometheusLintFindsNothing(t *testing.T) {
+	for _, end := range []metrics.End{metrics.Agent, metrics.Gateway} {
+		reg, _ := used(t, end)
+		problems, err := testutil.GatherAndLint(reg)
+		if err != nil {
+			t.Fatalf("lint: %v", err)
+		}
+		for _, p := range problems {
+			t.Errorf("%s: %s: %s", end, p.Metric, p.Text)
+		}
+	}
+}
+
+func TestThereIsNoSummary(t *testing.T) {
+	reg, _ := used(t, metrics.Agent)
+	for name, f := range gather(t, reg) {
+		if f.GetType() == dto.MetricType_SUMMARY {
+			t.Errorf("%s is a summary, whose quantiles cannot be aggregated", name)
+		}
+	}
+}
+
+func TestEveryDurationIsANativeAndAClassicHistogram(t *testing.T) {
+	reg, _ := used(t, metrics.Agent)
+	for name, f := range gather(t, reg) {
+		if f.GetType() != dto.MetricType_HISTOGRAM {
+			continue
+		}
+		for _, s := range f.GetMetric() {
+			h := s.GetHistogram()
+			if len(h.GetBucket()) != 10 {
+				t.Errorf("%s has %d classic buckets, want 10", name, len(h.GetBucket()))
+			}
+			if h.GetSchema() != 3 || len(h.GetPositiveSpan()) == 0 {
+				t.Errorf("%s: schema %d, %d spans; want a native histogram of schema 3, the widest with a factor below 1.1",
+					name, h.GetSchema(), len(h.GetPositiveSpan()))
+			}
+		}
+	}
+}
+
+func TestScrapeWorksInEveryFormat(t *testing.T) {
+	reg, _ := used(t, metrics.Gateway)
+	handler := promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	tests := []struct {
+		name, accept string
+		native       bool
+	}{
+		{"text", "text/plain;version=0.0.4", false},
+		{"protobuf", string(expfmt.NewFormat(expfmt.TypeProtoDelim)), true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			req := httptest.NewRequest("GET", "/metrics", nil)
+			req.Header.Set("Accept", tt.accept)
+			rec := httptest.NewRecorder()
+			handler.ServeHTTP(rec, req)
+			h := scraped(t, rec, "culvert_request_duration_seconds").GetMetric()[0].GetHistogram()
+			if h.GetSampleCount() != 1 || h.GetSampleSum() != 0.004 {
+				t.Errorf("count %d, sum %v; want 1, 0.004", h.GetSampleCount(), h.GetSampleSum())
+			}
+			if native := len(h.GetPositiveSpan()) > 0; native != tt.native {
+				t.Errorf("native buckets: %v, want %v", native, tt.native)
+			}
+			if len(h.GetBucket()) < 10 {
+				t.Errorf("%d classic buckets, want 10", len(h.GetBucket()))
+			}
+		})
+	}
+}
+
+func scraped(t *testing.T, rec *httptest.ResponseRecorder, name string) *dto.MetricFamily {
+	t.Helper()
+	dec := expfmt.NewDecoder(rec.Body, expfmt.ResponseFormat(rec.Header()))
+	for {
+		f := &dto.MetricFamily{}
+		if err := dec.Decode(f); err != nil {
+			t.Fatalf("look for %s in the scrape: %v", name, err)
+		}
+		if f.GetName() == name {
+			return f
+		}
+	}
+}
+
+func TestOnlyUsedAPIKeysHaveSeries(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	if f := gather(t, reg)["culvert_requests_total"]; f != nil {
+		t.Errorf("before the first request: %v, want no series", f)
+	}
+	m.API(protocol.Metadata).Requests.Inc()
+	families := gather(t, reg)
+	for _, name := range []string{"culvert_requests_total", "culvert_request_duration_seconds"} {
+		if _, ok := values(families[name])["Metadata"]; !ok || len(families[name].GetMetric()) != 1 {
+			t.Errorf("%s: series %v, want Metadata alone", name, values(families[name]))
+		}
+	}
+}
+
+func TestUnknownAPIKeysShareOneSeries(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	for k := -1 << 15; k < 1<<15; k++ {
+		m.API(protocol.APIKey(k)).Requests.Inc()
+	}
+	want := map[string]float64{"unknown": 1<<16 - float64(protocol.MaxKey+1)}
+	for k := range protocol.MaxKey + 1 {
+		want[k.String()] = 1
+	}
+	if diff := cmp.Diff(want, values(gather(t, reg)["culvert_requests_total"])); diff != "" {
+		t.Errorf("requests by API key (-want +got):\n%s", diff)
+	}
+}
+
+func TestAPIGivesEverybodyTheSameCollectors(t *testing.T) {
+	m := metrics.New(prometheus.NewRegistry(), metrics.Agent, "v1.2.3")
+	var wg sync.WaitGroup
+	got := make([]*metrics.API, 8)
+	for i := range got {
+		wg.Go(func() { got[i] = m.API(protocol.Produce) })
+	}
+	wg.Wait()
+	for i, a := range got {
+		if a == nil || a != got[0] {
+			t.Errorf("caller %d got %p, caller 0 %p", i, a, got[0])
+		}
+	}
+}
+
+func TestCountingAFrameAllocatesNothing(t *testing.T) {
+	m := metrics.New(prometheus.NewRegistry(), metrics.Agent, "v1.2.3")
+	relay := func(key protocol.APIKey) {
+		a := m.API(key)
+		a.Requests.Inc()
+		a.RequestBytes.Add(1044)
+		a.Queued.Inc()
+		a.Duration.Observe(0.00317)
+		a.ResponseBytes.Add(1 << 20)
+		a.Transfer.Observe(0.21)
+		a.Rewritten.Add(3)
+		a.Blanked.Inc()
+		m.Refused(metrics.RefusedUndecodable)
+		m.Closed(metrics.CloseClientFIN)
+		m.Ticket(metrics.TicketIssued)
+	}
+	for _, key := range []protocol.APIKey{protocol.Fetch, protocol.MaxKey, 1234} {
+		if n := testing.AllocsPerRun(100, func() { relay(key) }); n != 0 {
+			t.Errorf("%v: %v allocations, want 0", key, n)
+		}
+	}
+}
+
+func TestLabelsAreBounded(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	for i := range 100 {
+		made := fmt.Sprint("made-up-", i)
+		m.Stream(made)
+		m.TunnelDial(made, metrics.Result(made), time.Second)
+		m.Fallback(made, made)
+		m.Connection(int32(-3 - i))
+	}
+	families := gather(t, reg)
+	for name, want := range map[string]string{
+		"culvert_streams":                "other",
+		"culvert_tunnel_dials_total":     "error other",
+		"culvert_tunnel_fallbacks_total": "other other",
+		"culvert_connections":            "unknown",
+	} {
+		if got := values(families[name])[want]; got != 100 {
+			t.Errorf("%s: %v, want 100 of %q", name, values(families[name]), want)
+		}
+	}
+}
+
+func TestGaugesFallWhenConnectionsAndStreamsEnd(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	m.Connection(metrics.Bootstrap)
+	m.Connection(1001)
+	m.Connection(1001)()
+	m.Stream("ws")()
+	m.Stream("direct")
+	families := gather(t, reg)
+	if diff := cmp.Diff(map[string]float64{"bootstrap": 1, "1001": 1}, values(families["culvert_connections"])); diff != "" {
+		t.Errorf("connections (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]float64{"ws": 0, "direct": 1}, values(families["culvert_streams"])); diff != "" {
+		t.Errorf("streams (-want +got):\n%s", diff)
+	}
+}
+
+func TestOnlyDialsThatSucceedAreTimed(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	m.TunnelDial("h3", metrics.ResultTimeout, 5*time.Second)
+	m.TunnelDial("h3", metrics.ResultOK, 50*time.Millisecond)
+	families := gather(t, reg)
+	if h := families["culvert_tunnel_dial_duration_seconds"].GetMetric()[0].GetHistogram(); h.GetSampleSum() != 0.05 {
+		t.Errorf("sum of dial durations %v, want 0.05", h.GetSampleSum())
+	}
+	dials := values(families["culvert_tunnel_dials_total"])
+	if dials["ok h3"] != 1 || dials["timeout h3"] != 1 {
+		t.Errorf("dials %v, want one ok and one timeout over h3", dials)
+	}
+}
+
+func TestRareEventsStartAtZero(t *testing.T) {
+	tests := []struct {
+		end    metrics.End
+		family string
+		series int
+	}{
+		{metrics.Agent, "culvert_refused_total", 8},
+		{metrics.Agent, "culvert_connection_closes_total", 9},
+		{metrics.Agent, "culvert_tickets_total", 5},
+		{metrics.Agent, "culvert_tunnel_dials_total", 15},
+		{metrics.Agent, "culvert_tunnel_fallbacks_total", 6},
+		{metrics.Agent, "culvert_broker_dials_total", 0},
+		{metrics.Gateway, "culvert_broker_dials_total", 5},
+		{metrics.Gateway, "culvert_tunnel_dials_total", 0},
+	}
+	for _, tt := range tests {
+		reg := prometheus.NewRegistry()
+		metrics.New(reg, tt.end, "v1.2.3")
+		got := values(gather(t, reg)[tt.family])
+		if len(got) != tt.series {
+			t.Errorf("%s, %s: %d series %v, want %d", tt.end, tt.family, len(got), got, tt.series)
+		}
+		for labels, n := range got {
+			if n != 0 {
+				t.Errorf("%s, %s: %s starts at %v, want 0", tt.end, tt.family, labels, n)
+			}
+		}
+	}
+}
+
+func TestResultOf(t *testing.T) {
+	dial := func(err error) error { return fmt.Errorf("dial: %w", &net.OpError{Op: "dial", Err: err}) }
+	tests := []struct {
+		err  error
+		want metrics.Result
+	}{
+		{nil, metrics.ResultOK},
+		{context.Canceled, metrics.ResultCanceled},
+		{dial(context.DeadlineExceeded), metrics.ResultTimeout},
+		{dial(os.ErrDeadlineExceeded), metrics.ResultTimeout},
+		{dial(os.NewSyscallError("connect", syscall.ECONNREFUSED)), metrics.ResultRefused},
+		{errors.New("no such host"), metrics.ResultError},
+	}
+	for _, tt := range tests {
+		if got := metrics.ResultOf(tt.err); got != tt.want {
+			t.Errorf("ResultOf(%v) = %s, want %s", tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestBuildInfoNamesEndAndVersion(t *testing.T) {
+	reg, _ := used(t, metrics.Gateway)
+	got := map[string]string{}
+	for _, l := range gather(t, reg)["culvert_build_info"].GetMetric()[0].GetLabel() {
+		got[l.GetName()] = l.GetValue()
+	}
+	if got["end"] != "gateway" || got["version"] != "v1.2.3" || !strings.HasPrefix(got["go_version"], "go1") {
+		t.Errorf("build info %v, want end gateway, version v1.2.3 and Go's", got)
+	}
+}
+
+// BenchmarkCountFrame is what one request and its response cost.
+func BenchmarkCountFrame(b *testing.B) {
+	m := metrics.New(prometheus.NewRegistry(), metrics.Agent, "v1.2.3")
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			a := m.API(protocol.Fetch)
+			a.Requests.Inc()
+			a.RequestBytes.Add(100)
+			a.Duration.Observe(0.004)
+			a.ResponseBytes.Add(1000)
+			a.Transfer.Observe(0.0001)
+		}
+	})
+}

@@ -1,0 +1,96 @@
+package metrics
+
+// Refusal says why something was refused instead of being relayed.
+type Refusal uint8
+
+// The refusals.
+const (
+	RefusedUndecodable        Refusal = iota // a response that can carry an address and could not be decoded
+	RefusedUnsupportedVersion                // a request of an API version that nobody has reviewed for addresses
+	RefusedUnknownKey                        // a request of an API key that we do not know
+	RefusedCorrelation                       // a response that is not the one to the oldest request in flight
+	RefusedNotKafka                          // a first frame that is no Kafka request: TLS, HTTP
+	RefusedHeaderTimeout                     // a frame's head that did not come in time
+	RefusedFrameSize                         // a frame length that is negative, too small or too large
+	RefusedIntroduction                      // a request that a broker lent for introductions must not see
+	numRefusals
+)
+
+var refusals = [numRefusals]string{
+	RefusedUndecodable:        "undecodable",
+	RefusedUnsupportedVersion: "unsupported_version",
+	RefusedUnknownKey:         "unknown_key",
+	RefusedCorrelation:        "correlation",
+	RefusedNotKafka:           "not_kafka",
+	RefusedHeaderTimeout:      "header_timeout",
+	RefusedFrameSize:          "frame_size",
+	RefusedIntroduction:       "introduction",
+}
+
+// String returns the value of the label reason.
+func (r Refusal) String() string { return refusals[r] }
+
+// Refused counts a refusal.
+func (m *Metrics) Refused(r Refusal) { m.refused[r].Inc() }
+
+// CloseCause says what ended a Kafka connection first.
+type CloseCause uint8
+
+// The causes.
+const (
+	CloseClientFIN   CloseCause = iota // the client closed its side
+	CloseClientReset                   // the client reset, or vanished
+	CloseBrokerFIN                     // the broker closed its side
+	CloseBrokerReset                   // the broker reset, or the gateway said so
+	CloseTunnelCut                     // the stream ended without a word
+	CloseRefused                       // we refused a frame, see [Refusal]
+	CloseDrain                         // we are shutting down
+	CloseIdle                          // nothing passed for too long
+	CloseDial                          // the other side could not be reached
+	numCloses
+)
+
+var closes = [numCloses]string{
+	CloseClientFIN:   "client_fin",
+	CloseClientReset: "client_reset",
+	CloseBrokerFIN:   "broker_fin",
+	CloseBrokerReset: "broker_reset",
+	CloseTunnelCut:   "tunnel_cut",
+	CloseRefused:     "refused",
+	CloseDrain:       "drain",
+	CloseIdle:        "idle",
+	CloseDial:        "dial",
+}
+
+// String returns the value of the label cause.
+func (c CloseCause) String() string { return closes[c] }
+
+// Closed counts the end of a Kafka connection.
+func (m *Metrics) Closed(c CloseCause) { m.closes[c].Inc() }
+
+// TicketEvent says what became of a ticket.
+type TicketEvent uint8
+
+// The events.
+const (
+	TicketIssued   TicketEvent = iota // a gateway signed and sent it
+	TicketReceived                    // an agent got it
+	TicketAccepted                    // a gateway dialled the address it names
+	TicketExpired                     // a gateway found it too old
+	TicketInvalid                     // a gateway found its signature wrong
+	numTicketEvents
+)
+
+var ticketEvents = [numTicketEvents]string{
+	TicketIssued:   "issued",
+	TicketReceived: "received",
+	TicketAccepted: "accepted",
+	TicketExpired:  "expired",
+	TicketInvalid:  "invalid",
+}
+
+// String returns the value of the label result.
+func (e TicketEvent) String() string { return ticketEvents[e] }
+
+// Ticket counts what became of a ticket.
+func (m *Metrics) Ticket(e TicketEvent) { m.tickets[e].Inc() }
