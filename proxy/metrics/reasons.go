@@ -33,20 +33,20 @@ func (r Refusal) String() string { return refusals[r] }
 // Refused counts a refusal.
 func (m *Metrics) Refused(r Refusal) { m.refused[r].Inc() }
 
-// CloseCause says what ended a Kafka connection first.
-type CloseCause uint8
+// Close says what ended a Kafka connection first.
+type Close uint8
 
 // The causes.
 const (
-	CloseClientFIN   CloseCause = iota // the client closed its side
-	CloseClientReset                   // the client reset, or vanished
-	CloseBrokerFIN                     // the broker closed its side
-	CloseBrokerReset                   // the broker reset, or the gateway said so
-	CloseTunnelCut                     // the stream ended without a word
-	CloseRefused                       // we refused a frame, see [Refusal]
-	CloseDrain                         // we are shutting down
-	CloseIdle                          // nothing passed for too long
-	CloseDial                          // the other side could not be reached
+	CloseClientFIN   Close = iota // the client closed its side
+	CloseClientReset              // the client reset, or vanished
+	CloseBrokerFIN                // the broker closed its side
+	CloseBrokerReset              // the broker reset, or the gateway said so
+	CloseTunnelCut                // the stream ended without a word
+	CloseRefused                  // we refused a frame, see [Refusal]
+	CloseDrain                    // we are shutting down
+	CloseIdle                     // nothing passed for too long
+	CloseDial                     // the other side could not be reached
 	numCloses
 )
 
@@ -63,10 +63,10 @@ var closes = [numCloses]string{
 }
 
 // String returns the value of the label cause.
-func (c CloseCause) String() string { return closes[c] }
+func (c Close) String() string { return closes[c] }
 
 // Closed counts the end of a Kafka connection.
-func (m *Metrics) Closed(c CloseCause) { m.closes[c].Inc() }
+func (m *Metrics) Closed(c Close) { m.closes[c].Inc() }
 
 // TicketEvent says what became of a ticket.
 type TicketEvent uint8
