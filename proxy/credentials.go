@@ -1,0 +1,246 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const (
+	// defaultTokenName is the name of a token that stands alone on its line.
+	defaultTokenName = "default"
+	// minTicketKey is the least number of bytes of a ticket key: 128 bits.
+	minTicketKey = 16
+	// userHeader is what the Snowflake ingress says of the user it let in.
+	userHeader = "Sf-Context-Current-User"
+	// anonymous is the identity of whoever comes through a gateway without
+	// authentication.
+	anonymous = "anonymous"
+)
+
+// Credentials decide who may use a gateway. Everything that is set must pass;
+// with nothing set, nobody may.
+type Credentials struct {
+	Tokens   *TokenFile // nil: no token is asked for
+	ClientCA *CAFile    // nil: no certificate is asked for
+	// AllowUsers are the users of the platform's ingress that may come in; nil
+	// allows all. It only narrows: an ingress that can be gone around proves nothing.
+	AllowUsers []string
+	// InsecureNoAuth lets everybody in when neither Tokens nor ClientCA is set.
+	InsecureNoAuth bool
+}
+
+// Authenticate returns the name of who makes the request: that of the token, or
+// else that in the certificate. The text of its error is for the other end: it
+// says what is missing and repeats nothing that was sent.
+//
+// The certificate is checked here, not in the TLS handshake, whose server only
+// has to ask for one: a refusal in HTTP carries a sentence, a TLS alert none.
+func (c *Credentials) Authenticate(r *http.Request) (identity string, err error) {
+	if c.Tokens == nil && c.ClientCA == nil {
+		if !c.InsecureNoAuth {
+			return "", errors.New("this gateway lets nobody in: it has neither tokens nor a client CA")
+		}
+		identity = anonymous
+	}
+	if c.ClientCA != nil {
+		if identity, err = c.ClientCA.identify(r); err != nil {
+			return "", err
+		}
+	}
+	if c.Tokens != nil {
+		if identity, err = c.Tokens.identify(r); err != nil {
+			return "", err
+		}
+	}
+	if c.AllowUsers != nil {
+		return identity, c.checkUser(r.Header.Values(userHeader))
+	}
+	return identity, nil
+}
+
+func (c *Credentials) checkUser(users []string) error {
+	switch {
+	case len(users) != 1:
+		return fmt.Errorf("the request must carry %s exactly once, as the ingress sets it: it is there %d times", userHeader, len(users))
+	case !slices.Contains(c.AllowUsers, users[0]):
+		return errors.New("this user is none of those in the gateway's --allow-user")
+	}
+	return nil
+}
+
+// TokenFile is a file of named tokens, read again when it changes. Each line is
+// name=token, or a token alone, which is then named "default". Empty lines and
+// lines that begin with # are skipped. A name may have several tokens, so that
+// one can be replaced by another without an outage. Equals signs at a line's end
+// belong to the token, as in base64.
+type TokenFile struct{ tokens reread[[]namedToken] }
+
+type namedToken struct {
+	name, token string
+	sum         [sha256.Size]byte // of token: compared in constant time whatever the lengths
+}
+
+// NewTokenFile reads the file for the first time. A nil logger discards.
+func NewTokenFile(f File, log *slog.Logger) (*TokenFile, error) {
+	t := &TokenFile{tokens: reread[[]namedToken]{
+		files: []File{f}, secret: true, log: orDiscard(log),
+		parse: func(contents [][]byte) ([]namedToken, error) { return parseTokens(f, contents[0]) },
+	}}
+	if _, err := t.First(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// First returns the token that an agent sends: the first in the file.
+func (t *TokenFile) First() (string, error) {
+	tokens, err := t.tokens.get()
+	if err != nil {
+		return "", err
+	}
+	if len(tokens) == 0 {
+		return "", fmt.Errorf("%s: no token in it: write one a line, as name=token", t.tokens.files[0])
+	}
+	return tokens[0].token, nil
+}
+
+func (t *TokenFile) identify(r *http.Request) (string, error) {
+	token, err := bearer(r.Header)
+	if err != nil {
+		return "", err
+	}
+	tokens, err := t.tokens.get()
+	if err != nil {
+		return "", errors.New("the gateway cannot read its tokens")
+	}
+	sum, name, known := sha256.Sum256([]byte(token)), "", 0
+	for _, t := range tokens { // all of them, so that time does not tell which
+		if subtle.ConstantTimeCompare(sum[:], t.sum[:]) == 1 {
+			name, known = t.name, 1
+		}
+	}
+	if known == 0 {
+		return "", errors.New("unknown token: it is none of those in the gateway's --token-file")
+	}
+	return name, nil
+}
+
+// bearer returns the request's token. Our own header goes first: an ingress may
+// have claimed the other one for its own token, under another scheme.
+func bearer(h http.Header) (string, error) {
+	for _, name := range []string{"Culvert-Authorization", "Authorization"} {
+		values := h.Values(name)
+		if len(values) > 1 {
+			return "", fmt.Errorf("%s is there %d times: it must be there once", name, len(values))
+		}
+		scheme, token, _ := strings.Cut(h.Get(name), " ")
+		if token = strings.TrimSpace(token); token != "" && strings.EqualFold(scheme, "Bearer") {
+			return token, nil
+		}
+	}
+	return "", errors.New("no token: give the agent --token-file")
+}
+
+// tokenName is what identities in logs and metrics may look like.
+var tokenName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
+
+func parseTokens(f File, content []byte) ([]namedToken, error) {
+	var tokens []namedToken
+	for number, line := range lines(content) {
+		name, token := defaultTokenName, line
+		// What precedes the first equals sign is a name, unless only padding follows.
+		if before, after, found := strings.Cut(line, "="); found && strings.Trim(after, "=") != "" {
+			name, token = strings.TrimSpace(before), strings.TrimSpace(after)
+		}
+		if !tokenName.MatchString(name) {
+			return nil, fmt.Errorf("%s, line %d: a name has 1 to 64 letters, digits, dots, dashes, underscores or at signs", f, number)
+		}
+		if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, fmt.Errorf("%s, line %d: a token is printable ASCII without spaces", f, number)
+		}
+		tokens = append(tokens, namedToken{name, token, sha256.Sum256([]byte(token))})
+	}
+	return tokens, nil
+}
+
+// lines yields the lines that say something, with their numbers from 1.
+func lines(content []byte) func(yield func(int, string) bool) {
+	content = bytes.TrimPrefix(content, []byte("\ufeff"))
+	return func(yield func(int, string) bool) {
+		number := 0
+		for line := range strings.Lines(string(content)) {
+			number++
+			line = strings.TrimSpace(line)
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			if !yield(number, line) {
+				return
+			}
+		}
+	}
+}
+
+// TicketKeys returns the keys in a file, one a line, the first of which signs.
+// The function reads the file again when it changes. A nil logger discards.
+func TicketKeys(f File, log *slog.Logger) (func() ([][]byte, error), error) {
+	r := &reread[[][]byte]{
+		files: []File{f}, secret: true, log: orDiscard(log),
+		parse: func(contents [][]byte) ([][]byte, error) { return parseKeys(f, contents[0]) },
+	}
+	if _, err := r.get(); err != nil {
+		return nil, err
+	}
+	return r.get, nil
+}
+
+func parseKeys(f File, content []byte) ([][]byte, error) {
+	var keys [][]byte
+	for number, line := range lines(content) {
+		if len(line) < minTicketKey {
+			return nil, fmt.Errorf("%s, line %d: a key has at least %d characters, this one %d: make one with openssl rand -hex 32",
+				f, number, minTicketKey, len(line))
+		}
+		keys = append(keys, []byte(line))
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%s: no key in it: make one with openssl rand -hex 32", f)
+	}
+	return keys, nil
+}
+
+func (c *CAFile) identify(r *http.Request) (string, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return "", errors.New("no client certificate: give the agent --gateway-cert-file and --gateway-key-file")
+	}
+	if err := c.verify(r.TLS.PeerCertificates, x509.ExtKeyUsageClientAuth, ""); err != nil {
+		return "", fmt.Errorf("client certificate: %w", err)
+	}
+	return certificateName(r.TLS.PeerCertificates[0])
+}
+
+// certificateName is the identity in a certificate: its common name or, as names
+// moved out of that, the first of its alternative names.
+func certificateName(c *x509.Certificate) (string, error) {
+	names := []string{c.Subject.CommonName}
+	names = append(names, c.DNSNames...)
+	for _, u := range c.URIs {
+		names = append(names, u.String())
+	}
+	names = append(names, c.EmailAddresses...)
+	for _, name := range names {
+		if name != "" {
+			return name, nil
+		}
+	}
+	return "", errors.New("client certificate: it names nobody")
+}

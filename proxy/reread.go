@@ -1,0 +1,139 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// File is a file that a setting names; Flag is how the setting is written, so
+// that errors can say which one to look at.
+type File struct{ Path, Flag string }
+
+func (f File) String() string { return f.Flag + " " + f.Path }
+
+// settleTime is how old a file's last change must be at its reading, before an
+// unchanged modification time is taken for unchanged content: clocks of file
+// systems tick as slowly as every other second.
+const settleTime = 2 * time.Second
+
+// reread is what some files hold, parsed, and parsed again when one has changed.
+//
+// They are looked at on use, so that no goroutine and no watch is needed. What
+// cannot be read or parsed any more, as when a certificate has been replaced and
+// its key has not been yet, leaves the last good value in force and is logged
+// once.
+type reread[T any] struct {
+	files  []File
+	secret bool // warn when everybody on the machine may read the files
+	parse  func(contents [][]byte) (T, error)
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	seen      []fs.FileInfo // at the last reading; nil: read again
+	value     T
+	good      bool   // value has been read
+	complaint string // already logged
+}
+
+// get returns the current value. It may be called concurrently. The error is of
+// the first reading: later ones are logged.
+func (r *reread[T]) get() (T, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen, err := statAll(r.files)
+	if err == nil && r.good && unchanged(r.seen, seen) {
+		return r.value, nil
+	}
+	var value T
+	if err == nil {
+		value, err = r.read()
+	}
+	r.seen = nil
+	if settled(seen) {
+		r.seen = seen
+	}
+	switch {
+	case err == nil:
+		r.value, r.good, r.complaint = value, true, ""
+		r.warnOfReaders(seen)
+	case !r.good:
+		return value, err
+	case r.complaint != err.Error():
+		r.complaint = err.Error()
+		r.log.Error("file read again in vain, its last content stays in force", "err", err)
+	}
+	return r.value, nil
+}
+
+func (r *reread[T]) read() (T, error) {
+	contents := make([][]byte, len(r.files))
+	for i, f := range r.files {
+		b, err := os.ReadFile(f.Path)
+		if err != nil {
+			var none T
+			return none, fileError(f, err)
+		}
+		contents[i] = b
+	}
+	return r.parse(contents)
+}
+
+func (r *reread[T]) warnOfReaders(infos []fs.FileInfo) {
+	if !r.secret || runtime.GOOS == "windows" { // where the bits mean nothing
+		return
+	}
+	for i, info := range infos {
+		if info.Mode().Perm()&0o004 != 0 {
+			r.log.Warn("secret file can be read by everybody on this machine",
+				"file", r.files[i].String(), "mode", info.Mode().Perm().String())
+		}
+	}
+}
+
+func statAll(files []File) ([]fs.FileInfo, error) {
+	infos := make([]fs.FileInfo, len(files))
+	for i, f := range files {
+		info, err := os.Stat(f.Path)
+		if err != nil {
+			return nil, fileError(f, err)
+		}
+		infos[i] = info
+	}
+	return infos, nil
+}
+
+// fileError says once which file it is about; errors of package os say it too.
+func fileError(f File, err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return fmt.Errorf("read %s: %w", f, err)
+}
+
+func unchanged(before, now []fs.FileInfo) bool {
+	if len(before) != len(now) {
+		return false
+	}
+	for i, b := range before {
+		n := now[i]
+		if !os.SameFile(b, n) || b.Size() != n.Size() || !b.ModTime().Equal(n.ModTime()) {
+			return false
+		}
+	}
+	return true
+}
+
+func settled(infos []fs.FileInfo) bool {
+	for _, info := range infos {
+		if time.Since(info.ModTime()) < settleTime {
+			return false
+		}
+	}
+	return infos != nil
+}

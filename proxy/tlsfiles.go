@@ -1,0 +1,153 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// ServerTLS names the files of an end that is connected to. They are read again
+// when they change, and new handshakes use the new content.
+type ServerTLS struct {
+	CertFile, KeyFile File
+	// ClientCAFile, when its path is set, makes handshakes demand a certificate
+	// that it has signed.
+	ClientCAFile File
+	Logger       *slog.Logger // nil discards
+}
+
+// Config reads the files for the first time.
+func (s ServerTLS) Config() (*tls.Config, error) {
+	pair, err := newKeyPair(s.CertFile, s.KeyFile, s.Logger)
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.get() },
+	}
+	if s.ClientCAFile.Path == "" {
+		return config, nil
+	}
+	ca, err := NewCAFile(s.ClientCAFile, s.Logger)
+	if err != nil {
+		return nil, err
+	}
+	// Not by GetConfigForClient: it would drop what users of the config add to it.
+	config.ClientAuth = tls.RequireAnyClientCert
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		return ca.verify(state.PeerCertificates, x509.ExtKeyUsageClientAuth, "")
+	}
+	return config, nil
+}
+
+// ClientTLS names the files of an end that connects; each may be left out. They
+// are read again when they change, and new handshakes use the new content.
+type ClientTLS struct {
+	CAFile            File         // whom to believe; no path: whom the system believes
+	CertFile, KeyFile File         // what to show when asked; no paths: nothing
+	Logger            *slog.Logger // nil discards
+}
+
+// Config reads the files for the first time. The server must prove to be
+// serverName; if that is empty, to be the config's own ServerName, which users
+// set in a clone and which then has to be a name: an IP address never shows in a
+// connection's state.
+func (c ClientTLS) Config(serverName string) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: serverName}
+	if c.CertFile.Path != "" {
+		pair, err := newKeyPair(c.CertFile, c.KeyFile, c.Logger)
+		if err != nil {
+			return nil, err
+		}
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.get() }
+	}
+	if c.CAFile.Path == "" {
+		return config, nil
+	}
+	ca, err := NewCAFile(c.CAFile, c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	// The package's own check is replaced, not left out: it could only use roots
+	// that were read when the config was made.
+	config.InsecureSkipVerify = true
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		name := serverName
+		if name == "" {
+			name = state.ServerName
+		}
+		if name == "" {
+			return errors.New("no name to check the certificate against: the server was addressed by IP")
+		}
+		return ca.verify(state.PeerCertificates, x509.ExtKeyUsageServerAuth, name)
+	}
+	return config, nil
+}
+
+func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], error) {
+	r := &reread[*tls.Certificate]{
+		files: []File{cert, key}, log: orDiscard(log),
+		parse: func(contents [][]byte) (*tls.Certificate, error) {
+			pair, err := tls.X509KeyPair(contents[0], contents[1])
+			if err != nil {
+				return nil, fmt.Errorf("load %s with %s: %w", cert, key, err)
+			}
+			return &pair, nil
+		},
+	}
+	_, err := r.get()
+	return r, err
+}
+
+// CAFile is a file of certificates, in PEM, of those who may sign others. It is
+// read again when it changes.
+type CAFile struct{ pool reread[*x509.CertPool] }
+
+// NewCAFile reads the file for the first time. A nil logger discards.
+func NewCAFile(f File, log *slog.Logger) (*CAFile, error) {
+	c := &CAFile{pool: reread[*x509.CertPool]{
+		files: []File{f}, log: orDiscard(log),
+		parse: func(contents [][]byte) (*x509.CertPool, error) {
+			pool := x509.NewCertPool()
+			if !pool.AppendCertsFromPEM(contents[0]) {
+				return nil, fmt.Errorf("load %s: no certificate in PEM in it", f)
+			}
+			return pool, nil
+		},
+	}}
+	_, err := c.pool.get()
+	return c, err
+}
+
+// verify checks a peer's certificate, which comes first, and the chain that it
+// sent along. An empty name is not checked.
+func (c *CAFile) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, name string) error {
+	roots, err := c.pool.get()
+	if err != nil {
+		return err
+	}
+	if len(chain) == 0 {
+		return errors.New("no certificate was shown")
+	}
+	intermediates := x509.NewCertPool()
+	for _, cert := range chain[1:] {
+		intermediates.AddCert(cert)
+	}
+	_, err = chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, DNSName: name, KeyUsages: []x509.ExtKeyUsage{usage},
+	})
+	if err != nil {
+		return &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
+	}
+	return nil
+}
+
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
+}

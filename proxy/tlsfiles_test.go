@@ -1,0 +1,171 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+)
+
+// handshake lets two configs meet and returns what each end says of it.
+func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	served := make(chan error, 1)
+	go func() { served <- accept(ln, server) }()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := tls.Client(conn, client)
+	clientErr = c.Handshake()
+	if clientErr == nil { // in TLS 1.3 the server's verdict comes after that
+		_, clientErr = c.Read(make([]byte, 1))
+	}
+	conn.Close()
+	return clientErr, <-served
+}
+
+func accept(ln net.Listener, config *tls.Config) error {
+	conn, err := ln.Accept()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	s := tls.Server(conn, config)
+	if err := s.Handshake(); err != nil {
+		return err
+	}
+	_, err = s.Write([]byte{1})
+	return err
+}
+
+type tlsFixture struct {
+	ca                        *authority
+	caFile, certFile, keyFile File
+}
+
+func newTLSFixture(t *testing.T, flag string) tlsFixture {
+	t.Helper()
+	f := tlsFixture{ca: newAuthority(t, flag)}
+	cert, key := f.ca.pair(t, "culvert.example")
+	f.caFile = testFile(t, "--"+flag+"-ca-file", f.ca.pem())
+	f.certFile, f.keyFile = testFile(t, "--"+flag+"-cert-file", cert), testFile(t, "--"+flag+"-key-file", key)
+	return f
+}
+
+func mustConfig(t *testing.T, config *tls.Config, err error) *tls.Config {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func TestBothEndsProveWhoTheyAre(t *testing.T) {
+	server, agent, stranger := newTLSFixture(t, "tls"), newTLSFixture(t, "gateway"), newTLSFixture(t, "stranger")
+	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile, ClientCAFile: agent.caFile}.Config()
+	serverConfig := mustConfig(t, config, err)
+	for _, test := range []struct {
+		what  string
+		files ClientTLS
+		name  string
+		want  string
+	}{
+		{"good", ClientTLS{CAFile: server.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "culvert.example", ""},
+		{"good by address", ClientTLS{CAFile: server.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "127.0.0.1", ""},
+		{"wrong name", ClientTLS{CAFile: server.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "other.example", "not other.example"},
+		{"wrong address", ClientTLS{CAFile: server.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "127.0.0.2", "not 127.0.0.2"},
+		{"unknown server", ClientTLS{CAFile: stranger.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "culvert.example", "unknown authority"},
+		{"not of the system's", ClientTLS{CertFile: agent.certFile, KeyFile: agent.keyFile}, "culvert.example", "unknown authority"},
+		{"unknown client", ClientTLS{CAFile: server.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "culvert.example", "bad certificate"},
+		{"no certificate", ClientTLS{CAFile: server.caFile}, "culvert.example", "certificate required"},
+	} {
+		config, err := test.files.Config(test.name)
+		clientErr, _ := handshake(t, mustConfig(t, config, err), serverConfig)
+		switch {
+		case test.want == "" && clientErr != nil:
+			t.Errorf("%s: %v", test.what, clientErr)
+		case test.want != "" && (clientErr == nil || !strings.Contains(clientErr.Error(), test.want)):
+			t.Errorf("%s: %v, want %q", test.what, clientErr, test.want)
+		}
+	}
+}
+
+// Users of a config clone it and set the server's name in the clone.
+func TestACloneChecksTheNameItWasGiven(t *testing.T) {
+	server := newTLSFixture(t, "tls")
+	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
+	serverConfig := mustConfig(t, config, err)
+	config, err = ClientTLS{CAFile: server.caFile}.Config("")
+	base := mustConfig(t, config, err)
+	for name, good := range map[string]bool{"culvert.example": true, "other.example": false, "127.0.0.1": false} {
+		clone := base.Clone()
+		clone.ServerName = name
+		clientErr, _ := handshake(t, clone, serverConfig)
+		if (clientErr == nil) != good {
+			t.Errorf("%s: %v, want success %v", name, clientErr, good)
+		}
+	}
+}
+
+func TestAFailedCheckCanBeAskedFor(t *testing.T) {
+	server, stranger := newTLSFixture(t, "tls"), newTLSFixture(t, "stranger")
+	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
+	serverConfig := mustConfig(t, config, err)
+	config, err = ClientTLS{CAFile: stranger.caFile}.Config("culvert.example")
+	clientErr, _ := handshake(t, mustConfig(t, config, err), serverConfig)
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](clientErr); !ok {
+		t.Errorf("%v is no UnknownAuthorityError", clientErr)
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](clientErr); !ok {
+		t.Errorf("%v is no CertificateVerificationError", clientErr)
+	}
+}
+
+func TestNewHandshakesUseNewFiles(t *testing.T) {
+	server, next := newTLSFixture(t, "tls"), newTLSFixture(t, "next")
+	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
+	serverConfig := mustConfig(t, config, err)
+	config, err = ClientTLS{CAFile: server.caFile}.Config("culvert.example")
+	clientConfig := mustConfig(t, config, err)
+
+	cert, key := next.ca.pair(t, "culvert.example")
+	writeFile(t, server.certFile, cert) // the key is not there yet: the old pair serves
+	if err, _ := handshake(t, clientConfig, serverConfig); err != nil {
+		t.Errorf("half replaced: %v", err)
+	}
+	writeFile(t, server.keyFile, key)
+	if err, _ := handshake(t, clientConfig, serverConfig); err == nil {
+		t.Error("the old certificate still serves")
+	}
+	writeFile(t, server.caFile, next.ca.pem())
+	if err, _ := handshake(t, clientConfig, serverConfig); err != nil {
+		t.Errorf("replaced at both ends: %v", err)
+	}
+}
+
+func TestBadTLSFilesAreNamedWithTheirFlags(t *testing.T) {
+	f := newTLSFixture(t, "tls")
+	other := newTLSFixture(t, "other")
+	empty := testFile(t, "--client-ca-file", "nothing")
+	missing := File{Path: "/nowhere/key.pem", Flag: "--tls-key-file"}
+	for what, s := range map[string]ServerTLS{
+		"load --tls-cert-file":                   {CertFile: f.certFile, KeyFile: other.keyFile},
+		"with --other-key-file":                  {CertFile: f.certFile, KeyFile: other.keyFile},
+		"read --tls-key-file /nowhere/key.pem: ": {CertFile: f.certFile, KeyFile: missing},
+		"load --client-ca-file":                  {CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: empty},
+	} {
+		_, err := s.Config()
+		if err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want %q", err, what)
+		}
+	}
+}
