@@ -27,7 +27,7 @@ func (c *cursor) address(nodeID int32) address {
 	return address{Broker{nodeID, host, port}, span{from, c.at}}
 }
 
-// replace appends to b the address in the form of this response.
+// replace returns the edit that puts another address in the place of a.
 func (c *cursor) replace(a address, host string, port int32) edit {
 	with := appendString(make([]byte, 0, len(host)+9), host, c.flexible)
 	return edit{a.span, binary.BigEndian.AppendUint32(with, uint32(port))}
@@ -116,21 +116,21 @@ func (c *cursor) walkBrokers(r response) (names, error) {
 //	throttle int32 (v3+)
 //	[brokers] node int32, host string, port int32, rack string (v1+), TAGS
 //	cluster id string (v2+)
-func (c *cursor) metadata(version int16) (n names) {
+func (c *cursor) metadata(version int16) (found names) {
 	if version >= 3 {
 		c.skip(4)
 	}
-	for range c.array() {
-		n.addresses = append(n.addresses, c.address(c.int32()))
+	for n := c.array(); n > 0 && c.err == nil; n-- {
+		found.addresses = append(found.addresses, c.address(c.int32()))
 		if version >= 1 {
 			c.string()
 		}
 		c.tags()
 	}
 	if version >= 2 {
-		n.clusterID = string(c.string())
+		found.clusterID = string(c.string())
 	}
-	return n
+	return found
 }
 
 // findCoordinator walks over a FindCoordinator response v0-6.
@@ -139,7 +139,7 @@ func (c *cursor) metadata(version int16) (n names) {
 //	error int16, message string (v1+), node int32, host string, port int32            (v0-3)
 //	[coordinators] key string, node int32, host string, port int32, error int16, message string, TAGS   (v4+)
 //	TAGS
-func (c *cursor) findCoordinator(version int16) (n names) {
+func (c *cursor) findCoordinator(version int16) (found names) {
 	if version >= 1 {
 		c.skip(4)
 	}
@@ -148,11 +148,11 @@ func (c *cursor) findCoordinator(version int16) (n names) {
 		if version >= 1 {
 			c.string()
 		}
-		n.addresses = append(n.addresses, c.address(c.int32()))
+		found.addresses = append(found.addresses, c.address(c.int32()))
 	} else {
-		for range c.array() {
+		for n := c.array(); n > 0 && c.err == nil; n-- {
 			c.string()
-			n.addresses = append(n.addresses, c.address(c.int32()))
+			found.addresses = append(found.addresses, c.address(c.int32()))
 			c.skip(2)
 			c.string()
 			c.tags()
@@ -160,7 +160,7 @@ func (c *cursor) findCoordinator(version int16) (n names) {
 	}
 	c.tags()
 	c.end()
-	return n
+	return found
 }
 
 // describeCluster walks over a DescribeCluster response v0-2.
@@ -169,16 +169,16 @@ func (c *cursor) findCoordinator(version int16) (n names) {
 //	cluster id string, controller int32
 //	[brokers] node int32, host string, port int32, rack string, fenced int8 (v2+), TAGS
 //	authorized operations int32, TAGS
-func (c *cursor) describeCluster(version int16) (n names) {
+func (c *cursor) describeCluster(version int16) (found names) {
 	c.skip(4 + 2)
 	c.string()
 	if version >= 1 {
 		c.skip(1)
 	}
-	n.clusterID = string(c.string())
+	found.clusterID = string(c.string())
 	c.skip(4)
-	for range c.array() {
-		n.addresses = append(n.addresses, c.address(c.int32()))
+	for n := c.array(); n > 0 && c.err == nil; n-- {
+		found.addresses = append(found.addresses, c.address(c.int32()))
 		c.string()
 		if version >= 2 {
 			c.skip(1)
@@ -188,5 +188,5 @@ func (c *cursor) describeCluster(version int16) (n names) {
 	c.skip(4)
 	c.tags()
 	c.end()
-	return n
+	return found
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/culvert-proxy/culvert/protocol"
 )
@@ -93,12 +94,12 @@ func (c *cursor) more(n int) bool {
 	if !c.hold {
 		c.pass()
 	}
-	need, size := c.at+n, int64(len(c.b))+c.beyond
+	need, size := int64(c.at)+int64(n), int64(len(c.b))+c.beyond
 	if need > maxHeld {
 		c.fail("more than %d MiB would be held back", maxHeld>>20)
 		return false
 	}
-	if _, err := c.f.Peek(need, maxHeld); err != nil {
+	if _, err := c.f.Peek(int(need), maxHeld); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
@@ -152,7 +153,8 @@ func (c *cursor) int32() int32 {
 	return 0
 }
 
-// uvarint reads an unsigned varint of at most five bytes and 32 bits.
+// uvarint reads an unsigned varint of at most five bytes and 31 bits, which is
+// what Kafka's Java reads as a size.
 func (c *cursor) uvarint() int {
 	if c.at < len(c.b) && c.b[c.at] < 0x80 {
 		c.at++
@@ -165,11 +167,11 @@ func (c *cursor) uvarint() int {
 			return 0
 		}
 		v |= uint64(b[0]&0x7f) << shift
-		if b[0] < 0x80 && v <= 1<<32-1 {
+		if b[0] < 0x80 && v <= math.MaxInt32 {
 			return int(v)
 		}
 	}
-	c.fail("varint of more than 32 bits")
+	c.fail("varint of more than 31 bits")
 	return 0
 }
 
@@ -210,7 +212,7 @@ func (c *cursor) string() []byte {
 	return c.take(c.count(n, 1))
 }
 
-// bytes walks over the compact bytes of a record batch, which may be null.
+// records walks over compact bytes, which may be null and are not looked at.
 func (c *cursor) records() {
 	if n := c.uvarint(); n > 1 {
 		c.skip(n - 1)
@@ -222,7 +224,7 @@ func (c *cursor) tags() {
 	if !c.flexible {
 		return
 	}
-	for range c.count(c.uvarint(), 2) {
+	for n := c.count(c.uvarint(), 2); n > 0 && c.err == nil; n-- {
 		c.uvarint()
 		c.skip(c.uvarint())
 	}

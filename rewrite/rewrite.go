@@ -141,7 +141,12 @@ func (w *Rewriter) relay(c *cursor, r response) (Result, error) {
 	switch r.key {
 	case protocol.APIVersions:
 		return Result{}, w.relayAPIVersions(c, r.version)
-	default:
-		return w.relayBrokers(c, r)
+	case protocol.DescribeQuorum:
+		return relayDescribeQuorum(c)
+	case protocol.Produce, protocol.ShareAcknowledge:
+		return w.relayHint(c, r)
+	case protocol.Fetch, protocol.ShareFetch:
+		return w.relayFetch(c, r)
 	}
+	return w.relayBrokers(c, r)
 }

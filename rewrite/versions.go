@@ -207,6 +207,9 @@ func (w *Rewriter) capKeys(c *cursor) []edit {
 	edits := []edit{{span: span{countAt, c.at}}} // the place of the new count
 	kept := n
 	for range n {
+		if c.err != nil {
+			return nil
+		}
 		from := c.at
 		key, lowest, newest := protocol.APIKey(c.int16()), c.int16(), c.int16()
 		maxAt := c.at - 2
