@@ -40,6 +40,7 @@ type Config struct {
 	Version    string   // "": Version
 	ClusterID  string   // 22 characters of base64url; "": ClusterID
 	SASL       bool     // a third listener, see Cluster.SASL
+	DirectSASL bool     // the third listener advertises what it is bound to, for control runs
 	Properties []string // more lines for each node's properties
 }
 

@@ -70,7 +70,11 @@ func (n *node) properties() string {
 	}
 	if cfg.SASL {
 		listeners = append(listeners, "SASL://"+loopback(n.ports.sasl))
-		advertised = append(advertised, fmt.Sprintf("SASL://%s:%d", n.host(), n.ports.sasl))
+		host := n.host()
+		if cfg.DirectSASL {
+			host = "127.0.0.1"
+		}
+		advertised = append(advertised, fmt.Sprintf("SASL://%s:%d", host, n.ports.sasl))
 		extra = append(extra, saslProperties)
 	}
 	return fmt.Sprintf(`process.roles=%s

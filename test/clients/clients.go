@@ -1,0 +1,163 @@
+// Package clients installs Kafka clients that are not Java and runs them. Each
+// is a small program that produces numbered records with acks=all, consumes
+// them in a group, and exits 0 if each came exactly once and in order:
+//
+//	PROGRAM BOOTSTRAP TOPIC GROUP COUNT [key=value ...]
+package clients
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/cache"
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// patience is how long a client may take for its round trip. The programs give
+// up by themselves a little earlier and say how far they came.
+const patience = 75 * time.Second
+
+// Client is one program.
+type Client struct {
+	Name    string // as users know it, with its version
+	Options []string
+	Share   bool                                  // the group is a share group: see kafka.Cluster.ShareFromEarliest
+	install func(context.Context) (string, error) // returns the folder that argv needs
+	argv    func(source, installed string) []string
+}
+
+// Clients are all that the tests know, each with every group protocol that it
+// speaks.
+var Clients = []Client{
+	{Name: "confluent-kafka 2.16.1", install: python(current...), argv: script("confluent.py")},
+	{Name: "confluent-kafka 2.16.1 KIP-848", Options: []string{"group.protocol=consumer"}, install: python(current...), argv: script("confluent.py")},
+	{Name: "confluent-kafka 2.16.1 share", Share: true, Options: []string{"group.protocol=share"}, install: python(current...), argv: script("confluent.py")},
+	{Name: "aiokafka 0.14.0", install: python(current...), argv: script("aio.py")},
+	{Name: "kafka-python 3.0.12", install: python(current...), argv: script("kafkapython.py")},
+	{Name: "kafkajs 2.2.4", install: node, argv: module("kafkajs.mjs")},
+	{Name: "platformatic 1.35.0", install: node, argv: module("platformatic.mjs")},
+	{Name: "platformatic 1.35.0 KIP-848", Options: []string{"group.protocol=consumer"}, install: node, argv: module("platformatic.mjs")},
+	{Name: "sarama 1.61.1", install: goPrograms, argv: program("sarama")},
+	{Name: "segmentio 0.4.51", install: goPrograms, argv: program("segmentio")},
+}
+
+// SASLv0 are clients that log in as clients did before Kafka 1.0: SaslHandshake
+// v0 and then tokens without Kafka's frames around them. As alice, by PLAIN.
+var SASLv0 = []Client{
+	{Name: "kafka-python 2.0.2", install: python("kafka-python==2.0.2"), argv: script("kafkapython.py"), Options: []string{
+		"security_protocol=SASL_PLAINTEXT", "sasl_mechanism=PLAIN", "sasl_plain_username=alice", "sasl_plain_password=alice-secret"}},
+	{Name: "sarama 1.61.1", install: goPrograms, argv: program("sarama"), Options: []string{"sasl.user=alice", "sasl.password=alice-secret"}},
+}
+
+// Install installs what the client needs, once.
+func (c Client) Install(ctx context.Context) error {
+	_, err := c.install(ctx)
+	return err
+}
+
+// Run makes the round trip and returns what the program said at its end.
+func (c Client) Run(ctx context.Context, bootstrap, topic, group string, count int) (string, error) {
+	installed, err := c.install(ctx)
+	if err != nil {
+		return "", err
+	}
+	source, err := sources()
+	if err != nil {
+		return "", err
+	}
+	argv := append(c.argv(source, installed), bootstrap, topic, group, fmt.Sprint(count))
+	argv = append(argv, c.Options...)
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not done within %s", patience))
+	defer cancel()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "NODE_PATH="+installed)
+	return proc.Run(ctx, cmd)
+}
+
+func sources() (string, error) {
+	root, err := cache.Root()
+	return filepath.Join(root, "test", "clients"), err
+}
+
+// current are the Python clients that live in one virtual environment.
+var current = []string{"confluent-kafka==2.16.1", "aiokafka==0.14.0", "kafka-python==3.0.12"}
+
+func python(packages ...string) func(context.Context) (string, error) {
+	list := strings.Join(packages, " ")
+	return func(ctx context.Context) (string, error) {
+		return cache.Get("python-"+strings.ReplaceAll(packages[0], "==", "-"), list, func(dir string) error {
+			if err := run(ctx, dir, "python3", "-m", "venv", dir); err != nil {
+				return fmt.Errorf("%w (Debian: apt-get install python3-venv)", err)
+			}
+			return run(ctx, dir, filepath.Join(dir, "bin", "pip"), append([]string{"install", "--quiet", "--disable-pip-version-check"}, packages...)...)
+		})
+	}
+}
+
+func script(name string) func(string, string) []string {
+	return func(source, venv string) []string {
+		return []string{filepath.Join(venv, "bin", "python"), filepath.Join(source, "python", name)}
+	}
+}
+
+// packages are the Node clients; the newest of platformatic that runs on Node 20.
+var packages = []string{"kafkajs@2.2.4", "@platformatic/kafka@1.35.0"}
+
+// node installs the packages beside copies of the programs: modules are found
+// from the folder of the file that imports them.
+func node(ctx context.Context) (string, error) {
+	source, err := sources()
+	if err != nil {
+		return "", err
+	}
+	programs := os.DirFS(filepath.Join(source, "node"))
+	dir, err := cache.Get("node", strings.Join(packages, " "), func(dir string) error {
+		return run(ctx, dir, "npm", append([]string{"install", "--no-audit", "--no-fund", "--silent", "--prefix", dir}, packages...)...)
+	})
+	if err != nil {
+		return "", err
+	}
+	work := filepath.Join(dir, "programs")
+	if err := os.RemoveAll(work); err != nil {
+		return "", err
+	}
+	return dir, os.CopyFS(work, programs)
+}
+
+func module(name string) func(string, string) []string {
+	return func(_, dir string) []string { return []string{"node", filepath.Join(dir, "programs", name)} }
+}
+
+// goPrograms builds the Go clients, whose module is their own so that what they
+// need does not become the product's.
+func goPrograms(ctx context.Context) (string, error) {
+	source, err := sources()
+	if err != nil {
+		return "", err
+	}
+	base, err := cache.Dir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(base, "go")
+	return dir, run(ctx, filepath.Join(source, "go"), "go", "build", "-o", dir+string(filepath.Separator), "./...")
+}
+
+func program(name string) func(string, string) []string {
+	return func(_, dir string) []string { return []string{filepath.Join(dir, name)} }
+}
+
+// run runs an installer in a folder.
+func run(ctx context.Context, dir, name string, args ...string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, fmt.Errorf("not installed within five minutes"))
+	defer cancel()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	_, err := proc.Run(ctx, cmd)
+	return err
+}

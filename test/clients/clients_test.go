@@ -1,0 +1,50 @@
+package clients
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/culvert-proxy/culvert/test/kafka"
+)
+
+// TestClientsWorkDirectly is the control of the tests through culvert: what
+// fails here is no fault of ours.
+func TestClientsWorkDirectly(t *testing.T) {
+	if os.Getenv("CULVERT_TEST_REAL") == "" {
+		t.Skip("needs Apache Kafka and clients: set CULVERT_TEST_REAL=1 to install them")
+	}
+	c := kafka.Start(t, kafka.Config{})
+	for _, client := range Clients {
+		t.Run(client.Name, func(t *testing.T) {
+			topic := strings.ReplaceAll(client.Name, " ", "-")
+			c.CreateTopic(t, topic)
+			if client.Share {
+				c.ShareFromEarliest(t, topic)
+			}
+			out, err := client.Run(t.Context(), c.Internal(), topic, topic, 300)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(strings.TrimSpace(out))
+		})
+	}
+}
+
+func TestSASLv0ClientsWorkDirectly(t *testing.T) {
+	if os.Getenv("CULVERT_TEST_REAL") == "" {
+		t.Skip("needs Apache Kafka and clients: set CULVERT_TEST_REAL=1 to install them")
+	}
+	c := kafka.Start(t, kafka.Config{IDs: []int32{0}, SASL: true, DirectSASL: true})
+	for _, client := range SASLv0 {
+		t.Run(client.Name, func(t *testing.T) {
+			topic := strings.ReplaceAll(client.Name, " ", "-")
+			c.CreateTopic(t, topic)
+			out, err := client.Run(t.Context(), c.SASL(), topic, topic, 300)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(strings.TrimSpace(out))
+		})
+	}
+}

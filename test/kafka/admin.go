@@ -1,0 +1,78 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Admin returns a client of the internal listener that ends with the test: for
+// setting up, and for comparing with what came through culvert.
+func (c *Cluster) Admin(t testing.TB) *kadm.Client {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.Internal(), ",")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return kadm.NewClient(client)
+}
+
+// CreateTopic makes a topic of three partitions, each on every broker, and
+// returns when all of them have a leader.
+func (c *Cluster) CreateTopic(t testing.TB, topic string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	admin := c.Admin(t)
+	if _, err := admin.CreateTopic(ctx, 3, int16(min(len(c.nodes), 3)), nil, topic); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		found, err := admin.ListTopics(ctx, topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if detail := found[topic]; detail.Err == nil && len(detail.Partitions) == 3 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// ShareFromEarliest has a share group begin at the first record instead of the
+// next one. Only the group's own configuration can say so.
+func (c *Cluster) ShareFromEarliest(t testing.TB, group string) {
+	t.Helper()
+	const groupResource = 32
+	earliest := "earliest"
+	config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	config.Name, config.Value = "share.auto.offset.reset", &earliest
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = groupResource, group
+	resource.Configs = append(resource.Configs, config)
+	request := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	request.Resources = append(request.Resources, resource)
+
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.Internal(), ",")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	response, err := request.RequestWith(t.Context(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range response.Resources {
+		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+			t.Fatal(fmt.Errorf("share group %s from earliest: %w", group, err))
+		}
+	}
+}
