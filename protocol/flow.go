@@ -33,8 +33,8 @@ func (e *WriteError) Unwrap() error { return e.Err }
 // Bytes are peeked at and then passed, dropped or replaced. Whatever has been
 // passed is written before the flow blocks in a read, so nothing waits for
 // bytes that have not arrived: a frame is cut through, never stored. The memory
-// is one pooled buffer of 64 KiB; only a Peek of more makes it larger, for as
-// long as those bytes are held back.
+// is one pooled buffer of 64 KiB; only a Peek of more makes it larger, as those
+// bytes arrive and for as long as they are held back.
 //
 // A Flow is used by one goroutine at a time. It closes neither side.
 type Flow struct {
@@ -43,16 +43,20 @@ type Flow struct {
 
 	pooled *[bufferSize]byte
 	buf    []byte // nil while idle
-	// buf[out:in] has been passed and is not yet written, buf[in:end] has been read and not yet passed.
+	// buf[out:in] has been passed and is not yet written, buf[in:end] is held.
 	out, in, end int
 
 	idle [idleSize]byte
 }
 
-// NewFlow returns a flow from src to dst. Call [Flow.Release] when it is over.
+// NewFlow returns a flow from src to dst; dst may be nil until [Flow.To]. Call [Flow.Release] when it is over.
 func NewFlow(src io.Reader, dst io.Writer) *Flow {
 	return &Flow{src: src, dst: dst}
 }
+
+// To sets the destination of a flow that was made without one, before its first
+// byte is passed.
+func (f *Flow) To(dst io.Writer) { f.dst = dst }
 
 // Buffered returns how many bytes have been read and not yet passed.
 func (f *Flow) Buffered() int { return f.end - f.in }
@@ -197,16 +201,18 @@ func noProgress(err error) error {
 	return err
 }
 
-// makeRoom moves the held bytes to the front, into a larger buffer if n of them
-// do not fit, and back into the pooled one when they do again.
+// makeRoom makes room for the next read of up to n held bytes: behind them, by
+// moving them to the front, or in a buffer of twice the size. That one is taken
+// only when the bytes so far have filled the last, so that a length alone, which
+// a peer may claim, costs no memory; and given up when the pooled one will do.
 func (f *Flow) makeRoom(n int) {
-	to := f.buf
+	held, to := f.end-f.in, f.buf
 	switch {
-	case n > len(f.buf):
-		to = make([]byte, max(n, 2*len(f.buf)))
-	case len(f.buf) > bufferSize && n <= bufferSize && f.end-f.in < bufferSize:
+	case held == len(f.buf):
+		to = make([]byte, 2*held)
+	case len(f.buf) > bufferSize && n <= bufferSize:
 		to = f.pooled[:]
-	case f.in < f.end && f.end < len(f.buf) && len(f.buf)-f.in >= n:
+	case held > 0 && f.end < len(f.buf) && (f.in == 0 || len(f.buf)-f.in >= n):
 		return // there is room behind
 	}
 	f.end = copy(to, f.buf[f.in:f.end])
