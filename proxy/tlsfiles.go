@@ -52,9 +52,7 @@ type ClientTLS struct {
 }
 
 // Config reads the files for the first time. The server must prove to be
-// serverName; if that is empty, to be the config's own ServerName, which users
-// set in a clone and which then has to be a name: an IP address never shows in a
-// connection's state.
+// serverName, a name or an IP address.
 func (c ClientTLS) Config(serverName string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: serverName}
 	if c.CertFile.Path != "" {
@@ -71,19 +69,7 @@ func (c ClientTLS) Config(serverName string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The package's own check is replaced, not left out: it could only use roots
-	// that were read when the config was made.
-	config.InsecureSkipVerify = true
-	config.VerifyConnection = func(state tls.ConnectionState) error {
-		name := serverName
-		if name == "" {
-			name = state.ServerName
-		}
-		if name == "" {
-			return errors.New("no name to check the certificate against: the server was addressed by IP")
-		}
-		return ca.verify(state.PeerCertificates, x509.ExtKeyUsageServerAuth, name)
-	}
+	ca.check(config, serverName)
 	return config, nil
 }
 
@@ -120,6 +106,21 @@ func NewCAFile(f File, log *slog.Logger) (*CAFile, error) {
 	}}
 	_, err := c.pool.get()
 	return c, err
+}
+
+// check makes config, of a client, believe these certificates and no others.
+// Package tls's own check is replaced, not left out: it could only use what was
+// in the file when the config was made. The name is taken now, since an IP
+// address would not show in the state of a connection.
+func (c *CAFile) check(config *tls.Config, serverName string) {
+	config.ServerName = serverName
+	config.InsecureSkipVerify = true
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		if serverName == "" {
+			return errors.New("no name to check the certificate against")
+		}
+		return c.verify(state.PeerCertificates, x509.ExtKeyUsageServerAuth, serverName)
+	}
 }
 
 // verify checks a peer's certificate, which comes first, and the chain that it

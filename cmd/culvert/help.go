@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// helpWidth is the column at which help is wrapped: that of a plain terminal.
+const helpWidth = 80
+
+// errHelp is what parsing ends with when help was asked for.
+var errHelp = errors.New("help was asked for")
+
+// helpFlag ends parsing before settings are looked for, so that help comes
+// whatever they are.
+type helpFlag bool
+
+func (helpFlag) BeforeReset() error { return errHelp }
+
+// printHelp opens with one sentence, shows what matters first, and ends with
+// an example to paste.
+func printHelp(w io.Writer, node *kong.Node) {
+	fmt.Fprintf(w, "%s\nUsage: %s\n", wrap(node.Help, ""), usageLine(node))
+	printCommands(w, node)
+	for _, group := range groups(node) {
+		fmt.Fprintf(w, "\n%s:\n", group.title)
+		for _, flag := range group.flags {
+			printFlag(w, flag)
+		}
+	}
+	if node.Type == kong.CommandNode && len(node.Flags) > 0 {
+		fmt.Fprint(w, "\n", wrap("Each flag is also a variable and a key of the file: --log-level is CULVERT_LOG_LEVEL and log-level:. "+
+			"A flag goes before the environment, that before the file. What may be repeated is separated by commas, or a list in the file.", ""))
+	}
+	if node.Detail != "" {
+		fmt.Fprintf(w, "\n%s\n", node.Detail)
+	}
+}
+
+func usageLine(node *kong.Node) string {
+	if len(node.Children) > 0 {
+		return node.FullPath() + " COMMAND [flags]"
+	}
+	return node.FullPath() + " [flags]"
+}
+
+func printCommands(w io.Writer, node *kong.Node) {
+	if len(node.Children) == 0 {
+		return
+	}
+	fmt.Fprint(w, "\nCommands:\n")
+	for _, child := range node.Children {
+		fmt.Fprintf(w, "  %s\n%s", child.Name, wrap(child.Help, "      "))
+	}
+}
+
+type flagGroup struct {
+	title string
+	flags []*kong.Flag
+}
+
+// groups are those of node's flags and then of its parents', in the order in
+// which they are declared.
+func groups(node *kong.Node) []flagGroup {
+	var all []flagGroup
+	for n := node; n != nil; n = n.Parent {
+		for _, flag := range n.Flags {
+			if i := len(all) - 1; i >= 0 && all[i].title == flag.Group.Title {
+				all[i].flags = append(all[i].flags, flag)
+				continue
+			}
+			all = append(all, flagGroup{flag.Group.Title, []*kong.Flag{flag}})
+		}
+	}
+	return all
+}
+
+func printFlag(w io.Writer, flag *kong.Flag) {
+	name := "--" + flag.Name
+	if flag.Short != 0 {
+		name = fmt.Sprintf("-%c, %s", flag.Short, name)
+	}
+	if !flag.IsBool() {
+		name += " " + flag.PlaceHolder
+	}
+	help := flag.Help
+	if flag.Default != "" {
+		help += " (default " + flag.Default + ")"
+	}
+	fmt.Fprintf(w, "  %s\n%s", name, wrap(help, "      "))
+}
+
+// wrap breaks text into lines, each behind indent.
+func wrap(text, indent string) string {
+	var b strings.Builder
+	column := 0
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case column == 0:
+			b.WriteString(indent)
+			column = len(indent)
+		case column+1+len(word) > helpWidth:
+			b.WriteString("\n" + indent)
+			column = len(indent)
+		default:
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	b.WriteByte('\n')
+	return b.String()
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// errShown ends with exit code 2 where help has already been printed.
+var errShown = errors.New("help was shown")
+
+// usageError is about how culvert was called or configured.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return e.hint }
+
+// wrong makes a usageError. The hint is a way out: a question or a command.
+func wrong(hint, format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...), hint}
+}
+
+// report prints err and returns the exit code.
+func (a *app) report(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errShown):
+		return 2
+	}
+	fmt.Fprintf(a.stderr, "culvert: error: %s\n", redact(strings.ReplaceAll(err.Error(), "\n", "; ")))
+	for _, hint := range hints(err) {
+		fmt.Fprintf(a.stderr, "culvert: hint: %s\n", redact(hint))
+	}
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return 2
+	}
+	return 1
+}
+
+// hints collects what the errors in err's tree propose, each once.
+func hints(err error) []string {
+	var found []string
+	if h, ok := err.(interface{ Hint() string }); ok && h.Hint() != "" {
+		found = append(found, h.Hint())
+	}
+	var inner []error
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		inner = []error{e.Unwrap()}
+	case interface{ Unwrap() []error }:
+		inner = e.Unwrap()
+	}
+	for _, e := range inner {
+		for _, hint := range hints(e) {
+			if !slices.Contains(found, hint) {
+				found = append(found, hint)
+			}
+		}
+	}
+	return found
+}
+
+// userinfo is what stands before the host in a URL, up to the last at sign:
+// also in what is no URL any more, such as one with a space in the password.
+var userinfo = regexp.MustCompile(`://[^\s,"]*@|://[^,"]*@`)
+
+// redact hides passwords in URLs.
+func redact(s string) string { return userinfo.ReplaceAllString(s, "://xxxxx@") }
+
+// listenError is net's error of a listener that could not be opened, in our
+// words and with a way out.
+type listenError struct {
+	address string
+	cause   error
+	flag    string // which setting chooses another address
+}
+
+// sayListen replaces what package net says of a listener.
+func sayListen(err error, address, flag string) error {
+	if err == nil {
+		return nil
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if sys, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = sys.Err
+	}
+	return &listenError{address, err, flag}
+}
+
+func (e *listenError) Error() string { return fmt.Sprintf("listen on %s: %v", e.address, e.cause) }
+func (e *listenError) Unwrap() error { return e.cause }
+
+func (e *listenError) Hint() string {
+	switch {
+	case errors.Is(e.cause, syscall.EADDRINUSE):
+		return fmt.Sprintf("choose another address with %s, or see who has the port: %s", e.flag, whoHas(e.address))
+	case errors.Is(e.cause, syscall.EACCES):
+		return fmt.Sprintf("ports below 1024 may be reserved: choose a higher one with %s", e.flag)
+	case errors.Is(e.cause, syscall.EADDRNOTAVAIL):
+		return fmt.Sprintf("this machine does not have that address: choose one of its own with %s", e.flag)
+	}
+	return ""
+}
+
+// whoHas is the command that shows who listens on the port of address.
+func whoHas(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		port = address
+	}
+	switch runtime.GOOS {
+	case "windows":
+		return "netstat -ano | findstr :" + port
+	case "darwin":
+		return "lsof -nP -iTCP:" + port + " -sTCP:LISTEN"
+	}
+	return "ss -ltnp 'sport = :" + port + "'"
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/culvert-proxy/culvert/proxy/status"
+)
+
+// noAdmin is the --admin-listen that opens no listener.
+const noAdmin = "none"
+
+// errSignal is why a process ends that was told to.
+var errSignal = errors.New("told to stop")
+
+// untilSignal returns a context that the first SIGINT or SIGTERM ends. A second
+// one ends the process: who says it twice does not want to wait for clients.
+func untilSignal(stderr io.Writer) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go awaitSignals(signals, done, cancel, func() {
+		fmt.Fprintln(stderr, "culvert: error: stopped before connections had ended")
+		os.Exit(1)
+	})
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
+
+func awaitSignals(signals <-chan os.Signal, done <-chan struct{}, first context.CancelCauseFunc, second func()) {
+	for _, act := range []func(){func() { first(errSignal) }, second} {
+		select {
+		case <-signals:
+			act()
+		case <-done:
+			return
+		}
+	}
+}
+
+// admin is the listener for those who look after the process; nil means none.
+type admin struct {
+	ln     net.Listener
+	server status.Server
+}
+
+// checkAdmin reads --admin-listen.
+func checkAdmin(address string) error {
+	if address == noAdmin {
+		return nil
+	}
+	if _, _, err := splitAddress(address, 0); err != nil {
+		return wrong("write it as 127.0.0.1:9464, or none", "--admin-listen %s: %w", address, err)
+	}
+	return nil
+}
+
+// listenAdmin opens the admin listener.
+func listenAdmin(address string, registry *prometheus.Registry, ready func() error, log *slog.Logger) (*admin, error) {
+	if address == noAdmin {
+		return nil, nil
+	}
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, sayListen(err, address, "--admin-listen")
+	}
+	return &admin{ln, status.Server{Gatherer: registry, Ready: ready, Logger: log}}, nil
+}
+
+// during serves while run runs, its drain included, so that the last figures
+// can be scraped. If it cannot go on, it ends run.
+func (s *admin) during(ctx context.Context, run func(context.Context) error) error {
+	if s == nil {
+		return run(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	served := make(chan error, 1)
+	go s.serve(serving, cancel, served)
+	err := run(ctx)
+	stop()
+	return errors.Join(err, <-served)
+}
+
+func (s *admin) serve(ctx context.Context, failed context.CancelCauseFunc, served chan<- error) {
+	err := s.server.Serve(ctx, s.ln)
+	if err != nil {
+		failed(err)
+	}
+	served <- err
+}
+
+// String is how the listener is spoken of in the line that says that clients
+// may come.
+func (s *admin) String() string {
+	if s == nil {
+		return "no admin listener"
+	}
+	return "admin http://" + s.ln.Addr().String()
+}
