@@ -1,0 +1,240 @@
+// Package memnet has network connections in memory, for tests. They buffer like TCP's, can be half-closed and cut like TCP's, and wait on
+// nothing but sync.Cond and timers, so that time in a testing/synctest bubble passes over them.
+package memnet
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// BufferSize is how many bytes a direction of a connection holds before its writer waits.
+const BufferSize = 64 << 10
+
+// Pipe makes a connection and returns its two ends, which say that they have these addresses.
+func Pipe(a, b net.Addr) (*Conn, *Conn) {
+	ab, ba := newHalf(), newHalf()
+	return &Conn{in: ba, out: ab, local: a, remote: b}, &Conn{in: ab, out: ba, local: b, remote: a}
+}
+
+// A Conn is one end of a connection. Its methods may be called concurrently.
+type Conn struct {
+	in, out       *half
+	local, remote net.Addr
+}
+
+var _ net.Conn = (*Conn)(nil)
+
+// Read reads what the other end has written, io.EOF after it closed, and ECONNRESET after it was cut.
+func (c *Conn) Read(p []byte) (int, error) { return c.in.read(p) }
+
+// Write waits while the buffer is full. After the other end closed it fails with EPIPE.
+func (c *Conn) Write(p []byte) (int, error) { return c.out.write(p) }
+
+// CloseWrite lets the other end read io.EOF behind what was written.
+func (c *Conn) CloseWrite() error {
+	c.out.finish()
+	return nil
+}
+
+// Close closes both directions. What was written can still be read.
+func (c *Conn) Close() error {
+	c.out.finish()
+	c.in.abandon()
+	return nil
+}
+
+// Cut ends both directions at both ends at once, as a reset does; bytes in flight are lost.
+func (c *Conn) Cut() {
+	c.in.cut()
+	c.out.cut()
+}
+
+// LocalAddr is what Pipe was told.
+func (c *Conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr is what Pipe was told.
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline bounds this and later Reads.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.in.setDeadline(&c.in.reader, t) }
+
+// SetWriteDeadline bounds this and later Writes.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.out.setDeadline(&c.out.writer, t) }
+
+// A half is one direction.
+type half struct {
+	mu             sync.Mutex
+	change         sync.Cond
+	buf            []byte
+	finished       bool // by the writer: EOF follows
+	abandoned      bool // by the reader
+	broken         bool // by either
+	reader, writer deadline
+}
+
+func newHalf() *half {
+	h := new(half)
+	h.change.L = &h.mu
+	return h
+}
+
+type deadline struct {
+	passed bool
+	timer  *time.Timer
+}
+
+func (h *half) read(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		switch {
+		case h.abandoned:
+			return 0, net.ErrClosed
+		case h.broken:
+			return 0, &net.OpError{Op: "read", Net: "mem", Err: syscall.ECONNRESET}
+		case h.reader.passed:
+			return 0, os.ErrDeadlineExceeded
+		case len(h.buf) > 0:
+			n := copy(p, h.buf)
+			h.buf = append(h.buf[:0], h.buf[n:]...)
+			h.change.Broadcast()
+			return n, nil
+		case h.finished:
+			return 0, io.EOF
+		case len(p) == 0:
+			return 0, nil
+		}
+		h.change.Wait()
+	}
+}
+
+func (h *half) write(p []byte) (n int, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		switch {
+		case h.finished:
+			return n, net.ErrClosed
+		case h.abandoned, h.broken:
+			return n, &net.OpError{Op: "write", Net: "mem", Err: syscall.EPIPE}
+		case h.writer.passed:
+			return n, os.ErrDeadlineExceeded
+		case len(p) == n:
+			return n, nil
+		case len(h.buf) < BufferSize:
+			k := min(BufferSize-len(h.buf), len(p)-n)
+			h.buf = append(h.buf, p[n:n+k]...)
+			n += k
+			h.change.Broadcast()
+			continue
+		}
+		h.change.Wait()
+	}
+}
+
+func (h *half) set(flag *bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	*flag = true
+	h.change.Broadcast()
+}
+
+func (h *half) finish()  { h.set(&h.finished) }
+func (h *half) abandon() { h.set(&h.abandoned) }
+func (h *half) cut()     { h.set(&h.broken) }
+
+func (h *half) setDeadline(d *deadline, t time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	d.timer, d.passed = nil, false
+	wait := time.Until(t)
+	switch {
+	case t.IsZero():
+	case wait <= 0:
+		d.passed = true
+		h.change.Broadcast()
+	default:
+		var timer *time.Timer
+		timer = time.AfterFunc(wait, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if d.timer == timer {
+				d.passed = true
+				h.change.Broadcast()
+			}
+		})
+		d.timer = timer
+	}
+	return nil
+}
+
+// Addr is an address, of network "mem".
+type Addr string
+
+// Network is "mem".
+func (Addr) Network() string  { return "mem" }
+func (a Addr) String() string { return string(a) }
+
+// A Listener accepts what its Dial makes.
+type Listener struct {
+	addr  net.Addr
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+// Listen makes a listener that says that it has this address.
+func Listen(addr string) *Listener {
+	return &Listener{addr: Addr(addr), conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+var _ net.Listener = (*Listener)(nil)
+
+// Accept waits for a Dial.
+func (l *Listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Dial waits for an Accept.
+func (l *Listener) Dial(ctx context.Context) (*Conn, error) {
+	a, b := Pipe(Addr("dialler"), l.addr)
+	select {
+	case l.conns <- b:
+		return a, nil
+	case <-l.done:
+		return nil, &net.OpError{Op: "dial", Net: "mem", Addr: l.addr, Err: syscall.ECONNREFUSED}
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// DialContext is Dial as a net.Dialer has it. It leads to this listener whatever the address.
+func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) { return l.Dial(ctx) }
+
+// Close ends Accept and Dial.
+func (l *Listener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+// Addr is what Listen was told.
+func (l *Listener) Addr() net.Addr { return l.addr }

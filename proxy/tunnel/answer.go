@@ -1,0 +1,127 @@
+package tunnel
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// AnswerError is an HTTP answer where a tunnel was expected. No retry heals most of them.
+type AnswerError struct {
+	URL      string
+	Status   int
+	Gateway  bool   // a culvert gateway answered, and not something before it
+	Location string // the host that a redirect leads to
+	Text     string // the first line of a gateway's answer
+	Type     string // Content-Type
+}
+
+func (e *AnswerError) Error() string {
+	status := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
+	switch {
+	case e.Gateway && e.Status == http.StatusUnauthorized:
+		return "gateway refused the token: " + e.Text
+	case e.Gateway:
+		return fmt.Sprintf("gateway answered %s: %s", status, e.Text)
+	case e.Status/100 == 3:
+		return fmt.Sprintf("answered with a redirect (%s) to %s, a login page?", status, e.Location)
+	case e.Status == http.StatusNotFound:
+		return "no culvert gateway at " + e.URL + " (" + status + ")"
+	case e.Status/100 == 2:
+		return fmt.Sprintf("answered %s with %s where a tunnel was asked for: not a culvert gateway, or something on the way removes the upgrade", status, or(e.Type, "no content"))
+	}
+	return fmt.Sprintf("answered %s by something before the gateway", status)
+}
+
+// Hint says what to do about the answer.
+func (e *AnswerError) Hint() string {
+	switch {
+	case e.Gateway && e.Status == http.StatusUnauthorized:
+		return "does the first line of --token-file stand in the gateway's file too?"
+	case e.Status == http.StatusUnauthorized, e.Status == http.StatusForbidden, e.Status/100 == 3:
+		return "the ingress before the gateway wants credentials of its own: are they set, and not expired?"
+	case e.Status == http.StatusNotFound:
+		return "is the path in --gateway-url right? curl -i " + e.URL + " must answer with a Culvert-Gateway header"
+	case e.Status == http.StatusBadGateway, e.Status == http.StatusServiceUnavailable, e.Status == http.StatusGatewayTimeout:
+		return "is the gateway up, and does the ingress route to it?"
+	}
+	return ""
+}
+
+// Temporary reports whether the same request may be answered otherwise soon.
+func (e *AnswerError) Temporary() bool {
+	return e.Status >= 500 || e.Status == http.StatusTooManyRequests
+}
+
+func or(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
+
+// readAnswer reads an HTTP/1.1 answer as far as it says something.
+func readAnswer(r io.Reader) *AnswerError {
+	resp, err := http.ReadResponse(bufio.NewReader(r), nil)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	return answerOf(resp.StatusCode, resp.Header, resp.Body)
+}
+
+func answerOf(status int, h http.Header, body io.Reader) *AnswerError {
+	e := &AnswerError{Status: status, Type: h.Get("Content-Type")}
+	if u, err := url.Parse(h.Get("Location")); err == nil {
+		e.Location = or(u.Host, u.Path)
+	}
+	if _, e.Gateway = h[headerGateway]; e.Gateway {
+		text, _ := io.ReadAll(io.LimitReader(body, 512))
+		line, _, _ := strings.Cut(string(text), "\n")
+		e.Text = strings.ToValidUTF8(line, "?")
+	}
+	return e
+}
+
+// explain adds a hint to an error of a dial where there is one to give.
+func explain(err error) error {
+	if hint := hintFor(err); hint != "" {
+		return &HintError{Err: err, Remedy: hint}
+	}
+	return err
+}
+
+func hintFor(err error) string {
+	if e, ok := errors.AsType[*AnswerError](err); ok {
+		return e.Hint()
+	}
+	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return fmt.Sprintf("what answered shows a certificate for %s, issued by %s; if that is your gateway or its ingress, name the issuer's certificate with --gateway-ca-file",
+			names(e.Cert), e.Cert.Issuer)
+	}
+	if e, ok := errors.AsType[x509.HostnameError](err); ok {
+		return fmt.Sprintf("what answered shows a certificate for %s; is --gateway-url right?", names(e.Certificate))
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "what answered does not speak TLS; is the port in --gateway-url right?"
+	}
+	return ""
+}
+
+// names are those that a certificate is for.
+func names(c *x509.Certificate) string {
+	list := append([]string(nil), c.DNSNames...)
+	for _, ip := range c.IPAddresses {
+		list = append(list, ip.String())
+	}
+	if len(list) == 0 {
+		return or(c.Subject.CommonName, "nobody")
+	}
+	return strings.Join(list, ", ")
+}

@@ -1,0 +1,156 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A rig is a gateway, and a dialler that reaches it.
+type rig struct {
+	t      testing.TB
+	server *Server
+	dialer *Dialer
+	addr   string
+
+	served chan *served
+	stop   func()
+}
+
+// served is a stream at the gateway's end. Its Serve returns when done is closed.
+type served struct {
+	*Conn
+	open Open
+	peer Peer
+	done chan struct{}
+}
+
+// finish closes the stream at the gateway's end.
+func (s *served) finish() { s.Conn.Close() }
+
+// newRig starts a gateway on loopback: "ws" and "h3" with TLS, "plain" for ws without.
+func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
+	t.Helper()
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, addr: tcp.Addr().String(), served: make(chan *served, 100)}
+	r.server = &Server{Serve: r.serve, Opened: func() Opened { return Opened{Gateway: "test", Reviewed: []int16{3}} }}
+	r.dialer = &Dialer{URL: &url.URL{Scheme: "https", Host: r.addr}, Transport: kind}
+	if kind == "plain" {
+		r.dialer.URL.Scheme, r.dialer.Transport = "http", TransportWS
+	} else {
+		r.server.TLS, r.dialer.TLS = testTLS()
+	}
+	var udp net.PacketConn
+	if kind == "h3" {
+		udp, err = net.ListenPacket("udp", r.addr)
+		if err != nil {
+			t.Skipf("the UDP port is taken: %v", err)
+		}
+	}
+	r.start(tcp, udp, adapt)
+	return r
+}
+
+// newMemRig is newRig for ws over memory, for bubbles.
+func newMemRig(t testing.TB, adapt ...func(*rig)) (*rig, *memnet.Listener) {
+	ln := memnet.Listen("gateway:80")
+	r := &rig{t: t, addr: "gateway:80", served: make(chan *served, 100)}
+	r.server = &Server{Serve: r.serve, Opened: func() Opened { return Opened{Gateway: "test"} }}
+	r.dialer = &Dialer{URL: &url.URL{Scheme: "http", Host: "gateway"}, Transport: TransportWS, DialContext: ln.DialContext}
+	r.start(ln, nil, adapt)
+	return r, ln
+}
+
+func (r *rig) start(tcp net.Listener, udp net.PacketConn, adapt []func(*rig)) {
+	if testing.Verbose() {
+		r.server.Logger = slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	for _, f := range adapt {
+		f(r)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.server.Run(ctx, tcp, udp); err != nil {
+			r.t.Errorf("Run: %v", err)
+		}
+	})
+	r.stop = sync.OnceFunc(func() {
+		r.dialer.Close()
+		cancel()
+		wg.Wait()
+		done, cancel := context.WithCancel(context.Background())
+		cancel()
+		r.server.Shutdown(done)
+		if udp != nil {
+			udp.Close()
+		}
+	})
+	r.t.Cleanup(r.stop)
+}
+
+func (r *rig) serve(ctx context.Context, c *Conn, o Open, p Peer) {
+	s := &served{c, o, p, make(chan struct{})}
+	r.served <- s
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+	}
+}
+
+// dial opens a stream and returns both ends.
+func (r *rig) dial() (*Conn, *served) {
+	r.t.Helper()
+	c, err := r.dialer.Dial(r.t.Context(), Open{Target: TargetBootstrap})
+	if err != nil {
+		r.t.Fatalf("Dial: %v", err)
+	}
+	if _, err := c.Opened(r.t.Context()); err != nil {
+		r.t.Fatalf("Opened: %v", err)
+	}
+	s := <-r.served
+	r.t.Cleanup(func() { c.Close(); close(s.done) })
+	return c, s
+}
+
+var testTLS = sync.OnceValues(func() (server, client *tls.Config) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	cert := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "culvert test"},
+		NotAfter:     time.Now().Add(time.Hour),
+		DNSNames:     []string{"gateway"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	cert, _ = x509.ParseCertificate(der)
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, &tls.Config{RootCAs: pool}
+})

@@ -1,0 +1,372 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// Headers of our own. Every answer of a gateway carries headerGateway, so that it can be told from an ingress's.
+const (
+	headerGateway       = "Culvert-Gateway"
+	headerAuthorization = "Culvert-Authorization"
+)
+
+const (
+	maxHeader = 16 << 10 // of a request or an answer: tokens are the largest part
+	maxEcho   = 1 << 20  // what a hello echoes at most
+)
+
+// Peer is who dialled a stream.
+type Peer struct {
+	Identity  string // what Authenticate said
+	Addr      string // of the agent, or of the ingress before us
+	Transport string
+}
+
+// A Server is the gateway's end of the tunnel. Set the fields before Run; it may run once.
+type Server struct {
+	// Authenticate says who sends a request. An error is answered with 401 and its text. nil lets everybody in.
+	Authenticate func(*http.Request) (identity string, err error)
+
+	// Serve serves one stream, on a goroutine of its own, and owns c, which is closed when it returns. The answer to OPEN is sent already.
+	// ctx ends when Shutdown cuts the streams that are left. Serve is not called for TargetHello.
+	Serve func(ctx context.Context, c *Conn, o Open, p Peer)
+
+	// Opened is what to answer to OPEN; nil answers with nothing but the version.
+	Opened func() Opened
+
+	// Tickets are what a hello is told. nil means none.
+	Tickets func() []Ticket
+
+	// TLS is for both TCP and UDP; nil means plain HTTP/1.1 on TCP, behind an ingress, and no h3.
+	TLS *tls.Config
+
+	Logger *slog.Logger // nil discards
+
+	timing timing // zero means defaultTiming
+
+	once   sync.Once
+	log    *slog.Logger
+	t      timing
+	altSvc string
+	ctx    context.Context // of all streams
+	cancel context.CancelFunc
+	http   *http.Server
+	serves sync.WaitGroup // the goroutines of Run
+
+	mu       sync.Mutex
+	draining bool
+	streams  map[*Conn]struct{}
+	empty    chan struct{} // closed when draining and streams is empty
+	closeH3  func()
+}
+
+func (s *Server) init() {
+	s.once.Do(func() {
+		s.log, s.t = s.Logger, s.timing
+		if s.log == nil {
+			s.log = slog.New(slog.DiscardHandler)
+		}
+		if s.t == (timing{}) {
+			s.t = defaultTiming
+		}
+		s.ctx, s.cancel = context.WithCancel(context.Background())
+		s.streams = make(map[*Conn]struct{})
+		s.empty = make(chan struct{})
+		s.http = &http.Server{
+			Handler:           s,
+			ReadHeaderTimeout: s.t.handshake,
+			IdleTimeout:       time.Minute,
+			MaxHeaderBytes:    maxHeader,
+			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+			TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		}
+	})
+}
+
+// Run serves on tcp, and on udp with h3 unless it is nil, until ctx is done; then new streams are refused as draining while those that are
+// open go on. Shutdown must follow, and closes both. An error means that serving ended before ctx did.
+func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) error {
+	s.init()
+	failed := make(chan error, 2)
+	if udp != nil && s.TLS != nil {
+		serve := s.listenH3(udp)
+		s.serves.Go(func() { failed <- serve() })
+	}
+	ln := net.Listener(wireListener{tcp})
+	if s.TLS != nil {
+		ln = tls.NewListener(ln, serverTLS(s.TLS, "http/1.1"))
+	}
+	s.serves.Go(func() { failed <- s.http.Serve(ln) })
+	select {
+	case <-ctx.Done():
+		s.drain()
+		return nil
+	case err := <-failed:
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return fmt.Errorf("serve the tunnel: %w", err)
+	}
+}
+
+// serverTLS is ours for one protocol. Records have their full size from the start: small ones cost more than they win on a tunnel.
+func serverTLS(base *tls.Config, alpn string) *tls.Config {
+	c := base.Clone()
+	c.NextProtos = []string{alpn}
+	c.MinVersion = tls.VersionTLS13
+	c.DynamicRecordSizingDisabled = true
+	return c
+}
+
+type wireListener struct{ net.Listener }
+
+func (l wireListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &wire{Conn: c}, nil
+}
+
+func (s *Server) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return
+	}
+	s.draining = true
+	if len(s.streams) == 0 {
+		close(s.empty)
+	}
+}
+
+// Shutdown refuses new streams, waits until those that are open have ended or ctx is done, cuts what is left, and closes the listeners.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.init()
+	s.drain()
+	var err error
+	select {
+	case <-s.empty:
+	case <-ctx.Done():
+		err = fmt.Errorf("drain: %d streams cut: %w", s.cutStreams(), context.Cause(ctx))
+	}
+	s.cancel()
+	s.http.Close()
+	s.mu.Lock()
+	closeH3 := s.closeH3
+	s.mu.Unlock()
+	if closeH3 != nil {
+		closeH3()
+	}
+	s.serves.Wait()
+	<-s.empty
+	return err
+}
+
+func (s *Server) cutStreams() int {
+	s.cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.streams {
+		c.end(net.ErrClosed)
+		c.x.Abort()
+	}
+	return len(s.streams)
+}
+
+// ServeHTTP answers one request. What is not a tunnel's is answered with a sentence for whoever reads it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set(headerGateway, s.opened().Gateway)
+	if s.altSvc != "" && r.ProtoMajor < 3 {
+		h.Set("Alt-Svc", s.altSvc)
+	}
+	switch {
+	case !strings.HasSuffix(r.URL.Path, Path):
+		refuse(w, http.StatusNotFound, "this is a culvert gateway; its tunnel is at "+Path)
+	case r.Header.Get("Origin") != "":
+		refuse(w, http.StatusForbidden, "a culvert gateway takes no requests from web pages (Origin: "+r.Header.Get("Origin")+")")
+	case r.ProtoMajor < 3 && r.Method != http.MethodGet, r.ProtoMajor == 3 && r.Method != http.MethodConnect:
+		h.Set("Allow", map[bool]string{false: http.MethodGet, true: http.MethodConnect}[r.ProtoMajor == 3])
+		refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here")
+	case r.ProtoMajor < 3 && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
+		h.Set("Upgrade", "websocket")
+		h.Set("Connection", "Upgrade")
+		refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here. If an agent sent this, something on the way removed its Upgrade header")
+	case r.ProtoMajor == 3 && r.Proto != h3Protocol:
+		refuse(w, http.StatusNotImplemented, "extended CONNECT with :protocol "+r.Proto+", want "+h3Protocol)
+	default:
+		s.serveTunnel(w, r)
+	}
+}
+
+func refuse(w http.ResponseWriter, status int, sentence string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	io.WriteString(w, sentence+"\n")
+}
+
+func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
+	p := Peer{Addr: r.RemoteAddr, Transport: TransportWS}
+	if s.Authenticate != nil {
+		var err error
+		if p.Identity, err = s.Authenticate(r); err != nil {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="culvert"`)
+			refuse(w, http.StatusUnauthorized, err.Error())
+			return
+		}
+	}
+	if s.isDraining() {
+		refuse(w, http.StatusServiceUnavailable, "this gateway is draining")
+		return
+	}
+	if r.ProtoMajor == 3 {
+		p.Transport = TransportH3
+		s.serveH3(w, p)
+		return
+	}
+	s.serveWS(w, r, p)
+}
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// serveWS moves the stream to a goroutine of its own: that of net/http holds its buffers and the request as long as it lives.
+func (s *Server) serveWS(w http.ResponseWriter, r *http.Request, p Peer) {
+	up := ws.HTTPUpgrader{
+		Timeout:  s.t.handshake,
+		Header:   http.Header{headerGateway: w.Header()[headerGateway]},
+		Protocol: func(name string) bool { return name == wsProtocol },
+	}
+	conn, rw, _, err := up.Upgrade(r, w)
+	if err != nil {
+		s.log.Debug("websocket refused", "err", err, "agent_addr", p.Addr)
+		if conn != nil {
+			conn.Close()
+		}
+		return
+	}
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	base, _ := conn.(*wire)
+	if t, ok := conn.(*tls.Conn); ok {
+		base = t.NetConn().(*wire)
+	}
+	x := newWS(base, conn, false, append([]byte(nil), early...))
+	if c := s.newStream(x); c != nil {
+		go s.serveStream(c, p)
+	}
+}
+
+// newStream makes a stream that Shutdown knows of, or aborts the exchange and returns nil when it came too late.
+func (s *Server) newStream(x exchange) *Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining && len(s.streams) == 0 {
+		x.Abort()
+		return nil
+	}
+	var c *Conn
+	c = newConn(x, s.t, nil, func() { s.forget(c) })
+	s.streams[c] = struct{}{}
+	return c
+}
+
+func (s *Server) forget(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, c)
+	if s.draining && len(s.streams) == 0 {
+		close(s.empty)
+	}
+}
+
+func (s *Server) serveStream(c *Conn, p Peer) {
+	defer c.Close()
+	log := s.log.With("transport", p.Transport, "agent_addr", p.Addr, "identity", p.Identity)
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("stream panicked", "err", v, "stack", string(debug.Stack()))
+			c.Reset(&Error{CodeInternal, "the gateway met a bug of its own; its log says more"})
+		}
+	}()
+	o, err := s.open(c)
+	if err != nil {
+		log.Debug("stream not opened", "err", err)
+		return
+	}
+	if o.Target == TargetHello {
+		err := s.hello(c)
+		log.Debug("hello answered", "err", err)
+		return
+	}
+	s.Serve(s.ctx, c, o, p)
+}
+
+// open waits for OPEN and answers it.
+func (s *Server) open(c *Conn) (Open, error) {
+	c.SetDeadline(time.Now().Add(s.t.open))
+	c.rlock <- struct{}{}
+	err := c.readOpened()
+	c.unlockRead()
+	if isTimeout(err) {
+		c.Reset(protocolError("no OPEN within %v", s.t.open))
+	}
+	if err != nil {
+		return Open{}, err
+	}
+	if s.isDraining() {
+		e := &Error{CodeDraining, "this gateway is draining"}
+		c.Reset(e)
+		return Open{}, e
+	}
+	if err := c.writeJSON(capsuleOpened, s.opened()); err != nil {
+		return Open{}, err
+	}
+	return c.openIn, c.SetDeadline(time.Time{})
+}
+
+func (s *Server) opened() Opened {
+	var o Opened
+	if s.Opened != nil {
+		o = s.Opened()
+	}
+	o.Version = Version
+	return o
+}
+
+// hello gives the tickets and echoes until the peer has finished.
+func (s *Server) hello(c *Conn) error {
+	c.SetDeadline(time.Now().Add(s.t.hello))
+	if s.Tickets != nil {
+		for _, t := range s.Tickets() {
+			if err := c.SendTicket(t); err != nil {
+				return err
+			}
+		}
+	}
+	n, err := io.Copy(c, io.LimitReader(struct{ io.Reader }{c}, maxEcho))
+	if err != nil {
+		return err
+	}
+	if n == maxEcho {
+		return c.Reset(&Error{CodeLimit, fmt.Sprintf("a hello echoes %d bytes at most", maxEcho)})
+	}
+	return c.CloseWrite()
+}

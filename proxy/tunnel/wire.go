@@ -1,0 +1,133 @@
+package tunnel
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A wire is the network connection below TLS. It does two things that neither crypto/tls nor the kernel does for us.
+//
+// Writing: once hold is called, what TLS writes is kept, and flush hands it to the kernel: all records of one frame in one system call. TLS
+// therefore never meets a write deadline, after which a tls.Conn cannot be used any more; what a deadline left unsent stays here and leaves
+// with the next flush.
+//
+// Reading: with noWait set, Read says errNoMore instead of waiting, so that a reader that has got something can take what else is there.
+type wire struct {
+	net.Conn
+	lastByte atomic.Int64 // when the last byte came, see clock
+
+	noWait bool // owned by the reader
+
+	mu      sync.Mutex
+	holding bool
+	buf     *[]byte // from outPool, or nil
+	out     []byte  // what is to be sent, within buf
+}
+
+// outSize holds a frame of chunkSize with all headers, cut into TLS records of 16 KiB at 22 bytes of overhead each, and some small frames.
+const outSize = frameSize + 2<<10
+
+var outPool = sync.Pool{New: func() any { b := make([]byte, 0, outSize); return &b }}
+
+// errNoMore is a timeout, and temporary, because that is what crypto/tls takes as a reason to go on with the next Read.
+var errNoMore net.Error = noMoreError{}
+
+type noMoreError struct{}
+
+func (noMoreError) Error() string   { return "nothing more without waiting" }
+func (noMoreError) Timeout() bool   { return true }
+func (noMoreError) Temporary() bool { return true }
+
+func (w *wire) Read(p []byte) (int, error) {
+	if w.noWait {
+		return 0, errNoMore
+	}
+	n, err := w.Conn.Read(p)
+	if n > 0 {
+		w.lastByte.Store(clock())
+	}
+	return n, err
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.holding {
+		return w.Conn.Write(p)
+	}
+	w.keep(p)
+	return len(p), nil
+}
+
+// hold ends the handshake's way of writing: from now on bytes leave with flush.
+func (w *wire) hold() {
+	w.mu.Lock()
+	w.holding = true
+	w.mu.Unlock()
+}
+
+func (w *wire) keep(p []byte) {
+	if w.buf == nil {
+		w.buf = outPool.Get().(*[]byte)
+		w.out = (*w.buf)[:0]
+	}
+	w.out = append(w.out, p...)
+}
+
+// held reports whether a flush is due.
+func (w *wire) held() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.out) > 0
+}
+
+// flush sends what is held. One caller at a time; Write may go on meanwhile, for TLS answers some messages from within a Read.
+func (w *wire) flush() error {
+	for {
+		w.mu.Lock()
+		b := w.out
+		w.mu.Unlock()
+		if len(b) == 0 {
+			return nil
+		}
+		n, err := w.Conn.Write(b)
+		w.sent(n)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (w *wire) sent(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.out = w.out[n:]
+	if len(w.out) > 0 || w.buf == nil {
+		return
+	}
+	if cap(*w.buf) == outSize {
+		outPool.Put(w.buf)
+	}
+	w.buf, w.out = nil, nil
+}
+
+// send is Write and flush, without the copy unless a deadline leaves a rest: for a wire without TLS.
+func (w *wire) send(b []byte) error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	n, err := w.Conn.Write(b)
+	if err != nil && isTimeout(err) {
+		w.mu.Lock()
+		w.keep(b[n:])
+		w.mu.Unlock()
+	}
+	return err
+}
+
+var clockStart = time.Now()
+
+// clock is monotonic, in nanoseconds, and never 0.
+func clock() int64 { return int64(time.Since(clockStart)) + 1 }
