@@ -14,17 +14,19 @@ type address struct {
 	span
 }
 
-// isNone reports whether there is nothing to replace: no node has an address
-// without a host, as in the answer to an unknown coordinator (node -1, host "",
-// port -1).
-func (a address) isNone() bool { return a.Host == "" }
-
-// address reads the host and the port behind a node id.
-func (c *cursor) address(nodeID int32) address {
+// broker reads node int32, host string, port int32, and appends the address to
+// those before it. Without a host there is none: the answer to an unknown
+// coordinator is node -1, host "", port -1.
+func (c *cursor) broker(before []address) []address {
+	nodeID := c.int32()
 	from := c.at
-	host := string(c.string())
-	port := c.int32()
-	return address{Broker{nodeID, host, port}, span{from, c.at}}
+	host := c.string()
+	if len(host) == 0 {
+		c.skip(4)
+		return before
+	}
+	name := string(host)
+	return append(before, address{Broker{nodeID, name, c.int32()}, span{from, c.at}})
 }
 
 // replace returns the edit that puts another address in the place of a.
@@ -42,7 +44,7 @@ type names struct {
 func (n names) brokers() []Broker {
 	var brokers []Broker
 	for _, a := range n.addresses {
-		if a.NodeID >= 0 && !a.isNone() {
+		if a.NodeID >= 0 {
 			brokers = append(brokers, a.Broker)
 		}
 	}
@@ -59,39 +61,26 @@ func (w *Rewriter) relayBrokers(c *cursor, r response) (Result, error) {
 		return Result{}, fmt.Errorf("learn the brokers of %s: %w", r, err)
 	}
 	edits, missing := w.edits(c, n.addresses)
-	if missing != nil {
-		return Result{}, fmt.Errorf("rewrite %s: no local address for broker %d at %s:%d", r, missing.NodeID, missing.Host, missing.Port)
+	if missing >= 0 {
+		b := n.addresses[missing]
+		return Result{}, fmt.Errorf("rewrite %s: no local address for broker %d at %s:%d", r, b.NodeID, b.Host, b.Port)
 	}
-	return Result{Rewritten: count(n.addresses)}, c.finish(edits)
+	return Result{Rewritten: len(n.addresses)}, c.finish(edits)
 }
 
 // edits replaces the addresses by those of the Directory; those that stay the
-// same need no edit. It stops at the first that is missing there.
-func (w *Rewriter) edits(c *cursor, addresses []address) (edits []edit, missing *Broker) {
-	for _, a := range addresses {
-		if a.isNone() {
-			continue
-		}
+// same need no edit. missing is the first that the Directory lacks, or -1.
+func (w *Rewriter) edits(c *cursor, addresses []address) (edits []edit, missing int) {
+	for i, a := range addresses {
 		host, port, ok := w.Directory.Local(a.Broker)
 		if !ok {
-			return nil, &a.Broker
+			return nil, i
 		}
 		if host != a.Host || port != a.Port {
 			edits = append(edits, c.replace(a, host, port))
 		}
 	}
-	return edits, nil
-}
-
-// count returns how many of the addresses can be replaced.
-func count(addresses []address) int {
-	n := 0
-	for _, a := range addresses {
-		if !a.isNone() {
-			n++
-		}
-	}
-	return n
+	return edits, -1
 }
 
 // walkBrokers walks over as much of a response as names brokers.
@@ -121,7 +110,7 @@ func (c *cursor) metadata(version int16) (found names) {
 		c.skip(4)
 	}
 	for n := c.array(); n > 0 && c.err == nil; n-- {
-		found.addresses = append(found.addresses, c.address(c.int32()))
+		found.addresses = c.broker(found.addresses)
 		if version >= 1 {
 			c.string()
 		}
@@ -148,11 +137,11 @@ func (c *cursor) findCoordinator(version int16) (found names) {
 		if version >= 1 {
 			c.string()
 		}
-		found.addresses = append(found.addresses, c.address(c.int32()))
+		found.addresses = c.broker(found.addresses)
 	} else {
 		for n := c.array(); n > 0 && c.err == nil; n-- {
 			c.string()
-			found.addresses = append(found.addresses, c.address(c.int32()))
+			found.addresses = c.broker(found.addresses)
 			c.skip(2)
 			c.string()
 			c.tags()
@@ -178,7 +167,7 @@ func (c *cursor) describeCluster(version int16) (found names) {
 	found.clusterID = string(c.string())
 	c.skip(4)
 	for n := c.array(); n > 0 && c.err == nil; n-- {
-		found.addresses = append(found.addresses, c.address(c.int32()))
+		found.addresses = c.broker(found.addresses)
 		c.string()
 		if version >= 2 {
 			c.skip(1)

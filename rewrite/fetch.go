@@ -114,7 +114,7 @@ func (w *Rewriter) relayTail(c *cursor, tagged bool) (Result, error) {
 	if c.err != nil {
 		return Result{}, c.err
 	}
-	n := count(h.addresses)
+	n := len(h.addresses)
 	if edits, ok := w.hintEdits(c, h); ok {
 		if edits, ok = h.pad(edits, h.tagsLen); ok {
 			return Result{Rewritten: n}, c.overwrite(edits)

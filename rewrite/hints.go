@@ -70,7 +70,7 @@ func (c *cursor) hintTag(h *hint) {
 func (c *cursor) endpoints(h *hint) {
 	from := c.at
 	for n := c.array(); n > 0 && c.err == nil; n-- {
-		h.addresses = append(h.addresses, c.address(c.int32()))
+		h.addresses = c.broker(h.addresses)
 		c.string() // rack
 		c.tags()
 	}
@@ -81,7 +81,7 @@ func (c *cursor) endpoints(h *hint) {
 // one is missing in the Directory.
 func (w *Rewriter) hintEdits(c *cursor, h hint) (edits []edit, ok bool) {
 	edits, missing := w.edits(c, h.addresses)
-	if missing != nil {
+	if missing >= 0 {
 		return nil, false
 	}
 	if n := growth(edits); n != 0 && h.tagged {
@@ -117,7 +117,7 @@ func (w *Rewriter) relayHint(c *cursor, r response) (Result, error) {
 	if c.err != nil {
 		return Result{}, c.err
 	}
-	n := count(h.addresses)
+	n := len(h.addresses)
 	edits, ok := w.hintEdits(c, h)
 	if !ok {
 		return Result{Blanked: n}, c.finish(h.blank())
