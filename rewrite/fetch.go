@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"io"
+	"math"
 	"slices"
 
 	"github.com/culvert-proxy/culvert/protocol"
@@ -136,11 +137,15 @@ func (h hint) remove() ([]edit, int) {
 
 // pad adds one or two tagged fields with zeros to the edits, so that they
 // change no length. It cannot where they make the response longer, or shorter
-// by a single byte. tagsLen is how many tagged fields the edits leave.
+// by a single byte, nor behind the last number there is. tagsLen is how many
+// tagged fields the edits leave.
 func (h hint) pad(edits []edit, tagsLen int) ([]edit, bool) {
 	gap := -growth(edits)
 	if gap == 0 {
 		return edits, true
+	}
+	if h.lastTag > math.MaxInt32-2 {
+		return nil, false
 	}
 	for fields := 1; fields <= 2; fields++ {
 		count := binary.AppendUvarint(nil, uint64(tagsLen+fields))

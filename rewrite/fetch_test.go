@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -50,7 +51,7 @@ func constant(host string) directory {
 func TestAHintOfAnyLengthIsReplacedOrBlanked(t *testing.T) {
 	hosts := func(n int) []string { return []string{strings.Repeat("b", n) + domain} }
 	for _, key := range streamed {
-		for _, tags := range [][]uint32{nil, {126}, {3, 127}, {128}, {1<<31 - 2}, {1<<31 - 1}} {
+		for _, tags := range [][]uint32{nil, {126}, {3, 127}, {128}, {1<<31 - 4}} {
 			for n := range 450 {
 				for _, d := range []directory{constant("h"), constant("127.0.0.1"), nowhere, oneShorter} {
 					checkHint(t, d, hinted(key, hosts(n), tags...))
@@ -74,6 +75,10 @@ func checkHint(t *testing.T, d directory, resp kmsg.Response) Result {
 	wantNoHost(t, got)
 	if len(got) != len(frame) {
 		t.Fatalf("length %d became %d", len(frame), len(got))
+	}
+	again, _, err := relay(&Rewriter{Directory: d}, key, version, got)
+	if err != nil || res.Blanked > 0 && !bytes.Equal(again, got) {
+		t.Fatalf("rewritten twice: %v\n got %x\nwant %x", err, again, got)
 	}
 	want := expected(resp, d, res.Blanked > 0)
 	if clean := withoutPadding(parse(t, key, version, got), want); !bytes.Equal(encoded(clean), encoded(want)) {
@@ -124,6 +129,20 @@ func TestATailThatIsTooLongIsBlankedAsItStreams(t *testing.T) {
 		if err != io.ErrUnexpectedEOF {
 			t.Errorf("%s cut short: %v, want %v", key, err, io.ErrUnexpectedEOF)
 		}
+	}
+}
+
+// With a tagged field of the last number there is no room for another behind it.
+func TestAHintBeforeTheLastTaggedFieldIsBlanked(t *testing.T) {
+	for _, key := range streamed {
+		resp := hinted(key, []string{"broker" + domain}, math.MaxInt32)
+		frame := frameOf(resp)
+		got, res, err := relay(&Rewriter{Directory: loopback}, key, resp.GetVersion(), frame)
+		if err != nil || res.Blanked != 1 || len(got) != len(frame) {
+			t.Errorf("%s: %d bytes of %d, %+v, %v", key, len(got), len(frame), res, err)
+		}
+		wantNoHost(t, got)
+		parse(t, key, resp.GetVersion(), got)
 	}
 }
 
