@@ -45,8 +45,26 @@ func readSchema() (keys [MaxKey + 1]keySchema) {
 		}
 		keys[k] = s
 	}
-	keys[45].name = "AlterPartitionReassignments" // Kafka's name; kmsg calls it AlterPartitionAssignments
+	for k, name := range kafkaNames {
+		keys[k].name = name
+	}
 	return keys
+}
+
+// kafkaNames are the names in ApiKeys.java, as brokers have them in their own
+// metrics, where kmsg has others.
+var kafkaNames = map[APIKey]string{
+	4:  "LeaderAndIsr",
+	17: "SaslHandshake",
+	22: "InitProducerId",
+	29: "DescribeAcls",
+	30: "CreateAcls",
+	31: "DeleteAcls",
+	36: "SaslAuthenticate",
+	45: "AlterPartitionReassignments",
+	50: "DescribeUserScramCredentials",
+	51: "AlterUserScramCredentials",
+	67: "AllocateProducerIds",
 }
 
 // Known reports whether k is one of Kafka's own API keys up to [MaxKey].

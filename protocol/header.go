@@ -9,8 +9,9 @@ import (
 const (
 	// maxRequest is the largest request frame that is relayed. Brokers take 100
 	// MiB by default (socket.request.max.bytes); what other protocols look like
-	// when read as a length (TLS: 369 MB, HTTP: 1.2 GB) lies above.
-	maxRequest = 256 << 20
+	// when read as a length lies above: PROXY protocol v2 (219 MB), TLS (369 MB),
+	// HTTP (1.2 GB).
+	maxRequest = 200 << 20
 	// minRequest is API key, API version and correlation id: header v0, which
 	// only ControlledShutdown v0 has; all others go on with a client id.
 	minRequest = 8
@@ -23,8 +24,12 @@ const (
 	lengthSize = 4
 )
 
-// ErrFrame is wrapped by errors about bytes that are no Kafka frame.
-var ErrFrame = errors.New("not a Kafka frame")
+// ErrFrame is wrapped by errors about bytes that are no Kafka frame, and
+// ErrForeign by those about bytes of another protocol that was recognised.
+var (
+	ErrFrame   = errors.New("not a Kafka frame")
+	ErrForeign = fmt.Errorf("%w but another protocol", ErrFrame)
+)
 
 // Request is what a proxy knows of a request: its header, and for Produce
 // whether an answer will come.
@@ -69,6 +74,16 @@ func PeekRequest(f *Flow) (Request, error) {
 	return r, nil
 }
 
+// FrameBuffered reports whether the next frame is in f as a whole, so that no
+// look at it will have to wait.
+func FrameBuffered(f *Flow) bool {
+	if f.Buffered() < lengthSize {
+		return false
+	}
+	size, err := peekSize(f)
+	return err == nil && f.Buffered()-lengthSize >= int(size)
+}
+
 // PeekFrame reads the length of the next frame, whatever is in it, and returns
 // its size with the length. It is how raw SASL tokens are framed.
 func PeekFrame(f *Flow) (int64, error) {
@@ -90,7 +105,7 @@ func PeekResponse(f *Flow) (size int64, correlationID int32, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	if n < minResponse || isTLSAlert(f) {
+	if n < minResponse || isForeign(f) {
 		return 0, 0, notKafka(f, n)
 	}
 	b, err := f.Peek(lengthSize+minResponse, maxHead)
@@ -108,12 +123,13 @@ func peekSize(f *Flow) (int32, error) {
 	return int32(binary.BigEndian.Uint32(b)), nil
 }
 
-// isTLSAlert reports whether a broker answers a plaintext client with a TLS
-// alert: type 21, version 3.x, length 2. Read as a length it is 352 MB, and a
-// client that believes it may run out of memory.
-func isTLSAlert(f *Flow) bool {
+// isForeign reports whether a broker's answer is of another protocol, though it
+// could be a length: a TLS alert (type 21, version 3.x, length 2) to a plaintext
+// client would be 352 MB, and a client that believes it may run out of memory;
+// an HTTP response 1.2 GB.
+func isForeign(f *Flow) bool {
 	b, err := f.Peek(lengthSize, maxHead)
-	return err == nil && b[0] == 0x15 && b[1] == 3 && b[3] == 0
+	return err == nil && (b[0] == 0x15 && b[1] == 3 && b[2] <= 4 && b[3] == 0 || string(b) == "HTTP")
 }
 
 // notKafka says what stands in f where a frame should begin. The length has
@@ -125,15 +141,15 @@ func notKafka(f *Flow, size int32) error {
 	}
 	switch s := string(b); {
 	case b[0] == 0x16 && b[1] == 3:
-		return fmt.Errorf("%w: it is a TLS ClientHello", ErrFrame)
+		return fmt.Errorf("%w: a TLS ClientHello", ErrForeign)
 	case b[0] == 0x15 && b[1] == 3:
-		return fmt.Errorf("%w: it is a TLS alert", ErrFrame)
+		return fmt.Errorf("%w: a TLS alert", ErrForeign)
 	case s == "GET " || s == "POST" || s == "PUT " || s == "HEAD" || s == "OPTI" || s == "CONN" || s == "DELE" || s == "PRI ":
-		return fmt.Errorf("%w: it is an HTTP request", ErrFrame)
+		return fmt.Errorf("%w: an HTTP request", ErrForeign)
 	case s == "HTTP":
-		return fmt.Errorf("%w: it is an HTTP response", ErrFrame)
+		return fmt.Errorf("%w: an HTTP response", ErrForeign)
 	case s == "PROX" || s == "\r\n\r\n":
-		return fmt.Errorf("%w: it is a PROXY protocol header", ErrFrame)
+		return fmt.Errorf("%w: a PROXY protocol header", ErrForeign)
 	}
 	return fmt.Errorf("%w: length %d (bytes % x)", ErrFrame, size, b)
 }

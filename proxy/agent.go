@@ -1,0 +1,361 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/rewrite"
+)
+
+const (
+	// greetTimeout bounds how long an agent waits for what its gateway
+	// remembers before it lets clients in.
+	greetTimeout = 2 * time.Second
+	// tlsHandshakeTimeout bounds a client's handshake with the agent.
+	tlsHandshakeTimeout = 10 * time.Second
+	// maxAcceptDelay bounds the wait after a failed accept: without file
+	// descriptors a listener tries again until some are free.
+	maxAcceptDelay = time.Second
+)
+
+// Node ids of listeners that belong to no node.
+const (
+	bootstrapNode int32 = -1
+	deadEndNode   int32 = -2
+)
+
+// Agent stands beside the clients: it listens for them, opens a stream to a
+// broker for each connection, and writes its own addresses into responses. Set
+// the fields, then call Run once.
+type Agent struct {
+	Version string
+	// Listens are the bootstrap addresses; at least one.
+	Listens []Listen
+	// BrokerPortBase plus a node id is the port on which that node is reached,
+	// on the host of each of Listens.
+	BrokerPortBase int
+	NodeAddresses  map[int32]NodeAddress
+	// ExpectNodes have their ports open from the start.
+	ExpectNodes []int32
+	// StateFile remembers the nodes over a restart; "" means not to.
+	StateFile string
+	// RelayUnknownAPIs lets API keys pass that are not Kafka's own. Their
+	// responses are not looked at: they might name addresses.
+	RelayUnknownAPIs bool
+	ListenTLS        *tls.Config // nil: clients speak plaintext
+	Upstream         Upstream
+	// DrainTimeout bounds how long connections may take to end between two
+	// requests when the agent does.
+	DrainTimeout time.Duration
+	Metrics      *metrics.Metrics
+	Logger       *slog.Logger // nil: discard
+	// Listening, if set, is called when clients may come, with the bootstrap
+	// addresses that were bound.
+	Listening func(bootstrap []string)
+
+	nodes     nodes
+	caps      atomic.Pointer[rewrite.Caps]
+	greeted   atomic.Bool
+	asking    singleflight.Group
+	locked    atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
+	saves     chan struct{}
+	listeners sync.WaitGroup
+	serving   sync.WaitGroup
+
+	mu      sync.Mutex
+	opened  []net.Listener
+	conns   map[*agentConn]struct{}
+	serveOn func(net.Listener, int, int32)
+}
+
+// Ready reports, as an error that says why, whether no gateway (or, without a
+// tunnel, no broker) has answered since the start.
+func (a *Agent) Ready() error {
+	if a.greeted.Load() {
+		return nil
+	}
+	return fmt.Errorf("%s has not answered yet", a.Upstream.name())
+}
+
+// Run listens and serves until ctx is done, drains, and returns nil then. It
+// returns early, with an error, only where a bootstrap address cannot be had.
+func (a *Agent) Run(ctx context.Context) error {
+	if a.Logger == nil {
+		a.Logger = slog.New(slog.DiscardHandler)
+	}
+	caps := rewrite.Reviewed()
+	a.caps.Store(&caps)
+	a.conns = map[*agentConn]struct{}{}
+	a.saves = make(chan struct{}, 1)
+	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // what connections do outlives ctx until they have drained
+	defer stop()
+	a.serveOn = func(ln net.Listener, listen int, node int32) { a.listen(work, ln, listen, node) }
+	a.nodes = nodes{
+		listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
+		serve: a.serveOn, metrics: a.Metrics, log: a.Logger, changed: a.noteChange,
+	}
+	a.nodes.init()
+
+	bootstrap, err := a.bind()
+	if err != nil {
+		a.closeListeners()
+		return err
+	}
+	a.restore()
+	var background sync.WaitGroup
+	background.Go(func() { a.saveState(ctx) })
+	greeting := make(chan struct{})
+	background.Go(func() { a.greet(ctx, greeting) })
+	within(greetTimeout, greeting)
+
+	var addresses []string
+	for i, ln := range bootstrap {
+		a.serveOn(ln, i, bootstrapNode)
+		addresses = append(addresses, ln.Addr().String())
+	}
+	if a.Listening != nil {
+		a.Listening(addresses)
+	}
+	<-ctx.Done()
+	a.drain(stop)
+	background.Wait()
+	return a.Upstream.close()
+}
+
+// bind takes the bootstrap addresses, before anything else is done.
+func (a *Agent) bind() ([]net.Listener, error) {
+	var lns []net.Listener
+	for _, l := range a.Listens {
+		ln, err := net.Listen("tcp", l.Bind)
+		if err != nil {
+			for _, ln := range lns {
+				ln.Close()
+			}
+			return nil, &ListenError{l.Bind, plainListenError(err)}
+		}
+		lns = append(lns, ln)
+	}
+	return lns, nil
+}
+
+// ListenError says which address could not be bound.
+type ListenError struct {
+	Address string
+	Err     error
+}
+
+func (e *ListenError) Error() string { return fmt.Sprintf("listen on %s: %v", e.Address, e.Err) }
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// Hint says how to find who has the port.
+func (e *ListenError) Hint() string {
+	_, port, _ := net.SplitHostPort(e.Address)
+	return fmt.Sprintf("choose another address with --listen, or see who has the port: ss -ltnp 'sport = :%s'", port)
+}
+
+// restore opens the ports of the last run and of the nodes that are expected.
+func (a *Agent) restore() {
+	if err := a.nodes.expect(a.ExpectNodes); err != nil {
+		a.Logger.Error("expected node has no listener", "err", err)
+	}
+	if a.StateFile == "" {
+		return
+	}
+	s, err := readState(a.StateFile)
+	if err != nil {
+		a.Logger.Warn("state not restored", "err", err)
+		return
+	}
+	if c, ok := s.of(a.Upstream.name()); ok {
+		if err := a.nodes.restore(c.ClusterID, c.Nodes); err != nil {
+			a.Logger.Error("state not restored", "err", err)
+		}
+	}
+}
+
+// noteChange has the state saved, soon.
+func (a *Agent) noteChange() {
+	select {
+	case a.saves <- struct{}{}:
+	default:
+	}
+}
+
+// saveState writes the state file whenever the nodes have changed, and once
+// more at the end.
+func (a *Agent) saveState(ctx context.Context) {
+	if a.StateFile == "" {
+		return
+	}
+	for over := false; !over; {
+		select {
+		case <-a.saves:
+		case <-ctx.Done():
+			over = true
+		}
+		cluster, tickets := a.nodes.snapshot()
+		if cluster == "" || len(tickets) == 0 {
+			continue
+		}
+		s, _ := readState(a.StateFile) // an unreadable one is replaced
+		if err := s.with(clusterState{a.Upstream.name(), cluster, tickets}).write(a.StateFile); err != nil {
+			a.Logger.Warn("state not saved", "err", err)
+		}
+	}
+}
+
+// greet says hello to the gateway until it has answered, and closes done after
+// the first try.
+func (a *Agent) greet(ctx context.Context, done chan<- struct{}) {
+	wait := 200 * time.Millisecond
+	for first := true; ; first = false {
+		err := a.hello(ctx)
+		if first {
+			close(done)
+		}
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		level := slog.LevelWarn
+		if !first {
+			level = slog.LevelDebug
+		}
+		a.Logger.Log(ctx, level, "no answer yet, trying again", "upstream", a.Upstream.name(), "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+			wait = min(2*wait, 30*time.Second)
+		}
+	}
+}
+
+func (a *Agent) hello(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var tickets []tunnel.Ticket
+	opened, err := a.Upstream.hello(ctx, func(t tunnel.Ticket) { tickets = append(tickets, t) })
+	if err != nil {
+		return err
+	}
+	a.answered(opened)
+	if len(tickets) == 0 {
+		return nil
+	}
+	return a.nodes.restore(tickets[0].ClusterID, tickets)
+}
+
+// answered takes note of a gateway's answer.
+func (a *Agent) answered(o tunnel.Opened) {
+	a.greeted.Store(true)
+	if len(o.Reviewed) > 0 {
+		caps := rewrite.Reviewed().Lower(o.Reviewed)
+		a.caps.Store(&caps)
+	}
+}
+
+// listen serves a listener until drain closes it.
+func (a *Agent) listen(ctx context.Context, ln net.Listener, listen int, node int32) {
+	a.mu.Lock()
+	a.opened = append(a.opened, ln)
+	a.mu.Unlock()
+	a.listeners.Go(func() { a.accept(ctx, ln, listen, node) })
+}
+
+func (a *Agent) accept(ctx context.Context, ln net.Listener, listen int, node int32) {
+	delay := 5 * time.Millisecond
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			a.Logger.Warn("accept failed, trying again", "listener", ln.Addr(), "err", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(delay):
+				delay = min(2*delay, maxAcceptDelay)
+			}
+		case node == deadEndNode:
+			nc.Close()
+		default:
+			delay = 5 * time.Millisecond
+			a.serving.Go(func() { a.serve(ctx, nc, listen, node) })
+		}
+	}
+}
+
+// drain ends the agent: no new clients, the answers in flight, and after
+// DrainTimeout nothing.
+func (a *Agent) drain(stop context.CancelFunc) {
+	a.closeListeners()
+	a.each(func(c *agentConn) { c.drain() })
+	over := make(chan struct{})
+	go func() {
+		a.serving.Wait()
+		close(over)
+	}()
+	if !within(a.DrainTimeout, over) {
+		a.Logger.Warn("connections reset, they did not end in time", "timeout", a.DrainTimeout)
+		stop()
+		a.each(func(c *agentConn) { c.kill(errDraining) })
+		<-over
+	}
+}
+
+func (a *Agent) closeListeners() {
+	a.mu.Lock()
+	for _, ln := range a.opened {
+		ln.Close()
+	}
+	a.mu.Unlock()
+	a.listeners.Wait()
+}
+
+func (a *Agent) add(c *agentConn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.conns[c] = struct{}{}
+}
+
+func (a *Agent) remove(c *agentConn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.conns, c)
+}
+
+// each calls f with the connections that there are, without the lock.
+func (a *Agent) each(f func(*agentConn)) {
+	a.mu.Lock()
+	conns := make([]*agentConn, 0, len(a.conns))
+	for c := range a.conns {
+		conns = append(conns, c)
+	}
+	a.mu.Unlock()
+	for _, c := range conns {
+		f(c)
+	}
+}
+
+// dropCluster ends the streams that lead to a cluster which is not the one that
+// answers any more. Nothing of theirs may reach the new one.
+func (a *Agent) dropCluster(old string) {
+	a.Logger.Warn("another cluster answers: its predecessor's nodes are forgotten and its connections reset", "cluster_id", old)
+	a.each(func(c *agentConn) {
+		if id := c.cluster.Load(); id != nil && *id == old {
+			c.kill(fmt.Errorf("cluster %s does not answer any more", old))
+		}
+	})
+}

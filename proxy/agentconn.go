@@ -1,0 +1,226 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+
+	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/rewrite"
+)
+
+// agentConn is a client's connection at the agent.
+type agentConn struct {
+	conn
+	agent  *Agent
+	listen int   // through which of the agent's addresses the client came
+	nodeID int32 // whom the listener is for
+	// lent is set where the node is unknown and a bootstrap broker was lent in
+	// its place, for introductions only.
+	lent    bool
+	address string // of the node; "" is a bootstrap broker
+	cluster atomic.Pointer[string]
+
+	names, hints rewrite.Rewriter
+}
+
+// serve relays one client's connection until it is over.
+func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32) {
+	defer nc.Close()
+	log := a.Logger.With("client_addr", nc.RemoteAddr(), "listener", nc.LocalAddr(), "node_id", nodeID)
+	if a.ListenTLS != nil {
+		t := tls.Server(nc, a.ListenTLS)
+		ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
+		defer cancel()
+		if err := t.HandshakeContext(ctx); err != nil {
+			log.Debug("client's TLS handshake failed", "err", err)
+			return
+		}
+		nc = t
+	}
+	c := &agentConn{agent: a, listen: listen, nodeID: nodeID}
+	c.conn = conn{
+		near: &source{Conn: nc}, touches: rewrite.Touches, relayTouched: c.relayTouched,
+		screen: c.screen, metrics: a.Metrics, log: log, inflight: newInflight(),
+	}
+	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
+	c.hints.Directory = directory{c, true}
+	a.add(c)
+	defer a.remove(c)
+
+	requests := protocol.NewFlow(c.near, nil)
+	defer requests.Release()
+	if err := c.await(requests, c.near); err != nil {
+		return // a probe, which opens no stream
+	}
+	if _, _, err := c.peekRequest(requests); err != nil {
+		c.greetStranger(c.unreadable(requests, err))
+		return
+	}
+	if err := c.open(ctx); err != nil {
+		c.ended(metrics.CloseDial, err)
+		log.Warn("client reset: no stream to a broker", "err", err)
+		a.Metrics.Closed(metrics.CloseDial)
+		reset(nc, nil)
+		return
+	}
+	defer a.Metrics.Connection(nodeID)()
+	defer a.Metrics.Stream(c.transport())()
+	c.run(requests)
+	c.unlearn()
+}
+
+// greetStranger ends a connection whose first bytes are no Kafka request. HTTP
+// gets an answer that a person can read.
+func (c *agentConn) greetStranger(err error) {
+	var refused *refusal
+	if !errors.As(err, &refused) {
+		return // gone, or cut within the first header
+	}
+	c.metrics.Refused(refused.reason)
+	c.metrics.Closed(metrics.CloseRefused)
+	c.log.Warn("connection refused", "err", err, "hint", "this port speaks Kafka; does the client's security.protocol fit the agent's --listen-tls-cert-file?")
+	const answer = "culvert: this port speaks Kafka, not HTTP\n"
+	if refused.reason == metrics.RefusedNotKafka {
+		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
+	}
+}
+
+// transport is what carries the stream, for metrics.
+func (c *agentConn) transport() string {
+	if t, ok := c.far.Conn.(*tunnel.Conn); ok {
+		return t.Transport()
+	}
+	return c.agent.Upstream.transport()
+}
+
+// open opens the stream to where the listener leads.
+func (c *agentConn) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var ticket *tunnel.Ticket
+	if c.nodeID != bootstrapNode {
+		found, err := c.agent.find(ctx, c.nodeID)
+		if err != nil {
+			c.lent = true
+			c.log.Info("node unknown, a bootstrap broker is lent for introductions", "err", err)
+		} else {
+			c.address, ticket = found.address, found.ticket
+			c.cluster.Store(&found.cluster)
+		}
+	}
+	far, err := c.agent.Upstream.dial(ctx, c.address, ticket, c.agent.nodes.addTicket)
+	if err != nil {
+		to := c.address
+		if to == "" {
+			to = "a bootstrap broker"
+		}
+		return errNoStream(to, err)
+	}
+	c.far = &source{Conn: far}
+	return nil
+}
+
+// unlearn forgets the node's address when the gateway did not dial it: its
+// ticket has expired, or was another gateway's. The next client asks anew.
+func (c *agentConn) unlearn() {
+	var e *tunnel.Error
+	if end := c.cause.Load(); end != nil && errors.As(end.err, &e) && (e.Code == tunnel.CodeTicket || e.Code == tunnel.CodeTarget) {
+		c.agent.nodes.forget(c.nodeID, c.address)
+	}
+}
+
+// kill ends the connection without regard to what is in flight.
+func (c *agentConn) kill(why error) {
+	c.ended(metrics.CloseDrain, why)
+	c.inflight.close()
+	reset(c.near.Conn, nil)
+}
+
+// screen refuses what could name addresses in ways that nobody has reviewed,
+// and what must not reach a broker that was lent.
+func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
+	caps := c.agent.caps.Load()
+	switch {
+	case !r.Key.Known():
+		if c.agent.RelayUnknownAPIs {
+			return nil, nil
+		}
+		return nil, refuse(metrics.RefusedUnknownKey, "request of API key %d, which this version of culvert does not know: its response could name broker addresses; --relay-unknown-apis lets it pass", int16(r.Key))
+	case r.Key == protocol.APIVersions && r.Version > caps[r.Key]:
+		return rewrite.UnsupportedAPIVersions(r.CorrelationID, caps[r.Key]), nil
+	case !caps.Allow(r.Key, r.Version):
+		return nil, refuse(metrics.RefusedUnsupportedVersion, "request %s v%d: this agent and its gateway know versions up to %d, and the response could name broker addresses; ApiVersions said so, does the client not ask?", r.Key, r.Version, caps[r.Key])
+	case c.lent && !introduces(r.Key):
+		return nil, refuse(metrics.RefusedIntroduction, "request %s on a connection to node %d, which is not known yet: the client has to fetch metadata first", r.Key, c.nodeID)
+	}
+	return nil, nil
+}
+
+// introduces reports whether any broker may answer the request in the place of
+// another one. Others would act on the wrong broker, or be answered by a
+// follower that lags.
+func introduces(k protocol.APIKey) bool {
+	switch k {
+	case protocol.APIVersions, protocol.SASLHandshake, protocol.SASLAuthenticate,
+		protocol.Metadata, protocol.FindCoordinator, protocol.DescribeCluster:
+		return true
+	}
+	return false
+}
+
+// relayTouched relays a response with its addresses replaced.
+func (c *agentConn) relayTouched(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
+	switch r.Key {
+	case protocol.Produce, protocol.Fetch, protocol.ShareFetch, protocol.ShareAcknowledge:
+		return c.hints.Relay(f, r.Key, r.Version, size)
+	case protocol.APIVersions:
+		c.noteOpened()
+		c.names.Caps = c.agent.caps.Load()
+	}
+	return c.names.Relay(f, r.Key, r.Version, size)
+}
+
+// noteOpened takes note of what the gateway said when the stream was opened,
+// which has come ahead of the response.
+func (c *agentConn) noteOpened() {
+	t, ok := c.far.Conn.(*tunnel.Conn)
+	if !ok {
+		return
+	}
+	if o, err := t.Opened(context.Background()); err == nil {
+		c.agent.answered(o)
+	}
+}
+
+// directory is what the rewriter asks about brokers.
+type directory struct {
+	c    *agentConn
+	hint bool // of a leader, not an answer to who the brokers are
+}
+
+func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
+	dropped, err := d.c.agent.nodes.learn(cluster, brokers)
+	if cluster != "" {
+		d.c.cluster.Store(&cluster)
+	}
+	if dropped != "" {
+		d.c.agent.dropCluster(dropped)
+	}
+	return err
+}
+
+func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
+	if d.hint && !d.c.agent.nodes.is(b) {
+		return "", 0, false // a client that follows it would be led past the table
+	}
+	e, ok := d.c.agent.nodes.local(d.c.listen, b.NodeID)
+	return e.host, e.port, ok
+}
+
+var _ rewrite.Directory = directory{}

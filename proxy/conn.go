@@ -1,0 +1,551 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/rewrite"
+)
+
+const (
+	// idleAfter is how long a direction keeps its buffer while nothing comes.
+	idleAfter = time.Second
+	// headTimeout bounds how long a frame's first bytes may be on their way
+	// once the first of them has come, for they are held back meanwhile.
+	headTimeout = 30 * time.Second
+)
+
+// refusal is why this process will not relay something. It ends the connection.
+type refusal struct {
+	reason metrics.Refusal
+	err    error
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+func refuse(reason metrics.Refusal, format string, args ...any) error {
+	return &refusal{reason, fmt.Errorf(format, args...)}
+}
+
+// errDraining ends a connection between two requests because the process ends.
+var errDraining = errors.New("draining")
+
+// conn is one Kafka connection: requests flow from near to far, responses back,
+// each in a goroutine of its own. The one that relays requests ends far, the
+// other ends near, so that what was received before an end is always written
+// before the end is passed on.
+type conn struct {
+	near *source // towards the client
+	far  *source // towards the broker
+
+	// touches says which responses relayTouched relays; the others pass as they
+	// come.
+	touches      func(protocol.APIKey, int16) bool
+	relayTouched func(*protocol.Flow, protocol.Request, int64) (rewrite.Result, error)
+	// screen, if set, refuses requests or answers them itself. It runs before a
+	// byte of the request is passed.
+	screen func(protocol.Request) (answer []byte, err error)
+	// lenient relays untouched what cannot be followed, instead of refusing it.
+	lenient bool
+
+	metrics *metrics.Metrics
+	log     *slog.Logger
+
+	inflight   *inflight
+	clientSent bool // owned by requests: a frame has been passed
+	tokens     int  // owned by requests: raw SASL tokens passed in a row
+	draining   atomic.Bool
+	cause      atomic.Pointer[ending]
+}
+
+// ending is what ended a connection first.
+type ending struct {
+	cause metrics.Close
+	err   error
+}
+
+// source is a connection whose deadline stops a read only where the reader has
+// asked for that. Elsewhere it is one left over from a wait, or from drain, and
+// the read goes on without it: in the middle of a frame nobody is in a hurry.
+type source struct {
+	net.Conn
+	timed bool // owned by the reader
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	for {
+		n, err := s.Conn.Read(p)
+		if n > 0 || s.timed || !isTimeout(err) {
+			return n, err
+		}
+		s.SetReadDeadline(time.Time{})
+	}
+}
+
+// run relays until both directions have ended, and closes both sides. requests
+// holds what has been read from near already. far must be set.
+func (c *conn) run(requests *protocol.Flow) {
+	requests.To(c.far.Conn)
+	responses := make(chan struct{})
+	go c.runResponses(responses)
+	c.runRequests(requests, responses)
+	<-responses
+	c.inflight.close()
+	c.near.Close()
+	c.far.Close()
+	c.report()
+}
+
+// report counts and logs how the connection ended.
+func (c *conn) report() {
+	end := c.cause.Load()
+	if end == nil { // the client vanished while it was written to
+		end = &ending{cause: metrics.CloseClientReset}
+	}
+	c.metrics.Closed(end.cause)
+	var r *refusal
+	if errors.As(end.err, &r) {
+		c.metrics.Refused(r.reason)
+		c.log.Warn("connection refused", "err", end.err)
+		return
+	}
+	c.log.Debug("connection closed", "cause", end.cause.String(), "err", end.err)
+}
+
+// ended notes what ended the connection; the first call counts.
+func (c *conn) ended(cause metrics.Close, err error) {
+	c.cause.CompareAndSwap(nil, &ending{cause, err})
+}
+
+// drain ends the connection after the request that is being read and the
+// answers to those in flight.
+func (c *conn) drain() {
+	c.draining.Store(true)
+	c.near.SetReadDeadline(time.Now())
+}
+
+// runRequests relays requests and then ends far.
+func (c *conn) runRequests(f *protocol.Flow, responses <-chan struct{}) {
+	defer f.Release()
+	err := c.requests(f)
+	var refused *refusal
+	var write *protocol.WriteError
+	switch {
+	case err == nil:
+		c.ended(metrics.CloseClientFIN, nil)
+		closeWrite(c.far.Conn)
+	case errors.Is(err, errDraining), errors.As(err, &refused):
+		// Answers to what came before are still the client's.
+		c.inflight.drain()
+		c.ended(closeOf(err), err)
+		closeWrite(c.near.Conn)
+		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: err.Error()})
+		c.near.Close()
+	case errors.As(err, &write):
+		// The broker's side is broken. The responses' side learns why, and may
+		// find answers there that came before.
+		if !within(lingerTimeout, responses) {
+			c.ended(farCause(write.Err), write.Err)
+			reset(c.near.Conn, asTunnelError(write.Err))
+			reset(c.far.Conn, nil)
+		}
+	default:
+		c.ended(metrics.CloseClientReset, err)
+		c.inflight.close()
+		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: "client is gone: " + err.Error()})
+	}
+}
+
+// closeOf is the cause of a connection that we ended ourselves.
+func closeOf(err error) metrics.Close {
+	if errors.Is(err, errDraining) {
+		return metrics.CloseDrain
+	}
+	return metrics.CloseRefused
+}
+
+// within waits for done, for d at most.
+func within(d time.Duration, done <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// runResponses relays responses and then ends near.
+func (c *conn) runResponses(done chan<- struct{}) {
+	defer close(done)
+	f := protocol.NewFlow(c.far, c.near.Conn)
+	defer f.Release()
+	err := c.responses(f)
+	var write *protocol.WriteError
+	switch {
+	case err == nil:
+		c.ended(metrics.CloseBrokerFIN, nil)
+		c.inflight.close()
+		closeWrite(c.near.Conn)
+	case errors.As(err, &write):
+		// The client is gone. The broker must not wait for a reader, or it never
+		// comes to the requests that were received before.
+		io.Copy(io.Discard, c.far.Conn)
+	default:
+		c.ended(farCause(err), err)
+		c.inflight.close()
+		reset(c.near.Conn, asTunnelError(err))
+		c.far.SetDeadline(time.Now().Add(lingerTimeout)) // frees the requests' side
+	}
+}
+
+// farCause tells how the broker's side ended a connection.
+func farCause(err error) metrics.Close {
+	var refused *refusal
+	var told *tunnel.Error
+	switch {
+	case errors.As(err, &refused):
+		return metrics.CloseRefused
+	case errors.Is(err, tunnel.ErrCut):
+		return metrics.CloseTunnelCut
+	case errors.As(err, &told) && told.Code == tunnel.CodeDial:
+		return metrics.CloseDial
+	case errors.As(err, &told) && told.Code == tunnel.CodeDraining:
+		return metrics.CloseDrain
+	}
+	return metrics.CloseBrokerReset
+}
+
+// asTunnelError is what the other end of a tunnel is told.
+func asTunnelError(err error) *tunnel.Error {
+	var e *tunnel.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &tunnel.Error{Code: tunnel.CodeBroker, Message: "connection to the broker: " + err.Error()}
+}
+
+// requests relays requests until the client ends (nil) or something breaks.
+func (c *conn) requests(f *protocol.Flow) error {
+	for {
+		err := c.await(f, c.near)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.request(f); err != nil {
+			return err
+		}
+	}
+}
+
+// await waits for the first byte of a frame. While none comes for a while, f
+// holds no buffer.
+func (c *conn) await(f *protocol.Flow, from *source) error {
+	if f.Buffered() > 0 {
+		return nil
+	}
+	from.timed = true
+	defer func() { from.timed = false }()
+	err := c.awaitUntil(time.Now().Add(idleAfter), f, from)
+	if isTimeout(err) {
+		f.Release()
+		err = c.awaitUntil(time.Time{}, f, from)
+	}
+	return err
+}
+
+func (c *conn) awaitUntil(deadline time.Time, f *protocol.Flow, from *source) error {
+	from.SetReadDeadline(deadline)
+	if c.mayDrain(from) { // checked behind SetReadDeadline, for drain sets the flag before the deadline
+		return errDraining
+	}
+	_, err := f.Peek(1, 1)
+	if isTimeout(err) && c.mayDrain(from) {
+		return errDraining
+	}
+	return err
+}
+
+// mayDrain reports whether no more frames are to be read from this side.
+func (c *conn) mayDrain(from *source) bool {
+	return from == c.near && c.draining.Load()
+}
+
+// request relays one request.
+func (c *conn) request(f *protocol.Flow) error {
+	if c.inflight.givenUp() {
+		return c.giveUp(f)
+	}
+	r, isToken, err := c.peekRequest(f)
+	if err != nil {
+		return c.unreadable(f, err)
+	}
+	if isToken {
+		return c.token(f)
+	}
+	c.clientSent, c.tokens = true, 0
+	in := request{Request: r, at: time.Now()}
+	if c.screen != nil {
+		if in.answer, err = c.screen(r); err != nil {
+			return err
+		}
+	}
+	if in.answer != nil {
+		return c.answer(f, in)
+	}
+	c.count(in)
+	if !r.NoResponse {
+		if err := c.inflight.push(in); err != nil {
+			return err
+		}
+	}
+	return f.PassThrough(r.Size)
+}
+
+// count counts a request.
+func (c *conn) count(r request) {
+	m := c.metrics.API(r.Key)
+	m.Requests.Inc()
+	m.RequestBytes.Add(float64(r.Size))
+}
+
+// peekRequest reads the next request's header, or finds a raw SASL token.
+func (c *conn) peekRequest(f *protocol.Flow) (r protocol.Request, isToken bool, err error) {
+	if !protocol.FrameBuffered(f) {
+		c.near.SetReadDeadline(time.Now().Add(headTimeout))
+		c.near.timed = true
+		defer func() { c.near.timed = false }()
+	}
+	if !c.clientSent {
+		raw, err := protocol.IsRawToken(f)
+		if err != nil || raw {
+			return r, raw, err
+		}
+	}
+	// The client sends its first token behind the answer to its handshake, so
+	// once bytes are here the responses' side has seen that answer.
+	if !c.inflight.inTokens() {
+		r, err = protocol.PeekRequest(f)
+		return r, false, err
+	}
+	if c.tokens == 0 {
+		return r, true, nil
+	}
+	r, isRequest, err := protocol.PeekAfterToken(f)
+	return r, !isRequest, err
+}
+
+// unreadable decides about bytes that are no request.
+func (c *conn) unreadable(f *protocol.Flow, err error) error {
+	if isTimeout(err) {
+		if c.draining.Load() {
+			return errDraining
+		}
+		err = refuse(metrics.RefusedHeaderTimeout, "read request from %s: its header did not arrive within %s", c.near.RemoteAddr(), headTimeout)
+	}
+	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
+	switch {
+	case c.lenient && (framing || err == io.ErrUnexpectedEOF):
+		return c.giveUp(f)
+	case errors.Is(err, protocol.ErrForeign):
+		return refuse(metrics.RefusedNotKafka, "read request from %s: %w", c.near.RemoteAddr(), err)
+	case framing:
+		return refuse(metrics.RefusedFrameSize, "read request from %s: %w", c.near.RemoteAddr(), err)
+	}
+	return err
+}
+
+// giveUp relays everything that comes, unfollowed, both ways.
+func (c *conn) giveUp(f *protocol.Flow) error {
+	c.inflight.giveUp()
+	return f.PassAll()
+}
+
+// token relays one raw SASL token of the client.
+func (c *conn) token(f *protocol.Flow) error {
+	size, err := protocol.PeekFrame(f)
+	if err != nil {
+		return c.unreadable(f, err)
+	}
+	if !c.clientSent { // GSSAPI without a handshake
+		c.clientSent = true
+		c.inflight.startTokens()
+	}
+	c.tokens++
+	return f.PassThrough(size)
+}
+
+// answer gives our own answer to a request that is not forwarded, in its turn.
+func (c *conn) answer(f *protocol.Flow, r request) error {
+	if err := f.Flush(); err != nil {
+		return err
+	}
+	if err := c.passTo(io.Discard, f, r.Size); err != nil {
+		return err
+	}
+	if !c.inflight.idle() {
+		return c.inflight.push(r)
+	}
+	if _, err := c.near.Write(r.answer); err != nil {
+		return fmt.Errorf("answer %s v%d: %w", r.Key, r.Version, err)
+	}
+	return nil
+}
+
+// passTo passes a frame to another destination than f's own.
+func (c *conn) passTo(dst io.Writer, f *protocol.Flow, size int64) error {
+	f.To(dst)
+	defer f.To(c.far.Conn)
+	if err := f.PassThrough(size); err != nil {
+		return err
+	}
+	return f.Flush()
+}
+
+// responses relays responses until the broker ends (nil) or something breaks.
+func (c *conn) responses(f *protocol.Flow) error {
+	for {
+		if err := c.answers(f); err != nil {
+			return err
+		}
+		err := c.await(f, c.far)
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = c.response(f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// answers writes our own answers whose turn has come.
+func (c *conn) answers(f *protocol.Flow) error {
+	for {
+		r, ok := c.inflight.oldest()
+		if !ok || r.answer == nil {
+			return nil
+		}
+		if err := f.Replace(0, r.answer); err != nil {
+			return err
+		}
+		c.inflight.done()
+	}
+}
+
+// response relays one response.
+func (c *conn) response(f *protocol.Flow) error {
+	if c.inflight.givenUp() {
+		return f.PassAll()
+	}
+	r, ok := c.inflight.oldest()
+	if !ok && c.inflight.inTokens() {
+		size, err := protocol.PeekFrame(f)
+		if err != nil {
+			return c.strange(f, err)
+		}
+		return f.PassThrough(size)
+	}
+	size, id, err := protocol.PeekResponse(f)
+	switch {
+	case err != nil:
+		return c.strange(f, err)
+	case !ok:
+		return c.strange(f, fmt.Errorf("%w: a response with correlation id %d to no request", errMismatch, id))
+	case id != r.CorrelationID:
+		return c.strange(f, fmt.Errorf("%w: response with correlation id %d where %s v%d with %d is the oldest in flight", errMismatch, id, r.Key, r.Version, r.CorrelationID))
+	}
+	return c.relay(f, r, size)
+}
+
+var errMismatch = errors.New("responses do not match requests")
+
+// strange decides about bytes that are not the response that is due.
+func (c *conn) strange(f *protocol.Flow, err error) error {
+	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
+	switch {
+	case c.lenient && (framing || errors.Is(err, errMismatch)):
+		c.inflight.giveUp()
+		return f.PassAll()
+	case errors.Is(err, errMismatch):
+		return refuse(metrics.RefusedCorrelation, "read response: %w", err)
+	case errors.Is(err, protocol.ErrForeign):
+		return refuse(metrics.RefusedNotKafka, "read response: %w; does this listener of the brokers want TLS?", err)
+	case framing:
+		return refuse(metrics.RefusedFrameSize, "read response: %w", err)
+	}
+	return err
+}
+
+// relay relays the response of size bytes to r.
+func (c *conn) relay(f *protocol.Flow, r request, size int64) error {
+	start := time.Now()
+	m := c.metrics.API(r.Key)
+	m.Duration.Observe(start.Sub(r.at).Seconds())
+	m.ResponseBytes.Add(float64(size))
+	if r.queued {
+		m.Queued.Inc()
+	}
+	if r.Key == protocol.SASLHandshake && r.Version == 0 {
+		if err := c.handshakeV0(f, size); err != nil {
+			return err
+		}
+	}
+	if err := c.relayBody(f, r, size); err != nil {
+		return err
+	}
+	if f.Buffered() == 0 { // nothing behind it: it leaves now, before it counts as done
+		if err := f.Flush(); err != nil {
+			return err
+		}
+	}
+	m.Transfer.Observe(time.Since(start).Seconds())
+	c.inflight.done()
+	return nil
+}
+
+func (c *conn) relayBody(f *protocol.Flow, r request, size int64) error {
+	if !c.touches(r.Key, r.Version) {
+		return f.PassThrough(size)
+	}
+	result, err := c.relayTouched(f, r.Request, size)
+	if result.Rewritten > 0 {
+		c.metrics.API(r.Key).Rewritten.Add(float64(result.Rewritten))
+	}
+	if result.Blanked > 0 {
+		c.metrics.API(r.Key).Blanked.Add(float64(result.Blanked))
+	}
+	if errors.Is(err, rewrite.ErrUndecodable) {
+		return &refusal{metrics.RefusedUndecodable, err}
+	}
+	return err
+}
+
+// handshakeV0 switches to raw tokens when the broker accepted a SaslHandshake
+// v0, before the client can read that it did.
+func (c *conn) handshakeV0(f *protocol.Flow, size int64) error {
+	const errorCode = 8 // behind length and correlation id
+	if size < errorCode+2 {
+		return nil
+	}
+	b, err := f.Peek(errorCode+2, errorCode+2)
+	if err == nil && b[errorCode] == 0 && b[errorCode+1] == 0 {
+		c.inflight.startTokens()
+	}
+	return err
+}

@@ -1,0 +1,298 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/rewrite"
+)
+
+// Gateway stands beside the brokers: it ends the tunnel's streams, decides
+// which addresses may be dialled, and dials them. Set the fields, then call Run
+// once.
+type Gateway struct {
+	Version string
+	Brokers *Brokers
+	// TicketKeys returns the keys that sign tickets, the first one, and verify
+	// them, all. Nil means a random key, which no other replica has.
+	TicketKeys func() ([][]byte, error)
+	TLS        *tls.Config // nil: plain HTTP, for a place behind an ingress
+	// Authenticate returns who asks, or why not; nil lets everybody in.
+	Authenticate func(*http.Request) (identity string, err error)
+	// DrainTimeout bounds how long streams may take to end between two requests
+	// when the gateway does.
+	DrainTimeout time.Duration
+	Metrics      *metrics.Metrics
+	Logger       *slog.Logger // nil: discard
+
+	signer *signer
+	memory memory
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+// Ready reports, as an error that says why, whether no broker has accepted a
+// connection since the start. One that did is enough for ever: what fails
+// later is told on each stream, not by an ingress that finds nobody ready.
+func (g *Gateway) Ready() error {
+	if g.Brokers.accepted.Load() {
+		return nil
+	}
+	return fmt.Errorf("no bootstrap broker has accepted a connection yet: %v", g.Brokers.Bootstrap)
+}
+
+// Run serves streams from both listeners until ctx is done, drains, and returns
+// nil then. udp may be nil. It closes both.
+func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) error {
+	if g.Logger == nil {
+		g.Logger = slog.New(slog.DiscardHandler)
+	}
+	g.signer = newSigner(g.TicketKeys)
+	g.conns = map[*conn]struct{}{}
+	reviewed := rewrite.Reviewed()
+	server := &tunnel.Server{
+		Authenticate: g.Authenticate,
+		Serve:        g.serve,
+		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },
+		Tickets:      g.remembered,
+		TLS:          g.TLS,
+		Logger:       g.Logger,
+	}
+	var background sync.WaitGroup
+	background.Go(func() { g.reach(ctx) })
+	defer background.Wait()
+	if err := server.Run(ctx, tcp, udp); err != nil {
+		return err
+	}
+	g.each((*conn).drain)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.DrainTimeout)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		g.Logger.Warn("streams cut, they did not end in time", "timeout", g.DrainTimeout)
+	}
+	return nil
+}
+
+// reach dials a bootstrap broker until one has accepted.
+func (g *Gateway) reach(ctx context.Context) {
+	for wait := 200 * time.Millisecond; !g.Brokers.accepted.Load(); wait = min(2*wait, 10*time.Second) {
+		c, err := g.Brokers.dialBootstrap(ctx)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if ctx.Err() == nil {
+			g.Logger.Warn("no bootstrap broker reached, trying again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// serve relays one stream until it is over.
+func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
+	log := g.Logger.With("client_addr", peer.Addr, "identity", peer.Identity, "transport", peer.Transport, "target", open.Target)
+	broker, node, refused := g.dial(ctx, open)
+	if refused != nil {
+		log.Warn("stream refused", "err", refused)
+		g.Metrics.Closed(metrics.CloseDial)
+		t.Reset(refused)
+		return
+	}
+	defer g.Metrics.Connection(node)()
+	defer g.Metrics.Stream(peer.Transport)()
+	s := &ticketer{gateway: g, stream: t, sent: map[string]time.Time{}}
+	c := &conn{
+		near: &source{Conn: t}, far: &source{Conn: broker},
+		touches: namesBrokers, relayTouched: s.relay, lenient: true,
+		metrics: g.Metrics, log: log, inflight: newInflight(),
+	}
+	g.add(c)
+	defer g.remove(c)
+	c.run(protocol.NewFlow(c.near, nil))
+}
+
+// dial connects to what the agent asks for, if it may be.
+func (g *Gateway) dial(ctx context.Context, open tunnel.Open) (net.Conn, int32, *tunnel.Error) {
+	if open.Target == tunnel.TargetBootstrap {
+		c, err := g.Brokers.dialBootstrap(ctx)
+		return c, metrics.Bootstrap, dialError(err)
+	}
+	node, err := g.mayDial(open)
+	if err != nil {
+		return nil, node, err
+	}
+	c, failed := g.Brokers.dial(ctx, open.Target)
+	return c, node, dialError(failed)
+}
+
+// mayDial reports why a target may not be dialled, and which node it is where a
+// ticket says so.
+func (g *Gateway) mayDial(open tunnel.Open) (node int32, refused *tunnel.Error) {
+	if t := open.Ticket; t != nil {
+		err := g.signer.verify(t, open.Target, time.Now())
+		switch {
+		case err == nil:
+			g.Metrics.Ticket(metrics.TicketAccepted)
+			return t.NodeID, nil
+		case errors.Is(err, errTicketExpired):
+			g.Metrics.Ticket(metrics.TicketExpired)
+		default:
+			g.Metrics.Ticket(metrics.TicketInvalid)
+		}
+		if !g.Brokers.allowed(open.Target) {
+			return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTicket, Message: fmt.Sprintf("%s may not be dialled: %v", open.Target, err)}
+		}
+	}
+	if !g.Brokers.allowed(open.Target) {
+		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: fmt.Sprintf("%s may not be dialled: no broker has named it to the agent, and no --allow-broker does", open.Target)}
+	}
+	return metrics.UnknownNode, nil
+}
+
+func dialError(err error) *tunnel.Error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNotAllowed):
+		return &tunnel.Error{Code: tunnel.CodeTarget, Message: err.Error()}
+	}
+	return &tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()}
+}
+
+func (g *Gateway) add(c *conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.conns[c] = struct{}{}
+}
+
+func (g *Gateway) remove(c *conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.conns, c)
+}
+
+func (g *Gateway) each(f func(*conn)) {
+	g.mu.Lock()
+	conns := slices.Collect(maps.Keys(g.conns))
+	g.mu.Unlock()
+	for _, c := range conns {
+		f(c)
+	}
+}
+
+// namesBrokers reports whether the response says which brokers there are.
+// Leader hints do not: an agent follows them only to brokers it knows.
+func namesBrokers(k protocol.APIKey, _ int16) bool {
+	return k == protocol.Metadata || k == protocol.FindCoordinator || k == protocol.DescribeCluster
+}
+
+// ticketer gives the agent a ticket for each address that a broker names on one
+// stream, ahead of the bytes that name it.
+type ticketer struct {
+	gateway *Gateway
+	stream  *tunnel.Conn
+	cluster string
+	sent    map[string]time.Time // by address; owned by the responses' side
+}
+
+// relay relays a response untouched, behind the tickets for what it names. One
+// that cannot be decoded has none.
+func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
+	cluster, brokers, err := rewrite.Brokers(f, r.Key, r.Version, size)
+	if err != nil && !errors.Is(err, rewrite.ErrUndecodable) {
+		return rewrite.Result{}, err
+	}
+	if err == nil {
+		if cluster != "" {
+			s.cluster = cluster
+		}
+		if err := s.send(f, brokers); err != nil {
+			return rewrite.Result{}, err
+		}
+	}
+	return rewrite.Result{}, f.PassThrough(size)
+}
+
+func (s *ticketer) send(f *protocol.Flow, brokers []rewrite.Broker) error {
+	now := time.Now()
+	for _, b := range brokers {
+		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+		if now.Sub(s.sent[address]) < ticketLife/2 {
+			continue
+		}
+		if len(s.sent) >= maxTickets {
+			return nil
+		}
+		t, err := s.gateway.signer.sign(tunnel.Ticket{ClusterID: s.cluster, NodeID: b.NodeID, Address: address}, now)
+		if err != nil {
+			s.gateway.Logger.Error("no ticket signed", "err", err)
+			return nil
+		}
+		if err := s.stream.SendTicket(t); err != nil {
+			return &protocol.WriteError{Err: err}
+		}
+		s.sent[address] = now
+		s.gateway.Metrics.Ticket(metrics.TicketIssued)
+	}
+	s.gateway.memory.remember(s.cluster, brokers)
+	return nil
+}
+
+// memory is the node table that a gateway relayed last. It spares an agent that
+// arrives its first questions and is never needed: another replica has its own.
+type memory struct {
+	mu      sync.Mutex
+	cluster string
+	nodes   map[int32]string
+}
+
+func (m *memory) remember(cluster string, brokers []rewrite.Broker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if cluster == "" {
+		return
+	}
+	if cluster != m.cluster {
+		m.cluster, m.nodes = cluster, map[int32]string{}
+	}
+	for _, b := range brokers {
+		if len(m.nodes) < maxNodes {
+			m.nodes[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+		}
+	}
+}
+
+// remembered returns tickets for the node table, signed anew.
+func (g *Gateway) remembered() []tunnel.Ticket {
+	g.memory.mu.Lock()
+	cluster, nodes := g.memory.cluster, maps.Clone(g.memory.nodes)
+	g.memory.mu.Unlock()
+	var tickets []tunnel.Ticket
+	for id, address := range nodes {
+		t, err := g.signer.sign(tunnel.Ticket{ClusterID: cluster, NodeID: id, Address: address}, time.Now())
+		if err != nil {
+			g.Logger.Error("no ticket signed", "err", err)
+			return nil
+		}
+		tickets = append(tickets, t)
+	}
+	return tickets
+}

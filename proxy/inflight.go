@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/culvert-proxy/culvert/protocol"
+)
+
+// maxInflight bounds the requests of one connection that await their response.
+// Java keeps 5 by default and librdkafka a million; beyond the bound the client
+// is simply not read from, as a busy broker would do.
+const maxInflight = 4096
+
+var errConnOver = errors.New("connection is over")
+
+// request is one request in flight.
+type request struct {
+	protocol.Request
+	at     time.Time // its header had been read
+	queued bool      // it waited behind another one of its connection
+	answer []byte    // our own answer, where the request is not forwarded
+}
+
+// inflight is the queue of requests that await their response, in the order in
+// which a broker answers, and the state that both directions of a Kafka
+// connection share. A request stays in it until its response has been relayed.
+type inflight struct {
+	mu      sync.Mutex
+	changed sync.Cond // for whoever waits for room or for emptiness
+	ring    []request // grows up to maxInflight
+	head, n int
+
+	tokens bool // raw SASL tokens travel, not frames with headers
+	opaque bool // frames are not followed any more
+	closed bool
+}
+
+func newInflight() *inflight {
+	q := &inflight{}
+	q.changed.L = &q.mu
+	return q
+}
+
+// push appends r once there is room. It fails when the connection is over.
+func (q *inflight) push(r request) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.n == maxInflight && !q.closed {
+		q.changed.Wait()
+	}
+	if q.closed {
+		return errConnOver
+	}
+	q.tokens = false
+	r.queued = q.n > 0
+	if q.n == len(q.ring) {
+		q.grow()
+	}
+	q.ring[(q.head+q.n)%len(q.ring)] = r
+	q.n++
+	return nil
+}
+
+func (q *inflight) grow() {
+	ring := make([]request, max(4, 2*len(q.ring)))
+	for i := range q.n {
+		ring[i] = q.ring[(q.head+i)%len(q.ring)]
+	}
+	q.ring, q.head = ring, 0
+}
+
+// oldest returns the request that the next response answers. ok is false when
+// none is in flight.
+func (q *inflight) oldest() (r request, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.n == 0 {
+		return request{}, false
+	}
+	return q.ring[q.head], true
+}
+
+// done removes the oldest request: its response has been relayed.
+func (q *inflight) done() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ring[q.head] = request{}
+	q.head = (q.head + 1) % len(q.ring)
+	q.n--
+	q.changed.Broadcast()
+}
+
+// idle reports whether nothing is in flight. The requests' side may then write
+// to the client itself: nothing can come from the broker until it has pushed.
+func (q *inflight) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n == 0
+}
+
+// drain waits until nothing is in flight or the connection is over.
+func (q *inflight) drain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.n > 0 && !q.closed {
+		q.changed.Wait()
+	}
+}
+
+// close ends every wait.
+func (q *inflight) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.changed.Broadcast()
+}
+
+// startTokens says that raw SASL tokens follow, both ways, until the next push.
+func (q *inflight) startTokens() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.tokens = true
+}
+
+func (q *inflight) inTokens() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tokens
+}
+
+// giveUp says that frames cannot be followed any more.
+func (q *inflight) giveUp() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.opaque = true
+	q.changed.Broadcast()
+}
+
+func (q *inflight) givenUp() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.opaque
+}

@@ -1,0 +1,374 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/rewrite"
+)
+
+// maxNodes bounds the listeners that responses can make an agent open. The
+// largest clusters known have some hundreds of brokers.
+const maxNodes = 1024
+
+// maxTickets bounds the tickets kept: a few addresses for each node.
+const maxTickets = 4 * maxNodes
+
+// Listen is one bootstrap address of an agent. Each has listeners of its own
+// for the brokers, on the same host.
+type Listen struct {
+	Bind string // host:port to listen on
+	Host string // what is written into responses; "" means the host of Bind
+}
+
+// NodeAddress places one node elsewhere than the port base says.
+type NodeAddress struct {
+	Bind      string // host:port to listen on
+	Advertise string // host:port that is written into responses; "" means Bind
+}
+
+// endpoint is an address as clients are told it.
+type endpoint struct {
+	host string
+	port int32
+}
+
+// node is a broker that a response or a ticket has named.
+type node struct {
+	id      int32
+	address string // advertised, host:port
+}
+
+// nodes is the table of one agent: node id ↔ advertised address ↔ local
+// listener. The advertised side belongs to one cluster at a time and is dropped
+// when another one answers; a listener stays while the agent runs.
+type nodes struct {
+	listens   []Listen
+	portBase  int
+	overrides map[int32]NodeAddress
+	// serve is given each listener that was opened, and its node; it returns at
+	// once and ends the listener with the agent.
+	serve   func(ln net.Listener, listen int, nodeID int32)
+	metrics *metrics.Metrics
+	log     *slog.Logger
+	changed func() // called without the lock when the advertised side changed
+
+	mu       sync.Mutex
+	cluster  string
+	known    map[int32]node
+	tickets  map[string]tunnel.Ticket // by address
+	locals   map[int32][]endpoint     // by node id and listen
+	deadEnds map[int]endpoint         // by listen
+	full     bool                     // maxNodes has been complained about
+}
+
+var errTooManyNodes = fmt.Errorf("%d nodes have listeners already", maxNodes)
+
+func (t *nodes) init() {
+	t.known = map[int32]node{}
+	t.tickets = map[string]tunnel.Ticket{}
+	t.locals = map[int32][]endpoint{}
+	t.deadEnds = map[int]endpoint{}
+}
+
+// learn takes the brokers of one response. When it returns, each of them has an
+// address that may be written into a response: nothing a client can read comes
+// before its listener. A cluster id other than the table's drops the table, and
+// the old id is returned.
+func (t *nodes) learn(cluster string, brokers []rewrite.Broker) (dropped string, err error) {
+	t.mu.Lock()
+	changed := false
+	if cluster != "" && cluster != t.cluster {
+		dropped, t.cluster = t.cluster, cluster
+		if dropped != "" {
+			clear(t.known)
+			maps.DeleteFunc(t.tickets, func(_ string, tk tunnel.Ticket) bool { return tk.ClusterID == dropped })
+		}
+		changed = true
+	}
+	for _, b := range brokers {
+		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+		if err = t.open(b.NodeID); err != nil {
+			break
+		}
+		if t.known[b.NodeID].address != address && t.room(b.NodeID) {
+			t.known[b.NodeID] = node{b.NodeID, address}
+			changed = true
+		}
+	}
+	n := len(t.known)
+	t.mu.Unlock()
+	if changed {
+		t.metrics.SetNodes(n)
+		t.changed()
+	}
+	return dropped, err
+}
+
+// room reports whether the table may hold the node.
+func (t *nodes) room(id int32) bool {
+	_, have := t.known[id]
+	return have || len(t.known) < maxNodes
+}
+
+// addTicket keeps a ticket for when its address is dialled.
+func (t *nodes) addTicket(tk tunnel.Ticket) {
+	t.metrics.Ticket(metrics.TicketReceived)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.tickets) >= maxTickets {
+		now := time.Now().Unix()
+		maps.DeleteFunc(t.tickets, func(_ string, tk tunnel.Ticket) bool { return tk.Expires <= now })
+	}
+	if _, have := t.tickets[tk.Address]; have || len(t.tickets) < maxTickets {
+		t.tickets[tk.Address] = tk
+	}
+}
+
+// restore takes nodes from another source than a response: the gateway's
+// memory, or the state file. It never overrides what the table has.
+func (t *nodes) restore(cluster string, tickets []tunnel.Ticket) error {
+	t.mu.Lock()
+	if t.cluster == "" {
+		t.cluster = cluster
+	}
+	var errs []error
+	if t.cluster == cluster {
+		for _, tk := range tickets {
+			if _, have := t.known[tk.NodeID]; have || !t.room(tk.NodeID) {
+				continue
+			}
+			t.known[tk.NodeID] = node{tk.NodeID, tk.Address}
+			if len(tk.MAC) > 0 {
+				t.tickets[tk.Address] = tk
+			}
+			errs = append(errs, t.open(tk.NodeID))
+		}
+	}
+	n := len(t.known)
+	t.mu.Unlock()
+	t.metrics.SetNodes(n)
+	return errors.Join(errs...)
+}
+
+// expect opens listeners of nodes that nothing is known of yet.
+func (t *nodes) expect(ids []int32) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, id := range ids {
+		if err := t.open(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// route is how to reach a node.
+type route struct {
+	address string
+	ticket  *tunnel.Ticket // nil: there never was one
+	cluster string
+}
+
+// lookup returns how to reach a node. ok is false where nothing is known of it,
+// or its ticket has expired.
+func (t *nodes) lookup(id int32) (r route, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, ok := t.known[id]
+	if !ok {
+		return route{}, false
+	}
+	r = route{address: n.address, cluster: t.cluster}
+	if tk, found := t.tickets[n.address]; found {
+		r.ticket = &tk
+		ok = tk.Expires > time.Now().Unix()
+	}
+	return r, ok
+}
+
+// forget drops what is known of a node, if it is still at address: the gateway
+// refused to dial that.
+func (t *nodes) forget(id int32, address string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known[id].address == address {
+		delete(t.known, id)
+		delete(t.tickets, address)
+	}
+}
+
+// local returns what stands for a node in responses to clients of a listen. ok
+// is false for a node that was never opened.
+func (t *nodes) local(listen int, id int32) (e endpoint, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l, ok := t.locals[id]; ok {
+		return l[listen], true
+	}
+	if !t.full {
+		return endpoint{}, false
+	}
+	e, ok = t.deadEnds[listen]
+	return e, ok
+}
+
+// is reports whether the table has this broker at this address.
+func (t *nodes) is(b rewrite.Broker) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.known[b.NodeID].address == net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+}
+
+// snapshot returns the advertised side, for the state file. Nodes without a
+// ticket come with one that has no signature.
+func (t *nodes) snapshot() (cluster string, tickets []tunnel.Ticket) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(t.known)) {
+		tk, ok := t.tickets[t.known[id].address]
+		if !ok {
+			tk = tunnel.Ticket{ClusterID: t.cluster, Address: t.known[id].address}
+		}
+		tk.NodeID = id
+		tickets = append(tickets, tk)
+	}
+	return t.cluster, tickets
+}
+
+// open opens the listeners of a node, unless it has. A node whose port cannot
+// be had gets an address that this agent holds itself and that closes at once:
+// whoever holds the port may be the agent of another cluster. It fails only
+// where not even that can be had. The lock is held.
+func (t *nodes) open(id int32) error {
+	if _, have := t.locals[id]; have {
+		return nil
+	}
+	full := len(t.locals) >= maxNodes
+	locals := make([]endpoint, len(t.listens))
+	for i := range locals {
+		e, err := t.openOne(i, id, locals[:i], full)
+		if err != nil {
+			t.complain(id, err)
+			if e, err = t.deadEnd(i); err != nil {
+				return err
+			}
+		}
+		locals[i] = e
+	}
+	if !full {
+		t.locals[id] = locals
+	}
+	return nil
+}
+
+// complain says once for each node, and once for all that are too many, what
+// keeps clients from it.
+func (t *nodes) complain(id int32, err error) {
+	if errors.Is(err, errTooManyNodes) {
+		if t.full {
+			return
+		}
+		t.full = true
+	}
+	t.log.Error("no listener for a broker, its clients cannot reach it", "node_id", id, "err", err,
+		"hint", fmt.Sprintf("give it an address of its own with --node-address %d=HOST:PORT, or all of them another range with --broker-port-base", id))
+}
+
+// openOne opens the listener of a node for one listen.
+func (t *nodes) openOne(listen int, id int32, before []endpoint, full bool) (endpoint, error) {
+	if full {
+		return endpoint{}, errTooManyNodes
+	}
+	bind, advertised, err := t.place(listen, id)
+	if err != nil {
+		return endpoint{}, err
+	}
+	for i, e := range before { // a --node-address holds for all listens
+		if b, _, _ := t.place(i, id); b == bind {
+			return e, nil
+		}
+	}
+	ln, err := net.Listen("tcp", bind)
+	if err != nil {
+		return endpoint{}, fmt.Errorf("listen on %s for broker %d: %w", bind, id, plainListenError(err))
+	}
+	t.serve(ln, listen, id)
+	return advertised, nil
+}
+
+// place says where a node listens, and what clients are told.
+func (t *nodes) place(listen int, id int32) (bind string, advertised endpoint, err error) {
+	if o, ok := t.overrides[id]; ok {
+		if o.Advertise == "" {
+			o.Advertise = o.Bind
+		}
+		e, err := splitEndpoint(o.Advertise)
+		return o.Bind, e, err
+	}
+	l := t.listens[listen]
+	port := t.portBase + int(id)
+	if port > 65535 {
+		return "", endpoint{}, fmt.Errorf("port %d + node id %d is above 65535", t.portBase, id)
+	}
+	host, _, err := net.SplitHostPort(l.Bind)
+	if err != nil {
+		return "", endpoint{}, err
+	}
+	advertised = endpoint{host: l.Host, port: int32(port)}
+	if l.Host == "" {
+		advertised.host = host
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port)), advertised, nil
+}
+
+func splitEndpoint(address string) (endpoint, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return endpoint{}, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return endpoint{host, int32(n)}, err
+}
+
+// deadEnd returns an address on this listen's host that accepts and closes.
+// The lock is held.
+func (t *nodes) deadEnd(listen int) (endpoint, error) {
+	if e, ok := t.deadEnds[listen]; ok {
+		return e, nil
+	}
+	l := t.listens[listen]
+	host, _, err := net.SplitHostPort(l.Bind)
+	if err != nil {
+		return endpoint{}, err
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return endpoint{}, fmt.Errorf("listen for brokers that have no port: %w", plainListenError(err))
+	}
+	t.serve(ln, listen, deadEndNode)
+	e := endpoint{host: l.Host, port: int32(ln.Addr().(*net.TCPAddr).Port)}
+	if e.host == "" {
+		e.host = host
+	}
+	t.deadEnds[listen] = e
+	return e, nil
+}
+
+// plainListenError leaves out the address, which the caller names.
+func plainListenError(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}

@@ -1,0 +1,64 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// lingerTimeout bounds how long a broker may take to read what a client that
+// is gone has sent.
+const lingerTimeout = 5 * time.Second
+
+// closeWriter is a connection with a half-close: TCP, TLS and tunnel streams.
+type closeWriter interface{ CloseWrite() error }
+
+// closeWrite passes a FIN on. Bytes still come the other way.
+func closeWrite(c net.Conn) error {
+	if cw, ok := c.(closeWriter); ok {
+		return cw.CloseWrite()
+	}
+	return c.Close()
+}
+
+// reset ends a connection so that its peer sees a reset and never an end of
+// stream: what it has received may be incomplete. why travels with it where c
+// is a tunnel stream.
+func reset(c net.Conn, why *tunnel.Error) {
+	switch c := c.(type) {
+	case *tunnel.Conn:
+		c.Reset(why)
+	case *tls.Conn:
+		reset(c.NetConn(), why) // a TLS close would send an alert first: a clean end
+	case *net.TCPConn:
+		c.SetLinger(0)
+		c.Close()
+	default:
+		c.Close()
+	}
+}
+
+// abandon ends the side of the brokers when the client is gone without a FIN.
+// What has been written still reaches the broker: records sent with acks=0
+// have nobody else to tell of them.
+func abandon(c net.Conn, why *tunnel.Error) {
+	if t, ok := c.(*tunnel.Conn); ok {
+		t.Reset(why) // arrives behind the bytes; the gateway goes on as below
+		return
+	}
+	if closeWrite(c) == nil {
+		c.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.Copy(io.Discard, c)
+	}
+	c.Close()
+}
+
+// isTimeout reports whether err is a deadline that passed.
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
