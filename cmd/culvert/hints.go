@@ -38,7 +38,7 @@ func (a *app) report(err error) int {
 	case errors.Is(err, errShown):
 		return 2
 	}
-	fmt.Fprintf(a.stderr, "culvert: error: %s\n", redact(strings.ReplaceAll(err.Error(), "\n", "; ")))
+	fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
 	for _, hint := range hints(err) {
 		fmt.Fprintf(a.stderr, "culvert: hint: %s\n", redact(hint))
 	}
@@ -70,6 +70,9 @@ func hints(err error) []string {
 	}
 	return found
 }
+
+// sentence is the text of err on one line, without passwords.
+func sentence(err error) string { return redact(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 // userinfo is what stands before the host in a URL, up to the last at sign:
 // also in what is no URL any more, such as one with a space in the password.

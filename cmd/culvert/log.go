@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 )
@@ -17,7 +18,7 @@ type commonFlags struct {
 
 // logger writes to w, which is stderr.
 func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
-	var options slog.HandlerOptions
+	options := slog.HandlerOptions{ReplaceAttr: spell}
 	switch level := strings.ToLower(c.LogLevel); level {
 	case "debug", "info", "warn", "error":
 		var l slog.Level
@@ -35,6 +36,23 @@ func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, &options)), nil
 	}
 	return nil, wrong("it is one of text, json", "--log-format %s: no such format", c.LogFormat)
+}
+
+// spell writes addresses as they are written elsewhere, and puts beside an error
+// what can be done about it.
+func spell(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case net.Addr:
+		return slog.String(a.Key, v.String())
+	case error:
+		said := slog.String(a.Key, sentence(v))
+		found := hints(v)
+		if found == nil {
+			return said
+		}
+		return slog.Group("", said, slog.String("hint", redact(strings.Join(found, "; "))))
+	}
+	return a
 }
 
 func isTerminal(w io.Writer) bool {

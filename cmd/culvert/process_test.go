@@ -1,0 +1,408 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	readyTimeout = 20 * time.Second // of a process on a busy machine
+	stopTimeout  = 30 * time.Second // longer than the default of --drain-timeout
+)
+
+// readyLine matches the word, and not that an address is already in use.
+var readyLine = regexp.MustCompile(`\bready\b`)
+
+// process is a culvert of its own.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	said chan string // the line with ready, then closed with stderr
+	done chan struct{}
+
+	mu     sync.Mutex
+	stderr strings.Builder
+}
+
+// start starts culvert with a home of its own. The test ends it.
+func start(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command("culvert", args...), said: make(chan string, 1), done: make(chan struct{})}
+	home := t.TempDir()
+	p.cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, "LocalAppData="+home)
+	pipe, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go p.listen(pipe)
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.done
+		if t.Failed() {
+			t.Logf("culvert %s said:\n%s", args[0], p.text())
+		}
+	})
+	return p
+}
+
+// listen keeps what the process says until it has ended.
+func (p *process) listen(pipe io.Reader) {
+	defer close(p.done)
+	for lines := bufio.NewScanner(pipe); lines.Scan(); {
+		p.mu.Lock()
+		p.stderr.WriteString(lines.Text() + "\n")
+		p.mu.Unlock()
+		if readyLine.MatchString(lines.Text()) {
+			select {
+			case p.said <- lines.Text():
+			default: // a second one: the test counts them
+			}
+		}
+	}
+	close(p.said)
+	p.cmd.Wait()
+}
+
+func (p *process) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stderr.String()
+}
+
+// ready waits for the line that says that clients may come.
+func (p *process) ready() string {
+	p.t.Helper()
+	select {
+	case line, ok := <-p.said:
+		if ok {
+			return line
+		}
+		p.t.Fatalf("culvert ended before it was ready: %s", p.text())
+	case <-time.After(readyTimeout):
+		p.t.Fatalf("culvert is not ready after %v: %s", readyTimeout, p.text())
+	}
+	return ""
+}
+
+// ended waits for the end and returns the exit code.
+func (p *process) ended() int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(stopTimeout):
+		p.t.Fatalf("culvert has not ended after %v: %s", stopTimeout, p.text())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// stop tells the process to stop and returns the exit code.
+func (p *process) stop() int {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	return p.ended()
+}
+
+// find returns the group of pattern in the line.
+func find(t *testing.T, pattern, line string) string {
+	t.Helper()
+	m := regexp.MustCompile(pattern).FindStringSubmatch(line)
+	if m == nil {
+		t.Fatalf("%q does not match %q", line, pattern)
+	}
+	return m[1]
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	return port
+}
+
+func write(t *testing.T, content string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// certificate makes one for this machine that has signed itself.
+func certificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))),
+		write(t, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+}
+
+// cluster starts one broker and returns where it is.
+func cluster(t *testing.T) string {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "records"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c.ListenAddrs()[0]
+}
+
+// roundTrip produces a record through bootstrap and consumes it again.
+func roundTrip(t *testing.T, bootstrap string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumeTopics("records"), kgo.DefaultProduceTopic("records"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.ProduceSync(ctx, kgo.StringRecord("hello")).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	fetches := client.PollFetches(ctx)
+	if err := fetches.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(fetches.Records()[0].Value); got != "hello" {
+		t.Errorf("consumed %q, want hello", got)
+	}
+}
+
+// get asks the admin listener.
+func get(t *testing.T, url string) (code int, body string) {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(b)
+}
+
+const agentLine = `^culvert agent ready: bootstrap (127\.0\.0\.1:\d+), brokers from port \d+, .+, admin http://127\.0\.0\.1:\d+$`
+
+func TestRecordsGoThroughBothEndsAndSIGTERMEndsThemWell(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a process cannot be sent SIGTERM here")
+	}
+	broker := cluster(t)
+	cert, key := certificate(t)
+	for _, transport := range []string{"ws", "h3", "auto"} {
+		t.Run(transport, func(t *testing.T) {
+			tokens := write(t, "laptop=0123456789abcdef\n")
+			gateway := start(t, "gateway", "--bootstrap", broker, "--token-file", tokens, "--listen", "127.0.0.1:0",
+				"--tls-cert-file", cert, "--tls-key-file", key, "--admin-listen", "127.0.0.1:0")
+			line := gateway.ready()
+			address := find(t, `^culvert gateway ready: listening on (127\.0\.0\.1:\d+) \(h3, ws\), bootstrap 127\.0\.0\.1:\d+, admin http://`, line)
+			gatewayAdmin := find(t, `admin (http://\S+)$`, line)
+
+			agent := start(t, "agent", "--gateway-url", "https://"+address, "--gateway-ca-file", cert, "--token-file", tokens,
+				"--transport", transport, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
+			line = agent.ready()
+			roundTrip(t, find(t, agentLine, line))
+
+			agentAdmin := find(t, `admin (http://\S+)$`, line)
+			for _, admin := range []string{agentAdmin, gatewayAdmin} {
+				if code, body := get(t, admin+"/readyz"); code != http.StatusOK {
+					t.Errorf("%s/readyz: %d %s", admin, code, body)
+				}
+				if _, body := get(t, admin+"/metrics"); !strings.Contains(body, `culvert_requests_total{api_key="Produce"} `) {
+					t.Errorf("%s/metrics counts no Produce", admin)
+				}
+			}
+			if _, body := get(t, agentAdmin+"/metrics"); !regexp.MustCompile(`culvert_tunnel_dials_total{result="ok",transport="\w+"} [1-9]`).MatchString(body) {
+				t.Error("the agent counts no dial of the gateway")
+			}
+			for name, p := range map[string]*process{"agent": agent, "gateway": gateway} {
+				if code := p.stop(); code != 0 {
+					t.Errorf("%s ended with %d after SIGTERM, want 0", name, code)
+				}
+				if n := len(readyLine.FindAllString(p.text(), -1)); n != 1 {
+					t.Errorf("%s said ready %d times, want once:\n%s", name, n, p.text())
+				}
+				if strings.Contains(p.text(), "0123456789abcdef") {
+					t.Errorf("%s showed the token:\n%s", name, p.text())
+				}
+			}
+		})
+	}
+}
+
+func TestWithoutATunnelTheAgentDialsTheBrokers(t *testing.T) {
+	agent := start(t, "agent", "--gateway-url", "tcp://"+cluster(t), "--listen", "127.0.0.1:0",
+		"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
+	roundTrip(t, find(t, agentLine, agent.ready()))
+}
+
+func TestATakenPortIsSaidWithWhoMayHaveIt(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	taken := ln.Addr().String()
+	_, port, _ := net.SplitHostPort(taken)
+	agent := []string{"agent", "--gateway-url", "https://127.0.0.1:1", "--broker-port-base", freePort(t)}
+	gateway := []string{"gateway", "--bootstrap", "127.0.0.1:1", "--insecure-no-auth"}
+	for _, test := range []struct {
+		args []string
+		flag string
+	}{
+		{append(agent, "--listen", taken, "--admin-listen", "none"), "--listen"},
+		{append(agent, "--listen", "127.0.0.1:0", "--admin-listen", taken), "--admin-listen"},
+		{append(gateway, "--listen", taken, "--admin-listen", "none"), "--listen"},
+		{append(gateway, "--listen", "127.0.0.1:0", "--admin-listen", taken), "--admin-listen"},
+	} {
+		p := start(t, test.args...)
+		if code := p.ended(); code != 1 {
+			t.Errorf("%q ended with %d, want 1", test.args, code)
+		}
+		for _, want := range []string{
+			fmt.Sprintf("culvert: error: listen on %s: %v\n", taken, syscall.EADDRINUSE),
+			fmt.Sprintf("culvert: hint: choose another address with %s, or see who has the port: %s\n", test.flag, whoHas(taken)),
+		} {
+			if !strings.Contains(p.text(), want) {
+				t.Errorf("%q on port %s said\n%swant %q", test.args, port, p.text(), want)
+			}
+		}
+	}
+}
+
+// A log line says what can be done, as the command line's own errors do.
+func TestWhatAnswersInsteadOfAGatewayIsSaidWithAHint(t *testing.T) {
+	page := httptest.NewTLSServer(http.NotFoundHandler())
+	defer page.Close()
+	ca := write(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: page.Certificate().Raw})))
+	for what, args := range map[string][]string{
+		"self-signed": {"--transport", "ws"},
+		"no gateway":  {"--transport", "ws", "--gateway-ca-file", ca},
+	} {
+		t.Run(what, func(t *testing.T) {
+			agent := start(t, append([]string{"agent", "--gateway-url", page.URL, "--listen", "127.0.0.1:0",
+				"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0", "--log-format", "text"}, args...)...)
+			line := agent.ready()
+			if !regexp.MustCompile(`level=WARN .* err=".+" hint=".+"`).MatchString(agent.text()) {
+				t.Errorf("no warning with a hint:\n%s", agent.text())
+			}
+			if code, body := get(t, find(t, `admin (http://\S+)$`, line)+"/readyz"); code != http.StatusServiceUnavailable {
+				t.Errorf("/readyz: %d %s", code, body)
+			}
+		})
+	}
+}
+
+func TestBeyondLoopbackTheAgentWarnsOfItsCredentials(t *testing.T) {
+	agent := start(t, "agent", "--gateway-url", "https://127.0.0.1:1", "--listen", "0.0.0.0:0=kafka.local",
+		"--broker-port-base", freePort(t), "--admin-listen", "none")
+	agent.ready()
+	if !strings.Contains(agent.text(), "uses this agent's credentials") {
+		t.Errorf("no warning:\n%s", agent.text())
+	}
+}
+
+func TestTheSecondSignalDoesNotWaitForClients(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a process cannot be sent signals here")
+	}
+	agent := start(t, "agent", "--gateway-url", "tcp://"+cluster(t), "--listen", "127.0.0.1:0",
+		"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
+	line := agent.ready()
+	admin := find(t, `admin (http://\S+)$`, line)
+	client, err := kgo.NewClient(kgo.SeedBrokers(find(t, agentLine, line)), kgo.ConsumeTopics("records"),
+		kgo.FetchMaxWait(stopTimeout), kgo.FetchMinBytes(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for fetching := false; !fetching; {
+		_, body := get(t, admin+"/metrics")
+		fetching = strings.Contains(body, `culvert_requests_total{api_key="Fetch"} 1`)
+	}
+	for _, s := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		select {
+		case <-agent.done:
+			t.Fatal("the agent did not wait for a request in flight")
+		case <-time.After(100 * time.Millisecond):
+		}
+		if err := agent.cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	if code := agent.ended(); code != 1 || time.Since(start) > stopTimeout/2 {
+		t.Errorf("ended with %d after %v, want 1 at once", code, time.Since(start))
+	}
+}
+
+func TestTwoSignalsAreTwoActs(t *testing.T) {
+	signals, done := make(chan os.Signal), make(chan struct{})
+	var acts []string
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		awaitSignals(signals, done, func(cause error) { acts = append(acts, cause.Error()) }, func() { acts = append(acts, "exit") })
+	}()
+	signals <- syscall.SIGTERM
+	signals <- os.Interrupt
+	<-over
+	if got := strings.Join(acts, ", "); got != "told to stop, exit" {
+		t.Errorf("two signals did %q", got)
+	}
+	go close(done)
+	awaitSignals(signals, done, nil, nil) // ends without a signal
+}
