@@ -22,4 +22,5 @@ const (
 	GetOffsets         = "org.apache.kafka.tools.GetOffsetShell"
 	LogDirs            = "org.apache.kafka.tools.LogDirsCommand"
 	Transactions       = "org.apache.kafka.tools.TransactionsCommand"
+	DeleteRecords      = "org.apache.kafka.tools.DeleteRecordsCommand"
 )

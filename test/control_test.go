@@ -1,0 +1,38 @@
+package test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// TestBrokersCannotBeUsedDirectly is the control: without culvert the first
+// answer comes and then nothing works, since it names what nobody resolves. If
+// this passes by another way, the other tests show nothing.
+func TestBrokersCannotBeUsedDirectly(t *testing.T) {
+	w := theWorld(t)
+	w.cluster.CreateTopic(t, "control")
+	t.Run("franz-go", func(t *testing.T) {
+		client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(w.cluster.Bootstrap(), ",")...), kgo.DisableIdempotentWrite())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if err := client.Ping(t.Context()); err != nil {
+			t.Errorf("the bootstrap address does not answer: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if err := client.ProduceSync(ctx, numbered("control", 1)...).FirstErr(); err == nil {
+			t.Error("a record arrived")
+		}
+	})
+	t.Run("kcat", func(t *testing.T) {
+		if out, err := kcat(t, w.cluster.Bootstrap(), "hello\n", "-P", "-t", "control", "-X", "message.timeout.ms=2000"); err == nil {
+			t.Errorf("a record arrived: %s", out)
+		}
+	})
+}

@@ -1,0 +1,184 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-proxy/culvert/test/kafka"
+)
+
+// producing is how many records each producer sends while brokers come and go,
+// at rate a second.
+const (
+	producing = 5000
+	rate      = 400
+)
+
+// TestNoRecordIsLostWhenBrokersComeAndGo moves leaders, and kills and restarts
+// a broker, while idempotent producers of two kinds and over both transports
+// send with acks=all.
+func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
+	w := theWorld(t)
+	producers := map[string]func(*testing.T, context.Context, *path, string) error{"franz": produceFranz, "java": produceJava}
+	var topics []string
+	for _, p := range w.paths {
+		for kind := range producers {
+			topics = append(topics, "faults-"+kind+"-"+p.transport)
+		}
+	}
+	for _, topic := range topics {
+		w.cluster.CreateTopic(t, topic)
+	}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
+	defer cancel()
+	var all errgroup.Group
+	for _, p := range w.paths {
+		for kind, produce := range producers {
+			all.Go(func() error { return produce(t, ctx, p, "faults-"+kind+"-"+p.transport) })
+		}
+	}
+	time.Sleep(3 * time.Second)
+	moveLeaders(t, w.cluster, topics)
+	time.Sleep(time.Second)
+	w.cluster.Kill(2)
+	time.Sleep(2 * time.Second)
+	if err := w.cluster.Restart(ctx, 2); err != nil {
+		t.Error(err)
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	for _, p := range w.paths {
+		for kind := range producers {
+			t.Run(kind+" "+p.transport, func(t *testing.T) {
+				reader := p.franz(t, kgo.ConsumeTopics("faults-"+kind+"-"+p.transport), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+				consume(t, reader, producing).check(t, producing)
+			})
+		}
+		p.relay.Check(t)
+		if t.Failed() {
+			t.Logf("what the agent said over %s:\n%s", p.transport, p.agent.Output())
+		}
+	}
+	if t.Failed() {
+		t.Logf("what the gateway said:\n%s", w.gateway.Output())
+	}
+}
+
+// produceFranz fails with the first record that was not acknowledged.
+func produceFranz(t *testing.T, ctx context.Context, p *path, topic string) error {
+	client := p.franz(t, kgo.ProducerLinger(5*time.Millisecond))
+	ticks := time.NewTicker(time.Second / rate)
+	defer ticks.Stop()
+	var failed atomic.Pointer[error]
+	for _, record := range numbered(topic, producing) {
+		client.Produce(ctx, record, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed.CompareAndSwap(nil, &err)
+			}
+		})
+		<-ticks.C
+	}
+	if err := client.Flush(ctx); err != nil {
+		return err
+	}
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func produceJava(_ *testing.T, ctx context.Context, p *path, topic string) error {
+	out, err := p.cluster.Tool(ctx, kafka.VerifiableProducer, "", "--bootstrap-server", p.bootstrap, "--topic", topic,
+		"--acks", "-1", "--max-messages", "5000", "--throughput", "400")
+	if err == nil && strings.Contains(out, "producer_send_error") {
+		err = errors.New("VerifiableProducer reports a record that was not sent")
+	}
+	return err
+}
+
+// moveLeaders makes another replica the leader of each topic's partitions.
+func moveLeaders(t *testing.T, c *kafka.Cluster, topics []string) {
+	t.Helper()
+	admin := c.Admin(t)
+	moves := make(kadm.AlterPartitionAssignmentsReq)
+	partitions := make(kadm.TopicsSet)
+	for _, topic := range topics {
+		moves.Assign(topic, 0, []int32{1, 2, 0})
+		moves.Assign(topic, 1, []int32{2, 0, 1})
+		moves.Assign(topic, 2, []int32{0, 1, 2})
+		partitions.Add(topic, 0, 1, 2)
+	}
+	if _, err := admin.AlterPartitionAssignments(t.Context(), moves); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.ElectLeaders(t.Context(), kadm.ElectPreferredReplica, partitions); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestGroupRebalances has a second member join and leave while records flow.
+func TestGroupRebalances(t *testing.T) {
+	protocols := map[string][]kgo.Opt{"classic": nil, "KIP-848": {kgo.ServerSideBalancer()}}
+	eachTransport(t, func(t *testing.T, p *path) {
+		for name, options := range protocols {
+			t.Run(name, func(t *testing.T) { rebalance(t, p, "rebalance-"+p.transport+"-"+name, options) })
+		}
+	})
+}
+
+func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
+	p.cluster.CreateTopic(t, topic)
+	member := func() *kgo.Client {
+		return p.franz(t, append(options, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	}
+	producer := p.franz(t)
+	book := newLedger()
+	first, second := member(), member()
+	sent := 0
+	// both returns when what was sent has come, and each of the members has had
+	// some of it.
+	both := func(members ...*kgo.Client) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("not every member got records"))
+		defer cancel()
+		got := make([]int, len(members))
+		for everyone := false; !everyone; {
+			records := numbered(topic, sent+30)[sent:]
+			sent += len(records)
+			produce(t, producer, records)
+			everyone = true
+			for i, m := range members {
+				got[i] += poll(ctx, m, book)
+				everyone = everyone && got[i] > 0
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("%v: %v", context.Cause(ctx), got)
+			}
+		}
+	}
+	both(first, second)
+	second.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for len(book.seen) < sent && ctx.Err() == nil {
+		poll(ctx, first, book)
+	}
+	book.checkAtLeastOnce(t, sent)
+}
+
+// poll takes what comes within half a second, and returns how much it was.
+func poll(ctx context.Context, client *kgo.Client, book *ledger) int {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	fetches := client.PollFetches(ctx)
+	fetches.EachRecord(func(r *kgo.Record) { book.add(r.Partition, r.Value) })
+	return fetches.NumRecords()
+}

@@ -1,0 +1,49 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// kcat runs kcat (librdkafka) with the lines of stdin.
+func kcat(t *testing.T, bootstrap, stdin string, args ...string) (string, error) {
+	t.Helper()
+	path, err := exec.LookPath("kcat")
+	if err != nil {
+		t.Skip("needs kcat (Debian: apt-get install kcat)")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.Command(path, append([]string{"-b", bootstrap}, args...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	return proc.Run(ctx, cmd)
+}
+
+func TestKcat(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p *path) {
+		topic := "kcat-" + p.transport
+		p.cluster.CreateTopic(t, topic)
+		run := func(stdin string, args ...string) string {
+			t.Helper()
+			out, err := kcat(t, p.bootstrap, stdin, args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out
+		}
+		list := run("", "-L", "-t", topic)
+		for id := range 3 {
+			wantIn(t, list, fmt.Sprintf("broker %d at %s", id, p.nodeAddress(id)))
+		}
+		run(lines(50), "-P", "-t", topic, "-X", "acks=all", "-X", "enable.idempotence=true")
+		want := strings.Split(strings.TrimSpace(lines(50)), "\n")
+		wantIn(t, run("", "-C", "-t", topic, "-o", "beginning", "-e", "-q"), want...)
+		wantIn(t, run("", "-G", topic, "-X", "auto.offset.reset=earliest", "-c", "50", "-q", topic), want...)
+	})
+}
