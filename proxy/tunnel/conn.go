@@ -180,11 +180,8 @@ func (c *Conn) unlockRead() { <-c.rlock }
 
 // read fills p from as many capsules as are there. It waits for the first byte only.
 func (c *Conn) read(p []byte) (n int, err error) {
-	if c.readErr == nil && c.ended.Load() {
-		c.readErr = c.endCause()
-	}
-	if c.readErr != nil {
-		return 0, c.readErr
+	if err := c.readable(); err != nil {
+		return 0, err
 	}
 	c.waiting.Store(clock())
 	for n < len(p) {
@@ -206,6 +203,14 @@ func (c *Conn) read(p []byte) (n int, err error) {
 	}
 	c.x.SetWait(true)
 	return n, nil
+}
+
+// readable reports why nothing can be read any more.
+func (c *Conn) readable() error {
+	if c.readErr == nil && c.ended.Load() {
+		c.readErr = c.endCause()
+	}
+	return c.readErr
 }
 
 // step takes one step through the capsules: a header, or some DATA into p, or a whole JSON value. It uses p as scratch.
@@ -358,6 +363,10 @@ func (c *Conn) readFailed(err error) error {
 	case *Error:
 		c.readErr = e
 		c.reset(e, e)
+	case *refused:
+		c.readErr = e.err
+		c.end(e.err)
+		c.x.Abort()
 	default:
 		if err == errFinal {
 			c.readErr = io.EOF
@@ -407,8 +416,8 @@ func (c *Conn) readOpened() error {
 	c.waiting.Store(clock())
 	defer c.waiting.Store(0)
 	for !c.isOpened() {
-		if c.readErr != nil {
-			return c.readErr
+		if err := c.readable(); err != nil {
+			return err
 		}
 		if _, err := c.step(scratch); err != nil {
 			return c.readFailed(err)
@@ -563,7 +572,7 @@ func (c *Conn) reset(e *Error, cause error) error {
 		c.over()
 		return fmt.Errorf("reset stream: %w", err)
 	}
-	go c.linger()
+	go c.linger(c.t.reset, false)
 	return nil
 }
 
@@ -572,8 +581,7 @@ func (c *Conn) writeError(e *Error) error {
 	if err != nil {
 		return err
 	}
-	c.wlock <- struct{}{}
-	defer func() { <-c.wlock }()
+	outlast(c.wlock)
 	if !c.openSent.Load() {
 		return nil // the peer knows nothing of this stream
 	}
@@ -600,8 +608,8 @@ func (c *Conn) Close() error {
 	case lingering:
 	case complete:
 		c.x.SetReadDeadline(aLongTimeAgo)
-		c.x.SetWriteDeadline(time.Now().Add(c.t.reset))
-		go c.linger()
+		c.x.SetWriteDeadline(time.Time{})
+		go c.linger(c.t.dead, true)
 	default:
 		c.over()
 	}
@@ -609,29 +617,44 @@ func (c *Conn) Close() error {
 }
 
 // linger sees to it that the peer gets what was written last. To close a TCP connection while bytes of the peer come in, if only a KEEPALIVE,
-// would make the kernel reset it, and the peer's kernel throw away what its process has not read. So this end says that it is done, and
-// reads, to discard, until the peer is done too.
-func (c *Conn) linger() {
+// would make the kernel reset it, and the peer's kernel throw away what its process has not read. So the dialling end says that it is done,
+// the gateway's end answers that it is done too, and both read, to discard, until they see it. They wait as long as the peer shows life: it
+// may be a client that reads slowly. After a Reset they wait for timing.reset.
+func (c *Conn) linger(patience time.Duration, renew bool) {
 	defer c.over()
-	if !c.lastWords() {
+	if c.dialling && !c.lastWords() {
 		return
 	}
-	c.rlock <- struct{}{}
-	defer c.unlockRead()
-	c.x.SetReadDeadline(time.Now().Add(c.t.reset))
-	f := framePool.Get().(*[frameSize]byte)
-	defer framePool.Put(f)
+	c.discard(patience, renew)
+	if !c.dialling {
+		c.lastWords()
+	}
+}
+
+func (c *Conn) discard(patience time.Duration, renew bool) {
+	outlast(c.rlock)
+	scratch := make([]byte, 1024)
+	c.x.SetReadDeadline(time.Now().Add(patience))
 	for {
-		if _, err := c.x.Read(f[:]); err != nil {
+		if _, err := c.x.Read(scratch); err != nil {
 			return
+		}
+		if renew {
+			c.x.SetReadDeadline(time.Now().Add(patience))
 		}
 	}
 }
 
 func (c *Conn) lastWords() bool {
-	c.wlock <- struct{}{}
-	defer func() { <-c.wlock }()
+	outlast(c.wlock)
 	return c.x.Flush() == nil && c.x.CloseWrite() == nil
+}
+
+// outlast waits until nobody is in a call that holds lock. After the end of the stream nobody gets further than to see that, so that the
+// exchange is then the caller's; and nobody has to wait for the caller.
+func outlast(lock chan struct{}) {
+	lock <- struct{}{}
+	<-lock
 }
 
 // over ends the exchange.

@@ -61,7 +61,7 @@ func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 		r.server.TLS, r.dialer.TLS = testTLS()
 	}
 	var udp net.PacketConn
-	if kind == "h3" {
+	if kind != "plain" {
 		udp, err = net.ListenPacket("udp", r.addr)
 		if err != nil {
 			t.Skipf("the UDP port is taken: %v", err)

@@ -102,7 +102,10 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	s.init()
 	failed := make(chan error, 2)
 	if udp != nil && s.TLS != nil {
-		serve := s.listenH3(udp)
+		serve, err := s.listenH3(udp)
+		if err != nil {
+			return fmt.Errorf("serve the tunnel: %w", err)
+		}
 		s.serves.Go(func() { failed <- serve() })
 	}
 	ln := net.Listener(wireListener{tcp})
@@ -236,7 +239,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.ProtoMajor == 3 {
 		p.Transport = TransportH3
-		s.serveH3(w, p)
+		s.serveH3(w, r, p)
 		return
 	}
 	s.serveWS(w, r, p)
