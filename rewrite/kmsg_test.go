@@ -3,6 +3,7 @@ package rewrite
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -29,12 +30,16 @@ var excused = map[protocol.APIKey]string{
 	89: "ClientHost, and UserEndpoint: the application's own server (KIP-1071)",
 }
 
-// With -v it prints the table of docs/compatibility.md.
+// With -v it prints what docs/compatibility.md explains.
 func TestEveryResponseWithAnAddressIsRewrittenOrExcused(t *testing.T) {
 	if kmsg.ResponseForKey(int16(protocol.MaxKey)+1) != nil {
 		t.Errorf("kmsg knows API key %d, nobody has reviewed it for addresses", protocol.MaxKey+1)
 	}
 	caps := Reviewed()
+	document, err := os.ReadFile("../docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for key := range protocol.MaxKey + 1 {
 		paths := addressFields(reflect.TypeOf(kmsg.ResponseForKey(int16(key))), nil)
 		rewritten := CarriesAddresses(key, key.MaxVersion())
@@ -47,6 +52,9 @@ func TestEveryResponseWithAnAddressIsRewrittenOrExcused(t *testing.T) {
 		case strings.HasPrefix(reason, "controllers") && caps[key] >= 0:
 			t.Errorf("%s is offered up to v%d, and names controllers", key, caps[key])
 		case len(paths) > 0:
+			if row := fmt.Sprintf("\n| %d %s |", key, key); !bytes.Contains(document, []byte(row)) {
+				t.Errorf("%s is missing in docs/compatibility.md", key)
+			}
 			if rewritten {
 				reason = "rewritten " + rewrittenVersions(key)
 			}

@@ -12,7 +12,7 @@ import (
 )
 
 // seeds is how many random responses of each version are tried.
-const seeds = 60
+const seeds = 25
 
 // isRefused reports whether a response is refused because d has no local
 // address: only hints can be blanked.
