@@ -24,6 +24,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -95,6 +96,19 @@ func (p *process) text() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stderr.String()
+}
+
+// says waits for a line that matches.
+func (p *process) says(pattern string) {
+	p.t.Helper()
+	line := regexp.MustCompile(pattern)
+	for deadline := time.After(readyTimeout); !line.MatchString(p.text()); {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-deadline:
+			p.t.Fatalf("culvert did not say %q: %s", pattern, p.text())
+		}
+	}
 }
 
 // ready waits for the line that says that clients may come.
@@ -336,9 +350,7 @@ func TestWhatAnswersInsteadOfAGatewayIsSaidWithAHint(t *testing.T) {
 			agent := start(t, append([]string{"agent", "--gateway-url", page.URL, "--listen", "127.0.0.1:0",
 				"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0", "--log-format", "text"}, args...)...)
 			line := agent.ready()
-			if !regexp.MustCompile(`level=WARN .* err=".+" hint=".+"`).MatchString(agent.text()) {
-				t.Errorf("no warning with a hint:\n%s", agent.text())
-			}
+			agent.says(`level=WARN .* err=".+" hint=".+"`)
 			if code, body := get(t, find(t, `admin (http://\S+)$`, line)+"/readyz"); code != http.StatusServiceUnavailable {
 				t.Errorf("/readyz: %d %s", code, body)
 			}
@@ -349,10 +361,7 @@ func TestWhatAnswersInsteadOfAGatewayIsSaidWithAHint(t *testing.T) {
 func TestBeyondLoopbackTheAgentWarnsOfItsCredentials(t *testing.T) {
 	agent := start(t, "agent", "--gateway-url", "https://127.0.0.1:1", "--listen", "0.0.0.0:0=kafka.local",
 		"--broker-port-base", freePort(t), "--admin-listen", "none")
-	agent.ready()
-	if !strings.Contains(agent.text(), "uses this agent's credentials") {
-		t.Errorf("no warning:\n%s", agent.text())
-	}
+	agent.says(`"level":"WARN".*uses this agent's credentials`)
 }
 
 func TestTheSecondSignalDoesNotWaitForClients(t *testing.T) {
@@ -377,7 +386,7 @@ func TestTheSecondSignalDoesNotWaitForClients(t *testing.T) {
 		select {
 		case <-agent.done:
 			t.Fatal("the agent did not wait for a request in flight")
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(signalEcho + 100*time.Millisecond):
 		}
 		if err := agent.cmd.Process.Signal(s); err != nil {
 			t.Fatal(err)
@@ -389,20 +398,28 @@ func TestTheSecondSignalDoesNotWaitForClients(t *testing.T) {
 	}
 }
 
-func TestTwoSignalsAreTwoActs(t *testing.T) {
-	signals, done := make(chan os.Signal), make(chan struct{})
-	var acts []string
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		awaitSignals(signals, done, func(cause error) { acts = append(acts, cause.Error()) }, func() { acts = append(acts, "exit") })
-	}()
-	signals <- syscall.SIGTERM
-	signals <- os.Interrupt
-	<-over
-	if got := strings.Join(acts, ", "); got != "told to stop, exit" {
-		t.Errorf("two signals did %q", got)
-	}
-	go close(done)
-	awaitSignals(signals, done, nil, nil) // ends without a signal
+func TestASignalsEchoIsNotASecondOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		signals, done := make(chan os.Signal), make(chan struct{})
+		var acts []string
+		go func() {
+			defer close(done)
+			awaitSignals(signals, nil, func(cause error) { acts = append(acts, cause.Error()) }, func() { acts = append(acts, "exit") })
+		}()
+		signals <- syscall.SIGTERM
+		time.Sleep(signalEcho - 1)
+		signals <- syscall.SIGTERM
+		time.Sleep(2)
+		signals <- os.Interrupt
+		<-done
+		if got := strings.Join(acts, ", "); got != "told to stop, exit" {
+			t.Errorf("a signal, its echo and another one did %q", got)
+		}
+	})
+}
+
+func TestWhoIsDoneAwaitsNoSignal(t *testing.T) {
+	done := make(chan struct{})
+	close(done)
+	awaitSignals(nil, done, nil, nil)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -18,6 +19,10 @@ import (
 
 // noAdmin is the --admin-listen that opens no listener.
 const noAdmin = "none"
+
+// signalEcho is how long a signal may be the first one once more: timeout(1) and
+// others send theirs to the process and then to its group.
+const signalEcho = time.Second
 
 // errSignal is why a process ends that was told to.
 var errSignal = errors.New("told to stop")
@@ -40,11 +45,24 @@ func untilSignal(stderr io.Writer) (ctx context.Context, stop func()) {
 	}
 }
 
+// awaitSignals acts on the first signal, and on one that comes after its echo.
 func awaitSignals(signals <-chan os.Signal, done <-chan struct{}, first context.CancelCauseFunc, second func()) {
-	for _, act := range []func(){func() { first(errSignal) }, second} {
+	select {
+	case <-signals:
+		first(errSignal)
+	case <-done:
+		return
+	}
+	echo := time.After(signalEcho)
+	for over := false; ; {
 		select {
+		case <-echo:
+			over = true
 		case <-signals:
-			act()
+			if over {
+				second()
+				return
+			}
 		case <-done:
 			return
 		}
