@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -146,6 +148,13 @@ func (p *process) stop() int {
 	return p.ended()
 }
 
+func needSignals(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("a process cannot be sent signals here")
+	}
+}
+
 // find returns the group of pattern in the line.
 func find(t *testing.T, pattern, line string) string {
 	t.Helper()
@@ -186,7 +195,7 @@ func certificate(t *testing.T) (certFile, keyFile string) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"}, NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -201,9 +210,9 @@ func certificate(t *testing.T) (certFile, keyFile string) {
 }
 
 // cluster starts one broker and returns where it is.
-func cluster(t *testing.T) string {
+func cluster(t *testing.T, opts ...kfake.Opt) string {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "records"))
+	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(1), kfake.SeedTopics(1, "records"))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,11 +221,11 @@ func cluster(t *testing.T) string {
 }
 
 // roundTrip produces a record through bootstrap and consumes it again.
-func roundTrip(t *testing.T, bootstrap string) {
+func roundTrip(t *testing.T, bootstrap string, opts ...kgo.Opt) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumeTopics("records"), kgo.DefaultProduceTopic("records"))
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(bootstrap), kgo.ConsumeTopics("records"), kgo.DefaultProduceTopic("records"))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,9 +260,7 @@ func get(t *testing.T, url string) (code int, body string) {
 const agentLine = `^culvert agent ready: bootstrap (127\.0\.0\.1:\d+), brokers from port \d+, .+, admin http://127\.0\.0\.1:\d+$`
 
 func TestRecordsGoThroughBothEndsAndSIGTERMEndsThemWell(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("a process cannot be sent SIGTERM here")
-	}
+	needSignals(t)
 	broker := cluster(t)
 	cert, key := certificate(t)
 	for _, transport := range []string{"ws", "h3", "auto"} {
@@ -301,6 +308,42 @@ func TestWithoutATunnelTheAgentDialsTheBrokers(t *testing.T) {
 	agent := start(t, "agent", "--gateway-url", "tcp://"+cluster(t), "--listen", "127.0.0.1:0",
 		"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
 	roundTrip(t, find(t, agentLine, agent.ready()))
+}
+
+// One certificate, for 127.0.0.1, is shown and believed on each hop, both ways
+// where both ways can be asked for.
+func TestEachHopIsTLSWithItsOwnFiles(t *testing.T) {
+	needSignals(t)
+	cert, key := certificate(t)
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(pair.Leaf)
+	broker := cluster(t, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots}))
+	toBrokers := []string{"--broker-tls", "--broker-ca-file", cert, "--broker-cert-file", cert, "--broker-key-file", key}
+	toClients := []string{
+		"--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "none",
+		"--listen-tls-cert-file", cert, "--listen-tls-key-file", key, "--listen-client-ca-file", cert,
+	}
+	client := kgo.DialTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots})
+
+	direct := start(t, slices.Concat([]string{"agent", "--gateway-url", "tcp://" + broker}, toBrokers, toClients)...)
+	roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, direct.ready()), client)
+	direct.stop()
+
+	gateway := start(t, slices.Concat([]string{"gateway", "--bootstrap", broker, "--listen", "127.0.0.1:0", "--admin-listen", "none",
+		"--tls-cert-file", cert, "--tls-key-file", key, "--client-ca-file", cert}, toBrokers)...)
+	url := "https://" + find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.ready())
+	for _, transport := range []string{"ws", "h3"} {
+		agent := start(t, slices.Concat([]string{"agent", "--gateway-url", url, "--transport", transport, "--gateway-ca-file", cert,
+			"--gateway-cert-file", cert, "--gateway-key-file", key}, toClients)...)
+		roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.ready()), client)
+		agent.stop()
+	}
+	anonymous := start(t, slices.Concat([]string{"agent", "--gateway-url", url, "--gateway-ca-file", cert}, toClients)...)
+	anonymous.says("no client certificate: give the agent --gateway-cert-file")
 }
 
 func TestATakenPortIsSaidWithWhoMayHaveIt(t *testing.T) {
@@ -365,9 +408,7 @@ func TestBeyondLoopbackTheAgentWarnsOfItsCredentials(t *testing.T) {
 }
 
 func TestTheSecondSignalDoesNotWaitForClients(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("a process cannot be sent signals here")
-	}
+	needSignals(t)
 	agent := start(t, "agent", "--gateway-url", "tcp://"+cluster(t), "--listen", "127.0.0.1:0",
 		"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
 	line := agent.ready()
