@@ -18,15 +18,14 @@ type address struct {
 // those before it. Without a host there is none: the answer to an unknown
 // coordinator is node -1, host "", port -1.
 func (c *cursor) broker(before []address) []address {
-	nodeID := c.int32()
+	b := Broker{NodeID: c.int32()}
 	from := c.at
-	host := c.string()
-	if len(host) == 0 {
-		c.skip(4)
+	b.Host = string(c.string())
+	b.Port = c.int32()
+	if b.Host == "" {
 		return before
 	}
-	name := string(host)
-	return append(before, address{Broker{nodeID, name, c.int32()}, span{from, c.at}})
+	return append(before, address{b, span{from, c.at}})
 }
 
 // replace returns the edit that puts another address in the place of a.
