@@ -24,11 +24,13 @@ const (
 	lengthSize = 4
 )
 
-// ErrFrame is wrapped by errors about bytes that are no Kafka frame, and
-// ErrForeign by those about bytes of another protocol that was recognised.
+// ErrFrame is wrapped by errors about bytes that are no Kafka frame, ErrForeign
+// by those about bytes of another protocol that was recognised, and ErrHTTP
+// where that is HTTP.
 var (
 	ErrFrame   = errors.New("not a Kafka frame")
 	ErrForeign = fmt.Errorf("%w but another protocol", ErrFrame)
+	ErrHTTP    = fmt.Errorf("%w: an HTTP request", ErrForeign)
 )
 
 // Request is what a proxy knows of a request: its header, and for Produce
@@ -145,7 +147,7 @@ func notKafka(f *Flow, size int32) error {
 	case b[0] == 0x15 && b[1] == 3:
 		return fmt.Errorf("%w: a TLS alert", ErrForeign)
 	case s == "GET " || s == "POST" || s == "PUT " || s == "HEAD" || s == "OPTI" || s == "CONN" || s == "DELE" || s == "PRI ":
-		return fmt.Errorf("%w: an HTTP request", ErrForeign)
+		return ErrHTTP
 	case s == "HTTP":
 		return fmt.Errorf("%w: an HTTP response", ErrForeign)
 	case s == "PROX" || s == "\r\n\r\n":

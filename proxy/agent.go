@@ -64,7 +64,10 @@ type Agent struct {
 	// addresses that were bound.
 	Listening func(bootstrap []string)
 
+	headTimeout time.Duration // defaultHeadTimeout, but for tests
+
 	nodes     nodes
+	loud      loud
 	caps      atomic.Pointer[rewrite.Caps]
 	greeted   atomic.Bool
 	asking    singleflight.Group
@@ -93,6 +96,9 @@ func (a *Agent) Ready() error {
 func (a *Agent) Run(ctx context.Context) error {
 	if a.Logger == nil {
 		a.Logger = slog.New(slog.DiscardHandler)
+	}
+	if a.headTimeout == 0 {
+		a.headTimeout = defaultHeadTimeout
 	}
 	caps := rewrite.Reviewed()
 	a.caps.Store(&caps)

@@ -46,7 +46,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID}
 	c.conn = conn{
 		near: &source{Conn: nc}, touches: rewrite.Touches, relayTouched: c.relayTouched,
-		screen: c.screen, metrics: a.Metrics, log: log, inflight: newInflight(),
+		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, loud: &a.loud, inflight: newInflight(),
 	}
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
@@ -64,8 +64,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	}
 	if err := c.open(ctx); err != nil {
 		c.ended(metrics.CloseDial, err)
-		log.Warn("client reset: no stream to a broker", "err", err)
-		a.Metrics.Closed(metrics.CloseDial)
+		c.report()
 		reset(nc, nil)
 		return
 	}
@@ -85,8 +84,8 @@ func (c *agentConn) greetStranger(err error) {
 	c.metrics.Refused(refused.reason)
 	c.metrics.Closed(metrics.CloseRefused)
 	c.log.Warn("connection refused", "err", err, "hint", "this port speaks Kafka; does the client's security.protocol fit the agent's --listen-tls-cert-file?")
-	const answer = "culvert: this port speaks Kafka, not HTTP\n"
-	if refused.reason == metrics.RefusedNotKafka {
+	if errors.Is(err, protocol.ErrHTTP) {
+		const answer = "culvert: this port speaks Kafka, not HTTP\n"
 		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
 	}
 }

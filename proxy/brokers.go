@@ -156,7 +156,7 @@ func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	defer cancel()
 	first := int(b.next.Add(1) - 1)
 	results := make(chan dialled, len(b.Bootstrap))
-	var failed []error
+	var failed failures
 	for started := 0; ; {
 		var head <-chan time.Time // nil once all have started
 		if started < len(b.Bootstrap) {
@@ -172,7 +172,7 @@ func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 				return r.conn, nil
 			}
 			if failed = append(failed, r.err); len(failed) == len(b.Bootstrap) {
-				return nil, errors.Join(failed...)
+				return nil, failed
 			}
 		}
 	}
@@ -224,7 +224,7 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 		return nil, err
 	}
 	var d net.Dialer
-	var failed []error
+	var failed failures
 	for _, ip := range ips {
 		if err := b.checkIP(ip); err != nil {
 			failed = append(failed, err)
@@ -236,7 +236,7 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 		}
 		failed = append(failed, err)
 	}
-	return nil, errors.Join(failed...)
+	return nil, failed
 }
 
 func (b *Brokers) lookup(ctx context.Context, host string) ([]netip.Addr, error) {

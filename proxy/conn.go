@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -18,9 +19,9 @@ import (
 const (
 	// idleAfter is how long a direction keeps its buffer while nothing comes.
 	idleAfter = time.Second
-	// headTimeout bounds how long a frame's first bytes may be on their way
-	// once the first of them has come, for they are held back meanwhile.
-	headTimeout = 30 * time.Second
+	// defaultHeadTimeout bounds how long a request's header may be on its way
+	// once its first byte has come, for it is held back meanwhile.
+	defaultHeadTimeout = 30 * time.Second
 )
 
 // refusal is why this process will not relay something. It ends the connection.
@@ -56,9 +57,12 @@ type conn struct {
 	screen func(protocol.Request) (answer []byte, err error)
 	// lenient relays untouched what cannot be followed, instead of refusing it.
 	lenient bool
+	// headTimeout bounds the wait for a request's header.
+	headTimeout time.Duration
 
 	metrics *metrics.Metrics
 	log     *slog.Logger
+	loud    *loud // shared by all connections of a process
 
 	inflight   *inflight
 	clientSent bool // owned by requests: a frame has been passed
@@ -105,7 +109,8 @@ func (c *conn) run(requests *protocol.Flow) {
 	c.report()
 }
 
-// report counts and logs how the connection ended.
+// report counts and logs how the connection ended: aloud where somebody could
+// do something about it.
 func (c *conn) report() {
 	end := c.cause.Load()
 	if end == nil { // the client vanished while it was written to
@@ -113,12 +118,15 @@ func (c *conn) report() {
 	}
 	c.metrics.Closed(end.cause)
 	var r *refusal
-	if errors.As(end.err, &r) {
+	switch kind := end.cause.String(); {
+	case errors.As(end.err, &r):
 		c.metrics.Refused(r.reason)
 		c.log.Warn("connection refused", "err", end.err)
-		return
+	case (end.cause == metrics.CloseDial || end.cause == metrics.CloseTunnelCut) && c.loud.again(kind):
+		c.log.Warn("client reset", "cause", kind, "err", end.err)
+	default:
+		c.log.Debug("connection closed", "cause", kind, "err", end.err)
 	}
-	c.log.Debug("connection closed", "cause", end.cause.String(), "err", end.err)
 }
 
 // ended notes what ended the connection; the first call counts.
@@ -145,7 +153,9 @@ func (c *conn) runRequests(f *protocol.Flow, responses <-chan struct{}) {
 		closeWrite(c.far.Conn)
 	case errors.Is(err, errDraining), errors.As(err, &refused):
 		// Answers to what came before are still the client's.
-		c.inflight.drain()
+		if f.Flush() == nil {
+			c.inflight.drain()
+		}
 		c.ended(closeOf(err), err)
 		closeWrite(c.near.Conn)
 		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: err.Error()})
@@ -218,7 +228,7 @@ func farCause(err error) metrics.Close {
 		return metrics.CloseRefused
 	case errors.Is(err, tunnel.ErrCut):
 		return metrics.CloseTunnelCut
-	case errors.As(err, &told) && told.Code == tunnel.CodeDial:
+	case errors.As(err, &told) && slices.Contains([]tunnel.Code{tunnel.CodeDial, tunnel.CodeTarget, tunnel.CodeTicket, tunnel.CodeVersion, tunnel.CodeLimit}, told.Code):
 		return metrics.CloseDial
 	case errors.As(err, &told) && told.Code == tunnel.CodeDraining:
 		return metrics.CloseDrain
@@ -325,7 +335,7 @@ func (c *conn) count(r request) {
 // peekRequest reads the next request's header, or finds a raw SASL token.
 func (c *conn) peekRequest(f *protocol.Flow) (r protocol.Request, isToken bool, err error) {
 	if !protocol.FrameBuffered(f) {
-		c.near.SetReadDeadline(time.Now().Add(headTimeout))
+		c.near.SetReadDeadline(time.Now().Add(c.headTimeout))
 		c.near.timed = true
 		defer func() { c.near.timed = false }()
 	}
@@ -354,7 +364,7 @@ func (c *conn) unreadable(f *protocol.Flow, err error) error {
 		if c.draining.Load() {
 			return errDraining
 		}
-		err = refuse(metrics.RefusedHeaderTimeout, "read request from %s: its header did not arrive within %s", c.near.RemoteAddr(), headTimeout)
+		err = refuse(metrics.RefusedHeaderTimeout, "read request from %s: its header did not arrive within %s", c.near.RemoteAddr(), c.headTimeout)
 	}
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {

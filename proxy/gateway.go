@@ -40,6 +40,7 @@ type Gateway struct {
 
 	signer *signer
 	memory memory
+	loud   loud
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -95,7 +96,7 @@ func (g *Gateway) reach(ctx context.Context) {
 			c.Close()
 			return
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && g.loud.again("bootstrap") {
 			g.Logger.Warn("no bootstrap broker reached, trying again", "err", err)
 		}
 		select {
@@ -111,7 +112,11 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	log := g.Logger.With("client_addr", peer.Addr, "identity", peer.Identity, "transport", peer.Transport, "target", open.Target)
 	broker, node, refused := g.dial(ctx, open)
 	if refused != nil {
-		log.Warn("stream refused", "err", refused)
+		level := slog.LevelDebug
+		if g.loud.again(string(refused.Code)) {
+			level = slog.LevelWarn
+		}
+		log.Log(ctx, level, "stream refused", "err", refused)
 		g.Metrics.Closed(metrics.CloseDial)
 		t.Reset(refused)
 		return
@@ -121,8 +126,8 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	s := &ticketer{gateway: g, stream: t, sent: map[string]time.Time{}}
 	c := &conn{
 		near: &source{Conn: t}, far: &source{Conn: broker},
-		touches: namesBrokers, relayTouched: s.relay, lenient: true,
-		metrics: g.Metrics, log: log, inflight: newInflight(),
+		touches: namesBrokers, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
+		metrics: g.Metrics, log: log, loud: &g.loud, inflight: newInflight(),
 	}
 	g.add(c)
 	defer g.remove(c)

@@ -38,7 +38,7 @@ func (t *tunnels) dial(ctx context.Context, address string, tk *tunnel.Ticket, o
 	if address != "" {
 		open.Target, open.Ticket = address, tk
 	}
-	var failed []error
+	var failed failures
 	for _, g := range t.gateways {
 		c, err := g.Dial(ctx, open)
 		if err == nil {
@@ -47,11 +47,11 @@ func (t *tunnels) dial(ctx context.Context, address string, tk *tunnel.Ticket, o
 		}
 		failed = append(failed, err)
 	}
-	return nil, errors.Join(failed...)
+	return nil, failed
 }
 
 func (t *tunnels) hello(ctx context.Context, onTicket func(tunnel.Ticket)) (tunnel.Opened, error) {
-	var failed []error
+	var failed failures
 	for _, g := range t.gateways {
 		opened, err := g.Hello(ctx, onTicket)
 		if err == nil {
@@ -59,7 +59,7 @@ func (t *tunnels) hello(ctx context.Context, onTicket func(tunnel.Ticket)) (tunn
 		}
 		failed = append(failed, err)
 	}
-	return tunnel.Opened{}, errors.Join(failed...)
+	return tunnel.Opened{}, failed
 }
 
 func (t *tunnels) name() string {
