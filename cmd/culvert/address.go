@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -141,43 +140,4 @@ func isWildcard(host string) bool {
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
-}
-
-// socket is a listener that is going to be opened, and what asked for it.
-type socket struct {
-	host string
-	port int
-	why  string
-}
-
-// overlaps reports whether not both can be opened.
-func (s socket) overlaps(t socket) bool {
-	return s.port == t.port && s.port != 0 && sameHost(s.host, t.host)
-}
-
-// clash returns the first of others that cannot be opened beside s.
-func (s socket) clash(others []socket) (t socket, found bool) {
-	i := slices.IndexFunc(others, s.overlaps)
-	if i < 0 {
-		return socket{}, false
-	}
-	return others[i], true
-}
-
-func sameHost(a, b string) bool {
-	if isWildcard(a) || isWildcard(b) {
-		return true
-	}
-	return canonicalHost(a) == canonicalHost(b)
-}
-
-func canonicalHost(host string) string {
-	host = strings.ToLower(host)
-	if host == "localhost" {
-		return "127.0.0.1"
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.Unmap().String()
-	}
-	return host
 }

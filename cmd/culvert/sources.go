@@ -1,0 +1,254 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v3"
+)
+
+// envPrefix begins the names of our environment variables.
+const envPrefix = "CULVERT_"
+
+// sources finds the settings that the command line left open: in the
+// environment, then in the configuration file. Kong asks it for each flag.
+type sources struct {
+	file   string
+	keys   map[string]any    // of the file: string or []any of strings
+	origin map[string]string // of the flags found here: a variable or the file
+	asked  string            // the flag found last, which is the one being parsed
+}
+
+var _ kong.Resolver = (*sources)(nil)
+
+// Validate does nothing: the file was checked when it was read.
+func (s *sources) Validate(*kong.Application) error { return nil }
+
+// Resolve returns what the environment or the file say, or nil.
+func (s *sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if !isSetting(flag) {
+		return nil, nil
+	}
+	if value, ok := os.LookupEnv(envName(flag.Name)); ok {
+		s.found(flag.Name, envName(flag.Name))
+		return value, nil
+	}
+	if value, ok := s.keys[flag.Name]; ok {
+		s.found(flag.Name, s.file)
+		return value, nil
+	}
+	return nil, nil
+}
+
+func (s *sources) found(flag, origin string) {
+	if s.origin == nil {
+		s.origin = map[string]string{}
+	}
+	s.origin[flag], s.asked = origin, flag
+}
+
+// explain adds to an error of parsing where the value came from.
+func (s *sources) explain(err error) error {
+	if s.asked == "" || !strings.HasPrefix(err.Error(), "--"+s.asked+":") {
+		return err
+	}
+	return fmt.Errorf("%w (from %s)", err, s.origin[s.asked])
+}
+
+// isSetting tells settings from what is only for the moment.
+func isSetting(flag *kong.Flag) bool { return flag.Name != "help" }
+
+func envName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// BeforeResolve reads the configuration file, once the command line has said
+// which command it is for and, perhaps, where it is.
+func (c *cli) BeforeResolve(ctx *kong.Context, s *sources) error {
+	path, from := os.Getenv(envName("config")), envName("config")
+	for _, p := range ctx.Path {
+		if p.Flag != nil && p.Flag.Name == "config" {
+			path, from = ctx.FlagValue(p.Flag).(string), "--config"
+		}
+	}
+	if path == "" {
+		return nil
+	}
+	node := ctx.Selected()
+	if node == nil {
+		return nil
+	}
+	err := s.read(path, node)
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return wrong("", "read %s %s: %w", from, path, pe.Err)
+	}
+	return err
+}
+
+// read takes the file's keys, each of which must be a flag of the command.
+func (s *sources) read(path string, command *kong.Node) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(content, &document); err != nil {
+		return wrong("", "read %s: %w", path, err)
+	}
+	s.file, s.keys = path, map[string]any{}
+	if len(document.Content) == 0 {
+		return nil
+	}
+	root := document.Content[0]
+	if root.Kind != yaml.MappingNode {
+		return wrong("write one setting a line, as in log-level: debug", "read %s: line %d is no setting", path, root.Line)
+	}
+	flags := settings(command)
+	for i := 0; i < len(root.Content); i += 2 {
+		key, value := root.Content[i], root.Content[i+1]
+		flag, known := flags[key.Value]
+		if !known {
+			return wrong(unknownKey(key.Value, command), "%s, line %d: unknown key %q", path, key.Line, key.Value)
+		}
+		if _, again := s.keys[key.Value]; again {
+			return wrong("what may be repeated is a list: "+key.Value+": [a, b]", "%s, line %d: key %q again", path, key.Line, key.Value)
+		}
+		text, err := keyValue(value, flag)
+		if err != nil {
+			return wrong("", "%s, line %d: %s: %w", path, value.Line, key.Value, err)
+		}
+		if text != nil {
+			s.keys[key.Value] = text
+		}
+	}
+	return nil
+}
+
+// keyValue returns the value's text, or texts, as they are written: what 0-5
+// or 12:30 mean is the flag's to say, not YAML's. Null is nil: not set.
+func keyValue(value *yaml.Node, flag *kong.Flag) (any, error) {
+	for value.Kind == yaml.AliasNode {
+		value = value.Alias
+	}
+	switch {
+	case value.Kind == yaml.ScalarNode && value.Tag == "!!null":
+		return nil, nil
+	case value.Kind == yaml.ScalarNode:
+		return value.Value, nil
+	case value.Kind != yaml.SequenceNode:
+		return nil, errors.New("a setting is a value or a list of values, not a mapping")
+	case !flag.IsSlice():
+		return nil, errors.New("this setting has one value, not a list")
+	}
+	var list []any
+	for _, item := range value.Content {
+		if item.Kind != yaml.ScalarNode {
+			return nil, errors.New("the items of a list are plain values")
+		}
+		list = append(list, item.Value)
+	}
+	return list, nil
+}
+
+// settings are the flags that may stand in a command's file, by name. A file
+// names no further file.
+func settings(command *kong.Node) map[string]*kong.Flag {
+	flags := map[string]*kong.Flag{}
+	for n := command; n != nil; n = n.Parent {
+		for _, flag := range n.Flags {
+			if isSetting(flag) && flag.Name != "config" {
+				flags[flag.Name] = flag
+			}
+		}
+	}
+	return flags
+}
+
+// unknownKey is the way out for a key that command has not.
+func unknownKey(key string, command *kong.Node) string {
+	for _, other := range root(command).Children {
+		if _, ok := settings(other)[key]; ok {
+			return fmt.Sprintf("it is a setting of culvert %s: give each command a file of its own", other.Name)
+		}
+	}
+	var names []string
+	for name := range settings(command) {
+		names = append(names, name)
+	}
+	if name := nearest(key, names); name != "" {
+		return fmt.Sprintf("did you mean %s?", name)
+	}
+	return "see " + command.FullPath() + " --help"
+}
+
+func root(node *kong.Node) *kong.Node {
+	for node.Parent != nil {
+		node = node.Parent
+	}
+	return node
+}
+
+// warnOfUnknown warns of variables that look like ours and are not. They are no
+// errors: Kubernetes invents some for a service that is called culvert.
+func (s *sources) warnOfUnknown(log *slog.Logger, root *kong.Node) {
+	known := []string{envName("config")}
+	for _, command := range root.Children {
+		for name := range settings(command) {
+			known = append(known, envName(name))
+		}
+	}
+	var unknown []string
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) {
+			continue
+		}
+		if meant := nearest(name, known); meant != "" {
+			log.Warn("unknown environment variable ignored", "name", name, "did_you_mean", meant)
+			continue
+		}
+		unknown = append(unknown, name)
+	}
+	if unknown != nil {
+		log.Warn("unknown environment variables ignored", "names", strings.Join(unknown, ","))
+	}
+}
+
+// nearest returns the name that needs the fewest edits to become what was
+// written, if these are few.
+func nearest(written string, names []string) string {
+	best, fewest := "", 1+len(written)/4
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		if d := distance(strings.ToLower(written), strings.ToLower(name)); d < fewest {
+			best, fewest = name, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's: the least number of bytes to insert, drop or replace.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
