@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/quic-go/quic-go"
 )
 
 // AnswerError is an HTTP answer where a tunnel was expected. No retry heals most of them.
@@ -39,11 +41,21 @@ func (e *AnswerError) Error() string {
 	return fmt.Sprintf("answered %s by something before the gateway", status)
 }
 
-// Hint says what to do about the answer.
+// Unwrap makes of a gateway's 503 the ERROR that an open exchange would have got.
+func (e *AnswerError) Unwrap() error {
+	if e.Gateway && e.Status == http.StatusServiceUnavailable {
+		return &Error{CodeDraining, e.Text}
+	}
+	return nil
+}
+
+// Hint says what to do about the answer, or nothing.
 func (e *AnswerError) Hint() string {
 	switch {
 	case e.Gateway && e.Status == http.StatusUnauthorized:
 		return "does the first line of --token-file stand in the gateway's file too?"
+	case e.Gateway:
+		return ""
 	case e.Status == http.StatusUnauthorized, e.Status == http.StatusForbidden, e.Status/100 == 3:
 		return "the ingress before the gateway wants credentials of its own: are they set, and not expired?"
 	case e.Status == http.StatusNotFound:
@@ -107,6 +119,9 @@ func hintFor(err error) string {
 	}
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
 		return fmt.Sprintf("what answered shows a certificate for %s; is --gateway-url right?", names(e.Certificate))
+	}
+	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
+		return "nothing answers over UDP there; --transport ws needs TCP alone"
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "what answered does not speak TLS; is the port in --gateway-url right?"

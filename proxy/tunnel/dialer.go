@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -35,7 +36,7 @@ type Dialer struct {
 	// DialContext dials TCP; nil means a net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// OnDial is told how each dial of a transport went: that of an exchange, or of the hello that auto decides with.
+	// OnDial is told how each dial of a transport went, those of hellos included, unless it was given up because nobody waited any more.
 	OnDial func(transport string, err error, took time.Duration)
 
 	// OnFallback is told when auto changes from one transport to another.
@@ -49,7 +50,7 @@ type Dialer struct {
 	log  *slog.Logger
 	t    timing
 	tls  *tls.Config // TLS with what a resumed session needs
-	race race
+	race *race       // nil unless Transport is auto
 	h3   carriers
 
 	mu      sync.Mutex
@@ -79,22 +80,53 @@ func (d *Dialer) init() {
 		}
 		d.tls.DynamicRecordSizingDisabled = true
 		d.streams = make(map[*Conn]struct{})
+		if d.Transport == "" || d.Transport == TransportAuto {
+			d.race = newRace(transports(d.URL.Scheme, d.URL.Hostname()), d.t, d.sayHello, d.fellBack)
+		}
 	})
 }
 
 // Dial opens a stream. It returns when an exchange is up; OPEN leaves with the first Write, or the first Read, and is answered later, see
 // Conn.Opened. ctx bounds Dial alone.
-func (d *Dialer) Dial(ctx context.Context, o Open) (*Conn, error) {
-	d.init()
-	transport, err := d.choose(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c, err := d.dial(ctx, transport, o)
-	if err != nil {
-		d.failed(transport)
-	}
+func (d *Dialer) Dial(ctx context.Context, o Open) (c *Conn, err error) {
+	err = d.overBest(ctx, func(transport string) error {
+		c, err = d.dial(ctx, transport, o)
+		return err
+	})
 	return c, err
+}
+
+// overBest calls f with the transport to use. Under auto it calls f once more, after another race, when f fails.
+func (d *Dialer) overBest(ctx context.Context, f func(transport string) error) error {
+	d.init()
+	if d.race == nil {
+		return f(d.Transport)
+	}
+	var failed error
+	for range 2 {
+		transport, err := d.race.choose(ctx)
+		if err != nil {
+			return cmp.Or(failed, err)
+		}
+		failed = f(transport)
+		if failed == nil || !d.race.lost(transport, failed) || ctx.Err() != nil {
+			return failed
+		}
+	}
+	return failed
+}
+
+// sayHello is a hello for the race.
+func (d *Dialer) sayHello(ctx context.Context, transport string) error {
+	_, err := d.hello(ctx, transport, nil)
+	return err
+}
+
+func (d *Dialer) fellBack(from, to string) {
+	d.log.Warn("tunnel changed its transport", "from", from, "to", to)
+	if d.OnFallback != nil {
+		d.OnFallback(from, to)
+	}
 }
 
 // dial opens a stream over one transport.
@@ -113,7 +145,7 @@ func (d *Dialer) dial(ctx context.Context, transport string, o Open) (*Conn, err
 		}
 		err = explain(fmt.Errorf("dial gateway %s over %s: %w", d.addr(), transport, err))
 	}
-	if d.OnDial != nil {
+	if d.OnDial != nil && !errors.Is(err, context.Canceled) {
 		d.OnDial(transport, err, time.Since(start))
 	}
 	return c, err
@@ -185,7 +217,9 @@ func (d *Dialer) Close() error {
 	for _, c := range open {
 		c.Close() // those that linger are closed already, and go on
 	}
-	d.race.close()
+	if d.race != nil {
+		d.race.close()
+	}
 	d.pending.Wait()
 	return d.h3.close()
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
-	"time"
 )
 
 // helloSize is how much a hello sends and wants back: more than an intermediary that buffers, or drops large packets, lets through unnoticed.
@@ -15,16 +14,11 @@ const helloSize = 64 << 10
 
 // Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass both ways, and hands the gateway's tickets to tickets,
 // which may be nil.
-func (d *Dialer) Hello(ctx context.Context, tickets func(Ticket)) (Opened, error) {
-	d.init()
-	transport, err := d.choose(ctx)
-	if err != nil {
-		return Opened{}, err
-	}
-	o, err := d.hello(ctx, transport, tickets)
-	if err != nil {
-		d.failed(transport)
-	}
+func (d *Dialer) Hello(ctx context.Context, tickets func(Ticket)) (o Opened, err error) {
+	err = d.overBest(ctx, func(transport string) error {
+		o, err = d.hello(ctx, transport, tickets)
+		return err
+	})
 	return o, err
 }
 
@@ -72,5 +66,3 @@ func echo(c *Conn) error {
 	}
 	return nil
 }
-
-var _ = time.Now

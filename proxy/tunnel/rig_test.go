@@ -45,7 +45,7 @@ type served struct {
 // finish closes the stream at the gateway's end.
 func (s *served) finish() { s.Conn.Close() }
 
-// newRig starts a gateway on loopback: "ws" and "h3" with TLS, "plain" for ws without.
+// newRig starts a gateway on loopback: "ws", "h3" and "auto" with TLS, "plain" for ws without, "noudp" for TLS with nobody behind the UDP port.
 func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	t.Helper()
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,7 +61,7 @@ func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 		r.server.TLS, r.dialer.TLS = testTLS()
 	}
 	var udp net.PacketConn
-	if kind != "plain" {
+	if kind != "plain" && kind != "noudp" {
 		udp, err = net.ListenPacket("udp", r.addr)
 		if err != nil {
 			t.Skipf("the UDP port is taken: %v", err)

@@ -1,0 +1,183 @@
+package tunnel
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+func TestVarintsAreThoseOfRFC9000(t *testing.T) {
+	for _, tt := range []struct {
+		v    uint64
+		wire string
+	}{
+		{0, "00"}, {37, "25"}, {63, "3f"}, {64, "4040"}, {15293, "7bbd"}, {16383, "7fff"}, {16384, "80004000"},
+		{494878333, "9d7f3e7d"}, {1<<30 - 1, "bfffffff"}, {1 << 30, "c000000040000000"}, {151288809941952652, "c2197c5eff14e88c"}, {maxVarint, "ffffffffffffffff"},
+	} {
+		b := appendVarint(nil, tt.v)
+		if got := hex.EncodeToString(b); got != tt.wire {
+			t.Errorf("appendVarint(%d) = %s, want %s", tt.v, got, tt.wire)
+		}
+		if got := parseVarint(b); got != tt.v || varintLen(b[0]) != len(b) {
+			t.Errorf("parseVarint(%s) = %d of %d bytes, want %d", tt.wire, got, varintLen(b[0]), tt.v)
+		}
+	}
+}
+
+// A fakeExchange is a wire that the test has written.
+type fakeExchange struct {
+	exchange // nil: what a test does not expect panics
+	r        io.Reader
+	wait     bool
+	sent     bytes.Buffer
+	aborted  bool
+}
+
+func (x *fakeExchange) Read(p []byte) (int, error) { return x.r.Read(p) }
+func (x *fakeExchange) SetWait(wait bool)          { x.wait = wait }
+func (x *fakeExchange) OnDirty(func())             {}
+func (x *fakeExchange) Dirty() bool                { return false }
+func (x *fakeExchange) Flush() error               { return nil }
+func (x *fakeExchange) CloseWrite() error          { return nil }
+func (x *fakeExchange) Abort()                     { x.aborted = true }
+func (x *fakeExchange) LastByte() int64            { return 0 }
+func (x *fakeExchange) Write(b []byte) error {
+	x.sent.Write(b[headroom:])
+	return nil
+}
+
+// gatewayConn is the gateway's end of a stream on which in arrives.
+func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
+	x := &fakeExchange{r: in, exchange: deadlines{}}
+	over := make(chan struct{})
+	c := newConn(x, defaultTiming, nil, func() { close(over) })
+	t.Cleanup(func() {
+		c.Close()
+		<-over
+	})
+	return c, x
+}
+
+// deadlines are ignored.
+type deadlines struct{ exchange }
+
+func (deadlines) SetReadDeadline(time.Time) error  { return nil }
+func (deadlines) SetWriteDeadline(time.Time) error { return nil }
+
+var openCapsule = appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.0","target":"bootstrap"}`))
+
+// transfer opens a stream on which wire arrives, and reads it.
+func transfer(t testing.TB, r io.Reader) (data []byte, err error, sent []byte) {
+	c, x := gatewayConn(t, r)
+	for {
+		err := c.readOpened()
+		if err == nil {
+			break
+		}
+		if !isTimeout(err) {
+			return nil, err, x.sent.Bytes()
+		}
+	}
+	data, err = io.ReadAll(retrier{c})
+	return data, err, x.sent.Bytes()
+}
+
+// A retrier repeats a Read that timed out.
+type retrier struct{ io.Reader }
+
+func (r retrier) Read(p []byte) (n int, err error) {
+	for {
+		if n, err = r.Reader.Read(p); !isTimeout(err) {
+			return n, err
+		}
+	}
+}
+
+func TestCapsules(t *testing.T) {
+	cat := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	data := func(s string) []byte { return appendCapsule(nil, capsuleData, []byte(s)) }
+	final := func(s string) []byte { return appendCapsule(nil, capsuleFinalData, []byte(s)) }
+	for _, tt := range []struct {
+		name string
+		wire []byte
+		want string
+		err  string // "" for EOF
+	}{
+		{"data", cat(openCapsule, data("ab"), data("c"), final("")), "abc", ""},
+		{"final data with bytes", cat(openCapsule, data("ab"), final("cd")), "abcd", ""},
+		{"what follows final data is not looked at", cat(openCapsule, final("x"), data("late"), []byte{0x21, 0}), "x", ""},
+		{"empty data", cat(openCapsule, data(""), data("a"), data(""), final("")), "a", ""},
+		{"keepalives, also before OPEN, also with a value", cat([]byte{2, 0}, openCapsule, []byte{2, 3, 9, 9, 9}, data("a"), []byte{2, 0}, final("")), "a", ""},
+		{"long forms", cat(openCapsule, []byte{0xc0, 0, 0, 0, 0, 0, 0, 1, 0x80, 0, 0, 2}, []byte("ab"), final("")), "ab", ""},
+		{"unknown even", cat(openCapsule, []byte{0x40, 0x40, 2, 8, 8}, data("a"), final("")), "a", ""},
+		{"unknown even, first", cat([]byte{0x0a, 2, 8, 8}, openCapsule, data("a"), final("")), "a", ""},
+		{"a ticket to a gateway is skipped", cat(openCapsule, []byte{4, 2, '{', '}'}, data("a"), final("")), "a", ""},
+		{"unknown odd", cat(openCapsule, data("a"), []byte{0x21, 0}, data("b")), "a", `protocol: capsule type 0x21 may not be ignored and is not known: this end speaks version 1.0 of the tunnel, the other end 1.0`},
+		{"unknown odd, before OPEN", []byte{0x21, 0}, "", "the other end unknown"},
+		{"error", cat(openCapsule, data("a"), appendCapsule(nil, capsuleError, []byte(`{"code":"client","message":"reset"}`))), "a", "client: reset"},
+		{"error before OPEN", appendCapsule(nil, capsuleError, []byte(`{"code":"client","message":"gone"}`)), "", "client: gone"},
+		{"error that is none", cat(openCapsule, appendCapsule(nil, capsuleError, []byte(`[]`))), "", "protocol: decode ERROR"},
+		{"no open", data("a"), "", "protocol: DATA before OPEN"},
+		{"open twice", cat(openCapsule, openCapsule), "", "protocol: unexpected OPEN"},
+		{"opened to a gateway", cat(openCapsule, []byte{7, 2, '{', '}'}), "", "protocol: unexpected OPENED"},
+		{"open is no JSON", []byte{5, 1, '{'}, "", "protocol: decode OPEN"},
+		{"open too long", []byte{5, 0x80, 0, 0x40, 1}, "", "protocol: OPEN of 16385 bytes exceeds the limit of 16384"},
+		{"open of 2^62-1 bytes", append([]byte{5}, bytes.Repeat([]byte{0xff}, 8)...), "", "exceeds the limit"},
+		{"newer minor version", cat(appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.1","target":"x","new":[1]}`)), data("a"), final("")), "a", ""},
+		{"version too new", appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.2"}`)), "", `version: this end speaks version 1.0 of the tunnel and one minor version around it, the other end "1.2"`},
+		{"another major version", appendCapsule(nil, capsuleOpen, []byte(`{"version":"2.0"}`)), "", `"2.0"`},
+		{"no version", appendCapsule(nil, capsuleOpen, []byte(`{}`)), "", `the other end ""`},
+		{"cut", cat(openCapsule, data("a")), "a", "stream cut"},
+		{"cut in data of 2^62-1 bytes", cat(openCapsule, append([]byte{1}, bytes.Repeat([]byte{0xff}, 8)...), []byte("abc")), "abc", "stream cut"},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			for name, r := range map[string]io.Reader{"whole": bytes.NewReader(tt.wire), "by byte": iotest.OneByteReader(bytes.NewReader(tt.wire)), "with timeouts": &stutter{b: tt.wire}} {
+				got, err, sent := transfer(t, r)
+				if string(got) != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("%s: read %q, %v, want %q, %s", name, got, err, tt.want, tt.err)
+				}
+				if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeProtocol && !bytes.Contains(sent, []byte(e.Message[:10])) {
+					t.Errorf("%s: the peer was told %q, want the ERROR %v", name, sent, e)
+				}
+			}
+		})
+	}
+}
+
+// A stutter gives its bytes one by one, and times out before each.
+type stutter struct {
+	b    []byte
+	turn bool
+}
+
+func (s *stutter) Read(p []byte) (int, error) {
+	if s.turn = !s.turn; s.turn && len(s.b) > 0 {
+		return 0, os.ErrDeadlineExceeded
+	}
+	if len(s.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:1], s.b)
+	s.b = s.b[n:]
+	return n, nil
+}
+
+// Wherever a stream ends before FINAL_DATA, that is a cut, and what came before it was read.
+func TestTruncationAtEveryByteIsACut(t *testing.T) {
+	wire := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), {2, 0}, appendCapsule(nil, 0x40, []byte("skip")), appendCapsule(nil, capsuleFinalData, []byte("!"))}, nil)
+	for n := range wire {
+		got, err, _ := transfer(t, bytes.NewReader(wire[:n]))
+		if !errors.Is(err, ErrCut) || !strings.HasPrefix("hello!", string(got)) {
+			t.Errorf("of %d bytes: read %q, %v", n, got, err)
+		}
+	}
+	if got, err, _ := transfer(t, bytes.NewReader(wire)); string(got) != "hello!" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+}

@@ -1,0 +1,271 @@
+package tunnel
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTheTokenRidesInItsOwnHeader(t *testing.T) {
+	for _, kind := range kinds {
+		r := newRig(t, kind, func(r *rig) {
+			r.server.Authenticate = func(req *http.Request) (string, error) {
+				if req.Header.Get(headerAuthorization) != "Bearer secret" {
+					return "", errors.New("unknown token")
+				}
+				return "alice", nil
+			}
+		})
+		c, err := r.dialer.Dial(t.Context(), Open{})
+		if err == nil {
+			_, err = c.Opened(t.Context())
+			c.Close()
+		}
+		e, ok := errors.AsType[*AnswerError](err)
+		want := fmt.Sprintf("dial gateway %s over %s: gateway refused the token: unknown token", r.addr, r.dialer.Transport)
+		if !ok || e.Status != http.StatusUnauthorized || err.Error() != want {
+			t.Errorf("%s: without a token: %v, want %s", kind, err, want)
+		}
+		if h, ok := errors.AsType[*HintError](err); !ok || !strings.Contains(h.Hint(), "--token-file") {
+			t.Errorf("%s: no hint at --token-file in %v", kind, err)
+		}
+		r.dialer.Token = func() (string, error) { return "secret", nil }
+		if _, s := r.dial(); s.peer.Identity != "alice" || s.peer.Transport != r.dialer.Transport {
+			t.Errorf("%s: peer = %+v", kind, s.peer)
+		}
+	}
+}
+
+func TestTheGatewayAnswersWhoeverComesByMistake(t *testing.T) {
+	r := newRig(t, "plain")
+	for _, tt := range []struct {
+		method, path string
+		header       http.Header
+		status       int
+		text         string
+	}{
+		{"GET", "/", nil, 404, "this is a culvert gateway; its tunnel is at /culvert"},
+		{"GET", "/favicon.ico", nil, 404, "/culvert"},
+		{"GET", "/prefix/culvert", nil, 426, "culvert agent --gateway-url"},
+		{"POST", "/culvert", nil, 405, "culvert agent --gateway-url"},
+		{"GET", "/culvert", http.Header{"Origin": {"https://evil.example"}}, 403, "https://evil.example"},
+		{"GET", "/culvert", http.Header{"Upgrade": {"websocket"}, "Connection": {"upgrade"}, "Sec-Websocket-Version": {"12"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}, 426, "Sec-WebSocket-Version"},
+	} {
+		req, _ := http.NewRequest(tt.method, "http://"+r.addr+tt.path, nil)
+		if tt.header != nil {
+			req.Header = tt.header
+		}
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != tt.status || !strings.Contains(string(body), tt.text) || resp.Header.Get(headerGateway) != "test" {
+			t.Errorf("%s %s = %s %v %q, want %d, %q", tt.method, tt.path, resp.Status, resp.Header, body, tt.status, tt.text)
+		}
+	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+}
+
+func TestTCPAnswersTellOfH3(t *testing.T) {
+	r := newRig(t, "ws")
+	tr := &http.Transport{TLSClientConfig: r.dialer.TLS.Clone()}
+	defer tr.CloseIdleConnections()
+	resp, err := tr.RoundTrip(httptest.NewRequest("GET", "https://"+r.addr+"/", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	_, port, _ := net.SplitHostPort(r.addr)
+	if got := resp.Header.Get("Alt-Svc"); got != `h3=":`+port+`"; ma=86400` {
+		t.Errorf("Alt-Svc = %q", got)
+	}
+}
+
+// What stands where a gateway was expected is told in a sentence, with a hint.
+func TestWhatAnswersInsteadOfAGateway(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		handler http.HandlerFunc
+		want    string
+		hint    string
+	}{
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://login.example.com/oauth?x=y", http.StatusFound)
+		}, "answered with a redirect (302 Found) to login.example.com, a login page?", "credentials"},
+		{"web page", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			io.WriteString(w, "<html>")
+		}, "answered 200 OK with text/html where a tunnel was asked for", ""},
+		{"not found", http.NotFound, "no culvert gateway at http", "--gateway-url"},
+		{"ingress without gateway", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusBadGateway) },
+			"answered 502 Bad Gateway by something before the gateway", "is the gateway up"},
+		{"ingress that refuses", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) },
+			"answered 403 Forbidden by something before the gateway", "credentials"},
+		{"broken handshake", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Upgrade", "websocket")
+			w.Header().Set("Connection", "Upgrade")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+		}, "WebSocket handshake: ", ""},
+		{"silence", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no exchange within 300ms", ""},
+		{"closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "connection closed before the answer", ""},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			s := httptest.NewServer(tt.handler)
+			defer s.Close()
+			u, _ := url.Parse(s.URL)
+			d := &Dialer{URL: u, Transport: TransportWS, timing: defaultTiming}
+			d.timing.handshake = 300 * time.Millisecond
+			defer d.Close()
+			_, err := d.Dial(t.Context(), Open{})
+			if err == nil || !strings.HasPrefix(err.Error(), "dial gateway "+u.Host+" over ws: ") || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Dial = %v, want %q", err, tt.want)
+			}
+			hint := ""
+			if h, ok := errors.AsType[*HintError](err); ok {
+				hint = h.Hint()
+			}
+			if !strings.Contains(hint, tt.hint) {
+				t.Errorf("hint = %q, want %q", hint, tt.hint)
+			}
+		})
+	}
+}
+
+func TestAnUnknownAuthorityIsNamed(t *testing.T) {
+	for _, kind := range []string{"ws", "h3"} {
+		r := newRig(t, kind, func(r *rig) { r.dialer.TLS = nil })
+		_, err := r.dialer.Dial(t.Context(), Open{})
+		h, ok := errors.AsType[*HintError](err)
+		if !ok || !strings.Contains(err.Error(), "unknown authority") || !strings.Contains(h.Hint(), "--gateway-ca-file") || !strings.Contains(h.Hint(), "CN=culvert test") {
+			t.Errorf("%s: Dial = %v, want an unknown authority and a hint", kind, err)
+		}
+	}
+}
+
+func TestAWrongNameIsNamed(t *testing.T) {
+	r := newRig(t, "ws", func(r *rig) {
+		r.dialer.TLS = r.dialer.TLS.Clone()
+		r.dialer.TLS.ServerName = "kafka.example.com"
+	})
+	_, err := r.dialer.Dial(t.Context(), Open{})
+	if h, ok := errors.AsType[*HintError](err); !ok || !strings.Contains(h.Hint(), "a certificate for gateway, 127.0.0.1") {
+		t.Errorf("Dial = %v, want a hint with the names of the certificate", err)
+	}
+}
+
+func TestPlainHTTPWhereTLSIsExpected(t *testing.T) {
+	r := newRig(t, "plain", func(r *rig) { r.dialer.URL.Scheme = "https" })
+	_, err := r.dialer.Dial(t.Context(), Open{})
+	if h, ok := errors.AsType[*HintError](err); !ok || !strings.Contains(h.Hint(), "does not speak TLS") {
+		t.Errorf("Dial = %v, want a hint that there is no TLS", err)
+	}
+}
+
+func TestThePathOfTheURLIsAPrefix(t *testing.T) {
+	for _, kind := range kinds {
+		r := newRig(t, kind, func(r *rig) { r.dialer.URL.Path = "/kafka/" })
+		r.dial()
+	}
+}
+
+// ALPN must not offer h2: an ingress that gets the choice takes it, and there is no upgrade in h2.
+func TestWSOffersHTTP1Alone(t *testing.T) {
+	var offered []string
+	r := newRig(t, "ws", func(r *rig) {
+		r.server.TLS = r.server.TLS.Clone()
+		r.server.TLS.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			offered = h.SupportedProtos
+			return nil, nil
+		}
+	})
+	r.dial()
+	if len(offered) != 1 || offered[0] != "http/1.1" {
+		t.Errorf("ALPN = %v", offered)
+	}
+}
+
+func TestDrainingRefusesNewStreamsAndKeepsTheOld(t *testing.T) {
+	forEachKind(t, func(t *testing.T, r *rig) {
+		c, s := r.dial()
+		late, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer late.Close()
+		if r.dialer.Transport == TransportWS { // the exchange stands, and its OPEN comes late
+			r.server.drain()
+			_, err := late.Opened(t.Context())
+			if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeDraining {
+				t.Errorf("OPEN while draining: %v", err)
+			}
+		}
+		r.server.drain()
+		fresh, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
+		if err == nil {
+			_, err = fresh.Opened(t.Context())
+			fresh.Close()
+		}
+		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeDraining {
+			t.Errorf("a new exchange while draining: %v", err)
+		}
+		io.WriteString(c, "still here")
+		if got, err := io.ReadAll(io.LimitReader(s, 10)); string(got) != "still here" || err != nil {
+			t.Errorf("the old stream: %q, %v", got, err)
+		}
+	})
+}
+
+func TestShutdownWaitsForStreamsAndThenCutsThem(t *testing.T) {
+	forEachKind(t, func(t *testing.T, r *rig) {
+		c, s := r.dial()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if err := r.server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 streams cut") {
+			t.Errorf("Shutdown = %v", err)
+		}
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrCut) {
+			t.Errorf("Read after Shutdown: %v, want ErrCut", err)
+		}
+		_ = s
+	})
+}
+
+// A gateway behind the slowest peer: a request that never ends its header, and one whose header is too long.
+func TestSlowAndLongHeadersAreRefused(t *testing.T) {
+	r := newRig(t, "plain", func(r *rig) {
+		r.server.timing = defaultTiming
+		r.server.timing.handshake = 100 * time.Millisecond
+	})
+	slow, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	io.WriteString(slow, "GET /culvert HTTP/1.1\r\n")
+	slow.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadAll(slow); err != nil {
+		t.Errorf("a slow header was kept: %v", err)
+	}
+	long, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer long.Close()
+	go io.WriteString(long, "GET /culvert HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 2*maxHeader)+"\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(long), nil)
+	if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("a long header: %v, %v", resp, err)
+	}
+}

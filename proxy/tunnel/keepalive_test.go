@@ -1,0 +1,152 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestAnIdleStreamStaysAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		got := make(chan error, 2)
+		read := func(c *Conn) {
+			_, err := io.ReadFull(c, make([]byte, 1))
+			got <- err
+		}
+		go read(c)
+		go read(s.Conn)
+		time.Sleep(time.Hour)
+		c.Write([]byte("x"))
+		s.Write([]byte("x"))
+		for range 2 {
+			if err := <-got; err != nil {
+				t.Errorf("Read after an idle hour: %v", err)
+			}
+		}
+		r.stop()
+	})
+}
+
+func TestAKeepaliveComesAfterFifteenIdleSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		time.Sleep(10 * time.Second)
+		s.Write([]byte("x"))
+		wrote := clock()
+		io.ReadFull(c, make([]byte, 1))
+		go c.Read(make([]byte, 1))
+		for range 3 {
+			before := c.x.LastByte()
+			for c.x.LastByte() == before {
+				time.Sleep(100 * time.Millisecond)
+			}
+			if idle := time.Duration(c.x.LastByte() - wrote); idle != 15*time.Second {
+				t.Errorf("KEEPALIVE after %v", idle)
+			}
+			wrote = c.x.LastByte()
+		}
+		r.stop()
+	})
+}
+
+// The agent's process is frozen, or its network is gone without a trace: nothing comes, and nothing says so.
+func TestAPeerThatIsSilentForFortyFiveSecondsIsDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		s.timer.Stop()
+		start := time.Now()
+		_, err := c.Read(make([]byte, 1))
+		if !errors.Is(err, ErrCut) || !strings.Contains(err.Error(), "nothing came for 45s") {
+			t.Errorf("Read = %v, want a dead peer", err)
+		}
+		if waited := time.Since(start); waited != 45*time.Second {
+			t.Errorf("dead after %v, want 45s", waited)
+		}
+		if _, err := c.Write([]byte("x")); !errors.Is(err, ErrCut) {
+			t.Errorf("Write to a dead peer: %v", err)
+		}
+		r.stop()
+	})
+}
+
+// A consumer that is paused for an hour does not read, so nothing that did not come is held against the peer.
+func TestWhileNobodyReadsNobodyIsDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		s.timer.Stop()
+		time.Sleep(time.Hour)
+		time.AfterFunc(44*time.Second, func() { s.Write([]byte("x")) })
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Errorf("Read = %v", err)
+		}
+		r.stop()
+	})
+}
+
+// A writer that back-pressure blocks cannot send KEEPALIVEs, and need not: its bytes are on the way.
+func TestBackPressureIsNoDeath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		want := random(2 << 20)
+		go func() {
+			s.Write(want)
+			s.CloseWrite()
+			s.finish()
+		}()
+		for range 60 {
+			time.Sleep(time.Minute)
+			if _, err := io.ReadFull(c, make([]byte, len(want)/60)); err != nil {
+				t.Fatalf("Read = %v", err)
+			}
+		}
+		if _, err := io.ReadAll(c); err != nil {
+			t.Errorf("ReadAll = %v", err)
+		}
+		r.stop()
+	})
+}
+
+func TestAStreamWithoutOpenIsResetAfterTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.openSent.Store(true) // Read shall not send it
+		start := time.Now()
+		_, err = c.Read(make([]byte, 1))
+		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeProtocol || time.Since(start) != 10*time.Second {
+			t.Errorf("Read = %v after %v, want ERROR protocol after 10s", err, time.Since(start))
+		}
+		c.Close()
+		r.stop()
+	})
+}
+
+func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		go s.Write(make([]byte, 1<<20))
+		synctest.Wait()
+		start := time.Now()
+		if err := s.Reset(&Error{CodeBroker, "gone"}); err == nil || time.Since(start) != 5*time.Second {
+			t.Errorf("Reset = %v after %v, want an error after 5s", err, time.Since(start))
+		}
+		if _, err := io.Copy(io.Discard, c); !errors.Is(err, ErrCut) {
+			t.Errorf("Read = %v, want ErrCut", err)
+		}
+		r.stop()
+	})
+}
