@@ -50,7 +50,7 @@ func testTokens(t *testing.T, content string) (*TokenFile, File) {
 	return tokens, f
 }
 
-func request(headers ...string) *http.Request {
+func httpRequest(headers ...string) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, "/culvert", nil)
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Add(headers[i], headers[i+1])
@@ -115,7 +115,7 @@ func TestATokenComesInOneOfTwoHeaders(t *testing.T) {
 		{[]string{"Authorization", "Bearer "}, "", "no token"},
 		{nil, "", "no token"},
 	} {
-		identity, err := c.Authenticate(request(test.headers...))
+		identity, err := c.Authenticate(httpRequest(test.headers...))
 		switch {
 		case test.fail == "" && (err != nil || identity != test.identity):
 			t.Errorf("%q: %q, %v, want %q", test.headers, identity, err, test.identity)
@@ -129,7 +129,7 @@ func TestTokensAreReadAgain(t *testing.T) {
 	tokens, f := testTokens(t, "one")
 	c := &Credentials{Tokens: tokens}
 	may := func(token string) bool {
-		_, err := c.Authenticate(request("Authorization", "Bearer "+token))
+		_, err := c.Authenticate(httpRequest("Authorization", "Bearer "+token))
 		return err == nil
 	}
 	writeFile(t, f, "two") // same size, and likely the same tick of the clock
@@ -190,15 +190,15 @@ func TestATokenFileThatEverybodyReadsIsWarnedAbout(t *testing.T) {
 }
 
 func TestWithoutCredentialsNobodyComesInUnlessToldSo(t *testing.T) {
-	if _, err := new(Credentials).Authenticate(request()); err == nil {
+	if _, err := new(Credentials).Authenticate(httpRequest()); err == nil {
 		t.Error("zero Credentials let somebody in")
 	}
-	identity, err := (&Credentials{InsecureNoAuth: true}).Authenticate(request())
+	identity, err := (&Credentials{InsecureNoAuth: true}).Authenticate(httpRequest())
 	if identity != anonymous || err != nil {
 		t.Errorf("InsecureNoAuth: %q, %v", identity, err)
 	}
 	tokens, _ := testTokens(t, "one")
-	if _, err := (&Credentials{Tokens: tokens, InsecureNoAuth: true}).Authenticate(request()); err == nil {
+	if _, err := (&Credentials{Tokens: tokens, InsecureNoAuth: true}).Authenticate(httpRequest()); err == nil {
 		t.Error("InsecureNoAuth switched tokens off")
 	}
 }
@@ -217,7 +217,7 @@ func TestAllowedUsersOnlyNarrow(t *testing.T) {
 		{token, false},
 		{[]string{userHeader, "ALICE"}, false},
 	} {
-		_, err := c.Authenticate(request(test.headers...))
+		_, err := c.Authenticate(httpRequest(test.headers...))
 		if (err == nil) != test.allowed {
 			t.Errorf("%q: %v, want allowed %v", test.headers, err, test.allowed)
 		}
@@ -317,7 +317,7 @@ func TestACertificateAndATokenMustBothPass(t *testing.T) {
 	}
 	tokens, _ := testTokens(t, "alice=one")
 	with := func(cert *x509.Certificate, headers ...string) *http.Request {
-		r := request(headers...)
+		r := httpRequest(headers...)
 		r.TLS = &tls.ConnectionState{}
 		if cert != nil {
 			r.TLS.PeerCertificates = []*x509.Certificate{cert}
@@ -335,7 +335,7 @@ func TestACertificateAndATokenMustBothPass(t *testing.T) {
 	}{
 		{"certificate", onlyCert, with(good), "agent-1"},
 		{"no certificate", onlyCert, with(nil), ""},
-		{"no TLS", onlyCert, request(), ""},
+		{"no TLS", onlyCert, httpRequest(), ""},
 		{"foreign certificate", onlyCert, with(foreign), ""},
 		{"both", both, with(good, token...), "alice"},
 		{"both, no token", both, with(good), ""},

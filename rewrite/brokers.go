@@ -151,6 +151,10 @@ func (c *cursor) findCoordinator(version int16) (found names) {
 	return found
 }
 
+// controllerEndpoints is the endpoint type of DescribeCluster that an admin
+// client asks controllers for (KIP-919). A broker refuses it.
+const controllerEndpoints = 2
+
 // describeCluster walks over a DescribeCluster response v0-2.
 //
 //	throttle int32, error int16, message string, endpoint type int8 (v1+)
@@ -161,7 +165,10 @@ func (c *cursor) describeCluster(version int16) (found names) {
 	c.skip(4 + 2)
 	c.string()
 	if version >= 1 {
-		c.skip(1)
+		if b := c.take(1); len(b) == 1 && b[0] == controllerEndpoints {
+			c.fail("it names controllers, whose node ids are not to be taken for brokers'; is a bootstrap address one of a controller?")
+			return found
+		}
 	}
 	found.clusterID = string(c.string())
 	c.skip(4)

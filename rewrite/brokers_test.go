@@ -220,3 +220,23 @@ func TestNoNodeHasNoAddress(t *testing.T) {
 		t.Errorf("passed %x", got)
 	}
 }
+
+// A controller's answer to DescribeCluster (KIP-919) has the form of a broker's.
+// Its node ids are those of brokers where nodes are both.
+func TestControllersAreNotLearntAsBrokers(t *testing.T) {
+	for version := int16(1); version <= protocol.DescribeCluster.MaxVersion(); version++ {
+		resp := kmsg.NewPtrDescribeClusterResponse()
+		resp.Version, resp.EndpointType = version, controllerEndpoints
+		b := kmsg.NewDescribeClusterResponseBroker()
+		b.NodeID, b.Host, b.Port = 1, "controller-1"+domain, 9093
+		resp.Brokers = append(resp.Brokers, b)
+
+		l := &learner{directory: loopback}
+		passed, _, err := relay(&Rewriter{Directory: l}, protocol.DescribeCluster, version, frameOf(resp))
+		wantUndecodable(t, err)
+		wantNoHost(t, passed)
+		if l.calls > 0 {
+			t.Errorf("v%d: Learn was called", version)
+		}
+	}
+}
