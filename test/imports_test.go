@@ -1,0 +1,85 @@
+package test
+
+import (
+	"go/parser"
+	"go/token"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/culvert-proxy/culvert/"
+
+// mayImport is the table of docs/architecture.md: which of our packages, and of
+// the dependencies that shape a package, each may import. What is not listed is
+// forbidden. Test files are not held to it.
+var mayImport = map[string]struct {
+	ours   []string
+	others []string // prefixes, beyond the standard library
+	never  []string // of the standard library
+}{
+	"protocol":              {others: []string{"github.com/twmb/franz-go/pkg/kmsg"}, never: []string{"net", "os", "sync/atomic", "time", "log", "context"}},
+	"rewrite":               {ours: []string{"protocol"}, never: []string{"net", "os", "sync", "time", "log", "context"}},
+	"proxy/tunnel":          {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
+	"proxy/metrics":         {ours: []string{"protocol"}, others: []string{"github.com/prometheus/"}},
+	"proxy/status":          {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
+	"proxy/fakekafka":       {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
+	"proxy/internal/memnet": {},
+	"proxy": {
+		ours:   []string{"protocol", "rewrite", "proxy/tunnel", "proxy/metrics"},
+		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
+	},
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports " "}}`, "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		path, imports, _ := strings.Cut(strings.TrimSpace(line), ":")
+		name := strings.TrimPrefix(path, module)
+		if strings.HasPrefix(name, "cmd/") || strings.HasPrefix(name, "test") {
+			continue // may import everything, and nothing imports them: see below
+		}
+		table, listed := mayImport[name]
+		if !listed {
+			t.Errorf("package %s is in no table of who may import whom", name)
+			continue
+		}
+		for _, imp := range strings.Fields(imports) {
+			ours, isOurs := strings.CutPrefix(imp, module)
+			switch {
+			case isOurs && !slices.Contains(table.ours, ours):
+				t.Errorf("%s imports %s", name, ours)
+			case !isOurs && strings.Contains(imp, ".") && !slices.ContainsFunc(table.others, func(p string) bool { return strings.HasPrefix(imp, p) }):
+				t.Errorf("%s imports %s", name, imp)
+			case slices.Contains(table.never, imp):
+				t.Errorf("%s imports %s", name, imp)
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", "{{.Dir}}\t{{join .GoFiles \" \"}}", "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		dir, files, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		documented := files == ""
+		for _, file := range strings.Fields(files) {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(dir, file), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			documented = documented || f.Doc != nil
+		}
+		if !documented {
+			t.Errorf("package %s has no comment", filepath.Base(dir))
+		}
+	}
+}
