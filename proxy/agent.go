@@ -76,10 +76,11 @@ type Agent struct {
 	listeners sync.WaitGroup
 	serving   sync.WaitGroup
 
-	mu      sync.Mutex
-	opened  []net.Listener
-	conns   map[*agentConn]struct{}
-	serveOn func(net.Listener, int, int32)
+	mu       sync.Mutex
+	draining bool
+	opened   []net.Listener
+	conns    map[*agentConn]struct{}
+	serveOn  func(net.Listener, int, int32)
 }
 
 // Ready reports, as an error that says why, whether no gateway (or, without a
@@ -184,7 +185,7 @@ func (a *Agent) restore() {
 		return
 	}
 	if c, ok := s.of(a.Upstream.name()); ok {
-		if err := a.nodes.restore(c.ClusterID, c.Nodes); err != nil {
+		if err := a.nodes.recall(c.ClusterID, c.Nodes); err != nil {
 			a.Logger.Error("state not restored", "err", err)
 		}
 	}
@@ -259,7 +260,7 @@ func (a *Agent) hello(ctx context.Context) error {
 	if len(tickets) == 0 {
 		return nil
 	}
-	return a.nodes.restore(tickets[0].ClusterID, tickets)
+	return a.nodes.recall(tickets[0].ClusterID, tickets)
 }
 
 // answered takes note of a gateway's answer.
@@ -274,8 +275,12 @@ func (a *Agent) answered(o tunnel.Opened) {
 // listen serves a listener until drain closes it.
 func (a *Agent) listen(ctx context.Context, ln net.Listener, listen int, node int32) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.draining { // a response has named a node in the last moment
+		ln.Close()
+		return
+	}
 	a.opened = append(a.opened, ln)
-	a.mu.Unlock()
 	a.listeners.Go(func() { a.accept(ctx, ln, listen, node) })
 }
 
@@ -323,6 +328,7 @@ func (a *Agent) drain(stop context.CancelFunc) {
 
 func (a *Agent) closeListeners() {
 	a.mu.Lock()
+	a.draining = true
 	for _, ln := range a.opened {
 		ln.Close()
 	}
@@ -334,6 +340,9 @@ func (a *Agent) add(c *agentConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.conns[c] = struct{}{}
+	if a.draining {
+		c.drain()
+	}
 }
 
 func (a *Agent) remove(c *agentConn) {

@@ -318,7 +318,7 @@ func (c *conn) request(f *protocol.Flow) error {
 	}
 	c.count(in)
 	if !r.NoResponse {
-		if err := c.inflight.push(in); err != nil {
+		if _, err := c.inflight.push(in); err != nil {
 			return err
 		}
 	}
@@ -406,12 +406,14 @@ func (c *conn) answer(f *protocol.Flow, r request) error {
 	if err := c.passTo(io.Discard, f, r.Size); err != nil {
 		return err
 	}
-	if !c.inflight.idle() {
-		return c.inflight.push(r)
+	own, err := c.inflight.push(r)
+	if err != nil || !own {
+		return err
 	}
 	if _, err := c.near.Write(r.answer); err != nil {
 		return fmt.Errorf("answer %s v%d: %w", r.Key, r.Version, err)
 	}
+	c.inflight.done()
 	return nil
 }
 
@@ -448,7 +450,7 @@ func (c *conn) responses(f *protocol.Flow) error {
 func (c *conn) answers(f *protocol.Flow) error {
 	for {
 		r, ok := c.inflight.oldest()
-		if !ok || r.answer == nil {
+		if !ok || r.answer == nil || r.own {
 			return nil
 		}
 		if err := f.Replace(0, r.answer); err != nil {
@@ -475,7 +477,7 @@ func (c *conn) response(f *protocol.Flow) error {
 	switch {
 	case err != nil:
 		return c.strange(f, err)
-	case !ok:
+	case !ok || r.answer != nil:
 		return c.strange(f, fmt.Errorf("%w: a response with correlation id %d to no request", errMismatch, id))
 	case id != r.CorrelationID:
 		return c.strange(f, fmt.Errorf("%w: response with correlation id %d where %s v%d with %d is the oldest in flight", errMismatch, id, r.Key, r.Version, r.CorrelationID))

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -42,8 +41,9 @@ type Gateway struct {
 	memory memory
 	loud   loud
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
+	mu       sync.Mutex
+	draining bool
+	conns    map[*conn]struct{}
 }
 
 // Ready reports, as an error that says why, whether no broker has accepted a
@@ -79,7 +79,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	if err := server.Run(ctx, tcp, udp); err != nil {
 		return err
 	}
-	g.each((*conn).drain)
+	g.drain()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.DrainTimeout)
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {
@@ -186,6 +186,9 @@ func (g *Gateway) add(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.conns[c] = struct{}{}
+	if g.draining {
+		c.drain()
+	}
 }
 
 func (g *Gateway) remove(c *conn) {
@@ -194,12 +197,13 @@ func (g *Gateway) remove(c *conn) {
 	delete(g.conns, c)
 }
 
-func (g *Gateway) each(f func(*conn)) {
+// drain ends all connections between two requests, and those to come.
+func (g *Gateway) drain() {
 	g.mu.Lock()
-	conns := slices.Collect(maps.Keys(g.conns))
-	g.mu.Unlock()
-	for _, c := range conns {
-		f(c)
+	defer g.mu.Unlock()
+	g.draining = true
+	for c := range g.conns {
+		c.drain()
 	}
 }
 

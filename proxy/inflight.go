@@ -21,6 +21,7 @@ type request struct {
 	at     time.Time // its header had been read
 	queued bool      // it waited behind another one of its connection
 	answer []byte    // our own answer, where the request is not forwarded
+	own    bool      // the requests' side writes answer itself: nothing was in flight
 }
 
 // inflight is the queue of requests that await their response, in the order in
@@ -43,24 +44,27 @@ func newInflight() *inflight {
 	return q
 }
 
-// push appends r once there is room. It fails when the connection is over.
-func (q *inflight) push(r request) error {
+// push appends r once there is room. It fails when the connection is over. An
+// answer of our own that comes to stand alone is the caller's to write, who
+// then calls done: nothing can come from the broker meanwhile.
+func (q *inflight) push(r request) (own bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.n == maxInflight && !q.closed {
 		q.changed.Wait()
 	}
 	if q.closed {
-		return errConnOver
+		return false, errConnOver
 	}
 	q.tokens = false
 	r.queued = q.n > 0
+	r.own = r.answer != nil && !r.queued
 	if q.n == len(q.ring) {
 		q.grow()
 	}
 	q.ring[(q.head+q.n)%len(q.ring)] = r
 	q.n++
-	return nil
+	return r.own, nil
 }
 
 func (q *inflight) grow() {
@@ -90,14 +94,6 @@ func (q *inflight) done() {
 	q.head = (q.head + 1) % len(q.ring)
 	q.n--
 	q.changed.Broadcast()
-}
-
-// idle reports whether nothing is in flight. The requests' side may then write
-// to the client itself: nothing can come from the broker until it has pushed.
-func (q *inflight) idle() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.n == 0
 }
 
 // drain waits until nothing is in flight or the connection is over.

@@ -16,7 +16,7 @@ func TestInflightKeepsOrderWhileItGrowsAndWraps(t *testing.T) {
 	next, due := int32(0), int32(0)
 	for round := range 200 {
 		for range round%7 + 1 {
-			if err := q.push(inFlight(next)); err != nil {
+			if _, err := q.push(inFlight(next)); err != nil {
 				t.Fatal(err)
 			}
 			next++
@@ -55,7 +55,11 @@ func TestFullInflightStopsReadingUntilThereIsRoom(t *testing.T) {
 			q.push(inFlight(int32(i)))
 		}
 		pushed := make(chan error)
-		go func() { pushed <- q.push(inFlight(maxInflight)) }()
+		push := func(id int32) {
+			_, err := q.push(inFlight(id))
+			pushed <- err
+		}
+		go push(maxInflight)
 		synctest.Wait()
 		select {
 		case <-pushed:
@@ -66,11 +70,30 @@ func TestFullInflightStopsReadingUntilThereIsRoom(t *testing.T) {
 		if err := <-pushed; err != nil {
 			t.Fatal(err)
 		}
-		go func() { pushed <- q.push(inFlight(0)) }()
+		go push(0)
 		synctest.Wait()
 		q.close()
 		if err := <-pushed; err != errConnOver {
 			t.Errorf("push after close = %v, want %v", err, errConnOver)
 		}
 	})
+}
+
+func TestAnswerOfOurOwnIsWrittenByOneSideOnly(t *testing.T) {
+	q := newInflight()
+	answer := request{answer: []byte("answer")}
+	if own, _ := q.push(answer); !own {
+		t.Error("an answer that stands alone is not the caller's")
+	}
+	if own, _ := q.push(answer); own {
+		t.Error("an answer behind another is the caller's")
+	}
+	q.done()
+	if r, _ := q.oldest(); r.own {
+		t.Error("an answer that waited is not the responses' side's")
+	}
+	q.done()
+	if own, _ := q.push(inFlight(1)); own {
+		t.Error("a request that is forwarded counts as an answer")
+	}
 }

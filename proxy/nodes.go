@@ -46,6 +46,8 @@ type endpoint struct {
 type node struct {
 	id      int32
 	address string // advertised, host:port
+	// recalled is set where no response has named the node since the start.
+	recalled bool
 }
 
 // nodes is the table of one agent: node id ↔ advertised address ↔ local
@@ -86,22 +88,16 @@ func (t *nodes) init() {
 // the old id is returned.
 func (t *nodes) learn(cluster string, brokers []rewrite.Broker) (dropped string, err error) {
 	t.mu.Lock()
-	changed := false
-	if cluster != "" && cluster != t.cluster {
-		dropped, t.cluster = t.cluster, cluster
-		if dropped != "" {
-			clear(t.known)
-			maps.DeleteFunc(t.tickets, func(_ string, tk tunnel.Ticket) bool { return tk.ClusterID == dropped })
-		}
-		changed = true
-	}
+	before := t.cluster
+	dropped = t.enter(cluster)
+	changed := t.cluster != before
 	for _, b := range brokers {
 		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 		if err = t.open(b.NodeID); err != nil {
 			break
 		}
-		if t.known[b.NodeID].address != address && t.room(b.NodeID) {
-			t.known[b.NodeID] = node{b.NodeID, address}
+		if n := (node{b.NodeID, address, false}); t.known[b.NodeID] != n && t.room(b.NodeID) {
+			t.known[b.NodeID] = n
 			changed = true
 		}
 	}
@@ -134,30 +130,46 @@ func (t *nodes) addTicket(tk tunnel.Ticket) {
 	}
 }
 
-// restore takes nodes from another source than a response: the gateway's
-// memory, or the state file. It never overrides what the table has.
-func (t *nodes) restore(cluster string, tickets []tunnel.Ticket) error {
+// recall takes nodes from another memory than our own: the state file's or,
+// later and newer, the gateway's. It overrides nothing that a response has said
+// of the same cluster.
+func (t *nodes) recall(cluster string, tickets []tunnel.Ticket) error {
 	t.mu.Lock()
-	if t.cluster == "" {
-		t.cluster = cluster
-	}
-	var errs []error
-	if t.cluster == cluster {
-		for _, tk := range tickets {
-			if _, have := t.known[tk.NodeID]; have || !t.room(tk.NodeID) {
-				continue
-			}
-			t.known[tk.NodeID] = node{tk.NodeID, tk.Address}
-			if len(tk.MAC) > 0 {
-				t.tickets[tk.Address] = tk
-			}
-			errs = append(errs, t.open(tk.NodeID))
+	t.enter(cluster)
+	var errs failures
+	for _, tk := range tickets {
+		if n, have := t.known[tk.NodeID]; have && !n.recalled || !t.room(tk.NodeID) {
+			continue
+		}
+		t.known[tk.NodeID] = node{tk.NodeID, tk.Address, true}
+		if len(tk.MAC) > 0 {
+			t.tickets[tk.Address] = tk
+		}
+		if err := t.open(tk.NodeID); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	n := len(t.known)
 	t.mu.Unlock()
 	t.metrics.SetNodes(n)
-	return errors.Join(errs...)
+	if errs != nil {
+		return errs
+	}
+	return nil
+}
+
+// enter makes the table one of this cluster, and returns the id of the one
+// whose nodes it dropped for that. The lock is held.
+func (t *nodes) enter(cluster string) (dropped string) {
+	if cluster == "" || cluster == t.cluster {
+		return ""
+	}
+	dropped, t.cluster = t.cluster, cluster
+	if dropped != "" {
+		clear(t.known)
+		maps.DeleteFunc(t.tickets, func(_ string, tk tunnel.Ticket) bool { return tk.ClusterID == dropped })
+	}
+	return dropped
 }
 
 // expect opens listeners of nodes that nothing is known of yet.
