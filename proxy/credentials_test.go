@@ -358,3 +358,25 @@ func TestTheNameInACertificateIsItsFirst(t *testing.T) {
 		t.Error("a certificate without a name was accepted")
 	}
 }
+
+// A file that has just been written is read again at each use for a while. The
+// warning must not come as often.
+func TestOpenSecretIsWarnedOfOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(file, []byte("a=secret\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	log := &memoryLog{}
+	tokens, err := NewTokenFile(File{file, "--token-file"}, log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := tokens.First(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(log.String(), "can be read by everybody"); n != 1 && runtime.GOOS != "windows" {
+		t.Errorf("warned %d times, want once:\n%s", n, log)
+	}
+}

@@ -39,6 +39,7 @@ type reread[T any] struct {
 	value     T
 	good      bool   // value has been read
 	complaint string // already logged
+	warned    bool   // of who may read the files
 }
 
 // get returns the current value. It may be called concurrently. The error is of
@@ -84,14 +85,16 @@ func (r *reread[T]) read() (T, error) {
 	return r.parse(contents)
 }
 
+// warnOfReaders says, once, which secrets are open to everybody.
 func (r *reread[T]) warnOfReaders(infos []fs.FileInfo) {
-	if !r.secret || runtime.GOOS == "windows" { // where the bits mean nothing
+	if !r.secret || r.warned || runtime.GOOS == "windows" { // where the bits mean nothing
 		return
 	}
 	for i, info := range infos {
 		if info.Mode().Perm()&0o004 != 0 {
 			r.log.Warn("secret file can be read by everybody on this machine",
 				"file", r.files[i].String(), "mode", info.Mode().Perm().String())
+			r.warned = true
 		}
 	}
 }
