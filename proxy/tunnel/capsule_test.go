@@ -181,3 +181,47 @@ func TestTruncationAtEveryByteIsACut(t *testing.T) {
 		t.Errorf("read %q, %v", got, err)
 	}
 }
+
+// However the bytes are split, the stream is the same; and what is written back as capsules reads the same again.
+func FuzzCapsules(f *testing.F) {
+	f.Add(openCapsule)                                                                              // opened, and cut
+	f.Add(append(bytes.Clone(openCapsule), 1, 2, 'a', 'b', 3, 0))                                   // DATA, FINAL_DATA
+	f.Add(append(bytes.Clone(openCapsule), 2, 0, 0x40, 0x40, 1, 'x', 3, 1, 'c'))                    // KEEPALIVE, an unknown even type
+	f.Add(append(bytes.Clone(openCapsule), 0x21, 0))                                                // an unknown odd type
+	f.Add(append(bytes.Clone(openCapsule), appendCapsule(nil, capsuleError, []byte(`{}`))...))      // ERROR
+	f.Add(append(bytes.Clone(openCapsule), 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 'x')) // DATA of 2^62-1 bytes
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		got, err, _ := transfer(t, bytes.NewReader(wire))
+		bytewise, err2, _ := transfer(t, iotest.OneByteReader(bytes.NewReader(wire)))
+		stuttered, err3, _ := transfer(t, &stutter{b: wire})
+		if !bytes.Equal(got, bytewise) || !bytes.Equal(got, stuttered) {
+			t.Errorf("read %q at once, %q byte by byte, %q with timeouts", got, bytewise, stuttered)
+		}
+		if text(err) != text(err2) || text(err) != text(err3) {
+			t.Errorf("%v at once, %v byte by byte, %v with timeouts", err, err2, err3)
+		}
+		again := append(bytes.Clone(openCapsule), appendCapsule(nil, capsuleFinalData, got)...)
+		if reread, err, _ := transfer(t, bytes.NewReader(again)); err != nil || !bytes.Equal(reread, got) {
+			t.Errorf("read %q, %v, of capsules with %q", reread, err, got)
+		}
+	})
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func FuzzVarint(f *testing.F) {
+	f.Add(uint64(0))
+	f.Add(uint64(maxVarint))
+	f.Fuzz(func(t *testing.T, v uint64) {
+		v &= maxVarint
+		b := appendVarint(nil, v)
+		if len(b) != varintLen(b[0]) || parseVarint(b) != v {
+			t.Errorf("%d became %x and %d", v, b, parseVarint(b))
+		}
+	})
+}

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -44,6 +45,8 @@ type carrier struct {
 
 // carriers are the carriers of a Dialer. They share one UDP socket.
 type carriers struct {
+	own int // as maxOwn, which 0 means
+
 	mu      sync.Mutex
 	tr      *quic.Transport
 	list    []*carrier
@@ -104,7 +107,7 @@ func (d *Dialer) request(header http.Header) []byte {
 func (p *carriers) take(ctx context.Context, d *Dialer) (*carrier, error) {
 	p.mu.Lock()
 	c := p.leastLoaded()
-	if c != nil && (c.streams == 0 || len(p.list)+p.dialled >= maxOwn) {
+	if c != nil && (c.streams == 0 || len(p.list)+p.dialled >= cmp.Or(p.own, maxOwn)) {
 		p.use(c)
 		p.mu.Unlock()
 		return c, nil

@@ -385,6 +385,12 @@ func isTimeout(err error) bool {
 // Opened waits for the gateway's answer to OPEN, which it sends if no Write has. Read waits by itself; both may be used at the same time.
 // The end of ctx does no harm to the stream.
 func (c *Conn) Opened(ctx context.Context) (Opened, error) {
+	if c.isOpened() {
+		return c.answer, nil
+	}
+	if ctx.Err() != nil {
+		return Opened{}, context.Cause(ctx)
+	}
 	select {
 	case <-c.opened:
 		return c.answer, nil

@@ -110,6 +110,7 @@ func TestManyDialsShareARace(t *testing.T) {
 			go r.choose(t.Context())
 		}
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if n != 1 {
 			t.Errorf("%d hellos for ten dials", n)
 		}

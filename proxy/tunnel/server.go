@@ -180,9 +180,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 func (s *Server) cutStreams() int {
-	s.cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.cancel()
 	for c := range s.streams {
 		c.end(net.ErrClosed)
 		c.x.Abort()

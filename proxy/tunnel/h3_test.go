@@ -1,0 +1,145 @@
+package tunnel
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Without this, streams that nobody reads use up the connection's credit, and all other streams of the connection stand still.
+func TestStreamWindowsFitTheConnectionWindow(t *testing.T) {
+	cfg := quicConfig(maxStreams)
+	if uint64(cfg.MaxIncomingStreams)*cfg.MaxStreamReceiveWindow > cfg.InitialConnectionReceiveWindow {
+		t.Errorf("%d streams of up to %d bytes exceed the %d of their connection", cfg.MaxIncomingStreams, cfg.MaxStreamReceiveWindow, cfg.InitialConnectionReceiveWindow)
+	}
+}
+
+func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves 150 MB")
+	}
+	r := newRig(t, "h3", func(r *rig) { r.dialer.h3.own = 1 })
+	var writers sync.WaitGroup
+	for range 32 {
+		c, _ := r.dial() // whose other end reads nothing
+		c.SetWriteDeadline(time.Now().Add(1 * time.Second))
+		writers.Go(func() { c.Write(make([]byte, 2*maxStreamWindow)) })
+	}
+	writers.Wait()
+	c, s := r.dial()
+	if n := len(r.dialer.h3.list); n != 1 {
+		t.Fatalf("%d carriers, want all streams on one", n)
+	}
+	want := random(20 << 20)
+	go func() {
+		c.Write(want)
+		c.CloseWrite()
+	}()
+	s.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if got, err := io.ReadAll(s); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("beside 32 stalled streams: read %d of %d bytes, %v", len(got), len(want), err)
+	}
+}
+
+func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
+	r := newRig(t, "h3", func(r *rig) { r.dialer.h3.own = 3 })
+	count := func() (carriers, streams int) {
+		r.dialer.h3.mu.Lock()
+		defer r.dialer.h3.mu.Unlock()
+		for _, c := range r.dialer.h3.list {
+			streams += c.streams
+		}
+		return len(r.dialer.h3.list), streams
+	}
+	for i, want := range []int{1, 2, 3, 3, 3} {
+		r.dial()
+		if carriers, streams := count(); carriers != want || streams != i+1 {
+			t.Errorf("after %d streams: %d carriers with %d", i+1, carriers, streams)
+		}
+	}
+	for range 3*maxStreams - 5 {
+		r.dial()
+	}
+	if carriers, _ := count(); carriers != 3 {
+		t.Errorf("%d carriers for %d streams", carriers, 3*maxStreams)
+	}
+	r.dial()
+	if carriers, _ := count(); carriers != 4 {
+		t.Errorf("%d carriers for %d streams", carriers, 3*maxStreams+1)
+	}
+}
+
+func TestIdleCarriersAreClosedButAFew(t *testing.T) {
+	r := newRig(t, "h3", func(r *rig) {
+		r.dialer.timing = defaultTiming
+		r.dialer.timing.idle = 50 * time.Millisecond
+	})
+	var conns []*Conn
+	for range 6 {
+		c, _ := r.dial()
+		conns = append(conns, c)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		r.dialer.h3.mu.Lock()
+		n := len(r.dialer.h3.list)
+		r.dialer.h3.mu.Unlock()
+		if n == maxIdle {
+			break
+		}
+		if time.Since(start) > 5*time.Second {
+			t.Fatalf("%d carriers are kept, want %d", n, maxIdle)
+		}
+	}
+	r.dial()
+}
+
+func TestADeadCarrierIsReplaced(t *testing.T) {
+	r := newRig(t, "h3")
+	c, _ := r.dial()
+	c.x.(*h3Exchange).conn.CloseWithError(0, "test")
+	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("Read on a dead carrier: %v", err)
+	}
+	c.Close()
+	r.dial()
+}
+
+// OPEN and the first bytes leave with the request, before any answer: the first answer comes after one round trip.
+func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
+	hold := make(chan struct{})
+	r := newRig(t, "h3", func(r *rig) {
+		r.server.Authenticate = func(*http.Request) (string, error) {
+			<-hold
+			return "", nil
+		}
+	})
+	c, err := r.dialer.Dial(t.Context(), Open{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
+		t.Errorf("Read before the answer: %v", err)
+	}
+	if n, err := c.Write([]byte("at once")); n != 7 || err != nil {
+		t.Errorf("Write before the answer = %d, %v", n, err)
+	}
+	close(hold)
+	s := <-r.served
+	defer close(s.done)
+	got := make([]byte, 7)
+	if _, err := io.ReadFull(s, got); string(got) != "at once" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+	c.SetReadDeadline(time.Time{})
+	if _, err := c.Opened(t.Context()); err != nil {
+		t.Errorf("Opened after a Read that timed out: %v", err)
+	}
+}

@@ -1,0 +1,273 @@
+package tunnel
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
+)
+
+// clientFrame is a frame as a client sends it.
+func clientFrame(fin bool, op ws.OpCode, payload []byte) []byte {
+	f := ws.NewFrame(op, fin, bytes.Clone(payload))
+	var b bytes.Buffer
+	ws.MustWriteFrame(&b, ws.MaskFrameInPlaceWith(f, [4]byte{1, 2, 3, 4}))
+	return b.Bytes()
+}
+
+// pipeWS is the gateway's end of a WebSocket, and the connection that the test plays the client on.
+func pipeWS() (*wsExchange, *memnet.Conn) {
+	a, b := memnet.Pipe(memnet.Addr("agent"), memnet.Addr("gateway"))
+	w := &wire{Conn: b}
+	return newWS(w, w, false, nil), a
+}
+
+// Fragments, control frames between them, and frames that end anywhere in a capsule are all the same stream.
+func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
+	capsules := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), appendCapsule(nil, capsuleFinalData, []byte(" world"))}, nil)
+	for size := 1; size <= len(capsules); size++ {
+		x, peer := pipeWS()
+		c := newConn(x, defaultTiming, nil, func() {})
+		go func() {
+			op := ws.OpBinary
+			for i := 0; i < len(capsules); i += size {
+				end := min(i+size, len(capsules))
+				peer.Write(clientFrame(end == len(capsules), op, capsules[i:end]))
+				peer.Write(clientFrame(true, ws.OpPing, []byte("are you there")))
+				op = ws.OpContinuation
+			}
+		}()
+		go io.Copy(io.Discard, peer)
+		if err := c.readOpened(); err != nil {
+			t.Fatalf("frames of %d bytes: %v", size, err)
+		}
+		if got, err := io.ReadAll(c); string(got) != "hello world" || err != nil {
+			t.Fatalf("frames of %d bytes: read %q, %v", size, got, err)
+		}
+		c.Close()
+		peer.Close()
+	}
+}
+
+func TestFramesThatRFC6455Forbids(t *testing.T) {
+	bin := clientFrame(true, ws.OpBinary, []byte("x"))
+	set := func(b []byte, i int, v byte) []byte {
+		b = bytes.Clone(b)
+		b[i] = v
+		return b
+	}
+	for _, tt := range []struct {
+		name string
+		wire []byte
+		err  string
+	}{
+		{"unmasked", []byte{0x82, 1, 'x'}, "masked: false"},
+		{"reserved bit", set(bin, 0, 0xc2), "reserved bits"},
+		{"text", set(bin, 0, 0x81), "opcode 1"},
+		{"reserved opcode", set(bin, 0, 0x83), "opcode 3"},
+		{"continuation of nothing", set(bin, 0, 0x80), "opcode 0"},
+		{"a message within a message", append(clientFrame(false, ws.OpBinary, nil), bin...), "opcode 2, in a message: true"},
+		{"fragmented ping", clientFrame(false, ws.OpPing, nil), "control frame of 0 bytes, last: false"},
+		{"long ping", []byte{0x89, 0xfe, 0, 126, 0, 0, 0, 0}, "control frame of 126 bytes"},
+		{"length beyond 2^63", append([]byte{0x82, 0xff}, bytes.Repeat([]byte{0xff}, 12)...), "beyond 2^63"},
+		{"close", clientFrame(true, ws.OpClose, ws.NewCloseFrameBody(1001, "going away")), `closed with 1001 "going away"`},
+		{"close without a reason", clientFrame(true, ws.OpClose, nil), "without a reason"},
+	} {
+		x, peer := pipeWS()
+		go peer.Write(tt.wire)
+		_, err := io.ReadAll(x)
+		if err == nil || !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: Read = %v, want %q", tt.name, err, tt.err)
+		}
+		peer.Close()
+		x.Abort()
+	}
+}
+
+// An ingress pings, and wants its pong though the stream is idle.
+func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, peer := pipeWS()
+		c := newConn(x, defaultTiming, nil, func() {})
+		go c.readOpened()
+		for _, s := range []string{"one", "two"} {
+			peer.Write(clientFrame(true, ws.OpPing, []byte(s)))
+		}
+		f, err := ws.ReadFrame(peer)
+		for err == nil && string(f.Payload) == "one" {
+			f, err = ws.ReadFrame(peer)
+		}
+		if err != nil || f.Header.OpCode != ws.OpPong || string(f.Payload) != "two" {
+			t.Errorf("got %v %q, %v", f.Header, f.Payload, err)
+		}
+		c.Close()
+	})
+}
+
+// Two ends that ping each other and write at once must not wait for each other: a pong never blocks a reader.
+func TestAFloodOfPingsBlocksNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, peer := pipeWS()
+		c := newConn(x, defaultTiming, nil, func() {})
+		done := make(chan error)
+		go func() { done <- c.readOpened() }()
+		ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))
+		for range 100_000 { // and reads no pong
+			peer.Write(ping)
+		}
+		peer.Write(clientFrame(true, ws.OpBinary, openCapsule))
+		if err := <-done; err != nil {
+			t.Errorf("behind the flood: %v", err)
+		}
+		c.Close()
+	})
+}
+
+func TestAFloodOfPingsAllocatesNothing(t *testing.T) {
+	ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))
+	x, peer := pipeWS()
+	defer peer.Close()
+	defer x.Abort()
+	x.SetReadDeadline(aLongTimeAgo)
+	n := testing.AllocsPerRun(100, func() {
+		for range 100 {
+			peer.Write(ping)
+		}
+		x.SetReadDeadline(time.Time{})
+		for range 100 {
+			x.readHeader()
+			x.readControl()
+		}
+	})
+	if n > 10 { // of the deadline, and of memnet
+		t.Errorf("%v allocations for 100 pings", n)
+	}
+}
+
+// What was sent early, together with the upgrade, must not be lost.
+func TestBytesBehindTheUpgradeAreRead(t *testing.T) {
+	r := newRig(t, "plain")
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	capsules := append(bytes.Clone(openCapsule), appendCapsule(nil, capsuleFinalData, []byte("early"))...)
+	io.WriteString(conn, "GET /culvert HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"+
+		string(clientFrame(true, ws.OpBinary, capsules)))
+	s := <-r.served
+	defer close(s.done)
+	if got, err := io.ReadAll(s); string(got) != "early" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+// One Write of 64 KiB is one frame; and with TLS below, one system call.
+func TestAWriteIsOneFrameInOneCall(t *testing.T) {
+	for _, kind := range []string{"ws", "plain"} {
+		var counted *countingConn
+		r := newRig(t, kind, func(r *rig) {
+			r.dialer.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := new(net.Dialer).DialContext(ctx, network, addr)
+				counted = &countingConn{Conn: c}
+				return counted, err
+			}
+		})
+		c, s := r.dial()
+		before := counted.writes
+		want := random(chunkSize)
+		c.Write(want)
+		if n := counted.writes - before; n != 1 {
+			t.Errorf("%s: %d calls for a Write of 64 KiB", kind, n)
+		}
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: read something else, %v", kind, err)
+		}
+	}
+}
+
+type countingConn struct {
+	net.Conn
+	writes int
+}
+
+func (c *countingConn) Write(p []byte) (int, error) {
+	c.writes++
+	return c.Conn.Write(p)
+}
+
+// A write deadline leaves part of a TLS record unsent. Neither the record nor the stream may suffer.
+func TestAWriteDeadlineDoesNotBreakTLS(t *testing.T) {
+	r := newRig(t, "ws")
+	c, s := r.dial()
+	want := random(32 << 20)
+	go func() {
+		for b := want; len(b) > 0; {
+			c.SetWriteDeadline(time.Now().Add(2 * time.Millisecond))
+			n, err := c.Write(b[:min(len(b), 300<<10)])
+			b = b[n:]
+			if err != nil && !isTimeout(err) {
+				t.Errorf("Write: %v", err)
+				return
+			}
+		}
+		for c.SetWriteDeadline(time.Time{}); c.CloseWrite() != nil; {
+		}
+	}()
+	var got bytes.Buffer
+	for buf := make([]byte, 100<<10); ; time.Sleep(time.Millisecond) {
+		n, err := s.Read(buf)
+		got.Write(buf[:n])
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("Read: %v", err)
+		}
+	}
+	if !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("read %d bytes that differ from the %d written", got.Len(), len(want))
+	}
+}
+
+func FuzzWSFrames(f *testing.F) {
+	f.Add(clientFrame(true, ws.OpBinary, openCapsule)) // a whole OPEN
+	f.Add(append(clientFrame(false, ws.OpBinary, openCapsule[:3]), clientFrame(true, ws.OpContinuation, openCapsule[3:])...))
+	f.Add(clientFrame(true, ws.OpPing, []byte("ping")))
+	f.Add(clientFrame(true, ws.OpClose, binary.BigEndian.AppendUint16(nil, 1000)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		read := func(r io.Reader) (string, string) {
+			w := &wire{Conn: readConn{r: r}}
+			got, err := io.ReadAll(newWS(w, w, false, nil))
+			return string(got), fmt.Sprint(err)
+		}
+		whole, err1 := read(bytes.NewReader(b))
+		pieces, err2 := read(iotest.OneByteReader(bytes.NewReader(b)))
+		if whole != pieces || err1 != err2 {
+			t.Errorf("read %q, %s at once, %q, %s byte by byte", whole, err1, pieces, err2)
+		}
+		if len(whole) > len(b) {
+			t.Errorf("%d bytes of payload in %d", len(whole), len(b))
+		}
+	})
+}
+
+// A readConn is a net.Conn as far as reading from r.
+type readConn struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c readConn) Read(p []byte) (int, error) { return c.r.Read(p) }
