@@ -38,8 +38,7 @@ func TestClientsOfOldThatLogIn(t *testing.T) {
 func (p *path) roundtrips(t *testing.T, all []clients.Client) {
 	for _, client := range all {
 		t.Run(client.Name, func(t *testing.T) {
-			topic := strings.ReplaceAll(client.Name, " ", "-") + "-" + p.transport
-			p.cluster.CreateTopic(t, topic)
+			topic := p.cluster.Topic(t, strings.ReplaceAll(client.Name, " ", "-")+"-"+p.transport)
 			if client.Share {
 				p.cluster.ShareFromEarliest(t, topic)
 			}

@@ -14,7 +14,7 @@ import (
 // this passes by another way, the other tests show nothing.
 func TestBrokersCannotBeUsedDirectly(t *testing.T) {
 	w := theWorld(t)
-	w.cluster.CreateTopic(t, "control")
+	topic := w.cluster.Topic(t, "control")
 	t.Run("franz-go", func(t *testing.T) {
 		client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(w.cluster.Bootstrap(), ",")...), kgo.DisableIdempotentWrite())
 		if err != nil {
@@ -26,12 +26,12 @@ func TestBrokersCannotBeUsedDirectly(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		if err := client.ProduceSync(ctx, numbered("control", 1)...).FirstErr(); err == nil {
+		if err := client.ProduceSync(ctx, numbered(topic, 1)...).FirstErr(); err == nil {
 			t.Error("a record arrived")
 		}
 	})
 	t.Run("kcat", func(t *testing.T) {
-		if out, err := kcat(t, w.cluster.Bootstrap(), "hello\n", "-P", "-t", "control", "-X", "message.timeout.ms=2000"); err == nil {
+		if out, err := kcat(t, w.cluster.Bootstrap(), "hello\n", "-P", "-t", topic, "-X", "message.timeout.ms=2000"); err == nil {
 			t.Errorf("a record arrived: %s", out)
 		}
 	})

@@ -3,6 +3,11 @@ package test
 import (
 	"context"
 	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,31 +27,31 @@ const (
 	rate      = 400
 )
 
+// producers send the numbered records to a topic and return an error if one of
+// them was not acknowledged.
+var producers = map[string]func(*testing.T, context.Context, *path, string) error{
+	"franz-go": produceFranz,
+	"Java":     produceJava,
+}
+
 // TestNoRecordIsLostWhenBrokersComeAndGo moves leaders, and kills and restarts
 // a broker, while idempotent producers of two kinds and over both transports
 // send with acks=all.
 func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
 	w := theWorld(t)
-	producers := map[string]func(*testing.T, context.Context, *path, string) error{"franz": produceFranz, "java": produceJava}
-	var topics []string
-	for _, p := range w.paths {
-		for kind := range producers {
-			topics = append(topics, "faults-"+kind+"-"+p.transport)
-		}
-	}
-	for _, topic := range topics {
-		w.cluster.CreateTopic(t, topic)
-	}
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
 	defer cancel()
+	topics := make(map[string]*path)
 	var all errgroup.Group
 	for _, p := range w.paths {
 		for kind, produce := range producers {
-			all.Go(func() error { return produce(t, ctx, p, "faults-"+kind+"-"+p.transport) })
+			topic := w.cluster.Topic(t, kind+"-"+p.transport)
+			topics[topic] = p
+			all.Go(func() error { return produce(t, ctx, p, topic) })
 		}
 	}
 	time.Sleep(3 * time.Second)
-	moveLeaders(t, w.cluster, topics)
+	moveLeaders(t, w.cluster, slices.Collect(maps.Keys(topics)))
 	time.Sleep(time.Second)
 	w.cluster.Kill(2)
 	time.Sleep(2 * time.Second)
@@ -56,21 +61,14 @@ func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
 	if err := all.Wait(); err != nil {
 		t.Error(err)
 	}
-	for _, p := range w.paths {
-		for kind := range producers {
-			t.Run(kind+" "+p.transport, func(t *testing.T) {
-				reader := p.franz(t, kgo.ConsumeTopics("faults-"+kind+"-"+p.transport), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-				consume(t, reader, producing).check(t, producing)
-			})
-		}
-		p.relay.Check(t)
-		if t.Failed() {
-			t.Logf("what the agent said over %s:\n%s", p.transport, p.agent.Output())
-		}
+	for topic, p := range topics {
+		t.Run(topic, func(t *testing.T) {
+			reader := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+			consume(t, reader, producing).check(t, producing)
+			p.relay.Check(t)
+		})
 	}
-	if t.Failed() {
-		t.Logf("what the gateway said:\n%s", w.gateway.Output())
-	}
+	w.logIfFailed(t)
 }
 
 // produceFranz fails with the first record that was not acknowledged.
@@ -96,11 +94,18 @@ func produceFranz(t *testing.T, ctx context.Context, p *path, topic string) erro
 	return nil
 }
 
-func produceJava(_ *testing.T, ctx context.Context, p *path, topic string) error {
+// produceJava has VerifiableProducer retry, which it does not of itself.
+func produceJava(t *testing.T, ctx context.Context, p *path, topic string) error {
+	config := filepath.Join(t.TempDir(), topic+".properties")
+	if err := os.WriteFile(config, []byte("retries=2147483647\nenable.idempotence=true\n"), 0o600); err != nil {
+		return err
+	}
 	out, err := p.cluster.Tool(ctx, kafka.VerifiableProducer, "", "--bootstrap-server", p.bootstrap, "--topic", topic,
-		"--acks", "-1", "--max-messages", "5000", "--throughput", "400")
-	if err == nil && strings.Contains(out, "producer_send_error") {
-		err = errors.New("VerifiableProducer reports a record that was not sent")
+		"--acks", "-1", "--max-messages", strconv.Itoa(producing), "--throughput", strconv.Itoa(rate), "--command-config", config)
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "producer_send_error") {
+			return errors.Join(err, errors.New(line))
+		}
 	}
 	return err
 }
@@ -130,13 +135,12 @@ func TestGroupRebalances(t *testing.T) {
 	protocols := map[string][]kgo.Opt{"classic": nil, "KIP-848": {kgo.ServerSideBalancer()}}
 	eachTransport(t, func(t *testing.T, p *path) {
 		for name, options := range protocols {
-			t.Run(name, func(t *testing.T) { rebalance(t, p, "rebalance-"+p.transport+"-"+name, options) })
+			t.Run(name, func(t *testing.T) { rebalance(t, p, p.cluster.Topic(t, "rebalance-"+p.transport+"-"+name), options) })
 		}
 	})
 }
 
 func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
-	p.cluster.CreateTopic(t, topic)
 	member := func() *kgo.Client {
 		return p.franz(t, append(options, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	}

@@ -67,8 +67,7 @@ func TestFranz(t *testing.T) {
 		"KIP-848": {kgo.ServerSideBalancer()},
 	}
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "franz-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "franz-"+p.transport)
 		produce(t, p.franz(t), numbered(topic, 3000))
 		for name, options := range groups {
 			t.Run(name, func(t *testing.T) {
@@ -91,9 +90,7 @@ func TestFranz(t *testing.T) {
 // every third transaction aborted and done again: exactly once all the same.
 func TestFranzTransactions(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		from, to := "eos-from-"+p.transport, "eos-to-"+p.transport
-		p.cluster.CreateTopic(t, from)
-		p.cluster.CreateTopic(t, to)
+		from, to := p.cluster.Topic(t, "eos-from-"+p.transport), p.cluster.Topic(t, "eos-to-"+p.transport)
 		produce(t, p.franz(t), numbered(from, 500))
 		copyTransactionally(t, p, from, to, 500)
 		reader := p.franz(t, kgo.ConsumeTopics(to), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))

@@ -51,7 +51,7 @@ func lines(n int) string {
 
 func TestJavaTopics(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "java-topics-" + p.transport
+		topic := p.cluster.Unique("java-topics-" + p.transport)
 		p.tool(t, kafka.Topics, "", "--create", "--topic", topic, "--partitions", "3", "--replication-factor", "3")
 		wantIn(t, p.tool(t, kafka.Topics, "", "--list"), topic)
 		wantIn(t, p.tool(t, kafka.Topics, "", "--describe", "--topic", topic), "PartitionCount: 3", "Partition: 2")
@@ -63,8 +63,7 @@ func TestJavaTopics(t *testing.T) {
 
 func TestJavaConsoleAndGroups(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "java-console-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "java-console-"+p.transport)
 		p.tool(t, kafka.ConsoleProducer, lines(20), "--topic", topic, "--command-property", "acks=all")
 		for _, protocol := range []string{"classic", "consumer"} {
 			group := topic + "-" + protocol
@@ -79,8 +78,7 @@ func TestJavaConsoleAndGroups(t *testing.T) {
 
 func TestJavaShareConsumer(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "java-share-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "java-share-"+p.transport)
 		p.cluster.ShareFromEarliest(t, topic)
 		p.tool(t, kafka.ConsoleProducer, lines(20), "--topic", topic)
 		out := p.tool(t, kafka.ConsoleShare, "", "--topic", topic, "--group", topic, "--max-messages", "20", "--timeout-ms", "20000")
@@ -91,8 +89,7 @@ func TestJavaShareConsumer(t *testing.T) {
 
 func TestJavaPerformance(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "java-perf-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "java-perf-"+p.transport)
 		out := p.tool(t, kafka.ProducerPerf, "", "--topic", topic, "--num-records", "20000", "--record-size", "1024", "--throughput", "-1", "--command-property", "acks=all")
 		wantIn(t, out, "20000 records sent")
 		// The second column but three of the only line is the number of records.
@@ -103,8 +100,7 @@ func TestJavaPerformance(t *testing.T) {
 
 func TestJavaTransactions(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "java-txn-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "java-txn-"+p.transport)
 		out := p.tool(t, kafka.ProducerPerf, "", "--topic", topic, "--num-records", "500", "--record-size", "100", "--throughput", "1000",
 			"--transactional-id", topic, "--transaction-duration-ms", "100")
 		wantIn(t, out, "500 records sent")
@@ -118,8 +114,7 @@ func TestJavaTransactions(t *testing.T) {
 
 func TestJavaVerifiable(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "java-verifiable-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "java-verifiable-"+p.transport)
 		out := p.tool(t, kafka.VerifiableProducer, "", "--topic", topic, "--max-messages", "100", "--acks", "-1")
 		if got := strings.Count(out, `"producer_send_success"`); got != 100 {
 			t.Errorf("%d records sent, want 100", got)
@@ -159,8 +154,7 @@ func TestJavaBrokerConfigs(t *testing.T) {
 
 func TestJavaLeaderElection(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "java-election-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "java-election-"+p.transport)
 		offsets := filepath.Join(t.TempDir(), "offsets.json")
 		content := fmt.Sprintf(`{"partitions":[{"topic":%q,"partition":0,"offset":0}],"version":1}`, topic)
 		if err := os.WriteFile(offsets, []byte(content), 0o600); err != nil {

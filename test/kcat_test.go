@@ -27,8 +27,7 @@ func kcat(t *testing.T, bootstrap, stdin string, args ...string) (string, error)
 
 func TestKcat(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
-		topic := "kcat-" + p.transport
-		p.cluster.CreateTopic(t, topic)
+		topic := p.cluster.Topic(t, "kcat-"+p.transport)
 		run := func(stdin string, args ...string) string {
 			t.Helper()
 			out, err := kcat(t, p.bootstrap, stdin, args...)

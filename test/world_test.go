@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,12 +25,13 @@ var transports = []string{"ws", "h3"}
 
 // world is a cluster and one gateway beside it.
 type world struct {
-	dir     string
-	cluster *kafka.Cluster
-	binary  string // culvert
-	url     string // of the gateway
-	gateway *proc.Process
-	paths   map[string]*path // by transport
+	dir          string
+	cluster      *kafka.Cluster
+	binary       string // culvert
+	url          string // of the gateway
+	gateway      *proc.Process
+	gatewayAdmin string           // its admin listener
+	paths        map[string]*path // by transport
 }
 
 // path is one way into the world: an agent over one transport, and the leak
@@ -40,6 +42,7 @@ type path struct {
 	bootstrap string // what a client is given; it leads through the detector
 	base      int    // the agent's broker port base
 	agent     *proc.Process
+	admin     string // the agent's admin listener
 	relay     *leak.Relay
 }
 
@@ -82,7 +85,8 @@ func closeShared() {
 }
 
 // eachTransport runs a test once per transport, side by side, and fails it if
-// a broker's name has reached a client, or if nothing came through the agent.
+// a broker's name has reached a client, if nothing came through the agent, or if
+// the agent has refused anything.
 func eachTransport(t *testing.T, test func(*testing.T, *path)) {
 	w := theWorld(t)
 	for _, transport := range transports {
@@ -90,15 +94,16 @@ func eachTransport(t *testing.T, test func(*testing.T, *path)) {
 			t.Parallel()
 			p := w.paths[transport]
 			p.relay.Check(t)
-			before := p.relay.Sent()
+			sent, refused := p.relay.Sent(), scrape(t, p.admin).sum("culvert_refused_total")
 			test(t, p)
 			p.relay.Check(t)
-			if p.relay.Sent() == before {
+			if p.relay.Sent() == sent {
 				t.Error("nothing came through the agent")
 			}
-			if t.Failed() {
-				t.Logf("what the agent said:\n%s\nwhat the gateway said:\n%s", p.agent.Output(), w.gateway.Output())
+			if n := scrape(t, p.admin).sum("culvert_refused_total") - refused; n > 0 {
+				t.Errorf("the agent has refused something %v times", n)
 			}
+			w.logIfFailed(t)
 		})
 	}
 }
@@ -112,7 +117,7 @@ func newWorld(ctx context.Context, dir string, cfg kafka.Config, listener func(*
 			w.close()
 		}
 	}()
-	if w.binary, err = build(ctx); err != nil {
+	if w.binary, err = build(); err != nil {
 		return nil, err
 	}
 	if w.cluster, err = kafka.New(ctx, dir, cfg); err != nil {
@@ -146,6 +151,17 @@ func (w *world) close() {
 	}
 }
 
+// logIfFailed adds what both ends said to the report of a test that has failed.
+func (w *world) logIfFailed(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	t.Logf("what the gateway said:\n%s", w.gateway.Output())
+	for _, p := range w.paths {
+		t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
+	}
+}
+
 func (w *world) file(name string) string { return filepath.Join(w.dir, name) }
 
 // startGateway starts the gateway where the brokers' names resolve.
@@ -157,13 +173,14 @@ func (w *world) startGateway(ctx context.Context, bootstrap string) error {
 	if err != nil {
 		return err
 	}
-	w.url = fmt.Sprintf("https://127.0.0.1:%d", ports[0])
+	w.url = "https://" + address(clientHost, ports[0])
+	w.gatewayAdmin = address(clientHost, ports[1])
 	w.gateway, err = startCulvert(ctx, inside.Command(w.file("gateway-hosts"), w.binary, "gateway",
-		"--listen", fmt.Sprintf("127.0.0.1:%d", ports[0]),
+		"--listen", address(clientHost, ports[0]),
 		"--tls-cert-file", w.file("gateway.pem"), "--tls-key-file", w.file("gateway-key.pem"),
 		"--bootstrap", bootstrap,
 		"--token-file", w.file("token"),
-		"--admin-listen", fmt.Sprintf("127.0.0.1:%d", ports[1])))
+		"--admin-listen", w.gatewayAdmin))
 	return err
 }
 
@@ -197,6 +214,7 @@ func (p *path) startAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.admin = address(clientHost, admin[0])
 	p.agent, err = startCulvert(ctx, exec.Command(p.binary, "agent",
 		"--gateway-url", p.url,
 		"--gateway-ca-file", p.file("ca.pem"),
@@ -204,7 +222,7 @@ func (p *path) startAgent(ctx context.Context) error {
 		"--listen", agentHost+":"+port+"="+clientHost,
 		"--broker-port-base", strconv.Itoa(p.base),
 		"--transport", p.transport,
-		"--admin-listen", address(clientHost, admin[0]),
+		"--admin-listen", p.admin,
 		"--state-file", p.file("state-"+p.transport+".json")))
 	return err
 }
@@ -223,6 +241,10 @@ func (p *path) close() {
 func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(s string) bool { return strings.HasPrefix(s, "CULVERT_") })
 	p, err := proc.Start(cmd)
 	if err != nil {
 		return nil, err
@@ -234,9 +256,10 @@ func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	return p, nil
 }
 
-// build builds culvert, with the race detector if CULVERT_TEST_RACE is set.
-func build(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+// build builds culvert once, with the race detector if CULVERT_TEST_RACE is set,
+// and returns its path.
+var build = sync.OnceValues(func() (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	root, err := cache.Root()
 	if err != nil {
@@ -254,4 +277,4 @@ func build(ctx context.Context) (string, error) {
 	cmd.Dir = root
 	_, err = proc.Run(ctx, cmd)
 	return filepath.Join(dir, "culvert"), err
-}
+})

@@ -90,9 +90,12 @@ func fill(name, dir string, install func(dir string) error) error {
 	return os.WriteFile(filepath.Join(dir, complete), nil, 0o644)
 }
 
+// Prefix begins each line of Say.
+const Prefix = "culvert tests: "
+
 // Say prints one line for the person who waits.
 func Say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "culvert tests: "+format+"\n", args...)
+	fmt.Fprintf(os.Stderr, Prefix+format+"\n", args...)
 }
 
 // Have reports whether a file exists.

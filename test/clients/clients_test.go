@@ -17,8 +17,7 @@ func TestClientsWorkDirectly(t *testing.T) {
 	c := kafka.Start(t, kafka.Config{})
 	for _, client := range Clients {
 		t.Run(client.Name, func(t *testing.T) {
-			topic := strings.ReplaceAll(client.Name, " ", "-")
-			c.CreateTopic(t, topic)
+			topic := c.Topic(t, strings.ReplaceAll(client.Name, " ", "-"))
 			if client.Share {
 				c.ShareFromEarliest(t, topic)
 			}
@@ -38,8 +37,7 @@ func TestSASLv0ClientsWorkDirectly(t *testing.T) {
 	c := kafka.Start(t, kafka.Config{IDs: []int32{0}, SASL: true, DirectSASL: true})
 	for _, client := range SASLv0 {
 		t.Run(client.Name, func(t *testing.T) {
-			topic := strings.ReplaceAll(client.Name, " ", "-")
-			c.CreateTopic(t, topic)
+			topic := c.Topic(t, strings.ReplaceAll(client.Name, " ", "-"))
 			out, err := client.Run(t.Context(), c.SASL(), topic, topic, 300)
 			if err != nil {
 				t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 )
 
 // hostsEnv names the hosts file to the started copy of the test binary.
-const hostsEnv = "CULVERT_TEST_INSIDE_HOSTS"
+const hostsEnv = "TEST_INSIDE_HOSTS"
 
 // errUnsupported says what to do about it.
 var errUnsupported = errors.New("cannot give a program its own /etc/hosts: run the tests on Linux as root, or allow name spaces to every user (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0)")

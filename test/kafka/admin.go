@@ -25,13 +25,19 @@ func (c *Cluster) Admin(t testing.TB) *kadm.Client {
 	return kadm.NewClient(client)
 }
 
-// CreateTopic makes a topic of three partitions, each on every broker, and
-// returns when all of them have a leader.
-func (c *Cluster) CreateTopic(t testing.TB, topic string) {
+// Unique returns the name with a number behind it that no other has.
+func (c *Cluster) Unique(name string) string {
+	return fmt.Sprintf("%s-%d", name, c.names.Add(1))
+}
+
+// Topic makes a topic of three partitions, each on every broker up to three,
+// returns when all have a leader, and returns the topic's name: the given one
+// with a number behind it.
+func (c *Cluster) Topic(t testing.TB, name string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	admin := c.Admin(t)
+	admin, topic := c.Admin(t), c.Unique(name)
 	if _, err := admin.CreateTopic(ctx, 3, int16(min(len(c.nodes), 3)), nil, topic); err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +47,7 @@ func (c *Cluster) CreateTopic(t testing.TB, topic string) {
 			t.Fatal(err)
 		}
 		if detail := found[topic]; detail.Err == nil && len(detail.Partitions) == 3 {
-			return
+			return topic
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

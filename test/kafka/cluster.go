@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,7 @@ type Cluster struct {
 	dir   string
 	cfg   Config
 	nodes []*node
+	names atomic.Int64 // for Unique
 }
 
 // Start starts a cluster that ends with the test.

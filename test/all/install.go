@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/cache"
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// need is a program that the tests run, and where Debian has it.
+type need struct {
+	program  string
+	packages []string
+	probe    []string // a command that fails if it is there but not whole
+}
+
+var needs = []need{
+	{program: "gcc", packages: []string{"gcc", "libc6-dev"}}, // for the race detector
+	{program: "java", packages: []string{"openjdk-17-jdk-headless"}},
+	{program: "mvn", packages: []string{"maven"}},
+	{program: "python3", packages: []string{"python3-venv"}, probe: []string{"python3", "-c", "import ensurepip"}},
+	{program: "node", packages: []string{"nodejs"}},
+	{program: "npm", packages: []string{"npm"}},
+	{program: "kcat", packages: []string{"kcat"}},
+}
+
+// install installs the missing programs where that is ours to do: as root, with
+// apt. Elsewhere it says what is missing; the tests that need it will skip.
+func install(ctx context.Context) error {
+	var programs, packages []string
+	for _, n := range needs {
+		if n.missing(ctx) {
+			programs = append(programs, n.program)
+			packages = append(packages, n.packages...)
+		}
+	}
+	if len(programs) == 0 {
+		return nil
+	}
+	apt, err := exec.LookPath("apt-get")
+	if err != nil || os.Geteuid() != 0 {
+		cache.Say("missing: %s (Debian: apt-get install %s); what needs them is left out", strings.Join(programs, ", "), strings.Join(packages, " "))
+		return nil
+	}
+	cache.Say("installing with apt-get: %s", strings.Join(packages, " "))
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, fmt.Errorf("apt-get not done within ten minutes"))
+	defer cancel()
+	for _, args := range [][]string{{"update", "-qq"}, append([]string{"install", "-qq", "-y", "--no-install-recommends"}, packages...)} {
+		cmd := exec.Command(apt, args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if _, err := proc.Run(ctx, cmd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n need) missing(ctx context.Context) bool {
+	if _, err := exec.LookPath(n.program); err != nil {
+		return true
+	}
+	if n.probe == nil {
+		return false
+	}
+	_, err := proc.Run(ctx, exec.Command(n.probe[0], n.probe[1:]...))
+	return err != nil
+}

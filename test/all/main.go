@@ -1,0 +1,141 @@
+// Command all runs every check and every test of the repository, also those
+// against real brokers and clients, for which it installs what is missing:
+//
+//	go run ./test/all
+//
+// It ends with a table of what passed, failed and was skipped. Where CI is set
+// a skipped test is a failure.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/cache"
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "test/all:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	root, err := cache.Root()
+	if err != nil {
+		return err
+	}
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	if err := install(ctx); err != nil {
+		return err
+	}
+	var results Results
+	for _, c := range checks {
+		results.Check(c.name, c.run(ctx))
+	}
+	product, real, err := packages(ctx)
+	if err != nil {
+		return err
+	}
+	runTests(ctx, &results, nil, append([]string{"-race"}, product...))
+	// One package at a time: each starts brokers of its own.
+	runTests(ctx, &results, []string{"CULVERT_TEST_REAL=1"}, append([]string{"-p=1"}, real...))
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	results.Print(os.Stdout)
+	return results.Err(os.Getenv("CI") != "")
+}
+
+// packages returns those of the product, and those of the real-world tests.
+func packages(ctx context.Context) (product, real []string, err error) {
+	out, err := proc.Run(ctx, exec.Command("go", "list", "./..."))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range strings.Fields(out) {
+		if strings.Contains(name+"/", "/culvert/test/") {
+			real = append(real, name)
+		} else {
+			product = append(product, name)
+		}
+	}
+	return product, real, nil
+}
+
+// testTimeout ends a test binary that hangs.
+const testTimeout = "20m"
+
+// runTests runs go test and adds what it reports.
+func runTests(ctx context.Context, results *Results, env, args []string) {
+	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1", "-timeout=" + testTimeout}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	reader, writer := io.Pipe()
+	cmd.Stdout = writer
+	read := make(chan error, 1)
+	go func() { read <- results.Read(reader, os.Stdout) }()
+	_, err := proc.Run(ctx, cmd)
+	writer.Close()
+	if e := <-read; e != nil {
+		err = errors.Join(err, e)
+	}
+	if err != nil && !results.Failed() {
+		results.Check("go test", err)
+	}
+}
+
+// check is a step that is no test.
+type check struct {
+	name string
+	run  func(context.Context) error
+}
+
+var checks = []check{
+	{"gofmt", formatted},
+	{"go mod tidy", command("go", "mod", "tidy", "-diff")},
+	{"go vet linux", vet("linux")},
+	{"go vet darwin", vet("darwin")},
+	{"go vet windows", vet("windows")},
+	{"go vet test/clients/go", command("go", "-C", "test/clients/go", "vet", "./...")},
+}
+
+func formatted(ctx context.Context) error {
+	out, err := proc.Run(ctx, exec.Command("gofmt", "-l", "cmd", "protocol", "proxy", "rewrite", "test"))
+	if err == nil && out != "" {
+		err = fmt.Errorf("not formatted:\n%s", out)
+	}
+	return err
+}
+
+func vet(system string) func(context.Context) error {
+	return command("GOOS="+system, "go", "vet", "./...")
+}
+
+// command returns a check that runs a program; what has a = before its name is
+// its environment.
+func command(argv ...string) func(context.Context) error {
+	name := slices.IndexFunc(argv, func(s string) bool { return !strings.Contains(s, "=") })
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+		defer cancel()
+		cmd := exec.Command(argv[name], argv[name+1:]...)
+		cmd.Env = append(os.Environ(), argv[:name]...)
+		_, err := proc.Run(ctx, cmd)
+		return err
+	}
+}

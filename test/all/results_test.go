@@ -1,0 +1,72 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/culvert-proxy/culvert/"
+
+// report is what go test -json writes for a package in which one test has
+// passed, one was skipped, one has failed in one of two subtests, one by
+// itself although its subtest passed, and one was running when the binary died.
+const report = `{"Action":"start","Package":"P"}
+{"Action":"run","Package":"P","Test":"TestGood"}
+{"Action":"pass","Package":"P","Test":"TestGood","Elapsed":0.1}
+{"Action":"output","Package":"P","Test":"TestElsewhere","Output":"    needs Linux\n"}
+{"Action":"skip","Package":"P","Test":"TestElsewhere"}
+{"Action":"pass","Package":"P","Test":"TestHalf/a"}
+{"Action":"fail","Package":"P","Test":"TestHalf/b"}
+{"Action":"fail","Package":"P","Test":"TestHalf"}
+{"Action":"pass","Package":"P","Test":"TestAfter/a"}
+{"Action":"fail","Package":"P","Test":"TestAfter"}
+{"Action":"run","Package":"P","Test":"TestDied"}
+{"Action":"fail","Package":"P","Elapsed":3}
+`
+
+func TestEachTestCountsOnce(t *testing.T) {
+	var r Results
+	if err := r.Read(strings.NewReader(strings.ReplaceAll(report, `"P"`, `"`+module+`p"`)), io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	r.Check("gofmt", nil)
+	if got, want := r.total(), (counts{passed: 4, failed: 3, skipped: 1}); got != want {
+		t.Errorf("total = %+v, want %+v", got, want)
+	}
+	var out strings.Builder
+	r.Print(&out)
+	if !strings.HasSuffix(out.String(), "\n4 passed, 3 failed, 1 skipped\n") || !strings.Contains(out.String(), "needs Linux") {
+		t.Errorf("Print:\n%s", out.String())
+	}
+}
+
+func TestPackageThatDoesNotBuildFails(t *testing.T) {
+	var r Results
+	err := r.Read(strings.NewReader(`{"ImportPath":"P [P.test]","Action":"build-output","Output":"p.go:3: undefined: x\n"}
+{"ImportPath":"P [P.test]","Action":"build-fail"}
+{"Action":"start","Package":"P"}
+{"Action":"output","Package":"P","Output":"FAIL\tP [build failed]\n"}
+{"Action":"fail","Package":"P","Elapsed":0,"FailedBuild":"P [P.test]"}
+`), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	r.Print(&out)
+	if n := r.total(); n.failed != 1 || !strings.Contains(out.String(), "undefined: x") {
+		t.Errorf("total = %+v\n%s", n, out.String())
+	}
+}
+
+func TestSkippedTestFailsInCI(t *testing.T) {
+	var r Results
+	r.Check("gofmt", nil)
+	r.suite("p").test("TestElsewhere").action = "skip"
+	if err := r.Err(false); err != nil {
+		t.Errorf("at home: %v", err)
+	}
+	if err := r.Err(true); err == nil {
+		t.Error("in CI: no error")
+	}
+}
