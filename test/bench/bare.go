@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// bareBuffer is as much as culvert has in memory of one direction.
+const bareBuffer = 64 << 10
+
+// runBareAgent is an agent that only copies: one port per address in -to.
+func runBareAgent(out io.Writer, args []string) error {
+	flags := flag.NewFlagSet("bare-agent", flag.ContinueOnError)
+	gateway := flags.String("gateway", "", "host:port of the bare gateway")
+	transport := flags.String("transport", "", "h3 or ws")
+	ca := flags.String("ca", "", "file with the gateway's certificate")
+	to := flags.String("to", "", "addresses behind the gateway")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(*ca)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	d := &tunnel.Dialer{URL: &url.URL{Scheme: "https", Host: *gateway}, Transport: *transport, TLS: &tls.Config{RootCAs: roots}}
+	defer d.Close()
+	targets := strings.Split(*to, ",")
+	listeners, err := listenAll(len(targets))
+	if err != nil {
+		return err
+	}
+	sayReady(out, listeners)
+	var over sync.WaitGroup
+	for i, ln := range listeners {
+		over.Go(func() {
+			acceptAll(ln, func(c net.Conn) error { return bareStream(d, c, targets[i]) })
+		})
+	}
+	over.Wait()
+	return nil
+}
+
+func bareStream(d *tunnel.Dialer, c net.Conn, target string) error {
+	defer c.Close()
+	stream, err := d.Dial(context.Background(), tunnel.Open{Target: target})
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	return copyBoth(c, stream)
+}
+
+// runBareGateway is a gateway that only copies, to wherever it is told.
+func runBareGateway(out io.Writer, args []string) error {
+	flags := flag.NewFlagSet("bare-gateway", flag.ContinueOnError)
+	cert := flags.String("cert", "", "file with the certificate")
+	key := flags.String("key", "", "file with its key")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	pair, err := tls.LoadX509KeyPair(*cert, *key)
+	if err != nil {
+		return err
+	}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	udp, err := net.ListenPacket("udp", tcp.Addr().String())
+	if err != nil {
+		return err
+	}
+	sayReady(out, []net.Listener{tcp})
+	s := &tunnel.Server{Serve: bareServe, TLS: &tls.Config{Certificates: []tls.Certificate{pair}}}
+	return s.Run(context.Background(), tcp, udp)
+}
+
+func bareServe(_ context.Context, stream *tunnel.Conn, o tunnel.Open, _ tunnel.Peer) {
+	c, err := net.Dial("tcp", o.Target)
+	if err != nil {
+		stream.Reset(&tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()})
+		return
+	}
+	defer c.Close()
+	copyBoth(c, stream)
+}
+
+// halfCloser is a TCP connection or a stream of the tunnel.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+func copyBoth(a net.Conn, b halfCloser) error {
+	up := make(chan error, 1)
+	go func() { up <- copyOne(b, a) }()
+	down := copyOne(a.(halfCloser), b)
+	return errors.Join(down, <-up)
+}
+
+// copyOne copies until from ends. What ends otherwise ends both.
+func copyOne(to halfCloser, from net.Conn) error {
+	// The wrappers hide ReadFrom and WriteTo: no splice, for there is none
+	// between a socket and TLS.
+	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, bareBuffer))
+	if err != nil {
+		to.Close()
+		from.Close()
+		return fmt.Errorf("copy: %w", err)
+	}
+	return to.CloseWrite()
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// TestMain lets the test binary be the parts that the bench starts from it.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestBenchRuns keeps the bench alive. It asserts no figure: a loaded machine
+// has others.
+func TestBenchRuns(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads CPU time and memory from /proc")
+	}
+	var out bytes.Buffer
+	if err := run(&out, []string{"-rounds", "1", "-seconds", "0.05"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s", &out)
+	for _, l := range loads {
+		for _, r := range rowNames {
+			if got := line(out.String(), l.name, r); len(got) != len(l.table.head) || strings.ContainsAny(strings.Join(got, ""), "∞N") {
+				t.Errorf("%s, %s: %q, want %d figures", l.name, r, got, len(l.table.head))
+			}
+		}
+	}
+}
+
+// line returns the cells of one line of the table.
+func line(table, load, row string) []string {
+	for line := range strings.Lines(table) {
+		var cells []string
+		for cell := range strings.SplitSeq(line, "  ") {
+			if cell = strings.TrimSpace(cell); cell != "" {
+				cells = append(cells, cell)
+			}
+		}
+		if len(cells) > 2 && cells[0] == load && cells[1] == row {
+			return cells[2:]
+		}
+	}
+	return nil
+}
+
+func TestBenchRefusesWhatItDoesNotKnow(t *testing.T) {
+	for _, args := range [][]string{{"-loads", "consume"}, {"-rounds", "0"}, {"-seconds", "0"}, {"-rows", "bare smoke"}} {
+		if err := run(new(bytes.Buffer), append(args, "-culvert", "none")); err == nil {
+			t.Errorf("bench %s: no error", strings.Join(args, " "))
+		}
+	}
+}
+
+// The frames must be such as kmsg, and so any broker and client, can read.
+func TestFramesAreKafkas(t *testing.T) {
+	for _, size := range []int{recordSize, 16 << 10, mebibyte, 3 * mebibyte} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			for _, version := range []int16{11, 17} {
+				r := readFetch(t, version, fetchResponse(version, size))
+				var got int
+				for _, p := range r.Topics[0].Partitions {
+					got += len(p.RecordBatches)
+				}
+				if got < size || got > size+size/10+256 {
+					t.Errorf("Fetch v%d response of %d bytes of records, want about %d", version, got, size)
+				}
+			}
+		})
+	}
+}
+
+func readFetch(t *testing.T, version int16, frame []byte) *kmsg.FetchResponse {
+	t.Helper()
+	r := kmsg.NewPtrFetchResponse()
+	r.Version = version
+	body := frame[responseHead:]
+	if r.IsFlexible() {
+		body = body[1:]
+	}
+	if err := r.ReadFrom(body); err != nil {
+		t.Fatalf("Fetch v%d: %v", version, err)
+	}
+	return r
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A load is measured in each row once a round.
+type load struct {
+	name  string
+	run   func(r *row, window time.Duration) (figures, error)
+	table table
+}
+
+// figures are what one round says about one row under one load. What the load
+// does not measure is zero.
+type figures struct {
+	rate      float64 // bytes a second
+	bytes     float64 // for which cpu was taken; 0: it is not known
+	cpu       used
+	p50, p99  time.Duration
+	firstByte time.Duration
+	growth    ends[int64] // of memory, in bytes
+	hasGrowth bool
+}
+
+const mebibyte = 1 << 20
+
+var loads = []load{
+	{"first byte", firstByte(fetchRequest(17, mebibyte), fetchRequest(17, 40*mebibyte)), firstByteTable},
+	{"produce", throughput(produceRequest(1000 << 10)), throughputTable},      // Java's max.request.size, less headers
+	{"produce 16 KiB", throughput(produceRequest(16 << 10)), throughputTable}, // Java's batch.size
+	{"fetch v17", throughput(fetchRequest(17, mebibyte)), throughputTable},
+	{"fetch v11", throughput(fetchRequest(11, mebibyte)), throughputTable},
+	{"one record", latency(produceRequest(recordSize)), latencyTable},
+}
+
+// throughput measures how fast requests of one kind are answered, and what that
+// costs.
+func throughput(request []byte) func(*row, time.Duration) (figures, error) {
+	return func(r *row, window time.Duration) (f figures, err error) {
+		s := &stream{request: request}
+		err = s.run(r.brokers, func() {
+			time.Sleep(window / 4) // warm up
+			before, ok := usage(r)
+			begin, carried := time.Now(), s.carried.Load()
+			time.Sleep(window)
+			n := float64(s.carried.Load() - carried)
+			f.rate = n / time.Since(begin).Seconds()
+			if !ok {
+				return
+			}
+			after, _ := usage(r)
+			f.bytes = n
+			f.cpu = after.since(before)
+		})
+		return f, err
+	}
+}
+
+// latency measures one request at a time on one connection.
+func latency(request []byte) func(*row, time.Duration) (figures, error) {
+	return func(r *row, window time.Duration) (figures, error) {
+		took, err := roundTrips(r.brokers[0], request, window)
+		if err != nil {
+			return figures{}, err
+		}
+		return figures{p50: quantile(took, 0.50), p99: quantile(took, 0.99)}, nil
+	}
+}
+
+// firstByte measures how soon a large response begins to arrive, and how much
+// memory it takes on its way to a client that reads. The connection has carried
+// small ones before, so that buffers and code are in memory already.
+func firstByte(small, large []byte) func(*row, time.Duration) (figures, error) {
+	return func(r *row, _ time.Duration) (f figures, err error) {
+		c, err := dial(r.brokers[0])
+		if err != nil {
+			return f, err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Minute))
+		for range 5 {
+			if err := c.exchange(small); err != nil {
+				return f, err
+			}
+		}
+		var took []time.Duration
+		f.growth, f.hasGrowth, err = growth(r, func() error {
+			for range 5 {
+				t, err := c.firstByte(large)
+				if err != nil {
+					return err
+				}
+				took = append(took, t)
+			}
+			return nil
+		})
+		if err != nil {
+			return f, err
+		}
+		slices.Sort(took)
+		f.firstByte = quantile(took, 0.5)
+		return f, nil
+	}
+}
+
+// results are the figures of all rounds so far, by load and row.
+type results map[string]map[string][]figures
+
+// measure measures every load in every row once, beginning with another row
+// each round, so that what disturbs the machine disturbs all rows alike.
+func (res results) measure(round int, rows []*row, loads []load, window time.Duration) error {
+	for _, l := range loads {
+		if res[l.name] == nil {
+			res[l.name] = map[string][]figures{}
+		}
+		for i := range rows {
+			r := rows[(i+round)%len(rows)]
+			f, err := l.run(r, window)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", r.name, l.name, err)
+			}
+			res[l.name][r.name] = append(res[l.name][r.name], f)
+		}
+	}
+	return nil
+}
