@@ -57,9 +57,13 @@ var shared struct {
 func theWorld(t *testing.T) *world {
 	t.Helper()
 	needReal(t)
-	shared.once.Do(func() { shared.world, shared.err = newSharedWorld() })
+	shared.once.Do(func() {
+		if shared.world, shared.err = newSharedWorld(); shared.err != nil {
+			t.Log(shared.err)
+		}
+	})
 	if shared.err != nil {
-		t.Fatal(shared.err)
+		t.Fatal("the shared world did not start")
 	}
 	return shared.world
 }

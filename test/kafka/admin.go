@@ -13,11 +13,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
+// metadataAge is how old an answer may be that a client gives without asking
+// the brokers. Of itself it would wait five seconds for a topic just made.
+const metadataAge = 20 * time.Millisecond
+
 // Admin returns a client of the internal listener that ends with the test: for
 // setting up, and for comparing with what came through culvert.
 func (c *Cluster) Admin(t testing.TB) *kadm.Client {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.Internal(), ",")...))
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.Internal(), ",")...), kgo.MetadataMinAge(metadataAge))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -234,15 +234,12 @@ func (c *Cluster) Close() {
 func (c *Cluster) Log() string {
 	var b strings.Builder
 	for _, n := range c.nodes {
-		if n.process == nil {
-			continue
+		if n.process != nil {
+			fmt.Fprintf(&b, "node %d:\n%s\n", n.id, n.log())
 		}
-		fmt.Fprintf(&b, "node %d:\n%s\n", n.id, lastBytes(n.process.Output().String(), 4000))
 	}
 	return b.String()
 }
-
-func lastBytes(s string, n int) string { return s[max(0, len(s)-n):] }
 
 // Tool runs one of Kafka's command-line tools, or another class of its jars,
 // with the lines of stdin, and returns what it wrote to standard output.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,14 @@ func (n *node) start() error {
 	}
 	n.process = p
 	return nil
+}
+
+// log returns the last thirty lines that the node printed, without those in
+// which it waits for the controller.
+func (n *node) log() string {
+	lines := strings.Split(n.process.Output().String(), "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "[RaftManager id=") })
+	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }
 
 // properties are the node's settings. Internal topics have three partitions

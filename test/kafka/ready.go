@@ -67,8 +67,7 @@ func (n *node) waitPort(ctx context.Context) error {
 	}
 }
 
-// waitMetadata waits until the node lists as many brokers as there are, of our
-// own cluster: a stranger may have taken the port.
+// waitMetadata waits until the node lists as many brokers as there are.
 func (n *node) waitMetadata(ctx context.Context, brokers int) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(loopback(n.ports.internal)))
 	if err != nil {
@@ -76,23 +75,32 @@ func (n *node) waitMetadata(ctx context.Context, brokers int) error {
 	}
 	defer client.Close()
 	for {
-		request := kmsg.NewPtrMetadataRequest()
-		request.Topics = []kmsg.MetadataRequestTopic{} // none
-		response, err := client.SeedBrokers()[0].Request(ctx, request)
-		if err != nil {
-			return err
-		}
-		metadata := response.(*kmsg.MetadataResponse)
-		if id := metadata.ClusterID; id == nil || *id != n.cluster.cfg.ClusterID {
-			return errors.New("another cluster answers at its port")
-		}
-		if len(metadata.Brokers) == brokers {
+		listed, err := n.listed(ctx, client)
+		if err == nil && listed == brokers {
 			return nil
 		}
 		select {
+		case <-n.process.Done():
+			return errors.New("ended at start")
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %d of %d brokers", context.Cause(ctx), len(metadata.Brokers), brokers)
+			return fmt.Errorf("%w: %d of %d brokers, %v", context.Cause(ctx), listed, brokers, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// listed returns how many brokers the node knows of, if it is of our own
+// cluster: a stranger may have taken the port.
+func (n *node) listed(ctx context.Context, client *kgo.Client) (int, error) {
+	request := kmsg.NewPtrMetadataRequest()
+	request.Topics = []kmsg.MetadataRequestTopic{} // none
+	response, err := client.SeedBrokers()[0].Request(ctx, request)
+	if err != nil {
+		return 0, err
+	}
+	metadata := response.(*kmsg.MetadataResponse)
+	if id := metadata.ClusterID; id == nil || *id != n.cluster.cfg.ClusterID {
+		return 0, errors.New("another cluster answers at its port")
+	}
+	return len(metadata.Brokers), nil
 }
