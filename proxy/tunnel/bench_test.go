@@ -94,6 +94,9 @@ func benchmarkDirect(b *testing.B, server, client *tls.Config) {
 
 // Steady traffic costs no memory. crypto/tls itself allocates 24 bytes whenever it reads from its connection, once or twice a record.
 func TestWSMovesBytesWithoutAllocating(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector allocates")
+	}
 	for kind, limit := range map[string]float64{"ws": 4 * 4 * 2, "plain": 0} {
 		c, s := newRig(t, kind).dial()
 		buf, in := make([]byte, 64<<10), make([]byte, 64<<10)
