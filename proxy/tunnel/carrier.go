@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// maxOwn is how many streams get a carrier of their own before they share. One QUIC connection is one congestion window: at 0.5 % loss
-	// sixteen of them carry ten times what one does.
+	// maxOwn is how many streams get a carrier of their own before they share. One QUIC connection is one congestion window, and quic-go's is
+	// NewReno's: at 20 ms and 0.5 % loss one connection per Kafka connection carried 11 MB/s where one per broker carried 4.
 	maxOwn = 16
 
 	// maxIdle is how many carriers without streams are kept for longer than timing.idle.

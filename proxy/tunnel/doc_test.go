@@ -1,0 +1,79 @@
+package tunnel
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// The examples in docs/tunnel.md are read by the codec, and mean what the page says.
+func TestTheExamplesOfTheWireFormat(t *testing.T) {
+	page, err := os.ReadFile("../../docs/tunnel.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := make(map[string][]byte)
+	for _, m := range regexp.MustCompile("(?s)```hex (\\w+)\n(.*?)```").FindAllSubmatch(page, -1) {
+		b, err := hex.DecodeString(strings.Join(strings.Fields(string(m[2])), ""))
+		if err != nil {
+			t.Fatalf("example %s: %v", m[1], err)
+		}
+		example[string(m[1])] = b
+	}
+
+	got, err, _ := transfer(t, bytes.NewReader(example["agent"]))
+	if string(got) != "hello" || !errors.Is(err, ErrCut) {
+		t.Errorf("agent: read %q, %v", got, err)
+	}
+
+	w := &wire{Conn: readConn{r: bytes.NewReader(example["ws"])}}
+	if payload, _ := io.ReadAll(newWS(w, w, false, nil)); !bytes.Equal(payload, example["agent"]) {
+		t.Errorf("ws: payload %x", payload)
+	}
+
+	c := agentConn(t, bytes.NewReader(example["gateway"]))
+	got, err = io.ReadAll(c)
+	if string(got) != "hi" || err != nil || c.answer.Gateway != "0.3.0" || c.answer.Version != "1.0" {
+		t.Errorf("gateway: %+v, read %q, %v", c.answer, got, err)
+	}
+
+	opened := example["gateway"][:37]
+	_, err = io.ReadAll(agentConn(t, bytes.NewReader(append(bytes.Clone(opened), example["error"]...))))
+	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeDial || e.Message != "kafka-0:9092: connection refused" {
+		t.Errorf("error: %v", err)
+	}
+}
+
+// agentConn is the agent's end of a stream on which in arrives.
+func agentConn(t *testing.T, in io.Reader) *Conn {
+	c := newConn(&fakeExchange{r: in, exchange: deadlines{}}, defaultTiming, openCapsule, func() {})
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Each code and each status that this package can send stands on the page.
+func TestTheWireFormatNamesEveryCode(t *testing.T) {
+	page, err := os.ReadFile("../../docs/tunnel.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []Code{CodeVersion, CodeProtocol, CodeTarget, CodeTicket, CodeDial, CodeBroker, CodeClient, CodeDraining, CodeLimit, CodeInternal} {
+		if !bytes.Contains(page, fmt.Appendf(nil, "| `%s` |", code)) {
+			t.Errorf("docs/tunnel.md does not name code %s", code)
+		}
+	}
+	for _, c := range []capsuleType{capsuleData, capsuleKeepalive, capsuleFinalData, capsuleTicket, capsuleOpen, capsuleOpened, capsuleError} {
+		if !bytes.Contains(page, fmt.Appendf(nil, "| `0x%02x` | %s |", uint64(c), c)) {
+			t.Errorf("docs/tunnel.md does not name capsule %s", c)
+		}
+	}
+	if !bytes.Contains(page, []byte("version "+Version)) {
+		t.Errorf("docs/tunnel.md is not of version %s", Version)
+	}
+}
