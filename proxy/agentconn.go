@@ -64,6 +64,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	}
 	if err := c.open(ctx); err != nil {
 		c.ended(metrics.CloseDial, err)
+		c.unlearn()
 		c.report()
 		reset(nc, nil)
 		return
@@ -125,13 +126,22 @@ func (c *agentConn) open(ctx context.Context) error {
 	return nil
 }
 
-// unlearn forgets the node's address when the gateway did not dial it: its
-// ticket has expired, or was another gateway's. The next client asks anew.
+// unlearn has the next client ask anew where the node is, when it was not
+// reached: the ticket has expired or was another gateway's, or the broker has
+// moved.
 func (c *agentConn) unlearn() {
-	var e *tunnel.Error
-	if end := c.cause.Load(); end != nil && errors.As(end.err, &e) && (e.Code == tunnel.CodeTicket || e.Code == tunnel.CodeTarget) {
-		c.agent.nodes.forget(c.nodeID, c.address)
+	if end := c.cause.Load(); end != nil && unreached(end.err) {
+		c.agent.nodes.doubt(c.nodeID, c.address)
 	}
+}
+
+// unreached reports whether the way to the broker was open, but not the broker.
+func unreached(err error) bool {
+	if _, ok := errors.AsType[brokerError](err); ok {
+		return true
+	}
+	e, ok := errors.AsType[*tunnel.Error](err)
+	return ok && (e.Code == tunnel.CodeTicket || e.Code == tunnel.CodeTarget || e.Code == tunnel.CodeDial)
 }
 
 // kill ends the connection without regard to what is in flight.

@@ -48,6 +48,8 @@ type node struct {
 	address string // advertised, host:port
 	// recalled is set where no response has named the node since the start.
 	recalled bool
+	// doubted is set where it was not reached there since a response named it.
+	doubted bool
 }
 
 // nodes is the table of one agent: node id ↔ advertised address ↔ local
@@ -96,7 +98,7 @@ func (t *nodes) learn(cluster string, brokers []rewrite.Broker) (dropped string,
 		if err = t.open(b.NodeID); err != nil {
 			break
 		}
-		if n := (node{b.NodeID, address, false}); t.known[b.NodeID] != n && t.room(b.NodeID) {
+		if n := (node{id: b.NodeID, address: address}); t.known[b.NodeID] != n && t.room(b.NodeID) {
 			t.known[b.NodeID] = n
 			changed = true
 		}
@@ -141,7 +143,7 @@ func (t *nodes) recall(cluster string, tickets []tunnel.Ticket) error {
 		if n, have := t.known[tk.NodeID]; have && !n.recalled || !t.room(tk.NodeID) {
 			continue
 		}
-		t.known[tk.NodeID] = node{tk.NodeID, tk.Address, true}
+		t.known[tk.NodeID] = node{id: tk.NodeID, address: tk.Address, recalled: true}
 		if len(tk.MAC) > 0 {
 			t.tickets[tk.Address] = tk
 		}
@@ -192,12 +194,12 @@ type route struct {
 }
 
 // lookup returns how to reach a node. ok is false where nothing is known of it,
-// or its ticket has expired.
+// or not for certain any more, or its ticket has expired.
 func (t *nodes) lookup(id int32) (r route, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, ok := t.known[id]
-	if !ok {
+	if !ok || n.doubted {
 		return route{}, false
 	}
 	r = route{address: n.address, cluster: t.cluster}
@@ -208,14 +210,14 @@ func (t *nodes) lookup(id int32) (r route, ok bool) {
 	return r, ok
 }
 
-// forget drops what is known of a node, if it is still at address: the gateway
-// refused to dial that.
-func (t *nodes) forget(id int32, address string) {
+// doubt has the cluster asked for a node before it is dialled again, if what is
+// known of it is still this address.
+func (t *nodes) doubt(id int32, address string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.known[id].address == address {
-		delete(t.known, id)
-		delete(t.tickets, address)
+	if n, have := t.known[id]; have && n.address == address {
+		n.doubted = true
+		t.known[id] = n
 	}
 }
 

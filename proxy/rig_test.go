@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,8 +52,20 @@ func startCluster(t *testing.T, n int, opts ...kfake.Opt) *fakekafka.Cluster {
 // running is an agent or a gateway under test.
 type running struct {
 	address string // agent: the bootstrap address; gateway: its URL
+	base    int    // agent: of the brokers' ports
 	metrics *prometheus.Registry
 	stop    func() // and wait
+}
+
+// node is where an agent listens for a node that has no place of its own.
+func (r running) node(id int32) string {
+	host, _, _ := net.SplitHostPort(r.address)
+	return net.JoinHostPort(host, strconv.Itoa(r.base+int(id)))
+}
+
+// again places another agent where this one has been.
+func (r running) again(a *Agent) {
+	a.Listens, a.BrokerPortBase = []Listen{{Bind: r.address}}, r.base
 }
 
 // run starts run and stops it at the end of the test, or with stop.
@@ -84,7 +98,17 @@ func testLogger(t *testing.T, who string) *slog.Logger {
 // alter it before it runs.
 func startGateway(t *testing.T, bootstrap []string, change func(*Gateway)) running {
 	t.Helper()
-	ln := listenLoopback(t)
+	return startGatewayOn(t, "127.0.0.1:0", bootstrap, change)
+}
+
+// startGatewayOn is startGateway on an address, or in the place of another
+// gateway whose URL it is.
+func startGatewayOn(t *testing.T, address string, bootstrap []string, change func(*Gateway)) running {
+	t.Helper()
+	ln, err := net.Listen("tcp", strings.TrimPrefix(address, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	udp, err := net.ListenPacket("udp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +152,7 @@ func startAgent(t *testing.T, up Upstream, change func(*Agent)) running {
 	stop := run(t, a.Run)
 	select {
 	case b := <-listening:
-		return running{address: b[0], metrics: reg, stop: stop}
+		return running{address: b[0], base: a.BrokerPortBase, metrics: reg, stop: stop}
 	case <-time.After(10 * time.Second):
 		t.Fatal("agent does not listen")
 		return running{}
@@ -138,19 +162,49 @@ func startAgent(t *testing.T, up Upstream, change func(*Agent)) running {
 // startPath starts whatever a transport needs between clients and a cluster.
 func startPath(t *testing.T, c *fakekafka.Cluster, transport string, change func(*Agent)) running {
 	t.Helper()
-	if transport == "direct" {
-		return startAgent(t, NewDirect(&Brokers{Bootstrap: c.Bootstrap(), Resolver: c.Resolver()}), change)
-	}
-	g := startGateway(t, c.Bootstrap(), nil)
-	return startAgent(t, tunnelTo(t, g.address, transport), change)
+	return startAgent(t, waysTo(t, c.Bootstrap(), transport, nil)(), change)
 }
 
-// freePortBase returns a base above which some ports are free, most likely.
+// waysTo starts what a transport needs in front of brokers, and returns a maker
+// of ways to them: each agent needs its own.
+func waysTo(t *testing.T, bootstrap []string, transport string, change func(*Gateway)) func() Upstream {
+	t.Helper()
+	if transport == "direct" {
+		return func() Upstream { return NewDirect(&Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}}) }
+	}
+	g := startGateway(t, bootstrap, change)
+	return func() Upstream { return tunnelTo(t, g.address, transport) }
+}
+
+// nextPortBase is where freePortBase looks next. It stays below the ports that
+// systems give to outgoing connections.
+var nextPortBase = 11000 + 10*mathrand.IntN(1800)
+
+// freePortBase returns a base above which some ports are free on loopback.
 func freePortBase(t *testing.T) int {
 	t.Helper()
-	ln := listenLoopback(t)
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port + 1
+	for range 100 {
+		base := nextPortBase
+		if nextPortBase += 10; nextPortBase > 31000 {
+			nextPortBase = 11000
+		}
+		if free(base, 10) {
+			return base
+		}
+	}
+	t.Fatal("no ten free ports in a row")
+	return 0
+}
+
+func free(base, n int) bool {
+	for port := base; port < base+n; port++ {
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			return false
+		}
+		ln.Close()
+	}
+	return true
 }
 
 // newClient returns a Kafka client that fails the test when it dials anything
@@ -175,9 +229,15 @@ func newClient(t *testing.T, bootstrap string, opts ...kgo.Opt) *kgo.Client {
 // produce writes n numbered records and waits for each.
 func produce(t *testing.T, c *kgo.Client, topic string, n int) {
 	t.Helper()
+	produceFrom(t, c, topic, 0, n)
+}
+
+// produceFrom is produce with a first number.
+func produceFrom(t *testing.T, c *kgo.Client, topic string, from, n int) {
+	t.Helper()
 	var rs []*kgo.Record
 	for i := range n {
-		rs = append(rs, &kgo.Record{Topic: topic, Value: []byte(strconv.Itoa(i))})
+		rs = append(rs, &kgo.Record{Topic: topic, Value: []byte(strconv.Itoa(from + i))})
 	}
 	if err := c.ProduceSync(t.Context(), rs...).FirstErr(); err != nil {
 		t.Fatalf("produce: %v", err)

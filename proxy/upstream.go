@@ -91,8 +91,17 @@ func (d direct) dial(ctx context.Context, address string, _ *tunnel.Ticket, _ fu
 	if address == "" {
 		return d.brokers.dialBootstrap(ctx)
 	}
-	return d.brokers.dial(ctx, address)
+	c, err := d.brokers.dial(ctx, address)
+	if err != nil {
+		return nil, brokerError{err}
+	}
+	return c, nil
 }
+
+// brokerError is why a broker could not be reached, where the way to it is open.
+type brokerError struct{ error }
+
+func (e brokerError) Unwrap() error { return e.error }
 
 func (d direct) hello(ctx context.Context, _ func(tunnel.Ticket)) (tunnel.Opened, error) {
 	c, err := d.brokers.dialBootstrap(ctx)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,9 +43,25 @@ func Start(n int, opts ...kfake.Opt) (*Cluster, error) {
 }
 
 // Add starts one more broker.
-func (c *Cluster) Add(nodeID int32) error {
-	c.names.expect(nodeID)
-	_, _, err := c.AddNode(nodeID, 0)
+func (c *Cluster) Add(nodeID int32) error { return c.add(nodeID, Host(nodeID), 0) }
+
+// AddAt starts one more broker, which advertises address, a host:port, and
+// listens on that port of loopback.
+func (c *Cluster) AddAt(nodeID int32, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return err
+	}
+	return c.add(nodeID, host, int(n))
+}
+
+func (c *Cluster) add(nodeID int32, host string, port int) error {
+	c.names.expect(host)
+	_, _, err := c.AddNode(nodeID, port)
 	return err
 }
 
@@ -70,14 +87,15 @@ func (Resolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, er
 // advertises whatever the listener's Addr prints.
 type names struct {
 	mu        sync.Mutex
-	next      int32
+	next      int32  // node id of the next listener, if expected is ""
+	expected  string // host of the next listener
 	listeners []net.Listener
 }
 
-func (n *names) expect(nodeID int32) {
+func (n *names) expect(host string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.next = nodeID
+	n.expected = host
 }
 
 func (n *names) listen(network, address string) (net.Listener, error) {
@@ -87,10 +105,20 @@ func (n *names) listen(network, address string) (net.Listener, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	host := Host(n.next)
-	n.next++
+	host := n.expected
+	if host == "" {
+		host = Host(n.next)
+		n.next++
+	}
+	n.expected = ""
 	n.listeners = append(n.listeners, ln)
-	return named{ln, name{host, ln.Addr().(*net.TCPAddr).Port}}, nil
+	return &named{Listener: ln, addr: name{host, ln.Addr().(*net.TCPAddr).Port}, names: n, conns: map[net.Conn]struct{}{}}, nil
+}
+
+func (n *names) forget(ln net.Listener) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listeners = slices.DeleteFunc(n.listeners, func(l net.Listener) bool { return l == ln })
 }
 
 func (n *names) bound() (addresses []string) {
@@ -102,12 +130,57 @@ func (n *names) bound() (addresses []string) {
 	return addresses
 }
 
+// named is one broker's listener. Closing it ends the broker's connections too,
+// as the end of a broker does; kfake would leave them with nobody behind.
 type named struct {
 	net.Listener
-	addr name
+	addr  name
+	names *names
+
+	mu     sync.Mutex
+	closed bool
+	conns  map[net.Conn]struct{}
 }
 
-func (n named) Addr() net.Addr { return n.addr }
+func (n *named) Addr() net.Addr { return n.addr }
+
+func (n *named) Accept() (net.Conn, error) {
+	c, err := n.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		c.Close()
+	}
+	n.conns[c] = struct{}{}
+	return &accepted{c, n}, nil
+}
+
+func (n *named) Close() error {
+	n.names.forget(n.Listener)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	for c := range n.conns {
+		c.Close()
+	}
+	return n.Listener.Close()
+}
+
+// accepted is a connection that its listener knows of.
+type accepted struct {
+	net.Conn
+	of *named
+}
+
+func (a *accepted) Close() error {
+	a.of.mu.Lock()
+	defer a.of.mu.Unlock()
+	delete(a.of.conns, a.Conn)
+	return a.Conn.Close()
+}
 
 type name struct {
 	host string

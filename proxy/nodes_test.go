@@ -1,0 +1,290 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+)
+
+func TestNodeListensOnPortBasePlusItsID(t *testing.T) {
+	table := &nodes{
+		listens: []Listen{
+			{Bind: "127.0.0.1:9092"},
+			{Bind: "0.0.0.0:9092", Host: "agent.example"},
+			{Bind: "[::1]:9092"},
+		},
+		portBase:  19092,
+		overrides: map[int32]NodeAddress{7: {Bind: "127.0.0.1:7000"}, 46444: {Bind: "0.0.0.0:7001", Advertise: "kafka.example:443"}},
+	}
+	for _, test := range []struct {
+		listen         int
+		id             int32
+		bind, answered string
+	}{
+		{0, 0, "127.0.0.1:19092", "127.0.0.1:19092"},
+		{0, 1001, "127.0.0.1:20093", "127.0.0.1:20093"},
+		{0, 46443, "127.0.0.1:65535", "127.0.0.1:65535"},
+		{1, 3, "0.0.0.0:19095", "agent.example:19095"},
+		{2, 3, "[::1]:19095", "[::1]:19095"},
+		{0, 7, "127.0.0.1:7000", "127.0.0.1:7000"},
+		{1, 7, "127.0.0.1:7000", "127.0.0.1:7000"},
+		{2, 46444, "0.0.0.0:7001", "kafka.example:443"},
+	} {
+		bind, e, err := table.place(test.listen, test.id)
+		answered := net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
+		if err != nil || bind != test.bind || answered != test.answered {
+			t.Errorf("place(%d, %d) = %s, %s, %v, want %s, %s", test.listen, test.id, bind, answered, err, test.bind, test.answered)
+		}
+	}
+	for _, id := range []int32{46445, 1<<31 - 1} {
+		if _, _, err := table.place(0, id); err == nil || !strings.Contains(err.Error(), "65535") {
+			t.Errorf("place(0, %d) = %v, want an error that names the limit", id, err)
+		}
+	}
+}
+
+// A node whose port is another process's, or is none at all, is the only one
+// that its clients cannot reach. They are not sent to that process.
+func TestNodeWithoutAPortFailsAlone(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 1)
+		for _, id := range []int32{1001, 46444} {
+			if err := c.Add(id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		onePartitionEach(t, c, "t", 0, 1001, 46444)
+		log := &memoryLog{}
+		base := freePortBase(t)
+		for base < 19092 { // 46444 does not fit above the default
+			base = freePortBase(t)
+		}
+		taken := silent(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(base+1001))).String()
+		path := startPath(t, c, transport, func(a *Agent) { a.BrokerPortBase, a.Logger = base, log.logger() })
+
+		client := dialKafka(t, path.address)
+		brokers := client.brokers(t)
+		if want := []int32{0, 1001, 46444}; !slices.Equal(sorted(brokers), want) {
+			t.Fatalf("the response names nodes %v, want %v", sorted(brokers), want)
+		}
+		if brokers[0] != path.node(0) {
+			t.Errorf("node 0 is at %s, want %s", brokers[0], path.node(0))
+		}
+		if err := dialKafka(t, brokers[0]).produce("t", 0, "0"); err != nil {
+			t.Errorf("produce to node 0: %v", err)
+		}
+		for _, id := range []int32{1001, 46444} {
+			if brokers[id] == taken || !closesAtOnce(brokers[id]) {
+				t.Errorf("clients of node %d are led to %s, which does not close at once", id, brokers[id])
+			}
+			if hint := fmt.Sprintf("--node-address %d=", id); strings.Count(log.String(), hint) != 1 {
+				t.Errorf("the log says %d times to use %s, want it said once", strings.Count(log.String(), hint), hint)
+			}
+		}
+		for _, said := range []string{taken, "address already in use", "is above 65535"} {
+			if !strings.Contains(log.String(), said) {
+				t.Errorf("the log does not say %q", said)
+			}
+		}
+	})
+}
+
+func TestNodeAddressesPlaceNodesThatDoNotFit(t *testing.T) {
+	c := startCluster(t, 1)
+	if err := c.Add(46444); err != nil {
+		t.Fatal(err)
+	}
+	onePartitionEach(t, c, "t", 0, 46444)
+	other := net.JoinHostPort("127.0.0.1", strconv.Itoa(freePortBase(t)))
+	path := startPath(t, c, "ws", func(a *Agent) { a.NodeAddresses = map[int32]NodeAddress{46444: {Bind: other}} })
+	if got := dialKafka(t, path.address).brokers(t)[46444]; got != other {
+		t.Errorf("node 46444 is at %s, want %s", got, other)
+	}
+	client := newClient(t, path.address)
+	produce(t, client, "t", 100)
+	wantStored(t, c, "t", numbered(0, 100))
+}
+
+// A client produces while brokers come, go and move.
+func TestBrokersComeGoAndMove(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 3, kfake.SeedTopics(6, "t"))
+		path := startPath(t, c, transport, nil)
+		client := newClient(t, path.address, kgo.MetadataMinAge(20*time.Millisecond), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+		sent := 0
+		step := func(what string, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			produceFrom(t, client, "t", sent, 60)
+			sent += 60
+		}
+		step("start", nil)
+		step("add 4", c.Add(4))
+		lead(t, c, "t", 4, 4, 0, 1)
+		step("lead 4", nil)
+		step("remove 4", c.RemoveNode(4))
+		step("remove 1", c.RemoveNode(1))
+		step("bring 1 back elsewhere", c.Add(1))
+		lead(t, c, "t", 1, 1, 1)
+		step("lead 1", nil)
+		swapAddresses(t, c, 0, 2)
+		lead(t, c, "t", 0, 2, 0, 2, 0, 2)
+		step("swap 0 and 2", nil)
+		wantStored(t, c, "t", numbered(0, sent))
+		for i, id := range []int32{0, 2, 0, 2} {
+			if err := dialKafka(t, path.node(id)).produce("t", int32(i), "last"); err != nil {
+				t.Errorf("produce to node %d at its new address: %v", id, err)
+			}
+		}
+	})
+}
+
+// swapAddresses restarts two brokers, each at the address of the other.
+func swapAddresses(t *testing.T, c *fakekafka.Cluster, a, b int32) {
+	t.Helper()
+	was := dialKafka(t, c.Bootstrap()[0]).brokers(t)
+	for _, err := range []error{c.RemoveNode(a), c.RemoveNode(b), c.AddAt(a, was[b]), c.AddAt(b, was[a])} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What led to the old addresses leads to the new ones without a client that
+// asks a bootstrap address, or any other broker, for metadata.
+func TestNodeIsFoundAgainAfterAllBrokersMoved(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 3)
+		bootstrap := newCrossing(t, c.Bootstrap()[0])
+		path := startAgent(t, waysTo(t, []string{bootstrap.address()}, transport, nil)(), nil)
+		dialKafka(t, path.address).brokers(t)
+		for id := range int32(3) {
+			for _, err := range []error{c.Add(id + 10), c.RemoveNode(id), c.Add(id), c.RemoveNode(id + 10)} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		bootstrap.lead(c.Bootstrap()[0])
+		bootstrap.cut()
+		onePartitionEach(t, c, "t", 0, 1, 2)
+		for id := range int32(3) {
+			comeBack(t, path.node(id), "t", id, strconv.Itoa(int(id)))
+		}
+		wantStored(t, c, "t", numbered(0, 3))
+	})
+}
+
+// newTable is a table of nodes without an agent around it.
+func newTable(t *testing.T, change func(*nodes)) (*nodes, *memoryLog) {
+	t.Helper()
+	log := &memoryLog{}
+	table := &nodes{
+		listens: []Listen{{Bind: "127.0.0.1:0"}}, portBase: freePortBase(t), log: log.logger(), changed: func() {},
+		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
+		serve:   func(ln net.Listener, _ int, _ int32) { t.Cleanup(func() { ln.Close() }) },
+	}
+	if change != nil {
+		change(table)
+	}
+	table.init()
+	return table, log
+}
+
+func TestTwoListensTellEachClientItsOwnHost(t *testing.T) {
+	hosts := []string{"host.example", "containers.example"}
+	c := startCluster(t, 2, kfake.SeedTopics(4, "t"))
+	var bound []string
+	path := startPath(t, c, "ws", func(a *Agent) {
+		a.Listens = []Listen{{Bind: "127.0.0.1:0", Host: hosts[0]}, {Bind: "[::1]:0", Host: hosts[1]}}
+		listening := a.Listening
+		a.Listening = func(b []string) { bound = b; listening(b) }
+	})
+	for i, host := range hosts {
+		for id, got := range dialKafka(t, bound[i]).brokers(t) {
+			if want := net.JoinHostPort(host, strconv.Itoa(path.base+int(id))); got != want {
+				t.Errorf("a client of %s is told of node %d at %s, want %s", host, id, got, want)
+			}
+		}
+		bind, _, _ := net.SplitHostPort(bound[i])
+		resolve := kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
+			h, port, _ := net.SplitHostPort(address)
+			if h != host && address != bound[i] {
+				t.Errorf("a client of %s dials %s", host, address)
+			}
+			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(bind, port))
+		})
+		produceFrom(t, newClient(t, bound[i], resolve), "t", 50*i, 50)
+	}
+	wantStored(t, c, "t", numbered(0, 100))
+}
+
+func TestIPv6(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 2, kfake.SeedTopics(4, "t"))
+		path := startPath(t, c, transport, func(a *Agent) { a.Listens = []Listen{{Bind: "[::1]:0"}} })
+		for id, got := range dialKafka(t, path.address).brokers(t) {
+			if got != path.node(id) || !strings.HasPrefix(got, "[::1]:") {
+				t.Errorf("node %d is at %s, want %s", id, got, path.node(id))
+			}
+		}
+		produce(t, newClient(t, path.address), "t", 50)
+		wantStored(t, c, "t", numbered(0, 50))
+	})
+}
+
+// A response may name more brokers than any cluster has. It is served; the
+// agent opens a bounded number of listeners and says so once.
+func TestTenThousandBrokers(t *testing.T) {
+	for _, transport := range []string{"ws", "direct"} {
+		t.Run(transport, func(t *testing.T) {
+			const n = 10_000
+			broker := fakeBroker(t, answering(func(key, _ int16, id int32) []byte { return metadata(id, n) }))
+			log := &memoryLog{}
+			path := startAgent(t, waysTo(t, []string{broker}, transport, nil)(), func(a *Agent) { a.Logger = log.logger() })
+			c := dialKafka(t, path.address)
+			for range 2 {
+				response, err := c.ask(kmsg.NewPtrMetadataRequest(), 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				brokers := response.(*kmsg.MetadataResponse).Brokers
+				addresses := map[string]bool{}
+				for _, b := range brokers {
+					if b.Host != "127.0.0.1" {
+						t.Fatalf("node %d is at %s", b.NodeID, b.Host)
+					}
+					addresses[net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))] = true
+				}
+				if len(brokers) != n || len(addresses) > maxNodes+1 {
+					t.Errorf("%d brokers at %d addresses, want %d at %d or fewer", len(brokers), len(addresses), n, maxNodes+1)
+				}
+				last := brokers[n-1]
+				if a := net.JoinHostPort(last.Host, strconv.Itoa(int(last.Port))); !closesAtOnce(a) {
+					t.Errorf("node %d is at %s, which does not close at once", n-1, a)
+				}
+			}
+			if times := strings.Count(log.String(), errTooManyNodes.Error()); times != 1 {
+				t.Errorf("said %d times that there are too many nodes, want once", times)
+			}
+			if nodes := gauge(t, path, "culvert_nodes"); nodes > maxNodes {
+				t.Errorf("the table has %v nodes", nodes)
+			}
+		})
+	}
+}
