@@ -69,7 +69,7 @@ func TestFramesAreKafkas(t *testing.T) {
 	for _, size := range []int{recordSize, 16 << 10, mebibyte, 3 * mebibyte} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			for _, version := range []int16{11, 17} {
-				r := readFetch(t, version, fetchResponse(version, size))
+				r := readFetch(t, version, fetchResponse(asked(t, version, fetchRequest(version, size))).frame)
 				var got int
 				for _, p := range r.Topics[0].Partitions {
 					got += len(p.RecordBatches)
@@ -94,4 +94,15 @@ func readFetch(t *testing.T, version int16, frame []byte) *kmsg.FetchResponse {
 		t.Fatalf("Fetch v%d: %v", version, err)
 	}
 	return r
+}
+
+// asked is what a broker reads from a Fetch request.
+func asked(t *testing.T, version int16, frame []byte) fetchKind {
+	t.Helper()
+	r, err := readFetchRequest(version, frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps := r.Topics[0].Partitions
+	return fetchKind{version, ps[0].Partition, len(ps), ps[0].PartitionMaxBytes}
 }

@@ -3,10 +3,10 @@ package main
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -16,22 +16,19 @@ import (
 // be what is measured.
 const readSize = 256 << 10
 
-// broker is a cluster of brokers that do nothing with records: Produce is
-// acknowledged, Fetch gets the same response each time.
-type broker struct {
+// cluster is what its brokers share.
+type cluster struct {
 	listeners []net.Listener
-	metadata  []byte
-	produce   []byte
-	versions  []byte
 
 	mu      sync.Mutex
-	fetches map[fetchKind][]byte
+	fetches map[fetchKind]*fetched
 }
 
-// fetchKind is what a Fetch request asks for.
-type fetchKind struct {
-	version int16
-	size    int
+// broker does nothing with records: it acknowledges Produce, and answers Fetch
+// with the same records each time.
+type broker struct {
+	*cluster
+	produced []byte // for the one partition that this broker leads
 }
 
 // runBroker is the process of the brokers.
@@ -40,13 +37,11 @@ func runBroker(out io.Writer, _ []string) error {
 	if err != nil {
 		return err
 	}
-	b := &broker{listeners: listeners, fetches: map[fetchKind][]byte{}}
-	b.metadata = b.metadataResponse()
-	b.produce = produceResponse()
-	b.versions = apiVersionsResponse()
+	c := &cluster{listeners: listeners, fetches: map[fetchKind]*fetched{}}
 	sayReady(out, listeners)
 	var over sync.WaitGroup
-	for _, ln := range listeners {
+	for id, ln := range listeners {
+		b := &broker{c, produceResponse(int32(id))}
 		over.Go(func() { acceptAll(ln, b.serve) })
 	}
 	over.Wait()
@@ -88,68 +83,78 @@ func (b *broker) serve(c net.Conn) error {
 		size := int(binary.BigEndian.Uint32(head)) + 4
 		key, version := kmsg.Key(binary.BigEndian.Uint16(head[4:])), int16(binary.BigEndian.Uint16(head[6:]))
 		id := binary.BigEndian.Uint32(head[requestID:])
-		response, err := b.answer(r, key, version, size)
-		if err != nil {
-			return err
-		}
-		if err := writeFrame(c, response, responseID, id); err != nil {
+		if err := b.answer(c, r, key, version, size, id); err != nil {
 			return err
 		}
 	}
 }
 
-// answer reads the request of size bytes and returns the response to it.
-func (b *broker) answer(r *bufio.Reader, key kmsg.Key, version int16, size int) ([]byte, error) {
+// answer reads the request of size bytes and writes the response to it.
+func (b *broker) answer(c net.Conn, r *bufio.Reader, key kmsg.Key, version int16, size int, id uint32) error {
 	if key == kmsg.Fetch {
-		return b.fetch(r, version, size)
+		return b.fetch(c, r, version, size, id)
 	}
 	if _, err := r.Discard(size); err != nil {
-		return nil, err
+		return err
 	}
 	switch {
 	case key == kmsg.Produce && version == produceVersion:
-		return b.produce, nil
-	case key == kmsg.Metadata && version == metadataVersion:
-		return b.metadata, nil
-	case key == kmsg.ApiVersions && version == apiVersionsVersion:
-		return b.versions, nil
+		return writeFrame(c, b.produced, responseID, id)
+	case key == kmsg.Metadata && version <= metadataVersion:
+		return writeFrame(c, b.metadata(version), responseID, id)
+	case key == kmsg.ApiVersions && version <= apiVersionsVersion:
+		return writeFrame(c, apiVersionsResponse(version), responseID, id)
 	}
-	return nil, fmt.Errorf("request of %s v%d", key.Name(), version)
+	return fmt.Errorf("request of %s v%d", key.Name(), version)
 }
 
-func (b *broker) fetch(r *bufio.Reader, version int16, size int) ([]byte, error) {
+// fetchKind is what responses to Fetch differ in, but for their first offset.
+type fetchKind struct {
+	version     int16
+	first       int32 // partition
+	partitions  int
+	bytesOfEach int32
+}
+
+// fetched is a response to Fetch that is sent many times.
+type fetched struct {
+	frame  []byte
+	offset int // where the first offset of the first batch is in frame, which no checksum covers
+}
+
+func (b *broker) fetch(c net.Conn, r *bufio.Reader, version int16, size int, id uint32) error {
 	frame := make([]byte, size)
 	if _, err := io.ReadFull(r, frame); err != nil {
-		return nil, err
+		return err
 	}
-	q := kmsg.NewPtrFetchRequest()
-	q.Version = version
-	body := frame[requestHead:]
-	body = body[min(len(body), 2+len("bench")):] // client id
-	if q.IsFlexible() {
-		body = body[min(len(body), 1):] // no tagged fields in the header
+	q, err := readFetchRequest(version, frame)
+	if err != nil {
+		return err
 	}
-	if err := q.ReadFrom(body); err != nil {
-		return nil, err
-	}
-	if q.MaxBytes > 256<<20 {
-		return nil, errors.New("fetch of more than is sensible")
-	}
-	kind := fetchKind{version, int(q.MaxBytes)}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.fetches[kind] == nil {
-		b.fetches[kind] = fetchResponse(kind.version, kind.size)
-	}
-	return b.fetches[kind], nil
+	ps := q.Topics[0].Partitions
+	f := b.fetched(fetchKind{version, ps[0].Partition, len(ps), min(ps[0].PartitionMaxBytes, partition)})
+	head := binary.BigEndian.AppendUint32(slices.Clone(f.frame[:responseID]), id)
+	offset := binary.BigEndian.AppendUint64(nil, uint64(ps[0].FetchOffset))
+	parts := net.Buffers{head, f.frame[responseHead:f.offset], offset, f.frame[f.offset+len(offset):]}
+	_, err = parts.WriteTo(c)
+	return err
 }
 
-func (b *broker) metadataResponse() []byte {
+func (c *cluster) fetched(kind fetchKind) *fetched {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fetches[kind] == nil {
+		c.fetches[kind] = fetchResponse(kind)
+	}
+	return c.fetches[kind]
+}
+
+func (c *cluster) metadata(version int16) []byte {
 	r := kmsg.NewPtrMetadataResponse()
-	r.Version, r.ClusterID = metadataVersion, kmsg.StringPtr("bench")
+	r.Version, r.ClusterID = version, kmsg.StringPtr("bench")
 	t := kmsg.NewMetadataResponseTopic()
 	t.Topic, t.TopicID = kmsg.StringPtr(topic), topicID
-	for id, ln := range b.listeners {
+	for id, ln := range c.listeners {
 		n := kmsg.NewMetadataResponseBroker()
 		n.NodeID, n.Host, n.Port = int32(id), "127.0.0.1", int32(ln.Addr().(*net.TCPAddr).Port)
 		r.Brokers = append(r.Brokers, n)
@@ -158,27 +163,6 @@ func (b *broker) metadataResponse() []byte {
 		t.Partitions = append(t.Partitions, p)
 	}
 	r.Topics = append(r.Topics, t)
-	return responseFrame(r)
-}
-
-func produceResponse() []byte {
-	r := kmsg.NewPtrProduceResponse()
-	r.Version = produceVersion
-	t := kmsg.NewProduceResponseTopic()
-	t.Topic = topic
-	t.Partitions = append(t.Partitions, kmsg.NewProduceResponseTopicPartition())
-	r.Topics = append(r.Topics, t)
-	return responseFrame(r)
-}
-
-func apiVersionsResponse() []byte {
-	r := kmsg.NewPtrApiVersionsResponse()
-	r.Version = apiVersionsVersion
-	for key, newest := range map[kmsg.Key]int16{kmsg.Produce: produceVersion, kmsg.Fetch: 17, kmsg.Metadata: metadataVersion, kmsg.ApiVersions: apiVersionsVersion} {
-		k := kmsg.NewApiVersionsResponseApiKey()
-		k.ApiKey, k.MaxVersion = key.Int16(), newest
-		r.ApiKeys = append(r.ApiKeys, k)
-	}
 	return responseFrame(r)
 }
 

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
+	"math"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -15,12 +18,13 @@ const (
 	brokerCount = 3
 )
 
-// The versions that the load speaks, but for Fetch: what Apache Kafka 4 and its
-// clients choose, so that leader hints are looked for.
+// The newest versions that the brokers speak: in the responses leader hints are
+// looked for.
 const (
-	apiVersionsVersion = 4
+	apiVersionsVersion = 5
 	metadataVersion    = 12
 	produceVersion     = 11
+	fetchVersion       = 17
 )
 
 var topicID = [16]byte{0xbe, 0x4c, 15: 1}
@@ -73,39 +77,83 @@ func produceRequest(size int) []byte {
 	return requestFrame(r)
 }
 
-// fetchRequest returns a Fetch request that the broker answers with about size
-// bytes.
+// fetchRequest returns a Fetch request for size bytes at most, of one partition
+// or of as many as that takes.
 func fetchRequest(version int16, size int) []byte {
 	r := kmsg.NewPtrFetchRequest()
 	r.Version, r.MaxWaitMillis, r.MinBytes, r.MaxBytes = version, 500, 1, int32(size)
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID = topic, topicID
-	for i := range partitions(size) {
+	for i := range max(1, size/partition) {
 		p := kmsg.NewFetchRequestTopicPartition()
-		p.Partition, p.PartitionMaxBytes = int32(i), partition
+		p.Partition, p.PartitionMaxBytes = int32(i), int32(min(size, partition))
 		t.Partitions = append(t.Partitions, p)
 	}
 	r.Topics = append(r.Topics, t)
 	return requestFrame(r)
 }
 
-// fetchResponse answers a Fetch request with about size bytes of records.
-func fetchResponse(version int16, size int) []byte {
-	r := kmsg.NewPtrFetchResponse()
+// readFetchRequest decodes a Fetch request, which is for one topic.
+func readFetchRequest(version int16, frame []byte) (*kmsg.FetchRequest, error) {
+	r := kmsg.NewPtrFetchRequest()
 	r.Version = version
+	const clientID = 2
+	if len(frame) < requestHead+clientID {
+		return nil, errors.New("Fetch request without a header")
+	}
+	body := frame[requestHead:]
+	skip := clientID + max(0, int(int16(binary.BigEndian.Uint16(body))))
+	if r.IsFlexible() {
+		skip++ // no tagged fields in the header
+	}
+	if err := r.ReadFrom(body[min(len(body), skip):]); err != nil {
+		return nil, err
+	}
+	if len(r.Topics) != 1 || len(r.Topics[0].Partitions) == 0 {
+		return nil, errors.New("Fetch request of other than one topic")
+	}
+	return r, nil
+}
+
+// fetchResponse answers a Fetch request with as much as it asks for.
+func fetchResponse(kind fetchKind) *fetched {
+	r := kmsg.NewPtrFetchResponse()
+	r.Version = kind.version
 	t := kmsg.NewFetchResponseTopic()
 	t.Topic, t.TopicID = topic, topicID
-	for i := range partitions(size) {
+	records := batch(int(kind.bytesOfEach))
+	for i := range kind.partitions {
 		p := kmsg.NewFetchResponseTopicPartition()
-		p.Partition = int32(i)
-		p.RecordBatches = batch(min(size, partition))
+		p.Partition, p.HighWatermark, p.LastStableOffset = kind.first+int32(i), math.MaxInt64, math.MaxInt64
+		p.RecordBatches = records
 		t.Partitions = append(t.Partitions, p)
 	}
+	r.Topics = append(r.Topics, t)
+	frame := responseFrame(r)
+	return &fetched{frame, bytes.Index(frame, records)}
+}
+
+func produceResponse(partition int32) []byte {
+	r := kmsg.NewPtrProduceResponse()
+	r.Version = produceVersion
+	p := kmsg.NewProduceResponseTopicPartition()
+	p.Partition = partition
+	t := kmsg.NewProduceResponseTopic()
+	t.Topic, t.Partitions = topic, append(t.Partitions, p)
 	r.Topics = append(r.Topics, t)
 	return responseFrame(r)
 }
 
-func partitions(size int) int { return max(1, size/partition) }
+func apiVersionsResponse(version int16) []byte {
+	r := kmsg.NewPtrApiVersionsResponse()
+	r.Version = version
+	for key, newest := range map[kmsg.Key]int16{kmsg.Produce: produceVersion, kmsg.Fetch: fetchVersion, kmsg.Metadata: metadataVersion, kmsg.ApiVersions: apiVersionsVersion} {
+		k := kmsg.NewApiVersionsResponseApiKey()
+		k.ApiKey, k.MaxVersion = key.Int16(), newest
+		r.ApiKeys = append(r.ApiKeys, k)
+	}
+	return responseFrame(r)
+}
 
 // batch returns a record batch of size bytes and a little more, with as many
 // records of recordSize as fit, and one at least.

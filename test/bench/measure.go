@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,11 +29,13 @@ type figures struct {
 const mebibyte = 1 << 20
 
 var loads = []load{
-	{"first byte", firstByte(fetchRequest(17, mebibyte), fetchRequest(17, 40*mebibyte)), firstByteTable},
+	{"first byte", firstByte(fetchRequest(fetchVersion, mebibyte), fetchRequest(fetchVersion, 40*mebibyte)), firstByteTable},
 	{"produce", throughput(produceRequest(1000 << 10)), throughputTable},      // Java's max.request.size, less headers
 	{"produce 16 KiB", throughput(produceRequest(16 << 10)), throughputTable}, // Java's batch.size
-	{"fetch v17", throughput(fetchRequest(17, mebibyte)), throughputTable},
+	{"kgo produce", kgoLoad(kgoProduce, kgoProducer...), throughputTable},
+	{"fetch v17", throughput(fetchRequest(fetchVersion, mebibyte)), throughputTable},
 	{"fetch v11", throughput(fetchRequest(11, mebibyte)), throughputTable},
+	{"kgo consume", kgoLoad(kgoConsume, kgoConsumer...), throughputTable},
 	{"one record", latency(produceRequest(recordSize)), latencyTable},
 }
 
@@ -41,21 +44,22 @@ var loads = []load{
 func throughput(request []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (f figures, err error) {
 		s := &stream{request: request}
-		err = s.run(r.brokers, func() {
-			time.Sleep(window / 4) // warm up
-			before, ok := usage(r)
-			begin, carried := time.Now(), s.carried.Load()
-			time.Sleep(window)
-			n := float64(s.carried.Load() - carried)
-			f.rate = n / time.Since(begin).Seconds()
-			if !ok {
-				return
-			}
-			after, _ := usage(r)
-			f.bytes = n
-			f.cpu = after.since(before)
-		})
+		err = s.run(r.brokers, func() { f.observe(r, window, &s.carried) })
 		return f, err
+	}
+}
+
+// observe watches a load that is under way.
+func (f *figures) observe(r *row, window time.Duration, carried *atomic.Int64) {
+	time.Sleep(window / 4) // warm up
+	before, ok := usage(r)
+	begin, start := time.Now(), carried.Load()
+	time.Sleep(window)
+	n := float64(carried.Load() - start)
+	f.rate = n / time.Since(begin).Seconds()
+	if ok {
+		after, _ := usage(r)
+		f.bytes, f.cpu = n, after.since(before)
 	}
 }
 

@@ -26,6 +26,7 @@ type row struct {
 	name           string
 	bare           string        // the row of the same tunnel that knows no Kafka
 	brokers        []string      // the brokers' addresses as a client sees them
+	advertised     []string      // what the brokers say of themselves
 	agent, gateway *proc.Process // nil where there is none
 	cluster        *proc.Process // the brokers, which all rows share
 }
