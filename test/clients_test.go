@@ -2,37 +2,20 @@ package test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/culvert-proxy/culvert/test/cache"
 	"github.com/culvert-proxy/culvert/test/clients"
-	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
 // TestClients makes the round trip of every client that is a program of its
 // own.
 func TestClients(t *testing.T) {
-	installClients(t, clients.Clients)
-	eachTransport(t, func(t *testing.T, p *path) { p.roundtrips(t, clients.Clients) })
-}
-
-// TestClientsOfOldThatLogIn uses brokers that ask for a password, and clients
-// that log in as was done before Kafka 1.0, by tokens without frames.
-func TestClientsOfOldThatLogIn(t *testing.T) {
-	needReal(t)
-	installClients(t, clients.SASLv0)
-	w, err := newWorld(t.Context(), t.TempDir(), kafka.Config{IDs: []int32{0}, SASL: true}, (*kafka.Cluster).SASL, "ws", "h3")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.close)
-	for _, p := range w.paths {
-		t.Run(p.transport, func(t *testing.T) {
-			p.roundtrips(t, clients.SASLv0)
-			p.relay.Check(t)
-		})
-	}
+	all := slices.Concat(clients.Clients, clients.Java)
+	installClients(t, all)
+	eachWay(t, func(t *testing.T, p *path) { p.roundtrips(t, all) })
 }
 
 func (p *path) roundtrips(t *testing.T, all []clients.Client) {

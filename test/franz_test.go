@@ -66,7 +66,7 @@ func TestFranz(t *testing.T) {
 		"classic": nil,
 		"KIP-848": {kgo.ServerSideBalancer()},
 	}
-	eachTransport(t, func(t *testing.T, p *path) {
+	eachWay(t, func(t *testing.T, p *path) {
 		topic := p.cluster.Topic(t, "franz-"+p.transport)
 		produce(t, p.franz(t), numbered(topic, 3000))
 		for name, options := range groups {
@@ -89,7 +89,7 @@ func TestFranz(t *testing.T) {
 // TestFranzTransactions consumes, produces and commits in one transaction, with
 // every third transaction aborted and done again: exactly once all the same.
 func TestFranzTransactions(t *testing.T) {
-	eachTransport(t, func(t *testing.T, p *path) {
+	eachWay(t, func(t *testing.T, p *path) {
 		from, to := p.cluster.Topic(t, "eos-from-"+p.transport), p.cluster.Topic(t, "eos-to-"+p.transport)
 		produce(t, p.franz(t), numbered(from, 500))
 		copyTransactionally(t, p, from, to, 500)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -131,7 +132,7 @@ func TestJavaCluster(t *testing.T) {
 		wantIn(t, p.tool(t, kafka.ClusterTool, "", "cluster-id"), kafka.ClusterID)
 		endpoints := p.tool(t, kafka.ClusterTool, "", "list-endpoints")
 		for id := range 3 {
-			wantIn(t, endpoints, fmt.Sprint(p.base+id))
+			wantIn(t, endpoints, strconv.Itoa(p.port+1+id))
 		}
 		wantIn(t, p.tool(t, kafka.BrokerAPIVersions, ""), brokers...)
 		wantIn(t, p.tool(t, kafka.MetadataQuorum, "", "describe", "--status"), "LeaderId:", kafka.ClusterID, "controller-0.invalid")

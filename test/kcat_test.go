@@ -26,7 +26,7 @@ func kcat(t *testing.T, bootstrap, stdin string, args ...string) (string, error)
 }
 
 func TestKcat(t *testing.T) {
-	eachTransport(t, func(t *testing.T, p *path) {
+	eachWay(t, func(t *testing.T, p *path) {
 		topic := p.cluster.Topic(t, "kcat-"+p.transport)
 		run := func(stdin string, args ...string) string {
 			t.Helper()

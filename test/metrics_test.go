@@ -65,7 +65,7 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
 		topic := p.cluster.Topic(t, "metrics-"+p.transport)
 		produce(t, p.franz(t), numbered(topic, 10))
-		agent, gateway := scrape(t, p.admin), scrape(t, p.gatewayAdmin)
+		agent, gateway := scrape(t, p.admin), scrape(t, p.gateway.admin)
 		for _, want := range [][]string{
 			{"culvert_tunnel_dials_total", `result="ok"`, `transport="` + p.transport + `"`},
 			{"culvert_streams", `transport="` + p.transport + `"`},

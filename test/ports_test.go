@@ -2,7 +2,6 @@ package test
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"strconv"
@@ -10,23 +9,23 @@ import (
 
 func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
-// freeRange returns the first of n neighbouring ports that are free both where
-// the agent listens and where the clients dial. It looks below the ports that
-// the system gives to outgoing connections.
-func freeRange(n int) (int, error) {
+// freeBase returns a port that is free, as are those at the given offsets from
+// it, both where the agent listens and where the clients dial. It looks below
+// the ports that the system gives to outgoing connections.
+func freeBase(offsets []int) (int, error) {
 	for range 100 {
-		first := 20000 + rand.IntN(10000)
-		if rangeIsFree(first, n) {
-			return first, nil
+		base := 20000 + rand.IntN(10000)
+		if allFree(base, offsets) {
+			return base, nil
 		}
 	}
 	return 0, errors.New("no free range of ports")
 }
 
-func rangeIsFree(first, n int) bool {
-	for port := first; port < first+n; port++ {
+func allFree(base int, offsets []int) bool {
+	for _, offset := range offsets {
 		for _, host := range []string{agentHost, clientHost} {
-			l, err := net.Listen("tcp", address(host, port))
+			l, err := net.Listen("tcp", address(host, base+offset))
 			if err != nil {
 				return false
 			}
@@ -35,6 +34,3 @@ func rangeIsFree(first, n int) bool {
 	}
 	return true
 }
-
-// nodeAddress is what a client must be told about a node.
-func (p *path) nodeAddress(id int) string { return fmt.Sprintf("%s:%d", clientHost, p.base+id) }

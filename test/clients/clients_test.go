@@ -2,6 +2,7 @@ package clients
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ func TestClientsWorkDirectly(t *testing.T) {
 		t.Skip("needs Apache Kafka and clients: set CULVERT_TEST_REAL=1 to install them")
 	}
 	c := kafka.Start(t, kafka.Config{})
-	for _, client := range Clients {
+	for _, client := range slices.Concat(Clients, Java) {
 		t.Run(client.Name, func(t *testing.T) {
 			topic := c.Topic(t, strings.ReplaceAll(client.Name, " ", "-"))
 			if client.Share {

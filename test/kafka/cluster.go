@@ -185,6 +185,9 @@ func (c *Cluster) addresses(port func(ports) int) string {
 	return strings.Join(all, ",")
 }
 
+// IDs returns the node ids.
+func (c *Cluster) IDs() []int32 { return c.cfg.IDs }
+
 // Hosts maps the names that the brokers advertise to where they really are:
 // what a name server inside the platform would answer.
 func (c *Cluster) Hosts() map[string]string {

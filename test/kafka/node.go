@@ -144,26 +144,10 @@ func (c *Cluster) format(ctx context.Context) error {
 // copyFormat copies what the tool has written for one node, bootstrap.checkpoint
 // with the features of the version above all, to another.
 func copyFormat(from, to *node) error {
-	if err := os.Mkdir(to.logDir(), 0o755); err != nil {
+	if err := os.CopyFS(to.logDir(), os.DirFS(from.logDir())); err != nil {
 		return err
 	}
-	files, err := os.ReadDir(from.logDir())
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		text, err := os.ReadFile(filepath.Join(from.logDir(), f.Name()))
-		if err != nil {
-			return err
-		}
-		if f.Name() == "meta.properties" {
-			text = []byte(to.metaProperties())
-		}
-		if err := os.WriteFile(filepath.Join(to.logDir(), f.Name()), text, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+	return os.WriteFile(filepath.Join(to.logDir(), "meta.properties"), []byte(to.metaProperties()), 0o644)
 }
 
 func (n *node) metaProperties() string {

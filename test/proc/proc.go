@@ -80,13 +80,19 @@ func (p *Process) Kill() {
 }
 
 // Terminate asks the program to end (SIGTERM where there is such a thing),
-// kills it when patience has run out, and returns what Wait returns.
+// and returns what Wait returns. When patience has run out it has the program
+// print its goroutines or threads (SIGQUIT), and kills it.
 func (p *Process) Terminate(patience time.Duration) error {
 	terminate(p.cmd)
 	select {
 	case <-p.done:
 		return p.err
 	case <-time.After(patience):
+		quit(p.cmd)
+		select {
+		case <-p.done:
+		case <-time.After(time.Second):
+		}
 		p.Kill()
 		return fmt.Errorf("terminate %s: still running after %s", name(p.cmd), patience)
 	}

@@ -1,0 +1,59 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/cache"
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// startCulvert starts one of culvert's ends and returns when it says that
+// clients may come.
+func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(s string) bool { return strings.HasPrefix(s, "CULVERT_") })
+	p, err := proc.Start(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.Output().WaitLine(ctx, "ready"); err != nil {
+		p.Kill()
+		return nil, fmt.Errorf("start culvert %s: %w", strings.Join(cmd.Args[1:], " "), err)
+	}
+	return p, nil
+}
+
+// build builds culvert once, with the race detector if CULVERT_TEST_RACE is set,
+// and returns its path.
+var build = sync.OnceValues(func() (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	root, err := cache.Root()
+	if err != nil {
+		return "", err
+	}
+	dir, err := cache.Dir()
+	if err != nil {
+		return "", err
+	}
+	args := []string{"build", "-o", filepath.Join(dir, "culvert")}
+	if os.Getenv("CULVERT_TEST_RACE") != "" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/culvert")...)
+	cmd.Dir = root
+	_, err = proc.Run(ctx, cmd)
+	return filepath.Join(dir, "culvert"), err
+})

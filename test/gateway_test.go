@@ -1,0 +1,40 @@
+package test
+
+import (
+	"context"
+
+	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/kafka"
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// gateway is a culvert gateway beside the brokers.
+type gateway struct {
+	*world
+	listen  string
+	admin   string
+	flags   []string // more than every gateway has
+	process *proc.Process
+}
+
+// newGateway starts a gateway where the brokers' names resolve.
+func (w *world) newGateway(ctx context.Context, flags ...string) (*gateway, error) {
+	ports, err := kafka.FreePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{world: w, listen: address(clientHost, ports[0]), admin: address(clientHost, ports[1]), flags: flags}
+	return g, g.start(ctx)
+}
+
+// start also starts a gateway again that was ended, at the same address.
+func (g *gateway) start(ctx context.Context) (err error) {
+	g.process, err = startCulvert(ctx, inside.Command(g.file("hosts"), g.binary, append([]string{"gateway",
+		"--listen", g.listen,
+		"--tls-cert-file", g.file("gateway.pem"), "--tls-key-file", g.file("gateway-key.pem"),
+		"--bootstrap", g.brokers,
+		"--token-file", g.file("token"),
+		"--drain-timeout", "2s",
+		"--admin-listen", g.admin}, g.flags...)...))
+	return err
+}

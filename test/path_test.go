@@ -1,0 +1,88 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+
+	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/kafka"
+	"github.com/culvert-proxy/culvert/test/leak"
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// The agent listens on one loopback address and writes another into responses,
+// where the leak detector listens at the same ports.
+const (
+	agentHost  = "127.0.0.2"
+	clientHost = "127.0.0.1"
+)
+
+// path is one way into the world: an agent, and the leak detector in front of
+// it.
+type path struct {
+	*world
+	gateway   *gateway
+	transport string // or direct
+	port      int    // of the bootstrap address; node N has the one behind it plus N
+	bootstrap string // what a client is given; it leads through the detector
+	admin     string
+	agent     *proc.Process
+	relay     *leak.Relay
+}
+
+// newPath starts an agent and the detector in front of it.
+func (w *world) newPath(ctx context.Context, g *gateway, transport string) (_ *path, err error) {
+	p := &path{world: w, gateway: g, transport: transport, relay: leak.New(kafka.Domain)}
+	offsets := []int{0}
+	for _, id := range w.cluster.IDs() {
+		offsets = append(offsets, 1+int(id))
+	}
+	if p.port, err = freeBase(offsets); err != nil {
+		return nil, err
+	}
+	p.bootstrap = address(clientHost, p.port)
+	for _, offset := range offsets {
+		if err := p.relay.Listen(address(clientHost, p.port+offset), address(agentHost, p.port+offset)); err != nil {
+			return nil, err
+		}
+	}
+	admin, err := kafka.FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	p.admin = address(clientHost, admin[0])
+	if err := p.start(ctx); err != nil {
+		p.close()
+		return nil, fmt.Errorf("path over %s: %w", transport, err)
+	}
+	return p, nil
+}
+
+// start also starts an agent again that was ended, at the same ports.
+func (p *path) start(ctx context.Context) (err error) {
+	flags := []string{"agent",
+		"--listen", address(agentHost, p.port) + "=" + clientHost,
+		"--broker-port-base", strconv.Itoa(p.port + 1),
+		"--drain-timeout", "2s",
+		"--admin-listen", p.admin,
+		"--state-file", p.file(fmt.Sprintf("state-%d.json", p.port))}
+	cmd := exec.Command(p.binary, append(flags, "--gateway-url", "https://"+p.gateway.listen, "--transport", p.transport,
+		"--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))...)
+	if p.transport == direct {
+		cmd = inside.Command(p.file("hosts"), p.binary, append(flags, "--gateway-url", "tcp://"+p.brokers)...)
+	}
+	p.agent, err = startCulvert(ctx, cmd)
+	return err
+}
+
+func (p *path) close() {
+	p.relay.Close()
+	if p.agent != nil {
+		p.agent.Kill()
+	}
+}
+
+// nodeAddress is what a client must be told about a node.
+func (p *path) nodeAddress(id int) string { return address(clientHost, p.port+1+id) }

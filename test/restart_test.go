@@ -1,0 +1,93 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+)
+
+// TestNoRecordIsLostWhenCulvertRestarts kills and restarts first the agents,
+// then the gateway, under producers that send and consumers that read. The
+// gateway's tickets are void after that: its key is new.
+func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
+	w := theWorld(t)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
+	defer cancel()
+	g, err := w.newGateway(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.process.Kill() })
+	topics := make(map[string]*path)
+	var all errgroup.Group
+	for _, transport := range transports {
+		p, err := w.newPath(ctx, g, transport)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.close)
+		for kind, produce := range producers {
+			topic := w.cluster.Topic(t, "restart-"+kind+"-"+transport)
+			topics[topic] = p
+			all.Go(func() error { return produce(t, ctx, p, topic) })
+		}
+	}
+	readers := make(map[string]chan *ledger)
+	for topic, p := range topics {
+		readers[topic] = make(chan *ledger, 1)
+		client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		go func() { readers[topic] <- consume(t, client, producing) }()
+	}
+	restart(t, ctx, g, slices.Compact(slices.SortedFunc(maps.Values(topics), func(a, b *path) int { return a.port - b.port })))
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	for topic, p := range topics {
+		t.Run(topic, func(t *testing.T) {
+			(<-readers[topic]).checkAtLeastOnce(t, producing)
+			reader := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+			consume(t, reader, producing).check(t, producing)
+			p.relay.Check(t)
+		})
+		if t.Failed() {
+			t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
+		}
+	}
+	if t.Failed() {
+		t.Logf("what the gateway said:\n%s", g.process.Output())
+	}
+}
+
+// restart ends both ends of culvert, once as a crash does and once in good
+// order, and starts them again.
+func restart(t *testing.T, ctx context.Context, g *gateway, paths []*path) {
+	t.Helper()
+	for _, end := range []string{"crash", "order"} {
+		time.Sleep(2 * time.Second)
+		for _, p := range paths {
+			if end == "crash" {
+				p.agent.Kill()
+			} else if err := p.agent.Terminate(10 * time.Second); err != nil {
+				t.Errorf("end the agent over %s: %v\n%s", p.transport, err, p.agent.Output())
+			}
+			if err := p.start(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		if end == "crash" {
+			g.process.Kill()
+		} else if err := g.process.Terminate(10 * time.Second); err != nil {
+			t.Errorf("end the gateway: %v\n%s", err, g.process.Output())
+		}
+		if err := g.start(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
