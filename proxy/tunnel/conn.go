@@ -22,9 +22,15 @@ const (
 
 	// frameSize is a chunk with its headers.
 	frameSize = headroom + maxCapsuleHeader + chunkSize
+
+	// smallSize is enough for what an idle stream sends, and for most requests.
+	smallSize = 2 << 10
 )
 
-var framePool = sync.Pool{New: func() any { return new([frameSize]byte) }}
+var (
+	framePool = sync.Pool{New: func() any { b := make([]byte, frameSize); return &b }}
+	smallPool = sync.Pool{New: func() any { b := make([]byte, smallSize); return &b }}
+)
 
 // An exchange is one HTTP exchange as capsules see it: bytes both ways. Read has one caller at a time, and so have Write, Flush and
 // CloseWrite together; the rest may be called at any time.
@@ -531,9 +537,13 @@ func (c *Conn) writable() error {
 }
 
 func (c *Conn) writeFrame(t capsuleType, value []byte) error {
-	f := framePool.Get().(*[frameSize]byte)
-	defer framePool.Put(f)
-	b := f[:headroom]
+	pool := &framePool
+	if headroom+len(c.openOut)+maxCapsuleHeader+len(value) <= smallSize {
+		pool = &smallPool
+	}
+	f := pool.Get().(*[]byte)
+	defer pool.Put(f)
+	b := (*f)[:headroom]
 	if c.openOut != nil {
 		b = append(b, c.openOut...)
 		c.openOut = nil

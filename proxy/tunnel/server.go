@@ -131,6 +131,17 @@ func serverTLS(base *tls.Config, alpn string) *tls.Config {
 	c.NextProtos = []string{alpn}
 	c.MinVersion = tls.VersionTLS13
 	c.DynamicRecordSizingDisabled = true
+	if each := base.GetConfigForClient; each != nil {
+		c.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			own, err := each(h)
+			if own == nil || err != nil {
+				return nil, err
+			}
+			own = own.Clone()
+			own.GetConfigForClient = nil
+			return serverTLS(own, alpn), nil
+		}
+	}
 	return c
 }
 

@@ -28,8 +28,8 @@ type wire struct {
 
 	mu      sync.Mutex
 	holding bool
-	outBuf  *[]byte // from wirePool, or nil
-	out     []byte  // what is to be sent, within outBuf
+	outBuf  *[]byte // from wirePool or smallPool, or nil
+	out     []byte  // what is to be sent, within outBuf unless that was too small
 }
 
 const (
@@ -105,7 +105,11 @@ func (w *wire) hold() {
 
 func (w *wire) keep(p []byte) {
 	if w.outBuf == nil {
-		w.outBuf = wirePool.Get().(*[]byte)
+		pool := &wirePool
+		if len(p) <= smallSize {
+			pool = &smallPool
+		}
+		w.outBuf = pool.Get().(*[]byte)
 		w.out = (*w.outBuf)[:0]
 	}
 	w.out = append(w.out, p...)
@@ -144,6 +148,8 @@ func (w *wire) sent(n int) {
 	}
 	if cap(*w.outBuf) == wireSize {
 		wirePool.Put(w.outBuf)
+	} else {
+		smallPool.Put(w.outBuf)
 	}
 	w.outBuf, w.out = nil, nil
 }
