@@ -52,14 +52,24 @@ func throughput(request []byte) func(*row, time.Duration) (figures, error) {
 // observe watches a load that is under way.
 func (f *figures) observe(r *row, window time.Duration, carried *atomic.Int64) {
 	time.Sleep(window / 4) // warm up
+	awaitMore(carried, 0)
 	before, ok := usage(r)
 	begin, start := time.Now(), carried.Load()
 	time.Sleep(window)
+	awaitMore(carried, start)
 	n := float64(carried.Load() - start)
 	f.rate = n / time.Since(begin).Seconds()
 	if ok {
 		after, _ := usage(r)
 		f.bytes, f.cpu = n, after.since(before)
+	}
+}
+
+// awaitMore makes sure that something was carried, on a machine that is busy with
+// something else.
+func awaitMore(carried *atomic.Int64, than int64) {
+	for begin := time.Now(); carried.Load() <= than && time.Since(begin) < 10*time.Second; {
+		time.Sleep(time.Millisecond)
 	}
 }
 
