@@ -25,6 +25,7 @@ type agentConn struct {
 	lent    bool
 	address string // of the node; "" is a bootstrap broker
 	cluster atomic.Pointer[string]
+	epoch   int // of the table, when the connection was opened
 
 	names, hints rewrite.Rewriter
 }
@@ -104,6 +105,7 @@ func (c *agentConn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var ticket *tunnel.Ticket
+	c.epoch = c.agent.nodes.epoch()
 	if c.nodeID != bootstrapNode {
 		found, err := c.agent.find(ctx, c.nodeID)
 		if err != nil {
@@ -214,8 +216,8 @@ type directory struct {
 }
 
 func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
-	dropped, err := d.c.agent.nodes.learn(cluster, brokers)
-	if cluster != "" {
+	dropped, err := d.c.agent.nodes.learn(d.c.epoch, cluster, brokers)
+	if err == nil && cluster != "" {
 		d.c.cluster.Store(&cluster)
 	}
 	if dropped != "" {

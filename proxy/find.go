@@ -50,6 +50,7 @@ func (a *Agent) find(ctx context.Context, id int32) (route, error) {
 func (a *Agent) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
+	epoch := a.nodes.epoch()
 	c, err := a.Upstream.dial(ctx, "", nil, a.nodes.addTicket)
 	if err != nil {
 		return err
@@ -79,7 +80,7 @@ func (a *Agent) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dropped, err := a.nodes.learn(cluster, brokers)
+	dropped, err := a.nodes.learn(epoch, cluster, brokers)
 	if dropped != "" {
 		a.dropCluster(dropped)
 	}

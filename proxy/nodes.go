@@ -68,6 +68,8 @@ type nodes struct {
 
 	mu       sync.Mutex
 	cluster  string
+	heard    bool // a response has named the cluster
+	drops    int  // how many clusters have been dropped
 	known    map[int32]node
 	tickets  map[string]tunnel.Ticket // by address
 	locals   map[int32][]endpoint     // by node id and listen
@@ -84,14 +86,30 @@ func (t *nodes) init() {
 	t.deadEnds = map[int]endpoint{}
 }
 
-// learn takes the brokers of one response. When it returns, each of them has an
-// address that may be written into a response: nothing a client can read comes
-// before its listener. A cluster id other than the table's drops the table, and
-// the old id is returned.
-func (t *nodes) learn(cluster string, brokers []rewrite.Broker) (dropped string, err error) {
+// epoch changes when a cluster is dropped for another one.
+func (t *nodes) epoch() int {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.drops
+}
+
+var errFormerCluster = errors.New("another cluster has answered since this connection was opened")
+
+// learn takes the brokers of one response, which came on a connection that was
+// opened in that epoch. When it returns, each of them has an address that may be
+// written into a response: nothing a client can read comes before its listener.
+// A cluster id other than the table's drops the table, and the old id is
+// returned; but a connection from before such a change does not bring the old
+// cluster back.
+func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (dropped string, err error) {
+	t.mu.Lock()
+	if epoch != t.drops && cluster != t.cluster {
+		t.mu.Unlock()
+		return "", errFormerCluster
+	}
 	before := t.cluster
 	dropped = t.enter(cluster)
+	t.heard = t.heard || cluster != ""
 	changed := t.cluster != before
 	for _, b := range brokers {
 		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
@@ -133,10 +151,13 @@ func (t *nodes) addTicket(tk tunnel.Ticket) {
 }
 
 // recall takes nodes from another memory than our own: the state file's or,
-// later and newer, the gateway's. It overrides nothing that a response has said
-// of the same cluster.
+// later and newer, the gateway's. It overrides nothing that a response has said.
 func (t *nodes) recall(cluster string, tickets []tunnel.Ticket) error {
 	t.mu.Lock()
+	if t.heard && cluster != t.cluster {
+		t.mu.Unlock()
+		return nil
+	}
 	t.enter(cluster)
 	var errs failures
 	for _, tk := range tickets {
@@ -168,6 +189,7 @@ func (t *nodes) enter(cluster string) (dropped string) {
 	}
 	dropped, t.cluster = t.cluster, cluster
 	if dropped != "" {
+		t.drops++
 		clear(t.known)
 		maps.DeleteFunc(t.tickets, func(_ string, tk tunnel.Ticket) bool { return tk.ClusterID == dropped })
 	}

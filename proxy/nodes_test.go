@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -123,7 +122,7 @@ func TestBrokersComeGoAndMove(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 3, kfake.SeedTopics(6, "t"))
 		path := startPath(t, c, transport, nil)
-		client := newClient(t, path.address, kgo.MetadataMinAge(20*time.Millisecond), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+		client := newClient(t, path.address, kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
 		sent := 0
 		step := func(what string, err error) {
 			t.Helper()

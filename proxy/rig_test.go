@@ -218,7 +218,7 @@ func newClient(t *testing.T, bootstrap string, opts ...kgo.Opt) *kgo.Client {
 		}
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(bootstrap), kgo.Dialer(dial), kgo.AllowAutoTopicCreation()}, opts...)...)
+	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(bootstrap), kgo.Dialer(dial), kgo.MetadataMinAge(20 * time.Millisecond)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
