@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -204,24 +206,34 @@ func (d *Dialer) forget(c *Conn) {
 	d.pending.Done()
 }
 
-// Close cuts the streams that are open, waits until those that were closed have been taken by the gateway, and frees the carriers.
+// Close cuts the streams that are open, gives those that were closed some seconds until the gateway has taken everything, and frees the
+// carriers.
 func (d *Dialer) Close() error {
 	d.init()
 	d.mu.Lock()
 	d.closed = true
-	var open []*Conn
-	for c := range d.streams {
-		open = append(open, c)
-	}
 	d.mu.Unlock()
-	for _, c := range open {
+	for _, c := range d.open() {
 		c.Close() // those that linger are closed already, and go on
 	}
 	if d.race != nil {
 		d.race.close()
 	}
+	hurry := time.AfterFunc(d.t.reset, func() {
+		for _, c := range d.open() {
+			c.x.Abort()
+		}
+	})
+	defer hurry.Stop()
 	d.pending.Wait()
 	return d.h3.close()
+}
+
+// open are the streams that are not over.
+func (d *Dialer) open() []*Conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.streams))
 }
 
 // addr is the host and port of the gateway.

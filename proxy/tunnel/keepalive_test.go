@@ -150,3 +150,27 @@ func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
 		r.stop()
 	})
 }
+
+// What was closed in good order waits for its peer as long as that lives, but not longer than the dialler does.
+func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		io.WriteString(c, "the last words")
+		c.CloseWrite()
+		c.Close()
+		time.Sleep(time.Hour) // of which the gateway's end reads nothing
+		if n := len(r.dialer.open()); n != 1 {
+			t.Fatalf("%d streams linger, want 1", n)
+		}
+		if got, err := io.ReadAll(s); string(got) != "the last words" || err != nil {
+			t.Errorf("read %q, %v", got, err)
+		}
+		start := time.Now()
+		r.dialer.Close()
+		if took := time.Since(start); took != 5*time.Second {
+			t.Errorf("Close took %v, want 5s", took)
+		}
+		r.stop()
+	})
+}
