@@ -21,6 +21,7 @@ type cli struct {
 	commonFlags
 	Agent   agentCmd   `cmd:"" help:"Give Kafka clients local addresses, and carry their connections to a gateway over HTTPS."`
 	Gateway gatewayCmd `cmd:"" help:"Take connections from agents over HTTPS, and carry them to the brokers."`
+	Demo    demoCmd    `cmd:"" help:"Show what culvert is for, on this machine alone: brokers, a door, a client and records."`
 	Config  configCmd  `cmd:"" help:"Print the effective settings of a command, and where each came from."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
