@@ -1,0 +1,139 @@
+package tunnel
+
+import (
+	"fmt"
+	"net"
+	"time"
+)
+
+// Reset ends the stream with an ERROR, which the peer reads behind all bytes written so far. It takes some seconds at most; if the peer has
+// not taken it by then, the exchange is aborted and the peer reads ErrCut.
+func (c *Conn) Reset(e *Error) error { return c.reset(e, net.ErrClosed) }
+
+// reset is Reset; cause is what calls of this end return from now on.
+func (c *Conn) reset(e *Error, cause error) error {
+	c.mu.Lock()
+	if c.cause != nil {
+		c.mu.Unlock()
+		return c.endCause()
+	}
+	c.endLocked(cause)
+	c.lingering = true
+	c.mu.Unlock()
+	c.x.SetReadDeadline(aLongTimeAgo)
+	c.x.SetWriteDeadline(time.Now().Add(c.t.reset))
+	if err := c.writeError(e); err != nil {
+		c.over()
+		return fmt.Errorf("reset stream: %w", err)
+	}
+	go c.linger(c.t.reset, false)
+	return nil
+}
+
+func (c *Conn) writeError(e *Error) error {
+	value, err := encodeJSON(capsuleError, e)
+	if err != nil {
+		return err
+	}
+	outlast(c.wlock)
+	if !c.openSent.Load() {
+		return nil // the peer knows nothing of this stream
+	}
+	if err := c.x.Flush(); err != nil {
+		return err
+	}
+	return c.writeFrame(capsuleError, value)
+}
+
+// Close frees what the stream holds. Behind a CloseWrite the peer still gets everything; otherwise the stream is cut.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return net.ErrClosed
+	}
+	c.closed = true
+	complete := c.cause == nil && c.finalSent.Load()
+	c.endLocked(net.ErrClosed)
+	lingering := c.lingering
+	c.lingering = lingering || complete
+	c.mu.Unlock()
+	switch {
+	case lingering:
+	case complete:
+		c.x.SetReadDeadline(aLongTimeAgo)
+		c.x.SetWriteDeadline(time.Time{})
+		go c.linger(c.t.dead, true)
+	default:
+		c.over()
+	}
+	return nil
+}
+
+// linger sees to it that the peer gets what was written last. To close a TCP connection while bytes of the peer come in, if only a KEEPALIVE,
+// would make the kernel reset it, and the peer's kernel throw away what its process has not read. So the dialling end says that it is done,
+// the gateway's end answers that it is done too, and both read, to discard, until they see it. They wait as long as the peer shows life: it
+// may be a client that reads slowly. After a Reset they wait for timing.reset.
+func (c *Conn) linger(patience time.Duration, renew bool) {
+	defer c.over()
+	if c.dialling && !c.lastWords() {
+		return
+	}
+	c.discard(patience, renew)
+	if !c.dialling {
+		c.lastWords()
+	}
+}
+
+func (c *Conn) discard(patience time.Duration, renew bool) {
+	outlast(c.rlock)
+	scratch := make([]byte, 1024)
+	c.x.SetReadDeadline(time.Now().Add(patience))
+	for {
+		if _, err := c.x.Read(scratch); err != nil {
+			return
+		}
+		if renew {
+			c.x.SetReadDeadline(time.Now().Add(patience))
+		}
+	}
+}
+
+func (c *Conn) lastWords() bool {
+	outlast(c.wlock)
+	return c.x.Flush() == nil && c.x.CloseWrite() == nil
+}
+
+// outlast waits until nobody is in a call that holds lock. After the end of the stream nobody gets further than to see that, so that the
+// exchange is then the caller's; and nobody has to wait for the caller.
+func outlast(lock chan struct{}) {
+	lock <- struct{}{}
+	<-lock
+}
+
+// over ends the exchange.
+func (c *Conn) over() {
+	c.x.Abort()
+	c.once.Do(c.done)
+}
+
+// end settles why the stream is over, unless that is settled.
+func (c *Conn) end(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endLocked(cause)
+}
+
+func (c *Conn) endLocked(cause error) {
+	if c.cause == nil {
+		c.cause = cause
+		c.ended.Store(true)
+		c.timer.Stop()
+	}
+}
+
+func (c *Conn) endCause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
