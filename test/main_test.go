@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
 func TestMain(m *testing.M) {
@@ -18,13 +19,11 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// needReal skips a test that installs and starts the real thing, unless it was
-// asked for.
+// needReal skips a test that starts the real thing, unless it was asked for and
+// can be had.
 func needReal(t *testing.T) {
 	t.Helper()
-	if os.Getenv("CULVERT_TEST_REAL") == "" {
-		t.Skip("needs Apache Kafka and its clients: set CULVERT_TEST_REAL=1 to install and start them (go run ./test/all does)")
-	}
+	kafka.Need(t)
 	if err := inside.Available(); err != nil {
 		t.Skip(err)
 	}

@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -12,9 +11,7 @@ import (
 // TestClientsWorkDirectly is the control of the tests through culvert: what
 // fails here is no fault of ours.
 func TestClientsWorkDirectly(t *testing.T) {
-	if os.Getenv("CULVERT_TEST_REAL") == "" {
-		t.Skip("needs Apache Kafka and clients: set CULVERT_TEST_REAL=1 to install them")
-	}
+	kafka.Need(t)
 	c := kafka.Start(t, kafka.Config{})
 	for _, client := range slices.Concat(Clients, Java) {
 		t.Run(client.Name, func(t *testing.T) {
@@ -32,9 +29,7 @@ func TestClientsWorkDirectly(t *testing.T) {
 }
 
 func TestSASLv0ClientsWorkDirectly(t *testing.T) {
-	if os.Getenv("CULVERT_TEST_REAL") == "" {
-		t.Skip("needs Apache Kafka and clients: set CULVERT_TEST_REAL=1 to install them")
-	}
+	kafka.Need(t)
 	c := kafka.Start(t, kafka.Config{IDs: []int32{0}, SASL: true, DirectSASL: true})
 	for _, client := range SASLv0 {
 		t.Run(client.Name, func(t *testing.T) {

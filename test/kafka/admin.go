@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,18 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
+
+// Need skips a test that starts Apache Kafka, unless it was asked for and can be
+// had.
+func Need(t testing.TB) {
+	t.Helper()
+	if os.Getenv("CULVERT_TEST_REAL") == "" {
+		t.Skip("needs Apache Kafka and its clients: set CULVERT_TEST_REAL=1 to install and start them (go run ./test/all does)")
+	}
+	if err := Available(); err != nil {
+		t.Skip(err)
+	}
+}
 
 // metadataAge is how old an answer may be that a client gives without asking
 // the brokers. Of itself it would wait five seconds for a topic just made.

@@ -23,7 +23,18 @@ const (
 // distribution is an installed Apache Kafka.
 type distribution struct {
 	lib     string // the folder with the jars
+	classes bool   // it has classes outside of jars, too
 	archive string // shared classes: halves the start of a JVM
+}
+
+// classPath has no folder where there need not be one: a JVM then shares no
+// classes.
+func (d *distribution) classPath() string {
+	path := filepath.Join(d.lib, "*")
+	if d.classes {
+		path += string(filepath.ListSeparator) + d.lib
+	}
+	return path
 }
 
 // install installs a version of Apache Kafka through Maven.
@@ -46,13 +57,20 @@ func install(ctx context.Context, version string) (*distribution, error) {
 	return d, nil
 }
 
+// Available returns nil, or what is missing to install and start Apache Kafka.
+func Available() error {
+	for _, program := range []string{"java", "javac", "mvn"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("%w: Apache Kafka needs a JDK and Maven (Debian: apt-get install openjdk-17-jdk-headless maven)", err)
+		}
+	}
+	return nil
+}
+
 const archiveFile = "kafka.jsa"
 
 // copyJars fills dir with the jars of a pom.
 func copyJars(ctx context.Context, dir, pom string) error {
-	if _, err := exec.LookPath("mvn"); err != nil {
-		return fmt.Errorf("%w: Apache Kafka is installed through Maven (Debian: apt-get install maven openjdk-17-jdk-headless)", err)
-	}
 	file := filepath.Join(dir, "pom.xml")
 	if err := os.WriteFile(file, []byte(pom), 0o644); err != nil {
 		return err
@@ -107,7 +125,7 @@ func (d *distribution) java(jvm []string, class string, args ...string) *exec.Cm
 		all = append(all, "-XX:SharedArchiveFile="+d.archive)
 	}
 	all = append(all, "-Dlog4j2.configurationFile="+filepath.Join(d.lib, logFile), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-		"-cp", filepath.Join(d.lib, "*"), class)
+		"-cp", d.classPath(), class)
 	return exec.Command("java", append(all, args...)...)
 }
 

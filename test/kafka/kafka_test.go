@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,15 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-func needReal(t *testing.T) {
-	t.Helper()
-	if os.Getenv("CULVERT_TEST_REAL") == "" {
-		t.Skip("needs Apache Kafka: set CULVERT_TEST_REAL=1 to install it through Maven and start it")
-	}
-}
-
 func TestClusterAdvertisesNamesThatNobodyResolves(t *testing.T) {
-	needReal(t)
+	Need(t)
 	c := Start(t, Config{Voters: 3})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -53,7 +45,7 @@ func TestClusterAdvertisesNamesThatNobodyResolves(t *testing.T) {
 }
 
 func TestBrokerComesBackAfterAKill(t *testing.T) {
-	needReal(t)
+	Need(t)
 	c := Start(t, Config{})
 	c.Kill(2)
 	if err := c.Restart(t.Context(), 2); err != nil {
@@ -66,7 +58,7 @@ func TestBrokerComesBackAfterAKill(t *testing.T) {
 }
 
 func TestNextVersionStarts(t *testing.T) {
-	needReal(t)
+	Need(t)
 	Start(t, Config{IDs: []int32{7}, Version: Next, SASL: true})
 }
 
