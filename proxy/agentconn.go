@@ -146,13 +146,6 @@ func unreached(err error) bool {
 	return ok && (e.Code == tunnel.CodeTicket || e.Code == tunnel.CodeTarget || e.Code == tunnel.CodeDial)
 }
 
-// kill ends the connection without regard to what is in flight.
-func (c *agentConn) kill(why error) {
-	c.ended(metrics.CloseDrain, why)
-	c.inflight.close()
-	reset(c.near.Conn, nil)
-}
-
 // screen refuses what could name addresses in ways that nobody has reviewed,
 // and what must not reach a broker that was lent.
 func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {

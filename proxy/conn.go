@@ -68,6 +68,7 @@ type conn struct {
 	clientSent bool // owned by requests: a frame has been passed
 	tokens     int  // owned by requests: raw SASL tokens passed in a row
 	draining   atomic.Bool
+	running    atomic.Bool // far is set
 	cause      atomic.Pointer[ending]
 }
 
@@ -99,6 +100,7 @@ func (s *source) Read(p []byte) (int, error) {
 // holds what has been read from near already. far must be set.
 func (c *conn) run(requests *protocol.Flow) {
 	requests.To(c.far.Conn)
+	c.running.Store(true)
 	responses := make(chan struct{})
 	go c.runResponses(responses)
 	c.runRequests(requests, responses)
@@ -139,6 +141,17 @@ func (c *conn) ended(cause metrics.Close, err error) {
 func (c *conn) drain() {
 	c.draining.Store(true)
 	c.near.SetReadDeadline(time.Now())
+}
+
+// kill ends the connection without regard to what is in flight, within
+// lingerTimeout.
+func (c *conn) kill(why error) {
+	c.ended(metrics.CloseDrain, why)
+	c.inflight.close()
+	reset(c.near.Conn, &tunnel.Error{Code: tunnel.CodeDraining, Message: why.Error()})
+	if c.running.Load() {
+		c.far.SetDeadline(time.Now().Add(lingerTimeout))
+	}
 }
 
 // runRequests relays requests and then ends far.
@@ -210,6 +223,7 @@ func (c *conn) runResponses(done chan<- struct{}) {
 	case errors.As(err, &write):
 		// The client is gone. The broker must not wait for a reader, or it never
 		// comes to the requests that were received before.
+		c.inflight.stopAnswers()
 		io.Copy(io.Discard, c.far.Conn)
 	default:
 		c.ended(farCause(err), err)

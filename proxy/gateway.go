@@ -131,6 +131,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	}
 	g.add(c)
 	defer g.remove(c)
+	defer context.AfterFunc(ctx, func() { c.kill(errDraining) })()
 	c.run(protocol.NewFlow(c.near, nil))
 }
 

@@ -33,6 +33,7 @@ type inflight struct {
 	ring    []request // grows up to maxInflight
 	head, n int
 
+	deaf   bool // nobody takes answers any more
 	tokens bool // raw SASL tokens travel, not frames with headers
 	opaque bool // frames are not followed any more
 	closed bool
@@ -50,11 +51,14 @@ func newInflight() *inflight {
 func (q *inflight) push(r request) (own bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.n == maxInflight && !q.closed {
+	for q.n == maxInflight && !q.closed && !q.deaf {
 		q.changed.Wait()
 	}
 	if q.closed {
 		return false, errConnOver
+	}
+	if q.deaf {
+		return false, nil
 	}
 	q.tokens = false
 	r.queued = q.n > 0
@@ -96,11 +100,20 @@ func (q *inflight) done() {
 	q.changed.Broadcast()
 }
 
-// drain waits until nothing is in flight or the connection is over.
+// stopAnswers says that the client is gone: nothing is waited for any more,
+// while requests that were received before still go to the broker.
+func (q *inflight) stopAnswers() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.deaf = true
+	q.changed.Broadcast()
+}
+
+// drain waits until nothing is in flight, or nobody takes answers.
 func (q *inflight) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.n > 0 && !q.closed {
+	for q.n > 0 && !q.closed && !q.deaf {
 		q.changed.Wait()
 	}
 }
