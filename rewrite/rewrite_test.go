@@ -26,7 +26,7 @@ func TestAnIdentityMappingChangesNoByte(t *testing.T) {
 	w := Rewriter{Directory: identity, Caps: &all, RelayUnknown: true}
 	eachVersion(t, func(t *testing.T, key protocol.APIKey, version int16) {
 		if key == protocol.DescribeQuorum && version >= 2 {
-			t.Skip("controllers are hidden, whatever the Directory says")
+			return // controllers are hidden, whatever the Directory says
 		}
 		for seed := range uint64(seeds) {
 			frame := frameOf(newFiller(seed).response(key, version))
@@ -105,7 +105,7 @@ func TestATruncatedResponseIsAnErrorAndLeaksNothing(t *testing.T) {
 	w := Rewriter{Directory: loopback}
 	eachVersion(t, func(t *testing.T, key protocol.APIKey, version int16) {
 		if !Touches(key, version) {
-			t.Skip("relayed as it is")
+			return // relayed as it is
 		}
 		frame := smallFrame(key, version)
 		for n := range len(frame) {
@@ -156,7 +156,7 @@ func TestBytesLeftOverAreAnError(t *testing.T) {
 	w := Rewriter{Directory: loopback}
 	eachVersion(t, func(t *testing.T, key protocol.APIKey, version int16) {
 		if key == protocol.Metadata || !Touches(key, version) {
-			t.Skip("not walked to its end")
+			return // not walked to its end
 		}
 		frame := append(smallFrame(key, version), 0)
 		binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))

@@ -228,7 +228,9 @@ func (l *Listener) Dial(ctx context.Context) (*Conn, error) {
 }
 
 // DialContext is Dial as a net.Dialer has it. It leads to this listener whatever the address.
-func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) { return l.Dial(ctx) }
+func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	return l.Dial(ctx)
+}
 
 // Close ends Accept and Dial.
 func (l *Listener) Close() error {
