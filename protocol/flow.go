@@ -27,6 +27,13 @@ type WriteError struct{ Err error }
 func (e *WriteError) Error() string { return e.Err.Error() }
 func (e *WriteError) Unwrap() error { return e.Err }
 
+// A splicer is a destination that can take bytes from a source without them
+// coming into this process. Splice takes at most n and returns how many it took.
+// It may stop short for any reason, which a Read or a Write will meet again.
+type splicer interface {
+	Splice(src io.Reader, n int64) int64
+}
+
 // Flow moves one direction of a connection from a reader to a writer and lets
 // its user look at bytes before they leave.
 //
@@ -100,6 +107,14 @@ func (f *Flow) PassThrough(n int64) error {
 		f.in += k
 		if n -= int64(k); n == 0 {
 			return nil
+		}
+		if s, ok := f.dst.(splicer); ok && n >= bufferSize {
+			if err := f.Flush(); err != nil {
+				return err
+			}
+			if n -= s.Splice(f.src, n); n == 0 {
+				return nil
+			}
 		}
 		if err := f.fill(1); err != nil {
 			if err == io.EOF {

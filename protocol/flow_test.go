@@ -345,3 +345,51 @@ func FuzzFlow(f *testing.F) {
 		}
 	})
 }
+
+// spliced is a destination that takes bytes past the flow, as many at a time as
+// it likes.
+type spliced struct {
+	bytes.Buffer
+	most    int64 // at a time
+	without int64 // bytes that came past the flow
+}
+
+func (s *spliced) Splice(src io.Reader, n int64) int64 {
+	k, _ := io.CopyN(&s.Buffer, src, min(n, s.most))
+	s.without += k
+	return k
+}
+
+func TestFlowLetsLargeRestsBeSpliced(t *testing.T) {
+	const small, large = 1000, 10 * bufferSize
+	in := numbered(small + large + small)
+	for _, most := range []int64{0, 1, bufferSize, 3*bufferSize + 1, large} {
+		dst := &spliced{most: most}
+		f := NewFlow(bytes.NewReader(in), dst)
+		if _, err := f.Peek(small, small); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int64{small, large, small} {
+			if err := f.PassThrough(n); err != nil {
+				t.Fatalf("at most %d at a time: %v", most, err)
+			}
+		}
+		if err := f.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(dst.Bytes(), in) {
+			t.Errorf("at most %d at a time: the bytes are not those that came", most)
+		}
+		if most == large && dst.without < large-bufferSize {
+			t.Errorf("%d bytes of %d were spliced", dst.without, large)
+		}
+	}
+}
+
+func TestFlowFindsTheEndThatStoppedASplice(t *testing.T) {
+	in := numbered(3 * bufferSize)
+	f := NewFlow(bytes.NewReader(in), &spliced{most: 1 << 30})
+	if err := f.PassThrough(int64(len(in)) + 1); err != io.ErrUnexpectedEOF {
+		t.Errorf("PassThrough of more than there is = %v, want %v", err, io.ErrUnexpectedEOF)
+	}
+}

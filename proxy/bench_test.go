@@ -103,9 +103,22 @@ func relay(b *testing.B, request, body []byte) {
 
 // relayed returns a client's end of a relay to a broker that answers every
 // request alike.
-func relayed(b testing.TB, request, response []byte) net.Conn {
-	client, near := loopbackPair(b)
-	far, broker := loopbackPair(b)
+func relayed(t testing.TB, request, response []byte) net.Conn {
+	client, broker := relayedTo(t)
+	done := make(chan struct{})
+	go func() { answerAlike(broker, len(request), response); close(done) }()
+	t.Cleanup(func() {
+		client.Close()
+		<-done
+	})
+	client.SetDeadline(time.Now().Add(10 * time.Minute))
+	return client
+}
+
+// relayedTo returns both outer ends of a relay over TCP.
+func relayedTo(t testing.TB) (client, broker net.Conn) {
+	client, near := loopbackPair(t)
+	far, broker := loopbackPair(t)
 	w := &rewrite.Rewriter{Directory: fixed{}}
 	c := &conn{
 		near: &source{Conn: near}, far: &source{Conn: far},
@@ -116,16 +129,14 @@ func relayed(b testing.TB, request, response []byte) net.Conn {
 		headTimeout: defaultHeadTimeout, inflight: newInflight(), loud: &loud{}, log: slog.New(slog.DiscardHandler),
 		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
 	}
-	done := make(chan struct{}, 2)
-	go func() { c.run(protocol.NewFlow(c.near, nil)); done <- struct{}{} }()
-	go func() { answerAlike(broker, len(request), response); done <- struct{}{} }()
-	b.Cleanup(func() {
+	done := make(chan struct{})
+	go func() { c.run(protocol.NewFlow(c.near, nil)); close(done) }()
+	t.Cleanup(func() {
 		client.Close()
-		<-done
+		broker.Close()
 		<-done
 	})
-	client.SetDeadline(time.Now().Add(10 * time.Minute))
-	return client
+	return client, broker
 }
 
 func answerAlike(broker net.Conn, request int, response []byte) {
