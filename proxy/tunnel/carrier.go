@@ -336,13 +336,22 @@ func (p *carriers) readControl(c *carrier, r quicvarint.Reader) error {
 			}
 			close(c.settings)
 		case typ == 0x07: // GOAWAY
-			p.mu.Lock()
-			c.goaway = true
-			p.mu.Unlock()
+			p.leave(c)
 		}
 		if _, err := io.Copy(io.Discard, body); err != nil {
 			return err
 		}
+	}
+}
+
+// leave puts no more streams on a carrier, and closes it when it has none.
+func (p *carriers) leave(c *carrier) {
+	p.mu.Lock()
+	c.goaway = true
+	unused := c.streams == 0
+	p.mu.Unlock()
+	if unused {
+		c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 	}
 }
 

@@ -26,7 +26,7 @@ func (c *Conn) reset(e *Error, cause error) error {
 		c.over()
 		return fmt.Errorf("reset stream: %w", err)
 	}
-	go c.linger(c.t.reset, false)
+	go c.linger(c.t.reset)
 	return nil
 }
 
@@ -63,7 +63,7 @@ func (c *Conn) Close() error {
 	case complete:
 		c.x.SetReadDeadline(aLongTimeAgo)
 		c.x.SetWriteDeadline(time.Time{})
-		go c.linger(c.t.dead, true)
+		go c.linger(c.t.dead)
 	default:
 		c.over()
 	}
@@ -71,20 +71,26 @@ func (c *Conn) Close() error {
 }
 
 // linger sees to it that the peer gets what was written last. To close a TCP connection while bytes of the peer come in, if only a KEEPALIVE,
-// would make the kernel reset it, and the peer's kernel throw away what its process has not read. So the dialling end says that it is done,
-// the gateway's end answers that it is done too, and both read, to discard, until they see it. They wait as long as the peer shows life: it
-// may be a client that reads slowly. After a Reset they wait for timing.reset.
-func (c *Conn) linger(patience time.Duration, renew bool) {
+// would make the kernel reset it, and the peer's kernel throw away what its process has not read. So this end says that it is done, and reads,
+// to discard, until the peer is done too.
+//
+// When both ends have sent FINAL_DATA, the dialling end says so first and the gateway's end answers; they wait as long as the peer shows
+// life, for it may be a client that reads slowly. When this end alone has finished, or has sent ERROR, it speaks first and waits for no
+// longer than patience: the peer may have its own reasons not to finish.
+func (c *Conn) linger(patience time.Duration) {
 	defer c.over()
-	if c.dialling && !c.lastWords() {
+	both := c.finalSeen.Load()
+	if both && !c.dialling {
+		c.discard(patience, true)
+		c.lastWords()
 		return
 	}
-	c.discard(patience, renew)
-	if !c.dialling {
-		c.lastWords()
+	if c.lastWords() {
+		c.discard(patience, both)
 	}
 }
 
+// discard reads until the peer has finished, or until nothing came for patience, or, without renew, until patience is over.
 func (c *Conn) discard(patience time.Duration, renew bool) {
 	outlast(c.rlock)
 	scratch := make([]byte, 1024)

@@ -30,6 +30,8 @@ type Conn struct {
 	onTicket func(Ticket)
 	waiting  atomic.Int64 // the clock when Read began to wait, or 0
 
+	finalSeen atomic.Bool // the peer's FINAL_DATA was read
+
 	opened chan struct{} // closed when OPEN or OPENED has come
 	openIn Open          // gateway's end; set before opened is closed
 	answer Opened        // dialling end; set before opened is closed

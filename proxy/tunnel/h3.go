@@ -281,11 +281,17 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &http3.Server{Handler: s, MaxHeaderBytes: maxHeader, ConnContext: withQUICConn}
+	server := func() *http3.Server {
+		return &http3.Server{Handler: s, MaxHeaderBytes: maxHeader, ConnContext: withQUICConn}
+	}
+	// Draining, the first server has said GOAWAY, and the second tells who comes anew.
+	first, second := server(), server()
 	s.mu.Lock()
+	s.drainH3 = func() { s.serves.Go(func() { first.Shutdown(s.ctx) }) }
 	s.closeH3 = func() {
+		first.Close()
+		second.Close()
 		ln.Close()
-		h.Close()
 		tr.Close()
 		udp.Close()
 	}
@@ -293,7 +299,12 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	if addr, ok := udp.LocalAddr().(*net.UDPAddr); ok {
 		s.altSvc = fmt.Sprintf(`%s=":%d"; ma=86400`, http3.NextProtoH3, addr.Port)
 	}
-	return func() error { return h.ServeListener(ln) }, nil
+	return func() error {
+		if err := first.ServeListener(ln); !s.isDraining() {
+			return err
+		}
+		return second.ServeListener(ln)
+	}, nil
 }
 
 func (s *Server) serveH3(w http.ResponseWriter, r *http.Request, p Peer) {

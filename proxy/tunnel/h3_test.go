@@ -143,3 +143,41 @@ func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
 		t.Errorf("Opened after a Read that timed out: %v", err)
 	}
 }
+
+// An agent leaves the carriers of a gateway that drains, before they are closed under it.
+func TestDrainingTellsTheCarriers(t *testing.T) {
+	r := newRig(t, "h3")
+	c, s := r.dial()
+	idle, other := r.dial()
+	io.WriteString(other, "x") // CloseWrite of both, so that the second carrier is free
+	other.CloseWrite()
+	idle.CloseWrite()
+	io.ReadAll(idle)
+	idle.Close()
+	r.server.drain()
+	list := func() (carriers, usable int) {
+		r.dialer.h3.mu.Lock()
+		defer r.dialer.h3.mu.Unlock()
+		for _, c := range r.dialer.h3.list {
+			if c.conn.Context().Err() == nil {
+				carriers++
+			}
+			if c.conn.Context().Err() == nil && !c.goaway {
+				usable++
+			}
+		}
+		return carriers, usable
+	}
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		if _, usable := list(); usable == 0 {
+			break
+		}
+		if time.Since(start) > 5*time.Second {
+			t.Fatal("the carriers are still in use")
+		}
+	}
+	io.WriteString(c, "still here")
+	if got, err := io.ReadAll(io.LimitReader(s, 10)); string(got) != "still here" || err != nil {
+		t.Errorf("the old stream: %q, %v", got, err)
+	}
+}

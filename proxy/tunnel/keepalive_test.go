@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -151,13 +152,17 @@ func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
 	})
 }
 
-// What was closed in good order waits for its peer as long as that lives, but not longer than the dialler does.
+// What both ends have finished waits for the peer to take it as long as that lives, but not longer than the dialler does.
 func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := newMemRig(t)
 		c, s := r.dial()
+		s.CloseWrite()
 		io.WriteString(c, "the last words")
 		c.CloseWrite()
+		if _, err := io.ReadAll(c); err != nil {
+			t.Fatal(err)
+		}
 		c.Close()
 		time.Sleep(time.Hour) // of which the gateway's end reads nothing
 		if n := len(r.dialer.open()); n != 1 {
@@ -170,6 +175,57 @@ func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
 		r.dialer.Close()
 		if took := time.Since(start); took != 5*time.Second {
 			t.Errorf("Close took %v, want 5s", took)
+		}
+		r.stop()
+	})
+}
+
+// A peer that never finishes does not keep what this end has closed.
+func TestWhatOneEndAloneHasFinishedLingersForALimitedTime(t *testing.T) {
+	for _, end := range []string{"agent", "gateway"} {
+		synctest.Test(t, func(t *testing.T) {
+			r, _ := newMemRig(t)
+			c, s := r.dial()
+			if end == "agent" {
+				c, s.Conn = s.Conn, c
+			}
+			c.CloseWrite()
+			c.Close()
+			start := time.Now()
+			if got, err := io.ReadAll(s); len(got) != 0 || err != nil {
+				t.Errorf("read %q, %v", got, err)
+			}
+			for {
+				if _, err := s.Write([]byte("x")); err != nil {
+					break
+				}
+				time.Sleep(time.Second)
+			}
+			if took := time.Since(start); took < 45*time.Second || took > 47*time.Second {
+				t.Errorf("the closed end of the %s lingered for %v, want 45s", end, took)
+			}
+			s.Conn.Close()
+			r.stop()
+		})
+	}
+}
+
+// A client that never closes holds its stream open, and must not hold up the end of the gateway for all of its time to drain.
+func TestShutdownDoesNotWaitLongForWhatLingers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t)
+		c, s := r.dial()
+		s.CloseWrite()
+		s.finish()
+		s.returned()
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := r.server.Shutdown(ctx); err != nil || time.Since(start) != 5*time.Second {
+			t.Errorf("Shutdown = %v after %v, want 5s", err, time.Since(start))
+		}
+		if got, err := io.ReadAll(c); len(got) != 0 || err != nil {
+			t.Errorf("read %q, %v", got, err)
 		}
 		r.stop()
 	})

@@ -217,6 +217,7 @@ func (c *Conn) readFailed(err error) error {
 	default:
 		if err == errFinal {
 			c.readErr = io.EOF
+			c.finalSeen.Store(true)
 			break
 		}
 		c.readErr = cut(err)

@@ -40,7 +40,11 @@ type served struct {
 	open Open
 	peer Peer
 	done chan struct{}
+	once sync.Once
 }
+
+// returned makes Serve return.
+func (s *served) returned() { s.once.Do(func() { close(s.done) }) }
 
 // finish closes the stream at the gateway's end.
 func (s *served) finish() { s.Conn.Close() }
@@ -110,7 +114,7 @@ func (r *rig) start(tcp net.Listener, udp net.PacketConn, adapt []func(*rig)) {
 }
 
 func (r *rig) serve(ctx context.Context, c *Conn, o Open, p Peer) {
-	s := &served{c, o, p, make(chan struct{})}
+	s := &served{Conn: c, open: o, peer: p, done: make(chan struct{})}
 	r.served <- s
 	select {
 	case <-s.done:
@@ -129,7 +133,7 @@ func (r *rig) dial() (*Conn, *served) {
 		r.t.Fatalf("Opened: %v", err)
 	}
 	s := <-r.served
-	r.t.Cleanup(func() { c.Close(); close(s.done) })
+	r.t.Cleanup(func() { c.Close(); s.returned() })
 	return c, s
 }
 

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -70,8 +71,14 @@ type Server struct {
 	draining bool
 	streams  map[*Conn]struct{}
 	empty    chan struct{} // closed when draining and streams is empty
+	drainH3  func()
 	closeH3  func()
+
+	serving atomic.Int64 // streams that are served, as opposed to those that only linger
 }
+
+// pollStreams is how often Shutdown looks whether the streams that are left only linger.
+const pollStreams = 250 * time.Millisecond
 
 func (s *Server) init() {
 	s.once.Do(func() {
@@ -165,18 +172,17 @@ func (s *Server) drain() {
 	if len(s.streams) == 0 {
 		close(s.empty)
 	}
+	if s.drainH3 != nil {
+		s.drainH3()
+	}
 }
 
 // Shutdown refuses new streams, waits until those that are open have ended or ctx is done, cuts what is left, and closes the listeners.
+// Streams that were closed here and not yet there are waited for no longer than some seconds.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.init()
 	s.drain()
-	var err error
-	select {
-	case <-s.empty:
-	case <-ctx.Done():
-		err = fmt.Errorf("drain: %d streams cut: %w", s.cutStreams(), context.Cause(ctx))
-	}
+	err := s.waitForStreams(ctx)
 	s.cancel()
 	s.http.Close()
 	s.mu.Lock()
@@ -188,6 +194,28 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.serves.Wait()
 	<-s.empty
 	return err
+}
+
+func (s *Server) waitForStreams(ctx context.Context) error {
+	for idle := time.Duration(0); ; {
+		tick := time.NewTimer(pollStreams)
+		select {
+		case <-s.empty:
+			tick.Stop()
+			return nil
+		case <-ctx.Done():
+			tick.Stop()
+			return fmt.Errorf("drain: %d streams cut: %w", s.cutStreams(), context.Cause(ctx))
+		case <-tick.C:
+		}
+		if idle += pollStreams; s.serving.Load() > 0 {
+			idle = 0
+		}
+		if idle >= s.t.reset {
+			s.cutStreams()
+			return nil
+		}
+	}
 }
 
 func (s *Server) cutStreams() int {
@@ -312,6 +340,8 @@ func (s *Server) forget(c *Conn) {
 }
 
 func (s *Server) serveStream(c *Conn, p Peer) {
+	s.serving.Add(1)
+	defer s.serving.Add(-1)
 	defer c.Close()
 	log := s.log.With("transport", p.Transport, "agent_addr", p.Addr, "identity", p.Identity)
 	defer func() {
