@@ -45,12 +45,17 @@ var latencyTable = table{
 }
 
 var firstByteTable = table{
-	[]string{"ms", "range", "of direct", "of bare", "agent +MiB", "gateway +MiB"},
+	[]string{"ms", "range", "of direct", "of bare", "agent +MiB", "range", "gateway +MiB", "range"},
 	func(own, direct, bare []figures) []string {
 		first := func(f figures) float64 { return f.firstByte.Seconds() * 1e3 }
-		return append(spread(own, first, "%.2f"), ratio(own, direct, first), ratio(own, bare, first),
-			mostGrowth(own, func(f figures) int64 { return f.growth.agent }),
-			mostGrowth(own, func(f figures) int64 { return f.growth.gateway }))
+		cells := append(spread(own, first, "%.2f"), ratio(own, direct, first), ratio(own, bare, first))
+		for _, end := range []func(figures) int64{
+			func(f figures) int64 { return f.growth.agent },
+			func(f figures) int64 { return f.growth.gateway },
+		} {
+			cells = append(cells, grown(own, end)...)
+		}
+		return cells
 	},
 }
 
@@ -123,15 +128,11 @@ func perGB(rounds []figures, of func(figures) time.Duration) string {
 	return fmt.Sprintf("%.2f", used.Seconds()/bytes*1e9)
 }
 
-// mostGrowth returns the most of all rounds, the first of which had fresh
+// grown returns the median and the range of a growth. The first round had fresh
 // processes.
-func mostGrowth(rounds []figures, of func(figures) int64) string {
-	var most int64
-	for _, f := range rounds {
-		if !f.hasGrowth {
-			return "–"
-		}
-		most = max(most, of(f))
+func grown(rounds []figures, of func(figures) int64) []string {
+	if slices.ContainsFunc(rounds, func(f figures) bool { return !f.hasGrowth }) {
+		return []string{"–", "–"}
 	}
-	return fmt.Sprintf("%.1f", float64(most)/mebibyte)
+	return spread(rounds, func(f figures) float64 { return float64(of(f)) / mebibyte }, "%.1f")
 }
