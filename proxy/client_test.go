@@ -149,7 +149,7 @@ func insider(t *testing.T, bootstrap string, opts ...kgo.Opt) *kgo.Client {
 		}
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(bootstrap), kgo.Dialer(dial)}, opts...)...)
+	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(bootstrap), kgo.Dialer(dial), kgo.FetchMaxWait(100 * time.Millisecond)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,3 +237,25 @@ func comeBack(t *testing.T, address, topic string, partition int32, value string
 
 // sorted are the keys of a map, for messages.
 func sorted[V any](m map[int32]V) []int32 { return slices.Sorted(maps.Keys(m)) }
+
+// series is the value of a metric's series with this value in a label, or 0.
+func series(t *testing.T, r running, name, label string) (sum float64) {
+	t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetValue() == label {
+					sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return sum
+}

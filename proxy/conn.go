@@ -240,6 +240,7 @@ func (c *conn) runResponses(done chan<- struct{}) {
 		c.ended(metrics.CloseBrokerFIN, nil)
 		c.inflight.close()
 		closeWrite(c.near.Conn)
+		c.drain() // nobody answers any more, and a client with nothing to ask may not notice
 	case errors.As(err, &write):
 		// The client is gone. The broker must not wait for a reader, or it never
 		// comes to the requests that were received before.

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -176,18 +177,19 @@ func waysTo(t *testing.T, bootstrap []string, transport string, change func(*Gat
 	return func() Upstream { return tunnelTo(t, g.address, transport) }
 }
 
-// nextPortBase is where freePortBase looks next. It stays below the ports that
-// systems give to outgoing connections.
-var nextPortBase = 11000 + 10*mathrand.IntN(1800)
+// portBases counts what freePortBase has tried, from a start that differs from
+// that of other processes. The ports are below those that systems give to
+// outgoing connections.
+var (
+	portBases     atomic.Int32
+	firstPortBase = mathrand.Int32N(2000)
+)
 
 // freePortBase returns a base above which some ports are free on loopback.
 func freePortBase(t *testing.T) int {
 	t.Helper()
 	for range 100 {
-		base := nextPortBase
-		if nextPortBase += 10; nextPortBase > 31000 {
-			nextPortBase = 11000
-		}
+		base := 11000 + 10*int((firstPortBase+portBases.Add(1))%2000)
 		if free(base, 10) {
 			return base
 		}
@@ -218,7 +220,8 @@ func newClient(t *testing.T, bootstrap string, opts ...kgo.Opt) *kgo.Client {
 		}
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(bootstrap), kgo.Dialer(dial), kgo.MetadataMinAge(20 * time.Millisecond)}, opts...)...)
+	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(bootstrap), kgo.Dialer(dial), kgo.MetadataMinAge(20 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 20 * time.Millisecond })}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

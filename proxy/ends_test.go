@@ -1,0 +1,241 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// What follows are connections with raw sockets at both ends, for how they end
+// is what is looked at. The broker is one that a test plays.
+
+// meeting is a client's and a broker's end of one Kafka connection.
+type meeting struct {
+	client *kafkaConn
+	broker *net.TCPConn
+	agent  running
+}
+
+// meet starts a path to a broker, and connects through it. The client has sent
+// a request already, which the broker has read.
+func meet(t *testing.T, transport string) meeting {
+	t.Helper()
+	arrived := make(chan net.Conn, 1)
+	over := make(chan struct{})
+	broker := fakeBroker(t, func(c net.Conn) {
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := readFrame(c); err != nil {
+			return // the gateway looks whether the broker is there
+		}
+		arrived <- c
+		<-over
+	})
+	t.Cleanup(func() { close(over) })
+	agent := startAgent(t, waysTo(t, []string{broker}, transport, nil)(), nil)
+	client := dialKafka(t, agent.address)
+	client.send(kmsg.NewPtrMetadataRequest(), 1)
+	return meeting{client, (<-arrived).(*net.TCPConn), agent}
+}
+
+// ended reads until the end, and returns what came before it and whether the
+// end was a reset.
+func ended(t *testing.T, c net.Conn) (got []byte, reset bool) {
+	t.Helper()
+	got, err := io.ReadAll(c)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v, want an end or a reset", err)
+	}
+	return got, err != nil
+}
+
+// heartbeatAnswer is a response whose body is opaque to everybody but the client.
+func heartbeatAnswer(id int32) []byte {
+	return framed(append(binary.BigEndian.AppendUint32(nil, uint32(id)), 0, 0, 0, 0, 0, 0))
+}
+
+func TestClientsFINIsAFINAndAnswersStillCome(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		m := meet(t, transport)
+		m.client.send(kmsg.NewPtrHeartbeatRequest(), 2)
+		m.client.CloseWrite()
+		if frame, err := readFrame(m.broker); err != nil || frame[1] != 12 {
+			t.Fatalf("the broker read %q, %v, want the last request", frame, err)
+		}
+		if got, reset := ended(t, m.broker); len(got) > 0 || reset {
+			t.Errorf("the broker read %q, reset %v, want an end", got, reset)
+		}
+		answers := append(framed(metadata(1, 0)), heartbeatAnswer(2)...)
+		m.broker.Write(answers)
+		m.broker.CloseWrite()
+		if got, reset := ended(t, m.client); !bytes.Equal(got, answers) || reset {
+			t.Errorf("the client read %q, reset %v, want both answers and an end", got, reset)
+		}
+	})
+}
+
+func TestBrokersFINIsAFIN(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		m := meet(t, transport)
+		answer := framed(metadata(1, 0))
+		m.broker.Write(answer)
+		m.broker.Close()
+		if got, reset := ended(t, m.client); !bytes.Equal(got, answer) || reset {
+			t.Errorf("the client read %q, reset %v, want the answer and an end", got, reset)
+		}
+	})
+}
+
+func TestBrokersResetIsAReset(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		m := meet(t, transport)
+		answer := framed(metadata(1, 0))
+		m.broker.Write(answer)
+		if got, err := readFrame(m.client); err != nil || len(got) != len(answer)-4 {
+			t.Fatalf("the client read %q, %v, want the answer", got, err)
+		}
+		m.broker.SetLinger(0)
+		m.broker.Close()
+		if got, reset := ended(t, m.client); len(got) > 0 || !reset {
+			t.Errorf("the client read %q, reset %v, want a reset", got, reset)
+		}
+	})
+}
+
+// An end in the middle of a response is no end of the stream.
+func TestTruncatedResponseIsAReset(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		m := meet(t, transport)
+		m.client.send(kmsg.NewPtrHeartbeatRequest(), 2)
+		if _, err := readFrame(m.broker); err != nil {
+			t.Fatal(err)
+		}
+		m.broker.Write(framed(metadata(1, 0)))
+		m.broker.Write(heartbeatAnswer(2)[:10])
+		m.broker.Close()
+		if _, reset := ended(t, m.client); !reset {
+			t.Error("the client saw an end, want a reset")
+		}
+	})
+}
+
+// What cuts the tunnel, in a response or between two, is a reset to the client.
+func TestTunnelsCutIsAReset(t *testing.T) {
+	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 0) }))
+	gateway := startGateway(t, []string{broker}, nil)
+	ingress := newCrossing(t, strings.TrimPrefix(gateway.address, "https://"))
+	agent := startAgent(t, tunnelTo(t, "https://"+ingress.address(), "ws"), nil)
+	client := dialKafka(t, agent.address)
+	if _, err := client.ask(kmsg.NewPtrMetadataRequest(), 1); err != nil {
+		t.Fatal(err)
+	}
+	ingress.cut()
+	if got, reset := ended(t, client); len(got) > 0 || !reset {
+		t.Errorf("the client read %q, reset %v, want a reset", got, reset)
+	}
+}
+
+// Records with acks=0 have no answer that could fail: a client that resets its
+// connection right after writing them believes that they are on their way, and
+// so they are.
+func TestRecordsWithoutAcksSurviveTheClientsReset(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 1, kfake.SeedTopics(1, "t"))
+		path := startPath(t, c, transport, nil)
+		dialKafka(t, path.address).brokers(t)
+		const n = 200
+		client := dialKafka(t, path.node(0))
+		for i := range n {
+			client.send(produceRequest("t", 0, strconv.Itoa(i), 0), 7)
+		}
+		waitFor(t, "the agent to have read all that came", func() bool {
+			return series(t, path, "culvert_requests_total", "Produce") == n
+		})
+		client.SetLinger(0)
+		client.Close()
+		waitFor(t, "the records", func() bool { return c.PartitionInfo("t", 0).HighWatermark == n })
+		wantStored(t, c, "t", numbered(0, n))
+	})
+}
+
+// A process that is told to end answers what is in flight, then ends the
+// connection; the client that asks on gets no half of an answer.
+func TestDrainAnswersWhatIsInFlight(t *testing.T) {
+	for _, end := range []string{"agent", "gateway"} {
+		for _, transport := range transports {
+			if end == "gateway" && transport == "direct" {
+				continue
+			}
+			t.Run(end+" over "+transport, func(t *testing.T) {
+				asked, release := make(chan struct{}, 9), make(chan struct{})
+				broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte {
+					asked <- struct{}{}
+					<-release
+					return metadata(id, 0)
+				}))
+				p := startPlace(t, transport, "", []string{broker})
+				agent := startAgent(t, p.up(t), nil)
+				client := dialKafka(t, agent.address)
+				client.send(kmsg.NewPtrMetadataRequest(), 1)
+				client.send(kmsg.NewPtrMetadataRequest(), 1)
+				<-asked
+				stop := map[string]func(){"agent": agent.stop, "gateway": p.gateway.stop}[end]
+				stopped := make(chan struct{})
+				go func() { defer close(stopped); stop() }()
+				waitFor(t, "the drain to begin", func() bool { return refuses(agent, end) || end == "gateway" })
+				close(release)
+				got, reset := ended(t, client)
+				if want := append(framed(metadata(1, 0)), framed(metadata(2, 0))...); !bytes.Equal(got, want) || reset {
+					t.Errorf("the client read %q, reset %v, want two answers and an end", got, reset)
+				}
+				<-stopped
+			})
+		}
+	}
+}
+
+func refuses(r running, end string) bool {
+	c, err := net.Dial("tcp", r.address)
+	if err == nil {
+		c.Close()
+	}
+	return err != nil
+}
+
+// Many a client does not notice the end of a connection that it does not use.
+// That must not keep a gateway from ending.
+func TestDrainDoesNotWaitForIdleClients(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 1)
+		p := startPlace(t, transport, "", c.Bootstrap())
+		log := &memoryLog{}
+		loudGateway := func(g *Gateway) { g.Logger = log.logger() }
+		if transport != "direct" {
+			p.gateway.stop()
+			p.gateway = startGatewayOn(t, p.gateway.address, p.bootstrap, loudGateway)
+		}
+		agent := startAgent(t, p.up(t), func(a *Agent) { a.Logger = log.logger() })
+		idle := dialKafka(t, agent.address)
+		idle.brokers(t)
+		dialKafka(t, agent.node(0)).brokers(t)
+		if transport != "direct" {
+			p.gateway.stop()
+		}
+		agent.stop()
+		if strings.Contains(log.String(), "did not end in time") {
+			t.Errorf("the drain waited for an idle client:\n%s", log)
+		}
+		if got, reset := ended(t, idle); len(got) > 0 || reset {
+			t.Errorf("the idle client read %q, reset %v, want an end", got, reset)
+		}
+	})
+}
