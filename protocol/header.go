@@ -86,19 +86,6 @@ func FrameBuffered(f *Flow) bool {
 	return err == nil && f.Buffered()-lengthSize >= int(size)
 }
 
-// PeekFrame reads the length of the next frame, whatever is in it, and returns
-// its size with the length. It is how raw SASL tokens are framed.
-func PeekFrame(f *Flow) (int64, error) {
-	size, err := peekSize(f)
-	if err != nil {
-		return 0, err
-	}
-	if size < 0 {
-		return 0, notKafka(f, size)
-	}
-	return lengthSize + int64(size), nil
-}
-
 // PeekResponse reads the length and the correlation id of the next response in
 // f and passes nothing. The size counts the length. io.EOF means that the
 // broker has ended between two frames.

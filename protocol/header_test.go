@@ -171,11 +171,11 @@ func TestPeekResponse(t *testing.T) {
 	}
 }
 
-func TestPeekFrame(t *testing.T) {
-	if n, err := PeekFrame(flowOf(unhex(t, "00000000"))); n != 4 || err != nil {
+func TestPeekToken(t *testing.T) {
+	if n, err := PeekToken(flowOf(unhex(t, "00000000"))); n != 4 || err != nil {
 		t.Errorf("an empty token: %d, %v, want 4", n, err)
 	}
-	if _, err := PeekFrame(flowOf(unhex(t, "ffffffff"))); !errors.Is(err, ErrFrame) {
+	if _, err := PeekToken(flowOf(unhex(t, "ffffffff"))); !errors.Is(err, ErrFrame) {
 		t.Errorf("a negative length: %v, want %v", err, ErrFrame)
 	}
 }
@@ -241,7 +241,7 @@ func FuzzPeekAfterToken(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		peeked(t, b, func(f *Flow) error {
-			r, isRequest, err := PeekAfterToken(f)
+			r, isRequest, err := PeekAfterToken(f, false)
 			if isRequest && (err != nil || !r.Key.Known() || r.Version < 0 || r.Version > r.Key.MaxVersion()) {
 				t.Errorf("%+v, %v", r, err)
 			}

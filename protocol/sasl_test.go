@@ -46,7 +46,7 @@ func TestTokensAreNoRequests(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := unhex(t, tt.token)
 			for _, src := range []io.Reader{bytes.NewReader(b), iotest.OneByteReader(bytes.NewReader(b))} {
-				r, isRequest, err := PeekAfterToken(NewFlow(src, io.Discard))
+				r, isRequest, err := PeekAfterToken(NewFlow(src, io.Discard), false)
 				if isRequest || err != nil {
 					t.Errorf("taken for %s v%d, %v", r.Key, r.Version, err)
 				}
@@ -65,7 +65,7 @@ func TestARequestIsOneAgainBehindTokens(t *testing.T) {
 					continue // ControlledShutdown v0 has no client id; brokers send it
 				}
 				b := f.AppendRequest(nil, req, 3)
-				r, isRequest, err := PeekAfterToken(flowOf(b))
+				r, isRequest, err := PeekAfterToken(flowOf(b), false)
 				if !isRequest || err != nil || r.Key != key || r.Version != version || r.Size != int64(len(b)) {
 					t.Fatalf("%s v%d: %t, %+v, %v", key, version, isRequest, r, err)
 				}
@@ -77,14 +77,14 @@ func TestARequestIsOneAgainBehindTokens(t *testing.T) {
 func TestPeekAfterTokenWaitsForNoMoreThanTheFrame(t *testing.T) {
 	for n := range 10 {
 		b := unhex(t, token(strings.Repeat("x", n)))
-		if _, isRequest, err := PeekAfterToken(flowOf(b)); isRequest || err != nil {
+		if _, isRequest, err := PeekAfterToken(flowOf(b), false); isRequest || err != nil {
 			t.Errorf("%d bytes: %t, %v", n, isRequest, err)
 		}
 	}
-	if _, _, err := PeekAfterToken(flowOf(nil)); err != io.EOF {
+	if _, _, err := PeekAfterToken(flowOf(nil), false); err != io.EOF {
 		t.Errorf("at the end: %v, want %v", err, io.EOF)
 	}
-	if _, _, err := PeekAfterToken(flowOf(unhex(t, "00000020 0003"))); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, _, err := PeekAfterToken(flowOf(unhex(t, "00000020 0003")), false); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("in a frame: %v, want %v", err, io.ErrUnexpectedEOF)
 	}
 }

@@ -364,12 +364,18 @@ func (a *Agent) each(f func(*agentConn)) {
 	}
 }
 
-// dropCluster ends the streams that lead to a cluster which is not the one that
-// answers any more. Nothing of theirs may reach the new one.
+// dropCluster ends the connections that were opened before another cluster
+// answered, but for those that have heard so. Nothing of theirs may reach the
+// new one.
 func (a *Agent) dropCluster(old string) {
-	a.Logger.Warn("another cluster answers: its predecessor's nodes are forgotten and its connections reset", "cluster_id", old)
+	level := slog.LevelDebug
+	if a.loud.again("another cluster") {
+		level = slog.LevelWarn
+	}
+	a.Logger.Log(context.Background(), level, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "cluster_id", old)
+	now := int64(a.nodes.epoch())
 	a.each(func(c *agentConn) {
-		if id := c.cluster.Load(); id != nil && *id == old {
+		if epoch := c.epoch.Load(); epoch >= 0 && epoch != now {
 			c.kill(fmt.Errorf("cluster %s does not answer any more", old))
 		}
 	})

@@ -23,9 +23,9 @@ type agentConn struct {
 	// lent is set where the node is unknown and a bootstrap broker was lent in
 	// its place, for introductions only.
 	lent    bool
-	address string // of the node; "" is a bootstrap broker
-	cluster atomic.Pointer[string]
-	epoch   int // of the table, when the connection was opened
+	address string       // of the node; "" is a bootstrap broker
+	epoch   atomic.Int64 // of the table that the connection belongs to; -1 until it is opened
+	stop    context.CancelCauseFunc
 
 	names, hints rewrite.Rewriter
 }
@@ -44,7 +44,10 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 		}
 		nc = t
 	}
-	c := &agentConn{agent: a, listen: listen, nodeID: nodeID}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
+	c.epoch.Store(-1)
 	c.conn = conn{
 		near: &source{Conn: nc}, touches: rewrite.Touches, relayTouched: c.relayTouched,
 		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, loud: &a.loud, inflight: newInflight(),
@@ -72,7 +75,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	}
 	defer a.Metrics.Connection(nodeID)()
 	defer a.Metrics.Stream(c.transport())()
-	c.run(requests)
+	c.run(ctx, requests)
 	c.unlearn()
 }
 
@@ -85,7 +88,7 @@ func (c *agentConn) greetStranger(err error) {
 	}
 	c.metrics.Refused(refused.reason)
 	c.metrics.Closed(metrics.CloseRefused)
-	c.log.Warn("connection refused", "err", err, "hint", "this port speaks Kafka; does the client's security.protocol fit the agent's --listen-tls-cert-file?")
+	c.sayRefused(refused, "hint", "this port speaks Kafka; does the client's security.protocol fit the agent's --listen-tls-cert-file?")
 	if errors.Is(err, protocol.ErrHTTP) {
 		const answer = "culvert: this port speaks Kafka, not HTTP\n"
 		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
@@ -105,7 +108,7 @@ func (c *agentConn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var ticket *tunnel.Ticket
-	c.epoch = c.agent.nodes.epoch()
+	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the table is asked: see dropCluster
 	if c.nodeID != bootstrapNode {
 		found, err := c.agent.find(ctx, c.nodeID)
 		if err != nil {
@@ -113,7 +116,6 @@ func (c *agentConn) open(ctx context.Context) error {
 			c.log.Info("node unknown, a bootstrap broker is lent for introductions", "err", err)
 		} else {
 			c.address, ticket = found.address, found.ticket
-			c.cluster.Store(&found.cluster)
 		}
 	}
 	far, err := c.agent.Upstream.dial(ctx, c.address, ticket, c.agent.nodes.addTicket)
@@ -128,22 +130,33 @@ func (c *agentConn) open(ctx context.Context) error {
 	return nil
 }
 
-// unlearn has the next client ask anew where the node is, when it was not
-// reached: the ticket has expired or was another gateway's, or the broker has
-// moved.
+// unlearn has the next client ask anew where the node is, when the way to it was
+// open but not the node: the gateway refused the address, because the ticket has
+// expired or was another gateway's, or the broker was not reached there and may
+// have moved.
 func (c *agentConn) unlearn() {
-	if end := c.cause.Load(); end != nil && unreached(end.err) {
-		c.agent.nodes.doubt(c.nodeID, c.address)
+	end := c.cause.Load()
+	if end == nil {
+		return
+	}
+	if _, ok := errors.AsType[brokerError](end.err); ok {
+		c.agent.nodes.doubt(c.nodeID, c.address, false)
+	}
+	if e, ok := errors.AsType[*tunnel.Error](end.err); ok {
+		switch e.Code {
+		case tunnel.CodeTicket, tunnel.CodeTarget:
+			c.agent.nodes.doubt(c.nodeID, c.address, true)
+		case tunnel.CodeDial:
+			c.agent.nodes.doubt(c.nodeID, c.address, false)
+		}
 	}
 }
 
-// unreached reports whether the way to the broker was open, but not the broker.
-func unreached(err error) bool {
-	if _, ok := errors.AsType[brokerError](err); ok {
-		return true
-	}
-	e, ok := errors.AsType[*tunnel.Error](err)
-	return ok && (e.Code == tunnel.CodeTicket || e.Code == tunnel.CodeTarget || e.Code == tunnel.CodeDial)
+// kill ends the connection, and what is being done for it.
+func (c *agentConn) kill(why error) {
+	c.ended(metrics.CloseDrain, why)
+	c.stop(why)
+	reset(c.near.Conn, nil)
 }
 
 // screen refuses what could name addresses in ways that nobody has reviewed,
@@ -209,9 +222,9 @@ type directory struct {
 }
 
 func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
-	dropped, err := d.c.agent.nodes.learn(d.c.epoch, cluster, brokers)
-	if err == nil && cluster != "" {
-		d.c.cluster.Store(&cluster)
+	now, dropped, err := d.c.agent.nodes.learn(int(d.c.epoch.Load()), cluster, brokers)
+	if cluster != "" && err == nil {
+		d.c.epoch.Store(int64(now))
 	}
 	if dropped != "" {
 		d.c.agent.dropCluster(dropped)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"io"
 	"log/slog"
@@ -130,7 +131,7 @@ func relayedTo(t testing.TB) (client, broker net.Conn) {
 		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
 	}
 	done := make(chan struct{})
-	go func() { c.run(protocol.NewFlow(c.near, nil)); close(done) }()
+	go func() { c.run(context.Background(), protocol.NewFlow(c.near, nil)); close(done) }()
 	t.Cleanup(func() {
 		client.Close()
 		broker.Close()

@@ -223,13 +223,13 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	var d net.Dialer
 	var failed failures
-	for _, ip := range ips {
+	for i, ip := range ips {
 		if err := b.checkIP(ip); err != nil {
 			failed = append(failed, err)
 			continue
 		}
+		d := net.Dialer{Timeout: share(ctx, len(ips)-i)}
 		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), port))
 		if err == nil {
 			return b.secure(ctx, conn, host)
@@ -237,6 +237,13 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 		failed = append(failed, err)
 	}
 	return nil, failed
+}
+
+// share is the part of the time left that one of n tries may take, so that an
+// address which answers nothing leaves time for the next.
+func share(ctx context.Context, n int) time.Duration {
+	deadline, _ := ctx.Deadline()
+	return time.Until(deadline) / time.Duration(n)
 }
 
 func (b *Brokers) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -253,18 +260,33 @@ func (b *Brokers) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 // checkIP refuses addresses at which no broker of a cluster lives but other
 // things of this machine or network do, such as a cloud's metadata service.
 func (b *Brokers) checkIP(ip netip.Addr) error {
-	ip = ip.Unmap()
+	ip = embedded(ip)
 	switch {
 	case ip.IsUnspecified(), ip.Is4() && ip.As4()[0] == 0:
 		return fmt.Errorf("%w: %s is unspecified", errNotAllowed, ip)
 	case ip.IsMulticast(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return fmt.Errorf("%w: %s is multicast", errNotAllowed, ip)
-	case ip.IsLinkLocalUnicast():
+	case ip.IsLinkLocalUnicast(), ip == metadataIPv6:
 		return fmt.Errorf("%w: %s is link-local", errNotAllowed, ip)
 	case ip.IsLoopback() && !b.loopbackBootstrap():
 		return fmt.Errorf("%w: %s is loopback, and no bootstrap address is", errNotAllowed, ip)
 	}
 	return nil
+}
+
+// metadataIPv6 is where AWS has over IPv6 what is at 169.254.169.254 else.
+var metadataIPv6 = netip.MustParseAddr("fd00:ec2::254")
+
+// nat64 embeds IPv4 addresses (RFC 6052).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// embedded returns the IPv4 address that ip leads to, or ip.
+func embedded(ip netip.Addr) netip.Addr {
+	if nat64.Contains(ip) {
+		b := ip.As16()
+		return netip.AddrFrom4([4]byte(b[12:]))
+	}
+	return ip.Unmap()
 }
 
 // loopbackBootstrap reports whether a bootstrap address says by itself that it

@@ -196,24 +196,29 @@ func TestLateResponseOfTheOldClusterIsNotLearnt(t *testing.T) {
 	table, _ := newTable(t, nil)
 	at := func(port int32) []rewrite.Broker { return []rewrite.Broker{{NodeID: 0, Host: "127.0.0.1", Port: port}} }
 	before := table.epoch()
-	if _, err := table.learn(before, "old", at(1)); err != nil {
+	if _, _, err := table.learn(before, "old", at(1)); err != nil {
 		t.Fatal(err)
 	}
-	if dropped, err := table.learn(before, "new", at(2)); dropped != "old" || err != nil {
+	if _, dropped, err := table.learn(before, "new", at(2)); dropped != "old" || err != nil {
 		t.Fatalf("learn = %q, %v, want the old cluster dropped", dropped, err)
 	}
 	for _, cluster := range []string{"old", ""} { // FindCoordinator names no cluster
-		if dropped, err := table.learn(before, cluster, at(1)); dropped != "" || err == nil {
+		if _, dropped, err := table.learn(before, cluster, at(1)); dropped != "" || err == nil {
 			t.Errorf("learn(%q) on a connection from before = %q, %v, want an error", cluster, dropped, err)
 		}
 	}
-	if _, err := table.learn(before, "new", at(2)); err != nil {
+	// The connection on which the new cluster answered belongs to it from then on.
+	now, _, err := table.learn(before, "new", at(2))
+	if err != nil {
 		t.Errorf("learn of the same cluster on a connection from before: %v", err)
 	}
-	if r, _ := table.lookup(0); r.address != "127.0.0.1:2" || r.cluster != "new" {
-		t.Errorf("node 0 is at %s of %s, want 127.0.0.1:2 of new", r.address, r.cluster)
+	if _, _, err := table.learn(now, "", at(2)); err != nil {
+		t.Errorf("FindCoordinator on the connection that brought the new cluster: %v", err)
 	}
-	if dropped, err := table.learn(table.epoch(), "old", at(1)); dropped != "new" || err != nil {
+	if r, _ := table.lookup(0); r.address != "127.0.0.1:2" || table.cluster != "new" {
+		t.Errorf("node 0 is at %s of %s, want 127.0.0.1:2 of new", r.address, table.cluster)
+	}
+	if _, dropped, err := table.learn(table.epoch(), "old", at(1)); dropped != "new" || err != nil {
 		t.Errorf("learn on a new connection = %q, %v, want the cluster that answers now", dropped, err)
 	}
 }
@@ -232,7 +237,7 @@ func TestMemoryDoesNotOverrideWhatABrokerSaid(t *testing.T) {
 		{func() error { return table.recall("red", ticket("red", "file:1")) }, "file:1"},
 		{func() error { return table.recall("blue", ticket("blue", "gateway:1")) }, "gateway:1"},
 		{func() error {
-			_, err := table.learn(table.epoch(), "green", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}})
+			_, _, err := table.learn(table.epoch(), "green", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}})
 			return err
 		}, "broker:1"},
 		{func() error { return table.recall("green", ticket("green", "gateway:2")) }, "broker:1"},

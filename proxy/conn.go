@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -69,7 +70,6 @@ type conn struct {
 	clientSent bool // owned by requests: a frame has been passed
 	tokens     int  // owned by requests: raw SASL tokens passed in a row
 	draining   atomic.Bool
-	running    atomic.Bool // far is set
 	cause      atomic.Pointer[ending]
 }
 
@@ -116,11 +116,11 @@ func (s *source) Splice(from io.Reader, n int64) int64 {
 	return n
 }
 
-// run relays until both directions have ended, and closes both sides. requests
-// holds what has been read from near already. far must be set.
-func (c *conn) run(requests *protocol.Flow) {
+// run relays until both directions have ended, or ctx, and closes both sides.
+// requests holds what has been read from near already. far must be set.
+func (c *conn) run(ctx context.Context, requests *protocol.Flow) {
+	defer context.AfterFunc(ctx, func() { c.cut(context.Cause(ctx)) })()
 	requests.To(c.far)
-	c.running.Store(true)
 	responses := make(chan struct{})
 	go c.runResponses(responses)
 	c.runRequests(requests, responses)
@@ -143,12 +143,22 @@ func (c *conn) report() {
 	switch kind := end.cause.String(); {
 	case errors.As(end.err, &r):
 		c.metrics.Refused(r.reason)
-		c.log.Warn("connection refused", "err", end.err)
+		c.sayRefused(r)
 	case (end.cause == metrics.CloseDial || end.cause == metrics.CloseTunnelCut) && c.loud.again(kind):
 		c.log.Warn("client reset", "cause", kind, "err", end.err)
 	default:
 		c.log.Debug("connection closed", "cause", kind, "err", end.err)
 	}
+}
+
+// sayRefused says why something was refused. A request to a broker that was
+// lent is part of a client's recovery and no trouble.
+func (c *conn) sayRefused(r *refusal, more ...any) {
+	level := slog.LevelDebug
+	if r.reason != metrics.RefusedIntroduction && c.loud.again(r.reason.String()) {
+		level = slog.LevelWarn
+	}
+	c.log.Log(context.Background(), level, "connection refused", append(more, "err", r.err)...)
 }
 
 // ended notes what ended the connection; the first call counts.
@@ -163,15 +173,13 @@ func (c *conn) drain() {
 	c.near.SetReadDeadline(time.Now())
 }
 
-// kill ends the connection without regard to what is in flight, within
-// lingerTimeout.
-func (c *conn) kill(why error) {
+// cut ends the connection without regard to what is in flight, whatever either
+// side is waiting for.
+func (c *conn) cut(why error) {
 	c.ended(metrics.CloseDrain, why)
 	c.inflight.close()
 	reset(c.near.Conn, &tunnel.Error{Code: tunnel.CodeDraining, Message: why.Error()})
-	if c.running.Load() {
-		c.far.SetDeadline(time.Now().Add(lingerTimeout))
-	}
+	reset(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: why.Error()})
 }
 
 // runRequests relays requests and then ends far.
@@ -191,7 +199,7 @@ func (c *conn) runRequests(f *protocol.Flow, responses <-chan struct{}) {
 		}
 		c.ended(closeOf(err), err)
 		closeWrite(c.near.Conn)
-		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: err.Error()})
+		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: err.Error()}, responses)
 		c.near.Close()
 	case errors.As(err, &write):
 		// The broker's side is broken. The responses' side learns why, and may
@@ -204,7 +212,7 @@ func (c *conn) runRequests(f *protocol.Flow, responses <-chan struct{}) {
 	default:
 		c.ended(metrics.CloseClientReset, err)
 		c.inflight.close()
-		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: "client is gone: " + err.Error()})
+		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: "client is gone: " + err.Error()}, responses)
 	}
 }
 
@@ -245,7 +253,7 @@ func (c *conn) runResponses(done chan<- struct{}) {
 		// The client is gone. The broker must not wait for a reader, or it never
 		// comes to the requests that were received before.
 		c.inflight.stopAnswers()
-		io.Copy(io.Discard, c.far.Conn)
+		io.Copy(io.Discard, c.far)
 	default:
 		c.ended(farCause(err), err)
 		c.inflight.close()
@@ -299,6 +307,9 @@ func (c *conn) requests(f *protocol.Flow) error {
 // await waits for the first byte of a frame. While none comes for a while, f
 // holds no buffer.
 func (c *conn) await(f *protocol.Flow, from *source) error {
+	if c.mayDrain(from) && !protocol.FrameBuffered(f) {
+		return errDraining
+	}
 	if f.Buffered() > 0 {
 		return nil
 	}
@@ -353,6 +364,11 @@ func (c *conn) request(f *protocol.Flow) error {
 	}
 	c.count(in)
 	if !r.NoResponse {
+		if c.inflight.full() { // what makes room may be the answers to requests that f still holds
+			if err := f.Flush(); err != nil {
+				return err
+			}
+		}
 		if _, err := c.inflight.push(in); err != nil {
 			return err
 		}
@@ -382,14 +398,15 @@ func (c *conn) peekRequest(f *protocol.Flow) (r protocol.Request, isToken bool, 
 	}
 	// The client sends its first token behind the answer to its handshake, so
 	// once bytes are here the responses' side has seen that answer.
-	if !c.inflight.inTokens() {
+	tokens, answered := c.inflight.inTokens()
+	if !tokens {
 		r, err = protocol.PeekRequest(f)
 		return r, false, err
 	}
 	if c.tokens == 0 {
 		return r, true, nil
 	}
-	r, isRequest, err := protocol.PeekAfterToken(f)
+	r, isRequest, err := protocol.PeekAfterToken(f, answered)
 	return r, !isRequest, err
 }
 
@@ -421,7 +438,7 @@ func (c *conn) giveUp(f *protocol.Flow) error {
 
 // token relays one raw SASL token of the client.
 func (c *conn) token(f *protocol.Flow) error {
-	size, err := protocol.PeekFrame(f)
+	size, err := protocol.PeekToken(f)
 	if err != nil {
 		return c.unreadable(f, err)
 	}
@@ -501,11 +518,12 @@ func (c *conn) response(f *protocol.Flow) error {
 		return f.PassAll()
 	}
 	r, ok := c.inflight.oldest()
-	if !ok && c.inflight.inTokens() {
-		size, err := protocol.PeekFrame(f)
+	if tokens, _ := c.inflight.inTokens(); tokens && !ok {
+		size, err := protocol.PeekToken(f)
 		if err != nil {
 			return c.strange(f, err)
 		}
+		c.inflight.tokenAnswered()
 		return f.PassThrough(size)
 	}
 	size, id, err := protocol.PeekResponse(f)

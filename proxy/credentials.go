@@ -150,6 +150,10 @@ func bearer(h http.Header) (string, error) {
 	return "", errors.New("no token: give the agent --token-file")
 }
 
+// minPadded is the length from which a line that ends with = is taken for a token
+// in base64, and not for a name whose token is missing.
+const minPadded = 16
+
 // tokenName is what identities in logs and metrics may look like.
 var tokenName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
@@ -160,6 +164,9 @@ func parseTokens(f File, content []byte) ([]namedToken, error) {
 		// What precedes the first equals sign is a name, unless only padding follows.
 		if before, after, found := strings.Cut(line, "="); found && strings.Trim(after, "=") != "" {
 			name, token = strings.TrimSpace(before), strings.TrimSpace(after)
+		}
+		if strings.HasSuffix(token, "=") && len(token) < minPadded {
+			return nil, fmt.Errorf("%s, line %d: there is no token behind the name", f, number)
 		}
 		if !tokenName.MatchString(name) {
 			return nil, fmt.Errorf("%s, line %d: a name has 1 to 64 letters, digits, dots, dashes, underscores or at signs", f, number)

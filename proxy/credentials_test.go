@@ -64,8 +64,8 @@ func TestATokenFileHoldsNamesAndTokens(t *testing.T) {
 		{"alice=s3cret\n", "alice", "s3cret"},
 		{"# comment\r\n\r\n alice = s3cret \r\n", "alice", "s3cret"},
 		{"\ufeffalice=s3cret", "alice", "s3cret"},
-		{"c2VjcmV0Cg==", "default", "c2VjcmV0Cg=="},
-		{"team-a@prod=c2VjcmV0Cg==", "team-a@prod", "c2VjcmV0Cg=="},
+		{"c2VjcmV0LXNlY3JldA==", "default", "c2VjcmV0LXNlY3JldA=="},
+		{"team-a@prod=c2VjcmV0LXNlY3JldA==", "team-a@prod", "c2VjcmV0LXNlY3JldA=="},
 	} {
 		tokens, err := parseTokens(File{}, []byte(test.content))
 		if err != nil || len(tokens) != 1 {

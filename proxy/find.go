@@ -80,7 +80,7 @@ func (a *Agent) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dropped, err := a.nodes.learn(epoch, cluster, brokers)
+	_, dropped, err := a.nodes.learn(epoch, cluster, brokers)
 	if dropped != "" {
 		a.dropCluster(dropped)
 	}

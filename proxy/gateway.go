@@ -74,8 +74,10 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Logger:       g.Logger,
 	}
 	var background sync.WaitGroup
-	background.Go(func() { g.reach(ctx) })
 	defer background.Wait()
+	reaching, stop := context.WithCancel(ctx)
+	defer stop()
+	background.Go(func() { g.reach(reaching) })
 	if err := server.Run(ctx, tcp, udp); err != nil {
 		return err
 	}
@@ -123,7 +125,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	}
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
-	s := &ticketer{gateway: g, stream: t, sent: map[string]time.Time{}}
+	s := &ticketer{gateway: g, stream: t, sent: map[named]time.Time{}}
 	c := &conn{
 		near: &source{Conn: t}, far: &source{Conn: broker},
 		touches: namesBrokers, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
@@ -131,8 +133,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	}
 	g.add(c)
 	defer g.remove(c)
-	defer context.AfterFunc(ctx, func() { c.kill(errDraining) })()
-	c.run(protocol.NewFlow(c.near, nil))
+	c.run(ctx, protocol.NewFlow(c.near, nil))
 }
 
 // dial connects to what the agent asks for, if it may be.
@@ -220,7 +221,14 @@ type ticketer struct {
 	gateway *Gateway
 	stream  *tunnel.Conn
 	cluster string
-	sent    map[string]time.Time // by address; owned by the responses' side
+	sent    map[named]time.Time // owned by the responses' side
+}
+
+// named is what a ticket says.
+type named struct {
+	cluster string
+	node    int32
+	address string
 }
 
 // relay relays a response untouched, behind the tickets for what it names. One
@@ -234,24 +242,25 @@ func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewr
 		if cluster != "" {
 			s.cluster = cluster
 		}
-		if err := s.send(f, brokers); err != nil {
+		s.gateway.memory.remember(s.cluster, brokers, r.Key != protocol.FindCoordinator)
+		if err := s.send(brokers); err != nil {
 			return rewrite.Result{}, err
 		}
 	}
 	return rewrite.Result{}, f.PassThrough(size)
 }
 
-func (s *ticketer) send(f *protocol.Flow, brokers []rewrite.Broker) error {
+func (s *ticketer) send(brokers []rewrite.Broker) error {
 	now := time.Now()
 	for _, b := range brokers {
-		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
-		if now.Sub(s.sent[address]) < ticketLife/2 {
+		n := named{s.cluster, b.NodeID, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))}
+		if now.Sub(s.sent[n]) < ticketLife/2 {
 			continue
 		}
 		if len(s.sent) >= maxTickets {
 			return nil
 		}
-		t, err := s.gateway.signer.sign(tunnel.Ticket{ClusterID: s.cluster, NodeID: b.NodeID, Address: address}, now)
+		t, err := s.gateway.signer.sign(tunnel.Ticket{ClusterID: n.cluster, NodeID: n.node, Address: n.address}, now)
 		if err != nil {
 			s.gateway.Logger.Error("no ticket signed", "err", err)
 			return nil
@@ -259,10 +268,9 @@ func (s *ticketer) send(f *protocol.Flow, brokers []rewrite.Broker) error {
 		if err := s.stream.SendTicket(t); err != nil {
 			return &protocol.WriteError{Err: err}
 		}
-		s.sent[address] = now
+		s.sent[n] = now
 		s.gateway.Metrics.Ticket(metrics.TicketIssued)
 	}
-	s.gateway.memory.remember(s.cluster, brokers)
 	return nil
 }
 
@@ -274,13 +282,14 @@ type memory struct {
 	nodes   map[int32]string
 }
 
-func (m *memory) remember(cluster string, brokers []rewrite.Broker) {
+// remember notes brokers, and that there are no others where they are all.
+func (m *memory) remember(cluster string, brokers []rewrite.Broker, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if cluster == "" {
 		return
 	}
-	if cluster != m.cluster {
+	if cluster != m.cluster || all {
 		m.cluster, m.nodes = cluster, map[int32]string{}
 	}
 	for _, b := range brokers {

@@ -33,10 +33,11 @@ type inflight struct {
 	ring    []request // grows up to maxInflight
 	head, n int
 
-	deaf   bool // nobody takes answers any more
-	tokens bool // raw SASL tokens travel, not frames with headers
-	opaque bool // frames are not followed any more
-	closed bool
+	deaf     bool // nobody takes requests out any more
+	tokens   bool // raw SASL tokens travel, not frames with headers
+	answered bool // the broker has answered one of them
+	opaque   bool // frames are not followed any more
+	closed   bool
 }
 
 func newInflight() *inflight {
@@ -57,10 +58,10 @@ func (q *inflight) push(r request) (own bool, err error) {
 	if q.closed {
 		return false, errConnOver
 	}
+	q.tokens = false
 	if q.deaf {
 		return false, nil
 	}
-	q.tokens = false
 	r.queued = q.n > 0
 	r.own = r.answer != nil && !r.queued
 	if q.n == len(q.ring) {
@@ -130,20 +131,36 @@ func (q *inflight) close() {
 func (q *inflight) startTokens() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.tokens = true
+	q.tokens, q.answered = true, false
 }
 
-func (q *inflight) inTokens() bool {
+// tokenAnswered says that the broker has answered a raw token.
+func (q *inflight) tokenAnswered() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.tokens
+	q.answered = true
+}
+
+// inTokens reports whether raw SASL tokens travel, and whether the broker has
+// answered one of them.
+func (q *inflight) inTokens() (tokens, answered bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tokens, q.answered
+}
+
+// full reports whether a push would wait.
+func (q *inflight) full() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n == maxInflight
 }
 
 // giveUp says that frames cannot be followed any more.
 func (q *inflight) giveUp() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.opaque = true
+	q.opaque, q.deaf = true, true
 	q.changed.Broadcast()
 }
 

@@ -20,6 +20,10 @@ import (
 // largest clusters known have some hundreds of brokers.
 const maxNodes = 1024
 
+// doubtAfter is how long what a response has said of a node stands, whatever
+// happens to dials of it.
+const doubtAfter = 5 * time.Second
+
 // maxTickets bounds the tickets kept: a few addresses for each node.
 const maxTickets = 4 * maxNodes
 
@@ -50,6 +54,7 @@ type node struct {
 	recalled bool
 	// doubted is set where it was not reached there since a response named it.
 	doubted bool
+	heard   time.Time // when a response named it last
 }
 
 // nodes is the table of one agent: node id ↔ advertised address ↔ local
@@ -100,12 +105,12 @@ var errFormerCluster = errors.New("another cluster has answered since this conne
 // written into a response: nothing a client can read comes before its listener.
 // A cluster id other than the table's drops the table, and the old id is
 // returned; but a connection from before such a change does not bring the old
-// cluster back.
-func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (dropped string, err error) {
+// cluster back. now is the epoch that what was learnt belongs to.
+func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now int, dropped string, err error) {
 	t.mu.Lock()
 	if epoch != t.drops && cluster != t.cluster {
 		t.mu.Unlock()
-		return "", errFormerCluster
+		return epoch, "", errFormerCluster
 	}
 	before := t.cluster
 	dropped = t.enter(cluster)
@@ -116,18 +121,18 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (drop
 		if err = t.open(b.NodeID); err != nil {
 			break
 		}
-		if n := (node{id: b.NodeID, address: address}); t.known[b.NodeID] != n && t.room(b.NodeID) {
-			t.known[b.NodeID] = n
-			changed = true
+		if t.room(b.NodeID) {
+			changed = changed || t.known[b.NodeID].address != address
+			t.known[b.NodeID] = node{id: b.NodeID, address: address, heard: time.Now()}
 		}
 	}
-	n := len(t.known)
+	n, now := len(t.known), t.drops
 	t.mu.Unlock()
 	if changed {
 		t.metrics.SetNodes(n)
 		t.changed()
 	}
-	return dropped, err
+	return now, dropped, err
 }
 
 // room reports whether the table may hold the node.
@@ -140,14 +145,24 @@ func (t *nodes) room(id int32) bool {
 func (t *nodes) addTicket(tk tunnel.Ticket) {
 	t.metrics.Ticket(metrics.TicketReceived)
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.tickets) >= maxTickets {
-		now := time.Now().Unix()
-		maps.DeleteFunc(t.tickets, func(_ string, tk tunnel.Ticket) bool { return tk.Expires <= now })
+	old, have := t.tickets[tk.Address]
+	if !have && len(t.tickets) >= maxTickets {
+		t.pruneTickets()
 	}
-	if _, have := t.tickets[tk.Address]; have || len(t.tickets) < maxTickets {
-		t.tickets[tk.Address] = tk
+	t.tickets[tk.Address] = tk
+	t.mu.Unlock()
+	if have && tk.Expires-old.Expires > int64(time.Hour/time.Second) {
+		t.changed() // a new one comes with its node, which is a change anyway
 	}
+}
+
+// pruneTickets drops the tickets for addresses that no node has. The lock is held.
+func (t *nodes) pruneTickets() {
+	used := map[string]bool{}
+	for _, n := range t.known {
+		used[n.address] = true
+	}
+	maps.DeleteFunc(t.tickets, func(address string, _ tunnel.Ticket) bool { return !used[address] })
 }
 
 // recall takes nodes from another memory than our own: the state file's or,
@@ -212,7 +227,6 @@ func (t *nodes) expect(ids []int32) error {
 type route struct {
 	address string
 	ticket  *tunnel.Ticket // nil: there never was one
-	cluster string
 }
 
 // lookup returns how to reach a node. ok is false where nothing is known of it,
@@ -224,7 +238,7 @@ func (t *nodes) lookup(id int32) (r route, ok bool) {
 	if !ok || n.doubted {
 		return route{}, false
 	}
-	r = route{address: n.address, cluster: t.cluster}
+	r = route{address: n.address}
 	if tk, found := t.tickets[n.address]; found {
 		r.ticket = &tk
 		ok = tk.Expires > time.Now().Unix()
@@ -233,11 +247,13 @@ func (t *nodes) lookup(id int32) (r route, ok bool) {
 }
 
 // doubt has the cluster asked for a node before it is dialled again, if what is
-// known of it is still this address.
-func (t *nodes) doubt(id int32, address string) {
+// known of it is still this address. Where the node was only not reached, what
+// has been heard just now stands: a broker that is merely down is not asked for
+// with each attempt of a client.
+func (t *nodes) doubt(id int32, address string, refused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n, have := t.known[id]; have && n.address == address {
+	if n, have := t.known[id]; have && n.address == address && (refused || time.Since(n.heard) > doubtAfter) {
 		n.doubted = true
 		t.known[id] = n
 	}
@@ -272,10 +288,9 @@ func (t *nodes) snapshot() (cluster string, tickets []tunnel.Ticket) {
 	defer t.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(t.known)) {
 		tk, ok := t.tickets[t.known[id].address]
-		if !ok {
-			tk = tunnel.Ticket{ClusterID: t.cluster, Address: t.known[id].address}
+		if !ok || tk.NodeID != id {
+			tk = tunnel.Ticket{ClusterID: t.cluster, NodeID: id, Address: t.known[id].address}
 		}
-		tk.NodeID = id
 		tickets = append(tickets, tk)
 	}
 	return t.cluster, tickets

@@ -3,7 +3,6 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"time"
 
@@ -45,14 +44,16 @@ func reset(c net.Conn, why *tunnel.Error) {
 // abandon ends the side of the brokers when the client is gone without a FIN.
 // What has been written still reaches the broker: records sent with acks=0
 // have nobody else to tell of them.
-func abandon(c net.Conn, why *tunnel.Error) {
+//
+// responses is closed when nobody reads from c any more: the broker's answers
+// are taken from it until then, so that it comes to the last request.
+func abandon(c net.Conn, why *tunnel.Error, responses <-chan struct{}) {
 	if t, ok := c.(*tunnel.Conn); ok {
 		t.Reset(why) // arrives behind the bytes; the gateway goes on as below
 		return
 	}
 	if closeWrite(c) == nil {
-		c.SetReadDeadline(time.Now().Add(lingerTimeout))
-		io.Copy(io.Discard, c)
+		within(lingerTimeout, responses)
 	}
 	c.Close()
 }
