@@ -29,7 +29,7 @@ func (w *world) newGateway(ctx context.Context, flags ...string) (*gateway, erro
 
 // start also starts a gateway again that was ended, at the same address.
 func (g *gateway) start(ctx context.Context) (err error) {
-	g.process, err = startCulvert(ctx, inside.Command(g.file("hosts"), g.binary, append([]string{"gateway",
+	g.process, err = startCulvert(ctx, inside.Command(g.file("inside-hosts"), g.binary, append([]string{"gateway",
 		"--listen", g.listen,
 		"--tls-cert-file", g.file("gateway.pem"), "--tls-key-file", g.file("gateway-key.pem"),
 		"--bootstrap", g.brokers,

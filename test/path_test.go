@@ -71,7 +71,7 @@ func (p *path) start(ctx context.Context) (err error) {
 	cmd := exec.Command(p.binary, append(flags, "--gateway-url", "https://"+p.gateway.listen, "--transport", p.transport,
 		"--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))...)
 	if p.transport == direct {
-		cmd = inside.Command(p.file("hosts"), p.binary, append(flags, "--gateway-url", "tcp://"+p.brokers)...)
+		cmd = inside.Command(p.file("inside-hosts"), p.binary, append(flags, "--gateway-url", "tcp://"+p.brokers)...)
 	}
 	p.agent, err = startCulvert(ctx, cmd)
 	return err

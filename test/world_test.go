@@ -118,7 +118,7 @@ func newWorld(ctx context.Context, dir string, cfg kafka.Config, listener func(*
 	if err := writeCredentials(dir); err != nil {
 		return nil, err
 	}
-	if err := inside.WriteHosts(w.file("hosts"), w.cluster.Hosts()); err != nil {
+	if err := inside.WriteHosts(w.file("inside-hosts"), w.cluster.Hosts()); err != nil {
 		return nil, err
 	}
 	if w.gateway, err = w.newGateway(ctx); err != nil {
@@ -146,11 +146,12 @@ func (w *world) close() {
 	}
 }
 
-// logIfFailed adds what both ends said to the report of a test that has failed.
+// logIfFailed adds what all said to the report of a test that has failed.
 func (w *world) logIfFailed(t *testing.T) {
 	if !t.Failed() {
 		return
 	}
+	t.Logf("what the brokers said:\n%s", w.cluster.Log())
 	t.Logf("what the gateway said:\n%s", w.gateway.process.Output())
 	for _, p := range w.paths {
 		t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -137,7 +138,7 @@ func newCluster(d *distribution, dir string, cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-func (c *Cluster) hostsFile() string { return filepath.Join(c.dir, "hosts") }
+func (c *Cluster) hostsFile() string { return filepath.Join(c.dir, "controller-hosts") }
 
 // controllerHosts is the hosts file of the brokers' JVMs, which must find the
 // controllers by name. Nothing else on the machine resolves these names.
@@ -259,16 +260,20 @@ func (c *Cluster) ToolCommand(class string, args ...string) *exec.Cmd {
 
 func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// FreePorts returns n different ports of 127.0.0.1 that are free now.
+// FreePorts returns n different ports of 127.0.0.1 that are free now. They lie
+// below those that the system gives to outgoing connections: one of these must
+// not take the port of a broker that is down for a moment.
 func FreePorts(n int) ([]int, error) {
 	var found []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 * n {
+		l, err := net.Listen("tcp", loopback(10000+rand.IntN(10000)))
 		if err != nil {
-			return nil, err
+			continue
 		}
 		defer l.Close() // only when all are found, so that all differ
-		found = append(found, l.Addr().(*net.TCPAddr).Port)
+		if found = append(found, l.Addr().(*net.TCPAddr).Port); len(found) == n {
+			return found, nil
+		}
 	}
-	return found, nil
+	return nil, errors.New("no free ports between 10000 and 20000")
 }

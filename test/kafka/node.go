@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +35,7 @@ func newNode(c *Cluster, id int32, controller bool) (*node, error) {
 		id:         id,
 		controller: controller,
 		ports:      ports{client: free[0], internal: free[1], controller: free[2], sasl: free[3]},
-		jvm:        []string{"-Xms64m", "-Xmx192m", "-Djdk.net.hosts.file=" + c.hostsFile()},
+		jvm:        []string{"-Xms64m", "-Xmx384m", "-XX:+ExitOnOutOfMemoryError", "-Djdk.net.hosts.file=" + c.hostsFile()},
 	}, nil
 }
 
@@ -54,11 +53,15 @@ func (n *node) start() error {
 	return nil
 }
 
-// log returns the last thirty lines that the node printed, without those in
-// which it waits for the controller.
+// log returns the last thirty lines that the node printed, without stack traces
+// and without those in which it waits for the controller.
 func (n *node) log() string {
-	lines := strings.Split(n.process.Output().String(), "\n")
-	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "[RaftManager id=") })
+	var lines []string
+	for line := range strings.Lines(n.process.Output().String()) {
+		if !strings.HasPrefix(line, "\tat ") && !strings.Contains(line, "[RaftManager id=") {
+			lines = append(lines, fmt.Sprintf("%.300s", strings.TrimSpace(line)))
+		}
+	}
 	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }
 
