@@ -10,7 +10,7 @@ const (
 	// maxPlausibleKey and maxPlausibleVersion bound what a request behind tokens
 	// may be, beyond what is known. Tokens of GSSAPI begin with 60 or 05 04.
 	maxPlausibleKey     = 1023
-	maxPlausibleVersion = 63
+	maxPlausibleVersion = 127
 	// maxToken is what brokers take (sasl.server.max.receive.size).
 	maxToken = 512 << 10
 )
