@@ -110,7 +110,8 @@ func (r *Results) add(e event, progress io.Writer) {
 			io.WriteString(progress, e.Output)
 		}
 	case "pass", "fail", "skip":
-		t.action, t.elapsed = e.Action, e.Elapsed
+		t.action = e.Action // of the last run
+		t.elapsed += e.Elapsed
 		if !strings.Contains(e.Test, "/") && e.Elapsed > 1 || e.Test == "" {
 			fmt.Fprintf(progress, "%-4s %7.1f s  %s %s\n", e.Action, e.Elapsed, short(e.Package), e.Test)
 		}
@@ -197,6 +198,21 @@ func (r *Results) total() (n counts) {
 
 // Failed reports whether anything has failed.
 func (r *Results) Failed() bool { return r.total().failed > 0 }
+
+// Skipped returns the names of the tests that have skipped, or in which one has,
+// by package.
+func (r *Results) Skipped() map[string][]string {
+	all := make(map[string][]string)
+	for name, s := range r.suites {
+		for test, t := range s.leaves() {
+			top, _, _ := strings.Cut(test, "/")
+			if t.action == "skip" && !slices.Contains(all[name], top) {
+				all[name] = append(all[name], top)
+			}
+		}
+	}
+	return all
+}
 
 // Err returns why the run as a whole has failed, if it has.
 func (r *Results) Err(ci bool) error {

@@ -70,3 +70,15 @@ func TestSkippedTestFailsInCI(t *testing.T) {
 		t.Error("in CI: no error")
 	}
 }
+
+func TestSkippedTestThatPassesLaterHasPassed(t *testing.T) {
+	var r Results
+	r.add(event{Package: "p", Test: "TestAllocs/small", Action: "skip"}, io.Discard)
+	if got := r.Skipped()["p"]; len(got) != 1 || got[0] != "TestAllocs" {
+		t.Errorf("Skipped = %v", got)
+	}
+	r.add(event{Package: "p", Test: "TestAllocs/small", Action: "pass"}, io.Discard)
+	if got, want := r.total(), (counts{passed: 1}); got != want {
+		t.Errorf("total = %+v, want %+v", got, want)
+	}
+}
