@@ -48,8 +48,8 @@ func (c *Cluster) Unique(name string) string {
 }
 
 // Topic makes a topic of three partitions, each on every broker up to three,
-// returns when all have a leader, and returns the topic's name: the given one
-// with a number behind it.
+// returns when every broker knows the leaders, and returns the topic's name: the
+// given one with a number behind it.
 func (c *Cluster) Topic(t testing.TB, name string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -58,16 +58,12 @@ func (c *Cluster) Topic(t testing.TB, name string) string {
 	if _, err := admin.CreateTopic(ctx, 3, int16(min(len(c.nodes), 3)), nil, topic); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		found, err := admin.ListTopics(ctx, topic)
-		if err != nil {
+	for _, n := range c.nodes {
+		if err := n.waitTopic(ctx, topic, 3); err != nil {
 			t.Fatal(err)
 		}
-		if detail := found[topic]; detail.Err == nil && len(detail.Partitions) == 3 {
-			return topic
-		}
-		time.Sleep(20 * time.Millisecond)
 	}
+	return topic
 }
 
 // ShareFromEarliest has a share group begin at the first record instead of the

@@ -104,3 +104,38 @@ func (n *node) listed(ctx context.Context, client *kgo.Client) (int, error) {
 	}
 	return len(metadata.Brokers), nil
 }
+
+// waitTopic waits until the node, if it runs, knows a leader of each of the
+// topic's partitions.
+func (n *node) waitTopic(ctx context.Context, topic string, partitions int) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(loopback(n.ports.internal)))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	for n.runs() {
+		request := kmsg.NewPtrMetadataRequest()
+		request.Topics = []kmsg.MetadataRequestTopic{{Topic: &topic}}
+		response, err := client.SeedBrokers()[0].Request(ctx, request)
+		if err == nil && leaders(response.(*kmsg.MetadataResponse)) == partitions {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("node %d: topic %s: %w", n.id, topic, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func leaders(r *kmsg.MetadataResponse) (n int) {
+	for _, topic := range r.Topics {
+		for _, p := range topic.Partitions {
+			if p.Leader >= 0 {
+				n++
+			}
+		}
+	}
+	return n
+}
