@@ -191,6 +191,10 @@ func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 		}
 		p.nodes[id] = address
 	}
+	if len(p.nodes) > 0 && len(p.listens) > 1 {
+		return wrong("give each --listen an agent of its own, or another --broker-port-base to both",
+			"--node-address with several --listen: clients of all but the first would be told addresses of the first")
+	}
 	p.expect, err = parseNodeIDs(values(f.ExpectNodes))
 	return err
 }
