@@ -35,6 +35,15 @@ func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	return p, nil
 }
 
+// endCulvert asks one of culvert's ends to end, which it must do with 0: the
+// race detector, where it is built in, makes that 66.
+func endCulvert(p *proc.Process) error {
+	if err := p.Terminate(10 * time.Second); err != nil {
+		return fmt.Errorf("end culvert: %w\n%s", err, p.Output())
+	}
+	return nil
+}
+
 // build builds culvert once, with the race detector if CULVERT_TEST_RACE is set,
 // and returns its path.
 var build = sync.OnceValues(func() (string, error) {

@@ -142,7 +142,7 @@ func TestMirrorMaker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(east.close)
+	closeWith(t, east)
 	from, to := west.paths["ws"], east.paths["h3"]
 	topic := west.cluster.Topic(t, "mirror")
 	produce(t, from.franz(t), numbered(topic, 500))

@@ -27,6 +27,9 @@ func (w *world) newGateway(ctx context.Context, flags ...string) (*gateway, erro
 	return g, g.start(ctx)
 }
 
+// close ends the gateway in good order.
+func (g *gateway) close() error { return endCulvert(g.process) }
+
 // start also starts a gateway again that was ended, at the same address.
 func (g *gateway) start(ctx context.Context) (err error) {
 	g.process, err = startCulvert(ctx, inside.Command(g.file("inside-hosts"), g.binary, append([]string{"gateway",

@@ -5,6 +5,7 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -15,7 +16,10 @@ import (
 func TestMain(m *testing.M) {
 	inside.Main()
 	status := m.Run()
-	closeShared()
+	if err := closeShared(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
 	os.Exit(status)
 }
 

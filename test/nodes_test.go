@@ -47,7 +47,7 @@ func TestNodesWithLargeIDs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.close)
+	closeWith(t, w)
 	w.each(t, transports, func(t *testing.T, p *path) {
 		p.checkNodes(t)
 		topic := p.cluster.Topic(t, "ids-"+p.transport)

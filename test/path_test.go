@@ -54,7 +54,7 @@ func (w *world) newPath(ctx context.Context, g *gateway, transport string) (_ *p
 	}
 	p.admin = address(clientHost, admin[0])
 	if err := p.start(ctx); err != nil {
-		p.close()
+		p.relay.Close()
 		return nil, fmt.Errorf("path over %s: %w", transport, err)
 	}
 	return p, nil
@@ -77,11 +77,10 @@ func (p *path) start(ctx context.Context) (err error) {
 	return err
 }
 
-func (p *path) close() {
+// close ends the agent in good order.
+func (p *path) close() error {
 	p.relay.Close()
-	if p.agent != nil {
-		p.agent.Kill()
-	}
+	return endCulvert(p.agent)
 }
 
 // nodeAddress is what a client must be told about a node.

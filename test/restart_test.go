@@ -23,7 +23,7 @@ func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { g.process.Kill() })
+	closeWith(t, g)
 	topics := make(map[string]*path)
 	var all errgroup.Group
 	for _, transport := range transports {
@@ -31,7 +31,7 @@ func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(p.close)
+		closeWith(t, p)
 		for kind, produce := range producers {
 			topic := w.cluster.Topic(t, "restart-"+kind+"-"+transport)
 			topics[topic] = p
@@ -73,8 +73,8 @@ func restart(t *testing.T, ctx context.Context, g *gateway, paths []*path) {
 		for _, p := range paths {
 			if end == "crash" {
 				p.agent.Kill()
-			} else if err := p.agent.Terminate(10 * time.Second); err != nil {
-				t.Errorf("end the agent over %s: %v\n%s", p.transport, err, p.agent.Output())
+			} else if err := endCulvert(p.agent); err != nil {
+				t.Errorf("agent over %s: %v", p.transport, err)
 			}
 			if err := p.start(ctx); err != nil {
 				t.Fatal(err)
@@ -83,8 +83,8 @@ func restart(t *testing.T, ctx context.Context, g *gateway, paths []*path) {
 		time.Sleep(2 * time.Second)
 		if end == "crash" {
 			g.process.Kill()
-		} else if err := g.process.Terminate(10 * time.Second); err != nil {
-			t.Errorf("end the gateway: %v\n%s", err, g.process.Output())
+		} else if err := g.close(); err != nil {
+			t.Errorf("gateway: %v", err)
 		}
 		if err := g.start(ctx); err != nil {
 			t.Fatal(err)

@@ -34,7 +34,7 @@ func TestClientsThatLogIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.close)
+	closeWith(t, w)
 	w.each(t, transports, func(t *testing.T, p *path) {
 		for name, mechanism := range logins {
 			t.Run(name, func(t *testing.T) {

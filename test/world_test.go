@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -62,11 +63,12 @@ func newSharedWorld() (*world, error) {
 }
 
 // closeShared ends the shared world if a test has started it.
-func closeShared() {
-	if w := shared.world; w != nil {
-		w.close()
-		os.RemoveAll(w.dir)
+func closeShared() error {
+	w := shared.world
+	if w == nil {
+		return nil
 	}
+	return errors.Join(w.close(), os.RemoveAll(w.dir))
 }
 
 // eachTransport runs a test once per transport, side by side, and fails it if
@@ -134,16 +136,29 @@ func newWorld(ctx context.Context, dir string, cfg kafka.Config, listener func(*
 	return w, nil
 }
 
-func (w *world) close() {
+// close ends the agents, the gateway and the brokers. Culvert must end in good
+// order.
+func (w *world) close() error {
+	var all []error
 	for _, p := range w.paths {
-		p.close()
+		all = append(all, p.close())
 	}
 	if w.gateway != nil {
-		w.gateway.process.Kill()
+		all = append(all, w.gateway.close())
 	}
 	if w.cluster != nil {
 		w.cluster.Close()
 	}
+	return errors.Join(all...)
+}
+
+// closeWith closes c at the end of the test, and fails it if that fails.
+func closeWith(t *testing.T, c interface{ close() error }) {
+	t.Cleanup(func() {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // logIfFailed adds what all said to the report of a test that has failed.
