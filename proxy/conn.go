@@ -145,7 +145,7 @@ func (c *conn) report() {
 		c.metrics.Refused(r.reason)
 		c.sayRefused(r)
 	case (end.cause == metrics.CloseDial || end.cause == metrics.CloseTunnelCut) && c.loud.again(kind):
-		c.log.Warn("client reset", "cause", kind, "err", end.err)
+		c.log.Warn("connection reset", "cause", kind, "err", end.err)
 	default:
 		c.log.Debug("connection closed", "cause", kind, "err", end.err)
 	}
@@ -207,10 +207,10 @@ func (c *conn) runRequests(f *protocol.Flow, responses <-chan struct{}) {
 		if !within(lingerTimeout, responses) {
 			c.ended(farCause(write.Err), write.Err)
 			reset(c.near.Conn, asTunnelError(write.Err))
-			reset(c.far.Conn, nil)
+			reset(c.far.Conn, asTunnelError(write.Err))
 		}
 	default:
-		c.ended(metrics.CloseClientReset, err)
+		c.ended(nearCause(err), err)
 		c.inflight.close()
 		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: "client is gone: " + err.Error()}, responses)
 	}
@@ -260,6 +260,15 @@ func (c *conn) runResponses(done chan<- struct{}) {
 		reset(c.near.Conn, asTunnelError(err))
 		c.far.SetDeadline(time.Now().Add(lingerTimeout)) // frees the requests' side
 	}
+}
+
+// nearCause tells how the client's side ended a connection: at a gateway it is
+// the tunnel that may have been cut.
+func nearCause(err error) metrics.Close {
+	if errors.Is(err, tunnel.ErrCut) {
+		return metrics.CloseTunnelCut
+	}
+	return metrics.CloseClientReset
 }
 
 // farCause tells how the broker's side ended a connection.

@@ -142,6 +142,11 @@ func TestTunnelsCutIsAReset(t *testing.T) {
 	if got, reset := ended(t, client); len(got) > 0 || !reset {
 		t.Errorf("the client read %q, reset %v, want a reset", got, reset)
 	}
+	for name, end := range map[string]running{"agent": agent, "gateway": gateway} {
+		waitFor(t, "the "+name+" to count a cut", func() bool {
+			return series(t, end, "culvert_connection_closes_total", "tunnel_cut") > 0
+		})
+	}
 }
 
 // Records with acks=0 have no answer that could fail: a client that resets its
