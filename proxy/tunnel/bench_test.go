@@ -95,7 +95,7 @@ func benchmarkDirect(b *testing.B, server, client *tls.Config) {
 // Steady traffic costs no memory. crypto/tls itself allocates 24 bytes whenever it reads from its connection, once or twice a record.
 func TestWSMovesBytesWithoutAllocating(t *testing.T) {
 	if underRace {
-		t.Skip("the race detector allocates")
+		t.Skip("the race detector allocates: run it without -race, as go run ./test/all does")
 	}
 	for kind, limit := range map[string]float64{"ws": 4 * 4 * 2, "plain": 0} {
 		c, s := newRig(t, kind).dial()

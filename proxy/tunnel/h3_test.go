@@ -19,7 +19,7 @@ func TestStreamWindowsFitTheConnectionWindow(t *testing.T) {
 
 func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 	if testing.Short() {
-		t.Skip("moves 150 MB")
+		t.Skip("moves 150 MB: run it without -short")
 	}
 	r := newRig(t, "h3", func(r *rig) { r.dialer.h3.own = 1 })
 	var writers sync.WaitGroup

@@ -52,10 +52,7 @@ func (s *served) finish() { s.Conn.Close() }
 // newRig starts a gateway on loopback: "ws", "h3" and "auto" with TLS, "plain" for ws without, "noudp" for TLS with nobody behind the UDP port.
 func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	t.Helper()
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	tcp, udp := listenOn(t, kind != "plain" && kind != "noudp")
 	r := &rig{t: t, addr: tcp.Addr().String(), served: make(chan *served, 100)}
 	r.server = &Server{Serve: r.serve, Opened: func() Opened { return Opened{Gateway: "test", Reviewed: []int16{3}} }}
 	r.dialer = &Dialer{URL: &url.URL{Scheme: "https", Host: r.addr}, Transport: kind}
@@ -64,15 +61,31 @@ func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	} else {
 		r.server.TLS, r.dialer.TLS = testTLS()
 	}
-	var udp net.PacketConn
-	if kind != "plain" && kind != "noudp" {
-		udp, err = net.ListenPacket("udp", r.addr)
-		if err != nil {
-			t.Skipf("the UDP port is taken: %v", err)
-		}
-	}
 	r.start(tcp, udp, adapt)
 	return r
+}
+
+// listenOn listens on a port of loopback, over UDP too if wanted. That the
+// kernel gives out a port for TCP does not say that it is free for UDP.
+func listenOn(t testing.TB, wantUDP bool) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for tries := 0; ; tries++ {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !wantUDP {
+			return tcp, nil
+		}
+		udp, err := net.ListenPacket("udp", tcp.Addr().String())
+		if err == nil {
+			return tcp, udp
+		}
+		tcp.Close()
+		if tries == 10 {
+			t.Fatal(err)
+		}
+	}
 }
 
 // newMemRig is newRig for ws over memory, for bubbles.

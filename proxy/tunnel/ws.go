@@ -31,7 +31,6 @@ type wsExchange struct {
 	head       [ws.MaxHeaderSize]byte
 	have       int // bytes in head
 	op         ws.OpCode
-	fin        bool
 	left       int64 // payload of the current frame still to come
 	mask       [4]byte
 	maskPos    int

@@ -136,7 +136,7 @@ func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 
 func TestAFloodOfPingsAllocatesNothing(t *testing.T) {
 	if underRace {
-		t.Skip("the race detector allocates")
+		t.Skip("the race detector allocates: run it without -race, as go run ./test/all does")
 	}
 	ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))
 	x, peer := pipeWS()
