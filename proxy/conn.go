@@ -527,13 +527,10 @@ func (c *conn) response(f *protocol.Flow) error {
 		return f.PassAll()
 	}
 	r, ok := c.inflight.oldest()
-	if tokens, _ := c.inflight.inTokens(); tokens && !ok {
-		size, err := protocol.PeekToken(f)
-		if err != nil {
-			return c.strange(f, err)
+	if !ok {
+		if tokens, _ := c.inflight.inTokens(); tokens {
+			return c.tokenAnswer(f)
 		}
-		c.inflight.tokenAnswered()
-		return f.PassThrough(size)
 	}
 	size, id, err := protocol.PeekResponse(f)
 	switch {
@@ -545,6 +542,16 @@ func (c *conn) response(f *protocol.Flow) error {
 		return c.strange(f, fmt.Errorf("%w: response with correlation id %d where %s v%d with %d is the oldest in flight", errMismatch, id, r.Key, r.Version, r.CorrelationID))
 	}
 	return c.relay(f, r, size)
+}
+
+// tokenAnswer relays one raw SASL token of the broker.
+func (c *conn) tokenAnswer(f *protocol.Flow) error {
+	size, err := protocol.PeekToken(f)
+	if err != nil {
+		return c.strange(f, err)
+	}
+	c.inflight.tokenAnswered()
+	return f.PassThrough(size)
 }
 
 var errMismatch = errors.New("responses do not match requests")
