@@ -320,21 +320,3 @@ func TestProbeOpensNoStream(t *testing.T) {
 	c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
 	waitFor(t, "the stream", func() bool { return gauge(t, gateway, "culvert_streams") == 1 })
 }
-
-// gauge adds up all series of a metric.
-func gauge(t *testing.T, r running, name string) (sum float64) {
-	t.Helper()
-	families, err := r.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
-	}
-	return sum
-}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -238,8 +239,22 @@ func comeBack(t *testing.T, address, topic string, partition int32, value string
 // sorted are the keys of a map, for messages.
 func sorted[V any](m map[int32]V) []int32 { return slices.Sorted(maps.Keys(m)) }
 
+// gauge adds up all series of a metric, a counter's too.
+func gauge(t *testing.T, r running, name string) float64 {
+	t.Helper()
+	return added(t, r, name, func(*dto.Metric) bool { return true })
+}
+
 // series is the value of a metric's series with this value in a label, or 0.
-func series(t *testing.T, r running, name, label string) (sum float64) {
+func series(t *testing.T, r running, name, label string) float64 {
+	t.Helper()
+	return added(t, r, name, func(m *dto.Metric) bool {
+		return slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetValue() == label })
+	})
+}
+
+// added adds up those series of a metric that keep says.
+func added(t *testing.T, r running, name string, keep func(*dto.Metric) bool) (sum float64) {
 	t.Helper()
 	families, err := r.metrics.Gather()
 	if err != nil {
@@ -250,10 +265,8 @@ func series(t *testing.T, r running, name, label string) (sum float64) {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if l.GetValue() == label {
-					sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
-				}
+			if keep(m) {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			}
 		}
 	}
