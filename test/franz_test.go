@@ -101,7 +101,7 @@ func TestFranzTransactions(t *testing.T) {
 func copyTransactionally(t *testing.T, p *path, from, to string, count int) {
 	t.Helper()
 	session, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(p.bootstrap), kgo.TransactionalID(to), kgo.ConsumerGroup(to),
-		kgo.ConsumeTopics(from), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RequireStableFetchOffsets())
+		kgo.ConsumeTopics(from), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -450,7 +450,7 @@ func TestASignalsEchoIsNotASecondOne(t *testing.T) {
 		signals <- syscall.SIGTERM
 		time.Sleep(signalEcho - 1)
 		signals <- syscall.SIGTERM
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		signals <- os.Interrupt
 		<-done
 		if got := strings.Join(acts, ", "); got != "told to stop, exit" {
