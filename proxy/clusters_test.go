@@ -196,7 +196,7 @@ func TestLateResponseOfTheOldClusterIsNotLearnt(t *testing.T) {
 	table, _ := newTable(t, nil)
 	at := func(port int32) []rewrite.Broker { return []rewrite.Broker{{NodeID: 0, Host: "127.0.0.1", Port: port}} }
 	before := table.epoch()
-	if _, _, err := table.learn(before, "old", at(1)); err != nil {
+	if _, _, err := table.learn(before, "old", append(at(1), rewrite.Broker{NodeID: 1, Host: "127.0.0.1", Port: 3})); err != nil {
 		t.Fatal(err)
 	}
 	if _, dropped, err := table.learn(before, "new", at(2)); dropped != "old" || err != nil {
@@ -206,6 +206,9 @@ func TestLateResponseOfTheOldClusterIsNotLearnt(t *testing.T) {
 		if _, dropped, err := table.learn(before, cluster, at(1)); dropped != "" || err == nil {
 			t.Errorf("learn(%q) on a connection from before = %q, %v, want an error", cluster, dropped, err)
 		}
+	}
+	if _, ok := table.lookup(1); ok {
+		t.Error("node 1 of the old cluster is still known, and the new one has not named it")
 	}
 	// The connection on which the new cluster answered belongs to it from then on.
 	now, _, err := table.learn(before, "new", at(2))

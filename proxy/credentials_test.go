@@ -80,7 +80,7 @@ func TestATokenFileHoldsNamesAndTokens(t *testing.T) {
 }
 
 func TestABadTokenLineIsNamedAndNotShown(t *testing.T) {
-	for _, line := range []string{"two words", "a b=hunter2", "=hunter2", "name=hünter2", "name=hunter 2"} {
+	for _, line := range []string{"two words", "a b=hunter2", "=hunter2", "name=hünter2", "name=hunter 2", "hunter="} {
 		_, err := NewTokenFile(testFile(t, "--token-file", "ok=1\n"+line), nil)
 		if err == nil || !strings.Contains(err.Error(), "line 2") || !strings.Contains(err.Error(), "--token-file") {
 			t.Errorf("%q: %v, want an error with flag and line", line, err)

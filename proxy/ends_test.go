@@ -172,6 +172,55 @@ func TestRecordsWithoutAcksSurviveTheClientsReset(t *testing.T) {
 	})
 }
 
+// A broker may be slow to read what a client has sent before its reset, and
+// answer in between. A socket that were closed by then would answer with a
+// reset, and the rest be lost.
+func TestRequestsSurviveTheClientsResetWhenTheBrokerAnswersFirst(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		m := meet(t, transport)
+		m.broker.SetReadBuffer(8 << 10) // so that most waits with us
+		const n = 200
+		for i := range n {
+			m.client.send(produceRequest("t", 0, strings.Repeat("x", 1000)+strconv.Itoa(i), 0), 7)
+		}
+		waitFor(t, "the agent to have read all that came", func() bool {
+			return series(t, m.agent, "culvert_requests_total", "Produce") == n
+		})
+		m.client.SetLinger(0)
+		m.client.Close()
+		time.Sleep(200 * time.Millisecond) // for the reset to be acted on
+		m.broker.Write(framed(metadata(1, 0)))
+		time.Sleep(50 * time.Millisecond)
+		for i := range n {
+			if _, err := readFrame(m.broker); err != nil {
+				t.Fatalf("request %d of %d: %v", i, n, err)
+			}
+		}
+		m.broker.Close()
+	})
+}
+
+// A broker comes to the next request when it has written its response, and
+// nobody must stop taking that because the client is gone: not even when the
+// time is over that was set for the wait before it.
+func TestBrokerGetsRidOfItsResponseWhenTheClientIsGone(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		m := meet(t, transport)
+		const size = 40 << 20
+		m.broker.Write(append(binary.BigEndian.AppendUint32(nil, size), 0, 0, 0, 1))
+		m.broker.Write(make([]byte, 64<<10))
+		io.ReadFull(m.client, make([]byte, 8))
+		m.client.SetLinger(0)
+		m.client.Close()
+		m.broker.Write(make([]byte, 256<<10)) // meets the reset
+		time.Sleep(idleAfter + idleAfter/5)
+		if _, err := m.broker.Write(make([]byte, size-4-320<<10)); err != nil {
+			t.Errorf("the broker's response: %v", err)
+		}
+		m.broker.Close()
+	})
+}
+
 // A process that is told to end answers what is in flight, then ends the
 // connection; the client that asks on gets no half of an answer.
 func TestDrainAnswersWhatIsInFlight(t *testing.T) {

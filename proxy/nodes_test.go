@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/rewrite"
 )
 
 func TestNodeListensOnPortBasePlusItsID(t *testing.T) {
@@ -285,5 +287,32 @@ func TestTenThousandBrokers(t *testing.T) {
 				t.Errorf("the table has %v nodes", nodes)
 			}
 		})
+	}
+}
+
+// A broker that is down is dialled where a response has just said it is, and the
+// cluster is not asked for it with each attempt of a client; an address that a
+// gateway refuses is asked for at once.
+func TestWhatWasHeardJustNowIsNotDoubted(t *testing.T) {
+	table, _ := newTable(t, nil)
+	known := func() bool { _, ok := table.lookup(0); return ok }
+	if _, _, err := table.learn(table.epoch(), "c", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if table.doubt(0, "broker:1", false); !known() {
+		t.Error("a node that was heard just now is doubted because it was not reached")
+	}
+	if table.doubt(0, "broker:2", true); !known() {
+		t.Error("a node is doubted because another address was refused")
+	}
+	if table.doubt(0, "broker:1", true); known() {
+		t.Error("a node whose address was refused is not doubted")
+	}
+	table.learn(table.epoch(), "c", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}})
+	n := table.known[0]
+	n.heard = time.Now().Add(-2 * doubtAfter)
+	table.known[0] = n
+	if table.doubt(0, "broker:1", false); known() {
+		t.Error("a node that was not reached where it was long ago is not doubted")
 	}
 }
