@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -260,20 +261,27 @@ func (c *Cluster) ToolCommand(class string, args ...string) *exec.Cmd {
 
 func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// FreePorts returns n different ports of 127.0.0.1 that are free now. They lie
-// below those that the system gives to outgoing connections: one of these must
-// not take the port of a broker that is down for a moment.
+// FreePorts returns n different ports of 127.0.0.1 that are free now, none of
+// which this process has been given before: their users bind them later. They
+// lie below those that the system gives to outgoing connections: one of these
+// must not take the port of a broker that is down for a moment.
 func FreePorts(n int) ([]int, error) {
 	var found []int
 	for range 100 * n {
-		l, err := net.Listen("tcp", loopback(10000+rand.IntN(10000)))
+		port := 10000 + rand.IntN(10000)
+		l, err := net.Listen("tcp", loopback(port))
 		if err != nil {
 			continue
 		}
-		defer l.Close() // only when all are found, so that all differ
-		if found = append(found, l.Addr().(*net.TCPAddr).Port); len(found) == n {
+		l.Close()
+		if _, given := givenPorts.LoadOrStore(port, nil); given {
+			continue
+		}
+		if found = append(found, port); len(found) == n {
 			return found, nil
 		}
 	}
 	return nil, errors.New("no free ports between 10000 and 20000")
 }
+
+var givenPorts sync.Map // by port

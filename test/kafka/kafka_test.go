@@ -75,3 +75,21 @@ func request(t *testing.T, ctx context.Context, seeds string, r kmsg.Request) km
 	}
 	return response
 }
+
+// A cluster takes its nodes' ports one node after the other, and binds them
+// later.
+func TestPortsAreGivenOnce(t *testing.T) {
+	given := map[int]bool{}
+	for range 300 { // of ten thousand: without memory some of 1,200 are the same almost surely
+		ports, err := FreePorts(4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range ports {
+			if given[p] {
+				t.Fatalf("port %d was given twice", p)
+			}
+			given[p] = true
+		}
+	}
+}
