@@ -27,6 +27,9 @@ var needs = []need{
 	{program: "node", packages: []string{"nodejs"}},
 	{program: "npm", packages: []string{"npm"}},
 	{program: "kcat", packages: []string{"kcat"}},
+	{program: "ip", packages: []string{"iproute2"}}, // and ss
+	{program: "iptables", packages: []string{"iptables"}},
+	{program: "conntrack", packages: []string{"conntrack"}},
 }
 
 // install installs the missing programs where that is ours to do: as root, with

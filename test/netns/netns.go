@@ -1,0 +1,275 @@
+// Package netns makes a network of its own for a test: clients on one side,
+// servers on the other, and between them a router that can be told to do what
+// networks do to people. Each of the three is a network namespace of Linux:
+//
+//	client 10.99.1.2 ──link── 10.99.1.1 router 10.99.2.1 ─── 10.99.2.2 server
+//
+// The link is as fast as the machine, or has delay, loss, a rate and an MTU,
+// see Link. The faults happen in the router, so that neither end is told of
+// them, unless the fault is one that tells.
+//
+// The namespaces have no names: they live as long as this process holds them,
+// and the programs that run in them. Nothing stays behind, however the process
+// ends.
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// The addresses of the two sides.
+const (
+	ClientIP = "10.99.1.2"
+	ServerIP = "10.99.2.2"
+
+	clientGateway = "10.99.1.1"
+	serverGateway = "10.99.2.1"
+)
+
+// The names of the interfaces: uplink on either side, and those of the router.
+const (
+	uplink   = "up0"
+	toClient = "client0"
+	toServer = "server0"
+)
+
+// A Link is what connects the client to the router. The zero value is a pair of
+// veth devices, which costs nothing.
+type Link struct {
+	Delay time.Duration // each way
+	Loss  float64       // probability that a packet is lost, each way
+	Rate  int           // bytes a second each way; 0: no limit
+	Queue int           // bytes that wait where there is a Rate, beyond which packets are lost; 0: 256 KiB
+	MTU   int           // 0: 1500
+	Seed  uint64        // of the losses
+}
+
+// emulated reports whether packets must pass through this process.
+func (l Link) emulated() bool { return l.Delay != 0 || l.Loss != 0 || l.Rate != 0 }
+
+// Network is a network with two sides. Close ends it.
+type Network struct {
+	Client, Server *Namespace
+
+	router *Namespace
+	link   *link // nil when it is not emulated
+
+	mu       sync.Mutex
+	natPorts int    // the first that NAT gives; 0: no NAT
+	clientIP string // now
+}
+
+// Start returns a network that ends with the test. The test skips where there
+// can be none, and says why.
+func Start(t testing.TB, l Link) *Network {
+	t.Helper()
+	if err := Available(); err != nil {
+		t.Skip(err)
+	}
+	n, err := New(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	return n
+}
+
+// New makes a network.
+func New(l Link) (_ *Network, err error) {
+	if l.MTU == 0 {
+		l.MTU = 1500
+	}
+	n := &Network{clientIP: ClientIP}
+	defer func() {
+		if err != nil {
+			n.Close()
+			err = fmt.Errorf("make a network: %w", err)
+		}
+	}()
+	for _, ns := range []**Namespace{&n.Client, &n.router, &n.Server} {
+		if *ns, err = newNamespace(); err != nil {
+			return nil, err
+		}
+		// Kernels that have IPv6 talk it of themselves.
+		if err := (*ns).sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if err := n.connectClient(l); err != nil {
+		return nil, err
+	}
+	if err := n.router.veth(toServer, n.Server); err != nil {
+		return nil, err
+	}
+	return n, errors.Join(
+		n.Client.configure(uplink, ClientIP, clientGateway),
+		n.Server.configure(uplink, ServerIP, serverGateway),
+		n.router.configure(toClient, clientGateway, ""),
+		n.router.configure(toServer, serverGateway, ""),
+		n.router.sysctl("net/ipv4/ip_forward", "1"),
+		// What comes for nobody is not answered, as home routers do not.
+		n.router.iptables("-P", "INPUT", "DROP"),
+	)
+}
+
+// connectClient makes the devices of the link.
+func (n *Network) connectClient(l Link) (err error) {
+	if l.emulated() {
+		n.link, err = newLink(l, n.Client, n.router)
+	} else {
+		err = n.router.veth(toClient, n.Client)
+	}
+	if err != nil {
+		return err
+	}
+	return n.SetMTU(l.MTU)
+}
+
+// Close ends the link and lets go of the namespaces. The programs that run in
+// them must have ended, or the namespaces stay until they have.
+func (n *Network) Close() {
+	if n.link != nil {
+		n.link.close()
+	}
+	for _, ns := range []*Namespace{n.Client, n.router, n.Server} {
+		if ns != nil {
+			ns.file.Close()
+		}
+	}
+}
+
+// Lost is how many packets the link has lost so far, and of how many.
+func (n *Network) Lost() (lost, of int64) { return n.link.lost() }
+
+// SetMTU changes the MTU of the link, at both of its ends: the client's kernel
+// knows it, and the server is told by the router.
+func (n *Network) SetMTU(mtu int) error {
+	size := fmt.Sprint(mtu)
+	return errors.Join(
+		n.Client.ip("link set dev "+uplink+" mtu "+size),
+		n.router.ip("link set dev "+toClient+" mtu "+size))
+}
+
+// A Namespace is one side of a network.
+type Namespace struct{ file *os.File }
+
+// path names the namespace to programs, as long as this process holds it.
+func (ns *Namespace) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd()) }
+
+// Do runs f in the namespace, and returns when it has: sockets that f opens
+// belong there for good. What f starts runs elsewhere, be it a goroutine (with
+// which Go resolves names) or a program (see Enter).
+func (ns *Namespace) Do(f func() error) error {
+	done := make(chan error)
+	go func() { done <- ns.enter(f) }()
+	return <-done
+}
+
+// Dial dials from the namespace. The host must be an IP address.
+func (ns *Namespace) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = ns.Do(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// Listen listens in the namespace. The host must be an IP address.
+func (ns *Namespace) Listen(network, address string) (ln net.Listener, err error) {
+	err = ns.Do(func() error {
+		ln, err = net.Listen(network, address)
+		return err
+	})
+	return ln, err
+}
+
+// ListenPacket is Listen for UDP.
+func (ns *Namespace) ListenPacket(network, address string) (conn net.PacketConn, err error) {
+	err = ns.Do(func() error {
+		conn, err = net.ListenPacket(network, address)
+		return err
+	})
+	return conn, err
+}
+
+// Enter changes cmd so that it will run in the namespace, and returns it. The
+// process that cmd starts becomes the program: it has its pid.
+func (ns *Namespace) Enter(cmd *exec.Cmd) *exec.Cmd {
+	enter := exec.Command("nsenter", append([]string{"--net=" + ns.path(), "--", cmd.Path}, cmd.Args[1:]...)...)
+	cmd.Path, cmd.Args, cmd.Err = enter.Path, enter.Args, enter.Err
+	return cmd
+}
+
+// run runs one of the programs that set up networks.
+func (ns *Namespace) run(stdin, name string, args ...string) error {
+	cmd := ns.Enter(exec.Command(name, args...))
+	cmd.Stdin = strings.NewReader(stdin)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := proc.Run(ctx, cmd); err != nil {
+		return fmt.Errorf("%s %s%s: %w", name, strings.Join(args, " "), stdin, err)
+	}
+	return nil
+}
+
+// ip runs commands of ip(8), each without the word ip.
+func (ns *Namespace) ip(commands ...string) error {
+	return ns.run(strings.Join(commands, "\n"), "ip", "-batch", "-")
+}
+
+func (ns *Namespace) iptables(args ...string) error {
+	return ns.run("", "iptables", append([]string{"--wait"}, args...)...)
+}
+
+func (ns *Namespace) sysctl(name, value string) error {
+	return ns.Do(func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0) })
+}
+
+// veth makes a pair of devices: name here, and uplink in the other namespace.
+func (ns *Namespace) veth(name string, to *Namespace) error {
+	return ns.ip(fmt.Sprintf("link add %s type veth peer name %s netns %s", name, uplink, to.path()))
+}
+
+// configure gives a device its address, and the namespace its default route if
+// there is one.
+func (ns *Namespace) configure(device, ip, gateway string) error {
+	commands := []string{
+		"link set dev lo up",
+		"address add " + ip + "/24 dev " + device,
+		"link set dev " + device + " up",
+	}
+	if gateway != "" {
+		commands = append(commands, "route add default via "+gateway)
+	}
+	return ns.ip(commands...)
+}
+
+// available is what Available found out.
+var available = sync.OnceValue(func() error {
+	for _, name := range []string{"ip", "iptables", "conntrack", "nsenter", "ss"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return fmt.Errorf("no networks for tests: %w (Debian: apt-get install iproute2 iptables conntrack)", err)
+		}
+	}
+	n, err := New(Link{Delay: time.Millisecond})
+	if err != nil {
+		return fmt.Errorf("no networks for tests: run them on Linux as root, with /dev/net/tun: %w", err)
+	}
+	n.Close()
+	return nil
+})
+
+// Available returns nil, or why there can be no network here.
+func Available() error { return available() }
