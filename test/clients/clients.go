@@ -88,15 +88,7 @@ func sources() (string, error) {
 var current = []string{"confluent-kafka==2.16.1", "aiokafka==0.14.0", "kafka-python==3.0.12"}
 
 func python(packages ...string) func(context.Context) (string, error) {
-	list := strings.Join(packages, " ")
-	return func(ctx context.Context) (string, error) {
-		return cache.Get("python-"+strings.ReplaceAll(packages[0], "==", "-"), list, func(dir string) error {
-			if err := run(ctx, dir, "python3", "-m", "venv", dir); err != nil {
-				return fmt.Errorf("%w (Debian: apt-get install python3-venv)", err)
-			}
-			return run(ctx, dir, filepath.Join(dir, "bin", "pip"), append([]string{"install", "--quiet", "--disable-pip-version-check"}, packages...)...)
-		})
-	}
+	return func(ctx context.Context) (string, error) { return cache.Python(ctx, packages...) }
 }
 
 func script(name string) func(string, string) []string {
