@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -30,6 +32,9 @@ var needs = []need{
 	{program: "ip", packages: []string{"iproute2"}}, // and ss
 	{program: "iptables", packages: []string{"iptables"}},
 	{program: "conntrack", packages: []string{"conntrack"}},
+	{program: "nginx", packages: []string{"nginx-light"}},
+	{program: "haproxy", packages: []string{"haproxy"}},
+	{program: "squid", packages: []string{"squid"}},
 }
 
 // install installs the missing programs where that is ours to do: as root, with
@@ -53,6 +58,10 @@ func install(ctx context.Context) error {
 	cache.Say("installing with apt-get: %s", strings.Join(packages, " "))
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, fmt.Errorf("apt-get not done within ten minutes"))
 	defer cancel()
+	return withoutServices(func() error { return installPackages(ctx, apt, packages) })
+}
+
+func installPackages(ctx context.Context, apt string, packages []string) error {
 	for _, args := range [][]string{{"update", "-qq"}, append([]string{"install", "-qq", "-y", "--no-install-recommends"}, packages...)} {
 		cmd := exec.Command(apt, args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
@@ -61,6 +70,28 @@ func install(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// policy is the file by which Debian asks whether a package may start its
+// service. Where there is none, nginx, HAProxy and squid start at once.
+const policy = "/usr/sbin/policy-rc.d"
+
+// withoutServices has Debian start no service while install runs. A policy that
+// stands there already is its owner's wish.
+func withoutServices(install func() error) error {
+	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return install()
+	}
+	if err != nil {
+		return err
+	}
+	defer os.Remove(policy)
+	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return install()
 }
 
 func (n need) missing(ctx context.Context) bool {

@@ -1,0 +1,45 @@
+package ingress
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// Caddy takes HTTP/1.1, HTTP/2 and HTTP/3.
+//
+// It must never make certificates of its own: of itself it does so for a name
+// that its certificate does not have, and then puts its authority among those
+// that the whole machine trusts.
+type Caddy struct {
+	H2C bool // passes on HTTP/2 without TLS; otherwise HTTP/1.1
+}
+
+const caddyfile = `
+{
+	admin off
+	auto_https off
+	skip_install_trust
+	storage file_system {{.Dir}}
+}
+https://127.0.0.1:{{.Port}} {
+	bind 127.0.0.1
+	tls {{.Cert}} {{.Key}}
+	reverse_proxy {{if .H2C}}h2c://{{end}}{{.Back}} {
+		flush_interval -1
+	}
+}
+`
+
+func (c Caddy) command(p place) (*exec.Cmd, error) {
+	path, err := wheel(filepath.Join("bin", "caddy"))
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path, "run", "--config", p.file("Caddyfile"), "--adapter", "caddyfile")
+	cmd.Env = append(os.Environ(), "HOME="+p.Dir, "XDG_CONFIG_HOME="+p.Dir, "XDG_DATA_HOME="+p.Dir)
+	return cmd, p.write("Caddyfile", caddyfile, struct {
+		place
+		Caddy
+	}{p, c})
+}

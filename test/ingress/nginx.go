@@ -1,0 +1,55 @@
+package ingress
+
+import (
+	"os/exec"
+	"time"
+)
+
+// Nginx takes HTTP/1.1 and HTTP/2 and passes on HTTP/1.1. The zero value is what
+// its manual says of WebSockets: bodies of other requests are passed on when
+// they are complete, and may have 1 MiB.
+type Nginx struct {
+	Streams     bool          // bodies are passed on as they come, both ways
+	BodyLimit   string        // client_max_body_size; "" is nginx's own, 1m; "0" is none
+	NoWebSocket bool          // without the headers that an upgrade needs
+	IdleCut     time.Duration // proxy_read_timeout; 0 is nginx's own, a minute
+	ReloadCut   time.Duration // worker_shutdown_timeout; 0: connections outlive a reload for as long as they like
+}
+
+const nginxConf = `
+daemon off; pid nginx.pid; error_log /dev/stderr notice;
+worker_processes 1;
+{{with .ReloadCutMS}}worker_shutdown_timeout {{.}}ms;{{end}}
+events {}
+http {
+  access_log /dev/stderr;
+  client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
+  map $http_upgrade $connection_upgrade { default upgrade; '' close; }
+  server {
+    listen 127.0.0.1:{{.Port}} ssl http2;
+    ssl_certificate {{.Cert}}; ssl_certificate_key {{.Key}};
+    {{with .BodyLimit}}client_max_body_size {{.}};{{end}}
+    location / {
+      proxy_pass http://{{.Back}};
+      proxy_http_version 1.1;
+      proxy_set_header Host $host;
+      {{if not .NoWebSocket}}proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;{{end}}
+      {{if .Streams}}proxy_request_buffering off; proxy_buffering off;{{end}}
+      {{with .IdleCutMS}}proxy_read_timeout {{.}}ms;{{end}}
+    }
+  }
+}
+`
+
+func (n Nginx) command(p place) (*exec.Cmd, error) {
+	path, err := debian("nginx")
+	if err != nil {
+		return nil, err
+	}
+	data := struct {
+		place
+		Nginx
+		IdleCutMS, ReloadCutMS int64
+	}{p, n, n.IdleCut.Milliseconds(), n.ReloadCut.Milliseconds()}
+	return exec.Command(path, "-p", p.Dir+"/", "-c", p.file("nginx.conf"), "-e", "/dev/stderr"), p.write("nginx.conf", nginxConf, data)
+}
