@@ -175,7 +175,7 @@ func TestAgentRestartsUnderAProducerAndAStaticMember(t *testing.T) {
 // With a random key a gateway's tickets end with it. The agent notices, and
 // asks for new ones by itself.
 func TestGatewayRestartsWithAnotherTicketKey(t *testing.T) {
-	for _, transport := range []string{"ws", "h3"} {
+	for _, transport := range []string{"ws", "h3", "h2"} {
 		for _, login := range [][]string{nil, {"alice"}} {
 			t.Run(fmt.Sprint(transport, login), func(t *testing.T) {
 				var opts []kfake.Opt
@@ -226,7 +226,7 @@ func TestClientProducesWhileTheGatewayRestarts(t *testing.T) {
 
 // Replicas that share a key take each other's tickets.
 func TestReplicaTakesTicketsOfItsKey(t *testing.T) {
-	for _, transport := range []string{"ws", "h3"} {
+	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
 			c := startCluster(t, 2, saslCluster...)
 			onePartitionEach(t, c, "t", 0, 1)

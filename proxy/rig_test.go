@@ -30,7 +30,7 @@ import (
 )
 
 // transports are all ways between an agent and the brokers.
-var transports = []string{"ws", "h3", "direct"}
+var transports = []string{"ws", "h3", "h2", "direct"}
 
 // eachTransport runs a test once for each transport.
 func eachTransport(t *testing.T, test func(t *testing.T, transport string)) {

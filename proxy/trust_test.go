@@ -68,7 +68,7 @@ func askFor(t *testing.T, up Upstream, address string, ticket *tunnel.Ticket) *t
 func TestGatewayIsLedNowhereThatNoBrokerNamed(t *testing.T) {
 	const agentsToken = "the agent's token"
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
-	for _, transport := range []string{"ws", "h3"} {
+	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
 			resolver := &hostileNames{names: names{"made-up.example": {"127.0.0.1"}}}
 			var accepted func() bool
@@ -212,7 +212,7 @@ func TestNameThatChangesItsMindIsCheckedEachTime(t *testing.T) {
 func TestLoopbackIsNotDialledForRemoteBrokers(t *testing.T) {
 	loopback := silent(t, "127.0.0.1:0").String()
 	_, port, _ := net.SplitHostPort(loopback)
-	for _, transport := range []string{"ws", "h3"} {
+	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
 			resolver := &hostileNames{names: names{"self.example": {"127.0.0.1"}}}
 			gateway := startGateway(t, []string{"kafka.example:9092"}, func(g *Gateway) {

@@ -33,7 +33,7 @@ type agentFlags struct {
 	StateFile        string   `group:"Addresses of the brokers" placeholder:"FILE" default:"auto" help:"Where to remember nodes over a restart; auto: in the user's cache directory, none: nowhere."`
 	RelayUnknownAPIs bool     `name:"relay-unknown-apis" group:"Addresses of the brokers" help:"Relay API keys that are not Kafka's own. Their responses are not looked at, and may name addresses."`
 
-	Transport       string `group:"The way to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3 or ws."`
+	Transport       string `group:"The way to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
 	GatewayCAFile   string `group:"The way to the gateway" placeholder:"FILE" help:"Believe a gateway whose certificate these have signed, not those that the system trusts."`
 	GatewayCertFile string `group:"The way to the gateway" placeholder:"FILE" help:"Certificate to show to the gateway."`
 	GatewayKeyFile  string `group:"The way to the gateway" placeholder:"FILE" help:"Its key."`
@@ -201,12 +201,10 @@ func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 
 func (f *agentFlags) checkTransport(*agentPlan) error {
 	switch f.Transport {
-	case tunnel.TransportAuto, tunnel.TransportH3, tunnel.TransportWS:
+	case tunnel.TransportAuto, tunnel.TransportH3, tunnel.TransportWS, tunnel.TransportH2:
 		return nil
-	case "h2":
-		return wrong("use auto, h3 or ws", "--transport h2: this version does not have it")
 	}
-	return wrong("use auto, h3 or ws", "--transport %s: no such transport", f.Transport)
+	return wrong("use auto, h3, ws or h2", "--transport %s: no such transport", f.Transport)
 }
 
 func (f *agentFlags) checkTLS(*agentPlan) error {

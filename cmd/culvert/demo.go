@@ -24,7 +24,7 @@ const (
 // demoCmd is culvert demo: a story in three acts, all of which really happens.
 type demoCmd struct {
 	Once      bool   `group:"The demo" help:"End when all is shown. The exit code is 0 if every record has arrived."`
-	Transport string `group:"The demo" placeholder:"NAME" default:"auto" help:"auto, h3 or ws. With h3 there is no ingress: Snowflake's carries no UDP."`
+	Transport string `group:"The demo" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2. With h3 and h2 there is no ingress: Snowflake's has neither."`
 	Listen    string `group:"The demo" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address, as that of culvert agent. If the default is taken, another one is chosen."`
 }
 
@@ -152,9 +152,14 @@ func (t *story) with(ctx context.Context, s *stage) error {
 // picture shows the way that a connection takes.
 func (t *story) picture(s *stage) {
 	t.say("An agent beside the client, a gateway beside the brokers, HTTPS between them:")
-	if s.transport == tunnel.TransportH3 {
+	switch s.transport {
+	case tunnel.TransportH3:
 		t.say("  client -- agent == HTTP/3 ==> gateway -- brokers")
 		t.say("No ingress here: Snowflake's has no UDP, so the gateway is reached directly.")
+		return
+	case tunnel.TransportH2:
+		t.say("  client -- agent == HTTP/2 ==> gateway -- brokers")
+		t.say("No ingress here: Snowflake's is known for HTTP/1.1, so the gateway is reached directly.")
 		return
 	}
 	t.say("  client -- agent == WebSocket over TLS ==> ingress -- gateway -- brokers")

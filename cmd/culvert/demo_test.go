@@ -31,6 +31,7 @@ func TestDemoShowsBothProblemsAndSolvesThem(t *testing.T) {
 	ways := map[string]string{
 		"ws":   `agent == WebSocket over TLS ==> ingress -- gateway`,
 		"h3":   `agent == HTTP/3 ==> gateway`,
+		"h2":   `agent == HTTP/2 ==> gateway`,
 		"auto": `(?s)agent == WebSocket over TLS ==> ingress -- gateway.*tried HTTP/3\nfirst`,
 	}
 	for transport, way := range ways {

@@ -97,7 +97,7 @@ func (s *stage) startInside(ctx context.Context) (err error) {
 	}
 	s.roots = x509.NewCertPool()
 	s.roots.AddCert(certificate.Leaf)
-	if s.transport == tunnel.TransportH3 {
+	if s.transport == tunnel.TransportH3 || s.transport == tunnel.TransportH2 {
 		return s.startOpenGateway(ctx, certificate)
 	}
 	return s.startGatewayBehindIngress(ctx, certificate)

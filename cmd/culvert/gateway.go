@@ -23,7 +23,7 @@ type gatewayFlags struct {
 	TokenFile string   `group:"The three that matter" placeholder:"FILE" help:"Tokens that let agents in, one a line, as NAME=TOKEN."`
 	Listen    string   `group:"The three that matter" placeholder:"ADDRESS" default:":8443" help:"TCP for ws and UDP for h3."`
 
-	TLSCertFile string `name:"tls-cert-file" group:"TLS with the agents" placeholder:"FILE" help:"Certificate. Without it: plain HTTP/1.1 and no h3, for a place behind an ingress."`
+	TLSCertFile string `name:"tls-cert-file" group:"TLS with the agents" placeholder:"FILE" help:"Certificate. Without it: plain HTTP and no h3, for a place behind an ingress."`
 	TLSKeyFile  string `name:"tls-key-file" group:"TLS with the agents" placeholder:"FILE" help:"Its key."`
 
 	ClientCAFile   string   `group:"Who may come in" placeholder:"FILE" help:"Let in only agents that show a certificate which these have signed."`
@@ -79,9 +79,9 @@ func (c *gatewayCmd) Run(a *app) error {
 
 func (f *gatewayFlags) transports() string {
 	if f.TLSCertFile == "" {
-		return "ws behind an ingress"
+		return "ws, h2 behind an ingress"
 	}
-	return "h3, ws"
+	return "h3, ws, h2"
 }
 
 // gatewayPlan is what the flags mean. Nothing has been opened for it yet.

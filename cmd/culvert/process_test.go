@@ -263,13 +263,13 @@ func TestRecordsGoThroughBothEndsAndSIGTERMEndsThemWell(t *testing.T) {
 	needSignals(t)
 	broker := cluster(t)
 	cert, key := certificate(t)
-	for _, transport := range []string{"ws", "h3", "auto"} {
+	for _, transport := range []string{"ws", "h3", "h2", "auto"} {
 		t.Run(transport, func(t *testing.T) {
 			tokens := write(t, "laptop=0123456789abcdef\n")
 			gateway := start(t, "gateway", "--bootstrap", broker, "--token-file", tokens, "--listen", "127.0.0.1:0",
 				"--tls-cert-file", cert, "--tls-key-file", key, "--admin-listen", "127.0.0.1:0")
 			line := gateway.ready()
-			address := find(t, `^culvert gateway ready: listening on (127\.0\.0\.1:\d+) \(h3, ws\), bootstrap 127\.0\.0\.1:\d+, admin http://`, line)
+			address := find(t, `^culvert gateway ready: listening on (127\.0\.0\.1:\d+) \(h3, ws, h2\), bootstrap 127\.0\.0\.1:\d+, admin http://`, line)
 			gatewayAdmin := find(t, `admin (http://\S+)$`, line)
 
 			agent := start(t, "agent", "--gateway-url", "https://"+address, "--gateway-ca-file", cert, "--token-file", tokens,
@@ -336,7 +336,7 @@ func TestEachHopIsTLSWithItsOwnFiles(t *testing.T) {
 	gateway := start(t, slices.Concat([]string{"gateway", "--bootstrap", broker, "--listen", "127.0.0.1:0", "--admin-listen", "none",
 		"--tls-cert-file", cert, "--tls-key-file", key, "--client-ca-file", cert}, toBrokers)...)
 	url := "https://" + find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.ready())
-	for _, transport := range []string{"ws", "h3"} {
+	for _, transport := range []string{"ws", "h3", "h2"} {
 		agent := start(t, slices.Concat([]string{"agent", "--gateway-url", url, "--transport", transport, "--gateway-ca-file", cert,
 			"--gateway-cert-file", cert, "--gateway-key-file", key}, toClients)...)
 		roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.ready()), client)

@@ -11,6 +11,8 @@ import (
 func BenchmarkWS(b *testing.B)    { benchmark(b, "ws") }
 func BenchmarkPlain(b *testing.B) { benchmark(b, "plain") }
 func BenchmarkH3(b *testing.B)    { benchmark(b, "h3") }
+func BenchmarkH2(b *testing.B)    { benchmark(b, "h2") }
+func BenchmarkH2C(b *testing.B)   { benchmark(b, "h2c") }
 
 // benchmark moves bytes from the dialling end to the gateway's, in this process.
 func benchmark(b *testing.B, kind string) {

@@ -54,6 +54,7 @@ type Dialer struct {
 	tls  *tls.Config // TLS with what a resumed session needs
 	race *race       // nil unless Transport is auto
 	h3   carriers
+	h2   h2Conns
 
 	mu      sync.Mutex
 	closed  bool
@@ -165,6 +166,8 @@ func (d *Dialer) dialOpen(ctx context.Context, transport string, o Open) (*Conn,
 		x, err = d.dialWS(ctx)
 	case TransportH3:
 		x, err = d.dialH3(ctx)
+	case TransportH2:
+		x, err = d.dialH2(ctx)
 	default:
 		err = fmt.Errorf("no such transport")
 	}
@@ -226,6 +229,7 @@ func (d *Dialer) Close() error {
 	})
 	defer hurry.Stop()
 	d.pending.Wait()
+	d.h2.close()
 	return d.h3.close()
 }
 

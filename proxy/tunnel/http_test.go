@@ -57,7 +57,9 @@ func TestTheGatewayAnswersWhoeverComesByMistake(t *testing.T) {
 		{"GET", "/", nil, 404, "this is a culvert gateway; its tunnel is at /culvert"},
 		{"GET", "/favicon.ico", nil, 404, "/culvert"},
 		{"GET", "/prefix/culvert", nil, 426, "culvert agent --gateway-url"},
-		{"POST", "/culvert", nil, 405, "culvert agent --gateway-url"},
+		{"PUT", "/culvert", nil, 405, "culvert agent --gateway-url"},
+		{"POST", "/culvert", nil, 415, "application/octet-stream"},
+		{"POST", "/culvert", http.Header{"Content-Type": {"application/octet-stream"}}, 400, "keeps a request until it is whole"},
 		{"GET", "/culvert", http.Header{"Origin": {"https://evil.example"}}, 403, "https://evil.example"},
 		{"GET", "/culvert", http.Header{"Upgrade": {"websocket"}, "Connection": {"upgrade"}, "Sec-Websocket-Version": {"12"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}, 426, "Sec-WebSocket-Version"},
 	} {
@@ -199,14 +201,14 @@ func TestWSOffersHTTP1Alone(t *testing.T) {
 func TestDrainingRefusesNewStreamsAndKeepsTheOld(t *testing.T) {
 	forEachKind(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
-		late, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer late.Close()
 		if r.dialer.Transport == TransportWS { // the exchange stands, and its OPEN comes late
+			late, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer late.Close()
 			r.server.drain()
-			_, err := late.Opened(t.Context())
+			_, err = late.Opened(t.Context())
 			if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeDraining {
 				t.Errorf("OPEN while draining: %v", err)
 			}

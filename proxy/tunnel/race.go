@@ -46,11 +46,11 @@ func newRace(order []string, t timing, hello func(context.Context, string) error
 func transports(scheme, host string) []string {
 	switch {
 	case scheme == "http":
-		return []string{TransportWS}
+		return []string{TransportWS, TransportH2}
 	case strings.HasSuffix(host, ".snowflakecomputing.app"), strings.HasSuffix(host, ".snowflake.app"):
-		return []string{TransportWS, TransportH3}
+		return []string{TransportWS, TransportH3, TransportH2}
 	}
-	return []string{TransportH3, TransportWS}
+	return []string{TransportH3, TransportWS, TransportH2}
 }
 
 // choose returns the winner, and waits for one if there is none.
@@ -167,5 +167,9 @@ func (r *race) run(ctx context.Context) (winner string, err error) {
 	if len(failures) == 1 {
 		return "", failures[0]
 	}
-	return "", explain(fmt.Errorf("no transport reaches the gateway: %w; %w", failures[0], failures[1]))
+	err = failures[0]
+	for _, next := range failures[1:] {
+		err = fmt.Errorf("%w; %w", err, next)
+	}
+	return "", explain(fmt.Errorf("no transport reaches the gateway: %w", err))
 }

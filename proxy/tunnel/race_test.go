@@ -125,9 +125,9 @@ func TestManyDialsShareARace(t *testing.T) {
 
 func TestTransportsOfSnowparkBeginWithWS(t *testing.T) {
 	for url, want := range map[string]string{
-		"https kafka.example.com":                   "[h3 ws]",
-		"https abc-org-acct.snowflakecomputing.app": "[ws h3]",
-		"http gateway":                              "[ws]",
+		"https kafka.example.com":                   "[h3 ws h2]",
+		"https abc-org-acct.snowflakecomputing.app": "[ws h3 h2]",
+		"http gateway":                              "[ws h2]",
 	} {
 		scheme, host, _ := strings.Cut(url, " ")
 		if got := fmt.Sprint(transports(scheme, host)); got != want {

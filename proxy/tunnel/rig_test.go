@@ -49,16 +49,20 @@ func (s *served) returned() { s.once.Do(func() { close(s.done) }) }
 // finish closes the stream at the gateway's end.
 func (s *served) finish() { s.Conn.Close() }
 
-// newRig starts a gateway on loopback: "ws", "h3" and "auto" with TLS, "plain" for ws without, "noudp" for TLS with nobody behind the UDP port.
+// newRig starts a gateway on loopback: "ws", "h2", "h3" and "auto" with TLS, "plain" and "h2c" for ws and h2 without, "noudp" for TLS with nobody
+// behind the UDP port.
 func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	t.Helper()
-	tcp, udp := listenOn(t, kind != "plain" && kind != "noudp")
+	tcp, udp := listenOn(t, kind != "plain" && kind != "h2c" && kind != "noudp")
 	r := &rig{t: t, addr: tcp.Addr().String(), served: make(chan *served, 100)}
 	r.server = &Server{Serve: r.serve, Opened: func() Opened { return Opened{Gateway: "test", Reviewed: []int16{3}} }}
 	r.dialer = &Dialer{URL: &url.URL{Scheme: "https", Host: r.addr}, Transport: kind}
-	if kind == "plain" {
+	switch kind {
+	case "plain":
 		r.dialer.URL.Scheme, r.dialer.Transport = "http", TransportWS
-	} else {
+	case "h2c":
+		r.dialer.URL.Scheme, r.dialer.Transport = "http", TransportH2
+	default:
 		r.server.TLS, r.dialer.TLS = testTLS()
 	}
 	r.start(tcp, udp, adapt)

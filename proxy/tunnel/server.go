@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,7 +52,7 @@ type Server struct {
 	// Tickets are what a hello is told. nil means none.
 	Tickets func() []Ticket
 
-	// TLS is for both TCP and UDP; nil means plain HTTP/1.1 on TCP, behind an ingress, and no h3.
+	// TLS is for both TCP and UDP; nil means plain HTTP/1.1 and HTTP/2 on TCP, behind an ingress, and no h3.
 	TLS *tls.Config
 
 	Logger *slog.Logger // nil discards
@@ -98,8 +99,13 @@ func (s *Server) init() {
 			IdleTimeout:       time.Minute,
 			MaxHeaderBytes:    maxHeader,
 			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-			TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
+			Protocols:         new(http.Protocols),
+			HTTP2:             h2Config(),
+			ConnContext:       withConn,
 		}
+		s.http.Protocols.SetHTTP1(true)
+		s.http.Protocols.SetHTTP2(s.TLS != nil)
+		s.http.Protocols.SetUnencryptedHTTP2(s.TLS == nil)
 	})
 }
 
@@ -117,7 +123,7 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	}
 	ln := net.Listener(wireListener{tcp})
 	if s.TLS != nil {
-		ln = tls.NewListener(ln, serverTLS(s.TLS, "http/1.1"))
+		ln = tls.NewListener(ln, serverTLS(s.TLS, "h2", "http/1.1"))
 	}
 	s.serves.Go(func() { failed <- s.http.Serve(ln) })
 	select {
@@ -132,10 +138,10 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	}
 }
 
-// serverTLS is ours for one protocol. Records have their full size from the start: small ones cost more than they win on a tunnel.
-func serverTLS(base *tls.Config, alpn string) *tls.Config {
+// serverTLS is ours for some protocols. Records have their full size from the start: small ones cost more than they win on a tunnel.
+func serverTLS(base *tls.Config, alpn ...string) *tls.Config {
 	c := base.Clone()
-	c.NextProtos = []string{alpn}
+	c.NextProtos = alpn
 	c.MinVersion = tls.VersionTLS13
 	c.DynamicRecordSizingDisabled = true
 	if each := base.GetConfigForClient; each != nil {
@@ -146,7 +152,7 @@ func serverTLS(base *tls.Config, alpn string) *tls.Config {
 			}
 			own = own.Clone()
 			own.GetConfigForClient = nil
-			return serverTLS(own, alpn), nil
+			return serverTLS(own, alpn...), nil
 		}
 	}
 	return c
@@ -241,18 +247,30 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "this is a culvert gateway; its tunnel is at "+Path)
 	case r.Header.Get("Origin") != "":
 		refuse(w, http.StatusForbidden, "a culvert gateway takes no requests from web pages (Origin: "+r.Header.Get("Origin")+")")
-	case r.ProtoMajor < 3 && r.Method != http.MethodGet, r.ProtoMajor == 3 && r.Method != http.MethodConnect:
-		h.Set("Allow", map[bool]string{false: http.MethodGet, true: http.MethodConnect}[r.ProtoMajor == 3])
+	case !slices.Contains(methods(r), r.Method):
+		h.Set("Allow", strings.Join(methods(r), ", "))
 		refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here")
-	case r.ProtoMajor < 3 && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
+	case r.Method == http.MethodPost && refusePost(w, r):
+	case r.Method == http.MethodGet && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
 		h.Set("Upgrade", "websocket")
 		h.Set("Connection", "Upgrade")
 		refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here. If an agent sent this, something on the way removed its Upgrade header")
-	case r.ProtoMajor == 3 && r.Proto != h3Protocol:
+	case r.Method == http.MethodConnect && r.Proto != h3Protocol:
 		refuse(w, http.StatusNotImplemented, "extended CONNECT with :protocol "+r.Proto+", want "+h3Protocol)
 	default:
 		s.serveTunnel(w, r)
 	}
+}
+
+// methods are those that open a tunnel over the HTTP version of r.
+func methods(r *http.Request) []string {
+	switch r.ProtoMajor {
+	case 3:
+		return []string{http.MethodConnect}
+	case 2:
+		return []string{http.MethodPost}
+	}
+	return []string{http.MethodGet, http.MethodPost}
 }
 
 func refuse(w http.ResponseWriter, status int, sentence string) {
@@ -263,7 +281,7 @@ func refuse(w http.ResponseWriter, status int, sentence string) {
 }
 
 func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
-	p := Peer{Addr: r.RemoteAddr, Transport: TransportWS}
+	p := Peer{Addr: r.RemoteAddr, Transport: transportOf(r)}
 	if s.Authenticate != nil {
 		var err error
 		if p.Identity, err = s.Authenticate(r); err != nil {
@@ -273,15 +291,31 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if s.isDraining() {
+		if r.ProtoMajor < 3 {
+			w.Header().Set("Connection", "close") // in HTTP/2 a GOAWAY
+		}
 		refuse(w, http.StatusServiceUnavailable, "this gateway is draining")
 		return
 	}
-	if r.ProtoMajor == 3 {
-		p.Transport = TransportH3
+	switch p.Transport {
+	case TransportH3:
 		s.serveH3(w, r, p)
-		return
+	case TransportH2:
+		s.servePost(w, r, p)
+	default:
+		s.serveWS(w, r, p)
 	}
-	s.serveWS(w, r, p)
+}
+
+// transportOf names the transport of a request that opens a tunnel. A POST over HTTP/1.1 is what front doors make of one over HTTP/2.
+func transportOf(r *http.Request) string {
+	switch {
+	case r.ProtoMajor == 3:
+		return TransportH3
+	case r.Method == http.MethodPost:
+		return TransportH2
+	}
+	return TransportWS
 }
 
 func (s *Server) isDraining() bool {

@@ -35,6 +35,7 @@ const (
 	TransportAuto = "auto"
 	TransportH3   = "h3"
 	TransportWS   = "ws"
+	TransportH2   = "h2"
 )
 
 // A Ticket lets its bearer reach one address. Only gateways make and verify them; to the tunnel they are opaque.

@@ -131,6 +131,10 @@ func (c *Conn) writeFailed(err error) error {
 	if isTimeout(err) {
 		return os.ErrDeadlineExceeded
 	}
+	if e, ok := err.(*refused); ok {
+		c.writeErr = e.err
+		return e.err
+	}
 	c.writeErr = cut(err)
 	return c.writeErr
 }

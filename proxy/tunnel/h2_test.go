@@ -1,0 +1,354 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var noLog = log.New(io.Discard, "", 0)
+
+// h2Count is how many HTTP/2 connections a dialler has that live, and their streams.
+func (r *rig) h2Count() (conns, streams int) {
+	p := &r.dialer.h2
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.list {
+		if !c.isDead() {
+			conns++
+			streams += c.streams
+		}
+	}
+	return conns, streams
+}
+
+// waitH2 waits until n connections are left.
+func (r *rig) waitH2(n int) {
+	r.t.Helper()
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		conns, streams := r.h2Count()
+		if conns == n {
+			return
+		}
+		if time.Since(start) > 10*time.Second {
+			r.t.Fatalf("%d connections with %d streams are left, want %d connections", conns, streams, n)
+		}
+	}
+}
+
+func TestAFewStreamsShareAnHTTP2Connection(t *testing.T) {
+	r := newRig(t, "h2c", func(r *rig) { r.dialer.h2.own = 2 })
+	for i := range 2 * maxShared {
+		r.dial()
+		if conns, streams := r.h2Count(); conns != i/maxShared+1 || streams != i+1 {
+			t.Fatalf("after %d streams: %d connections with %d", i+1, conns, streams)
+		}
+	}
+	for range 2 * (maxStreams - maxShared) {
+		r.dial()
+	}
+	if conns, streams := r.h2Count(); conns != 2 || streams != 2*maxStreams {
+		t.Errorf("%d connections for %d streams, want 2", conns, streams)
+	}
+	r.dial()
+	if conns, _ := r.h2Count(); conns != 3 {
+		t.Errorf("%d connections for %d streams, want 3", conns, 2*maxStreams+1)
+	}
+}
+
+// A thousand clients that come back at once are not a thousand TLS handshakes.
+func TestDialsThatComeAtOnceShareConnections(t *testing.T) {
+	r := newRig(t, "h2")
+	var dials sync.WaitGroup
+	for range 4 * maxShared {
+		dials.Go(func() { r.dial() })
+	}
+	dials.Wait()
+	if conns, streams := r.h2Count(); conns != 4 || streams != 4*maxShared {
+		t.Errorf("%d connections with %d streams, want 4 with %d", conns, streams, 4*maxShared)
+	}
+}
+
+func TestWhatIsOverLeavesItsConnection(t *testing.T) {
+	r := newRig(t, "h2")
+	ends := map[string]func(c *Conn, s *served){
+		"both finish": func(c *Conn, s *served) {
+			s.CloseWrite()
+			c.CloseWrite()
+			io.ReadAll(c)
+			io.ReadAll(s)
+			s.Conn.Close()
+			c.Close()
+		},
+		"agent cuts":   func(c *Conn, s *served) { c.Close() },
+		"gateway cuts": func(c *Conn, s *served) { s.Conn.Close(); io.ReadAll(c); c.Close() },
+		"agent resets": func(c *Conn, s *served) {
+			c.Reset(&Error{CodeClient, "gone"})
+			io.ReadAll(s)
+			s.Conn.Close()
+			c.Close()
+		},
+		"gateway resets": func(c *Conn, s *served) {
+			s.Reset(&Error{CodeBroker, "gone"})
+			io.ReadAll(c)
+			s.Conn.Close()
+			c.Close()
+		},
+	}
+	for name, end := range ends {
+		c, s := r.dial()
+		end(c, s)
+		for start := time.Now(); ; time.Sleep(time.Millisecond) {
+			conns, streams := r.h2Count()
+			if streams == 0 && conns == 1 {
+				break
+			}
+			if time.Since(start) > 10*time.Second {
+				t.Fatalf("%s: %d streams are left on %d connections", name, streams, conns)
+			}
+		}
+		if n := r.dialer.h2.list[0].http.InFlight(); n != 0 {
+			t.Errorf("%s: %d requests are in flight", name, n)
+		}
+	}
+}
+
+func TestIdleHTTP2ConnectionsAreClosed(t *testing.T) {
+	r := newRig(t, "h2", func(r *rig) {
+		r.dialer.timing = defaultTiming
+		r.dialer.timing.idle = 50 * time.Millisecond
+	})
+	c, _ := r.dial()
+	c.Close()
+	r.waitH2(0)
+	r.dial()
+}
+
+func TestADeadHTTP2ConnectionIsReplaced(t *testing.T) {
+	r := newRig(t, "h2")
+	c, _ := r.dial()
+	r.dialer.h2.list[0].conn.Close()
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrCut) {
+		t.Errorf("Read on a dead connection: %v, want ErrCut", err)
+	}
+	c.Close()
+	r.dial()
+}
+
+// An agent leaves the connection of a gateway that drains, and what runs on it goes on.
+func TestDrainingSendsGOAWAY(t *testing.T) {
+	r := newRig(t, "h2")
+	c, s := r.dial()
+	r.server.drain()
+	fresh, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
+	if err == nil {
+		_, err = fresh.Opened(t.Context())
+		fresh.Close()
+	}
+	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeDraining {
+		t.Errorf("Dial = %v, want draining", err)
+	}
+	for start := time.Now(); r.dialer.h2.list[0].room() > 0; time.Sleep(time.Millisecond) {
+		if time.Since(start) > 10*time.Second {
+			t.Fatal("the connection is still in use")
+		}
+	}
+	io.WriteString(c, "still here")
+	if got, err := io.ReadAll(io.LimitReader(s, 10)); string(got) != "still here" || err != nil {
+		t.Errorf("the old stream: %q, %v", got, err)
+	}
+}
+
+// What is over h2 elsewhere offers, or speaks, HTTP/1.1 alone.
+func TestWhatDoesNotSpeakHTTP2IsTold(t *testing.T) {
+	dial := func(r *rig) error {
+		c, err := r.dialer.Dial(t.Context(), Open{})
+		if err == nil {
+			_, err = c.Opened(t.Context())
+			c.Close()
+		}
+		return err
+	}
+	for _, protos := range [][]string{nil, {"http/1.1"}} {
+		s := httptest.NewUnstartedServer(http.NotFoundHandler())
+		s.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
+		s.Config.ErrorLog = noLog
+		s.TLS, _ = testTLS()
+		s.TLS = s.TLS.Clone()
+		s.TLS.NextProtos = protos
+		s.StartTLS()
+		r := newRig(t, "h2", func(r *rig) { r.dialer.URL.Host = s.Listener.Addr().String() })
+		if err := dial(r); err == nil || !strings.HasSuffix(err.Error(), " over h2: what answered does not speak HTTP/2") {
+			t.Errorf("TLS with ALPN %v: %v", protos, err)
+		}
+		s.Close()
+	}
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	r := newRig(t, "h2c", func(r *rig) { r.dialer.URL.Host = s.Listener.Addr().String() })
+	if err := dial(r); err == nil || !strings.Contains(err.Error(), "what answered does not speak HTTP/2") && !strings.Contains(err.Error(), "POST not answered") {
+		t.Errorf("plain HTTP/1.1: %v", err)
+	}
+}
+
+// A web server that answers any POST with 200 is no gateway.
+func TestASuccessThatIsNoGatewaysIsNoTunnel(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		io.WriteString(w, "<html>")
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	defer s.Close()
+	r := newRig(t, "h2c", func(r *rig) { r.dialer.URL.Host = s.Listener.Addr().String() })
+	c, err := r.dialer.Dial(t.Context(), Open{})
+	if err == nil {
+		defer c.Close()
+		_, err = c.Opened(t.Context())
+	}
+	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Gateway || !strings.Contains(err.Error(), "answered 200 OK with text/html where a tunnel was asked for") {
+		t.Errorf("Opened = %v", err)
+	}
+}
+
+// newFrontDoorRig is newRig with a front door before the gateway that makes HTTP/1.1 of HTTP/2.
+func newFrontDoorRig(t *testing.T) *rig {
+	door := httptest.NewUnstartedServer(nil)
+	door.Config.Protocols = new(http.Protocols)
+	door.Config.Protocols.SetUnencryptedHTTP2(true)
+	r := newRig(t, "h2c")
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: r.addr})
+	proxy.ErrorLog = noLog
+	proxy.FlushInterval = -1
+	transport := &http.Transport{}
+	proxy.Transport = transport
+	door.Config.Handler = proxy
+	door.Start()
+	r.dialer.URL.Host = door.Listener.Addr().String()
+	t.Cleanup(func() {
+		r.dialer.Close()
+		door.Close()
+		transport.CloseIdleConnections()
+	})
+	return r
+}
+
+// nginx, and others, turn a POST over HTTP/2 into one over HTTP/1.1.
+func TestPOSTThroughAFrontDoorThatSpeaksHTTP1(t *testing.T) {
+	r := newFrontDoorRig(t)
+	if _, err := r.dialer.Hello(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	c, s := r.dial()
+	if s.peer.Transport != TransportH2 {
+		t.Errorf("transport at the gateway = %s", s.peer.Transport)
+	}
+	want := random(4 << 20)
+	for _, ends := range [][2]*Conn{{c, s.Conn}, {s.Conn, c}} {
+		go func() {
+			ends[0].Write(want)
+			ends[0].CloseWrite()
+		}()
+		if got, err := io.ReadAll(ends[1]); err != nil || string(got) != string(want) {
+			t.Errorf("read %d of %d bytes, %v", len(got), len(want), err)
+		}
+	}
+
+	c, s = r.dial()
+	io.WriteString(s, "bytes")
+	s.Reset(&Error{CodeBroker, "gone"})
+	got, err := io.ReadAll(c)
+	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeBroker || string(got) != "bytes" {
+		t.Errorf("read %q, %v, want the gateway's ERROR", got, err)
+	}
+
+	c, s = r.dial()
+	io.WriteString(c, "bytes")
+	c.Reset(&Error{CodeClient, "gone"})
+	got, err = io.ReadAll(s)
+	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeClient || string(got) != "bytes" {
+		t.Errorf("read %q, %v, want the agent's ERROR", got, err)
+	}
+
+	c, s = r.dial()
+	s.Conn.Close()
+	if _, err := io.ReadAll(c); !errors.Is(err, ErrCut) {
+		t.Errorf("behind a cut: %v", err)
+	}
+}
+
+// The header of the answer must not wait for the body of the request to end: whoever buffers either is found out so.
+func TestAPOSTIsAnsweredAtOnce(t *testing.T) {
+	r := newRig(t, "h2c")
+	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetHTTP1(version == "HTTP/1.1")
+		tr.Protocols.SetUnencryptedHTTP2(version == "HTTP/2.0")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		body, more := io.Pipe()
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+r.addr+"/culvert", body)
+		req.Header.Set("Content-Type", postType)
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatalf("%s: %v", version, err)
+		}
+		for name, want := range map[string]string{"Content-Type": postType, "Cache-Control": "no-store", "X-Accel-Buffering": "no", headerGateway: "test"} {
+			if got := resp.Header.Get(name); got != want {
+				t.Errorf("%s: %s = %q, want %q", version, name, got, want)
+			}
+		}
+		if resp.Proto != version || resp.StatusCode != http.StatusOK || resp.ContentLength != -1 {
+			t.Errorf("%s: answer %s %s of %d bytes", version, resp.Proto, resp.Status, resp.ContentLength)
+		}
+		cancel()
+		more.Close()
+		resp.Body.Close()
+		tr.CloseIdleConnections()
+	}
+}
+
+// h2c is for those who know. An upgrade to it would open a way around what an ingress checks.
+func TestNoUpgradeToH2C(t *testing.T) {
+	r := newRig(t, "h2c")
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET /culvert HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	head := make([]byte, 12)
+	if _, err := io.ReadFull(conn, head); err != nil || string(head) != "HTTP/1.1 426" {
+		t.Errorf("Upgrade: h2c is answered with %q, %v", head, err)
+	}
+}
+
+func TestMethodsOfEachHTTPVersion(t *testing.T) {
+	r := newRig(t, "h2")
+	for proto, want := range map[string]string{"HTTP/1.1": "GET, POST", "HTTP/2.0": "POST"} {
+		tr := &http.Transport{TLSClientConfig: r.dialer.TLS.Clone(), Protocols: new(http.Protocols)}
+		tr.Protocols.SetHTTP1(proto == "HTTP/1.1")
+		tr.Protocols.SetHTTP2(proto == "HTTP/2.0")
+		resp, err := tr.RoundTrip(httptest.NewRequest(http.MethodPut, "https://"+r.addr+"/culvert", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		tr.CloseIdleConnections()
+		if got := resp.Header.Get("Allow"); got != want || resp.Proto != proto || resp.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("PUT over %s: %s, Allow: %s, want %s", resp.Proto, resp.Status, got, want)
+		}
+	}
+}
