@@ -191,6 +191,13 @@ func (a *Agent) restore() {
 	}
 }
 
+// maxSpares bounds the streams that are ready before clients come.
+const maxSpares = 8
+
+// keepSpares has as many streams ready as a client opens when it begins: one to
+// each node, and one to find them.
+func (a *Agent) keepSpares() { a.Upstream.spare(min(a.nodes.count()+1, maxSpares)) }
+
 // noteChange has the state saved, soon.
 func (a *Agent) noteChange() {
 	select {
@@ -251,16 +258,15 @@ func (a *Agent) greet(ctx context.Context, done chan<- struct{}) {
 func (a *Agent) hello(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var tickets []tunnel.Ticket
-	opened, err := a.Upstream.hello(ctx, func(t tunnel.Ticket) { tickets = append(tickets, t) })
+	welcome, err := a.Upstream.hello(ctx)
 	if err != nil {
 		return err
 	}
-	a.answered(opened)
-	if len(tickets) == 0 {
+	a.answered(welcome.Opened)
+	if len(welcome.Tickets) == 0 {
 		return nil
 	}
-	return a.nodes.recall(tickets[0].ClusterID, tickets)
+	return a.nodes.recall(welcome.Tickets[0].ClusterID, welcome.Tickets)
 }
 
 // answered takes note of a gateway's answer.

@@ -1,12 +1,15 @@
 package proxy
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -62,11 +65,17 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	if err := c.await(requests, c.near); err != nil {
 		return // a probe, which opens no stream
 	}
-	if _, _, err := c.peekRequest(requests); err != nil {
+	first, isToken, err := c.peekRequest(requests)
+	if err != nil {
 		c.greetStranger(c.unreadable(requests, err))
 		return
 	}
-	if err := c.open(ctx); err != nil {
+	c.firstAt = time.Now()
+	var early []byte
+	if !isToken {
+		early = c.repeatable(requests, first)
+	}
+	if err := c.open(ctx, early); err != nil {
 		c.ended(metrics.CloseDial, err)
 		c.unlearn()
 		c.report()
@@ -103,11 +112,38 @@ func (c *agentConn) transport() string {
 	return c.agent.Upstream.transport()
 }
 
-// open opens the stream to where the listener leads.
-func (c *agentConn) open(ctx context.Context) error {
+// maxRepeatable bounds the first request that may be sent twice. Those that
+// introduce a client are some hundred bytes; Metadata may name many topics.
+const maxRepeatable = 4 << 10
+
+// repeatable returns the first request of a connection if it may be sent twice,
+// and nil if not: it must change nothing, be here as a whole, and go to the
+// broker as it is.
+func (c *agentConn) repeatable(f *protocol.Flow, r protocol.Request) []byte {
+	switch r.Key {
+	case protocol.APIVersions, protocol.SASLHandshake, protocol.Metadata:
+	default:
+		return nil
+	}
+	if r.Size > int64(min(f.Buffered(), maxRepeatable)) {
+		return nil
+	}
+	if answer, err := c.screen(r); answer != nil || err != nil {
+		return nil
+	}
+	b, err := f.Peek(int(r.Size), maxRepeatable)
+	if err != nil {
+		return nil
+	}
+	return bytes.Clone(b)
+}
+
+// open opens the stream to where the listener leads. Nothing of the client's
+// but early leaves before the gateway has answered.
+func (c *agentConn) open(ctx context.Context, early []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var ticket *tunnel.Ticket
+	to := destination{onTicket: c.agent.nodes.addTicket, first: early}
 	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the table is asked: see dropCluster
 	if c.nodeID != bootstrapNode {
 		found, err := c.agent.find(ctx, c.nodeID)
@@ -115,18 +151,15 @@ func (c *agentConn) open(ctx context.Context) error {
 			c.lent = true
 			c.log.Info("node unknown, a bootstrap broker is lent for introductions", "err", err)
 		} else {
-			c.address, ticket = found.address, found.ticket
+			c.address, to.ticket = found.address, found.ticket
 		}
 	}
-	far, err := c.agent.Upstream.dial(ctx, c.address, ticket, c.agent.nodes.addTicket)
+	to.address = c.address
+	far, sent, err := c.agent.Upstream.dial(ctx, to)
 	if err != nil {
-		to := c.address
-		if to == "" {
-			to = "a bootstrap broker"
-		}
-		return errNoStream(to, err)
+		return errNoStream(cmp.Or(c.address, "a bootstrap broker"), err)
 	}
-	c.far = &source{Conn: far}
+	c.far = &source{Conn: far, sent: sent}
 	return nil
 }
 

@@ -139,9 +139,11 @@ func TestStrangersAreRefusedInWords(t *testing.T) {
 // quietUpstream says hello without a dial, so that a test can tell every dial.
 type quietUpstream struct{ Upstream }
 
-func (quietUpstream) hello(context.Context, func(tunnel.Ticket)) (tunnel.Opened, error) {
-	return tunnel.Opened{}, nil
+func (quietUpstream) hello(context.Context) (tunnel.Welcome, error) {
+	return tunnel.Welcome{}, nil
 }
+
+func (quietUpstream) spare(int) {}
 
 func dialAgent(t *testing.T, address string) *net.TCPConn {
 	t.Helper()

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +67,7 @@ type conn struct {
 	log     *slog.Logger
 	loud    *loud // shared by all connections of a process
 
+	firstAt    time.Time // owned by requests: when the first request's header had been read, where that was before run
 	inflight   *inflight
 	clientSent bool // owned by requests: a frame has been passed
 	tokens     int  // owned by requests: raw SASL tokens passed in a row
@@ -85,6 +87,7 @@ type ending struct {
 type source struct {
 	net.Conn
 	timed   bool             // owned by the reader
+	sent    int              // owned by the writer: bytes that it is about to write and that are there already
 	limited io.LimitedReader // as timed; here, for Splice not to allocate it
 }
 
@@ -96,6 +99,16 @@ func (s *source) Read(p []byte) (int, error) {
 		}
 		s.SetReadDeadline(time.Time{})
 	}
+}
+
+func (s *source) Write(p []byte) (int, error) {
+	n := min(s.sent, len(p))
+	s.sent -= n
+	if n == len(p) {
+		return n, nil
+	}
+	k, err := s.Conn.Write(p[n:])
+	return n + k, err
 }
 
 // Splice implements what a [protocol.Flow] asks of its destination, where both
@@ -121,9 +134,13 @@ func (s *source) Splice(from io.Reader, n int64) int64 {
 func (c *conn) run(ctx context.Context, requests *protocol.Flow) {
 	defer context.AfterFunc(ctx, func() { c.cut(context.Cause(ctx)) })()
 	requests.To(c.far)
+	var err error
+	if c.far.sent > 0 { // its response may be here already
+		err = c.request(requests)
+	}
 	responses := make(chan struct{})
 	go c.runResponses(responses)
-	c.runRequests(requests, responses)
+	c.runRequests(requests, err, responses)
 	<-responses
 	c.inflight.close()
 	c.near.Close()
@@ -182,10 +199,13 @@ func (c *conn) cut(why error) {
 	reset(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: why.Error()})
 }
 
-// runRequests relays requests and then ends far.
-func (c *conn) runRequests(f *protocol.Flow, responses <-chan struct{}) {
+// runRequests relays requests, unless the first one has failed, and then ends
+// far.
+func (c *conn) runRequests(f *protocol.Flow, err error, responses <-chan struct{}) {
 	defer f.Release()
-	err := c.requests(f)
+	if err == nil {
+		err = c.requests(f)
+	}
 	var refused *refusal
 	var write *protocol.WriteError
 	switch {
@@ -362,7 +382,8 @@ func (c *conn) request(f *protocol.Flow) error {
 		return c.token(f)
 	}
 	c.clientSent, c.tokens = true, 0
-	in := request{Request: r, at: time.Now()}
+	in := request{Request: r, at: cmp.Or(c.firstAt, time.Now())}
+	c.firstAt = time.Time{}
 	if c.screen != nil {
 		if in.answer, err = c.screen(r); err != nil {
 			return err

@@ -51,19 +51,18 @@ func (a *Agent) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
 	epoch := a.nodes.epoch()
-	c, err := a.Upstream.dial(ctx, "", nil, a.nodes.addTicket)
+	request := kmsg.NewPtrMetadataRequest()
+	request.Version = askVersion
+	request.Topics = []kmsg.MetadataRequestTopic{} // none, where nil would be all
+	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID("culvert-agent")).AppendRequest(nil, request, 0)
+	c, sent, err := a.Upstream.dial(ctx, destination{onTicket: a.nodes.addTicket, first: frame})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	deadline, _ := ctx.Deadline()
 	c.SetDeadline(deadline)
-
-	request := kmsg.NewPtrMetadataRequest()
-	request.Version = askVersion
-	request.Topics = []kmsg.MetadataRequestTopic{} // none, where nil would be all
-	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID("culvert-agent")).AppendRequest(nil, request, 0)
-	if _, err := c.Write(frame); err != nil {
+	if _, err := c.Write(frame[sent:]); err != nil {
 		return err
 	}
 	f := protocol.NewFlow(c, io.Discard)

@@ -98,7 +98,7 @@ func stoppedGateway(t *testing.T, answer []byte) {
 	gateway := startGateway(t, []string{broker}, func(g *Gateway) { g.DrainTimeout = 50 * time.Millisecond })
 	up := tunnelTo(t, gateway.address, "ws")
 	t.Cleanup(func() { up.close() })
-	s, err := up.dial(t.Context(), "", nil, nil)
+	s, _, err := up.dial(t.Context(), destination{})
 	if err != nil {
 		t.Fatal(err)
 	}

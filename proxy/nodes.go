@@ -91,6 +91,13 @@ func (t *nodes) init() {
 	t.deadEnds = map[int]endpoint{}
 }
 
+// count is how many nodes are known.
+func (t *nodes) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.known)
+}
+
 // epoch changes when a cluster is dropped for another one.
 func (t *nodes) epoch() int {
 	t.mu.Lock()

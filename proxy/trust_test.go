@@ -47,7 +47,7 @@ func askFor(t *testing.T, up Upstream, address string, ticket *tunnel.Ticket) *t
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	c, err := up.dial(ctx, address, ticket, nil)
+	c, _, err := up.dial(ctx, destination{address: address, ticket: ticket})
 	if err != nil {
 		t.Fatal(err)
 	}

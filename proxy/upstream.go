@@ -14,17 +14,30 @@ import (
 // Upstream is how an agent reaches brokers: through gateways, or itself. Make
 // one with [NewTunnel] or [NewDirect].
 type Upstream interface {
-	// dial opens a stream to a bootstrap broker (address "") or to the address
-	// that a broker has named, with the ticket for it, if any. onTicket is
-	// given tickets that come, from within reads of the stream.
-	dial(ctx context.Context, address string, t *tunnel.Ticket, onTicket func(tunnel.Ticket)) (net.Conn, error)
+	// dial opens a stream to where it says. It may send the first bytes ahead,
+	// and says how many of them it has.
+	dial(ctx context.Context, to destination) (c net.Conn, sent int, err error)
 	// hello finds out whether the other end is there and gives the tickets that
 	// it remembers.
-	hello(ctx context.Context, onTicket func(tunnel.Ticket)) (tunnel.Opened, error)
+	hello(ctx context.Context) (tunnel.Welcome, error)
+	// spare has as many streams ready before they are asked for, where that
+	// saves time.
+	spare(n int)
 	// name says what it leads to, in logs and in the state file.
 	name() string
 	transport() string // of streams, in metrics; "" where each stream says it
 	close() error
+}
+
+// destination is where a stream leads.
+type destination struct {
+	address string // that a broker has named; "" is a bootstrap broker
+	ticket  *tunnel.Ticket
+	// onTicket is given tickets that come, from within reads of the stream.
+	onTicket func(tunnel.Ticket)
+	// first are bytes for the other end to have as soon as can be. They may
+	// arrive twice, so they must be a request that changes nothing.
+	first []byte
 }
 
 // NewTunnel returns an upstream through one or more gateways, which are tried
@@ -33,16 +46,39 @@ func NewTunnel(gateways ...*tunnel.Dialer) Upstream { return &tunnels{gateways} 
 
 type tunnels struct{ gateways []*tunnel.Dialer }
 
-func (t *tunnels) dial(ctx context.Context, address string, tk *tunnel.Ticket, onTicket func(tunnel.Ticket)) (net.Conn, error) {
+// dial goes elsewhere while gateways drain, and comes back to the first one
+// when all do: behind the address of one there may be others, and a balancer
+// needs a moment to see which of them go.
+func (t *tunnels) dial(ctx context.Context, to destination) (net.Conn, int, error) {
+	for wait := drainingWait; ; wait *= 2 {
+		c, err := t.dialOnce(ctx, to)
+		if err == nil {
+			return c, len(to.first), nil
+		}
+		if e, ok := errors.AsType[*tunnel.Error](err); !ok || e.Code != tunnel.CodeDraining {
+			return nil, 0, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, 0, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// drainingWait is for how long at first a gateway is left alone that drains.
+const drainingWait = 50 * time.Millisecond
+
+func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error) {
 	open := tunnel.Open{Target: tunnel.TargetBootstrap}
-	if address != "" {
-		open.Target, open.Ticket = address, tk
+	if to.address != "" {
+		open.Target, open.Ticket = to.address, to.ticket
 	}
 	var failed failures
 	for _, g := range t.gateways {
-		c, err := g.Dial(ctx, open)
+		c, err := g.Dial(ctx, open, to.first)
 		if err == nil {
-			c.OnTicket(onTicket)
+			c.OnTicket(to.onTicket)
 			return c, nil
 		}
 		failed = append(failed, err)
@@ -50,17 +86,20 @@ func (t *tunnels) dial(ctx context.Context, address string, tk *tunnel.Ticket, o
 	return nil, failed
 }
 
-func (t *tunnels) hello(ctx context.Context, onTicket func(tunnel.Ticket)) (tunnel.Opened, error) {
+func (t *tunnels) hello(ctx context.Context) (tunnel.Welcome, error) {
 	var failed failures
 	for _, g := range t.gateways {
-		opened, err := g.Hello(ctx, onTicket)
+		welcome, err := g.Hello(ctx)
 		if err == nil {
-			return opened, nil
+			return welcome, nil
 		}
 		failed = append(failed, err)
 	}
-	return tunnel.Opened{}, failed
+	return tunnel.Welcome{}, failed
 }
+
+// spare has spares to the first gateway: the others are for when it fails.
+func (t *tunnels) spare(n int) { t.gateways[0].SetSpares(n) }
 
 func (t *tunnels) name() string {
 	var urls []string
@@ -87,28 +126,31 @@ type direct struct{ brokers *Brokers }
 
 // dial needs no ticket: the address comes from a broker's response that this
 // process has read itself.
-func (d direct) dial(ctx context.Context, address string, _ *tunnel.Ticket, _ func(tunnel.Ticket)) (net.Conn, error) {
-	if address == "" {
-		return d.brokers.dialBootstrap(ctx)
+func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int, err error) {
+	if to.address == "" {
+		c, err = d.brokers.dialBootstrap(ctx)
+		return c, 0, err
 	}
-	c, err := d.brokers.dial(ctx, address)
+	c, err = d.brokers.dial(ctx, to.address)
 	if err != nil {
-		return nil, brokerError{err}
+		return nil, 0, brokerError{err}
 	}
-	return c, nil
+	return c, 0, nil
 }
+
+func (d direct) spare(int) {}
 
 // brokerError is why a broker could not be reached, where the way to it is open.
 type brokerError struct{ error }
 
 func (e brokerError) Unwrap() error { return e.error }
 
-func (d direct) hello(ctx context.Context, _ func(tunnel.Ticket)) (tunnel.Opened, error) {
+func (d direct) hello(ctx context.Context) (tunnel.Welcome, error) {
 	c, err := d.brokers.dialBootstrap(ctx)
 	if err != nil {
-		return tunnel.Opened{}, err
+		return tunnel.Welcome{}, err
 	}
-	return tunnel.Opened{}, c.Close()
+	return tunnel.Welcome{}, c.Close()
 }
 
 func (d direct) name() string      { return "tcp://" + strings.Join(d.brokers.Bootstrap, ",") }

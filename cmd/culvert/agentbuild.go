@@ -86,13 +86,23 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 			return nil, badFile(err)
 		}
 		dialers = append(dialers, &tunnel.Dialer{
-			URL: u, Transport: f.Transport, TLS: config, Token: token, Logger: log, OnFallback: m.Fallback,
+			URL: u, Transport: f.Transport, TLS: config, Token: token, Logger: log, OnState: follow(m.Tunnel(u.Host)),
 			OnDial: func(transport string, err error, took time.Duration) {
 				m.TunnelDial(transport, metrics.ResultOf(err), took)
 			},
 		})
 	}
 	return proxy.NewTunnel(dialers...), nil
+}
+
+// follow has metrics show what a dialer knows.
+func follow(m *metrics.Tunnel) func(tunnel.State) {
+	return func(s tunnel.State) {
+		m.Uses(s.Transport)
+		for _, t := range s.Tried {
+			m.NextProbe(t.Transport, t.NextProbe)
+		}
+	}
 }
 
 // stateFile is where the agent remembers its nodes; "" means nowhere. A place

@@ -179,8 +179,8 @@ func (s *stage) startAgent(ctx context.Context) error {
 	log := s.log.With("end", "agent")
 	dialer := &tunnel.Dialer{
 		URL: s.door, Transport: s.transport, TLS: &tls.Config{RootCAs: s.roots}, Logger: log,
-		Token:      func() (string, error) { return s.token, nil },
-		OnFallback: m.Fallback,
+		Token:   func() (string, error) { return s.token, nil },
+		OnState: follow(m.Tunnel(s.door.Host)),
 		OnDial: func(transport string, err error, took time.Duration) {
 			m.TunnelDial(transport, metrics.ResultOf(err), took)
 		},

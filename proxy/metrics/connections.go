@@ -108,10 +108,48 @@ func (m *Metrics) TunnelDial(transport string, r Result, d time.Duration) {
 	}
 }
 
-// Fallback counts that new streams move from one transport to another, for the
-// worse or for the better.
-func (m *Metrics) Fallback(from, to string) {
-	m.tunnelFallbacks.WithLabelValues(transportLabel(from), transportLabel(to)).Inc()
+// Tunnel follows the way to one gateway. gateway becomes a label: it is a host
+// and port that a setting gives. Its methods are called one at a time.
+type Tunnel struct {
+	metrics *Metrics
+	gateway string
+	last    string // transport
+}
+
+// Tunnel returns what follows the way to a gateway.
+func (m *Metrics) Tunnel(gateway string) *Tunnel {
+	t := &Tunnel{metrics: m, gateway: gateway}
+	t.Uses("")
+	return t
+}
+
+// Uses says which transport new streams take from now on; "" while none works.
+// A move to another one is counted, for the worse or for the better.
+func (t *Tunnel) Uses(transport string) {
+	for _, each := range tunnelTransports {
+		used := 0.0
+		if each == transport {
+			used = 1
+		}
+		t.metrics.tunnelTransport.WithLabelValues(t.gateway, each).Set(used)
+	}
+	if transport == "" {
+		return
+	}
+	if t.last != "" && t.last != transport {
+		t.metrics.tunnelFallbacks.WithLabelValues(transportLabel(t.last), transportLabel(transport)).Inc()
+	}
+	t.last = transport
+}
+
+// NextProbe says when a transport that is better than the one in use is tried
+// again; the zero time means that it is not to be.
+func (t *Tunnel) NextProbe(transport string, at time.Time) {
+	seconds := 0.0
+	if !at.IsZero() {
+		seconds = float64(at.Unix())
+	}
+	t.metrics.tunnelNextProbe.WithLabelValues(t.gateway, transportLabel(transport)).Set(seconds)
 }
 
 // tunnelTransports are those that lead to a gateway.

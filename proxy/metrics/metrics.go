@@ -5,7 +5,8 @@
 //
 // Every label takes its values from a set that culvert bounds: what a peer
 // invents is counted under "unknown", "other" or "error". Client ids,
-// addresses, topics and groups never become labels.
+// addresses, topics and groups never become labels; the gateway's host does,
+// which is a setting.
 //
 // All methods may be called concurrently. What the relay path uses, [API] and
 // the counters behind [Metrics.Refused] and [Metrics.Closed], is resolved
@@ -57,6 +58,8 @@ type Metrics struct {
 	tunnelDials        *prometheus.CounterVec
 	tunnelDialDuration *prometheus.HistogramVec
 	tunnelFallbacks    *prometheus.CounterVec
+	tunnelTransport    *prometheus.GaugeVec
+	tunnelNextProbe    *prometheus.GaugeVec
 }
 
 // New registers the collectors of one end with reg, those of the process and
@@ -95,6 +98,10 @@ func New(reg prometheus.Registerer, end End, version string) *Metrics {
 			"From the start of a dial to a carrier that is ready for a stream. Only dials that succeeded are timed."), []string{"transport"}),
 		tunnelFallbacks: f.NewCounterVec(counterOpts("tunnel_fallbacks_total",
 			"Times that new streams moved from one transport to another."), []string{"from", "to"}),
+		tunnelTransport: f.NewGaugeVec(gaugeOpts("tunnel_transport",
+			"1 for the transport that new streams to a gateway take, 0 for the others."), []string{"gateway", "transport"}),
+		tunnelNextProbe: f.NewGaugeVec(gaugeOpts("tunnel_next_probe_timestamp_seconds",
+			"When a better transport than the one in use is tried next; 0 for never."), []string{"gateway", "transport"}),
 	}
 	resolve(m.refused[:], refusals[:], f.NewCounterVec(counterOpts("refused_total",
 		"Connections, requests and responses refused instead of being relayed."), []string{"reason"}))

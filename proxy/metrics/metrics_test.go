@@ -44,7 +44,10 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	m.SetNodes(3)
 	m.BrokerDial(nil)
 	m.TunnelDial("ws", metrics.ResultOK, 80*time.Millisecond)
-	m.Fallback("h3", "ws")
+	tun := m.Tunnel("gateway:443")
+	tun.Uses("h3")
+	tun.Uses("ws")
+	tun.NextProbe("h3", time.Now())
 	m.Refused(metrics.RefusedNotKafka)
 	m.Closed(metrics.CloseClientFIN)
 	m.Ticket(metrics.TicketIssued)
@@ -234,11 +237,13 @@ func TestCountingAFrameAllocatesNothing(t *testing.T) {
 func TestLabelsAreBounded(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	way := m.Tunnel("gateway:443")
+	way.Uses("made up")
 	for i := range 100 {
 		made := fmt.Sprint("made-up-", i)
 		m.Stream(made)
 		m.TunnelDial(made, metrics.Result(made), time.Second)
-		m.Fallback(made, made)
+		way.Uses(made)
 		m.Connection(int32(-3 - i))
 	}
 	families := gather(t, reg)

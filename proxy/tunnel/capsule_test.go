@@ -56,7 +56,7 @@ func (x *fakeExchange) Write(b []byte) error {
 func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
 	x := &fakeExchange{r: in, exchange: deadlines{}}
 	over := make(chan struct{})
-	c := newConn(x, defaultTiming, nil, func() { close(over) })
+	c := newConn(x, defaultTiming, func() { close(over) })
 	t.Cleanup(func() {
 		c.Close()
 		<-over

@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -23,9 +22,9 @@ import (
 )
 
 const (
-	// maxOwn is how many streams get a carrier of their own before they share. One QUIC connection is one congestion window, and quic-go's is
-	// NewReno's: at 20 ms and 0.5 % loss one connection per Kafka connection carried 11 MB/s where one per broker carried 4.
-	maxOwn = 16
+	// DefaultCarriers is how many streams get a carrier of their own before they share. One QUIC connection is one congestion window, and
+	// quic-go's is NewReno's: at 20 ms and 0.5 % loss one connection per Kafka connection carried 11 MB/s where one per broker carried 4.
+	DefaultCarriers = 16
 
 	// maxIdle is how many carriers without streams are kept for longer than timing.idle.
 	maxIdle = 2
@@ -37,42 +36,55 @@ type carrier struct {
 	settings chan struct{} // closed when SETTINGS came
 	extended bool          // SETTINGS allow extended CONNECT; valid after settings is closed
 
-	// Guarded by carriers.mu.
+	// Guarded by h3Pool.mu.
 	streams int
 	goaway  bool // takes no new streams
 	idle    *time.Timer
+	packets uint64 // that had come when we looked last
+	heard   int64  // the clock when we saw that more had come
 }
 
-// carriers are the carriers of a Dialer. They share one UDP socket.
-type carriers struct {
-	own int // as maxOwn, which 0 means
+// h3Pool are the carriers of a Dialer. They share one UDP socket. Those that have no stream are its spares.
+type h3Pool struct {
+	d *Dialer
 
 	mu      sync.Mutex
 	tr      *quic.Transport
 	list    []*carrier
 	dialled int // dials in progress
+	keep    int // how many without streams are wanted
 	tasks   sync.WaitGroup
 }
 
-// dialH3 opens a request stream. The request leaves with the first write, and its answer is read by the first read.
-func (d *Dialer) dialH3(ctx context.Context) (exchange, error) {
-	if d.URL.Scheme != "https" {
-		return nil, errors.New("h3 needs an https:// URL")
+func (p *h3Pool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, ready bool, err error) {
+	if p.d.URL.Scheme != "https" {
+		return nil, false, errors.New("h3 needs an https:// URL")
 	}
-	header, err := d.header()
+	header, err := p.d.header()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	c, err := d.h3.take(ctx, d)
+	k, ready, err := p.carrier(ctx, fresh)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	x, err := p.open(ctx, k, header)
+	if err != nil {
+		return nil, ready, err
+	}
+	c, err = p.d.newStream(x, open)
+	return c, ready, err
+}
+
+// open opens a request stream. The request leaves with the first write, and its answer is read by the first read.
+func (p *h3Pool) open(ctx context.Context, c *carrier, header http.Header) (exchange, error) {
+	d := p.d
 	stream, err := c.conn.OpenStreamSync(ctx)
 	if err != nil {
-		d.h3.free(c, d.t.idle)
+		p.free(c)
 		return nil, err
 	}
-	x := &h3Exchange{stream: stream, ends: stream, conn: c.conn, free: func() { d.h3.free(c, d.t.idle) }}
+	x := &h3Exchange{stream: stream, ends: stream, conn: c.conn, free: func() { p.free(c) }}
 	x.request = d.request(header)
 	x.wrap = func(err error) error {
 		if e, ok := errors.AsType[*AnswerError](err); ok {
@@ -102,48 +114,111 @@ func (d *Dialer) request(header http.Header) []byte {
 	return append(frame, block.Bytes()...)
 }
 
-// take returns a carrier with room for a stream, and counts that stream: an idle one, a new one until there are maxOwn, the least loaded one,
-// or again a new one when all are full.
-func (p *carriers) take(ctx context.Context, d *Dialer) (*carrier, error) {
+// carrier returns a carrier with room for a stream, and counts that stream: an idle one, a new one until there are Dialer.Carriers, the least
+// loaded one, or again a new one when all are full.
+func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *carrier, ready bool, err error) {
 	p.mu.Lock()
-	c := p.leastLoaded()
-	if c != nil && (c.streams == 0 || len(p.list)+p.dialled >= cmp.Or(p.own, maxOwn)) {
+	c = p.leastLoaded()
+	if !fresh && c != nil && (c.streams == 0 || len(p.list)+p.dialled >= p.d.carriers()) {
 		p.use(c)
 		p.mu.Unlock()
-		return c, nil
+		return c, true, nil
 	}
+	p.mu.Unlock()
+	c, err = p.add(ctx, true)
+	if err == nil {
+		return c, false, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.leastLoaded(); !fresh && c != nil && ctx.Err() == nil {
+		p.use(c)
+		return c, true, nil
+	}
+	return nil, false, err
+}
+
+// add dials a carrier, and counts a stream of it if it is to be used.
+func (p *h3Pool) add(ctx context.Context, use bool) (*carrier, error) {
+	p.mu.Lock()
 	p.dialled++
 	p.mu.Unlock()
-
-	fresh, err := d.dialCarrier(ctx)
+	c, err := p.dial(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialled--
-	if err == nil {
-		p.list = append(p.list, fresh)
-		p.use(fresh)
-		return fresh, nil
+	if err != nil {
+		return nil, err
 	}
-	if c := p.leastLoaded(); c != nil && ctx.Err() == nil {
+	c.heard = clock()
+	p.list = append(p.list, c)
+	if use {
 		p.use(c)
-		return c, nil
 	}
-	return nil, err
+	return c, nil
+}
+
+func (p *h3Pool) fill(ctx context.Context, n int) error {
+	for {
+		p.mu.Lock()
+		p.keep = n
+		p.leastLoaded()
+		enough := p.unused() >= n || len(p.list)+p.dialled >= p.d.carriers()
+		p.mu.Unlock()
+		if enough {
+			return nil
+		}
+		start := time.Now()
+		ctx, cancel := p.d.bound(ctx)
+		_, err := p.add(ctx, false)
+		cancel()
+		p.d.dialled(TransportH3, err, start)
+		if err != nil {
+			return p.d.dialError(ctx, TransportH3, err)
+		}
+	}
+}
+
+// unused is how many carriers have no stream. The caller holds mu.
+func (p *h3Pool) unused() (n int) {
+	for _, c := range p.list {
+		if c.streams == 0 && !c.goaway {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *h3Pool) drop() {
+	p.mu.Lock()
+	list := slices.Clone(p.list)
+	p.mu.Unlock()
+	for _, c := range list {
+		p.leave(c)
+	}
 }
 
 // leastLoaded forgets the dead, and returns nil when there is no room. The caller holds mu.
-func (p *carriers) leastLoaded() *carrier {
+func (p *h3Pool) leastLoaded() *carrier {
 	p.list = slices.DeleteFunc(p.list, func(c *carrier) bool { return c.conn.Context().Err() != nil })
 	var best *carrier
 	for _, c := range p.list {
-		if c.streams < maxStreams && !c.goaway && (best == nil || c.streams < best.streams) {
+		if c.streams < maxStreams && !c.goaway && p.alive(c) && (best == nil || c.streams < best.streams) {
 			best = c
 		}
 	}
 	return best
 }
 
-func (p *carriers) use(c *carrier) {
+// alive reports whether packets have come over a carrier lately. QUIC's keep-alive sees to it that some do. The caller holds mu.
+func (p *h3Pool) alive(c *carrier) bool {
+	if n := c.conn.ConnectionStats().PacketsReceived; n != c.packets {
+		c.packets, c.heard = n, clock()
+	}
+	return time.Duration(clock()-c.heard) <= p.d.t.stale
+}
+
+func (p *h3Pool) use(c *carrier) {
 	c.streams++
 	if c.idle != nil {
 		c.idle.Stop()
@@ -152,36 +227,31 @@ func (p *carriers) use(c *carrier) {
 }
 
 // free takes a stream off a carrier. One that has none left is closed after a while, unless it is one of the few that are kept.
-func (p *carriers) free(c *carrier, after time.Duration) {
+func (p *h3Pool) free(c *carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.streams--
 	if c.streams > 0 {
 		return
 	}
+	after := p.d.t.idle
 	if c.goaway {
 		after = 0
 	}
 	c.idle = time.AfterFunc(after, func() { p.retire(c) })
 }
 
-func (p *carriers) retire(c *carrier) {
+func (p *h3Pool) retire(c *carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	idle := 0
-	for _, other := range p.list {
-		if other.streams == 0 && !other.goaway {
-			idle++
-		}
-	}
-	if c.streams > 0 || c.idle == nil || idle <= maxIdle && !c.goaway {
+	if c.streams > 0 || c.idle == nil || p.unused() <= max(maxIdle, p.keep) && !c.goaway {
 		return
 	}
 	p.list = slices.DeleteFunc(p.list, func(other *carrier) bool { return other == c })
 	c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 }
 
-func (p *carriers) close() error {
+func (p *h3Pool) close() error {
 	p.mu.Lock()
 	for _, c := range p.list {
 		if c.idle != nil {
@@ -201,7 +271,7 @@ func (p *carriers) close() error {
 }
 
 // transport is the UDP socket.
-func (p *carriers) transport() (*quic.Transport, error) {
+func (p *h3Pool) transport() (*quic.Transport, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.tr != nil {
@@ -215,13 +285,13 @@ func (p *carriers) transport() (*quic.Transport, error) {
 	return p.tr, nil
 }
 
-// dialCarrier makes a carrier that is ready for requests. It tries the gateway's addresses one after the other.
-func (d *Dialer) dialCarrier(ctx context.Context) (*carrier, error) {
-	tr, err := d.h3.transport()
+// dial makes a carrier that is ready for requests. It tries the gateway's addresses one after the other.
+func (p *h3Pool) dial(ctx context.Context) (*carrier, error) {
+	tr, err := p.transport()
 	if err != nil {
 		return nil, err
 	}
-	host, port, _ := net.SplitHostPort(d.addr())
+	host, port, _ := net.SplitHostPort(p.d.addr())
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return nil, err
@@ -233,29 +303,29 @@ func (d *Dialer) dialCarrier(ctx context.Context) (*carrier, error) {
 	for i, ip := range ips {
 		addr := &net.UDPAddr{IP: ip.Unmap().AsSlice(), Port: n, Zone: ip.Zone()}
 		var c *carrier
-		if c, err = d.dialCarrierAt(ctx, tr, addr, len(ips)-i); err == nil {
+		if c, err = p.dialAt(ctx, tr, addr, len(ips)-i); err == nil {
 			return c, nil
 		}
 	}
 	return nil, err
 }
 
-// dialCarrierAt spends its share of the time on one of n addresses.
-func (d *Dialer) dialCarrierAt(ctx context.Context, tr *quic.Transport, addr *net.UDPAddr, n int) (*carrier, error) {
+// dialAt spends its share of the time on one of n addresses.
+func (p *h3Pool) dialAt(ctx context.Context, tr *quic.Transport, addr *net.UDPAddr, n int) (*carrier, error) {
 	if by, ok := ctx.Deadline(); ok && n > 1 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(by)/time.Duration(n))
 		defer cancel()
 	}
-	cfg := d.tls.Clone()
+	cfg := p.d.tls.Clone()
 	cfg.NextProtos = []string{http3.NextProtoH3}
 	cfg.MinVersion = tls.VersionTLS13
-	conn, err := tr.Dial(ctx, addr, cfg, quicConfig(-1))
+	conn, err := tr.Dial(ctx, addr, cfg, quicConfig(-1, p.d.t))
 	if err != nil {
 		return nil, fmt.Errorf("QUIC handshake: %w", err)
 	}
 	c := &carrier{conn: conn, settings: make(chan struct{})}
-	if err := d.h3.ready(ctx, c); err != nil {
+	if err := p.ready(ctx, c); err != nil {
 		conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 		return nil, err
 	}
@@ -263,7 +333,7 @@ func (d *Dialer) dialCarrierAt(ctx context.Context, tr *quic.Transport, addr *ne
 }
 
 // ready sends our SETTINGS and waits for the gateway's.
-func (p *carriers) ready(ctx context.Context, c *carrier) error {
+func (p *h3Pool) ready(ctx context.Context, c *carrier) error {
 	control, err := c.conn.OpenUniStream()
 	if err != nil {
 		return err
@@ -288,7 +358,7 @@ func (p *carriers) ready(ctx context.Context, c *carrier) error {
 }
 
 // acceptUni serves the streams that only the gateway sends on, until the carrier ends.
-func (p *carriers) acceptUni(c *carrier) {
+func (p *h3Pool) acceptUni(c *carrier) {
 	for {
 		s, err := c.conn.AcceptUniStream(context.Background())
 		if err != nil {
@@ -298,7 +368,7 @@ func (p *carriers) acceptUni(c *carrier) {
 	}
 }
 
-func (p *carriers) readUni(c *carrier, s *quic.ReceiveStream) {
+func (p *h3Pool) readUni(c *carrier, s *quic.ReceiveStream) {
 	r := quicvarint.NewReader(s)
 	typ, err := quicvarint.Read(r)
 	switch {
@@ -314,7 +384,7 @@ func (p *carriers) readUni(c *carrier, s *quic.ReceiveStream) {
 }
 
 // readControl reads SETTINGS, and then waits for a GOAWAY. It always returns an error.
-func (p *carriers) readControl(c *carrier, r quicvarint.Reader) error {
+func (p *h3Pool) readControl(c *carrier, r quicvarint.Reader) error {
 	for first := true; ; first = false {
 		typ, err := quicvarint.Read(r)
 		if err != nil {
@@ -345,7 +415,7 @@ func (p *carriers) readControl(c *carrier, r quicvarint.Reader) error {
 }
 
 // leave puts no more streams on a carrier, and closes it when it has none.
-func (p *carriers) leave(c *carrier) {
+func (p *h3Pool) leave(c *carrier) {
 	p.mu.Lock()
 	c.goaway = true
 	unused := c.streams == 0

@@ -44,9 +44,10 @@ type Conn struct {
 	lastWrite atomic.Int64 // the clock
 	writeBy   atomic.Int64 // write deadline in Unix nanoseconds, or 0
 
-	ended atomic.Bool // cause is set
-	once  sync.Once
-	done  func() // called once, when the exchange is over
+	wasCut atomic.Bool // the exchange ended without FINAL_DATA and without ERROR
+	ended  atomic.Bool // cause is set
+	once   sync.Once
+	done   func() // called once, when the exchange is over
 
 	mu           sync.Mutex
 	cause        error // what calls return after the end, as far as this end knows better than the exchange
@@ -62,23 +63,42 @@ var (
 	errFinal       = errors.New("end of FINAL_DATA")
 	errWriteClosed = errors.New("write after CloseWrite")
 	aLongTimeAgo   = time.Unix(1, 0)
+	noDeadline     time.Time
 )
 
-// newConn makes a stream of an exchange. At the dialling end open is the OPEN capsule. It calls done once, when the exchange is over, which
-// may be after Close.
-func newConn(x exchange, t timing, open []byte, done func()) *Conn {
-	c := &Conn{
-		x: x, t: t, dialling: open != nil, openOut: open, done: done,
-		rlock: make(chan struct{}, 1), wlock: make(chan struct{}, 1), opened: make(chan struct{}),
-	}
-	c.openSent.Store(open == nil)
-	c.lastWrite.Store(clock())
-	x.OnDirty(c.tickNow)
-	c.mu.Lock() // tick waits for the field
-	c.timer = time.AfterFunc(t.keepalive, c.tick)
-	c.mu.Unlock()
+// newConn makes a stream of an exchange at the gateway's end. It calls done once, when the exchange is over, which may be after Close.
+func newConn(x exchange, t timing, done func()) *Conn {
+	c := makeConn(x, t, done)
+	c.openSent.Store(true)
+	c.start()
 	return c
 }
+
+// newDialled is newConn for the dialling end. open is the OPEN capsule, nil for a spare.
+func newDialled(x exchange, t timing, open []byte, done func()) *Conn {
+	c := makeConn(x, t, done)
+	c.dialling, c.openOut = true, open
+	c.start()
+	return c
+}
+
+func makeConn(x exchange, t timing, done func()) *Conn {
+	return &Conn{
+		x: x, t: t, done: done,
+		rlock: make(chan struct{}, 1), wlock: make(chan struct{}, 1), opened: make(chan struct{}),
+	}
+}
+
+func (c *Conn) start() {
+	c.lastWrite.Store(clock())
+	c.x.OnDirty(c.tickNow)
+	c.mu.Lock() // tick waits for the field
+	c.timer = time.AfterFunc(c.t.keepalive, c.tick)
+	c.mu.Unlock()
+}
+
+// silent is how long nothing has come.
+func (c *Conn) silent() time.Duration { return time.Duration(clock() - c.x.LastByte()) }
 
 // Transport is "h3" or "ws".
 func (c *Conn) Transport() string { return c.x.Transport() }

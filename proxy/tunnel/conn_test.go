@@ -145,8 +145,8 @@ func TestHello(t *testing.T) {
 	tickets := []Ticket{{ClusterID: "c", NodeID: 1, Address: "kafka-1:9092", Expires: 7, MAC: []byte{1, 2}}, {NodeID: 2}}
 	for _, kind := range kinds {
 		r := newRig(t, kind, func(r *rig) { r.server.Tickets = func() []Ticket { return tickets } })
-		var got []Ticket
-		o, err := r.dialer.Hello(t.Context(), func(t Ticket) { got = append(got, t) })
+		o, err := r.dialer.Hello(t.Context())
+		got := o.Tickets
 		if err != nil || o.Gateway != "test" || o.Version != Version || len(o.Reviewed) != 1 {
 			t.Errorf("%s: Hello = %+v, %v", kind, o, err)
 		}
@@ -176,11 +176,7 @@ func TestTicketsComeBeforeTheBytesBehindThem(t *testing.T) {
 
 func TestOpenedMayTimeOutAndBeAskedAgain(t *testing.T) {
 	forEachKind(t, func(t *testing.T, r *rig) {
-		c, err := r.dialer.Dial(t.Context(), Open{Target: "kafka-0:9092", Ticket: &Ticket{NodeID: 5}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
+		c := r.unopened(Open{Target: "kafka-0:9092", Ticket: &Ticket{NodeID: 5}})
 		done, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := c.Opened(done); !errors.Is(err, context.Canceled) {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -26,8 +27,11 @@ type Dialer struct {
 	// URL is that of the gateway, https://host[:port][/prefix]. http:// means ws without TLS, for places that are private by other means.
 	URL *url.URL
 
-	// Transport is "h3", "ws", or "auto", which also the empty string means: whichever works, h3 if both do.
+	// Transport is "h3", "ws", "h2", or "auto", which also the empty string means: whichever works, the first of these if several do.
 	Transport string
+
+	// Carriers is how many streams get a carrier of their own, where streams can share one; 0 means DefaultCarriers.
+	Carriers int
 
 	// TLS says whom to trust and what certificate to show; nil means the system's roots. ServerName is taken from URL if empty.
 	TLS *tls.Config
@@ -38,26 +42,36 @@ type Dialer struct {
 	// DialContext dials TCP; nil means a net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// OnDial is told how each dial of a transport went, those of hellos included, unless it was given up because nobody waited any more.
+	// OnDial is told how each dial of a transport went, those of hellos and spares included, unless it was given up because nobody waited
+	// any more.
 	OnDial func(transport string, err error, took time.Duration)
 
-	// OnFallback is told when auto changes from one transport to another.
-	OnFallback func(from, to string)
+	// OnState is told when what auto uses, or knows, has changed. It must not call the Dialer.
+	OnState func(State)
 
 	Logger *slog.Logger // nil discards
 
 	timing timing // zero means defaultTiming
 
-	once sync.Once
-	log  *slog.Logger
-	t    timing
-	tls  *tls.Config // TLS with what a resumed session needs
-	race *race       // nil unless Transport is auto
-	h3   carriers
-	h2   h2Conns
+	once  sync.Once
+	log   *slog.Logger
+	t     timing
+	tls   *tls.Config // TLS with what a resumed session needs
+	race  *race
+	h3    *h3Pool
+	h2    *h2Pool
+	pools map[string]pool
+	rtt   atomic.Int64 // of the last OPEN that was answered, in nanoseconds
+
+	spares  atomic.Int64
+	refill  chan struct{}
+	keeping context.Context // of the goroutine that keeps spares
+	stop    context.CancelFunc
+	tasks   sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
+	kept    bool // the goroutine was started
 	streams map[*Conn]struct{}
 	pending sync.WaitGroup // a count for each of streams, and for each dial in progress
 }
@@ -83,98 +97,186 @@ func (d *Dialer) init() {
 		}
 		d.tls.DynamicRecordSizingDisabled = true
 		d.streams = make(map[*Conn]struct{})
-		if d.Transport == "" || d.Transport == TransportAuto {
-			d.race = newRace(transports(d.URL.Scheme, d.URL.Hostname()), d.t, d.sayHello, d.fellBack)
-		}
+		d.refill = make(chan struct{}, 1)
+		d.keeping, d.stop = context.WithCancel(context.Background())
+		d.h3, d.h2 = &h3Pool{d: d}, &h2Pool{d: d}
+		d.pools = map[string]pool{TransportWS: &wsPool{d: d}, TransportH3: d.h3, TransportH2: d.h2}
+		d.startRace()
 	})
 }
 
-// Dial opens a stream. It returns when an exchange is up; OPEN leaves with the first Write, or the first Read, and is answered later, see
-// Conn.Opened. ctx bounds Dial alone.
-func (d *Dialer) Dial(ctx context.Context, o Open) (c *Conn, err error) {
-	err = d.overBest(ctx, func(transport string) error {
-		c, err = d.dial(ctx, transport, o)
-		return err
-	})
-	return c, err
+func (d *Dialer) startRace() {
+	order := []string{d.Transport}
+	auto := d.Transport == "" || d.Transport == TransportAuto
+	if auto {
+		order = transports(d.URL.Scheme)
+	}
+	d.race = newRace(order, d.t, d.log, d.welcome)
+	d.race.say = d.OnState
+	if auto && beginsWithWS(d.URL.Hostname()) {
+		d.race.putOff(TransportH3)
+	}
 }
 
-// overBest calls f with the transport to use. Under auto it calls f once more, after another race, when f fails.
-func (d *Dialer) overBest(ctx context.Context, f func(transport string) error) error {
+func (d *Dialer) carriers() int { return cmp.Or(d.Carriers, DefaultCarriers) }
+
+// State says which transport is used, and why, and what is known of the others.
+func (d *Dialer) State() State {
 	d.init()
-	if d.race == nil {
-		return f(d.Transport)
-	}
-	var failed error
-	for range 2 {
-		transport, err := d.race.choose(ctx)
-		if err != nil {
-			return cmp.Or(failed, err)
-		}
-		failed = f(transport)
-		if failed == nil || !d.race.lost(transport, failed) || ctx.Err() != nil {
-			return failed
-		}
-	}
-	return failed
+	return d.race.state()
 }
 
-// sayHello is a hello for the race.
-func (d *Dialer) sayHello(ctx context.Context, transport string) error {
-	_, err := d.hello(ctx, transport, nil)
-	return err
-}
+// maxTries is how often Dial tries: over what is ready, over a fresh carrier, and once more where another transport has taken over.
+const maxTries = 3
 
-func (d *Dialer) fellBack(from, to string) {
-	d.log.Warn("tunnel changed its transport", "from", from, "to", to)
-	if d.OnFallback != nil {
-		d.OnFallback(from, to)
-	}
-}
-
-// dial opens a stream over one transport.
-func (d *Dialer) dial(ctx context.Context, transport string, o Open) (*Conn, error) {
+// Dial opens a stream and returns when the gateway has answered OPEN, which is before it dials the target.
+//
+// first leaves in one flight with OPEN, so that its answer can be here after one round trip. When no answer to OPEN comes soon over what was
+// ready beforehand, or the gateway is draining, OPEN and first go again over a fresh carrier, and the caller notices nothing. So first must
+// be bytes that may arrive twice; it may be nil. ctx bounds Dial alone.
+func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err error) {
+	d.init()
 	if err := d.start(); err != nil {
 		return nil, err
 	}
 	defer d.pending.Done()
-	ctx, cancel := context.WithTimeoutCause(ctx, d.t.handshake, fmt.Errorf("no exchange within %v", d.t.handshake))
-	defer cancel()
-	start := time.Now()
-	c, err := d.dialOpen(ctx, transport, o)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+	for try := 1; ; try++ {
+		var again bool
+		c, again, err = d.try(ctx, o, first)
+		if err == nil || !again || try == maxTries || ctx.Err() != nil {
+			return c, err
 		}
-		err = explain(fmt.Errorf("dial gateway %s over %s: %w", d.addr(), transport, err))
+		d.log.Debug("stream is opened again", "err", err)
 	}
-	if d.OnDial != nil && !errors.Is(err, context.Canceled) {
-		d.OnDial(transport, err, time.Since(start))
-	}
-	return c, err
 }
 
-func (d *Dialer) dialOpen(ctx context.Context, transport string, o Open) (*Conn, error) {
+// try opens a stream over the best transport. again says that another try may do better at once.
+func (d *Dialer) try(ctx context.Context, o Open, first []byte) (c *Conn, again bool, err error) {
+	transport, _, err := d.race.choose(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	open, err := encodeOpen(o)
+	if err != nil {
+		return nil, false, err
+	}
+	c, ready, err := d.dial(ctx, transport, open, false)
+	if err == nil {
+		err = d.await(ctx, c, ready, first)
+	}
+	if err == nil {
+		return c, false, nil
+	}
+	if c != nil {
+		c.Close()
+	}
+	_, answered := errors.AsType[*Error](err)
+	switch {
+	case draining(err): // a fresh carrier may lead to another gateway
+		d.pools[transport].drop()
+		return nil, true, err
+	case answered || ctx.Err() != nil:
+		return nil, false, err
+	case ready:
+		d.pools[transport].drop()
+		d.race.unanswered(transport, err)
+		return nil, true, err
+	}
+	return nil, d.race.refused(transport, err), err
+}
+
+func encodeOpen(o Open) ([]byte, error) {
 	o.Version = Version
 	value, err := encodeJSON(capsuleOpen, o)
 	if err != nil {
 		return nil, err
 	}
-	var x exchange
-	switch transport {
-	case TransportWS:
-		x, err = d.dialWS(ctx)
-	case TransportH3:
-		x, err = d.dialH3(ctx)
-	case TransportH2:
-		x, err = d.dialH2(ctx)
-	default:
-		err = fmt.Errorf("no such transport")
+	return appendCapsule(nil, capsuleOpen, value), nil
+}
+
+// await sends OPEN and first, and waits for the answer to OPEN: not for long where the stream is made of what was ready.
+func (d *Dialer) await(ctx context.Context, c *Conn, ready bool, first []byte) error {
+	wait := d.t.handshake
+	if ready {
+		wait = max(d.t.answer, 3*time.Duration(d.rtt.Load()))
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer to OPEN within %v", wait))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.SetWriteDeadline(aLongTimeAgo) })
+	defer stop()
+	start := time.Now()
+	if len(first) > 0 {
+		if _, err := c.Write(first); err != nil {
+			return d.dialError(ctx, c.Transport(), err)
+		}
+	}
+	if _, err := c.Opened(ctx); err != nil {
+		return d.dialError(ctx, c.Transport(), err)
+	}
+	if !stop() {
+		return d.dialError(ctx, c.Transport(), context.Cause(ctx))
+	}
+	d.rtt.Store(int64(time.Since(start)))
+	return nil
+}
+
+// dial makes a stream over one transport, up to where OPEN can leave.
+func (d *Dialer) dial(ctx context.Context, transport string, open []byte, fresh bool) (c *Conn, ready bool, err error) {
+	if err := d.start(); err != nil {
+		return nil, false, err
+	}
+	defer d.pending.Done()
+	ctx, cancel := d.bound(ctx)
+	defer cancel()
+	start := time.Now()
+	p, ok := d.pools[transport]
+	if !ok {
+		return nil, false, fmt.Errorf("dial gateway %s over %s: no such transport", d.addr(), transport)
+	}
+	c, ready, err = p.take(ctx, open, fresh)
+	if !ready {
+		d.dialled(transport, err, start)
 	}
 	if err != nil {
-		return nil, err
+		return nil, ready, d.dialError(ctx, transport, err)
 	}
-	return d.newStream(x, appendCapsule(nil, capsuleOpen, value))
+	if ready {
+		d.wantSpares()
+	}
+	return c, ready, nil
+}
+
+// dialFresh is dial where nothing that is ready will do.
+func (d *Dialer) dialFresh(ctx context.Context, transport string, open []byte) (*Conn, error) {
+	c, _, err := d.dial(ctx, transport, open, true)
+	return c, err
+}
+
+// bound is how long a dial may take.
+func (d *Dialer) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d.t.handshake, fmt.Errorf("no exchange within %v", d.t.handshake))
+}
+
+// dialled reports a dial of a transport.
+func (d *Dialer) dialled(transport string, err error, start time.Time) {
+	if d.OnDial != nil && !errors.Is(err, context.Canceled) {
+		d.OnDial(transport, err, time.Since(start))
+	}
+}
+
+// dialError says what was done, and why it failed.
+func (d *Dialer) dialError(ctx context.Context, transport string, err error) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if e, ok := errors.AsType[*Error](err); ok && err == error(e) {
+		return err // the gateway's word
+	}
+	prefix := fmt.Sprintf("dial gateway %s over %s: ", d.addr(), transport)
+	if strings.HasPrefix(err.Error(), prefix) {
+		return err
+	}
+	return explain(fmt.Errorf("%s%w", prefix, err))
 }
 
 // start counts a dial, which Close waits for.
@@ -197,16 +299,72 @@ func (d *Dialer) newStream(x exchange, open []byte) (*Conn, error) {
 	}
 	d.pending.Add(1)
 	var c *Conn
-	c = newConn(x, d.t, open, func() { d.forget(c) })
+	c = newDialled(x, d.t, open, func() { d.forget(c) })
 	d.streams[c] = struct{}{}
 	return c, nil
 }
 
 func (d *Dialer) forget(c *Conn) {
+	if c.wasCut.Load() && c.isOpened() {
+		d.race.cut(c.Transport())
+	}
 	d.mu.Lock()
 	delete(d.streams, c)
 	d.mu.Unlock()
 	d.pending.Done()
+}
+
+// SetSpares says how many streams are to be ready, so that their OPEN can leave at once. They are made in the background, over the transport
+// that is used. 0, where a Dialer begins, means none.
+func (d *Dialer) SetSpares(n int) {
+	d.init()
+	d.spares.Store(int64(n))
+	d.mu.Lock()
+	start := !d.kept && !d.closed && n > 0
+	d.kept = d.kept || start
+	if start {
+		d.tasks.Go(d.keepSpares)
+	}
+	d.mu.Unlock()
+	d.wantSpares()
+}
+
+// wantSpares has the spares looked after soon.
+func (d *Dialer) wantSpares() {
+	select {
+	case d.refill <- struct{}{}:
+	default:
+	}
+}
+
+// keepSpares makes spares until Close.
+func (d *Dialer) keepSpares() {
+	last := ""
+	for d.keeping.Err() == nil {
+		transport, _, err := d.race.choose(d.keeping)
+		if err == nil {
+			if last != "" && last != transport {
+				d.pools[last].drop()
+			}
+			last = transport
+			err = d.pools[transport].fill(d.keeping, int(d.spares.Load()))
+			if err != nil {
+				d.log.Debug("no spare made", "transport", transport, "err", err)
+				d.race.refused(transport, err)
+			}
+		}
+		refill := d.refill
+		if err != nil {
+			refill = nil // not before its time
+		}
+		wait := time.NewTimer(d.t.spares)
+		select {
+		case <-refill:
+		case <-wait.C:
+		case <-d.keeping.Done():
+		}
+		wait.Stop()
+	}
 }
 
 // Close cuts the streams that are open, gives those that were closed some seconds until the gateway has taken everything, and frees the
@@ -216,12 +374,12 @@ func (d *Dialer) Close() error {
 	d.mu.Lock()
 	d.closed = true
 	d.mu.Unlock()
+	d.stop()
 	for _, c := range d.open() {
 		c.Close() // those that linger are closed already, and go on
 	}
-	if d.race != nil {
-		d.race.close()
-	}
+	d.race.close()
+	d.tasks.Wait()
 	hurry := time.AfterFunc(d.t.reset, func() {
 		for _, c := range d.open() {
 			c.x.Abort()
@@ -229,8 +387,11 @@ func (d *Dialer) Close() error {
 	})
 	defer hurry.Stop()
 	d.pending.Wait()
-	d.h2.close()
-	return d.h3.close()
+	var errs []error
+	for _, p := range d.pools {
+		errs = append(errs, p.close())
+	}
+	return errors.Join(errs...)
 }
 
 // open are the streams that are not over.

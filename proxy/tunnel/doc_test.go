@@ -52,7 +52,7 @@ func TestTheExamplesOfTheWireFormat(t *testing.T) {
 
 // agentConn is the agent's end of a stream on which in arrives.
 func agentConn(t *testing.T, in io.Reader) *Conn {
-	c := newConn(&fakeExchange{r: in, exchange: deadlines{}}, defaultTiming, openCapsule, func() {})
+	c := newDialled(&fakeExchange{r: in, exchange: deadlines{}}, defaultTiming, openCapsule, func() {})
 	t.Cleanup(func() { c.Close() })
 	return c
 }

@@ -30,7 +30,7 @@ func Example() {
 	})
 
 	agent := &tunnel.Dialer{URL: &url.URL{Scheme: "http", Host: "gateway"}, DialContext: ln.DialContext}
-	c, err := agent.Dial(ctx, tunnel.Open{Target: "kafka-0:9092"})
+	c, err := agent.Dial(ctx, tunnel.Open{Target: "kafka-0:9092"}, nil)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -55,27 +56,84 @@ type exchange interface {
 	Transport() string
 }
 
-// timing holds the durations of the wire format, for tests to shorten.
+// timing holds the durations of the wire format and of choosing a transport, for tests to shorten.
 type timing struct {
 	keepalive time.Duration // a direction that is idle this long carries a KEEPALIVE
 	dead      time.Duration // a Read that waits this long without a byte gives up
+	stale     time.Duration // what was silent this long, and owes us a KEEPALIVE, takes no new stream
 	open      time.Duration // a new stream has this long for its OPEN
 	reset     time.Duration // how long the peer may take to take the end of a stream
 	hello     time.Duration // for all of a hello
 	handshake time.Duration // for TCP, TLS and HTTP up to a working exchange
-	stagger   time.Duration // auto: how long h3 is alone
-	verdict   time.Duration // auto: how long a decision holds
+	answer    time.Duration // for the answer to OPEN over what was ready, or three round trips if that is longer
 	idle      time.Duration // how long a carrier without streams is kept
+
+	quicIdle      time.Duration // after which a silent QUIC connection is dead
+	quicKeepalive time.Duration
+
+	stagger time.Duration // auto: how long h3 is alone
+	silent  time.Duration // auto: how long another transport is alone
+
+	// After which a transport that is broken is probed again, and that doubles with each failure up to the most.
+	probe, probeMost         time.Duration
+	rareProbe, rareProbeMost time.Duration // of one that is not expected to work
+
+	switchEvery time.Duration // auto: changes for the better are this far apart
+	cutWindow   time.Duration // auto: two cuts within this demote a transport
+	cutApart    time.Duration // auto: cuts that are closer together are one
+
+	// After which a gateway that was not reached is tried again, and that doubles up to the most.
+	retry, retryMost       time.Duration
+	patience               time.Duration // a dial waits for a try that is due within this
+	hopeless, hopelessMost time.Duration // where the answer was one that time alone does not change
+
+	spares time.Duration // how often spares are looked after
 }
 
 var defaultTiming = timing{
 	keepalive: 15 * time.Second, // a third of the shortest idle limit that ingresses are known to have
 	dead:      45 * time.Second,
+	stale:     20 * time.Second, // clients give up after 30, and must not come back to what is dead
 	open:      10 * time.Second,
 	reset:     5 * time.Second,
 	hello:     10 * time.Second,
 	handshake: 10 * time.Second,
-	stagger:   300 * time.Millisecond,
-	verdict:   5 * time.Minute,
+	answer:    time.Second,
 	idle:      time.Minute,
+
+	quicIdle:      30 * time.Second,
+	quicKeepalive: 10 * time.Second,
+
+	stagger: 300 * time.Millisecond,
+	silent:  time.Second,
+
+	probe: 30 * time.Second, probeMost: 15 * time.Minute,
+	rareProbe: 15 * time.Minute, rareProbeMost: 4 * time.Hour,
+
+	switchEvery: time.Minute,
+	cutWindow:   10 * time.Minute,
+	cutApart:    time.Second,
+
+	retry: 250 * time.Millisecond, retryMost: 5 * time.Second, patience: time.Second,
+	hopeless: time.Second, hopelessMost: 30 * time.Second,
+
+	spares: 5 * time.Second,
+}.over(hurry)
+
+// hurry divides the long durations. Only tests that build culvert set it, at both ends alike, and by the linker: -ldflags=-X=….hurry=10.
+var hurry string
+
+// over divides the long durations.
+func (t timing) over(by string) timing {
+	n, err := strconv.Atoi(by)
+	if err != nil {
+		return t
+	}
+	for _, d := range []*time.Duration{
+		&t.keepalive, &t.dead, &t.stale, &t.open, &t.idle, &t.quicIdle, &t.quicKeepalive,
+		&t.probe, &t.probeMost, &t.rareProbe, &t.rareProbeMost, &t.switchEvery, &t.cutWindow,
+	} {
+		*d /= time.Duration(n)
+	}
+	return t
 }

@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -15,7 +14,7 @@ import (
 	"time"
 )
 
-// maxShared is how many streams share an HTTP/2 connection before there are maxOwn of them. What TCP loses holds up all of its streams, and
+// maxShared is how many streams share an HTTP/2 connection before there are Dialer.Carriers of them. What TCP loses holds up all of its streams, and
 // a connection of its own for each would be a TLS handshake for each.
 const maxShared = 8
 
@@ -44,36 +43,85 @@ type h2Conn struct {
 	http  *http.ClientConn
 	err   error
 
-	// Guarded by h2Conns.mu.
+	// Guarded by h2Pool.mu.
 	streams int
 	left    bool // takes no new streams
 }
 
-// h2Conns are the HTTP/2 connections of a Dialer. Idle ones close by themselves.
-type h2Conns struct {
-	own int // as maxOwn, which 0 means
+// h2Pool are the HTTP/2 connections of a Dialer. Idle ones close by themselves.
+type h2Pool struct {
+	d *Dialer
 
 	mu    sync.Mutex
 	list  []*h2Conn
 	tasks sync.WaitGroup
 }
 
-// dialH2 opens a POST. It returns when the request is on its way; the answer is awaited in the background.
-func (d *Dialer) dialH2(ctx context.Context) (exchange, error) {
-	header, err := d.header()
+// take opens a POST. It returns when the request is on its way; the answer is awaited in the background.
+func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, ready bool, err error) {
+	header, err := p.d.header()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	header.Set("Content-Type", postType)
 	for tries := 1; ; tries++ {
-		c, err := d.h2.take(ctx, d)
+		c, ready, err := p.conn(ctx, fresh)
 		if err != nil {
-			return nil, err
+			return nil, ready, err
 		}
-		x, err := d.post(ctx, c, header)
-		if err == nil || tries == maxStale || ctx.Err() != nil {
-			return x, err
+		x, err := p.post(ctx, c, header)
+		if err == nil {
+			s, err = p.d.newStream(x, open)
+			return s, ready, err
 		}
+		if tries == maxStale || ctx.Err() != nil {
+			return nil, ready, err
+		}
+	}
+}
+
+// fill sees to it that n streams find connections that few share.
+func (p *h2Pool) fill(ctx context.Context, n int) error {
+	for {
+		p.mu.Lock()
+		var c *h2Conn
+		if p.easy() < n && len(p.list) < p.d.carriers() {
+			c = p.connect()
+		}
+		p.mu.Unlock()
+		if c == nil {
+			return nil
+		}
+		start := time.Now()
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		p.d.dialled(TransportH2, c.err, start)
+		if c.err != nil {
+			return p.d.dialError(ctx, TransportH2, c.err)
+		}
+	}
+}
+
+// easy is how many streams find connections that fewer than maxShared share. The caller holds mu.
+func (p *h2Pool) easy() (n int) {
+	p.list = slices.DeleteFunc(p.list, (*h2Conn).isDead)
+	for _, c := range p.list {
+		if !c.left {
+			n += max(0, min(maxShared, c.room())-c.streams)
+		}
+	}
+	return n
+}
+
+func (p *h2Pool) drop() {
+	p.mu.Lock()
+	list := slices.Clone(p.list)
+	p.mu.Unlock()
+	for _, c := range list {
+		p.leave(c)
 	}
 }
 
@@ -81,26 +129,26 @@ func (d *Dialer) dialH2(ctx context.Context) (exchange, error) {
 const maxStale = 3
 
 // post sends a request over a connection, on which the stream is counted already. It fails only before the request has left.
-func (d *Dialer) post(ctx context.Context, c *h2Conn, header http.Header) (exchange, error) {
+func (p *h2Pool) post(ctx context.Context, c *h2Conn, header http.Header) (exchange, error) {
 	x := newPost(TransportH2, c.conn.LocalAddr(), c.conn.RemoteAddr())
 	lasting, cancel := context.WithCancel(context.Background())
 	x.hangUp = func(bool) { cancel() }
 	left := make(chan struct{})
 	req := (&http.Request{
 		Method:        http.MethodPost,
-		URL:           d.target(),
+		URL:           p.d.target(),
 		Header:        header,
 		Body:          postBody{x.out},
 		ContentLength: -1,
 	}).WithContext(httptrace.WithClientTrace(lasting, &httptrace.ClientTrace{WroteHeaders: func() { close(left) }}))
 	failed := make(chan error, 1)
-	d.h2.tasks.Go(func() {
-		defer d.h2.free(c)
+	p.tasks.Go(func() {
+		defer p.free(c)
 		failed <- x.send(c.http, req, func(err error) error {
 			if e, ok := errors.AsType[*AnswerError](err); ok && e.Temporary() {
-				d.h2.leave(c)
+				p.leave(c)
 			}
-			return d.wrapAnswer(TransportH2, err)
+			return p.d.wrapAnswer(TransportH2, err)
 		})
 	})
 	select {
@@ -128,40 +176,39 @@ func (d *Dialer) wrapAnswer(transport string, err error) error {
 	return explain(fmt.Errorf("dial gateway %s over %s: %w", d.addr(), transport, err))
 }
 
-// take returns a connection with room for a stream, and counts that stream: the least loaded one unless it has maxShared streams, a new one
-// until there are maxOwn, the least loaded one again, or a new one when all are full.
-func (p *h2Conns) take(ctx context.Context, d *Dialer) (*h2Conn, error) {
-	c := p.choose(d)
+// conn returns a connection with room for a stream, and counts that stream: the least loaded one unless it has maxShared streams, a new one
+// until there are Dialer.Carriers, the least loaded one again, or a new one when all are full.
+func (p *h2Pool) conn(ctx context.Context, fresh bool) (c *h2Conn, ready bool, err error) {
+	c, ready = p.choose(fresh)
 	select {
 	case <-c.ready:
 	case <-ctx.Done():
 		p.free(c)
-		return nil, context.Cause(ctx)
+		return nil, ready, context.Cause(ctx)
 	}
 	if c.err == nil {
-		return c, nil
+		return c, ready, nil
 	}
 	p.free(c)
-	if other := p.useLeastLoaded(); other != nil {
-		return other, nil
+	if other := p.useLeastLoaded(); other != nil && !fresh {
+		return other, true, nil
 	}
-	return nil, c.err
+	return nil, false, c.err
 }
 
-func (p *h2Conns) choose(d *Dialer) *h2Conn {
+func (p *h2Pool) choose(fresh bool) (c *h2Conn, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := p.leastLoaded()
-	if c == nil || c.streams >= maxShared && len(p.list) < cmp.Or(p.own, maxOwn) {
-		c = d.connectH2(&p.tasks)
-		p.list = append(p.list, c)
+	c = p.leastLoaded()
+	if fresh || c == nil || c.streams >= maxShared && len(p.list) < p.d.carriers() {
+		c = p.connect()
 	}
 	c.streams++
-	return c
+	return c, c.isReady()
 }
 
 // useLeastLoaded returns nil when no connection stands that has room.
-func (p *h2Conns) useLeastLoaded() *h2Conn {
+func (p *h2Pool) useLeastLoaded() *h2Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.leastLoaded()
@@ -173,7 +220,7 @@ func (p *h2Conns) useLeastLoaded() *h2Conn {
 }
 
 // leastLoaded forgets the dead, and returns nil when there is no room. The caller holds mu.
-func (p *h2Conns) leastLoaded() *h2Conn {
+func (p *h2Pool) leastLoaded() *h2Conn {
 	p.list = slices.DeleteFunc(p.list, (*h2Conn).isDead)
 	var best *h2Conn
 	for _, c := range p.list {
@@ -208,44 +255,56 @@ func (c *h2Conn) room() int {
 }
 
 // leave puts no more streams on a connection over which a request was refused for now: another may lead to a gateway that takes it.
-func (p *h2Conns) leave(c *h2Conn) {
+func (p *h2Pool) leave(c *h2Conn) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	c.left = true
+	unused := c.streams == 0
+	p.mu.Unlock()
+	if unused {
+		c.close()
+	}
 }
 
-func (p *h2Conns) free(c *h2Conn) {
+// close ends a connection, also one that is being dialled.
+func (c *h2Conn) close() {
+	c.giveUp()
+	if <-c.ready; c.err == nil {
+		c.http.Close()
+	}
+}
+
+func (p *h2Pool) free(c *h2Conn) {
 	p.mu.Lock()
 	c.streams--
 	done := c.left && c.streams == 0
 	p.mu.Unlock()
 	if done {
-		c.http.Close()
+		c.close()
 	}
 }
 
-func (p *h2Conns) close() {
+func (p *h2Pool) close() error {
 	p.mu.Lock()
 	list := p.list
 	p.list = nil
 	p.mu.Unlock()
 	for _, c := range list {
-		c.giveUp()
-		if <-c.ready; c.err == nil {
-			c.http.Close()
-		}
+		c.close()
 	}
 	p.tasks.Wait()
+	return nil
 }
 
-// connectH2 dials a connection in the background, for whoever waits for it: that the first of them gives up is no reason to.
-func (d *Dialer) connectH2(tasks *sync.WaitGroup) *h2Conn {
-	ctx, cancel := context.WithTimeout(context.Background(), d.t.handshake)
+// connect dials a connection in the background, for whoever waits for it: that the first of them gives up is no reason to. The caller holds
+// mu.
+func (p *h2Pool) connect() *h2Conn {
+	ctx, cancel := context.WithTimeout(context.Background(), p.d.t.handshake)
 	c := &h2Conn{giveUp: cancel, ready: make(chan struct{})}
-	tasks.Go(func() {
+	p.list = append(p.list, c)
+	p.tasks.Go(func() {
 		defer close(c.ready)
 		defer cancel()
-		c.conn, c.http, c.err = d.dialH2Conn(ctx)
+		c.conn, c.http, c.err = p.d.dialH2Conn(ctx)
 	})
 	return c
 }
@@ -297,11 +356,19 @@ func (d *Dialer) startH2(ctx context.Context, conn net.Conn) (*http.ClientConn, 
 		HTTP2:                  h2Config(),
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
-		IdleConnTimeout:        d.t.idle,
+		IdleConnTimeout:        d.idleH2(),
 	}
 	t.Protocols.SetHTTP2(d.URL.Scheme != "http")
 	t.Protocols.SetUnencryptedHTTP2(d.URL.Scheme == "http")
 	return t.NewClientConn(ctx, d.URL.Scheme, d.addr())
+}
+
+// idleH2 is how long an HTTP/2 connection stands without streams. What is to be ready must not be made anew each minute.
+func (d *Dialer) idleH2() time.Duration {
+	if d.spares.Load() > 0 {
+		return 10 * d.t.idle
+	}
+	return d.t.idle
 }
 
 // dialTCP connects to the gateway.

@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-var noLog = log.New(io.Discard, "", 0)
+var noHTTPLog = log.New(io.Discard, "", 0)
 
 // h2Count is how many HTTP/2 connections a dialler has that live, and their streams.
 func (r *rig) h2Count() (conns, streams int) {
-	p := &r.dialer.h2
+	p := r.dialer.h2
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.list {
@@ -31,6 +31,14 @@ func (r *rig) h2Count() (conns, streams int) {
 		}
 	}
 	return conns, streams
+}
+
+// settle decides the race, and waits for the end of the stream of its hello.
+func (r *rig) settle() {
+	r.dialer.Hello(r.t.Context())
+	for _, streams := r.h2Count(); streams > 0; _, streams = r.h2Count() {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // waitH2 waits until n connections are left.
@@ -48,7 +56,8 @@ func (r *rig) waitH2(n int) {
 }
 
 func TestAFewStreamsShareAnHTTP2Connection(t *testing.T) {
-	r := newRig(t, "h2c", func(r *rig) { r.dialer.h2.own = 2 })
+	r := newRig(t, "h2c", func(r *rig) { r.dialer.Carriers = 2 })
+	r.settle()
 	for i := range 2 * maxShared {
 		r.dial()
 		if conns, streams := r.h2Count(); conns != i/maxShared+1 || streams != i+1 {
@@ -70,6 +79,7 @@ func TestAFewStreamsShareAnHTTP2Connection(t *testing.T) {
 // A thousand clients that come back at once are not a thousand TLS handshakes.
 func TestDialsThatComeAtOnceShareConnections(t *testing.T) {
 	r := newRig(t, "h2")
+	r.settle()
 	var dials sync.WaitGroup
 	for range 4 * maxShared {
 		dials.Go(func() { r.dial() })
@@ -151,7 +161,7 @@ func TestDrainingSendsGOAWAY(t *testing.T) {
 	r := newRig(t, "h2")
 	c, s := r.dial()
 	r.server.drain()
-	fresh, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
+	fresh, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil)
 	if err == nil {
 		_, err = fresh.Opened(t.Context())
 		fresh.Close()
@@ -173,7 +183,7 @@ func TestDrainingSendsGOAWAY(t *testing.T) {
 // What is over h2 elsewhere offers, or speaks, HTTP/1.1 alone.
 func TestWhatDoesNotSpeakHTTP2IsTold(t *testing.T) {
 	dial := func(r *rig) error {
-		c, err := r.dialer.Dial(t.Context(), Open{})
+		c, err := r.dialer.Dial(t.Context(), Open{}, nil)
 		if err == nil {
 			_, err = c.Opened(t.Context())
 			c.Close()
@@ -183,7 +193,7 @@ func TestWhatDoesNotSpeakHTTP2IsTold(t *testing.T) {
 	for _, protos := range [][]string{nil, {"http/1.1"}} {
 		s := httptest.NewUnstartedServer(http.NotFoundHandler())
 		s.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
-		s.Config.ErrorLog = noLog
+		s.Config.ErrorLog = noHTTPLog
 		s.TLS, _ = testTLS()
 		s.TLS = s.TLS.Clone()
 		s.TLS.NextProtos = protos
@@ -213,7 +223,7 @@ func TestASuccessThatIsNoGatewaysIsNoTunnel(t *testing.T) {
 	s.Start()
 	defer s.Close()
 	r := newRig(t, "h2c", func(r *rig) { r.dialer.URL.Host = s.Listener.Addr().String() })
-	c, err := r.dialer.Dial(t.Context(), Open{})
+	c, err := r.dialer.Dial(t.Context(), Open{}, nil)
 	if err == nil {
 		defer c.Close()
 		_, err = c.Opened(t.Context())
@@ -230,7 +240,7 @@ func newFrontDoorRig(t *testing.T) *rig {
 	door.Config.Protocols.SetUnencryptedHTTP2(true)
 	r := newRig(t, "h2c")
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: r.addr})
-	proxy.ErrorLog = noLog
+	proxy.ErrorLog = noHTTPLog
 	proxy.FlushInterval = -1
 	transport := &http.Transport{}
 	proxy.Transport = transport
@@ -248,7 +258,7 @@ func newFrontDoorRig(t *testing.T) *rig {
 // nginx, and others, turn a POST over HTTP/2 into one over HTTP/1.1.
 func TestPOSTThroughAFrontDoorThatSpeaksHTTP1(t *testing.T) {
 	r := newFrontDoorRig(t)
-	if _, err := r.dialer.Hello(t.Context(), nil); err != nil {
+	if _, err := r.dialer.Hello(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	c, s := r.dial()

@@ -35,11 +35,11 @@ const (
 	connectionWindow = maxStreams*maxStreamWindow + 1<<20
 )
 
-func quicConfig(incoming int64) *quic.Config {
+func quicConfig(incoming int64, t timing) *quic.Config {
 	return &quic.Config{
 		HandshakeIdleTimeout:           5 * time.Second,
-		MaxIdleTimeout:                 30 * time.Second,
-		KeepAlivePeriod:                10 * time.Second,
+		MaxIdleTimeout:                 t.quicIdle,
+		KeepAlivePeriod:                t.quicKeepalive,
 		InitialStreamReceiveWindow:     streamWindow,
 		MaxStreamReceiveWindow:         maxStreamWindow,
 		InitialConnectionReceiveWindow: connectionWindow,
@@ -277,7 +277,7 @@ func decodeHeader(block []byte) (status int, h http.Header, err error) {
 // listenH3 prepares to serve h3 on udp, and returns what serves until Shutdown.
 func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	tr := &quic.Transport{Conn: udp}
-	ln, err := tr.Listen(serverTLS(s.TLS, http3.NextProtoH3), quicConfig(maxStreams))
+	ln, err := tr.Listen(serverTLS(s.TLS, http3.NextProtoH3), quicConfig(maxStreams, s.t))
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 // Without this, streams that nobody reads use up the connection's credit, and all other streams of the connection stand still.
 func TestStreamWindowsFitTheConnectionWindow(t *testing.T) {
-	cfg := quicConfig(maxStreams)
+	cfg := quicConfig(maxStreams, defaultTiming)
 	if uint64(cfg.MaxIncomingStreams)*cfg.MaxStreamReceiveWindow > cfg.InitialConnectionReceiveWindow {
 		t.Errorf("%d streams of up to %d bytes exceed the %d of their connection", cfg.MaxIncomingStreams, cfg.MaxStreamReceiveWindow, cfg.InitialConnectionReceiveWindow)
 	}
@@ -21,7 +21,7 @@ func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 	if testing.Short() {
 		t.Skip("moves 150 MB: run it without -short")
 	}
-	r := newRig(t, "h3", func(r *rig) { r.dialer.h3.own = 1 })
+	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 1 })
 	var writers sync.WaitGroup
 	for range 32 {
 		c, _ := r.dial() // whose other end reads nothing
@@ -45,7 +45,7 @@ func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 }
 
 func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
-	r := newRig(t, "h3", func(r *rig) { r.dialer.h3.own = 3 })
+	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 3 })
 	count := func() (carriers, streams int) {
 		r.dialer.h3.mu.Lock()
 		defer r.dialer.h3.mu.Unlock()
@@ -53,6 +53,10 @@ func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
 			streams += c.streams
 		}
 		return len(r.dialer.h3.list), streams
+	}
+	r.dialer.Hello(t.Context())
+	for _, streams := count(); streams > 0; _, streams = count() { // its stream ends in its own time
+		time.Sleep(time.Millisecond)
 	}
 	for i, want := range []int{1, 2, 3, 3, 3} {
 		r.dial()
@@ -119,11 +123,7 @@ func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
 			return "", nil
 		}
 	})
-	c, err := r.dialer.Dial(t.Context(), Open{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := r.unopened(Open{})
 	c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 	if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
 		t.Errorf("Read before the answer: %v", err)

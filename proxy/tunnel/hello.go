@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,34 +13,61 @@ import (
 // helloSize is how much a hello sends and wants back: more than an intermediary that buffers, or drops large packets, lets through unnoticed.
 const helloSize = 64 << 10
 
-// Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass both ways, and hands the gateway's tickets to tickets,
-// which may be nil.
-func (d *Dialer) Hello(ctx context.Context, tickets func(Ticket)) (o Opened, err error) {
-	err = d.overBest(ctx, func(transport string) error {
-		o, err = d.hello(ctx, transport, tickets)
-		return err
-	})
-	return o, err
+// Welcome is what a gateway says to a hello.
+type Welcome struct {
+	Opened
+	Tickets []Ticket
 }
 
-func (d *Dialer) hello(ctx context.Context, transport string, tickets func(Ticket)) (Opened, error) {
+// Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass both ways, and returns the tickets that the gateway gives.
+func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
+	d.init()
+	transport, welcome, err := d.race.choose(ctx)
+	if err != nil {
+		return Welcome{}, err
+	}
+	if welcome != nil {
+		return *welcome, nil
+	}
+	w, err := d.hello(ctx, transport, false)
+	if err != nil {
+		d.race.refused(transport, err)
+	}
+	return w, err
+}
+
+// welcome is a hello for the race.
+func (d *Dialer) welcome(ctx context.Context, transport string) (Welcome, error) {
+	return d.hello(ctx, transport, true)
+}
+
+func (d *Dialer) hello(ctx context.Context, transport string, fresh bool) (Welcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.t.hello, fmt.Errorf("no end of it within %v", d.t.hello))
 	defer cancel()
-	c, err := d.dial(ctx, transport, Open{Target: TargetHello})
+	open, err := encodeOpen(Open{Target: TargetHello})
 	if err != nil {
-		return Opened{}, err
+		return Welcome{}, err
+	}
+	c, _, err := d.dial(ctx, transport, open, fresh)
+	if err != nil {
+		return Welcome{}, err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(aLongTimeAgo) })
 	defer stop()
-	c.OnTicket(tickets)
+	var w Welcome
+	c.OnTicket(func(t Ticket) { w.Tickets = append(w.Tickets, t) })
 	if err := echo(c); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return Opened{}, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), transport, err))
+		if _, ok := errors.AsType[*AnswerError](err); ok {
+			return Welcome{}, err // the exchange was refused
+		}
+		return Welcome{}, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), transport, err))
 	}
-	return c.answer, nil
+	w.Opened = c.answer
+	return w, nil
 }
 
 // echo sends bytes and wants them back, and then the end.

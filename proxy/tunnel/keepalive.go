@@ -10,6 +10,7 @@ import (
 func (c *Conn) tick() {
 	wake, alive := c.nextTick()
 	if !alive {
+		c.wasCut.Store(true)
 		c.end(fmt.Errorf("%w: nothing came for %v, not even a KEEPALIVE", ErrCut, c.t.dead))
 		c.x.Abort()
 		return

@@ -119,14 +119,10 @@ func TestBackPressureIsNoDeath(t *testing.T) {
 func TestAStreamWithoutOpenIsResetAfterTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := newMemRig(t)
-		c, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
+		c := r.unopened(Open{Target: TargetBootstrap})
 		c.openSent.Store(true) // Read shall not send it
 		start := time.Now()
-		_, err = c.Read(make([]byte, 1))
+		_, err := c.Read(make([]byte, 1))
 		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeProtocol || time.Since(start) != 10*time.Second {
 			t.Errorf("Read = %v after %v, want ERROR protocol after 10s", err, time.Since(start))
 		}

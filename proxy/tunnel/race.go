@@ -4,172 +4,603 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// A race decides which transport a Dialer uses under auto: the first whose exchange answered a hello with its echo. Intermediaries are known
-// that accept an exchange and then carry nothing, so nothing less counts. The decision holds for a while, is taken again in the background
-// after that, and at once when a dial fails. It is never final.
+// A race decides which transport new streams take. A transport counts as working when its exchange has answered a hello with its echo:
+// intermediaries are known that accept an exchange and then carry nothing.
+//
+// The transports start one after the other, the best first, and the first that works is taken. Those that are better may still come in, and
+// take its place. One that failed is broken for a while, which doubles with each failure, and is then probed in the background; new streams
+// move when it works. A dial that fails, or is not answered, makes the decision anew at once. Nothing is ever final.
+//
+// When no transport works, that is a verdict too: dials fail from it, without a try of their own, until the next try is due. A thousand
+// clients that try again are then no thousand logins at an ingress.
 type race struct {
-	order []string // the first starts, the next when it fails or after timing.stagger
-	hello func(ctx context.Context, transport string) error
-	say   func(from, to string) // told when the winner is not the last one
+	order []string    // by preference
+	say   func(State) // told of changes; may be nil
+	hello func(ctx context.Context, transport string) (Welcome, error)
 	t     timing
+	log   *slog.Logger
 	ctx   context.Context // of the hellos
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 
-	mu      sync.Mutex
-	closed  bool
-	winner  string // "" for none
-	last    string // the winner before, or the one that should have won
-	until   time.Time
-	running *heat
+	mu       sync.Mutex
+	closed   bool
+	current  string // "" for none
+	since    time.Time
+	last     string // the one before, which a change is said to be from
+	why      string
+	legs     map[string]*leg
+	failed   error // why there is none; nil if that is not known
+	retryAt  time.Time
+	failures int // in a row, of all transports
+	running  *heat
+	timer    *time.Timer // probes
 }
 
-// A heat is one run of the race.
+// A leg is what is known of one transport.
+type leg struct {
+	tried    time.Time // when the last hello ended; zero if there was none
+	took     time.Duration
+	err      error // how it ended, or what ended the transport's use after it
+	rare     bool  // to be probed seldom
+	failures int   // in a row
+	broken   time.Time
+	cut      time.Time // when a stream was cut last
+}
+
+// A heat is one run of the race. It is over some time after it is decided, when those that are better have come in or failed.
 type heat struct {
-	done chan struct{}
-	err  error // valid after done
+	ctx     context.Context
+	cancel  context.CancelFunc
+	decided chan struct{}
+	over    chan struct{}
+
+	// Valid after decided.
+	winner  string
+	welcome Welcome
+	err     error
 }
 
-func newRace(order []string, t timing, hello func(context.Context, string) error, say func(from, to string)) *race {
-	r := &race{order: order, t: t, hello: hello, say: say, last: order[0]}
-	r.ctx, r.stop = context.WithCancel(context.Background())
-	return r
-}
-
-// transports are those that auto tries for a gateway, in order. The ingress of Snowpark Container Services is known for WebSockets alone.
-func transports(scheme, host string) []string {
-	switch {
-	case scheme == "http":
+// transports are those that auto tries for a gateway, the best first.
+func transports(scheme string) []string {
+	if scheme == "http" {
 		return []string{TransportWS, TransportH2}
-	case strings.HasSuffix(host, ".snowflakecomputing.app"), strings.HasSuffix(host, ".snowflake.app"):
-		return []string{TransportWS, TransportH3, TransportH2}
 	}
 	return []string{TransportH3, TransportWS, TransportH2}
 }
 
-// choose returns the winner, and waits for one if there is none.
-func (r *race) choose(ctx context.Context) (string, error) {
+// beginsWithWS reports whether h3 is not to be tried first. The ingress of Snowpark Container Services is known for WebSockets alone.
+func beginsWithWS(host string) bool {
+	return strings.HasSuffix(host, ".snowflakecomputing.app") || strings.HasSuffix(host, ".snowflake.app")
+}
+
+func newRace(order []string, t timing, log *slog.Logger, hello func(context.Context, string) (Welcome, error)) *race {
+	r := &race{order: order, t: t, log: log, hello: hello, legs: make(map[string]*leg)}
+	for _, transport := range order {
+		r.legs[transport] = &leg{}
+	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	return r
+}
+
+// putOff says that a transport is to be tried when all others have failed, and otherwise seldom.
+func (r *race) putOff(transport string) {
+	if l := r.legs[transport]; l != nil {
+		l.rare = true
+		l.broken = time.Now().Add(r.t.rareProbe)
+	}
+}
+
+// choose returns the transport to use, and waits for a heat where there is none, also for one that is due soon. welcome is what the gateway
+// said in that heat, or nil.
+func (r *race) choose(ctx context.Context) (transport string, welcome *Welcome, err error) {
 	for {
 		r.mu.Lock()
+		current, failed := r.current, r.failed
 		if r.closed {
+			failed = net.ErrClosed
+		}
+		if current != "" && !r.closed {
 			r.mu.Unlock()
-			return "", net.ErrClosed
+			return current, nil, nil
 		}
-		winner := r.winner
-		if winner == "" || time.Now().After(r.until) {
-			r.startLocked()
+		wait := time.Until(r.retryAt)
+		if r.closed || failed != nil && (wait > r.t.patience || wait > 0 && hopeless(failed)) {
+			r.mu.Unlock()
+			return "", nil, failed
 		}
-		h := r.running
-		r.mu.Unlock()
-		if winner != "" {
-			return winner, nil
-		}
-		select {
-		case <-h.done:
-			if h.err != nil {
-				return "", h.err
+		if failed != nil && wait > 0 {
+			r.mu.Unlock()
+			if err := sleep(ctx, wait); err != nil {
+				return "", nil, err
 			}
+			continue
+		}
+		h, done := r.heatLocked()
+		r.mu.Unlock()
+		select {
+		case <-done:
 		case <-ctx.Done():
-			return "", context.Cause(ctx)
+			return "", nil, context.Cause(ctx)
+		}
+		if done == h.decided {
+			return h.winner, &h.welcome, h.err
 		}
 	}
 }
 
-// lost takes a transport's win back because a dial failed with err, unless that says nothing about the transport. It reports whether it did.
-func (r *race) lost(transport string, err error) bool {
-	if _, ok := errors.AsType[*AnswerError](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// heatLocked returns a heat and what to wait for: the decision of one that is on, or that is started; or, where its winner is lost already, its
+// end.
+func (r *race) heatLocked() (h *heat, done <-chan struct{}) {
+	if h = r.running; h != nil {
+		if h.winner == "" {
+			return h, h.decided
+		}
+		h.cancel()
+		return h, h.over
+	}
+	h = &heat{decided: make(chan struct{}), over: make(chan struct{})}
+	h.ctx, h.cancel = context.WithCancel(r.ctx)
+	r.running = h
+	first, later := r.fieldLocked()
+	r.tasks.Go(func() { r.run(h, first, later) })
+	return h, h.decided
+}
+
+// fieldLocked splits the transports into those that start by themselves, and those that are broken and start when nothing else works.
+func (r *race) fieldLocked() (first, later []string) {
+	for _, t := range r.order {
+		if time.Now().Before(r.legs[t].broken) {
+			later = append(later, t)
+		} else {
+			first = append(first, t)
+		}
+	}
+	if len(first) == 0 {
+		return later, nil
+	}
+	return first, later
+}
+
+type result struct {
+	transport string
+	welcome   Welcome
+	err       error
+}
+
+// run has the transports say hello until one works and those that are better have ended.
+func (r *race) run(h *heat, first, later []string) {
+	results := make(chan result, len(r.order))
+	running := make(map[string]context.CancelFunc)
+	start := func(transport string) {
+		ctx, cancel := context.WithCancel(h.ctx)
+		running[transport] = cancel
+		r.tasks.Go(func() {
+			welcome, err := r.try(ctx, transport)
+			results <- result{transport, welcome, err}
+		})
+	}
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var failures []error
+	decided := false
+	for decided && len(running) > 0 || !decided && len(failures) < len(r.order) {
+		select {
+		case <-next.C:
+			if decided || len(first) == 0 {
+				continue
+			}
+			start(first[0])
+			next.Reset(r.alone(first[0]))
+			first = first[1:]
+		case got := <-results:
+			running[got.transport]()
+			delete(running, got.transport)
+			switch {
+			case got.err == nil:
+				r.won(h, got)
+				decided = true
+				r.cancelWorse(running, got.transport)
+			case !decided && authoritative(got.err):
+				failures = []error{got.err}
+				first, later, decided = nil, nil, true
+				r.lostAll(h, failures)
+				r.cancelWorse(running, "")
+			case !decided:
+				failures = append(failures, got.err)
+				if len(first) == 0 && len(running) == 0 {
+					first, later = later, nil
+				}
+				next.Reset(0)
+			}
+		}
+	}
+	if !decided {
+		r.lostAll(h, failures)
+	}
+	h.cancel()
+	r.mu.Lock()
+	r.running = nil
+	r.scheduleLocked()
+	r.mu.Unlock()
+	close(h.over)
+}
+
+// alone is how long a transport has the course for itself.
+func (r *race) alone(transport string) time.Duration {
+	if transport == TransportH3 {
+		return r.t.stagger
+	}
+	return r.t.silent
+}
+
+// authoritative reports that the gateway itself has answered: it would give the same answer over any transport.
+func authoritative(err error) bool {
+	e, ok := errors.AsType[*AnswerError](err)
+	return ok && e.Gateway && !e.Temporary()
+}
+
+// draining reports that the gateway is about to stop, which says nothing about the way to it.
+func draining(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Code == CodeDraining
+}
+
+// cancelWorse ends the hellos of those that are not better than winner; "" is better than all.
+func (r *race) cancelWorse(running map[string]context.CancelFunc, winner string) {
+	for transport, cancel := range running {
+		if winner == "" || r.rank(transport) > r.rank(winner) {
+			cancel()
+		}
+	}
+}
+
+func (r *race) rank(transport string) int { return slices.Index(r.order, transport) }
+
+// try says hello, and takes note of how it went unless nobody wanted to know any more.
+func (r *race) try(ctx context.Context, transport string) (Welcome, error) {
+	start := time.Now()
+	welcome, err := r.hello(ctx, transport)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil && ctx.Err() != nil {
+		return welcome, err
+	}
+	l := r.legs[transport]
+	l.tried, l.took, l.err = time.Now(), time.Since(start), err
+	if err == nil {
+		l.failures, l.broken = 0, time.Time{}
+	} else if !authoritative(err) && !draining(err) {
+		r.breakLocked(l)
+	}
+	return welcome, err
+}
+
+// breakLocked puts off the next probe of a transport, twice as far as the last time.
+func (r *race) breakLocked(l *leg) {
+	first, most := r.t.probe, r.t.probeMost
+	if l.rare {
+		first, most = r.t.rareProbe, r.t.rareProbeMost
+	}
+	l.broken = time.Now().Add(backoff(l.failures, first, most))
+	l.failures++
+}
+
+// backoff is first, doubled n times, most at most, give or take a tenth: whoever failed together shall not come back together.
+func backoff(n int, first, most time.Duration) time.Duration {
+	d := most
+	if n < 20 && first<<n < most {
+		d = first << n
+	}
+	return d - d/10 + rand.N(d/5+1)
+}
+
+// won makes the transport of a hello that worked the current one, if that is better.
+func (r *race) won(h *heat, got result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.switchLocked(got.transport, "")
+	if h.winner == "" {
+		h.winner, h.welcome = got.transport, got.welcome
+		close(h.decided)
+	}
+}
+
+// lostAll is the verdict that nothing works.
+func (r *race) lostAll(h *heat, failures []error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		h.err = net.ErrClosed
+	} else {
+		h.err = noTransport(failures)
+		r.failLocked(h.err)
+	}
+	close(h.decided)
+}
+
+func noTransport(failures []error) error {
+	if len(failures) == 1 {
+		return failures[0]
+	}
+	var all []string
+	for _, err := range failures {
+		all = append(all, err.Error())
+	}
+	return explain(&noTransportError{failures, "no transport reaches the gateway: " + strings.Join(all, "; ")})
+}
+
+type noTransportError struct {
+	failures []error
+	text     string
+}
+
+func (e *noTransportError) Error() string   { return e.text }
+func (e *noTransportError) Unwrap() []error { return e.failures }
+
+// failLocked has dials fail with err until the next try is due.
+func (r *race) failLocked(err error) {
+	first, most := r.t.retry, r.t.retryMost
+	if hopeless(err) {
+		first, most = r.t.hopeless, r.t.hopelessMost
+	}
+	wait := backoff(r.failures, first, most)
+	if r.failures == 0 || r.current != "" || r.failed == nil {
+		r.log.Warn("gateway not reached", "err", err, "retry_in", wait.Round(time.Millisecond))
+	}
+	r.failures++
+	r.failed, r.retryAt, r.current = err, time.Now().Add(wait), ""
+	r.tellLocked()
+}
+
+// hopeless reports that only somebody's doing can make the next try better.
+func hopeless(err error) bool {
+	e, ok := errors.AsType[*AnswerError](err)
+	return ok && !e.Temporary()
+}
+
+// switchLocked makes a transport the current one.
+func (r *race) switchLocked(to, why string) {
+	r.failed, r.failures = nil, 0
+	if to == r.current {
+		return
+	}
+	from := r.last
+	if why == "" {
+		why = r.reasonLocked(to)
+	}
+	r.current, r.last, r.since, r.why = to, to, time.Now(), why
+	switch {
+	case len(r.order) == 1:
+	case from == "":
+		r.log.Info("tunnel transport chosen", "transport", to, "why", why)
+	case from == to:
+	case r.rank(to) < r.rank(from):
+		r.log.Info("tunnel transport changed for a better one", "from", from, "to", to, "why", why)
+	default:
+		r.log.Warn("tunnel transport changed", "from", from, "to", to, "why", why)
+	}
+	r.tellLocked()
+}
+
+func (r *race) tellLocked() {
+	if r.say != nil {
+		r.say(r.stateLocked())
+	}
+}
+
+// reasonLocked says why a transport is taken and none that is better.
+func (r *race) reasonLocked(to string) string {
+	var reasons []string
+	for _, t := range r.order[:r.rank(to)] {
+		switch l := r.legs[t]; {
+		case l.err != nil:
+			reasons = append(reasons, fmt.Sprintf("%s failed: %v", t, l.err))
+		case l.tried.IsZero() && l.rare:
+			reasons = append(reasons, t+" is not expected to work at this host")
+		default:
+			reasons = append(reasons, t+" has not answered yet")
+		}
+	}
+	if reasons == nil {
+		return "it answered, and is the first choice"
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// unanswered says that nothing came back over a transport that worked before: the next dial decides anew.
+func (r *race) unanswered(transport string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.legs[transport].err = err
+	if r.current == transport {
+		r.current = ""
+	}
+}
+
+// refused takes note that a dial failed with err. It reports whether another transport may do better.
+func (r *race) refused(transport string, err error) (again bool) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.winner == transport {
-		r.winner = ""
+	if _, ok := errors.AsType[*AnswerError](err); ok {
+		r.legs[transport].err = err
+		r.failLocked(err)
+		return false
+	}
+	l := r.legs[transport]
+	l.err = err
+	if r.current == transport {
+		r.current = ""
+		r.breakLocked(l)
 	}
 	return !r.closed
+}
+
+// cut counts a stream that was cut by whatever is between the ends. Two such events within some minutes demote a transport, as a failed
+// hello does; many streams that are cut at once, by the restart of an ingress or a gateway, are one event.
+func (r *race) cut(transport string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.legs[transport]
+	if l == nil || len(r.order) == 1 {
+		return
+	}
+	now := time.Now()
+	before := l.cut
+	if since := now.Sub(before); since < r.t.cutApart {
+		return
+	}
+	l.cut = now
+	if before.IsZero() || now.Sub(before) > r.t.cutWindow {
+		return
+	}
+	l.err = errors.New("streams over it were cut twice within " + r.t.cutWindow.String())
+	l.cut = time.Time{}
+	r.breakLocked(l)
+	if r.current == transport {
+		r.current = ""
+	}
+}
+
+// scheduleLocked sets the timer for the next probe of a transport that is better than the current one.
+func (r *race) scheduleLocked() {
+	if r.closed || r.current == "" || r.running != nil {
+		return
+	}
+	_, at := r.nextProbeLocked()
+	if at.IsZero() {
+		return
+	}
+	if r.timer == nil {
+		r.timer = time.AfterFunc(time.Until(at), r.probe)
+		return
+	}
+	r.timer.Reset(time.Until(at))
+}
+
+// nextProbeLocked is which better transport is probed next, and when: not before it may be taken.
+func (r *race) nextProbeLocked() (transport string, at time.Time) {
+	for _, t := range r.order[:max(0, r.rank(r.current))] {
+		if broken := r.legs[t].broken; at.IsZero() || broken.Before(at) {
+			transport, at = t, broken
+		}
+	}
+	if earliest := r.since.Add(r.t.switchEvery); transport != "" && at.Before(earliest) {
+		at = earliest
+	}
+	return transport, at
+}
+
+// probe tries a better transport in the background.
+func (r *race) probe() {
+	r.mu.Lock()
+	transport, at := r.nextProbeLocked()
+	if r.closed || r.current == "" || r.running != nil || transport == "" {
+		r.mu.Unlock()
+		return
+	}
+	if time.Now().Before(at) {
+		r.scheduleLocked()
+		r.mu.Unlock()
+		return
+	}
+	r.tasks.Add(1)
+	r.mu.Unlock()
+	defer r.tasks.Done()
+	_, err := r.try(r.ctx, transport)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	if err == nil && r.rank(transport) < r.rank(r.current) {
+		r.switchLocked(transport, "it answers again")
+	} else {
+		r.tellLocked()
+	}
+	r.scheduleLocked()
 }
 
 func (r *race) close() {
 	r.mu.Lock()
 	r.closed = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
 	r.mu.Unlock()
 	r.stop()
 	r.tasks.Wait()
 }
 
-func (r *race) startLocked() {
-	if r.running != nil {
-		return
-	}
-	h := &heat{done: make(chan struct{})}
-	r.running = h
-	r.tasks.Go(func() { r.decide(h) })
+// State is what a [Dialer] knows of the ways to its gateway.
+type State struct {
+	Transport string        `json:"transport"`       // that new streams take; "" while none works
+	Since     time.Time     `json:"since,omitzero"`  // when it was chosen
+	Why       string        `json:"why,omitempty"`   // it was chosen
+	Error     string        `json:"error,omitempty"` // why none works
+	RetryAt   time.Time     `json:"retry_at,omitzero"`
+	Tried     []TransportAt `json:"tried"` // by preference
 }
 
-func (r *race) decide(h *heat) {
-	winner, err := r.run(r.ctx)
+// TransportAt is what is known of one transport.
+type TransportAt struct {
+	Transport string        `json:"transport"`
+	Tried     time.Time     `json:"tried,omitzero"`      // when it was tried last; zero for never
+	Took      time.Duration `json:"took_ns,omitempty"`   // from the dial to the end of the echo
+	Error     string        `json:"error,omitempty"`     // how that ended
+	NextProbe time.Time     `json:"next_probe,omitzero"` // not before
+}
+
+func (r *race) state() State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h.err = err
-	r.running = nil
-	r.until = time.Now().Add(r.t.verdict)
-	close(h.done)
-	if err != nil {
-		return // what won before may still work; the next dial will tell
-	}
-	if r.say != nil && winner != r.last {
-		r.say(r.last, winner)
-	}
-	r.winner, r.last = winner, winner
+	return r.stateLocked()
 }
 
-// run has the transports say hello, and cancels the losers.
-func (r *race) run(ctx context.Context) (winner string, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	type result struct {
-		transport string
-		err       error
-	}
-	results := make(chan result, len(r.order))
-	start := func(transport string) {
-		wg.Go(func() { results <- result{transport, r.hello(ctx, transport)} })
-	}
-	waiting := r.order
-	stagger := time.NewTimer(0)
-	defer stagger.Stop()
-	var failures []error
-	for len(failures) < len(r.order) {
-		next := stagger.C
-		if len(waiting) == 0 {
-			next = nil
-		}
-		select {
-		case <-next:
-			start(waiting[0])
-			waiting = waiting[1:]
-			stagger.Reset(r.t.stagger)
-		case got := <-results:
-			if got.err == nil {
-				return got.transport, nil
-			}
-			failures = append(failures, got.err)
-			stagger.Reset(0)
+func (r *race) stateLocked() State {
+	s := State{Transport: r.current, Since: r.since, Why: r.why}
+	if r.current == "" {
+		s.Since, s.Why = time.Time{}, ""
+		if r.failed != nil {
+			s.Error, s.RetryAt = r.failed.Error(), r.retryAt
 		}
 	}
-	if len(failures) == 1 {
-		return "", failures[0]
+	probe, at := r.nextProbeLocked()
+	for _, t := range r.order {
+		l := r.legs[t]
+		a := TransportAt{Transport: t, Tried: l.tried, Took: l.took}
+		if l.err != nil {
+			a.Error = l.err.Error()
+		}
+		if t == probe && r.current != "" {
+			a.NextProbe = at
+		} else if r.current != "" && r.rank(t) < r.rank(r.current) {
+			a.NextProbe = l.broken
+		}
+		s.Tried = append(s.Tried, a)
 	}
-	err = failures[0]
-	for _, next := range failures[1:] {
-		err = fmt.Errorf("%w; %w", err, next)
-	}
-	return "", explain(fmt.Errorf("no transport reaches the gateway: %w", err))
+	return s
 }

@@ -221,6 +221,7 @@ func (c *Conn) readFailed(err error) error {
 			break
 		}
 		c.readErr = cut(err)
+		c.wasCut.Store(true)
 	}
 	return c.readErr
 }

@@ -142,16 +142,29 @@ func (r *rig) serve(ctx context.Context, c *Conn, o Open, p Peer) {
 // dial opens a stream and returns both ends.
 func (r *rig) dial() (*Conn, *served) {
 	r.t.Helper()
-	c, err := r.dialer.Dial(r.t.Context(), Open{Target: TargetBootstrap})
+	c, err := r.dialer.Dial(r.t.Context(), Open{Target: TargetBootstrap}, nil)
 	if err != nil {
 		r.t.Fatalf("Dial: %v", err)
-	}
-	if _, err := c.Opened(r.t.Context()); err != nil {
-		r.t.Fatalf("Opened: %v", err)
 	}
 	s := <-r.served
 	r.t.Cleanup(func() { c.Close(); s.returned() })
 	return c, s
+}
+
+// unopened makes a stream whose OPEN has not left.
+func (r *rig) unopened(o Open) *Conn {
+	r.t.Helper()
+	r.dialer.init()
+	open, err := encodeOpen(o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	c, err := r.dialer.dialFresh(r.t.Context(), r.dialer.Transport, open)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	return c
 }
 
 var testTLS = sync.OnceValues(func() (server, client *tls.Config) {

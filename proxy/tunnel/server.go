@@ -359,7 +359,7 @@ func (s *Server) newStream(x exchange) *Conn {
 		return nil
 	}
 	var c *Conn
-	c = newConn(x, s.t, nil, func() { s.forget(c) })
+	c = newConn(x, s.t, func() { s.forget(c) })
 	s.streams[c] = struct{}{}
 	return c
 }

@@ -136,5 +136,6 @@ func (c *Conn) writeFailed(err error) error {
 		return e.err
 	}
 	c.writeErr = cut(err)
+	c.wasCut.Store(true)
 	return c.writeErr
 }

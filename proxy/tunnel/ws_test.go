@@ -38,7 +38,7 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 	capsules := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), appendCapsule(nil, capsuleFinalData, []byte(" world"))}, nil)
 	for size := 1; size <= len(capsules); size++ {
 		x, peer := pipeWS()
-		c := newConn(x, defaultTiming, nil, func() {})
+		c := newConn(x, defaultTiming, func() {})
 		go func() {
 			op := ws.OpBinary
 			for i := 0; i < len(capsules); i += size {
@@ -99,7 +99,7 @@ func TestFramesThatRFC6455Forbids(t *testing.T) {
 func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newConn(x, defaultTiming, nil, func() {})
+		c := newConn(x, defaultTiming, func() {})
 		go c.readOpened()
 		for _, s := range []string{"one", "two"} {
 			peer.Write(clientFrame(true, ws.OpPing, []byte(s)))
@@ -119,7 +119,7 @@ func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newConn(x, defaultTiming, nil, func() {})
+		c := newConn(x, defaultTiming, func() {})
 		done := make(chan error)
 		go func() { done <- c.readOpened() }()
 		ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))

@@ -56,7 +56,7 @@ func runBareAgent(out io.Writer, args []string) error {
 
 func bareStream(d *tunnel.Dialer, c net.Conn, target string) error {
 	defer c.Close()
-	stream, err := d.Dial(context.Background(), tunnel.Open{Target: target})
+	stream, err := d.Dial(context.Background(), tunnel.Open{Target: target}, nil)
 	if err != nil {
 		return err
 	}
