@@ -92,6 +92,10 @@ func (a *Agent) Ready() error {
 	return fmt.Errorf("%s has not answered yet", a.Upstream.name())
 }
 
+// Tunnels says which transport is used to each gateway, by its URL, and why;
+// nothing where there is no tunnel.
+func (a *Agent) Tunnels() map[string]tunnel.State { return a.Upstream.states() }
+
 // Run listens and serves until ctx is done, drains, and returns nil then. It
 // returns early, with an error, only where a bootstrap address cannot be had.
 func (a *Agent) Run(ctx context.Context) error {

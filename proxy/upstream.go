@@ -20,6 +20,8 @@ type Upstream interface {
 	// hello finds out whether the other end is there and gives the tickets that
 	// it remembers.
 	hello(ctx context.Context) (tunnel.Welcome, error)
+	// states says what is known of each way.
+	states() map[string]tunnel.State
 	// spare has as many streams ready before they are asked for, where that
 	// saves time.
 	spare(n int)
@@ -98,6 +100,15 @@ func (t *tunnels) hello(ctx context.Context) (tunnel.Welcome, error) {
 	return tunnel.Welcome{}, failed
 }
 
+// states are by URL.
+func (t *tunnels) states() map[string]tunnel.State {
+	all := make(map[string]tunnel.State)
+	for _, g := range t.gateways {
+		all[g.URL.String()] = g.State()
+	}
+	return all
+}
+
 // spare has spares to the first gateway: the others are for when it fails.
 func (t *tunnels) spare(n int) { t.gateways[0].SetSpares(n) }
 
@@ -139,6 +150,8 @@ func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int,
 }
 
 func (d direct) spare(int) {}
+
+func (d direct) states() map[string]tunnel.State { return nil }
 
 // brokerError is why a broker could not be reached, where the way to it is open.
 type brokerError struct{ error }

@@ -21,6 +21,9 @@ const (
 	stateFileNone = "none"
 )
 
+// maxCarriers bounds --carriers: each may hold the connection window in memory.
+const maxCarriers = 256
+
 // agentFlags are the settings of the agent's end.
 type agentFlags struct {
 	GatewayURL []string `group:"The three that matter" placeholder:"URL" help:"https://HOST[:PORT][/PREFIX] of the gateway; may be repeated: tried in order. Or tcp://BROKER:PORT[,BROKER:PORT] for no tunnel: the brokers are dialled from here."`
@@ -34,6 +37,7 @@ type agentFlags struct {
 	RelayUnknownAPIs bool     `name:"relay-unknown-apis" group:"Addresses of the brokers" help:"Relay API keys that are not Kafka's own. Their responses are not looked at, and may name addresses."`
 
 	Transport       string `group:"The way to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
+	Carriers        int    `group:"The way to the gateway" placeholder:"N" default:"16" help:"Over h3 this many Kafka connections get a QUIC connection of their own; more of them share. Over h2 it is eight to each."`
 	GatewayCAFile   string `group:"The way to the gateway" placeholder:"FILE" help:"Believe a gateway whose certificate these have signed, not those that the system trusts."`
 	GatewayCertFile string `group:"The way to the gateway" placeholder:"FILE" help:"Certificate to show to the gateway."`
 	GatewayKeyFile  string `group:"The way to the gateway" placeholder:"FILE" help:"Its key."`
@@ -44,7 +48,7 @@ type agentFlags struct {
 
 	brokerFlags
 
-	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"/metrics, /healthz and /readyz; none: nowhere."`
+	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"/metrics, /healthz, /readyz and, on loopback alone, /tunnel; none: nowhere."`
 	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long connections may take to end when the process is told to stop."`
 }
 
@@ -71,7 +75,11 @@ func (c *agentCmd) Run(a *app) error {
 	c.warn(plan, a.log)
 	ctx, stop := untilSignal(a.stderr)
 	defer stop()
-	admin, err := listenAdmin(c.AdminListen, registry, agent.Ready, a.log)
+	var tunnels func() any
+	if len(plan.gateways) > 0 {
+		tunnels = func() any { return agent.Tunnels() }
+	}
+	admin, err := listenAdmin(c.AdminListen, registry, agent.Ready, a.log, tunnels)
 	if err != nil {
 		return err
 	}
@@ -112,7 +120,7 @@ func (p *agentPlan) way() string {
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
-		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkTLS, f.checkPorts,
+		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkCarriers, f.checkTLS, f.checkPorts,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -140,7 +148,7 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 	set := given(map[string]bool{
 		"--token-file": f.TokenFile != "", "--gateway-ca-file": f.GatewayCAFile != "",
 		"--gateway-cert-file": f.GatewayCertFile != "", "--gateway-key-file": f.GatewayKeyFile != "",
-		"--transport": f.Transport != tunnel.TransportAuto,
+		"--transport": f.Transport != tunnel.TransportAuto, "--carriers": f.Carriers != tunnel.DefaultCarriers,
 	})
 	if len(set) > 0 {
 		return wrong("leave it out, or give the https:// URL of a gateway; for TLS to the brokers there are --broker-tls and --broker-ca-file",
@@ -197,6 +205,13 @@ func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 	}
 	p.expect, err = parseNodeIDs(values(f.ExpectNodes))
 	return err
+}
+
+func (f *agentFlags) checkCarriers(*agentPlan) error {
+	if f.Carriers < 1 || f.Carriers > maxCarriers {
+		return wrong("the default is 16", "--carriers %d: want 1 to %d", f.Carriers, maxCarriers)
+	}
+	return nil
 }
 
 func (f *agentFlags) checkTransport(*agentPlan) error {

@@ -86,7 +86,7 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 			return nil, badFile(err)
 		}
 		dialers = append(dialers, &tunnel.Dialer{
-			URL: u, Transport: f.Transport, TLS: config, Token: token, Logger: log, OnState: follow(m.Tunnel(u.Host)),
+			URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Logger: log, OnState: follow(m.Tunnel(u.Host)),
 			OnDial: func(transport string, err error, took time.Duration) {
 				m.TunnelDial(transport, metrics.ResultOf(err), took)
 			},

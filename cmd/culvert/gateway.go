@@ -67,7 +67,7 @@ func (c *gatewayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	admin, err := listenAdmin(c.AdminListen, registry, gateway.Ready, a.log)
+	admin, err := listenAdmin(c.AdminListen, registry, gateway.Ready, a.log, nil)
 	if err != nil {
 		closeAll(tcp, udp)
 		return err

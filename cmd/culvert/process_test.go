@@ -289,6 +289,16 @@ func TestRecordsGoThroughBothEndsAndSIGTERMEndsThemWell(t *testing.T) {
 			if _, body := get(t, agentAdmin+"/metrics"); !regexp.MustCompile(`culvert_tunnel_dials_total{result="ok",transport="\w+"} [1-9]`).MatchString(body) {
 				t.Error("the agent counts no dial of the gateway")
 			}
+			uses := transport
+			if transport == "auto" {
+				uses = "h3"
+			}
+			if code, body := get(t, agentAdmin+"/tunnel"); code != http.StatusOK || !strings.Contains(body, `"https://`+address+`"`) || !strings.Contains(body, `"transport": "`+uses+`"`) {
+				t.Errorf("/tunnel: %d %s", code, body)
+			}
+			if code, _ := get(t, gatewayAdmin+"/tunnel"); code != http.StatusNotFound {
+				t.Errorf("/tunnel of a gateway: %d", code)
+			}
 			for name, p := range map[string]*process{"agent": agent, "gateway": gateway} {
 				if code := p.stop(); code != 0 {
 					t.Errorf("%s ended with %d after SIGTERM, want 0", name, code)

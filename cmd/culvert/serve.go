@@ -86,8 +86,9 @@ func checkAdmin(address string) error {
 	return nil
 }
 
-// listenAdmin opens the admin listener.
-func listenAdmin(address string, registry *prometheus.Registry, ready func() error, log *slog.Logger) (*admin, error) {
+// listenAdmin opens the admin listener. tunnel is what to show of the tunnel to
+// those on this machine; it may be nil.
+func listenAdmin(address string, registry *prometheus.Registry, ready func() error, log *slog.Logger, tunnel func() any) (*admin, error) {
 	if address == noAdmin {
 		return nil, nil
 	}
@@ -95,7 +96,11 @@ func listenAdmin(address string, registry *prometheus.Registry, ready func() err
 	if err != nil {
 		return nil, sayListen(err, address, "--admin-listen")
 	}
-	return &admin{ln, status.Server{Gatherer: registry, Ready: ready, Logger: log}}, nil
+	host, _, _ := net.SplitHostPort(ln.Addr().String())
+	if !isLoopback(host) {
+		tunnel = nil
+	}
+	return &admin{ln, status.Server{Gatherer: registry, Ready: ready, Tunnel: tunnel, Logger: log}}, nil
 }
 
 // during serves while run runs, its drain included, so that the last figures

@@ -4,6 +4,7 @@ package status
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -37,6 +38,11 @@ type Server struct {
 	// why not. It is called concurrently and must not block. Nil means always
 	// ready.
 	Ready func() error
+
+	// Tunnel returns what the process knows of the ways to its gateways, for
+	// JSON. It is called concurrently. Nil means that there is no such page.
+	// It names addresses: leave it out where strangers can come.
+	Tunnel func() any
 
 	// Logger gets what goes wrong; nil means nowhere.
 	Logger *slog.Logger
@@ -90,11 +96,26 @@ type route struct {
 }
 
 func (s *Server) handler(logger *slog.Logger) http.Handler {
-	return router{
+	routes := router{
 		{"/metrics", "what this process counts, for Prometheus", s.metrics(logger)},
 		{"/healthz", "200 while the process lives", http.HandlerFunc(healthz)},
 		{"/readyz", "200 while clients may come, else 503 and why not", http.HandlerFunc(s.readyz)},
 	}
+	if s.Tunnel != nil {
+		routes = append(routes, route{"/tunnel", "which transport is used, why, and when another is tried", http.HandlerFunc(s.tunnel)})
+	}
+	return routes
+}
+
+func (s *Server) tunnel(w http.ResponseWriter, _ *http.Request) {
+	b, err := json.MarshalIndent(s.Tunnel(), "", "  ")
+	if err != nil {
+		text(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Write(append(b, '\n'))
 }
 
 // metrics serves the text, OpenMetrics and protobuf formats; native histograms

@@ -114,6 +114,21 @@ func TestIndexListsThePages(t *testing.T) {
 	}
 }
 
+func TestTheTunnelIsShownWhereThereIsOne(t *testing.T) {
+	url, client := start(t, &status.Server{})
+	if resp, _ := do(t, client, "GET", url+"/tunnel", nil); resp.StatusCode != 404 {
+		t.Errorf("/tunnel without a tunnel: %d", resp.StatusCode)
+	}
+	url, client = start(t, &status.Server{Tunnel: func() any { return map[string]string{"https://gateway": "ws"} }})
+	resp, body := do(t, client, "GET", url+"/tunnel", nil)
+	if want := "{\n  \"https://gateway\": \"ws\"\n}\n"; body != want || resp.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("/tunnel: %q of type %s, want %q", body, resp.Header.Get("Content-Type"), want)
+	}
+	if _, body := do(t, client, "GET", url, nil); !strings.Contains(body, "\n/tunnel ") {
+		t.Errorf("index %q does not list /tunnel", body)
+	}
+}
+
 func TestReadyzSaysWhyNot(t *testing.T) {
 	var reason atomic.Pointer[error]
 	url, client := start(t, &status.Server{Ready: func() error {
