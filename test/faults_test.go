@@ -35,7 +35,7 @@ var producers = map[string]func(*testing.T, context.Context, *path, string) erro
 }
 
 // TestNoRecordIsLostWhenBrokersComeAndGo moves leaders, and kills and restarts
-// a broker, while idempotent producers of two kinds and over both transports
+// a broker, while idempotent producers of two kinds and over all transports
 // send with acks=all.
 func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
 	w := theWorld(t)

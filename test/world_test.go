@@ -13,7 +13,7 @@ import (
 )
 
 // transports are those that every client must work over.
-var transports = []string{"ws", "h3"}
+var transports = []string{"ws", "h3", "h2"}
 
 // direct is no transport: the agent dials the brokers itself.
 const direct = "direct"

@@ -24,7 +24,7 @@ const bareBuffer = 64 << 10
 func runBareAgent(out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("bare-agent", flag.ContinueOnError)
 	gateway := flags.String("gateway", "", "host:port of the bare gateway")
-	transport := flags.String("transport", "", "h3 or ws")
+	transport := flags.String("transport", "", "h3, ws or h2")
 	ca := flags.String("ca", "", "file with the gateway's certificate")
 	to := flags.String("to", "", "addresses behind the gateway")
 	if err := flags.Parse(args); err != nil {

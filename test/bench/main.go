@@ -8,10 +8,10 @@
 // are measured, and so is the load, which sends finished frames, except under
 // kgo, which is franz-go with records of 1 KiB. The rows are
 //
-//	direct          from the load to the brokers
-//	bare ws, h3     through the same tunnel as culvert, with a loop around Read and Write at each end
-//	culvert ws, h3  through culvert agent and culvert gateway
-//	culvert direct  through culvert agent alone
+//	direct              from the load to the brokers
+//	bare ws, h3, h2     through the same tunnel as culvert, with a loop around Read and Write at each end
+//	culvert ws, h3, h2  through culvert agent and culvert gateway
+//	culvert direct      through culvert agent alone
 //
 // All rows are measured in each round, one after the other, and only ratios
 // within one run mean anything. Bytes are those of whole frames; MB and GB are
@@ -30,7 +30,7 @@ import (
 	"time"
 )
 
-var rowNames = []string{"direct", "bare ws", "culvert ws", "bare h3", "culvert h3", "culvert direct"}
+var rowNames = []string{"direct", "bare ws", "culvert ws", "bare h3", "culvert h3", "bare h2", "culvert h2", "culvert direct"}
 
 func main() {
 	if err := run(os.Stdout, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,6 +86,9 @@ func (p *parts) startSelf(args ...string) (*proc.Process, []string, error) {
 	return s, strings.Split(addresses, ","), err
 }
 
+// transports are those that have a row, bare and with culvert.
+var transports = []string{"ws", "h3", "h2"}
+
 // startRow starts what a row is made of. Its name says what that is.
 func (p *parts) startRow(name string) (*row, error) {
 	switch kind, transport, _ := strings.Cut(name, " "); {
@@ -92,9 +96,9 @@ func (p *parts) startRow(name string) (*row, error) {
 		return &row{name: name, brokers: p.brokers}, nil
 	case name == "culvert direct":
 		return p.startCulvertDirect()
-	case kind == "bare" && (transport == "ws" || transport == "h3"):
+	case kind == "bare" && slices.Contains(transports, transport):
 		return p.startBare(transport)
-	case kind == "culvert" && (transport == "ws" || transport == "h3"):
+	case kind == "culvert" && slices.Contains(transports, transport):
 		return p.startCulvert(transport)
 	}
 	return nil, fmt.Errorf("no row is called %q; there are %s", name, strings.Join(rowNames, ", "))
