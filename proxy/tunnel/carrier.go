@@ -320,7 +320,7 @@ func (p *h3Pool) dialAt(ctx context.Context, tr *quic.Transport, addr *net.UDPAd
 	cfg := p.d.tls.Clone()
 	cfg.NextProtos = []string{http3.NextProtoH3}
 	cfg.MinVersion = tls.VersionTLS13
-	conn, err := tr.Dial(ctx, addr, cfg, quicConfig(-1, p.d.t))
+	conn, err := tr.Dial(ctx, addr, cfg, quicConfig(-1, p.d.t, p.d.w))
 	if err != nil {
 		return nil, fmt.Errorf("QUIC handshake: %w", err)
 	}

@@ -51,11 +51,13 @@ type Dialer struct {
 
 	Logger *slog.Logger // nil discards
 
-	timing timing // zero means defaultTiming
+	timing  timing  // zero means defaultTiming
+	windows windows // zero means defaultWindows
 
 	once  sync.Once
 	log   *slog.Logger
 	t     timing
+	w     windows
 	tls   *tls.Config // TLS with what a resumed session needs
 	race  *race
 	h3    *h3Pool
@@ -85,6 +87,7 @@ func (d *Dialer) init() {
 		if d.t == (timing{}) {
 			d.t = defaultTiming
 		}
+		d.w = cmp.Or(d.windows, defaultWindows)
 		d.tls = &tls.Config{}
 		if d.TLS != nil {
 			d.tls = d.TLS.Clone()
@@ -285,6 +288,9 @@ func (d *Dialer) start() error {
 	defer d.mu.Unlock()
 	if d.closed {
 		return net.ErrClosed
+	}
+	if err := d.w.check(); err != nil {
+		return err
 	}
 	d.pending.Add(1)
 	return nil

@@ -19,12 +19,12 @@ import (
 const maxShared = 8
 
 // h2Config is for both ends.
-func h2Config() *http.HTTP2Config {
+func h2Config(w windows) *http.HTTP2Config {
 	return &http.HTTP2Config{
-		MaxConcurrentStreams:          maxStreams,
-		MaxReceiveBufferPerStream:     maxStreamWindow,
-		MaxReceiveBufferPerConnection: connectionWindow,
-		MaxReadFrameSize:              16 << 10, // the other end of Go's holds a buffer of this size for each of its streams
+		MaxConcurrentStreams:          w.streams,
+		MaxReceiveBufferPerStream:     w.stream,
+		MaxReceiveBufferPerConnection: w.connection, // beyond what the field's comment permits; a test sees it obeyed
+		MaxReadFrameSize:              16 << 10,     // the other end of Go's holds a buffer of this size for each of its streams
 		SendPingTimeout:               15 * time.Second,
 		PingTimeout:                   10 * time.Second,
 		WriteByteTimeout:              20 * time.Second,
@@ -353,7 +353,7 @@ func (d *Dialer) startH2(ctx context.Context, conn net.Conn) (*http.ClientConn, 
 		DialContext:            dialled,
 		DialTLSContext:         dialled,
 		Protocols:              new(http.Protocols),
-		HTTP2:                  h2Config(),
+		HTTP2:                  h2Config(d.w),
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
 		IdleConnTimeout:        d.idleH2(),

@@ -26,24 +26,18 @@ const (
 	frameHeaders = 0x01
 )
 
-// What a carrier may hold. Flow control is only as good as this rule: streams × stream window ≤ connection window. Otherwise a few streams
-// that nobody reads use up the connection's credit, and every other stream of the connection stands still.
-const (
-	maxStreams       = 64
-	streamWindow     = 1 << 20
-	maxStreamWindow  = 4 << 20 // 84 MB/s at 50 ms
-	connectionWindow = maxStreams*maxStreamWindow + 1<<20
-)
+// firstWindow is the window that a stream begins with. QUIC enlarges those that are used.
+const firstWindow = 1 << 20
 
-func quicConfig(incoming int64, t timing) *quic.Config {
+func quicConfig(incoming int64, t timing, w windows) *quic.Config {
 	return &quic.Config{
 		HandshakeIdleTimeout:           5 * time.Second,
 		MaxIdleTimeout:                 t.quicIdle,
 		KeepAlivePeriod:                t.quicKeepalive,
-		InitialStreamReceiveWindow:     streamWindow,
-		MaxStreamReceiveWindow:         maxStreamWindow,
-		InitialConnectionReceiveWindow: connectionWindow,
-		MaxConnectionReceiveWindow:     connectionWindow,
+		InitialStreamReceiveWindow:     uint64(min(firstWindow, w.stream)),
+		MaxStreamReceiveWindow:         uint64(w.stream),
+		InitialConnectionReceiveWindow: uint64(w.connection),
+		MaxConnectionReceiveWindow:     uint64(w.connection),
 		MaxIncomingStreams:             incoming,
 	}
 }
@@ -277,7 +271,7 @@ func decodeHeader(block []byte) (status int, h http.Header, err error) {
 // listenH3 prepares to serve h3 on udp, and returns what serves until Shutdown.
 func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	tr := &quic.Transport{Conn: udp}
-	ln, err := tr.Listen(serverTLS(s.TLS, http3.NextProtoH3), quicConfig(maxStreams, s.t))
+	ln, err := tr.Listen(serverTLS(s.TLS, http3.NextProtoH3), quicConfig(int64(s.w.streams), s.t, s.w))
 	if err != nil {
 		return nil, err
 	}
@@ -308,10 +302,13 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 }
 
 func (s *Server) serveH3(w http.ResponseWriter, r *http.Request, p Peer) {
+	if r.Method == http.MethodPost {
+		describePost(w.Header())
+	}
 	w.WriteHeader(http.StatusOK)
 	str, err := w.(http3.HTTPStreamer).HTTPStream()
 	if err != nil {
-		s.log.Debug("extended CONNECT not answered", "err", err, "agent_addr", p.Addr)
+		s.log.Debug("request not answered", "err", err, "agent_addr", p.Addr)
 		return
 	}
 	conn, _ := r.Context().Value(quicConnKey{}).(*quic.Conn)

@@ -1,48 +1,11 @@
 package tunnel
 
 import (
-	"bytes"
 	"io"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 )
-
-// Without this, streams that nobody reads use up the connection's credit, and all other streams of the connection stand still.
-func TestStreamWindowsFitTheConnectionWindow(t *testing.T) {
-	cfg := quicConfig(maxStreams, defaultTiming)
-	if uint64(cfg.MaxIncomingStreams)*cfg.MaxStreamReceiveWindow > cfg.InitialConnectionReceiveWindow {
-		t.Errorf("%d streams of up to %d bytes exceed the %d of their connection", cfg.MaxIncomingStreams, cfg.MaxStreamReceiveWindow, cfg.InitialConnectionReceiveWindow)
-	}
-}
-
-func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
-	if testing.Short() {
-		t.Skip("moves 150 MB: run it without -short")
-	}
-	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 1 })
-	var writers sync.WaitGroup
-	for range 32 {
-		c, _ := r.dial() // whose other end reads nothing
-		c.SetWriteDeadline(time.Now().Add(1 * time.Second))
-		writers.Go(func() { c.Write(make([]byte, 2*maxStreamWindow)) })
-	}
-	writers.Wait()
-	c, s := r.dial()
-	if n := len(r.dialer.h3.list); n != 1 {
-		t.Fatalf("%d carriers, want all streams on one", n)
-	}
-	want := random(20 << 20)
-	go func() {
-		c.Write(want)
-		c.CloseWrite()
-	}()
-	s.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if got, err := io.ReadAll(s); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("beside 32 stalled streams: read %d of %d bytes, %v", len(got), len(want), err)
-	}
-}
 
 func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 3 })

@@ -184,14 +184,18 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
+// describePost asks intermediaries for what an answer's body needs.
+func describePost(h http.Header) {
+	h.Set("Content-Type", postType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no") // nginx
+}
+
 // servePost serves a stream as long as it lasts.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, p Peer) {
 	answer := http.NewResponseController(w)
 	answer.EnableFullDuplex()
-	h := w.Header()
-	h.Set("Content-Type", postType)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx
+	describePost(w.Header())
 	w.WriteHeader(http.StatusOK)
 	if err := answer.Flush(); err != nil {
 		s.log.Debug("POST not answered", "err", err, "agent_addr", p.Addr)

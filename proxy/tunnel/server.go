@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -57,11 +58,13 @@ type Server struct {
 
 	Logger *slog.Logger // nil discards
 
-	timing timing // zero means defaultTiming
+	timing  timing  // zero means defaultTiming
+	windows windows // zero means defaultWindows
 
 	once   sync.Once
 	log    *slog.Logger
 	t      timing
+	w      windows
 	altSvc string
 	ctx    context.Context // of all streams
 	cancel context.CancelFunc
@@ -90,6 +93,7 @@ func (s *Server) init() {
 		if s.t == (timing{}) {
 			s.t = defaultTiming
 		}
+		s.w = cmp.Or(s.windows, defaultWindows)
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		s.streams = make(map[*Conn]struct{})
 		s.empty = make(chan struct{})
@@ -100,7 +104,7 @@ func (s *Server) init() {
 			MaxHeaderBytes:    maxHeader,
 			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 			Protocols:         new(http.Protocols),
-			HTTP2:             h2Config(),
+			HTTP2:             h2Config(s.w),
 			ConnContext:       withConn,
 		}
 		s.http.Protocols.SetHTTP1(true)
@@ -113,6 +117,9 @@ func (s *Server) init() {
 // open go on. Shutdown must follow, and closes both. An error means that serving ended before ctx did.
 func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) error {
 	s.init()
+	if err := s.w.check(); err != nil {
+		return fmt.Errorf("serve the tunnel: %w", err)
+	}
 	failed := make(chan error, 2)
 	if udp != nil && s.TLS != nil {
 		serve, err := s.listenH3(udp)
@@ -266,7 +273,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func methods(r *http.Request) []string {
 	switch r.ProtoMajor {
 	case 3:
-		return []string{http.MethodConnect}
+		return []string{http.MethodConnect, http.MethodPost}
 	case 2:
 		return []string{http.MethodPost}
 	}
