@@ -56,7 +56,9 @@ type agentFlags struct {
 type agentCmd struct{ agentFlags }
 
 func (*agentCmd) Help() string {
-	return `Example:
+	return `HTTPS_PROXY and NO_PROXY are honoured; h3 is not tried through a proxy.
+
+Example:
   culvert agent --gateway-url https://kafka.example.com --token-file token.txt
   kcat -L -b 127.0.0.1:9092`
 }
@@ -135,6 +137,11 @@ func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 	}
 	if len(p.gateways) == 0 {
 		return f.checkDirect(p)
+	}
+	for _, u := range p.gateways {
+		if _, err := tunnel.ProxyFromEnvironment(u); err != nil {
+			return wrong("", "--gateway-url %s: %w", u.Redacted(), err)
+		}
 	}
 	if set := f.brokerFlags.given(); len(set) > 0 {
 		return wrong("give it to culvert gateway; an agent dials brokers only with --gateway-url tcp://BROKER:PORT",

@@ -78,8 +78,15 @@ func sentence(err error) string { return redact(strings.ReplaceAll(err.Error(), 
 // also in what is no URL any more, such as one with a space in the password.
 var userinfo = regexp.MustCompile(`://[^\s,"]*@|://[^,"]*@`)
 
-// redact hides passwords in URLs.
-func redact(s string) string { return userinfo.ReplaceAllString(s, "://xxxxx@") }
+// redact hides passwords in URLs, other than the one that stands for one.
+func redact(s string) string {
+	return userinfo.ReplaceAllStringFunc(s, func(found string) string {
+		if found == "://USER:PASSWORD@" {
+			return found
+		}
+		return "://xxxxx@"
+	})
+}
 
 // listenError is net's error of a listener that could not be opened, in our
 // words and with a way out.

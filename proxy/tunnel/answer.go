@@ -19,14 +19,18 @@ type AnswerError struct {
 	URL      string
 	Status   int
 	Gateway  bool   // a culvert gateway answered, and not something before it
+	Proxy    bool   // the proxy on the way answered, and did not let us through to URL
 	Location string // the host that a redirect leads to
-	Text     string // the first line of a gateway's answer
+	Text     string // the first line of a gateway's answer; the whole sentence about a proxy's
+	Remedy   string // what to do about a proxy's answer
 	Type     string // Content-Type
 }
 
 func (e *AnswerError) Error() string {
 	status := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
 	switch {
+	case e.Proxy:
+		return e.Text
 	case e.Gateway && e.Status == http.StatusUnauthorized:
 		return "gateway refused the token: " + e.Text
 	case e.Gateway:
@@ -52,6 +56,8 @@ func (e *AnswerError) Unwrap() error {
 // Hint says what to do about the answer, or nothing.
 func (e *AnswerError) Hint() string {
 	switch {
+	case e.Proxy:
+		return e.Remedy
 	case e.Gateway && e.Status == http.StatusUnauthorized:
 		return "does the first line of --token-file stand in the gateway's file too?"
 	case e.Gateway:

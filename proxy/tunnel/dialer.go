@@ -39,7 +39,11 @@ type Dialer struct {
 	// Token is sent with every exchange; nil means none.
 	Token func() (string, error)
 
-	// DialContext dials TCP; nil means a net.Dialer.
+	// Proxy is asked, once, for the proxy through which TCP to the gateway goes: http:// and https:// by CONNECT, or socks5://. A nil URL
+	// means none. nil means what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say. With a proxy, auto does not try h3.
+	Proxy func(gateway *url.URL) (*url.URL, error)
+
+	// DialContext dials TCP, to the gateway or its proxy; nil means a net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// OnDial is told how each dial of a transport went, those of hellos and spares included, unless it was given up because nobody waited
@@ -71,6 +75,10 @@ type Dialer struct {
 	stop    context.CancelFunc
 	tasks   sync.WaitGroup
 
+	proxy    *url.URL // nil means none
+	proxyErr error
+	proxyTLS *tls.Config // with the proxy, for tests; nil means the system's roots
+
 	mu      sync.Mutex
 	closed  bool
 	kept    bool // the goroutine was started
@@ -99,6 +107,7 @@ func (d *Dialer) init() {
 			d.tls.ClientSessionCache = tls.NewLRUClientSessionCache(64)
 		}
 		d.tls.DynamicRecordSizingDisabled = true
+		d.findProxy()
 		d.streams = make(map[*Conn]struct{})
 		d.refill = make(chan struct{}, 1)
 		d.keeping, d.stop = context.WithCancel(context.Background())
@@ -113,6 +122,9 @@ func (d *Dialer) startRace() {
 	auto := d.Transport == "" || d.Transport == TransportAuto
 	if auto {
 		order = transports(d.URL.Scheme)
+	}
+	if auto && d.proxied() {
+		order = slices.DeleteFunc(order, func(transport string) bool { return transport == TransportH3 })
 	}
 	d.race = newRace(order, d.t, d.log, d.welcome)
 	d.race.say = d.OnState
@@ -269,13 +281,13 @@ func (d *Dialer) dialled(transport string, err error, start time.Time) {
 
 // dialError says what was done, and why it failed.
 func (d *Dialer) dialError(ctx context.Context, transport string, err error) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
 		err = context.Cause(ctx)
 	}
 	if e, ok := errors.AsType[*Error](err); ok && err == error(e) {
 		return err // the gateway's word
 	}
-	prefix := fmt.Sprintf("dial gateway %s over %s: ", d.addr(), transport)
+	prefix := fmt.Sprintf("dial gateway %s: ", d.way(transport))
 	if strings.HasPrefix(err.Error(), prefix) {
 		return err
 	}
@@ -447,15 +459,11 @@ func (d *Dialer) dialWS(ctx context.Context) (exchange, error) {
 	if err != nil {
 		return nil, err
 	}
-	dial := d.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	tcp, err := dial(ctx, "tcp", d.addr())
+	tcp, err := d.dialTCP(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{Conn: tcp}
+	w := newWire(tcp)
 	x, err := d.upgrade(ctx, w, header)
 	if err != nil {
 		tcp.Close()

@@ -370,12 +370,3 @@ func (d *Dialer) idleH2() time.Duration {
 	}
 	return d.t.idle
 }
-
-// dialTCP connects to the gateway.
-func (d *Dialer) dialTCP(ctx context.Context) (net.Conn, error) {
-	dial := d.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	return dial(ctx, "tcp", d.addr())
-}

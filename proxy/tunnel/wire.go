@@ -18,6 +18,7 @@ import (
 // has got something can take what else is there.
 type wire struct {
 	net.Conn
+	below    *wire        // what TLS to a proxy writes to, where Conn is such; a deadline may leave something there too
 	lastByte atomic.Int64 // when the last byte came, see clock
 
 	// Owned by the reader.
@@ -39,6 +40,15 @@ const (
 	// bulkRead is how much the kernel had to give for us to expect more.
 	bulkRead = 8 << 10
 )
+
+// newWire is the wire above a connection to the gateway.
+func newWire(c net.Conn) *wire {
+	w := &wire{Conn: c}
+	if p, ok := c.(*proxyConn); ok {
+		w.below = p.below
+	}
+	return w
+}
 
 var wirePool = sync.Pool{New: func() any { b := make([]byte, 0, wireSize); return &b }}
 
@@ -119,7 +129,7 @@ func (w *wire) keep(p []byte) {
 func (w *wire) held() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.out) > 0
+	return len(w.out) > 0 || w.below != nil && w.below.held()
 }
 
 // flush sends what is held. One caller at a time; Write may go on meanwhile, for TLS answers some messages from within a Read.
@@ -129,7 +139,7 @@ func (w *wire) flush() error {
 		b := w.out
 		w.mu.Unlock()
 		if len(b) == 0 {
-			return nil
+			return w.flushBelow()
 		}
 		n, err := w.Conn.Write(b)
 		w.sent(n)
@@ -137,6 +147,13 @@ func (w *wire) flush() error {
 			return err
 		}
 	}
+}
+
+func (w *wire) flushBelow() error {
+	if w.below == nil {
+		return nil
+	}
+	return w.below.flush()
 }
 
 func (w *wire) sent(n int) {
@@ -160,7 +177,7 @@ func (w *wire) send(b []byte) error {
 		return err
 	}
 	n, err := w.Conn.Write(b)
-	if err != nil && isTimeout(err) {
+	if n < len(b) && isTimeout(err) {
 		w.mu.Lock()
 		w.keep(b[n:])
 		w.mu.Unlock()

@@ -213,7 +213,16 @@ func (c *countingConn) Write(p []byte) (int, error) {
 
 // A write deadline leaves part of a TLS record unsent. Neither the record nor the stream may suffer.
 func TestAWriteDeadlineDoesNotBreakTLS(t *testing.T) {
-	r := newRig(t, "ws")
+	t.Run("straight", func(t *testing.T) { tryWriteDeadlines(t, newRig(t, "ws")) })
+	t.Run("through a proxy", func(t *testing.T) {
+		server, client := testTLS()
+		tryWriteDeadlines(t, newRig(t, "ws", func(r *rig) {
+			r.dialer.Proxy, r.dialer.proxyTLS = newTestProxy(t, server, connect).url("https"), client
+		}))
+	})
+}
+
+func tryWriteDeadlines(t *testing.T, r *rig) {
 	c, s := r.dial()
 	want := random(32 << 20)
 	go func() {

@@ -1,0 +1,291 @@
+package tunnel
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/net/proxy"
+)
+
+// findProxy looks up the proxy before the gateway.
+func (d *Dialer) findProxy() {
+	ask := d.Proxy
+	if ask == nil {
+		ask = ProxyFromEnvironment
+	}
+	d.proxy, d.proxyErr = ask(d.URL)
+	if d.proxy != nil && d.proxyErr == nil {
+		d.proxy, d.proxyErr = checkProxy(d.proxy)
+	}
+	if d.proxy == nil {
+		return
+	}
+	log := d.log.With("gateway", d.addr(), "proxy", withoutUser(d.proxy))
+	log.Info("gateway is reached through a proxy")
+	if d.Transport == TransportH3 {
+		log.Warn("h3 goes around the proxy, for there is no way through it for UDP")
+	}
+}
+
+// proxied reports whether TCP to the gateway goes through a proxy. Networks that have one let no UDP around it.
+func (d *Dialer) proxied() bool { return d.proxy != nil || d.proxyErr != nil }
+
+// way says where a dial leads: the gateway, the transport, and the proxy before it.
+func (d *Dialer) way(transport string) string {
+	way := d.addr() + " over " + transport
+	if d.proxy != nil && transport != TransportH3 {
+		way += " through the proxy " + d.proxy.Host
+	}
+	return way
+}
+
+// variable is the environment variable that names the proxy for URLs such as the gateway's.
+func variable(gateway *url.URL) string {
+	return strings.ToUpper(gateway.Scheme) + "_PROXY"
+}
+
+// ProxyFromEnvironment returns the proxy that HTTPS_PROXY or HTTP_PROXY names, nil where there is none or NO_PROXY lists the gateway, or an
+// error, with a hint, if that is no proxy that a [Dialer] can use. No proxy stands before loopback.
+func ProxyFromEnvironment(gateway *url.URL) (*url.URL, error) {
+	env := httpproxy.FromEnvironment()
+	env.CGI = false // REQUEST_METHOD means nothing to us
+	if u, _ := env.ProxyFunc()(gateway); u != nil {
+		return checkProxy(u)
+	}
+	// The parser takes for none what it cannot read, and we would go around a proxy that was meant.
+	for _, set := range []*string{&env.HTTPSProxy, &env.HTTPProxy} {
+		if *set != "" {
+			*set = "http://proxy"
+		}
+	}
+	if u, _ := env.ProxyFunc()(gateway); u == nil {
+		return nil, nil
+	}
+	return nil, &HintError{
+		Err:    fmt.Errorf("%s is not the URL of a proxy", variable(gateway)),
+		Remedy: "write it as " + variable(gateway) + "=http://USER:PASSWORD@host:port, with what is special in URLs written as %40 for @",
+	}
+}
+
+// checkProxy refuses proxies of a kind that we do not speak to, and fills in the port.
+func checkProxy(u *url.URL) (*url.URL, error) {
+	ports := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
+	port, known := ports[u.Scheme]
+	if !known || u.Hostname() == "" {
+		return nil, &HintError{
+			Err:    fmt.Errorf("no way to speak to the proxy %s", withoutUser(u)),
+			Remedy: "its URL begins with http://, https:// or socks5://",
+		}
+	}
+	full := *u
+	full.Host = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
+	return &full, nil
+}
+
+// withoutUser is a proxy as it may be logged.
+func withoutUser(u *url.URL) string {
+	return u.Scheme + "://" + u.Host
+}
+
+func (d *Dialer) dialThrough(ctx context.Context, through *url.URL) (net.Conn, error) {
+	if strings.HasPrefix(through.Scheme, "socks") {
+		return d.dialSOCKS(ctx, through)
+	}
+	tcp, err := d.dialProxy(ctx, "tcp", through.Host)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { tcp.SetDeadline(aLongTimeAgo) })
+	c, err := d.connect(ctx, tcp, through)
+	if !stop() {
+		err = fmt.Errorf("the proxy does not answer: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		tcp.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// dialProxy connects to the proxy.
+func (d *Dialer) dialProxy(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := d.dialAddr(ctx, network, addr)
+	if err == nil {
+		return c, nil
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return nil, &HintError{
+		Err:    fmt.Errorf("the proxy cannot be reached: %w", err),
+		Remedy: fmt.Sprintf("is %s right? With %s in NO_PROXY the way leads around it", variable(d.URL), d.URL.Hostname()),
+	}
+}
+
+// connect has the proxy connect tcp to the gateway, by HTTP CONNECT.
+func (d *Dialer) connect(ctx context.Context, tcp net.Conn, through *url.URL) (net.Conn, error) {
+	c := &proxyConn{Conn: tcp}
+	if through.Scheme == "https" {
+		var err error
+		if c, err = d.tlsToProxy(ctx, tcp, through.Hostname()); err != nil {
+			return nil, err
+		}
+	}
+	req := d.connectRequest(through.User)
+	if err := req.Write(c); err != nil {
+		return nil, fmt.Errorf("write CONNECT to the proxy: %w", err)
+	}
+	limited := &io.LimitedReader{R: c, N: maxHeader}
+	br := bufio.NewReader(limited)
+	resp, err := http.ReadResponse(br, req)
+	switch {
+	case err != nil && limited.N == 0:
+		return nil, fmt.Errorf("read the proxy's answer to CONNECT: its header is longer than %d bytes", maxHeader)
+	case err != nil:
+		return nil, fmt.Errorf("read the proxy's answer to CONNECT: %w", err)
+	case resp.StatusCode/100 != 2:
+		return nil, d.proxyAnswer(resp, through.User != nil)
+	}
+	c.early, _ = br.Peek(br.Buffered())
+	if c.below == nil && len(c.early) == 0 {
+		return tcp, nil
+	}
+	return c, nil
+}
+
+func (d *Dialer) connectRequest(user *url.Userinfo) *http.Request {
+	req := &http.Request{
+		Method: http.MethodConnect,
+		URL:    &url.URL{Opaque: d.addr()},
+		Host:   d.addr(),
+		Header: http.Header{"User-Agent": {"culvert/" + Version}},
+	}
+	if user != nil {
+		password, _ := user.Password()
+		req.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
+	}
+	return req
+}
+
+// proxyAnswer says what a proxy answered instead of connecting us.
+func (d *Dialer) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerError {
+	e := &AnswerError{URL: d.addr(), Status: resp.StatusCode, Proxy: true}
+	status := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
+	switch e.Status {
+	case http.StatusProxyAuthRequired:
+		offered := strings.Join(resp.Header.Values("Proxy-Authenticate"), ", ")
+		e.Text = fmt.Sprintf("the proxy wants credentials (%s)", printable(offered))
+		e.Remedy = "put them into its URL: " + variable(d.URL) + "=http://USER:PASSWORD@host:port"
+		switch {
+		case !strings.Contains(strings.ToLower(offered), "basic"):
+			e.Remedy = "culvert knows only Basic; a proxy of your own before that one, such as cntlm, can translate"
+		case hadCredentials:
+			e.Text = fmt.Sprintf("the proxy refused the credentials (%s)", printable(offered))
+			e.Remedy = "are user and password in " + variable(d.URL) + " right? What is special in URLs is written as %40 for @"
+		}
+	case http.StatusForbidden, http.StatusMethodNotAllowed:
+		e.Text = fmt.Sprintf("the proxy refuses to connect to %s (%s)", e.URL, status)
+		e.Remedy = fmt.Sprintf("whoever runs the proxy can allow CONNECT to %s; with %s in NO_PROXY the way leads around it", e.URL, d.URL.Hostname())
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		e.Text = fmt.Sprintf("the proxy cannot connect to %s (%s)", e.URL, status)
+		e.Remedy = "is the host in --gateway-url right, and known where the proxy is?"
+	default:
+		e.Text = fmt.Sprintf("the proxy answered %s to CONNECT", status)
+	}
+	return e
+}
+
+// printable is the beginning of what a proxy says, fit for a log.
+func printable(s string) string {
+	const most = 100
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+	return or(s[:min(len(s), most)], "no scheme named")
+}
+
+func (d *Dialer) dialSOCKS(ctx context.Context, through *url.URL) (net.Conn, error) {
+	var auth *proxy.Auth
+	if u := through.User; u != nil {
+		auth = &proxy.Auth{User: u.Username()}
+		auth.Password, _ = u.Password()
+	}
+	s, err := proxy.SOCKS5("tcp", through.Host, auth, dialFunc(d.dialProxy))
+	if err != nil {
+		return nil, err
+	}
+	return s.(proxy.ContextDialer).DialContext(ctx, "tcp", d.addr())
+}
+
+// dialFunc makes a dialer of a function.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func (f dialFunc) Dial(network, addr string) (net.Conn, error) {
+	return f(context.Background(), network, addr)
+}
+
+func (f dialFunc) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return f(ctx, network, addr)
+}
+
+// A proxyConn is a connection through a proxy where that is more than the TCP connection to it.
+type proxyConn struct {
+	net.Conn        // TCP, or TLS to the proxy
+	early    []byte // what came behind the proxy's answer; owned by the reader
+	below    *wire  // what the TLS to the proxy writes to; nil if there is none
+}
+
+// tlsToProxy makes TLS of a TCP connection to a proxy. A deadline for writing must not reach that TLS, which would not survive it: so there is
+// a wire below, as there is below the TLS that goes through the proxy.
+func (d *Dialer) tlsToProxy(ctx context.Context, tcp net.Conn, host string) (*proxyConn, error) {
+	cfg := &tls.Config{}
+	if d.proxyTLS != nil {
+		cfg = d.proxyTLS.Clone()
+	}
+	cfg.ServerName = host
+	cfg.NextProtos = []string{"http/1.1"}
+	below := &wire{Conn: tcp}
+	t := tls.Client(below, cfg)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("TLS handshake with the proxy: %w", err)
+	}
+	below.hold()
+	return &proxyConn{Conn: t, below: below}, nil
+}
+
+func (c *proxyConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// Write may have taken all of p when a deadline passes; see wire.below.
+func (c *proxyConn) Write(p []byte) (int, error) {
+	if c.below == nil {
+		return c.Conn.Write(p)
+	}
+	if err := c.below.flush(); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, c.below.flush()
+}
