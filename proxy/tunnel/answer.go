@@ -40,7 +40,7 @@ func (e *AnswerError) Error() string {
 	case e.Status == http.StatusNotFound:
 		return "no culvert gateway at " + e.URL + " (" + status + ")"
 	case e.Status/100 == 2:
-		return fmt.Sprintf("answered %s with %s where a tunnel was asked for: not a culvert gateway, or something on the way removes the upgrade", status, or(e.Type, "no content"))
+		return fmt.Sprintf("answered %s with %s where a tunnel was asked for: not a culvert gateway, or something on the way answers in its place", status, or(e.Type, "no content"))
 	}
 	return fmt.Sprintf("answered %s by something before the gateway", status)
 }

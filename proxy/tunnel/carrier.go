@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/qpack"
@@ -46,7 +47,8 @@ type carrier struct {
 
 // h3Pool are the carriers of a Dialer. They share one UDP socket. Those that have no stream are its spares.
 type h3Pool struct {
-	d *Dialer
+	d    *Dialer
+	post atomic.Bool // POST opens streams also where SETTINGS allow extended CONNECT: a hello has found out that only POST gets through
 
 	mu      sync.Mutex
 	tr      *quic.Transport
@@ -85,25 +87,25 @@ func (p *h3Pool) open(ctx context.Context, c *carrier, header http.Header) (exch
 		return nil, err
 	}
 	x := &h3Exchange{stream: stream, ends: stream, conn: c.conn, free: func() { p.free(c) }}
-	x.request = d.request(header)
-	x.wrap = func(err error) error {
-		if e, ok := errors.AsType[*AnswerError](err); ok {
-			e.URL = d.target().String()
-		}
-		return explain(fmt.Errorf("dial gateway %s over %s: %w", d.addr(), TransportH3, err))
-	}
+	x.request = d.request(header, p.post.Load() || !c.extended)
+	x.wrap = func(err error) error { return d.wrapAnswer(TransportH3, err) }
 	x.lastByte.Store(clock())
 	return x, nil
 }
 
-// request is the HEADERS frame of the extended CONNECT.
-func (d *Dialer) request(header http.Header) []byte {
+// request is the HEADERS frame of an extended CONNECT, or of a POST.
+func (d *Dialer) request(header http.Header, post bool) []byte {
 	var block bytes.Buffer
 	enc := qpack.NewEncoder(&block)
 	field := func(name, value string) { enc.WriteField(qpack.HeaderField{Name: name, Value: value}) }
 	u := d.target()
-	field(":method", http.MethodConnect)
-	field(":protocol", h3Protocol)
+	if post {
+		header.Set("Content-Type", postType)
+		field(":method", http.MethodPost)
+	} else {
+		field(":method", http.MethodConnect)
+		field(":protocol", h3Protocol)
+	}
 	field(":scheme", u.Scheme)
 	field(":authority", u.Host)
 	field(":path", u.EscapedPath())
@@ -350,9 +352,6 @@ func (p *h3Pool) ready(ctx context.Context, c *carrier) error {
 		return context.Cause(c.conn.Context())
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-	if !c.extended {
-		return errors.New("what answered speaks HTTP/3 and does not take extended CONNECT")
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-var kinds = []string{"ws", "plain", "h3", "h2", "h2c"}
+var kinds = []string{"ws", "plain", "h3", "h3post", "h2", "h2c"}
 
 func forEachKind(t *testing.T, f func(t *testing.T, r *rig)) {
 	for _, kind := range kinds {

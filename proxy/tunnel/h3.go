@@ -227,7 +227,7 @@ func (x *h3Exchange) answer() error {
 	case err != nil:
 		return protocolError("HTTP/3 answer: %v", err)
 	case status/100 == 1:
-	case status/100 == 2:
+	case status/100 == 2 && header.Get(headerGateway) != "": // front doors answer 200 by themselves, and any web server does
 		x.answered = true
 	default:
 		return &refused{x.wrap(answerOf(status, header, x.body()))}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"sync"
+	"time"
 )
 
 // helloSize is how much a hello sends and wants back: more than an intermediary that buffers, or drops large packets, lets through unnoticed.
@@ -44,30 +46,67 @@ func (d *Dialer) welcome(ctx context.Context, transport string) (Welcome, error)
 func (d *Dialer) hello(ctx context.Context, transport string, fresh bool) (Welcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.t.hello, fmt.Errorf("no end of it within %v", d.t.hello))
 	defer cancel()
+	if transport == TransportH3 {
+		return d.helloH3(ctx, fresh)
+	}
+	w, _, err := d.helloOver(ctx, transport, fresh, d.t.hello)
+	return w, err
+}
+
+// helloH3 finds out besides how streams are opened over HTTP/3. Some front doors refuse extended CONNECT, and some accept it and then carry
+// nothing; then a POST may get through. What was found holds until it fails.
+func (d *Dialer) helloH3(ctx context.Context, fresh bool) (Welcome, error) {
+	w, dialled, err := d.helloOver(ctx, TransportH3, fresh, d.t.hello/5)
+	if err == nil || !dialled || fromGateway(err) || ctx.Err() != nil {
+		return w, err
+	}
+	post := !d.h3.post.Load()
+	d.h3.post.Store(post)
+	w, _, err2 := d.helloOver(ctx, TransportH3, fresh, d.t.hello)
+	if err2 != nil {
+		d.h3.post.Store(!post)
+		return Welcome{}, err
+	}
+	d.log.Info("h3 opens streams another way", "post", post, "err", err)
+	return w, nil
+}
+
+// fromGateway reports whether err is a gateway's word, which it would say to another request too.
+func fromGateway(err error) bool {
+	if e, ok := errors.AsType[*AnswerError](err); ok {
+		return e.Gateway && e.Status != http.StatusMethodNotAllowed && e.Status != http.StatusNotImplemented
+	}
+	_, ok := errors.AsType[*Error](err)
+	return ok
+}
+
+// helloOver is a hello over one exchange, which may take as long as limit once it is dialled.
+func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, limit time.Duration) (w Welcome, dialled bool, err error) {
 	open, err := encodeOpen(Open{Target: TargetHello})
 	if err != nil {
-		return Welcome{}, err
+		return Welcome{}, false, err
 	}
 	c, _, err := d.dial(ctx, transport, open, fresh)
 	if err != nil {
-		return Welcome{}, err
+		return Welcome{}, false, err
 	}
 	defer c.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end of it within %v", limit))
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(aLongTimeAgo) })
 	defer stop()
-	var w Welcome
 	c.OnTicket(func(t Ticket) { w.Tickets = append(w.Tickets, t) })
 	if err := echo(c); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		if _, ok := errors.AsType[*AnswerError](err); ok {
-			return Welcome{}, err // the exchange was refused
+			return Welcome{}, true, err // the exchange was refused
 		}
-		return Welcome{}, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), transport, err))
+		return Welcome{}, true, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), transport, err))
 	}
 	w.Opened = c.answer
-	return w, nil
+	return w, true, nil
 }
 
 // echo sends bytes and wants them back, and then the end.

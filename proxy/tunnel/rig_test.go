@@ -55,8 +55,8 @@ func (s *served) returned() { s.once.Do(func() { close(s.done) }) }
 // finish closes the stream at the gateway's end.
 func (s *served) finish() { s.Conn.Close() }
 
-// newRig starts a gateway on loopback: "ws", "h2", "h3" and "auto" with TLS, "plain" and "h2c" for ws and h2 without, "noudp" for TLS with nobody
-// behind the UDP port.
+// newRig starts a gateway on loopback: "ws", "h2", "h3" and "auto" with TLS, "plain" and "h2c" for ws and h2 without,
+// "h3post" for h3 that opens streams with POSTs, "noudp" for TLS with nobody behind the UDP port.
 func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	t.Helper()
 	tcp, udp := listenOn(t, kind != "plain" && kind != "h2c" && kind != "noudp")
@@ -70,6 +70,13 @@ func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 		r.dialer.URL.Scheme, r.dialer.Transport = "http", TransportH2
 	default:
 		r.server.TLS, r.dialer.TLS = testTLS()
+	}
+	if kind == "h3post" {
+		r.dialer.Transport = TransportH3
+		adapt = append(adapt, func(r *rig) {
+			r.dialer.init()
+			r.dialer.h3.post.Store(true)
+		})
 	}
 	r.start(tcp, udp, adapt)
 	return r
