@@ -129,6 +129,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	greeting := make(chan struct{})
 	background.Go(func() { a.greet(ctx, greeting) })
 	within(greetTimeout, greeting)
+	a.keepSpares()
 
 	var addresses []string
 	for i, ln := range bootstrap {
@@ -204,6 +205,7 @@ func (a *Agent) keepSpares() { a.Upstream.spare(min(a.nodes.count()+1, maxSpares
 
 // noteChange has the state saved, soon.
 func (a *Agent) noteChange() {
+	a.keepSpares()
 	select {
 	case a.saves <- struct{}{}:
 	default:

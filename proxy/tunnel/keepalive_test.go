@@ -131,6 +131,26 @@ func TestAStreamWithoutOpenIsResetAfterTenSeconds(t *testing.T) {
 	})
 }
 
+func TestASpareThatFallsSilentIsDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t, func(r *rig) {
+			r.dialer.timing = defaultTiming
+			r.dialer.timing.keepalive = time.Hour // none but the first
+		})
+		r.dialer.init()
+		c, err := r.dialer.dialFresh(t.Context(), TransportWS, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if err := c.keepReady(); !errors.Is(err, ErrCut) || time.Since(start) != 45*time.Second {
+			t.Errorf("keepReady = %v after %v, want a cut after 45s", err, time.Since(start))
+		}
+		c.Close()
+		r.stop()
+	})
+}
+
 func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := newMemRig(t)

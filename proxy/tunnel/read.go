@@ -266,7 +266,10 @@ func (c *Conn) Opened(ctx context.Context) (Opened, error) {
 }
 
 // readOpened reads as far as OPEN or OPENED. The caller holds rlock.
-func (c *Conn) readOpened() error {
+func (c *Conn) readOpened() error { return c.readSpare(func() {}) }
+
+// readSpare is readOpened, and calls alive for each KEEPALIVE that comes before.
+func (c *Conn) readSpare(alive func()) error {
 	scratch := make([]byte, 256)
 	c.waiting.Store(clock())
 	defer c.waiting.Store(0)
@@ -276,6 +279,9 @@ func (c *Conn) readOpened() error {
 		}
 		if _, err := c.step(scratch); err != nil {
 			return c.readFailed(err)
+		}
+		if c.dec.typ == capsuleKeepalive && !c.dec.inValue {
+			alive()
 		}
 	}
 	return nil

@@ -74,7 +74,8 @@ type Server struct {
 	mu       sync.Mutex
 	draining bool
 	streams  map[*Conn]struct{}
-	empty    chan struct{} // closed when draining and streams is empty
+	spares   map[*Conn]struct{} // those of streams that have no OPEN yet, and whose agent knows
+	empty    chan struct{}      // closed when draining and streams is empty
 	drainH3  func()
 	closeH3  func()
 
@@ -96,6 +97,7 @@ func (s *Server) init() {
 		s.w = cmp.Or(s.windows, defaultWindows)
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		s.streams = make(map[*Conn]struct{})
+		s.spares = make(map[*Conn]struct{})
 		s.empty = make(chan struct{})
 		s.http = &http.Server{
 			Handler:           s,
@@ -182,6 +184,9 @@ func (s *Server) drain() {
 		return
 	}
 	s.draining = true
+	for c := range s.spares {
+		s.sendAway(c)
+	}
 	if len(s.streams) == 0 {
 		close(s.empty)
 	}
@@ -371,6 +376,27 @@ func (s *Server) newStream(x exchange) *Conn {
 	return c
 }
 
+// addSpare notes that a stream has no OPEN yet, so that drain ends it.
+func (s *Server) addSpare(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, have := s.spares[c]; !have && s.draining {
+		s.sendAway(c)
+	}
+	s.spares[c] = struct{}{}
+}
+
+func (s *Server) removeSpare(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.spares, c)
+}
+
+// sendAway ends a stream that has no OPEN yet.
+func (s *Server) sendAway(c *Conn) {
+	go c.Reset(&Error{CodeDraining, "this gateway is draining"})
+}
+
 func (s *Server) forget(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -404,18 +430,23 @@ func (s *Server) serveStream(c *Conn, p Peer) {
 	s.Serve(s.ctx, c, o, p)
 }
 
-// open waits for OPEN and answers it.
+// open waits for OPEN and answers it. A KEEPALIVE in its place makes the stream a spare, which waits as long as its agent lives.
 func (s *Server) open(c *Conn) (Open, error) {
 	c.SetDeadline(time.Now().Add(s.t.open))
 	c.rlock <- struct{}{}
-	err := c.readOpened()
+	err := c.readSpare(func() {
+		c.SetDeadline(time.Time{})
+		s.addSpare(c)
+	})
 	c.unlockRead()
+	s.removeSpare(c)
 	if isTimeout(err) {
-		c.Reset(protocolError("no OPEN within %v", s.t.open))
+		c.Reset(protocolError("neither OPEN nor KEEPALIVE within %v", s.t.open))
 	}
 	if err != nil {
 		return Open{}, err
 	}
+	c.SetDeadline(time.Now().Add(s.t.open))
 	if s.isDraining() {
 		e := &Error{CodeDraining, "this gateway is draining"}
 		c.Reset(e)

@@ -1,0 +1,346 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
+)
+
+// A line is a network whose round trip is settable, in a bubble: what is written arrives half of it later.
+type line struct {
+	*memnet.Listener
+	mu    sync.Mutex
+	delay time.Duration
+	dials int
+	hole  bool // swallows all bytes, and keeps connections open
+}
+
+func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	l.set(func() { l.dials++ })
+	for l.isHole() { // SYN after SYN
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	time.Sleep(l.delay) // SYN and its answer
+	c, err := l.Listener.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	slow := &slowConn{Conn: c, line: l, queue: make(chan slowBytes, 1000)}
+	go slow.deliver()
+	return slow, nil
+}
+
+// A slowConn delays what it writes by a round trip: the way back is at once.
+type slowConn struct {
+	net.Conn
+	line *line
+
+	mu     sync.Mutex
+	closed bool
+	queue  chan slowBytes
+}
+
+type slowBytes struct {
+	at time.Time
+	b  []byte
+}
+
+func (c *slowConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	if !c.line.isHole() {
+		c.queue <- slowBytes{time.Now().Add(c.line.delay), slices.Clone(p)}
+	}
+	return len(p), nil
+}
+
+func (c *slowConn) deliver() {
+	for s := range c.queue {
+		time.Sleep(time.Until(s.at))
+		c.Conn.Write(s.b)
+	}
+}
+
+func (c *slowConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.closed = true
+		close(c.queue)
+	}
+	return c.Conn.Close()
+}
+
+func (l *line) isHole() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.hole
+}
+
+func (l *line) set(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f()
+}
+
+func newLine(t *testing.T, delay time.Duration) (*rig, *line) {
+	l := &line{delay: delay}
+	r, ln := newMemRig(t, func(r *rig) { r.dialer.DialContext = l.dial })
+	l.Listener = ln
+	return r, l
+}
+
+// ready waits until n spares stand.
+func (r *rig) ready(n int) {
+	r.t.Helper()
+	r.dialer.SetSpares(n)
+	p := r.dialer.pools[TransportWS].(*wsPool)
+	for range 1000 {
+		p.mu.Lock()
+		have := len(p.spares)
+		p.mu.Unlock()
+		if have == n {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	r.t.Fatalf("no %d spares", n)
+}
+
+const question = "which versions?"
+
+// answerOnce answers the first bytes of a stream.
+func (r *rig) answerOnce(got func(string)) {
+	s := <-r.served
+	b := make([]byte, len(question))
+	io.ReadFull(s, b)
+	got(string(b))
+	io.WriteString(s, "these")
+}
+
+// A direct TCP connection needs two round trips for its first answer.
+func TestTheFirstAnswerComesAfterOneRoundTripOverASpare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rtt = 50 * time.Millisecond
+		r, _ := newLine(t, rtt)
+		ask := func() time.Duration {
+			go r.answerOnce(func(string) {})
+			start := time.Now()
+			c, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, []byte(question))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(start)
+		}
+		r.dialer.Hello(t.Context())
+		if took := ask(); took != 3*rtt {
+			t.Errorf("without a spare: %v", took)
+		}
+		r.ready(2)
+		if took := ask(); took != rtt {
+			t.Errorf("over a spare: %v, want one round trip of %v", took, rtt)
+		}
+		time.Sleep(24 * time.Hour) // KEEPALIVEs hold it
+		if took := ask(); took != rtt {
+			t.Errorf("over a spare of yesterday: %v", took)
+		}
+		r.stop()
+		time.Sleep(time.Second) // for what is still on the line
+	})
+}
+
+func TestSparesAreMadeAgainAndNoMoreThanWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, l := newLine(t, 0)
+		r.ready(3)
+		dials := func() (n int) {
+			l.set(func() { n = l.dials })
+			return n
+		}
+		before := dials()
+		for range 10 {
+			c, _ := r.dial()
+			r.ready(3)
+			c.Close()
+		}
+		if n := dials() - before; n != 10 {
+			t.Errorf("%d dials for ten spares that were used", n)
+		}
+		time.Sleep(time.Hour)
+		r.ready(3)
+		if n := dials() - before; n != 10 {
+			t.Errorf("%d dials an hour later", n)
+		}
+		r.dialer.SetSpares(0)
+		r.stop()
+		time.Sleep(time.Second) // for what is still on the line
+	})
+}
+
+// A laptop that woke up: its sockets stand, and nothing comes over them any more.
+func TestWhatIsNotAnsweredOverASpareIsSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, l := newLine(t, 10*time.Millisecond)
+		r.ready(4)
+		l.set(func() { l.hole = true })
+		go func() {
+			time.Sleep(900 * time.Millisecond)
+			l.set(func() { l.hole = false })
+		}()
+		var got []string
+		go r.answerOnce(func(s string) { got = append(got, s) })
+		start := time.Now()
+		c, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, []byte(question))
+		if err != nil {
+			t.Fatalf("Dial = %v after %v", err, time.Since(start))
+		}
+		if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took < time.Second || took > 1500*time.Millisecond {
+			t.Errorf("took %v, want a second and the way anew", took)
+		}
+		if len(got) != 1 || got[0] != question {
+			t.Errorf("arrived: %q", got)
+		}
+		c.Close()
+		r.stop()
+		time.Sleep(time.Second) // for what is still on the line
+	})
+}
+
+func TestSparesThatAreDeadAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, l := newLine(t, 0)
+		r.ready(2)
+		l.set(func() { l.hole = true })
+		time.Sleep(time.Minute) // the gateway gave them up, and so did we
+		l.set(func() { l.hole = false })
+		start := time.Now()
+		c, _ := r.dial()
+		if took := time.Since(start); took >= time.Second {
+			t.Errorf("a stream was tried over a dead spare: %v", took)
+		}
+		c.Close()
+		r.stop()
+		time.Sleep(time.Second) // for what is still on the line
+	})
+}
+
+func TestADrainingGatewaySendsSparesAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, l := newLine(t, 0)
+		r.ready(3)
+		l.set(func() { l.hole = true }) // the next spares lead nowhere
+		start := time.Now()
+		r.server.drain()
+		p := r.dialer.pools[TransportWS].(*wsPool)
+		for range 1000 {
+			p.mu.Lock()
+			n := len(p.spares)
+			p.mu.Unlock()
+			if n == 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("spares stand after %v", took)
+		}
+		r.dialer.SetSpares(0)
+		l.set(func() { l.hole = false })
+		r.stop()
+		time.Sleep(time.Second) // for what is still on the line
+	})
+}
+
+// The gateway is about to stop, and another stands behind the same address.
+func TestADrainingGatewayIsLeftBeforeTheCallerNotices(t *testing.T) {
+	for _, kind := range []string{"ws", "plain", "h2"} {
+		t.Run(kind, func(t *testing.T) {
+			other := newRig(t, kind)
+			var moved atomic.Bool
+			r := newRig(t, kind, func(r *rig) {
+				r.dialer.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if moved.Load() {
+						addr = other.addr
+					}
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+			})
+			r.dialer.SetSpares(2)
+			_, s := r.dial()
+			moved.Store(true) // the balancer has seen it
+			r.server.drain()
+			c, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, []byte(question))
+			if err != nil {
+				t.Fatalf("Dial = %v", err)
+			}
+			defer c.Close()
+			there := <-other.served
+			defer there.returned()
+			defer s.returned()
+			got := make([]byte, len(question))
+			if _, err := io.ReadFull(there, got); string(got) != question || err != nil {
+				t.Errorf("the other gateway read %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestARefusalIsTheCallersToHear(t *testing.T) {
+	r := newRig(t, "ws", func(r *rig) {
+		r.server.Authenticate = func(*http.Request) (string, error) { return "", nil }
+	})
+	r.dialer.init()
+	_, err := r.dialer.Dial(t.Context(), Open{Target: strings.Repeat("x", maxJSON)}, nil)
+	if err == nil {
+		t.Error("an OPEN that is too long was sent")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.dialer.Dial(ctx, Open{}, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Dial of one who left: %v", err)
+	}
+	r.dialer.Close()
+	if _, err := r.dialer.Dial(t.Context(), Open{}, nil); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Dial after Close: %v", err)
+	}
+}
+
+// Whoever asks for one transport gets the same care.
+func TestOneTransportAloneHasVerdictsToo(t *testing.T) {
+	u, _ := url.Parse("http://127.0.0.1:1")
+	var dials atomic.Int32
+	d := &Dialer{URL: u, Transport: TransportWS, OnDial: func(string, error, time.Duration) { dials.Add(1) }}
+	defer d.Close()
+	for range 100 {
+		if _, err := d.Dial(t.Context(), Open{}, nil); err == nil || !strings.HasPrefix(err.Error(), "dial gateway 127.0.0.1:1 over ws: dial tcp") {
+			t.Fatalf("Dial = %v", err)
+		}
+	}
+	if n := dials.Load(); n > 20 {
+		t.Errorf("%d dials of a hundred that came at once", n)
+	}
+}
