@@ -283,7 +283,7 @@ func (p *h3Pool) transport() (*quic.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.tr = &quic.Transport{Conn: udp}
+	p.tr = &quic.Transport{Conn: steady(udp)}
 	return p.tr, nil
 }
 

@@ -102,7 +102,7 @@ var defaultTiming = timing{
 	idle:      time.Minute,
 
 	quicIdle:      30 * time.Second,
-	quicKeepalive: 10 * time.Second,
+	quicKeepalive: 5 * time.Second, // behind a NAT that has forgotten us, what the gateway sends is lost for so long: clients give up after 10
 
 	stagger: 300 * time.Millisecond,
 	silent:  time.Second,

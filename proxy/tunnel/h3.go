@@ -270,7 +270,7 @@ func decodeHeader(block []byte) (status int, h http.Header, err error) {
 
 // listenH3 prepares to serve h3 on udp, and returns what serves until Shutdown.
 func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
-	tr := &quic.Transport{Conn: udp}
+	tr := &quic.Transport{Conn: steady(udp)}
 	ln, err := tr.Listen(serverTLS(s.TLS, http3.NextProtoH3), quicConfig(int64(s.w.streams), s.t, s.w))
 	if err != nil {
 		return nil, err
