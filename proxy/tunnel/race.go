@@ -440,7 +440,7 @@ func (r *race) unanswered(transport string, err error) {
 
 // refused takes note that a dial failed with err. It reports whether another transport may do better.
 func (r *race) refused(transport string, err error) (again bool) {
-	if errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, context.Canceled) {
 		return false
 	}
 	r.mu.Lock()

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 // A course says how long a hello of each transport takes, and how it ends.
@@ -221,6 +223,21 @@ func TestWhatIsNotAnsweredIsDecidedAnew(t *testing.T) {
 		if got := fmt.Sprint(n.hellos()); got != "[h2]" {
 			t.Errorf("hellos of %s, want none of those that are broken", got)
 		}
+	})
+}
+
+// quic-go's errors are all of net.ErrClosed too: that is no end of ours. Auto stayed with h3 for as long as its handshakes timed out.
+func TestAQUICHandshakeWithoutAnswerIsDecidedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{blocked: map[string]bool{}}
+		r := n.race()
+		defer r.close()
+		wantChoice(t, r, "h3")
+		n.block("h3")
+		if !r.refused("h3", fmt.Errorf("QUIC handshake: %w", &quic.HandshakeTimeoutError{})) {
+			t.Error("no other transport is tried")
+		}
+		wantChoice(t, r, "ws")
 	})
 }
 
