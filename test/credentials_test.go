@@ -12,10 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/culvert-proxy/culvert/test/netns"
 )
 
 // writeCredentials writes what both ends of culvert are started with: ca.pem,
-// gateway.pem and gateway-key.pem for 127.0.0.1 and localhost, and a token.
+// gateway.pem and gateway-key.pem for 127.0.0.1, localhost and the server of a
+// network of netns, and a token.
 func writeCredentials(dir string) error {
 	ca := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "culvert test CA"},
@@ -29,7 +32,7 @@ func writeCredentials(dir string) error {
 	gateway := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "culvert test gateway"},
 		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(netns.ServerIP)},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -17,7 +17,11 @@ const patience = time.Minute
 // franz returns a franz-go client that goes through culvert.
 func (p *path) franz(t *testing.T, options ...kgo.Opt) *kgo.Client {
 	t.Helper()
-	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(p.bootstrap), kgo.RequiredAcks(kgo.AllISRAcks())}, options...)...)
+	common := []kgo.Opt{kgo.SeedBrokers(p.bootstrap), kgo.RequiredAcks(kgo.AllISRAcks())}
+	if p.at != nil {
+		common = append(common, kgo.Dialer(p.at.Dial))
+	}
+	client, err := kgo.NewClient(append(common, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,12 +5,14 @@ import (
 
 	"github.com/culvert-proxy/culvert/test/inside"
 	"github.com/culvert-proxy/culvert/test/kafka"
+	"github.com/culvert-proxy/culvert/test/netns"
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
 // gateway is a culvert gateway beside the brokers.
 type gateway struct {
 	*world
+	at      *netns.Namespace // nil: where the test is
 	listen  string
 	admin   string
 	flags   []string // more than every gateway has
@@ -19,11 +21,16 @@ type gateway struct {
 
 // newGateway starts a gateway where the brokers' names resolve.
 func (w *world) newGateway(ctx context.Context, flags ...string) (*gateway, error) {
+	return w.newGatewayAt(ctx, nil, clientHost, flags...)
+}
+
+// newGatewayAt is newGateway for a gateway on a side of a network.
+func (w *world) newGatewayAt(ctx context.Context, at *netns.Namespace, host string, flags ...string) (*gateway, error) {
 	ports, err := kafka.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{world: w, listen: address(clientHost, ports[0]), admin: address(clientHost, ports[1]), flags: flags}
+	g := &gateway{world: w, at: at, listen: address(host, ports[0]), admin: address(clientHost, ports[1]), flags: flags}
 	return g, g.start(ctx)
 }
 
@@ -32,12 +39,12 @@ func (g *gateway) close() error { return endCulvert(g.process) }
 
 // start also starts a gateway again that was ended, at the same address.
 func (g *gateway) start(ctx context.Context) (err error) {
-	g.process, err = startCulvert(ctx, inside.Command(g.file("inside-hosts"), g.binary, append([]string{"gateway",
+	g.process, err = startCulvert(ctx, g.at.Enter(inside.Command(g.file("inside-hosts"), g.binary, append([]string{"gateway",
 		"--listen", g.listen,
 		"--tls-cert-file", g.file("gateway.pem"), "--tls-key-file", g.file("gateway-key.pem"),
 		"--bootstrap", g.brokers,
 		"--token-file", g.file("token"),
 		"--drain-timeout", "2s",
-		"--admin-listen", g.admin}, g.flags...)...))
+		"--admin-listen", g.admin}, g.flags...)...)))
 	return err
 }

@@ -34,6 +34,13 @@ func (l *ledger) add(partition int32, value []byte) int {
 	return len(l.seen)
 }
 
+// note takes note of what is wrong.
+func (l *ledger) note(trouble string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trouble = append(l.trouble, trouble)
+}
+
 // check fails the test unless the records 0 … count-1 have come, in order and
 // once each.
 func (l *ledger) check(t *testing.T, count int) {

@@ -5,6 +5,7 @@
 package test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -15,6 +16,10 @@ import (
 
 func TestMain(m *testing.M) {
 	inside.Main()
+	// These tests wait more than they work, and some measure how long they wait.
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		panic(err)
+	}
 	status := m.Run()
 	if err := closeShared(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

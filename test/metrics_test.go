@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-proxy/culvert/test/netns"
 )
 
 // series are the samples of /metrics by name and labels.
@@ -17,7 +19,15 @@ type series map[string]float64
 // scrape reads the metrics of an admin listener.
 func scrape(t *testing.T, admin string) series {
 	t.Helper()
-	client := http.Client{Timeout: 10 * time.Second}
+	return scrapeAt(t, nil, admin)
+}
+
+// scrapeAt is scrape on a side of a network.
+func scrapeAt(t *testing.T, at *netns.Namespace, admin string) series {
+	t.Helper()
+	transport := &http.Transport{DialContext: at.Dial}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: 10 * time.Second}
 	response, err := client.Get("http://" + admin + "/metrics")
 	if err != nil {
 		t.Fatal(err)

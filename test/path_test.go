@@ -9,6 +9,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/inside"
 	"github.com/culvert-proxy/culvert/test/kafka"
 	"github.com/culvert-proxy/culvert/test/leak"
+	"github.com/culvert-proxy/culvert/test/netns"
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
@@ -23,6 +24,7 @@ const (
 // it.
 type path struct {
 	*world
+	at        *netns.Namespace // nil: where the test is
 	gateway   *gateway
 	transport string // or direct
 	port      int    // of the bootstrap address; node N has the one behind it plus N
@@ -34,7 +36,14 @@ type path struct {
 
 // newPath starts an agent and the detector in front of it.
 func (w *world) newPath(ctx context.Context, g *gateway, transport string) (_ *path, err error) {
-	p := &path{world: w, gateway: g, transport: transport, relay: leak.New(kafka.Domain)}
+	return w.newPathAt(ctx, nil, g, transport)
+}
+
+// newPathAt is newPath for clients on a side of a network, agent and detector
+// included.
+func (w *world) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, transport string) (_ *path, err error) {
+	p := &path{world: w, at: at, gateway: g, transport: transport, relay: leak.New(kafka.Domain)}
+	p.relay.From, p.relay.To = at, at
 	offsets := []int{0}
 	for _, id := range w.cluster.IDs() {
 		offsets = append(offsets, 1+int(id))
@@ -73,7 +82,7 @@ func (p *path) start(ctx context.Context) (err error) {
 	if p.transport == direct {
 		cmd = inside.Command(p.file("inside-hosts"), p.binary, append(flags, "--gateway-url", "tcp://"+p.brokers)...)
 	}
-	p.agent, err = startCulvert(ctx, cmd)
+	p.agent, err = startCulvert(ctx, p.at.Enter(cmd))
 	return err
 }
 

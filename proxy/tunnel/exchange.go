@@ -130,7 +130,7 @@ func (t timing) over(by string) timing {
 		return t
 	}
 	for _, d := range []*time.Duration{
-		&t.keepalive, &t.dead, &t.stale, &t.open, &t.idle, &t.quicIdle, &t.quicKeepalive,
+		&t.keepalive, &t.dead, &t.stale, &t.idle, &t.quicIdle, &t.quicKeepalive,
 		&t.probe, &t.probeMost, &t.rareProbe, &t.rareProbeMost, &t.switchEvery, &t.cutWindow,
 	} {
 		*d /= time.Duration(n)

@@ -37,7 +37,9 @@ func become(hosts string, args []string) error {
 // Command is like exec.Command for a program that sees the hosts file as its
 // /etc/hosts. The program is given by its path.
 func Command(hosts, path string, args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", append([]string{path}, args...)...)
+	self, err := os.Executable()
+	cmd := exec.Command(self, append([]string{path}, args...)...)
+	cmd.Err = err
 	cmd.Env = append(os.Environ(), hostsEnv+"="+hosts)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	if os.Geteuid() != 0 {

@@ -9,6 +9,7 @@
 package leak
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/culvert-proxy/culvert/test/netns"
 )
 
 // dialTimeout is how long a relay waits for the agent.
@@ -36,6 +39,10 @@ func (l Leak) String() string {
 
 // Relay is a set of listeners and what they have seen.
 type Relay struct {
+	// From is where the clients are, and To where they are led to; nil is where
+	// the test is.
+	From, To *netns.Namespace
+
 	names []string
 	group sync.WaitGroup
 	sent  atomic.Int64
@@ -54,7 +61,7 @@ func New(names ...string) *Relay {
 
 // Listen relays what is dialled at address to target, until Close.
 func (r *Relay) Listen(address, target string) error {
-	l, err := net.Listen("tcp", address)
+	l, err := r.From.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("leak detector: %w", err)
 	}
@@ -118,7 +125,9 @@ func (r *Relay) relay(client *net.TCPConn, target string) {
 	if !r.remember(client) {
 		return
 	}
-	dialled, err := net.DialTimeout("tcp", target, dialTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	dialled, err := r.To.Dial(ctx, "tcp", target)
 	if err != nil {
 		reset(client)
 		return

@@ -1,0 +1,405 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/culvert-proxy/culvert/test/netns"
+)
+
+// long reports whether culvert shall have its real times, with which these tests
+// take minutes.
+var long = os.Getenv("CULVERT_TEST_LONG") != ""
+
+// atRealTimes is a time of culvert's, of which there is a tenth unless the run
+// is a long one.
+func atRealTimes(d time.Duration) time.Duration {
+	if !long {
+		d /= 10
+	}
+	return d
+}
+
+// wan is a link as between two cities.
+var wan = netns.Link{Delay: 10 * time.Millisecond}
+
+// ways are what agents are told to use, and tcp those that need no UDP.
+var (
+	ways = []string{"h3", "ws", "h2", "auto"}
+	tcp  = []string{"ws", "h2"}
+)
+
+func (p *path) overTCP() bool { return slices.Contains(tcp, p.transport) }
+
+// TestNetworkWithoutUDP has each kind of firewall that does not let QUIC pass
+// there from the start.
+func TestNetworkWithoutUDP(t *testing.T) {
+	needReal(t)
+	for _, fault := range []netns.Fault{netns.UDPDropped, netns.UDPRejected, netns.UDPStalls} {
+		t.Run(fault.String(), func(t *testing.T) {
+			t.Parallel()
+			r := beyond(t, wan)
+			r.inject(t, fault)
+			for _, way := range []string{"ws", "h2", "auto"} {
+				begin := time.Now()
+				p := r.path(t, way)
+				ready := time.Since(begin)
+				p.firstAnswer(t)
+				t.Logf("over %s: ready after %v, first answer %v after the start", way, ready.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
+				flow := p.flow(t)
+				flow.mustFlow(t)
+				if way == "auto" {
+					p.mustBeOver(t, "ws")
+				}
+				flow.finish(t)
+			}
+			p := r.path(t, "h3")
+			took, err := p.connect(t).ask(patience)
+			if err == nil {
+				t.Error("h3 works without UDP")
+			}
+			t.Logf("over h3: %v after %v", err, took.Round(time.Millisecond))
+			r.lift(t, fault)
+			t.Logf("over h3: first answer %v after UDP came back", p.firstAnswer(t).Round(time.Millisecond))
+		})
+	}
+}
+
+// TestFirstUDPPacketIsLost must cost a moment, not the transport.
+func TestFirstUDPPacketIsLost(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	r := beyond(t, wan)
+	for _, way := range []string{"h3", "auto"} {
+		r.inject(t, netns.UDPFirstLost)
+		begin := time.Now()
+		p := r.path(t, way)
+		p.firstAnswer(t)
+		t.Logf("over %s: first answer %v after the start", way, time.Since(begin).Round(time.Millisecond))
+		flow := p.flow(t)
+		flow.mustFlow(t)
+		flow.finish(t)
+		r.lift(t, netns.UDPFirstLost)
+	}
+}
+
+// TestUDPEnds has UDP dropped under streams that are open, and pass again.
+func TestUDPEnds(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	r := beyond(t, wan)
+	paths := r.paths(t, ways...)
+	flows := flowOn(t, paths)
+	idle := connectAll(t, paths)
+	together(t, "before", paths, func(t *testing.T, p *path) { flows[p].mustFlow(t) })
+	r.inject(t, netns.UDPDropped)
+	together(t, "dropped", paths, func(t *testing.T, p *path) {
+		if p.overTCP() {
+			flows[p].mustFlow(t)
+			idle[p].mustAnswer(t)
+			return
+		}
+		t.Logf("connection reset after %v", idle[p].mustEnd(t).Round(100*time.Millisecond))
+		if p.transport == "auto" {
+			t.Logf("records flow after another %v", flows[p].mustFlow(t).Round(100*time.Millisecond))
+			p.mustBeOver(t, "ws")
+		}
+	})
+	r.lift(t, netns.UDPDropped)
+	together(t, "back", paths, func(t *testing.T, p *path) {
+		t.Logf("records flow after %v", flows[p].mustFlow(t).Round(100*time.Millisecond))
+		flows[p].finish(t)
+	})
+}
+
+// TestUDPComesBack has auto begin without UDP, and then get it: what is open
+// stays where it is, and what is new goes over h3 before long.
+func TestUDPComesBack(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	r := beyond(t, wan)
+	r.inject(t, netns.UDPDropped)
+	p := r.path(t, "auto")
+	flow := p.flow(t)
+	flow.mustFlow(t)
+	p.mustBeOver(t, "ws")
+	lost := flow.lost.Load()
+	r.lift(t, netns.UDPDropped)
+	begin := time.Now()
+	await(t, atRealTimes(15*time.Minute), "new streams over h3", func() bool {
+		p.firstAnswer(t)
+		return p.streams(t, "h3") > 0
+	})
+	t.Logf("new streams over h3 %v after UDP came back", time.Since(begin).Round(100*time.Millisecond))
+	flow.mustFlow(t)
+	p.mustBeOver(t, "ws")
+	if n := flow.lost.Load() - lost; n > 0 {
+		t.Errorf("%d connections were lost", n)
+	}
+	flow.finish(t)
+}
+
+// TestUDPComesAndGoes must not take new connections, or records, along.
+func TestUDPComesAndGoes(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	r := beyond(t, wan)
+	p := r.path(t, "auto")
+	flow := p.flow(t)
+	flow.mustFlow(t)
+	var longest time.Duration
+	for range 4 {
+		for _, change := range []func(*testing.T, netns.Fault){r.inject, r.lift} {
+			change(t, netns.UDPDropped)
+			for end := time.Now().Add(atRealTimes(45 * time.Second)); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+				longest = max(longest, p.firstAnswer(t))
+			}
+		}
+	}
+	switches := scrapeAt(t, p.at, p.admin).sum("culvert_tunnel_fallbacks_total")
+	t.Logf("the longest wait of a new connection was %v; %v changes of transport", longest.Round(10*time.Millisecond), switches)
+	flow.mustFlow(t)
+	flow.finish(t)
+}
+
+// TestSmallMTU carries what fills packets through links on which only small
+// ones fit. QUIC's first packet has 1200 bytes, and 28 of IPv4 and UDP.
+func TestSmallMTU(t *testing.T) {
+	needReal(t)
+	for _, mtu := range []int{1200} {
+		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
+			t.Parallel()
+			r := beyond(t, netns.Link{MTU: mtu})
+			h3, auto := r.path(t, "h3"), r.path(t, "auto")
+			if mtu < 1228 {
+				took, err := h3.connect(t).ask(patience)
+				if err == nil {
+					t.Errorf("h3 works over an MTU of %d", mtu)
+				}
+				t.Logf("over h3: %v after %v", err, took.Round(time.Millisecond))
+				auto.connect(t).mustAnswer(t)
+				auto.mustBeOver(t, "ws")
+			} else {
+				h3.bulk(t)
+			}
+			auto.bulk(t)
+			for _, way := range tcp {
+				r.path(t, way).bulk(t)
+			}
+		})
+	}
+}
+
+// TestDelayAndLoss has records flow over a link on which packets are late and
+// get lost, and demands that no connection ends of it.
+func TestDelayAndLoss(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	r := beyond(t, netns.Link{Delay: 25 * time.Millisecond, Loss: 0.005, Seed: 7})
+	paths := r.paths(t, ways...)
+	together(t, "all", paths, func(t *testing.T, p *path) {
+		flow := p.flow(t)
+		flow.mustFlow(t)
+		p.bulk(t)
+		for range 10 {
+			flow.mustFlow(t)
+		}
+		if n := flow.lost.Load(); n > 0 {
+			t.Errorf("%d connections were lost", n)
+		}
+		flow.finish(t)
+	})
+	lost, of := r.net.Lost()
+	if lost == 0 {
+		t.Error("the link has lost nothing")
+	}
+	t.Logf("the link lost %d of %d packets", lost, of)
+}
+
+// TestBlackHole has nothing pass any more, of which no socket is told.
+func TestBlackHole(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	r := beyond(t, wan)
+	paths := r.paths(t, ways...)
+	flows := flowOn(t, paths)
+	idle := connectAll(t, paths)
+	together(t, "before", paths, func(t *testing.T, p *path) { flows[p].mustFlow(t) })
+	r.inject(t, netns.BlackHole)
+	together(t, "hole", paths, func(t *testing.T, p *path) {
+		var both sync.WaitGroup
+		both.Go(func() {
+			took := idle[p].mustEnd(t)
+			t.Logf("connection reset after %v", took.Round(100*time.Millisecond))
+		})
+		both.Go(func() {
+			took, err := p.connect(t).ask(patience)
+			if err == nil {
+				t.Error("a response came out of the black hole")
+			}
+			t.Logf("new connection: %v after %v", err, took.Round(100*time.Millisecond))
+		})
+		both.Wait()
+		took, err := p.connect(t).ask(patience)
+		t.Logf("new connection later: %v after %v", err, took.Round(100*time.Millisecond))
+	})
+	r.lift(t, netns.BlackHole)
+	together(t, "after", paths, func(t *testing.T, p *path) {
+		t.Logf("first answer after %v", p.firstAnswer(t).Round(time.Millisecond))
+		t.Logf("records flow after %v", flows[p].mustFlow(t).Round(time.Millisecond))
+		flows[p].finish(t)
+	})
+}
+
+// TestNATForgets has a NAT on the way lose its memory under open streams.
+func TestNATForgets(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	changesAddress(t, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) }, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) })
+}
+
+// TestLaptopChangesNetwork has the client get another address under open
+// streams, at once or after a time without any network.
+func TestLaptopChangesNetwork(t *testing.T) {
+	needReal(t)
+	offline := func() { time.Sleep(atRealTimes(10 * time.Second)) } // culvert gives up after 30
+	for name, offline := range map[string]func(){"at once": nil, "offline between": offline} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			changesAddress(t, func(*testing.T, *remote) {}, func(t *testing.T, r *remote) { try(t, r.net.Move(offline)) })
+		})
+	}
+}
+
+// changesAddress demands that streams over h3 go on when the address of the
+// client's end changes, and that those over TCP are reset and new ones work.
+func changesAddress(t *testing.T, before, change func(*testing.T, *remote)) {
+	r := beyond(t, wan)
+	before(t, r)
+	paths := r.paths(t, ways...)
+	flows := flowOn(t, paths)
+	idle := connectAll(t, paths)
+	lost := make(map[*path]int64)
+	together(t, "before", paths, func(t *testing.T, p *path) { flows[p].mustFlow(t) })
+	for _, p := range paths {
+		lost[p] = flows[p].lost.Load()
+	}
+	change(t, r)
+	together(t, "after", paths, func(t *testing.T, p *path) {
+		took, err := idle[p].ask(2 * patience)
+		t.Logf("open connection: %v after %v", err, took.Round(time.Millisecond))
+		t.Logf("records flow after another %v", flows[p].mustFlow(t).Round(time.Millisecond))
+		if n := flows[p].lost.Load() - lost[p]; !p.overTCP() && (err != nil || n > 0) {
+			t.Errorf("%d connections were lost, and the idle one ended with %v", n, err)
+		}
+		if p.overTCP() && err == nil {
+			t.Error("the connection has survived, which over TCP it cannot")
+		}
+		flows[p].finish(t)
+	})
+}
+
+// TestConsumerThatDoesNotRead stays connected for as long as it does not: for
+// longer than the time in which a tunnel without a sign of life is given up, or
+// on demand for ten minutes.
+func TestConsumerThatDoesNotRead(t *testing.T) {
+	needReal(t)
+	t.Parallel()
+	pause := atRealTimes(10 * time.Minute)
+	r := beyond(t, netns.Link{})
+	together(t, "pause", r.paths(t, ways...), func(t *testing.T, p *path) { p.pauseConsumer(t, pause) })
+}
+
+// pauseConsumer has a consumer stop in the middle of a large response.
+func (p *path) pauseConsumer(t *testing.T, pause time.Duration) {
+	const count, size = 60, 900_000
+	topic := p.cluster.Topic(t, "pause-"+p.transport)
+	records := numbered(topic, count)
+	for n, r := range records {
+		r.Key = payload(n, size)
+	}
+	produce(t, p.franz(t), records)
+	g := &gate{path: p, opened: make(chan struct{})}
+	client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.Dialer(g.dial),
+		kgo.FetchMaxBytes(50<<20), kgo.FetchMaxPartitionBytes(50<<20), kgo.ConnIdleTimeout(15*time.Minute), kgo.RequestTimeoutOverhead(15*time.Minute))
+	ctx, cancel := context.WithTimeout(t.Context(), pause+2*patience)
+	defer cancel()
+	book := newLedger()
+	time.AfterFunc(pause, func() { close(g.opened) })
+	begin := time.Now()
+	for len(book.seen) < count && ctx.Err() == nil {
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { book.addWith(r, size) })
+	}
+	book.check(t, count)
+	if took := time.Since(begin); took < pause {
+		t.Errorf("all was read after %v, before the pause of %v was over", took, pause)
+	}
+	if n := g.failed.Load(); n > 0 {
+		t.Errorf("%d connections were cut under a consumer that did not read", n)
+	}
+}
+
+// gate lets a client read a mebibyte of each connection, and more only when it
+// has been opened.
+type gate struct {
+	path   *path
+	opened chan struct{}
+	failed atomic.Int64
+}
+
+func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := g.path.at.Dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &gatedConn{Conn: c, gate: g}, nil
+}
+
+type gatedConn struct {
+	net.Conn
+	gate *gate
+	read int
+}
+
+func (c *gatedConn) Read(p []byte) (n int, err error) {
+	if c.read > 1<<20 {
+		<-c.gate.opened
+	}
+	n, err = c.Conn.Read(p)
+	c.read += n
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		c.gate.failed.Add(1)
+	}
+	return n, err
+}
+
+// flowOn starts traffic on each path, and connectAll a connection that is open
+// and says nothing.
+func flowOn(t *testing.T, paths []*path) map[*path]*traffic {
+	t.Helper()
+	flows := make(map[*path]*traffic)
+	for _, p := range paths {
+		flows[p] = p.flow(t)
+	}
+	return flows
+}
+
+func connectAll(t *testing.T, paths []*path) map[*path]*kafkaConn {
+	t.Helper()
+	conns := make(map[*path]*kafkaConn)
+	for _, p := range paths {
+		conns[p] = p.connect(t)
+		conns[p].mustAnswer(t)
+	}
+	return conns
+}

@@ -1,0 +1,340 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/culvert-proxy/culvert/test/leak"
+	"github.com/culvert-proxy/culvert/test/netns"
+)
+
+// remote is the shared world's brokers on the far side of a network of the
+// test's own, which can have faults: the gateway is on its server side, agents
+// and clients are on its client side.
+type remote struct {
+	*world
+	net     *netns.Network
+	gateway *gateway
+}
+
+// beyond starts a gateway on the far side of a network. It and the agents are in
+// a hurry, unless the test run is a long one.
+func beyond(t *testing.T, l netns.Link) *remote {
+	t.Helper()
+	w := *theWorld(t)
+	if !long {
+		hurried, err := buildHurried()
+		try(t, err)
+		w.binary = hurried
+	}
+	r := &remote{world: &w, net: netns.Start(t, l)}
+	brokers := leak.New()
+	brokers.From = r.net.Server
+	t.Cleanup(brokers.Close)
+	for at := range strings.SplitSeq(r.brokers, ",") {
+		try(t, brokers.Listen(at, at))
+	}
+	gateway, err := r.newGatewayAt(t.Context(), r.net.Server, netns.ServerIP)
+	try(t, err)
+	closeWith(t, gateway)
+	r.gateway = gateway
+	return r
+}
+
+// paths starts an agent for each transport.
+func (r *remote) paths(t *testing.T, transports ...string) (all []*path) {
+	t.Helper()
+	for _, transport := range transports {
+		all = append(all, r.path(t, transport))
+	}
+	return all
+}
+
+// together runs a test for each path at the same time, and returns when all are
+// over.
+func together(t *testing.T, when string, paths []*path, test func(*testing.T, *path)) {
+	t.Helper()
+	t.Run(when, func(t *testing.T) {
+		for _, p := range paths {
+			t.Run(p.transport, func(t *testing.T) {
+				t.Parallel()
+				test(t, p)
+			})
+		}
+	})
+}
+
+// path starts an agent and what belongs to it.
+func (r *remote) path(t *testing.T, transport string) *path {
+	t.Helper()
+	p, err := r.newPathAt(t.Context(), r.net.Client, r.gateway, transport)
+	try(t, err)
+	closeWith(t, p)
+	t.Cleanup(func() {
+		p.relay.Check(t)
+		if t.Failed() {
+			t.Logf("what the agent over %s said:\n%s", transport, p.agent.Output())
+			t.Logf("what the gateway said:\n%s", r.gateway.process.Output())
+		}
+	})
+	return p
+}
+
+func (r *remote) inject(t *testing.T, f netns.Fault) { t.Helper(); try(t, r.net.Inject(f)) }
+func (r *remote) lift(t *testing.T, f netns.Fault)   { t.Helper(); try(t, r.net.Lift(f)) }
+
+func try(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// streams returns how many are open over a transport.
+func (p *path) streams(t *testing.T, transport string) float64 {
+	t.Helper()
+	return scrapeAt(t, p.at, p.admin).sum("culvert_streams{", `transport="`+transport+`"`)
+}
+
+// mustBeOver fails the test unless streams are open over the transport.
+func (p *path) mustBeOver(t *testing.T, transport string) {
+	t.Helper()
+	if p.streams(t, transport) == 0 {
+		t.Errorf("auto has no stream over %s", transport)
+	}
+}
+
+// kafkaConn is one connection of a client that asks a broker for its versions.
+type kafkaConn struct {
+	net.Conn
+	asked uint32
+}
+
+// connect dials the agent as a client does.
+func (p *path) connect(t *testing.T) *kafkaConn {
+	t.Helper()
+	c, err := p.at.Dial(t.Context(), "tcp", p.bootstrap)
+	try(t, err)
+	t.Cleanup(func() { c.Close() })
+	return &kafkaConn{Conn: c}
+}
+
+// ask sends ApiVersions v0 and returns how long the response took.
+func (c *kafkaConn) ask(patience time.Duration) (time.Duration, error) {
+	begin := time.Now()
+	c.asked++
+	request := []byte{0, 0, 0, 10, 0, 18, 0, 0}
+	request = binary.BigEndian.AppendUint32(request, c.asked)
+	request = append(request, 0xff, 0xff) // no client id
+	c.SetDeadline(begin.Add(patience))
+	if _, err := c.Write(request); err != nil {
+		return time.Since(begin), err
+	}
+	head := make([]byte, 8)
+	if _, err := io.ReadFull(c, head); err != nil {
+		return time.Since(begin), err
+	}
+	took := time.Since(begin)
+	if id := binary.BigEndian.Uint32(head[4:]); id != c.asked {
+		return took, fmt.Errorf("response with correlation id %d, want %d", id, c.asked)
+	}
+	_, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head))-4)
+	return took, err
+}
+
+func (c *kafkaConn) mustAnswer(t *testing.T) time.Duration {
+	t.Helper()
+	took, err := c.ask(patience)
+	if err != nil {
+		t.Fatalf("no response: %v, after %v", err, took)
+	}
+	return took
+}
+
+// firstAnswer has new connections ask until one is answered, as clients do, and
+// returns how long that took.
+func (p *path) firstAnswer(t *testing.T) time.Duration {
+	t.Helper()
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		_, err := p.connect(t).ask(patience)
+		if err == nil {
+			return time.Since(begin)
+		}
+		if time.Since(begin) > 2*time.Minute {
+			t.Fatalf("no response over %s within two minutes: %v", p.transport, err)
+		}
+	}
+}
+
+// mustEnd fails the test unless the connection, which has nothing to say, ends
+// with a reset. It returns how long that took.
+func (c *kafkaConn) mustEnd(t *testing.T) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	c.SetDeadline(begin.Add(2 * patience))
+	_, err := c.Read(make([]byte, 1))
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("connection ended with %v after %v, want a reset", err, time.Since(begin))
+	}
+	return time.Since(begin)
+}
+
+// payloadSize is that of the records of traffic.
+const payloadSize = 1000
+
+// traffic is a producer and a consumer that go on until the test has seen
+// enough.
+type traffic struct {
+	path     *path
+	topic    string
+	stop     context.CancelFunc
+	produced chan error
+	sent     atomic.Int64
+	lost     atomic.Int64 // connections that ended under the clients
+	book     *ledger
+	came     atomic.Int64
+	read     chan struct{}
+}
+
+// payload is what record n has beside its number: any change of a byte shows.
+func payload(n, size int) []byte {
+	b := make([]byte, size)
+	random := rand.NewPCG(uint64(n), 0)
+	for i := 0; i+8 <= len(b); i += 8 {
+		binary.BigEndian.PutUint64(b[i:], random.Uint64())
+	}
+	return b
+}
+
+// OnBrokerDisconnect counts.
+func (f *traffic) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { f.lost.Add(1) }
+
+// flow starts producing a record every few milliseconds, and reading them.
+func (p *path) flow(t *testing.T) *traffic {
+	t.Helper()
+	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), book: newLedger(), produced: make(chan error, 1), read: make(chan struct{})}
+	hooks, keep := kgo.WithHooks(f), kgo.ConnIdleTimeout(15*time.Minute)
+	producer := p.franz(t, hooks, keep, kgo.ProducerLinger(time.Millisecond), kgo.RecordDeliveryTimeout(5*time.Minute))
+	consumer := p.franz(t, hooks, keep, kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))
+	ctx, stop := context.WithCancel(t.Context())
+	f.stop = stop
+	t.Cleanup(stop)
+	go func() { f.produced <- f.produce(ctx, producer) }()
+	go f.consume(t.Context(), consumer)
+	return f
+}
+
+func (f *traffic) produce(ctx context.Context, client *kgo.Client) error {
+	ticks := time.NewTicker(10 * time.Millisecond)
+	defer ticks.Stop()
+	var failed atomic.Pointer[error]
+	for n := 0; ctx.Err() == nil; n++ {
+		record := &kgo.Record{Topic: f.topic, Key: payload(n, payloadSize), Value: strconv.AppendInt(nil, int64(n), 10)}
+		client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed.CompareAndSwap(nil, &err)
+			}
+		})
+		f.sent.Add(1)
+		<-ticks.C
+	}
+	flush, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	if err := client.Flush(flush); err != nil {
+		return err
+	}
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (f *traffic) consume(ctx context.Context, client *kgo.Client) {
+	defer close(f.read)
+	for ctx.Err() == nil {
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { f.came.Store(int64(f.book.addWith(r, payloadSize))) })
+	}
+}
+
+// mustFlow returns when records have come that are sent from now on, and how
+// long that took.
+func (f *traffic) mustFlow(t *testing.T) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	want := f.sent.Load() + 20
+	await(t, 2*time.Minute, "records flow over "+f.path.transport, func() bool { return f.came.Load() >= want })
+	return time.Since(begin)
+}
+
+// finish ends the producer and fails the test unless all its records have come,
+// once each, in order and with all their bytes.
+func (f *traffic) finish(t *testing.T) {
+	t.Helper()
+	f.stop()
+	if err := <-f.produced; err != nil {
+		t.Errorf("produce over %s: %v", f.path.transport, err)
+	}
+	count := f.sent.Load()
+	await(t, 2*time.Minute, "all records come", func() bool { return f.came.Load() >= count })
+	f.book.check(t, int(count))
+}
+
+// bulk sends and reads records that fill packets.
+func (p *path) bulk(t *testing.T) {
+	t.Helper()
+	const count, size = 20, 400_000
+	topic := p.cluster.Topic(t, "bulk-"+p.transport)
+	records := numbered(topic, count)
+	for n, r := range records {
+		r.Key = payload(n, size)
+	}
+	begin := time.Now()
+	produce(t, p.franz(t), records)
+	sent := time.Since(begin)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	book := newLedger()
+	for len(book.seen) < count && ctx.Err() == nil {
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { book.addWith(r, size) })
+	}
+	book.check(t, count)
+	t.Logf("%.1f MB sent in %v and read in %v", count*size/1e6, sent.Round(time.Millisecond), (time.Since(begin) - sent).Round(time.Millisecond))
+}
+
+// addWith is add for a record with a payload.
+func (l *ledger) addWith(r *kgo.Record, size int) int {
+	came := l.add(r.Partition, r.Value)
+	if n, _ := strconv.Atoi(string(r.Value)); !bytes.Equal(r.Key, payload(n, size)) {
+		l.note(fmt.Sprintf("record %d came with other bytes than it was sent with", n))
+	}
+	return came
+}
+
+// await waits until something has come true.
+func await(t *testing.T, patience time.Duration, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("not within "+patience.String()))
+	defer cancel()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", what, context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
