@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"testing"
 	"time"
@@ -36,6 +37,23 @@ func numbered(topic string, count int) []*kgo.Record {
 		records[i] = &kgo.Record{Topic: topic, Key: fmt.Appendf(nil, "key-%d", i), Value: strconv.AppendInt(nil, int64(i), 10)}
 	}
 	return records
+}
+
+// filled returns numbered records of about size bytes each, of noise that the
+// ledger knows.
+func filled(topic string, count, size int) []*kgo.Record {
+	records := numbered(topic, count)
+	for i, r := range records {
+		r.Value = append(append(r.Value, ' '), noise(i, size)...)
+	}
+	return records
+}
+
+// noise is size bytes that belong to n.
+func noise(n, size int) []byte {
+	b := make([]byte, size)
+	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16)}).Read(b)
+	return b
 }
 
 // produce returns when all records are acknowledged.

@@ -15,6 +15,7 @@ type gateway struct {
 	at      *netns.Namespace // nil: where the test is
 	listen  string
 	admin   string
+	plain   bool     // HTTP without TLS, for an ingress before it
 	flags   []string // more than every gateway has
 	process *proc.Process
 }
@@ -34,17 +35,30 @@ func (w *world) newGatewayAt(ctx context.Context, at *netns.Namespace, host stri
 	return g, g.start(ctx)
 }
 
+// newPlainGateway starts one that has no certificate: an ingress ends TLS.
+func (w *world) newPlainGateway(ctx context.Context, flags ...string) (*gateway, error) {
+	ports, err := kafka.FreePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{world: w, listen: address(clientHost, ports[0]), admin: address(clientHost, ports[1]), plain: true, flags: flags}
+	return g, g.start(ctx)
+}
+
 // close ends the gateway in good order.
 func (g *gateway) close() error { return endCulvert(g.process) }
 
 // start also starts a gateway again that was ended, at the same address.
 func (g *gateway) start(ctx context.Context) (err error) {
-	g.process, err = startCulvert(ctx, g.at.Enter(inside.Command(g.file("inside-hosts"), g.binary, append([]string{"gateway",
+	flags := []string{"gateway",
 		"--listen", g.listen,
-		"--tls-cert-file", g.file("gateway.pem"), "--tls-key-file", g.file("gateway-key.pem"),
 		"--bootstrap", g.brokers,
 		"--token-file", g.file("token"),
 		"--drain-timeout", "2s",
-		"--admin-listen", g.admin}, g.flags...)...)))
+		"--admin-listen", g.admin}
+	if !g.plain {
+		flags = append(flags, "--tls-cert-file", g.file("gateway.pem"), "--tls-key-file", g.file("gateway-key.pem"))
+	}
+	g.process, err = startCulvert(ctx, g.at.Enter(inside.Command(g.file("inside-hosts"), g.binary, append(flags, g.flags...)...)))
 	return err
 }

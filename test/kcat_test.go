@@ -28,21 +28,30 @@ func kcat(t *testing.T, bootstrap, stdin string, args ...string) (string, error)
 func TestKcat(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		topic := p.cluster.Topic(t, "kcat-"+p.transport)
-		run := func(stdin string, args ...string) string {
-			t.Helper()
-			out, err := kcat(t, p.bootstrap, stdin, args...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return out
+		list, err := kcat(t, p.bootstrap, "", "-L", "-t", topic)
+		if err != nil {
+			t.Fatal(err)
 		}
-		list := run("", "-L", "-t", topic)
 		for id := range 3 {
 			wantIn(t, list, fmt.Sprintf("broker %d at %s", id, p.nodeAddress(id)))
 		}
-		run(lines(50), "-P", "-t", topic, "-X", "acks=all", "-X", "enable.idempotence=true")
-		want := strings.Split(strings.TrimSpace(lines(50)), "\n")
-		wantIn(t, run("", "-C", "-t", topic, "-o", "beginning", "-e", "-q"), want...)
-		wantIn(t, run("", "-G", topic, "-X", "auto.offset.reset=earliest", "-c", "50", "-q", topic), want...)
+		kcatRoundTrip(t, p, topic)
 	})
+}
+
+// kcatRoundTrip produces lines, and consumes them by itself and in a group.
+func kcatRoundTrip(t *testing.T, p *path, topic string) {
+	t.Helper()
+	run := func(stdin string, args ...string) string {
+		t.Helper()
+		out, err := kcat(t, p.bootstrap, stdin, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	run(lines(50), "-P", "-t", topic, "-X", "acks=all", "-X", "enable.idempotence=true")
+	want := strings.Split(strings.TrimSpace(lines(50)), "\n")
+	wantIn(t, run("", "-C", "-t", topic, "-o", "beginning", "-e", "-q"), want...)
+	wantIn(t, run("", "-G", topic, "-X", "auto.offset.reset=earliest", "-c", "50", "-q", topic), want...)
 }

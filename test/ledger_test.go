@@ -1,13 +1,15 @@
 package test
 
 import (
+	"bytes"
 	"strconv"
 	"sync"
 	"testing"
 )
 
 // ledger takes note of numbered records as they are consumed: each must come
-// exactly once, and within a partition in order.
+// exactly once, within a partition in order, and with every byte that filled
+// gave it.
 type ledger struct {
 	mu      sync.Mutex
 	last    map[int32]int
@@ -21,10 +23,14 @@ func newLedger() *ledger { return &ledger{last: make(map[int32]int), seen: make(
 func (l *ledger) add(partition int32, value []byte) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n, err := strconv.Atoi(string(value))
+	number, filling, _ := bytes.Cut(value, []byte(" "))
+	n, err := strconv.Atoi(string(number))
 	if err != nil {
 		l.trouble = append(l.trouble, err.Error())
 		return len(l.seen)
+	}
+	if !bytes.Equal(filling, noise(n, len(filling))) {
+		l.trouble = append(l.trouble, "record "+strconv.Itoa(n)+" has other bytes than were sent")
 	}
 	if last, ok := l.last[partition]; ok && n < last {
 		l.trouble = append(l.trouble, "record "+strconv.Itoa(n)+" came behind "+strconv.Itoa(last)+" in partition "+strconv.Itoa(int(partition)))

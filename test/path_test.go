@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 
@@ -26,24 +27,37 @@ type path struct {
 	*world
 	at        *netns.Namespace // nil: where the test is
 	gateway   *gateway
-	transport string // or direct
-	port      int    // of the bootstrap address; node N has the one behind it plus N
-	bootstrap string // what a client is given; it leads through the detector
+	url       string   // of the gateway, or of what stands before it
+	env       []string // of the agent, more than the test's own
+	transport string   // or direct
+	port      int      // of the bootstrap address; node N has the one behind it plus N
+	bootstrap string   // what a client is given; it leads through the detector
 	admin     string
 	agent     *proc.Process
 	relay     *leak.Relay
 }
 
 // newPath starts an agent and the detector in front of it.
-func (w *world) newPath(ctx context.Context, g *gateway, transport string) (_ *path, err error) {
+func (w *world) newPath(ctx context.Context, g *gateway, transport string) (*path, error) {
 	return w.newPathAt(ctx, nil, g, transport)
 }
 
 // newPathAt is newPath for clients on a side of a network, agent and detector
 // included.
-func (w *world) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, transport string) (_ *path, err error) {
-	p := &path{world: w, at: at, gateway: g, transport: transport, relay: leak.New(kafka.Domain)}
-	p.relay.From, p.relay.To = at, at
+func (w *world) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, transport string) (*path, error) {
+	return w.openPath(ctx, path{at: at, gateway: g, url: "https://" + g.listen, transport: transport})
+}
+
+// newPathTo is newPath for an agent that reaches the gateway at another URL.
+func (w *world) newPathTo(ctx context.Context, g *gateway, url, transport string, env ...string) (*path, error) {
+	return w.openPath(ctx, path{gateway: g, url: url, transport: transport, env: env})
+}
+
+// openPath fills in what is the same for every path, and starts it.
+func (w *world) openPath(ctx context.Context, way path) (_ *path, err error) {
+	p := &way
+	p.world, p.relay = w, leak.New(kafka.Domain)
+	p.relay.From, p.relay.To = p.at, p.at
 	offsets := []int{0}
 	for _, id := range w.cluster.IDs() {
 		offsets = append(offsets, 1+int(id))
@@ -64,7 +78,7 @@ func (w *world) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, 
 	p.admin = address(clientHost, admin[0])
 	if err := p.start(ctx); err != nil {
 		p.relay.Close()
-		return nil, fmt.Errorf("path over %s: %w", transport, err)
+		return nil, fmt.Errorf("path over %s: %w", p.transport, err)
 	}
 	return p, nil
 }
@@ -77,10 +91,13 @@ func (p *path) start(ctx context.Context) (err error) {
 		"--drain-timeout", "2s",
 		"--admin-listen", p.admin,
 		"--state-file", p.file(fmt.Sprintf("state-%d.json", p.port))}
-	cmd := exec.Command(p.binary, append(flags, "--gateway-url", "https://"+p.gateway.listen, "--transport", p.transport,
+	cmd := exec.Command(p.binary, append(flags, "--gateway-url", p.url, "--transport", p.transport,
 		"--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))...)
 	if p.transport == direct {
 		cmd = inside.Command(p.file("inside-hosts"), p.binary, append(flags, "--gateway-url", "tcp://"+p.brokers)...)
+	}
+	if len(p.env) > 0 {
+		cmd.Env = append(os.Environ(), p.env...)
 	}
 	p.agent, err = startCulvert(ctx, p.at.Enter(cmd))
 	return err
