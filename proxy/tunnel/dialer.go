@@ -77,6 +77,7 @@ type Dialer struct {
 
 	proxy    *url.URL // nil means none
 	proxyErr error
+	tcp      tuner
 	proxyTLS *tls.Config // with the proxy, for tests; nil means the system's roots
 
 	mu      sync.Mutex

@@ -36,8 +36,9 @@ type rig struct {
 	dialer *Dialer
 	addr   string
 
-	served chan *served
-	stop   func()
+	listener net.Listener // for TCP
+	served   chan *served
+	stop     func()
 }
 
 // served is a stream at the gateway's end. Its Serve returns when done is closed.
@@ -119,13 +120,14 @@ func (r *rig) start(tcp net.Listener, udp net.PacketConn, adapt []func(*rig)) {
 	if testing.Verbose() {
 		r.server.Logger = slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
+	r.listener = tcp
 	for _, f := range adapt {
 		f(r)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := r.server.Run(ctx, tcp, udp); err != nil {
+		if err := r.server.Run(ctx, r.listener, udp); err != nil {
 			r.t.Errorf("Run: %v", err)
 		}
 	})

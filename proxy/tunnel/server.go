@@ -130,7 +130,7 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 		}
 		s.serves.Go(func() { failed <- serve() })
 	}
-	ln := net.Listener(wireListener{tcp})
+	ln := net.Listener(&wireListener{Listener: tcp, log: s.log})
 	if s.TLS != nil {
 		ln = tls.NewListener(ln, serverTLS(s.TLS, "h2", "http/1.1"))
 	}
@@ -167,13 +167,19 @@ func serverTLS(base *tls.Config, alpn ...string) *tls.Config {
 	return c
 }
 
-type wireListener struct{ net.Listener }
+// A wireListener prepares the connections it accepts for carrying tunnels.
+type wireListener struct {
+	net.Listener
+	log *slog.Logger
+	tcp tuner
+}
 
-func (l wireListener) Accept() (net.Conn, error) {
+func (l *wireListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
+	l.tcp.tune(c, l.log)
 	return &wire{Conn: c}, nil
 }
 

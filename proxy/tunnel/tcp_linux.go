@@ -1,0 +1,20 @@
+package tunnel
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// tuneSocket sets what the kernel lets us, and returns the congestion control that is in force.
+func tuneSocket(c syscall.RawConn, congestion string) (inForce string) {
+	c.Control(func(f uintptr) {
+		fd := int(f)
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowAt)
+		if congestion != "" {
+			unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)
+		}
+		inForce, _ = unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	})
+	return inForce
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package tunnel
+
+import "syscall"
+
+// tuneSocket leaves the options of sockets as they are.
+func tuneSocket(syscall.RawConn, string) (inForce string) { return "the system's" }
