@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -56,6 +58,31 @@ func TestTicketLeadsOnlyWhereItWasMadeFor(t *testing.T) {
 	if err := s.verify(&good, "kafka-4:9092", now); err == nil {
 		t.Error("a ticket for kafka-3 led to kafka-4")
 	}
+}
+
+// Whatever an agent shows, it is let to an address only by the very ticket that was signed for it.
+func FuzzTicket(f *testing.F) {
+	now := time.Unix(1_800_000_000, 0)
+	s := newSigner(keysOf("key"))
+	good, _ := s.sign(tunnel.Ticket{ClusterID: "c", NodeID: 3, Address: "kafka-3:9092"}, now)
+	shown := func(t tunnel.Ticket) []byte {
+		b, _ := json.Marshal(t)
+		return b
+	}
+	f.Add(shown(good), "kafka-3:9092")
+	f.Add(shown(good), "10.0.0.1:22")
+	f.Add(shown(tunnel.Ticket{Address: "10.0.0.1:22", MAC: good.MAC}), "10.0.0.1:22")
+	f.Add([]byte(`{"cluster_id":"c\" 3 \"kafka-3:9092\" 1","mac":""}`), "")
+	f.Fuzz(func(t *testing.T, wire []byte, address string) {
+		var ticket tunnel.Ticket
+		if json.Unmarshal(wire, &ticket) != nil {
+			return
+		}
+		err := s.verify(&ticket, address, now)
+		if is := bytes.Equal(shown(ticket), shown(good)) && address == good.Address; (err == nil) != is {
+			t.Errorf("verify(%s, %q) = %v", wire, address, err)
+		}
+	})
 }
 
 func TestRandomTicketKeysDiffer(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -212,6 +213,26 @@ func text(err error) string {
 		return ""
 	}
 	return err.Error()
+}
+
+// Whatever answers a hello, it passes for a gateway only if it has sent back what it got, and then the end.
+func FuzzHello(f *testing.F) {
+	opened := appendCapsule(nil, capsuleOpened, []byte(`{"version":"1.0"}`))
+	echoed := make([]byte, helloSize)
+	rand.NewChaCha8([32]byte{1}).Read(echoed)
+	good := append(appendCapsule(bytes.Clone(opened), capsuleData, echoed), byte(capsuleFinalData), 0)
+	f.Add(good)
+	f.Add(good[:len(good)-2])
+	f.Add(opened)
+	f.Add(append(bytes.Clone(opened), appendCapsule(nil, capsuleTicket, []byte(`{"address":"x"}`))...))
+	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n<html>"))
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		err := echo(agentConn(t, bytes.NewReader(wire)))
+		got, readErr := io.ReadAll(agentConn(t, bytes.NewReader(wire)))
+		if is := readErr == nil && bytes.Equal(got, echoed); (err == nil) != is {
+			t.Errorf("echo = %v of %d bytes, %v", err, len(got), readErr)
+		}
+	})
 }
 
 func FuzzVarint(f *testing.F) {

@@ -21,6 +21,9 @@ type Welcome struct {
 	Tickets []Ticket
 }
 
+// maxTickets bounds the tickets of one hello. The largest clusters known have some hundreds of brokers.
+const maxTickets = 4096
+
 // Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass both ways, and returns the tickets that the gateway gives.
 func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
 	d.init()
@@ -95,7 +98,11 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(aLongTimeAgo) })
 	defer stop()
-	c.OnTicket(func(t Ticket) { w.Tickets = append(w.Tickets, t) })
+	c.OnTicket(func(t Ticket) {
+		if len(w.Tickets) < maxTickets {
+			w.Tickets = append(w.Tickets, t)
+		}
+	})
 	if err := echo(c); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
