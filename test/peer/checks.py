@@ -57,6 +57,7 @@ REFUSED = {
     "FINAL_DATA before OPEN": (END + HELLO, "protocol"),
     "a target without a ticket": (opening(target="192.0.2.1:9092"), "target"),
     "a target that is none": (opening(target="elsewhere"), "target"),
+    "a hello of more than 1 MiB": (HELLO + capsule(DATA, bytes((1 << 20) + 1)), "limit"),
 }
 
 # What is answered without a stream: a request, the status, and a header that must be there.
@@ -91,7 +92,8 @@ class Checks:
         stream = self.request(HELLO, capsule(DATA, sent))
         await stream.until(lambda e: len(e.data) >= len(sent) or e.ended)
         self.expect(stream.data == sent, "hello sends 64 KiB back", stream)
-        self.expect(stream.opened["gateway"] == stream.headers["culvert-gateway"], "header and OPENED name the same version of the gateway", stream.opened["gateway"])
+        version = stream.headers["culvert-gateway"]
+        self.expect(stream.opened and stream.opened["gateway"] == version, "header and OPENED name the gateway's version", version)
         stream.end()
         await self.closed(stream, "hello ends")
         return [ticket for ticket, _ in stream.tickets]
@@ -168,10 +170,12 @@ class Checks:
             self.expect(not stream.broken, f"ended: {what}", stream)
 
     async def silent(self):
-        """A gateway waits for OPEN, and shows life on a stream that is open."""
-        never, idle = self.request(), self.request(opening(target="bootstrap"))
+        """A gateway waits for OPEN, longer for that of a spare, and shows life on a stream that is open."""
+        never, spare, idle = self.request(), self.request(capsule(KEEPALIVE)), self.request(opening(target="bootstrap"))
         await never.until(lambda e: e.ended)
         self.expect(never.error and never.error["code"] == "protocol", "OPEN that does not come", never)
+        spare.send(HELLO + BYTES + END)
+        await self.accepted("a spare's OPEN at that time", spare)
         await idle.until(lambda e: e.keepalives or e.ended)
         self.expect(idle.keepalives, "KEEPALIVE on a stream that is idle", idle)
         idle.end()
@@ -204,7 +208,7 @@ async def main(address, ca_file, token_file):
     host, _, port = address.rpartition(":")
     with open(token_file) as lines:
         token = lines.readline().strip().partition("=")[2]
-    return await run("CONNECT", host, int(port), ca_file, token)
+    return any(await asyncio.gather(*(run(method, host, int(port), ca_file, token) for method in ("CONNECT", "POST"))))
 
 
-sys.exit(1 if asyncio.run(main(*sys.argv[1:])) else 0)
+sys.exit(asyncio.run(main(*sys.argv[1:])))

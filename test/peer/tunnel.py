@@ -170,7 +170,6 @@ class Exchange:
     def answered(self, headers):
         self.headers = {name.decode(): value.decode() for name, value in headers}
         self.status = int(self.headers[":status"])
-        self.changed.set()
 
     def received(self, data):
         if self.status != 200:
@@ -183,7 +182,6 @@ class Exchange:
             except Broken as broken:
                 self.broken = str(broken)
                 self.fail(broken.code, self.broken)
-        self.changed.set()
 
     def took(self, kind, value):
         if self.error:
@@ -251,6 +249,8 @@ class Connection(QuicConnectionProtocol):
         pseudo = [(":method", method), (":scheme", "https"), (":authority", self.authority), (":path", path)]
         if method == "CONNECT":
             pseudo.append((":protocol", protocol))
+        else:
+            headers = [("content-type", "application/octet-stream"), *headers]
         proof = [("culvert-authorization", f"Bearer {token}")] if token else []
         self.http.send_headers(number, [(name.encode(), value.encode()) for name, value in [*pseudo, *proof, *headers]])
         exchange.send(*capsules)
@@ -259,6 +259,7 @@ class Connection(QuicConnectionProtocol):
     def quic_event_received(self, event):
         for happened in self.http.handle_event(event):
             exchange = self.exchanges[happened.stream_id]
+            exchange.changed.set()
             if isinstance(happened, HeadersReceived):
                 exchange.answered(happened.headers)
             elif isinstance(happened, DataReceived):
