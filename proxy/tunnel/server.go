@@ -69,6 +69,7 @@ type Server struct {
 	ctx    context.Context // of all streams
 	cancel context.CancelFunc
 	http   *http.Server
+	late   *http.Server   // takes over from http when that drains
 	serves sync.WaitGroup // the goroutines of Run
 
 	mu       sync.Mutex
@@ -76,6 +77,7 @@ type Server struct {
 	streams  map[*Conn]struct{}
 	spares   map[*Conn]struct{} // those of streams that have no OPEN yet, and whose agent knows
 	empty    chan struct{}      // closed when draining and streams is empty
+	closeTCP func() error
 	drainH3  func()
 	closeH3  func()
 
@@ -99,20 +101,25 @@ func (s *Server) init() {
 		s.streams = make(map[*Conn]struct{})
 		s.spares = make(map[*Conn]struct{})
 		s.empty = make(chan struct{})
-		s.http = &http.Server{
-			Handler:           s,
-			ReadHeaderTimeout: s.t.handshake,
-			IdleTimeout:       time.Minute,
-			MaxHeaderBytes:    maxHeader,
-			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-			Protocols:         new(http.Protocols),
-			HTTP2:             h2Config(s.w),
-			ConnContext:       withConn,
-		}
-		s.http.Protocols.SetHTTP1(true)
-		s.http.Protocols.SetHTTP2(s.TLS != nil)
-		s.http.Protocols.SetUnencryptedHTTP2(s.TLS == nil)
+		s.http, s.late = s.newHTTP(), s.newHTTP()
 	})
+}
+
+func (s *Server) newHTTP() *http.Server {
+	h := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: s.t.handshake,
+		IdleTimeout:       2 * s.t.idle, // the agents' end goes first, and no request meets a connection that is just being closed
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+		HTTP2:             h2Config(s.w),
+		ConnContext:       withConn,
+	}
+	h.Protocols.SetHTTP1(true)
+	h.Protocols.SetHTTP2(s.TLS != nil)
+	h.Protocols.SetUnencryptedHTTP2(s.TLS == nil)
+	return h
 }
 
 // Run serves on tcp, and on udp with h3 unless it is nil, until ctx is done; then new streams are refused as draining while those that are
@@ -130,11 +137,10 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 		}
 		s.serves.Go(func() { failed <- serve() })
 	}
-	ln := net.Listener(&wireListener{Listener: tcp, log: s.log})
-	if s.TLS != nil {
-		ln = tls.NewListener(ln, serverTLS(s.TLS, "h2", "http/1.1"))
-	}
-	s.serves.Go(func() { failed <- s.http.Serve(ln) })
+	s.mu.Lock()
+	s.closeTCP = tcp.Close
+	s.mu.Unlock()
+	s.serves.Go(func() { failed <- s.serveTCP(tcp) })
 	select {
 	case <-ctx.Done():
 		s.drain()
@@ -145,6 +151,40 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 		}
 		return fmt.Errorf("serve the tunnel: %w", err)
 	}
+}
+
+// serveTCP serves HTTP/1.1 and HTTP/2. Draining, the first server has said GOAWAY, and the second tells who comes anew.
+func (s *Server) serveTCP(tcp net.Listener) error {
+	ln := net.Listener(&wireListener{Listener: tcp, log: s.log})
+	if s.TLS != nil {
+		ln = tls.NewListener(ln, serverTLS(s.TLS, "h2", "http/1.1"))
+	}
+	if err := s.http.Serve(&lentListener{Listener: ln}); !s.isDraining() {
+		return err
+	}
+	err := s.late.Serve(ln)
+	if s.ctx.Err() != nil {
+		return http.ErrServerClosed
+	}
+	return err
+}
+
+// A lentListener is given back by Close, which leaves the Listener open. An Accept that waits meanwhile still gets its connection.
+type lentListener struct {
+	net.Listener
+	back atomic.Bool
+}
+
+func (l *lentListener) Accept() (net.Conn, error) {
+	if l.back.Load() {
+		return nil, net.ErrClosed
+	}
+	return l.Listener.Accept()
+}
+
+func (l *lentListener) Close() error {
+	l.back.Store(true)
+	return nil
 }
 
 // serverTLS is ours for some protocols. Records have their full size from the start: small ones cost more than they win on a tunnel.
@@ -196,6 +236,7 @@ func (s *Server) drain() {
 	if len(s.streams) == 0 {
 		close(s.empty)
 	}
+	s.serves.Go(func() { s.http.Shutdown(s.ctx) })
 	if s.drainH3 != nil {
 		s.drainH3()
 	}
@@ -208,10 +249,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.drain()
 	err := s.waitForStreams(ctx)
 	s.cancel()
-	s.http.Close()
 	s.mu.Lock()
-	closeH3 := s.closeH3
+	closeTCP, closeH3 := s.closeTCP, s.closeH3
 	s.mu.Unlock()
+	if closeTCP != nil {
+		closeTCP() // first: whoever serves waits in an Accept
+	}
+	s.http.Close()
+	s.late.Close()
 	if closeH3 != nil {
 		closeH3()
 	}

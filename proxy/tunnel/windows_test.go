@@ -157,6 +157,9 @@ func announced(t *testing.T, conn net.Conn, f *http2.Framer) (w windows) {
 		}
 		switch frame := frame.(type) {
 		case *http2.SettingsFrame:
+			if frame.IsAck() {
+				continue
+			}
 			stream, _ := frame.Value(http2.SettingInitialWindowSize)
 			streams, _ := frame.Value(http2.SettingMaxConcurrentStreams)
 			w.stream, w.streams = int(stream), int(streams)
