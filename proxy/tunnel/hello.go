@@ -74,10 +74,11 @@ func (d *Dialer) helloH3(ctx context.Context, fresh bool) (Welcome, error) {
 	return w, nil
 }
 
-// fromGateway reports whether err is a gateway's word, which it would say to another request too.
+// fromGateway reports whether err is a gateway's word, which it would say to another request too. Most of its answers are not: they are about a
+// request that something on the way has changed. Front doors are known that make a GET of an extended CONNECT, or lose its path.
 func fromGateway(err error) bool {
 	if e, ok := errors.AsType[*AnswerError](err); ok {
-		return e.Gateway && e.Status != http.StatusMethodNotAllowed && e.Status != http.StatusNotImplemented
+		return e.Gateway && (e.Status == http.StatusUnauthorized || e.Status == http.StatusServiceUnavailable)
 	}
 	_, ok := errors.AsType[*Error](err)
 	return ok

@@ -50,7 +50,8 @@ func newH3DoorRig(t *testing.T, connect http.HandlerFunc) *rig {
 	return r
 }
 
-// Caddy and Envoy before an HTTP/1.1 backend answer extended CONNECT with 200 and then carry nothing. Others refuse it, or are silent.
+// Caddy and Envoy before an HTTP/1.1 backend answer extended CONNECT with 200 and then carry nothing, or make a GET of it; Caddy before HTTP/2 loses
+// its path. Others refuse it, or are silent.
 func TestH3TurnsToPOSTWhereCONNECTDoesNotGetThrough(t *testing.T) {
 	for name, connect := range map[string]http.HandlerFunc{
 		"answers for itself": func(w http.ResponseWriter, r *http.Request) {
@@ -63,6 +64,14 @@ func TestH3TurnsToPOSTWhereCONNECTDoesNotGetThrough(t *testing.T) {
 			w.WriteHeader(http.StatusOK)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
+		},
+		"makes a GET of it": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(headerGateway, "test")
+			w.WriteHeader(http.StatusUpgradeRequired)
+		},
+		"loses its path": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(headerGateway, "test")
+			w.WriteHeader(http.StatusNotFound)
 		},
 		"refuses":   func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) },
 		"is silent": func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -254,10 +255,11 @@ func (r *race) alone(transport string) time.Duration {
 	return r.t.silent
 }
 
-// authoritative reports that the gateway itself has answered: it would give the same answer over any transport.
+// authoritative reports that the gateway has said who may not come in: it would give the same answer over any transport. Other answers of a
+// gateway are about the request, which something on the way may have changed.
 func authoritative(err error) bool {
 	e, ok := errors.AsType[*AnswerError](err)
-	return ok && e.Gateway && !e.Temporary()
+	return ok && e.Gateway && e.Status == http.StatusUnauthorized
 }
 
 // draining reports that the gateway is about to stop, which says nothing about the way to it.

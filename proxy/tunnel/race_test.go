@@ -58,6 +58,7 @@ func TestRace(t *testing.T) {
 		{"ws silent without UDP", course{"h3": {5 * time.Second, errBlocked}, "ws": {10 * time.Second, refused}, "h2": {50 * ms, nil}}, "h2", 1350 * ms, "h2"},
 		{"nothing", course{"h3": {5 * time.Second, errBlocked}, "ws": {time.Second, refused}, "h2": {time.Second, refused}}, "", 5 * time.Second, ""},
 		{"no token", course{"h3": {20 * ms, &AnswerError{Status: 401, Gateway: true}}, "ws": {time.Second, nil}}, "", 20 * ms, ""},
+		{"upgrade removed", course{"h3": {5 * time.Second, errBlocked}, "ws": {ms, &AnswerError{Status: 426, Gateway: true}}, "h2": {50 * ms, nil}}, "h2", 351 * ms, "h2"},
 		{"no token at the ingress", course{"h3": {20 * ms, &AnswerError{Status: 401}}, "ws": {500 * ms, nil}}, "ws", 520 * ms, "ws"},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
