@@ -100,7 +100,7 @@ func (c *Conn) start() {
 // silent is how long nothing has come.
 func (c *Conn) silent() time.Duration { return time.Duration(clock() - c.x.LastByte()) }
 
-// Transport is "h3" or "ws".
+// Transport is "h3", "ws" or "h2".
 func (c *Conn) Transport() string { return c.x.Transport() }
 
 // LocalAddr is that of the carrier.

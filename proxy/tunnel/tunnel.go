@@ -1,8 +1,8 @@
 // Package tunnel carries byte streams over HTTPS: the agent dials streams with a [Dialer], the gateway serves them with a [Server], and
 // both ends hold each stream as a [Conn], a net.Conn. The package knows nothing of Kafka.
 //
-// One stream is one HTTP exchange (HTTP/3 extended CONNECT, or a WebSocket over HTTP/1.1), which carries capsules (RFC 9297) both ways.
-// docs/tunnel.md is the wire format.
+// One stream is one HTTP exchange (HTTP/3 extended CONNECT, a WebSocket over HTTP/1.1, or a streaming POST), which carries capsules (RFC 9297)
+// both ways. docs/tunnel.md is the wire format.
 //
 // How a stream ends is never a guess. Half-close is the capsule FINAL_DATA and reads as io.EOF; a reset is the capsule ERROR and reads as
 // *[Error], behind all bytes that were written before it; whatever else ends an exchange cuts the stream and reads as [ErrCut].
