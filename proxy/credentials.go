@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 const (
@@ -208,6 +210,22 @@ func TicketKeys(f File, log *slog.Logger) (func() ([][]byte, error), error) {
 		return nil, err
 	}
 	return r.get, nil
+}
+
+// ResetKey returns the key in a file, which is all of it, for Gateway.ResetKey.
+// A nil logger discards.
+func ResetKey(f File, log *slog.Logger) ([]byte, error) {
+	r := &reread[[]byte]{
+		files: []File{f}, secret: true, log: orDiscard(log),
+		parse: func(contents [][]byte) ([]byte, error) {
+			key := bytes.TrimSpace(contents[0])
+			if len(key) < tunnel.MinResetKey {
+				return nil, fmt.Errorf("%s: it has at least %d bytes, this one %d: make one with openssl rand -hex 32", f, tunnel.MinResetKey, len(key))
+			}
+			return key, nil
+		},
+	}
+	return r.get()
 }
 
 func parseKeys(f File, content []byte) ([][]byte, error) {

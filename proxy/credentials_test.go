@@ -380,3 +380,16 @@ func TestOpenSecretIsWarnedOfOnce(t *testing.T) {
 		t.Errorf("warned %d times, want once:\n%s", n, log)
 	}
 }
+
+func TestAResetKeyIsAllOfItsFile(t *testing.T) {
+	want := strings.Repeat("k", 20) + "\n" + strings.Repeat("k", 20)
+	if got, err := ResetKey(testFile(t, "--stateless-reset-key-file", want+"\n"), nil); string(got) != want || err != nil {
+		t.Errorf("key %q, %v, want %q", got, err, want)
+	}
+	for _, content := range []string{"", "short", "\n" + strings.Repeat(" ", 40)} {
+		_, err := ResetKey(testFile(t, "--stateless-reset-key-file", content), nil)
+		if err == nil || !strings.Contains(err.Error(), "--stateless-reset-key-file") {
+			t.Errorf("key %q: %v", content, err)
+		}
+	}
+}

@@ -29,6 +29,8 @@ type Gateway struct {
 	// them, all. Nil means a random key, which no other replica has.
 	TicketKeys func() ([][]byte, error)
 	TLS        *tls.Config // nil: plain HTTP, for a place behind an ingress
+	// ResetKey is as in tunnel.Server.
+	ResetKey []byte
 	// Authenticate returns who asks, or why not; nil lets everybody in.
 	Authenticate func(*http.Request) (identity string, err error)
 	// DrainTimeout bounds how long streams may take to end between two requests
@@ -71,6 +73,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },
 		Tickets:      g.remembered,
 		TLS:          g.TLS,
+		ResetKey:     g.ResetKey,
 		Logger:       g.Logger,
 	}
 	var background sync.WaitGroup

@@ -26,6 +26,8 @@ type gatewayFlags struct {
 	TLSCertFile string `name:"tls-cert-file" group:"TLS with the agents" placeholder:"FILE" help:"Certificate. Without it: plain HTTP and no h3, for a place behind an ingress."`
 	TLSKeyFile  string `name:"tls-key-file" group:"TLS with the agents" placeholder:"FILE" help:"Its key."`
 
+	StatelessResetKeyFile string `group:"TLS with the agents" placeholder:"FILE" help:"A secret that outlives the process, so that h3 agents learn of a restart at once. Only for a single gateway, or behind a balancer that routes by QUIC connection ID."`
+
 	ClientCAFile   string   `group:"Who may come in" placeholder:"FILE" help:"Let in only agents that show a certificate which these have signed."`
 	AllowUser      []string `group:"Who may come in" placeholder:"USER" help:"Of those, let in only requests that the platform's ingress says are this user's (Sf-Context-Current-User); may be repeated."`
 	InsecureNoAuth bool     `group:"Who may come in" help:"Let everybody in: nothing else may be said about who may."`
@@ -131,6 +133,10 @@ func (f *gatewayFlags) checkTLS(*gatewayPlan) error {
 		return wrong("add --tls-cert-file and --tls-key-file; behind an ingress that ends TLS use --token-file",
 			"--client-ca-file %s: without TLS agents show no certificates", f.ClientCAFile)
 	}
+	if f.StatelessResetKeyFile != "" && f.TLSCertFile == "" {
+		return wrong("leave it out, or add --tls-cert-file and --tls-key-file",
+			"--stateless-reset-key-file %s: without TLS there is no h3", f.StatelessResetKeyFile)
+	}
 	return checkPair("--tls-cert-file", f.TLSCertFile, "--tls-key-file", f.TLSKeyFile)
 }
 
@@ -152,6 +158,10 @@ func (f *gatewayFlags) checkKeys(*gatewayPlan) error {
 		return wrong("make a key that only gateways hold: openssl rand -hex 32 > ticket.key",
 			"--ticket-key-file %s is also the --token-file: agents could make their own tickets", f.TicketKeyFile)
 	}
+	if f.StatelessResetKeyFile != "" && filepath.Clean(f.StatelessResetKeyFile) == filepath.Clean(f.TokenFile) {
+		return wrong("make a key that only gateways hold: openssl rand -hex 32 > reset.key",
+			"--stateless-reset-key-file %s is also the --token-file: agents could end each other's connections", f.StatelessResetKeyFile)
+	}
 	return nil
 }
 
@@ -171,6 +181,12 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 	g.Authenticate = credentials.Authenticate
 	if f.TicketKeyFile != "" {
 		if g.TicketKeys, err = proxy.TicketKeys(proxy.File{Path: f.TicketKeyFile, Flag: "--ticket-key-file"}, log); err != nil {
+			return nil, badFile(err)
+		}
+	}
+	if f.StatelessResetKeyFile != "" {
+		g.ResetKey, err = proxy.ResetKey(proxy.File{Path: f.StatelessResetKeyFile, Flag: "--stateless-reset-key-file"}, log)
+		if err != nil {
 			return nil, badFile(err)
 		}
 	}

@@ -39,6 +39,7 @@ func quicConfig(incoming int64, t timing, w windows) *quic.Config {
 		InitialConnectionReceiveWindow: uint64(w.connection),
 		MaxConnectionReceiveWindow:     uint64(w.connection),
 		MaxIncomingStreams:             incoming,
+		InitialPacketSize:              packetSize,
 	}
 }
 
@@ -270,7 +271,10 @@ func decodeHeader(block []byte) (status int, h http.Header, err error) {
 
 // listenH3 prepares to serve h3 on udp, and returns what serves until Shutdown.
 func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
-	tr := &quic.Transport{Conn: steady(udp)}
+	tr, err := s.quicTransport(udp)
+	if err != nil {
+		return nil, err
+	}
 	ln, err := tr.Listen(serverTLS(s.TLS, http3.NextProtoH3), quicConfig(int64(s.w.streams), s.t, s.w))
 	if err != nil {
 		return nil, err

@@ -56,6 +56,11 @@ type Server struct {
 	// TLS is for both TCP and UDP; nil means plain HTTP/1.1 and HTTP/2 on TCP, behind an ingress, and no h3.
 	TLS *tls.Config
 
+	// ResetKey lets agents know over h3, when they send something, that this process has no part in their connection any more, as after a
+	// restart on the same address with the same key: MinResetKey bytes that nobody else knows. nil means that they notice by silence. With
+	// several replicas behind one address it is right only if packets are routed by connection ID (RFC 9000 §21.11).
+	ResetKey []byte
+
 	Logger *slog.Logger // nil discards
 
 	timing  timing  // zero means defaultTiming
