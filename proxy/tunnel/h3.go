@@ -223,12 +223,13 @@ func (x *h3Exchange) pass() error {
 // answer takes the answer's header.
 func (x *h3Exchange) answer() error {
 	status, header, err := decodeHeader(x.block)
+	_, ours := header[headerGateway]
 	x.block = nil
 	switch {
 	case err != nil:
 		return protocolError("HTTP/3 answer: %v", err)
 	case status/100 == 1:
-	case status/100 == 2 && header.Get(headerGateway) != "": // front doors answer 200 by themselves, and any web server does
+	case status/100 == 2 && ours: // front doors answer 200 by themselves, and any web server does
 		x.answered = true
 	default:
 		return &refused{x.wrap(answerOf(status, header, x.body()))}

@@ -77,6 +77,13 @@ func TestADeadCarrierIsReplaced(t *testing.T) {
 	r.dial()
 }
 
+// The header that a gateway's answers carry may be empty: a Server without Opened says no version.
+func TestAGatewayNeedNotSayItsVersion(t *testing.T) {
+	for _, kind := range []string{"h3", "h3post", "h2", "ws"} {
+		t.Run(kind, func(t *testing.T) { newRig(t, kind, func(r *rig) { r.server.Opened = nil }).dial() })
+	}
+}
+
 // OPEN and the first bytes leave with the request, before any answer: the first answer comes after one round trip.
 func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
 	hold := make(chan struct{})

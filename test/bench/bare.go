@@ -27,6 +27,7 @@ func runBareAgent(out io.Writer, args []string) error {
 	transport := flags.String("transport", "", "h3, ws or h2")
 	ca := flags.String("ca", "", "file with the gateway's certificate")
 	to := flags.String("to", "", "addresses behind the gateway")
+	listen := listenFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -37,9 +38,12 @@ func runBareAgent(out io.Writer, args []string) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	d := &tunnel.Dialer{URL: &url.URL{Scheme: "https", Host: *gateway}, Transport: *transport, TLS: &tls.Config{RootCAs: roots}}
+	if listen.cubic {
+		d.DialContext = dialCubic
+	}
 	defer d.Close()
 	targets := strings.Split(*to, ",")
-	listeners, err := listenAll(len(targets))
+	listeners, err := listen.all(len(targets))
 	if err != nil {
 		return err
 	}
@@ -54,10 +58,34 @@ func runBareAgent(out io.Writer, args []string) error {
 	return nil
 }
 
+// dialCubic dials with CUBIC, and hides what tunnel would set BBR on.
+func dialCubic(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := (&net.Dialer{Control: cubic}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return plainConn{c}, nil
+}
+
+// plainConn and plainListener are as the kernel makes them: tunnel tunes no
+// sockets that it does not see.
+type plainConn struct{ net.Conn }
+
+type plainListener struct{ net.Listener }
+
+func (l plainListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return plainConn{c}, nil
+}
+
 func bareStream(d *tunnel.Dialer, c net.Conn, target string) error {
 	defer c.Close()
 	stream, err := d.Dial(context.Background(), tunnel.Open{Target: target}, nil)
 	if err != nil {
+		fmt.Fprintln(os.Stderr, "bare agent:", err)
 		return err
 	}
 	defer stream.Close()
@@ -69,6 +97,7 @@ func runBareGateway(out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("bare-gateway", flag.ContinueOnError)
 	cert := flags.String("cert", "", "file with the certificate")
 	key := flags.String("key", "", "file with its key")
+	listen := listenFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -76,15 +105,19 @@ func runBareGateway(out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	listeners, err := listen.all(1)
 	if err != nil {
 		return err
 	}
+	sayReady(out, listeners)
+	tcp := listeners[0]
 	udp, err := net.ListenPacket("udp", tcp.Addr().String())
 	if err != nil {
 		return err
 	}
-	sayReady(out, []net.Listener{tcp})
+	if listen.cubic {
+		tcp = plainListener{tcp}
+	}
 	s := &tunnel.Server{Serve: bareServe, TLS: &tls.Config{Certificates: []tls.Certificate{pair}}}
 	return s.Run(context.Background(), tcp, udp)
 }

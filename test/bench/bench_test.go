@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/test/netns"
 )
 
 // TestMain lets the test binary be the parts that the bench starts from it.
@@ -30,10 +33,33 @@ func TestBenchRuns(t *testing.T) {
 	if err := run(&out, []string{"-rounds", "1", "-seconds", "0.05"}); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s", &out)
+	wantFigures(t, out.String(), new(options).loadNames(""), rowNames)
+}
+
+// TestBenchRunsOverANetwork is TestBenchRuns with what only a network shows.
+func TestBenchRunsOverANetwork(t *testing.T) {
+	if err := netns.Available(); err != nil {
+		t.Skip(err)
+	}
+	var out bytes.Buffer
+	rows := []string{"direct", "bare h2", "culvert ws", "culvert h3"}
+	these := []string{"produce 16 KiB", "one record ×16", "first answer"} // the others take their time
+	if err := run(&out, []string{"-wan", "delay=2ms,loss=0.1%,seed=1", "-rounds", "1", "-seconds", "0.05", "-loads", strings.Join(these, ","), "-rows", strings.Join(rows, ",")}); err != nil {
+		t.Fatal(err)
+	}
+	wantFigures(t, out.String(), these, rows)
+}
+
+// wantFigures fails the test unless the table is whole.
+func wantFigures(t *testing.T, table string, names, rows []string) {
+	t.Helper()
+	t.Log(table)
 	for _, l := range loads {
-		for _, r := range rowNames {
-			if got := line(out.String(), l.name, r); len(got) != len(l.table.head) || strings.ContainsAny(strings.Join(got, ""), "∞N") {
+		if !slices.Contains(names, l.name) {
+			continue
+		}
+		for _, r := range rows {
+			if got := line(table, l.name, r); len(got) != len(l.table.head) || strings.ContainsAny(strings.Join(got, ""), "∞N") {
 				t.Errorf("%s, %s: %q, want %d figures", l.name, r, got, len(l.table.head))
 			}
 		}
@@ -57,7 +83,7 @@ func line(table, load, row string) []string {
 }
 
 func TestBenchRefusesWhatItDoesNotKnow(t *testing.T) {
-	for _, args := range [][]string{{"-loads", "consume"}, {"-rounds", "0"}, {"-seconds", "0"}, {"-rows", "bare smoke"}} {
+	for _, args := range [][]string{{"-loads", "consume"}, {"-rounds", "0"}, {"-seconds", "0"}, {"-rows", "bare smoke"}, {"-wan", "delay=soon"}, {"-wan", "luck=1"}} {
 		if err := run(new(bytes.Buffer), append(args, "-culvert", "none")); err == nil {
 			t.Errorf("bench %s: no error", strings.Join(args, " "))
 		}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -32,8 +34,13 @@ type broker struct {
 }
 
 // runBroker is the process of the brokers.
-func runBroker(out io.Writer, _ []string) error {
-	listeners, err := listenAll(brokerCount)
+func runBroker(out io.Writer, args []string) error {
+	flags := flag.NewFlagSet("broker", flag.ContinueOnError)
+	listen := listenFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	listeners, err := listen.all(brokerCount)
 	if err != nil {
 		return err
 	}
@@ -48,10 +55,27 @@ func runBroker(out io.Writer, _ []string) error {
 	return nil
 }
 
-// listenAll listens on n ports of loopback.
-func listenAll(n int) (listeners []net.Listener, err error) {
+// listen says where a part listens, and how its connections behave.
+type listen struct {
+	host  string
+	cubic bool
+}
+
+func listenFlags(flags *flag.FlagSet) *listen {
+	l := new(listen)
+	flags.StringVar(&l.host, "host", loopback, "where to listen")
+	flags.BoolVar(&l.cubic, "cubic", false, "have TCP be what most of it is")
+	return l
+}
+
+// all listens on n ports.
+func (l *listen) all(n int) (listeners []net.Listener, err error) {
+	config := net.ListenConfig{}
+	if l.cubic {
+		config.Control = cubic
+	}
 	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ln, err := config.Listen(context.Background(), "tcp", net.JoinHostPort(l.host, "0"))
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +180,8 @@ func (c *cluster) metadata(version int16) []byte {
 	t.Topic, t.TopicID = kmsg.StringPtr(topic), topicID
 	for id, ln := range c.listeners {
 		n := kmsg.NewMetadataResponseBroker()
-		n.NodeID, n.Host, n.Port = int32(id), "127.0.0.1", int32(ln.Addr().(*net.TCPAddr).Port)
+		at := ln.Addr().(*net.TCPAddr)
+		n.NodeID, n.Host, n.Port = int32(id), at.IP.String(), int32(at.Port)
 		r.Brokers = append(r.Brokers, n)
 		p := kmsg.NewMetadataResponseTopicPartition()
 		p.Partition, p.Leader, p.Replicas, p.ISR = int32(id), int32(id), []int32{int32(id)}, []int32{int32(id)}

@@ -43,7 +43,7 @@ func (r *row) dial(ctx context.Context, network, address string) (net.Conn, erro
 	if id := slices.Index(r.advertised, address); id >= 0 {
 		address = r.brokers[id]
 	}
-	return new(net.Dialer).DialContext(ctx, network, address)
+	return r.wan.dialContext(ctx, network, address)
 }
 
 var kgoProducer = []kgo.Opt{

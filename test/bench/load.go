@@ -2,11 +2,11 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -26,8 +26,10 @@ type client struct {
 	sent, received uint32 // the next correlation ids
 }
 
-func dial(address string) (*client, error) {
-	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+func (w *wan) dial(address string) (*client, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	c, err := w.dialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +71,8 @@ func (c *client) exchange(frame []byte) error {
 }
 
 // discover returns the brokers' addresses as a client learns them.
-func discover(bootstrap string) ([]string, error) {
-	c, err := dial(bootstrap)
+func (w *wan) discover(bootstrap string) ([]string, error) {
+	c, err := w.dial(bootstrap)
 	if err != nil {
 		return nil, err
 	}
@@ -114,10 +116,10 @@ type stream struct {
 
 // run runs the load, calls window when it is under way, and ends it in order:
 // whatever is in flight is answered.
-func (s *stream) run(addresses []string, window func()) error {
+func (s *stream) run(r *row, window func()) error {
 	var g errgroup.Group
 	for i := range connections {
-		c, err := dial(addresses[i%len(addresses)])
+		c, err := r.wan.dial(r.brokers[i%len(r.brokers)])
 		if err != nil {
 			s.stop.Store(true)
 			return errors.Join(err, g.Wait())
@@ -158,13 +160,9 @@ func (s *stream) receiveAll(c *client, flying <-chan struct{}) error {
 	return nil
 }
 
-// roundTrips repeats one exchange for a while and returns how long each took.
-func roundTrips(address string, request []byte, d time.Duration) ([]time.Duration, error) {
-	const warm = 100
-	c, err := dial(address)
-	if err != nil {
-		return nil, err
-	}
+// roundTrips repeats one exchange for a while and returns how long each took,
+// without the first ones.
+func roundTrips(c *client, request []byte, d time.Duration, warm int) ([]time.Duration, error) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(d + time.Minute))
 	var took []time.Duration
@@ -175,9 +173,7 @@ func roundTrips(address string, request []byte, d time.Duration) ([]time.Duratio
 		}
 		took = append(took, time.Since(t))
 	}
-	took = took[warm:]
-	slices.Sort(took)
-	return took, nil
+	return took[warm:], nil
 }
 
 // quantile is the q-th of sorted values.

@@ -13,6 +13,14 @@
 //	culvert ws, h3, h2  through culvert agent and culvert gateway
 //	culvert direct      through culvert agent alone
 //
+// With -wan there is a network between load and agents on one side and brokers
+// and gateways on the other, made of network namespaces and a link in this
+// process:
+//
+//	go run ./test/bench -wan delay=10ms,loss=0.5%
+//
+// TCP is CUBIC there, but for culvert's, which chooses for itself.
+//
 // All rows are measured in each round, one after the other, and only ratios
 // within one run mean anything. Bytes are those of whole frames; MB and GB are
 // powers of ten.
@@ -28,6 +36,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/culvert-proxy/culvert/test/netns"
 )
 
 var rowNames = []string{"direct", "bare ws", "culvert ws", "bare h3", "culvert h3", "bare h2", "culvert h2", "culvert direct"}
@@ -65,6 +75,7 @@ type options struct {
 	rows    []string
 	loads   []load
 	culvert string
+	wan     *netns.Link // nil: loopback
 }
 
 func parseOptions(args []string) (*options, error) {
@@ -72,7 +83,8 @@ func parseOptions(args []string) (*options, error) {
 	rounds := flags.Int("rounds", 7, "how often each load is measured in each row")
 	seconds := flags.Float64("seconds", 1, "how long each time")
 	rows := flags.String("rows", strings.Join(rowNames, ","), "which rows")
-	only := flags.String("loads", strings.Join(names(loads), ","), "which loads")
+	only := flags.String("loads", "", "which loads (default: those that fit; "+strings.Join(names(loads), ",")+")")
+	link := flags.String("wan", "", "a network in between, as in delay=25ms,loss=0.5%,rate=12500000,seed=1")
 	short := flags.Bool("short", false, "show that the bench works; its figures mean little")
 	culvert := flags.String("culvert", "", "binary to measure (default: what is here is built)")
 	if err := flags.Parse(args); err != nil {
@@ -85,7 +97,14 @@ func parseOptions(args []string) (*options, error) {
 	if o.rounds < 1 || o.window <= 0 {
 		return nil, errors.New("-rounds and -seconds must be more than 0")
 	}
-	for name := range strings.SplitSeq(*only, ",") {
+	if *link != "" {
+		l, err := parseWAN(*link)
+		if err != nil {
+			return nil, err
+		}
+		o.wan = &l
+	}
+	for _, name := range o.loadNames(*only) {
 		i := slices.Index(names(loads), name)
 		if i < 0 {
 			return nil, fmt.Errorf("-loads: no load is called %q; there are %s", name, strings.Join(names(loads), ", "))
@@ -93,6 +112,17 @@ func parseOptions(args []string) (*options, error) {
 		o.loads = append(o.loads, loads[i])
 	}
 	return o, nil
+}
+
+// loadNames are those that were asked for, or fit.
+func (o *options) loadNames(only string) []string {
+	switch {
+	case only != "":
+		return strings.Split(only, ",")
+	case o.wan != nil:
+		return wanLoads
+	}
+	return slices.DeleteFunc(names(loads), func(name string) bool { return slices.Contains(onlyWAN, name) })
 }
 
 func names(loads []load) (names []string) {
@@ -110,6 +140,12 @@ func (o *options) bench(out io.Writer, args []string) error {
 	}
 	defer os.RemoveAll(dir)
 	p := &parts{dir: dir, culvert: o.culvert}
+	if o.wan != nil {
+		if p.wan, err = newWAN(*o.wan); err != nil {
+			return err
+		}
+	}
+	defer p.wan.close()
 	defer p.close()
 	rows, err := p.startAll(o.rows)
 	if err != nil {
@@ -136,7 +172,7 @@ func (p *parts) startAll(names []string) (rows []*row, err error) {
 			return nil, err
 		}
 	}
-	if p.cluster, p.brokers, err = p.startSelf("broker"); err != nil {
+	if p.cluster, p.brokers, err = p.startSelf(p.wan.server(), "broker"); err != nil {
 		return nil, err
 	}
 	for _, name := range names {
@@ -144,7 +180,7 @@ func (p *parts) startAll(names []string) (rows []*row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		r.cluster, r.advertised = p.cluster, p.brokers
+		r.cluster, r.advertised, r.wan = p.cluster, p.brokers, p.wan
 		rows = append(rows, r)
 	}
 	return rows, nil

@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/culvert-proxy/culvert/test/proc"
 )
 
 // A load is measured in each row once a round.
@@ -24,6 +27,10 @@ type figures struct {
 	firstByte time.Duration
 	growth    ends[int64] // of memory, in bytes
 	hasGrowth bool
+
+	p995  time.Duration
+	trips float64 // round trips of the link
+	alone float64 // rate
 }
 
 const mebibyte = 1 << 20
@@ -37,6 +44,9 @@ var loads = []load{
 	{"fetch v11", throughput(fetchRequest(11, mebibyte)), throughputTable},
 	{"kgo consume", kgoLoad(kgoConsume, kgoConsumer...), throughputTable},
 	{"one record", latency(produceRequest(recordSize)), latencyTable},
+	{"one record ×16", tail(16, produceRequest(recordSize)), tailTable},
+	{"first answer", firstAnswer, firstAnswerTable},
+	{"63 stalled", stalled(64, fetchRequest(fetchVersion, mebibyte), fetchRequest(fetchVersion, 16*mebibyte)), stalledTable},
 }
 
 // throughput measures how fast requests of one kind are answered, and what that
@@ -44,7 +54,7 @@ var loads = []load{
 func throughput(request []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (f figures, err error) {
 		s := &stream{request: request}
-		err = s.run(r.brokers, func() { f.observe(r, window, &s.carried) })
+		err = s.run(r, func() { f.observe(r, window, &s.carried) })
 		return f, err
 	}
 }
@@ -76,10 +86,15 @@ func awaitMore(carried *atomic.Int64, than int64) {
 // latency measures one request at a time on one connection.
 func latency(request []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (figures, error) {
-		took, err := roundTrips(r.brokers[0], request, window)
+		c, err := r.wan.dial(r.brokers[0])
 		if err != nil {
 			return figures{}, err
 		}
+		took, err := roundTrips(c, request, window, 100)
+		if err != nil {
+			return figures{}, err
+		}
+		slices.Sort(took)
 		return figures{p50: quantile(took, 0.50), p99: quantile(took, 0.99)}, nil
 	}
 }
@@ -89,7 +104,7 @@ func latency(request []byte) func(*row, time.Duration) (figures, error) {
 // small ones before, so that buffers and code are in memory already.
 func firstByte(small, large []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, _ time.Duration) (f figures, err error) {
-		c, err := dial(r.brokers[0])
+		c, err := r.wan.dial(r.brokers[0])
 		if err != nil {
 			return f, err
 		}
@@ -120,6 +135,18 @@ func firstByte(small, large []byte) func(*row, time.Duration) (figures, error) {
 	}
 }
 
+// said is what the row's processes have printed.
+func (r *row) said() string {
+	time.Sleep(100 * time.Millisecond) // they may still be saying it
+	var b strings.Builder
+	for _, p := range []*proc.Process{r.agent, r.gateway} {
+		if p != nil {
+			fmt.Fprintf(&b, "\n%s", p.Output())
+		}
+	}
+	return b.String()
+}
+
 // results are the figures of all rounds so far, by load and row.
 type results map[string]map[string][]figures
 
@@ -134,7 +161,7 @@ func (res results) measure(round int, rows []*row, loads []load, window time.Dur
 			r := rows[(i+round)%len(rows)]
 			f, err := l.run(r, window)
 			if err != nil {
-				return fmt.Errorf("%s, %s: %w", r.name, l.name, err)
+				return fmt.Errorf("%s, %s: %w%s", r.name, l.name, err, r.said())
 			}
 			res[l.name][r.name] = append(res[l.name][r.name], f)
 		}

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/culvert-proxy/culvert/test/netns"
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
@@ -30,6 +31,7 @@ type row struct {
 	advertised     []string      // what the brokers say of themselves
 	agent, gateway *proc.Process // nil where there is none
 	cluster        *proc.Process // the brokers, which all rows share
+	wan            *wan          // nil: loopback
 }
 
 // parts are the processes of a run.
@@ -39,6 +41,7 @@ type parts struct {
 	cluster *proc.Process
 	brokers []string
 	started []*proc.Process
+	wan     *wan // nil: loopback
 }
 
 // close ends all processes.
@@ -59,9 +62,8 @@ func sayReady(out io.Writer, listeners []net.Listener) {
 
 // start starts a process and returns the line with which it said that it is
 // ready.
-func (p *parts) start(name string, args ...string) (*proc.Process, string, error) {
-	cmd := exec.Command(name, args...)
-	s, err := proc.Start(cmd)
+func (p *parts) start(at *netns.Namespace, name string, args ...string) (*proc.Process, string, error) {
+	s, err := proc.Start(at.Enter(exec.Command(name, args...)))
 	if err != nil {
 		return nil, "", err
 	}
@@ -76,12 +78,12 @@ func (p *parts) start(name string, args ...string) (*proc.Process, string, error
 }
 
 // startSelf starts a part of this binary and returns where it listens.
-func (p *parts) startSelf(args ...string) (*proc.Process, []string, error) {
+func (p *parts) startSelf(at *netns.Namespace, args ...string) (*proc.Process, []string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
 	}
-	s, line, err := p.start(self, args...)
+	s, line, err := p.start(at, self, append(args, p.wan.listen(at)...)...)
 	_, addresses, _ := strings.Cut(line, "ready ")
 	return s, strings.Split(addresses, ","), err
 }
@@ -105,16 +107,16 @@ func (p *parts) startRow(name string) (*row, error) {
 }
 
 func (p *parts) startBare(transport string) (*row, error) {
-	gateway, at, err := p.startSelf("bare-gateway", "-cert", p.file("cert.pem"), "-key", p.file("key.pem"))
+	gateway, at, err := p.startSelf(p.wan.server(), "bare-gateway", "-cert", p.file("cert.pem"), "-key", p.file("key.pem"))
 	if err != nil {
 		return nil, err
 	}
-	agent, brokers, err := p.startSelf("bare-agent", "-transport", transport, "-gateway", at[0], "-ca", p.file("cert.pem"), "-to", strings.Join(p.brokers, ","))
+	agent, brokers, err := p.startSelf(p.wan.client(), "bare-agent", "-transport", transport, "-gateway", at[0], "-ca", p.file("cert.pem"), "-to", strings.Join(p.brokers, ","))
 	return &row{name: "bare " + transport, brokers: brokers, agent: agent, gateway: gateway}, err
 }
 
 func (p *parts) startCulvert(transport string) (*row, error) {
-	gateway, line, err := p.start(p.culvert, "gateway", "--listen", "127.0.0.1:0", "--bootstrap", strings.Join(p.brokers, ","),
+	gateway, line, err := p.start(p.wan.server(), p.culvert, "gateway", "--listen", net.JoinHostPort(p.wan.host(p.wan.server()), "0"), "--bootstrap", strings.Join(p.brokers, ","),
 		"--tls-cert-file", p.file("cert.pem"), "--tls-key-file", p.file("key.pem"), "--insecure-no-auth", "--admin-listen", "none")
 	if err != nil {
 		return nil, err
@@ -132,7 +134,7 @@ func (p *parts) startCulvertDirect() (*row, error) {
 // startAgent starts culvert agent and asks through it for the brokers.
 func (p *parts) startAgent(args ...string) (*proc.Process, []string, error) {
 	args = append([]string{"agent", "--listen", "127.0.0.1:0", "--state-file", "none", "--admin-listen", "none"}, args...)
-	ports, err := listenAll(brokerCount)
+	ports, err := p.wan.ports(brokerCount)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -140,11 +142,11 @@ func (p *parts) startAgent(args ...string) (*proc.Process, []string, error) {
 		args = append(args, "--node-address", fmt.Sprintf("%d=%s", id, ln.Addr()))
 		ln.Close() // for the agent to take
 	}
-	agent, line, err := p.start(p.culvert, args...)
+	agent, line, err := p.start(p.wan.client(), p.culvert, args...)
 	if err != nil {
 		return nil, nil, err
 	}
-	brokers, err := discover(word(line, "bootstrap "))
+	brokers, err := p.wan.discover(word(line, "bootstrap "))
 	if err != nil {
 		err = fmt.Errorf("ask the agent for the brokers: %w\n%s", err, agent.Output())
 	}
@@ -167,7 +169,7 @@ func (p *parts) writeCertificate() error {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses: []net.IP{net.ParseIP(loopback), net.ParseIP(netns.ServerIP)},
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

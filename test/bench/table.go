@@ -59,6 +59,37 @@ var firstByteTable = table{
 	},
 }
 
+var tailTable = table{
+	[]string{"p50 ms", "p99 ms", "of direct", "p99.5 ms", "range", "of direct", "of bare"},
+	func(own, direct, bare []figures) []string {
+		p50 := func(f figures) float64 { return micros(f.p50) / 1e3 }
+		p99 := func(f figures) float64 { return micros(f.p99) / 1e3 }
+		p995 := func(f figures) float64 { return micros(f.p995) / 1e3 }
+		cells := []string{spread(own, p50, "%.1f")[0], spread(own, p99, "%.0f")[0], ratio(own, direct, p99)}
+		return append(append(cells, spread(own, p995, "%.0f")...), ratio(own, direct, p995), ratio(own, bare, p995))
+	},
+}
+
+var firstAnswerTable = table{
+	[]string{"ms", "range", "slowest ms", "round trips", "of direct"},
+	func(own, direct, _ []figures) []string {
+		p50 := func(f figures) float64 { return micros(f.p50) / 1e3 }
+		return append(spread(own, p50, "%.1f"),
+			spread(own, func(f figures) float64 { return micros(f.p99) / 1e3 }, "%.0f")[0],
+			fmt.Sprintf("%.2f", median(own, func(f figures) float64 { return f.trips })),
+			ratio(own, direct, p50))
+	},
+}
+
+var stalledTable = table{
+	[]string{"alone MB/s", "beside 63 MB/s", "range", "of alone"},
+	func(own, _, _ []figures) []string {
+		return append(append([]string{spread(own, func(f figures) float64 { return f.alone / 1e6 }, "%.1f")[0]},
+			spread(own, func(f figures) float64 { return f.rate / 1e6 }, "%.1f")...),
+			fmt.Sprintf("%.2f", median(own, func(f figures) float64 { return f.rate / f.alone })))
+	},
+}
+
 func micros(d time.Duration) float64 { return float64(d) / 1e3 }
 
 // print writes one table: a part for each load, with a line for each row.

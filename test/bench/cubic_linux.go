@@ -1,0 +1,17 @@
+package main
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// cubic has a socket use CUBIC. What a listener accepts does as the listener.
+func cubic(_, _ string, c syscall.RawConn) (err error) {
+	if e := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
+	}); e != nil {
+		return e
+	}
+	return err
+}
