@@ -17,19 +17,31 @@ type front struct {
 	name    string
 	program ingress.Program
 	tls     bool              // the gateway behind has TLS and HTTP/3
-	works   []string          // transports
+	works   string            // these transports
 	refused map[string]string // why others do not, in the agent's words
+	auto    string            // where auto lands
 }
 
+// noUDP is what the agent says where nothing listens for QUIC.
+const noUDP = "QUIC handshake: timeout"
+
 var fronts = []front{
-	{name: "nginx", program: ingress.Nginx{}, works: []string{"ws"}},
-	{name: "nginx that streams", program: ingress.Nginx{Streams: true, BodyLimit: "0"}, works: []string{"ws"}},
-	{name: "nginx without upgrades", program: ingress.Nginx{NoWebSocket: true}, refused: map[string]string{
-		"ws": "If an agent sent this, something on the way removed its Upgrade header"}},
-	{name: "HAProxy", program: ingress.HAProxy{}, works: []string{"ws"}},
-	{name: "Caddy", program: ingress.Caddy{}, works: []string{"ws"}},
-	{name: "Envoy", program: ingress.Envoy{}, works: []string{"ws"}},
-	{name: "Envoy to HTTP3", program: ingress.Envoy{Back: ingress.H3}, tls: true, works: []string{"h3"}},
+	{name: "nginx", program: ingress.Nginx{}, works: "ws", auto: "ws", refused: map[string]string{
+		"h2": "no end of it within 10s", "h3": noUDP}},
+	{name: "nginx that streams", program: ingress.Nginx{Streams: true, BodyLimit: "0"}, works: "ws h2", auto: "ws"},
+	{name: "nginx without upgrades", program: ingress.Nginx{Streams: true, BodyLimit: "0", NoWebSocket: true}, works: "h2", auto: "h2", refused: map[string]string{
+		"ws": "something on the way removed its Upgrade header"}},
+	{name: "HAProxy", program: ingress.HAProxy{}, works: "ws h2", auto: "ws"},
+	{name: "HAProxy to h2c", program: ingress.HAProxy{H2C: true}, works: "h2", auto: "h2", refused: map[string]string{
+		"ws": "answered 502 Bad Gateway by something before the gateway"}},
+	{name: "Caddy", program: ingress.Caddy{}, works: "ws h2 h3", auto: "h3"},
+	{name: "Caddy to h2c", program: ingress.Caddy{H2C: true}, works: "h2 h3", auto: "h3", refused: map[string]string{
+		"ws": "answered 502 Bad Gateway by something before the gateway"}},
+	{name: "Envoy", program: ingress.Envoy{}, works: "ws h2 h3", auto: "h3"},
+	{name: "Envoy to h2c", program: ingress.Envoy{Back: ingress.H2C}, works: "h2 h3", auto: "h3", refused: map[string]string{
+		"ws": "answered 502 Bad Gateway by something before the gateway"}},
+	{name: "Envoy to h3", program: ingress.Envoy{Back: ingress.H3}, tls: true, works: "h2 h3", auto: "h3", refused: map[string]string{
+		"ws": "want culvert"}},
 }
 
 // TestIngresses has clients produce and consume through every ingress, over
@@ -46,9 +58,14 @@ func TestIngresses(t *testing.T) {
 				g = w.gateway
 			}
 			i := ingress.Start(t, f.program, w.door(g))
-			for _, transport := range f.works {
-				t.Run(transport, func(t *testing.T) { roundTrip(t, w.through(t, g, i.URL, transport)) })
+			for transport := range strings.FieldsSeq(f.works) {
+				t.Run(transport, func(t *testing.T) { roundTrip(t, w.through(t, g, i.URL, transport), transport) })
 			}
+			t.Run("auto", func(t *testing.T) {
+				p := w.through(t, g, i.URL, "auto")
+				landsOn(t, p, f.auto)
+				roundTrip(t, p, f.auto)
+			})
 			for transport, sentence := range f.refused {
 				t.Run(transport, func(t *testing.T) { refusal(t, w.through(t, g, i.URL, transport), sentence) })
 			}
@@ -95,21 +112,45 @@ func (w *world) through(t *testing.T, g *gateway, url, transport string, env ...
 }
 
 // roundTrip produces and consumes: each of three brokers is sent more than the
-// mebibyte that some ingresses take for enough, and gives as much back.
-func roundTrip(t *testing.T, p *path) {
+// mebibyte that some ingresses take for enough, and gives as much back. All
+// streams must have gone over the transport.
+func roundTrip(t *testing.T, p *path, transport string) {
 	t.Helper()
 	const count, size = 320, 16 << 10
 	topic := p.cluster.Topic(t, "ingress")
 	produce(t, p.franz(t, kgo.ProducerBatchCompression(kgo.NoCompression())), filled(topic, count, size))
 	reader := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	consume(t, reader, count).check(t, count)
-	kcatRoundTrip(t, p, p.cluster.Topic(t, "ingress-kcat"))
+	if _, err := kcat(t, p.bootstrap, "", "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%k\n"); err != nil {
+		t.Error(err)
+	}
 	if p.relay.Sent() < count*size {
 		t.Errorf("%d bytes came through the agent, fewer than were read", p.relay.Sent())
 	}
-	agent := scrape(t, p.admin)
-	if dials := agent.sum("culvert_tunnel_dials_total"); p.transport != "auto" && dials != agent.sum("culvert_tunnel_dials_total", `transport="`+p.transport+`"`) {
-		t.Errorf("an agent over %s has dialled over something else too", p.transport)
+	streams := scrape(t, p.admin)
+	if all, over := streams.sum("culvert_streams{"), streams.sum("culvert_streams{", `transport="`+transport+`"`); over == 0 || over != all {
+		t.Errorf("%v of %v streams go over %s", over, all, transport)
+	}
+}
+
+// landsOn waits until auto has chosen what it stays with: what is better comes
+// later than what is faster.
+func landsOn(t *testing.T, p *path, transport string) {
+	t.Helper()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for deadline := time.Now().Add(patience); ; <-again.C {
+		if scrape(t, p.admin).sum("culvert_tunnel_transport{", `transport="`+transport+`"`) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("auto has not come to %s", transport)
+		}
+	}
+	for line := range strings.Lines(p.agent.Output().String()) {
+		if strings.Contains(line, "tunnel transport") {
+			t.Log(strings.TrimSpace(line))
+		}
 	}
 }
 
@@ -117,7 +158,7 @@ func roundTrip(t *testing.T, p *path) {
 func refusal(t *testing.T, p *path, sentence string) {
 	t.Helper()
 	begin := time.Now()
-	if out, err := kcat(t, p.bootstrap, "", "-L", "-m", "5"); err == nil {
+	if out, err := kcat(t, p.bootstrap, "", "-L", "-m", "2"); err == nil {
 		t.Errorf("kcat was answered:\n%s", out)
 	}
 	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("the agent has not said it"))
