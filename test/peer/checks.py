@@ -64,11 +64,17 @@ REFUSED = {
 ANSWERED = {
     "a wrong token": ({"token": "wrong"}, 401, "www-authenticate"),
     "no token": ({"token": None}, 401, "www-authenticate"),
-    "Origin": ({"headers": [("origin", "https://example.com")]}, 403),
+    "Origin": ({"headers": {"origin": "https://example.com"}}, 403),
     "another path": ({"path": "/"}, 404),
     "GET": ({"method": "GET"}, 405, "allow"),
+    "Content-Length": ({"method": "POST", "headers": {"content-length": "5"}}, 400),
+    "another Content-Type": ({"method": "POST", "headers": {"content-type": "text/plain"}}, 415),
     "another :protocol": ({"method": "CONNECT", "protocol": "websocket"}, 501),
 }
+
+
+# What the answer to a POST must say.
+UNBUFFERED = {"content-type": "application/octet-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Checks:
@@ -94,6 +100,8 @@ class Checks:
         self.expect(stream.data == sent, "hello sends 64 KiB back", stream)
         version = stream.headers["culvert-gateway"]
         self.expect(stream.opened and stream.opened["gateway"] == version, "header and OPENED name the gateway's version", version)
+        if self.defaults["method"] == "POST":
+            self.expect(UNBUFFERED.items() <= stream.headers.items(), "the answer's header keeps buffers away", stream.headers)
         stream.end()
         await self.closed(stream, "hello ends")
         return [ticket for ticket, _ in stream.tickets]

@@ -1,4 +1,4 @@
-"""The agent's end of culvert's tunnel over HTTP/3, after docs/tunnel.md and nothing else.
+"""The agent's end of culvert's tunnel over HTTP/3, by extended CONNECT or POST, after docs/tunnel.md and nothing else.
 
 It keeps what it receives, for the checks to look at; an agent would pass it on.
 """
@@ -242,17 +242,16 @@ class Connection(QuicConnectionProtocol):
         self.exchanges = {}
         self.settings = asyncio.get_running_loop().create_future()
 
-    def request(self, *capsules, method="CONNECT", token=None, path="/culvert", protocol="culvert", headers=()):
+    def request(self, *capsules, method="CONNECT", token=None, path="/culvert", protocol="culvert", headers={}):
         """Sends a request, and the first capsules in the same flight."""
         number = self._quic.get_next_available_stream_id()
         self.exchanges[number] = exchange = Exchange(self, number)
-        pseudo = [(":method", method), (":scheme", "https"), (":authority", self.authority), (":path", path)]
-        if method == "CONNECT":
-            pseudo.append((":protocol", protocol))
-        else:
-            headers = [("content-type", "application/octet-stream"), *headers]
-        proof = [("culvert-authorization", f"Bearer {token}")] if token else []
-        self.http.send_headers(number, [(name.encode(), value.encode()) for name, value in [*pseudo, *proof, *headers]])
+        fields = {":method": method, ":scheme": "https", ":authority": self.authority, ":path": path}
+        fields |= {":protocol": protocol} if method == "CONNECT" else {"content-type": "application/octet-stream"}
+        if token:
+            fields["culvert-authorization"] = f"Bearer {token}"
+        fields |= headers
+        self.http.send_headers(number, [(name.encode(), value.encode()) for name, value in fields.items()])
         exchange.send(*capsules)
         return exchange
 
@@ -289,7 +288,7 @@ async def dial(host, port, ca_file):
     window = 1 << 20
     configuration = QuicConfiguration(
         alpn_protocols=H3_ALPN, supported_versions=[QuicProtocolVersion.VERSION_1], idle_timeout=30,
-        max_stream_data=window, max_data=65 * window,  # no 64 streams that nobody reads stop another
+        max_stream_data=window, max_data=130 * window,  # 64 streams that nobody reads stop no other, though aioquic gives credit by halves
         verify_mode=ssl.CERT_REQUIRED, cafile=ca_file)
     async with connect(host, port, configuration=configuration, create_protocol=Connection) as connection:
         connection.authority = f"{host}:{port}"
