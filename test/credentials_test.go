@@ -16,6 +16,9 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
+// gatewayName is a name of the gateway that nobody can resolve who is not told.
+const gatewayName = "gateway.invalid"
+
 // writeCredentials writes what both ends of culvert are started with: ca.pem,
 // gateway.pem and gateway-key.pem for 127.0.0.1, localhost and the server of a
 // network of netns, and a token.
@@ -32,7 +35,7 @@ func writeCredentials(dir string) error {
 	gateway := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "culvert test gateway"},
 		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(netns.ServerIP)},
+		DNSNames: []string{"localhost", gatewayName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(netns.ServerIP)},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

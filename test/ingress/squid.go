@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+
+	"github.com/culvert-proxy/culvert/test/inside"
 )
 
 // Squid is an HTTP proxy that lets out HTTPS alone: CONNECT to any port, for the
 // tests' gateways have none of the usual ones.
 type Squid struct {
-	User, Password string // "": it asks nobody who they are
+	User, Password string            // "": it asks nobody who they are
+	Hosts          map[string]string // addresses of names that nobody else can resolve
 }
 
 const squidConf = `
@@ -24,6 +27,7 @@ cache_store_log none
 coredump_dir {{.Dir}}
 shutdown_lifetime 0 seconds
 pinger_enable off
+hosts_file {{.Dir}}/hosts
 netdb_filename none
 acl tunnel method CONNECT
 http_access deny !tunnel
@@ -53,6 +57,9 @@ func (s Squid) command(p place) (*exec.Cmd, error) {
 	}
 	users := fmt.Sprintf("%s:%x\n", s.User, md5.Sum([]byte(s.Password)))
 	if err := os.WriteFile(p.file("users"), []byte(users), 0o644); err != nil {
+		return nil, err
+	}
+	if err := inside.WriteHosts(p.file("hosts"), s.Hosts); err != nil {
 		return nil, err
 	}
 	data := struct {

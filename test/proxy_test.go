@@ -1,0 +1,56 @@
+package test
+
+import (
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/culvert-proxy/culvert/test/ingress"
+)
+
+// TestCorporateProxy has the agent leave through a company's proxy, which alone
+// can resolve the gateway's name.
+func TestCorporateProxy(t *testing.T) {
+	w := theWorld(t)
+	ingress.Need(t)
+	_, port, err := net.SplitHostPort(w.gateway.listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := net.JoinHostPort(gatewayName, port)
+	hosts := map[string]string{gatewayName: clientHost}
+	open := ingress.Start(t, ingress.Squid{Hosts: hosts}, ingress.Door{})
+	closed := ingress.Start(t, ingress.Squid{User: "alice", Password: "alice-secret", Hosts: hosts}, ingress.Door{})
+	alice := strings.Replace(closed.URL, "//", "//alice:alice-secret@", 1)
+	mallory := strings.Replace(closed.URL, "//", "//alice:guessed@", 1)
+
+	for _, c := range []struct {
+		name, transport, proxy string
+		over                   string // what it lands on
+		refused                string // or what it says
+	}{
+		{name: "ws", transport: "ws", proxy: open.URL, over: "ws"},
+		{name: "h2", transport: "h2", proxy: open.URL, over: "h2"},
+		{name: "auto", transport: "auto", proxy: open.URL, over: "ws"},
+		{name: "ws as alice", transport: "ws", proxy: alice, over: "ws"},
+		{name: "h2 as alice", transport: "h2", proxy: alice, over: "h2"},
+		{name: "ws as nobody", transport: "ws", proxy: closed.URL, refused: "the proxy wants credentials"},
+		{name: "auto as mallory", transport: "auto", proxy: mallory, refused: "the proxy"},
+		{name: "h3", transport: "h3", proxy: open.URL, refused: "h3 goes around the proxy"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := w.through(t, w.gateway, "https://"+gateway, c.transport, "HTTPS_PROXY="+c.proxy)
+			if c.refused != "" {
+				refusal(t, p, c.refused)
+				return
+			}
+			roundTrip(t, p, c.over)
+		})
+	}
+	t.Cleanup(func() {
+		for _, proxy := range []*ingress.Ingress{open, closed} {
+			wantIn(t, proxy.Log(), "CONNECT "+gateway)
+		}
+	})
+}
