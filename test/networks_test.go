@@ -176,7 +176,7 @@ func TestUDPComesAndGoes(t *testing.T) {
 // ones fit. QUIC's first packet has 1200 bytes, and 28 of IPv4 and UDP.
 func TestSmallMTU(t *testing.T) {
 	needReal(t)
-	for _, mtu := range []int{1200} {
+	for _, mtu := range []int{1280, 1228, 1200} {
 		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
 			t.Parallel()
 			r := beyond(t, netns.Link{MTU: mtu})
@@ -272,7 +272,8 @@ func TestNATForgets(t *testing.T) {
 // streams, at once or after a time without any network.
 func TestLaptopChangesNetwork(t *testing.T) {
 	needReal(t)
-	offline := func() { time.Sleep(atRealTimes(10 * time.Second)) } // culvert gives up after 30
+	// Culvert gives up after 30 s, franz-go after 10.
+	offline := func() { time.Sleep(atRealTimes(5 * time.Second)) }
 	for name, offline := range map[string]func(){"at once": nil, "offline between": offline} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
