@@ -11,8 +11,7 @@ import (
 )
 
 func TestAnIdleStreamStaysAlive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		got := make(chan error, 2)
 		read := func(c *Conn) {
@@ -34,8 +33,7 @@ func TestAnIdleStreamStaysAlive(t *testing.T) {
 }
 
 func TestAKeepaliveComesAfterFifteenIdleSeconds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		time.Sleep(10 * time.Second)
 		s.Write([]byte("x"))
@@ -58,8 +56,7 @@ func TestAKeepaliveComesAfterFifteenIdleSeconds(t *testing.T) {
 
 // The agent's process is frozen, or its network is gone without a trace: nothing comes, and nothing says so.
 func TestAPeerThatIsSilentForFortyFiveSecondsIsDead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		s.timer.Stop()
 		start := time.Now()
@@ -79,8 +76,7 @@ func TestAPeerThatIsSilentForFortyFiveSecondsIsDead(t *testing.T) {
 
 // A consumer that is paused for an hour does not read, so nothing that did not come is held against the peer.
 func TestWhileNobodyReadsNobodyIsDead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		s.timer.Stop()
 		time.Sleep(time.Hour)
@@ -94,8 +90,7 @@ func TestWhileNobodyReadsNobodyIsDead(t *testing.T) {
 
 // A writer that back-pressure blocks cannot send KEEPALIVEs, and need not: its bytes are on the way.
 func TestBackPressureIsNoDeath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		want := random(2 << 20)
 		go func() {
@@ -117,8 +112,7 @@ func TestBackPressureIsNoDeath(t *testing.T) {
 }
 
 func TestAStreamWithoutOpenIsResetAfterTenSeconds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c := r.unopened(Open{Target: TargetBootstrap})
 		c.openSent.Store(true) // Read shall not send it
 		start := time.Now()
@@ -152,10 +146,9 @@ func TestASpareThatFallsSilentIsDead(t *testing.T) {
 }
 
 func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
-		go s.Write(make([]byte, 1<<20))
+		go s.Write(make([]byte, 16<<20)) // more than windows and buffers take
 		synctest.Wait()
 		start := time.Now()
 		if err := s.Reset(&Error{CodeBroker, "gone"}); err == nil || time.Since(start) != 5*time.Second {
@@ -170,8 +163,7 @@ func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
 
 // What both ends have finished waits for the peer to take it as long as that lives, but not longer than the dialler does.
 func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		s.CloseWrite()
 		io.WriteString(c, "the last words")
@@ -199,8 +191,7 @@ func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
 // A peer that never finishes does not keep what this end has closed.
 func TestWhatOneEndAloneHasFinishedLingersForALimitedTime(t *testing.T) {
 	for _, end := range []string{"agent", "gateway"} {
-		synctest.Test(t, func(t *testing.T) {
-			r, _ := newMemRig(t)
+		inBubbles(t, func(t *testing.T, r *rig) {
 			c, s := r.dial()
 			if end == "agent" {
 				c, s.Conn = s.Conn, c
@@ -228,8 +219,7 @@ func TestWhatOneEndAloneHasFinishedLingersForALimitedTime(t *testing.T) {
 
 // A client that never closes holds its stream open, and must not hold up the end of the gateway for all of its time to drain.
 func TestShutdownDoesNotWaitLongForWhatLingers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := newMemRig(t)
+	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		s.CloseWrite()
 		s.finish()

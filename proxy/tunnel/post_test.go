@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/quic-go/qpack"
@@ -282,6 +283,38 @@ func TestPipe(t *testing.T) {
 		p.fail(io.ErrNoProgress)
 		if err := <-done; err != io.ErrNoProgress {
 			t.Errorf("write = %v", err)
+		}
+	})
+}
+
+// However a body comes, in pieces or at once, the stream is what was sent, and a read that does not wait loses nothing.
+func FuzzBodiesInPieces(f *testing.F) {
+	f.Add([]byte("capsules"), uint16(3))
+	f.Add(random(3*bulkRead), uint16(smallSize))      // a small read, then large ones
+	f.Add(random(2*chunkSize+1), uint16(chunkSize-1)) // more than one buffer
+	f.Add(random(smallSize+1), uint16(1))             // just beyond the small buffer
+	f.Fuzz(func(t *testing.T, body []byte, size uint16) {
+		bodies := []io.Reader{bytes.NewReader(body), iotest.DataErrReader(bytes.NewReader(body))}
+		if len(body) <= 2*smallSize {
+			bodies = append(bodies, iotest.OneByteReader(bytes.NewReader(body)))
+		}
+		for _, r := range bodies {
+			x := newPost(TransportH2, nil, nil)
+			x.hangUp = func(bool) {}
+			go x.receive(r)
+			var got []byte
+			buf := make([]byte, max(1, size))
+			err := error(nil)
+			for wait := true; err == nil || isTimeout(err); wait = !wait || isTimeout(err) {
+				x.SetWait(wait)
+				var n int
+				n, err = x.Read(buf)
+				got = append(got, buf[:n]...)
+			}
+			if err != io.EOF || !bytes.Equal(got, body) || !x.sawEnd.Load() {
+				t.Errorf("read %d of %d bytes, %v", len(got), len(body), err)
+			}
+			x.Abort()
 		}
 	})
 }

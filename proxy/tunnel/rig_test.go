@@ -15,6 +15,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -103,6 +104,18 @@ func listenOn(t testing.TB, wantUDP bool) (net.Listener, net.PacketConn) {
 		if tries == 10 {
 			t.Fatal(err)
 		}
+	}
+}
+
+// inBubbles runs a test over memory, in a bubble for each transport over TCP.
+func inBubbles(t *testing.T, f func(t *testing.T, r *rig)) {
+	for _, transport := range []string{TransportWS, TransportH2} {
+		t.Run(transport, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, _ := newMemRig(t, func(r *rig) { r.dialer.Transport = transport })
+				f(t, r)
+			})
+		})
 	}
 }
 
