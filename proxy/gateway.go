@@ -74,6 +74,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Tickets:      g.remembered,
 		TLS:          g.TLS,
 		ResetKey:     g.ResetKey,
+		OnUDPBuffers: g.Metrics.UDPBuffers,
 		Logger:       g.Logger,
 	}
 	var background sync.WaitGroup

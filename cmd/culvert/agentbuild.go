@@ -87,6 +87,7 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 		}
 		dialers = append(dialers, &tunnel.Dialer{
 			URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Logger: log, OnState: follow(m.Tunnel(u.Host)),
+			OnUDPBuffers: m.UDPBuffers,
 			OnDial: func(transport string, err error, took time.Duration) {
 				m.TunnelDial(transport, metrics.ResultOf(err), took)
 			},

@@ -180,7 +180,7 @@ func (s *stage) startAgent(ctx context.Context) error {
 	dialer := &tunnel.Dialer{
 		URL: s.door, Transport: s.transport, TLS: &tls.Config{RootCAs: s.roots}, Logger: log,
 		Token:   func() (string, error) { return s.token, nil },
-		OnState: follow(m.Tunnel(s.door.Host)),
+		OnState: follow(m.Tunnel(s.door.Host)), OnUDPBuffers: m.UDPBuffers,
 		OnDial: func(transport string, err error, took time.Duration) {
 			m.TunnelDial(transport, metrics.ResultOf(err), took)
 		},

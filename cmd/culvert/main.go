@@ -13,7 +13,19 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	sayBuffersOurselves()
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// sayBuffersOurselves keeps quic-go from writing of small UDP buffers past our
+// log, which tells of them.
+func sayBuffersOurselves() {
+	const quiet = "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING"
+	if _, set := os.LookupEnv(quiet); !set {
+		os.Setenv(quiet, "true")
+	}
+}
 
 // cli is the command line. Its flags are also the environment's variables and
 // the keys of the configuration file; each command has a file of its own.

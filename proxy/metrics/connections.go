@@ -84,6 +84,12 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
+// UDPBuffers notes what the buffers of the UDP socket hold.
+func (m *Metrics) UDPBuffers(receive, send int) {
+	m.udpBuffers.WithLabelValues("receive").Set(float64(receive))
+	m.udpBuffers.WithLabelValues("send").Set(float64(send))
+}
+
 // label bounds what may come from another package as a string.
 func (r Result) label() string {
 	if !slices.Contains(results, r) {

@@ -60,6 +60,7 @@ type Metrics struct {
 	tunnelFallbacks    *prometheus.CounterVec
 	tunnelTransport    *prometheus.GaugeVec
 	tunnelNextProbe    *prometheus.GaugeVec
+	udpBuffers         *prometheus.GaugeVec
 }
 
 // New registers the collectors of one end with reg, those of the process and
@@ -102,6 +103,8 @@ func New(reg prometheus.Registerer, end End, version string) *Metrics {
 			"1 for the transport that new streams to a gateway take, 0 for the others."), []string{"gateway", "transport"}),
 		tunnelNextProbe: f.NewGaugeVec(gaugeOpts("tunnel_next_probe_timestamp_seconds",
 			"When a better transport than the one in use is tried next; 0 for never."), []string{"gateway", "transport"}),
+		udpBuffers: f.NewGaugeVec(gaugeOpts("udp_buffer_bytes",
+			"What the buffers of the UDP socket below h3 hold, as the kernel granted it."), []string{"direction"}),
 	}
 	resolve(m.refused[:], refusals[:], f.NewCounterVec(counterOpts("refused_total",
 		"Connections, requests and responses refused instead of being relayed."), []string{"reason"}))

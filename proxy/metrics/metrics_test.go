@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -48,6 +49,7 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	tun.Uses("h3")
 	tun.Uses("ws")
 	tun.NextProbe("h3", time.Now())
+	m.UDPBuffers(4<<20, 208<<10)
 	m.Refused(metrics.RefusedNotKafka)
 	m.Closed(metrics.CloseClientFIN)
 	m.Ticket(metrics.TicketIssued)
@@ -366,4 +368,12 @@ func BenchmarkCountFrame(b *testing.B) {
 			a.Transfer.Observe(0.0001)
 		}
 	})
+}
+
+func TestUDPBuffersAreToldByDirection(t *testing.T) {
+	reg, _ := used(t, metrics.Gateway)
+	got := values(gather(t, reg)["culvert_udp_buffer_bytes"])
+	if want := map[string]float64{"receive": 4 << 20, "send": 208 << 10}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }

@@ -50,6 +50,8 @@ type h3Pool struct {
 	d    *Dialer
 	post atomic.Bool // POST opens streams also where SETTINGS allow extended CONNECT: a hello has found out that only POST gets through
 
+	buffers bufferReport
+
 	mu      sync.Mutex
 	tr      *quic.Transport
 	list    []*carrier
@@ -323,6 +325,7 @@ func (p *h3Pool) dialAt(ctx context.Context, tr *quic.Transport, addr *net.UDPAd
 	cfg.NextProtos = []string{http3.NextProtoH3}
 	cfg.MinVersion = tls.VersionTLS13
 	conn, err := tr.Dial(ctx, addr, cfg, quicConfig(-1, p.d.t, p.d.w))
+	p.buffers.tell(tr.Conn, p.d.log, p.d.OnUDPBuffers)
 	if err != nil {
 		return nil, fmt.Errorf("QUIC handshake: %w", err)
 	}

@@ -53,6 +53,9 @@ type Dialer struct {
 	// OnState is told when what auto uses, or knows, has changed. It must not call the Dialer.
 	OnState func(State)
 
+	// OnUDPBuffers is told, when h3 is first tried, how many bytes the buffers of its socket hold, where the system tells.
+	OnUDPBuffers func(receive, send int)
+
 	Logger *slog.Logger // nil discards
 
 	timing  timing  // zero means defaultTiming

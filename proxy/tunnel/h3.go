@@ -280,6 +280,7 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.buffers.tell(udp, s.log, s.OnUDPBuffers)
 	server := func() *http3.Server {
 		return &http3.Server{Handler: s, MaxHeaderBytes: maxHeader, ConnContext: withQUICConn}
 	}

@@ -61,21 +61,25 @@ type Server struct {
 	// several replicas behind one address it is right only if packets are routed by connection ID (RFC 9000 §21.11).
 	ResetKey []byte
 
+	// OnUDPBuffers is told how many bytes the buffers of h3's socket hold, where the system tells.
+	OnUDPBuffers func(receive, send int)
+
 	Logger *slog.Logger // nil discards
 
 	timing  timing  // zero means defaultTiming
 	windows windows // zero means defaultWindows
 
-	once   sync.Once
-	log    *slog.Logger
-	t      timing
-	w      windows
-	altSvc string
-	ctx    context.Context // of all streams
-	cancel context.CancelFunc
-	http   *http.Server
-	late   *http.Server   // takes over from http when that drains
-	serves sync.WaitGroup // the goroutines of Run
+	once    sync.Once
+	log     *slog.Logger
+	t       timing
+	w       windows
+	altSvc  string
+	buffers bufferReport
+	ctx     context.Context // of all streams
+	cancel  context.CancelFunc
+	http    *http.Server
+	late    *http.Server   // takes over from http when that drains
+	serves  sync.WaitGroup // the goroutines of Run
 
 	mu       sync.Mutex
 	draining bool

@@ -4,7 +4,10 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"fmt"
+	"log/slog"
 	"net"
+	"sync"
+	"syscall"
 
 	"github.com/quic-go/quic-go"
 )
@@ -28,6 +31,42 @@ func (s *Server) quicTransport(udp net.PacketConn) (*quic.Transport, error) {
 	tr.StatelessResetKey = (*quic.StatelessResetKey)(derive(s.ResetKey, "culvert quic stateless reset"))
 	tr.TokenGeneratorKey = (*quic.TokenGeneratorKey)(derive(s.ResetKey, "culvert quic address token"))
 	return tr, nil
+}
+
+const (
+	// wantedBuffer is what quic-go asks the kernel for.
+	wantedBuffer = 7 << 20
+
+	// enoughBuffer is what it is content with: it takes the kernel's word, which on Linux is twice the truth.
+	enoughBuffer = wantedBuffer / 2
+)
+
+// A bufferReport tells, once, how large the buffers of a UDP socket have become. What comes while they are full is lost: QUIC then sends less.
+type bufferReport struct{ once sync.Once }
+
+// tell is to be called when quic-go has the socket. hook may be nil.
+func (r *bufferReport) tell(udp net.PacketConn, log *slog.Logger, hook func(receive, send int)) {
+	r.once.Do(func() {
+		c, ok := udp.(syscall.Conn)
+		if !ok {
+			return
+		}
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return
+		}
+		receive, send, ok := bufferSizes(raw)
+		if !ok {
+			return
+		}
+		if hook != nil {
+			hook(receive, send)
+		}
+		if min(receive, send) < enoughBuffer {
+			log.Info("UDP buffers are smaller than QUIC wants them", "receive_kib", receive>>10, "send_kib", send>>10,
+				"wanted_kib", wantedBuffer>>10, "hint", "sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000")
+		}
+	})
 }
 
 // derive makes a key for one use of a secret that has several.

@@ -1,0 +1,19 @@
+package tunnel
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// bufferSizes returns how large the kernel lets the buffers of a socket be, in payload: it tells twice of that, for its own books.
+func bufferSizes(c syscall.RawConn) (receive, send int, ok bool) {
+	c.Control(func(f uintptr) {
+		fd := int(f)
+		var err1, err2 error
+		receive, err1 = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+		send, err2 = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+		ok = err1 == nil && err2 == nil
+	})
+	return receive / 2, send / 2, ok
+}
