@@ -1,0 +1,217 @@
+package test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-proxy/culvert/test/ingress"
+)
+
+// idleCut is shorter than the time between KEEPALIVEs, which is 15 seconds.
+const idleCut = 3 * time.Second
+
+// TestAnIdleCutIsAReset has ingresses cut streams on which nothing has moved for
+// a while. The client must see a reset: an end in good order would say that the
+// broker had no more to say.
+func TestAnIdleCutIsAReset(t *testing.T) {
+	w := theWorld(t)
+	ingress.Need(t)
+	plain := w.plainGateway(t)
+	for name, c := range map[string]struct {
+		program ingress.Program
+		over    string
+	}{
+		"nginx":   {ingress.Nginx{Streams: true, BodyLimit: "0", IdleCut: idleCut}, "ws h2"},
+		"HAProxy": {ingress.HAProxy{IdleCut: idleCut}, "ws h2"},
+		"Envoy":   {ingress.Envoy{IdleCut: idleCut}, "ws h2 h3"},
+	} {
+		i := ingress.Start(t, c.program, w.door(plain))
+		for transport := range strings.FieldsSeq(c.over) {
+			t.Run(name+" "+transport, func(t *testing.T) {
+				t.Parallel()
+				p := w.through(t, plain, i.URL, transport)
+				client := dialKafka(t, p.bootstrap)
+				client.askVersions(t)
+				begin := time.Now()
+				if err := client.waitForEnd(t, 30*time.Second); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("the idle connection ended with %v, want a reset", err)
+				}
+				t.Logf("cut after %.1f s", time.Since(begin).Seconds())
+				dialKafka(t, p.bootstrap).askVersions(t)
+			})
+		}
+	}
+}
+
+// TestKeepalivesOutliveAnIdleCut has ingresses whose limit is above the time
+// between KEEPALIVEs cut nothing, in real time.
+func TestKeepalivesOutliveAnIdleCut(t *testing.T) {
+	if os.Getenv("CULVERT_TEST_LONG") == "" {
+		return // on demand: a skipped test is a failure in CI
+	}
+	w := theWorld(t)
+	ingress.Need(t)
+	plain := w.plainGateway(t)
+	const cut = 20 * time.Second
+	for name, c := range map[string]struct {
+		program ingress.Program
+		over    string
+	}{
+		"nginx":   {ingress.Nginx{Streams: true, BodyLimit: "0", IdleCut: cut}, "ws h2"},
+		"HAProxy": {ingress.HAProxy{IdleCut: cut}, "ws h2"},
+		"Envoy":   {ingress.Envoy{IdleCut: cut}, "ws h2 h3"},
+	} {
+		i := ingress.Start(t, c.program, w.door(plain))
+		for transport := range strings.FieldsSeq(c.over) {
+			t.Run(name+" "+transport, func(t *testing.T) {
+				t.Parallel()
+				client := dialKafka(t, w.through(t, plain, i.URL, transport).bootstrap)
+				client.askVersions(t)
+				if err := client.waitForEnd(t, 3*cut); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatalf("the idle connection ended with %v", err)
+				}
+				client.askVersions(t)
+			})
+		}
+	}
+}
+
+// rawClient is a connection on which the test says when something moves.
+type rawClient struct{ net.Conn }
+
+func dialKafka(t *testing.T, address string) rawClient {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return rawClient{c}
+}
+
+// askVersions sends ApiVersions and reads the response.
+func (c rawClient) askVersions(t *testing.T) {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	request := kmsg.NewPtrApiVersionsRequest()
+	if _, err := c.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 7)); err != nil {
+		t.Fatal(err)
+	}
+	var head [8]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		t.Fatal(err)
+	}
+	if id := binary.BigEndian.Uint32(head[4:]); id != 7 {
+		t.Fatalf("correlation id %d, want 7", id)
+	}
+	if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head[:4]))-4); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waitForEnd returns how the connection ended, or that it did not.
+func (c rawClient) waitForEnd(t *testing.T, patience time.Duration) error {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(patience))
+	n, err := c.Read(make([]byte, 1))
+	if n > 0 {
+		t.Fatal("a byte came that nobody asked for")
+	}
+	return err
+}
+
+// TestNoRecordIsLostWhenIngressesCut has ingresses end streams that are busy,
+// again and again, under an idempotent producer and a consumer of each
+// transport.
+func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
+	w := theWorld(t)
+	ingress.Need(t)
+	plain := w.plainGateway(t)
+	for name, c := range map[string]struct {
+		program ingress.Program
+		over    string
+		disturb func(*testing.T, *ingress.Ingress)
+	}{
+		"Envoy with a lifetime": {ingress.Envoy{Lifetime: 4 * time.Second}, "ws h2 h3 auto", func(*testing.T, *ingress.Ingress) {}},
+		"nginx reloaded":        {ingress.Nginx{Streams: true, BodyLimit: "0", ReloadCut: 2 * time.Second}, "ws h2 auto", reloadTwice},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
+			defer cancel()
+			i := ingress.Start(t, c.program, w.door(plain))
+			var sending errgroup.Group
+			paths := make(map[string]*path) // by topic
+			for transport := range strings.FieldsSeq(c.over) {
+				p, topic := w.through(t, plain, i.URL, transport), w.cluster.Topic(t, "cut-"+transport)
+				paths[topic] = p
+				sending.Go(func() error { return produceFranz(t, ctx, p, topic) })
+			}
+			readers := make(map[string]chan *ledger)
+			for topic, p := range paths {
+				readers[topic] = make(chan *ledger, 1)
+				client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+				go func() { readers[topic] <- consume(t, client, producing) }()
+			}
+			c.disturb(t, i)
+			if err := sending.Wait(); err != nil {
+				t.Error(err)
+			}
+			for topic, p := range paths {
+				(<-readers[topic]).checkAtLeastOnce(t, producing)
+				reader := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+				consume(t, reader, producing).check(t, producing)
+				cuts := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`)
+				if cuts == 0 {
+					t.Errorf("no stream over %s was cut", p.transport)
+				}
+				t.Logf("%v connections over %s were cut", cuts, p.transport)
+			}
+		})
+	}
+}
+
+// reloadTwice has an ingress deployed anew while clients are busy. Its old
+// worker ends what is open two seconds later.
+func reloadTwice(t *testing.T, i *ingress.Ingress) {
+	for range 2 {
+		time.Sleep(4 * time.Second)
+		if err := i.Reload(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestABodyLimitCutsUploads has nginx keep its default of a mebibyte for the
+// body of a request, which is all that a POST may upload in its life. A producer
+// that tries again gets everything through all the same.
+func TestABodyLimitCutsUploads(t *testing.T) {
+	w := theWorld(t)
+	ingress.Need(t)
+	plain := w.plainGateway(t)
+	i := ingress.Start(t, ingress.Nginx{Streams: true}, w.door(plain))
+	for transport, cut := range map[string]bool{"ws": false, "h2": true} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			p := w.through(t, plain, i.URL, transport)
+			roundTrip(t, p, transport)
+			cuts := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`)
+			if (cuts > 0) != cut {
+				t.Errorf("%v connections were cut", cuts)
+			}
+			t.Logf("%v connections were cut\n%s", cuts, p.agent.Output())
+		})
+	}
+}
