@@ -324,10 +324,10 @@ func (p *h3Pool) dialAt(ctx context.Context, tr *quic.Transport, addr *net.UDPAd
 	cfg := p.d.tls.Clone()
 	cfg.NextProtos = []string{http3.NextProtoH3}
 	cfg.MinVersion = tls.VersionTLS13
-	conn, err := tr.Dial(ctx, addr, cfg, quicConfig(-1, p.d.t, p.d.w))
+	conn, err := handshake(ctx, tr, addr, cfg, quicConfig(-1, p.d.t, p.d.w))
 	p.buffers.tell(tr.Conn, p.d.log, p.d.OnUDPBuffers)
 	if err != nil {
-		return nil, fmt.Errorf("QUIC handshake: %w", err)
+		return nil, err
 	}
 	c := &carrier{conn: conn, settings: make(chan struct{})}
 	if err := p.ready(ctx, c); err != nil {

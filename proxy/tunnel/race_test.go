@@ -415,7 +415,7 @@ func TestAutoPrefersH3(t *testing.T) {
 
 // UDP is dropped without a word, as many networks do.
 func TestAutoFallsBackToWSWhenUDPIsSilent(t *testing.T) {
-	r := newRig(t, "noudp", func(r *rig) {
+	r := newRig(t, "silent", func(r *rig) {
 		r.dialer.Transport = TransportAuto
 	})
 	start := time.Now()
@@ -430,13 +430,27 @@ func TestAutoFallsBackToWSWhenUDPIsSilent(t *testing.T) {
 	io.ReadFull(s, make([]byte, 1))
 }
 
+// UDP is refused by ICMP: auto need not even wait before it turns to ws.
+func TestAutoDoesNotWaitForH3WhereUDPIsRefused(t *testing.T) {
+	r := newRig(t, "noudp", func(r *rig) {
+		r.dialer.Transport = TransportAuto
+		r.dialer.timing = defaultTiming
+		r.dialer.timing.stagger = time.Hour
+	})
+	c, _ := r.dial()
+	if s := r.dialer.State(); c.Transport() != TransportWS || !strings.Contains(s.Why, "nothing takes UDP there") {
+		t.Errorf("state %+v", s)
+	}
+}
+
 func TestADialerOfNobody(t *testing.T) {
 	u, _ := url.Parse("https://127.0.0.1:1")
 	d := &Dialer{URL: u, timing: defaultTiming}
 	d.timing.handshake = time.Second
 	defer d.Close()
 	_, err := d.Dial(t.Context(), Open{}, nil)
-	if err == nil || !strings.HasPrefix(err.Error(), "no transport reaches the gateway: dial gateway 127.0.0.1:1 over ws: dial tcp") {
+	if err == nil || !strings.HasPrefix(err.Error(), "no transport reaches the gateway: ") ||
+		!strings.Contains(err.Error(), "dial gateway 127.0.0.1:1 over ws: dial tcp") {
 		t.Errorf("Dial = %v", err)
 	}
 }

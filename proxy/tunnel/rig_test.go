@@ -58,10 +58,16 @@ func (s *served) returned() { s.once.Do(func() { close(s.done) }) }
 func (s *served) finish() { s.Conn.Close() }
 
 // newRig starts a gateway on loopback: "ws", "h2", "h3" and "auto" with TLS, "plain" and "h2c" for ws and h2 without,
-// "h3post" for h3 that opens streams with POSTs, "noudp" for TLS with nobody behind the UDP port.
+// "h3post" for h3 that opens streams with POSTs, "noudp" for TLS with nobody behind the UDP port,
+// "silent" for TLS with a UDP port that takes everything and answers nothing.
 func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	t.Helper()
 	tcp, udp := listenOn(t, kind != "plain" && kind != "h2c" && kind != "noudp")
+	if kind == "silent" {
+		silent := udp
+		t.Cleanup(func() { silent.Close() })
+		udp = nil
+	}
 	r := &rig{t: t, addr: tcp.Addr().String(), served: make(chan *served, 100)}
 	r.server = &Server{Serve: r.serve, Opened: func() Opened { return Opened{Gateway: "test", Reviewed: []int16{3}} }}
 	r.dialer = &Dialer{URL: &url.URL{Scheme: "https", Host: r.addr}, Transport: kind}

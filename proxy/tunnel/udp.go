@@ -1,8 +1,10 @@
 package tunnel
 
 import (
+	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -67,6 +69,47 @@ func (r *bufferReport) tell(udp net.PacketConn, log *slog.Logger, hook func(rece
 				"wanted_kib", wantedBuffer>>10, "hint", "sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000")
 		}
 	})
+}
+
+// handshake dials a QUIC connection, and gives up when the network says that UDP does not get there: by ICMP, or at this machine's own door.
+// tr's socket is told of no ICMP, for it is connected to nobody, and has to be, so that connections survive a change of address.
+func handshake(ctx context.Context, tr *quic.Transport, addr *net.UDPAddr, cfg *tls.Config, q *quic.Config) (*quic.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel(nil)
+	asking.Go(func() {
+		if err := noUDP(ctx, addr); err != nil {
+			cancel(err)
+		}
+	})
+	c, err := tr.Dial(ctx, addr, cfg, q)
+	switch {
+	case err == nil:
+		return c, nil
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	}
+	return nil, fmt.Errorf("QUIC handshake: %w", err)
+}
+
+// noUDP waits for an answer that UDP does not get to addr, until ctx is done. It sends one byte, which is no QUIC and which nobody answers.
+func noUDP(ctx context.Context, addr *net.UDPAddr) error {
+	c, err := net.DialUDP("udp", nil, addr)
+	if err != nil {
+		return nil // QUIC's socket will find out what of this concerns it
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(aLongTimeAgo) })
+	defer stop()
+	_, err = c.Write([]byte{0})
+	if err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
+	if err == nil || isTimeout(err) {
+		return nil
+	}
+	return fmt.Errorf("nothing takes UDP there: %w", err)
 }
 
 // derive makes a key for one use of a secret that has several.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -242,5 +243,17 @@ func TestKeysForTwoUsesDiffer(t *testing.T) {
 	}
 	if bytes.Equal(tr.StatelessResetKey[:], tr.TokenGeneratorKey[:]) || bytes.Contains(s.ResetKey, tr.StatelessResetKey[:]) {
 		t.Error("one key is used twice")
+	}
+}
+
+// Nobody listens on the gateway's UDP port, as ICMP says; QUIC alone would wait five seconds for that.
+func TestAClosedUDPPortIsFoundAtOnce(t *testing.T) {
+	r := newRig(t, "noudp", func(r *rig) {
+		r.dialer.Transport = TransportH3
+	})
+	_, err := r.dialer.Dial(t.Context(), Open{}, nil)
+	want := "dial gateway " + r.addr + " over h3: QUIC handshake: nothing takes UDP there: "
+	if !errors.Is(err, syscall.ECONNREFUSED) || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("Dial: %v, want %s…", err, want)
 	}
 }
