@@ -2,13 +2,17 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/test/ingress"
 )
 
@@ -17,35 +21,58 @@ type front struct {
 	name    string
 	program ingress.Program
 	tls     bool              // the gateway behind has TLS and HTTP/3
-	works   string            // these transports
+	works   []string          // transports
 	refused map[string]string // why others do not, in the agent's words
-	auto    string            // where auto lands
+	auto    string            // what that takes
+	why     string            // and says of it
 }
 
-// noUDP is what the agent says where nothing listens for QUIC.
-const noUDP = "QUIC handshake: timeout"
+// What agents say of ingresses that do not carry a transport.
+const (
+	noUDP       = "QUIC handshake: timeout: no recent network activity"
+	noUpgrade   = "something on the way removed its Upgrade header"
+	noStreaming = "does something on the way keep a request's body until it is whole?"
+	not8441     = "over ws: answered 502 Bad Gateway by something before the gateway"
+)
 
 var fronts = []front{
-	{name: "nginx", program: ingress.Nginx{}, works: "ws", auto: "ws", refused: map[string]string{
-		"h2": "no end of it within 10s", "h3": noUDP}},
-	{name: "nginx that streams", program: ingress.Nginx{Streams: true, BodyLimit: "0"}, works: "ws h2", auto: "ws"},
-	{name: "nginx without upgrades", program: ingress.Nginx{Streams: true, BodyLimit: "0", NoWebSocket: true}, works: "h2", auto: "h2", refused: map[string]string{
-		"ws": "something on the way removed its Upgrade header"}},
-	{name: "HAProxy", program: ingress.HAProxy{}, works: "ws h2", auto: "ws"},
-	{name: "HAProxy to h2c", program: ingress.HAProxy{H2C: true}, works: "h2", auto: "h2", refused: map[string]string{
-		"ws": "answered 502 Bad Gateway by something before the gateway"}},
-	{name: "Caddy", program: ingress.Caddy{}, works: "ws h2 h3", auto: "h3"},
-	{name: "Caddy to h2c", program: ingress.Caddy{H2C: true}, works: "h2 h3", auto: "h3", refused: map[string]string{
-		"ws": "answered 502 Bad Gateway by something before the gateway"}},
-	{name: "Envoy", program: ingress.Envoy{}, works: "ws h2 h3", auto: "h3"},
-	{name: "Envoy to h2c", program: ingress.Envoy{Back: ingress.H2C}, works: "h2 h3", auto: "h3", refused: map[string]string{
-		"ws": "answered 502 Bad Gateway by something before the gateway"}},
-	{name: "Envoy to h3", program: ingress.Envoy{Back: ingress.H3}, tls: true, works: "h2 h3", auto: "h3", refused: map[string]string{
-		"ws": "want culvert"}},
+	{
+		name: "nginx", program: ingress.Nginx{}, works: []string{"ws"}, auto: "ws",
+		refused: map[string]string{"h3": noUDP, "h2": noStreaming},
+	}, {
+		name: "nginx that streams", program: ingress.Nginx{Streams: true, BodyLimit: "0"}, works: []string{"ws", "h2"}, auto: "ws",
+	}, {
+		name: "nginx that streams without upgrades", program: ingress.Nginx{NoWebSocket: true, Streams: true, BodyLimit: "0"},
+		works: []string{"h2"}, auto: "h2", why: noUpgrade,
+		refused: map[string]string{"ws": noUpgrade},
+	}, {
+		name: "nginx without upgrades", program: ingress.Nginx{NoWebSocket: true},
+		refused: map[string]string{"auto": "no transport reaches the gateway: "},
+	}, {
+		name: "HAProxy", program: ingress.HAProxy{}, works: []string{"ws", "h2"}, auto: "ws",
+		refused: map[string]string{"h3": noUDP},
+	}, {
+		name: "HAProxy to HTTP2", program: ingress.HAProxy{H2C: true}, works: []string{"h2"}, auto: "h2", why: not8441,
+		refused: map[string]string{"ws": not8441},
+	}, {
+		name: "Caddy", program: ingress.Caddy{}, works: []string{"h3", "ws", "h2"}, auto: "h3",
+	}, {
+		name: "Caddy to HTTP2", program: ingress.Caddy{H2C: true}, works: []string{"h3", "h2"}, auto: "h3",
+		refused: map[string]string{"ws": not8441},
+	}, {
+		name: "Envoy", program: ingress.Envoy{}, works: []string{"h3", "ws", "h2"}, auto: "h3",
+	}, {
+		name: "Envoy to HTTP2", program: ingress.Envoy{Back: ingress.H2C}, works: []string{"h3", "h2"}, auto: "h3",
+		refused: map[string]string{"ws": not8441},
+	}, {
+		name: "Envoy to HTTP3", program: ingress.Envoy{Back: ingress.H3}, tls: true, works: []string{"h3", "h2"}, auto: "h3",
+		refused: map[string]string{"ws": "gateway answered 501 Not Implemented: extended CONNECT with :protocol websocket"},
+	},
 }
 
 // TestIngresses has clients produce and consume through every ingress, over
-// every transport. What cannot work must say so, in a sentence, soon.
+// every transport. What cannot work must say so, in a sentence, soon, and auto
+// must find what works.
 func TestIngresses(t *testing.T) {
 	w := theWorld(t)
 	ingress.Need(t)
@@ -58,19 +85,61 @@ func TestIngresses(t *testing.T) {
 				g = w.gateway
 			}
 			i := ingress.Start(t, f.program, w.door(g))
-			for transport := range strings.FieldsSeq(f.works) {
-				t.Run(transport, func(t *testing.T) { roundTrip(t, w.through(t, g, i.URL, transport), transport) })
+			through := func(t *testing.T, transport string) *path {
+				return w.through(t, g, i.URL, transport, smallSends(f.program)...)
 			}
-			t.Run("auto", func(t *testing.T) {
-				p := w.through(t, g, i.URL, "auto")
-				landsOn(t, p, f.auto)
-				roundTrip(t, p, f.auto)
-			})
 			for transport, sentence := range f.refused {
-				t.Run(transport, func(t *testing.T) { refusal(t, w.through(t, g, i.URL, transport), sentence) })
+				t.Run(transport, func(t *testing.T) {
+					t.Parallel()
+					refusal(t, through(t, transport), sentence)
+				})
+			}
+			for _, transport := range f.works {
+				t.Run(transport, func(t *testing.T) { roundTrip(t, through(t, transport), transport) })
+			}
+			if f.auto != "" {
+				t.Run("auto", func(t *testing.T) { f.chosen(t, through(t, "auto")) })
 			}
 		})
 	}
+}
+
+// smallSends is what agents before Envoy need on one machine: of what QUIC hands
+// to the kernel in one piece, Envoy here gets some packets and loses others,
+// and 300 kB/s is what gets there instead of 18 MB/s.
+func smallSends(program ingress.Program) []string {
+	if _, ok := program.(ingress.Envoy); ok {
+		return []string{"QUIC_GO_DISABLE_GSO=true"}
+	}
+	return nil
+}
+
+// chosen is roundTrip over what auto takes: a better transport that needed some
+// time to answer takes over soon.
+func (f front) chosen(t *testing.T, p *path) {
+	begin := time.Now()
+	client := p.connect(t)
+	first := client.mustAnswer(t)
+	client.Close()
+	await(t, 2*patience, "auto takes "+f.auto, func() bool { return p.tunnel(t).Transport == f.auto })
+	state := p.tunnel(t)
+	t.Logf("first answer after %v, over %s after %v, because %s", first.Round(time.Millisecond), f.auto, time.Since(begin).Round(time.Millisecond), state.Why)
+	if !strings.Contains(state.Why, f.why) {
+		t.Errorf("auto takes %s because %s, want %q", f.auto, state.Why, f.why)
+	}
+	roundTrip(t, p, f.auto)
+}
+
+// tunnel is what the agent says of the ways to its gateway.
+func (p *path) tunnel(t *testing.T) tunnel.State {
+	t.Helper()
+	client := http.Client{Timeout: 10 * time.Second}
+	response, err := client.Get("http://" + p.admin + "/tunnel")
+	try(t, err)
+	defer response.Body.Close()
+	var all map[string]tunnel.State
+	try(t, json.NewDecoder(response.Body).Decode(&all))
+	return all[p.url]
 }
 
 // plainGateway starts a gateway for ingresses that ends with the test.
@@ -133,33 +202,14 @@ func roundTrip(t *testing.T, p *path, transport string) {
 	}
 }
 
-// landsOn waits until auto has chosen what it stays with: what is better comes
-// later than what is faster.
-func landsOn(t *testing.T, p *path, transport string) {
-	t.Helper()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for deadline := time.Now().Add(patience); ; <-again.C {
-		if scrape(t, p.admin).sum("culvert_tunnel_transport{", `transport="`+transport+`"`) == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("auto has not come to %s", transport)
-		}
-	}
-	for line := range strings.Lines(p.agent.Output().String()) {
-		if strings.Contains(line, "tunnel transport") {
-			t.Log(strings.TrimSpace(line))
-		}
-	}
-}
-
-// refusal has a client come and go in vain, and waits for the agent's sentence.
+// refusal has a client come in vain, whose connection must be reset, and waits
+// for the agent's sentence.
 func refusal(t *testing.T, p *path, sentence string) {
 	t.Helper()
 	begin := time.Now()
-	if out, err := kcat(t, p.bootstrap, "", "-L", "-m", "2"); err == nil {
-		t.Errorf("kcat was answered:\n%s", out)
+	took, err := p.connect(t).ask(patience)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client's connection ended with %v after %v, want a reset", err, took)
 	}
 	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("the agent has not said it"))
 	defer cancel()
@@ -167,5 +217,5 @@ func refusal(t *testing.T, p *path, sentence string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("after %.1f s: %s", time.Since(begin).Seconds(), strings.TrimSpace(line))
+	t.Logf("reset after %v; after %v: %s", took.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond), strings.TrimSpace(line))
 }

@@ -106,7 +106,7 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 	})
 	if err := echo(c); err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			err = unanswered(ctx, transport)
 		}
 		if _, ok := errors.AsType[*AnswerError](err); ok {
 			return Welcome{}, true, err // the exchange was refused
@@ -115,6 +115,15 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 	}
 	w.Opened = c.answer
 	return w, true, nil
+}
+
+// unanswered is why a hello of which nothing came back has ended.
+func unanswered(ctx context.Context, transport string) error {
+	err := context.Cause(ctx)
+	if transport != TransportH2 || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &HintError{err, "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering"}
 }
 
 // echo sends bytes and wants them back, and then the end.
