@@ -18,13 +18,13 @@ import (
 // a connection of its own for each would be a TLS handshake for each.
 const maxShared = 8
 
-// h2Config is for both ends.
-func h2Config(w windows) *http.HTTP2Config {
+// h2Config is for the end that receives frames of at most maxFrame bytes.
+func h2Config(w windows, maxFrame int) *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams:          w.streams,
 		MaxReceiveBufferPerStream:     w.stream,
 		MaxReceiveBufferPerConnection: w.connection, // beyond what the field's comment permits; a test sees it obeyed
-		MaxReadFrameSize:              16 << 10,     // the other end of Go's holds a buffer of this size for each of its streams
+		MaxReadFrameSize:              maxFrame,
 		SendPingTimeout:               15 * time.Second,
 		PingTimeout:                   10 * time.Second,
 		WriteByteTimeout:              20 * time.Second,
@@ -353,7 +353,7 @@ func (d *Dialer) startH2(ctx context.Context, conn net.Conn) (*http.ClientConn, 
 		DialContext:            dialled,
 		DialTLSContext:         dialled,
 		Protocols:              new(http.Protocols),
-		HTTP2:                  h2Config(d.w),
+		HTTP2:                  h2Config(d.w, maxAnswerFrame),
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
 		IdleConnTimeout:        d.idleH2(),

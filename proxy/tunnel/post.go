@@ -18,6 +18,15 @@ import (
 // let this pass.
 const postType = "application/octet-stream"
 
+// What one frame of HTTP/2 carries. With its header it fills TLS records of 16 KiB: a byte more would be a record, and a system call, of its
+// own. Requests have the smaller frames, because net/http holds a buffer of the size of a frame for each.
+const (
+	maxRequestFrame = 16 << 10
+	maxAnswerFrame  = 64 << 10
+	maxRequestData  = maxRequestFrame - 9
+	maxAnswerData   = maxAnswerFrame - 9
+)
+
 // A postExchange is a POST whose two bodies carry capsules at the same time, at either end and as net/http has it. A pipe and a goroutine of
 // net/http's stand between each body and the stream.
 type postExchange struct {
@@ -123,7 +132,9 @@ func (x *postExchange) receiveInto(b []byte, body io.Reader) (n int, err error) 
 // A postBody is what net/http reads as a request's body.
 type postBody struct{ out *pipe }
 
-func (b postBody) Read(p []byte) (int, error) { return b.out.read(p, true) }
+func (b postBody) Read(p []byte) (int, error) {
+	return b.out.read(p[:min(len(p), maxRequestData)], true)
+}
 
 func (b postBody) Close() error {
 	b.out.leave()
@@ -248,7 +259,7 @@ func (x *postExchange) answerSome(n int, w io.Writer, c *http.ResponseController
 	}
 	b := pool.Get().(*[]byte)
 	defer pool.Put(b)
-	n, err := x.out.read(*b, true)
+	n, err := x.out.read((*b)[:min(len(*b), maxAnswerData)], true)
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func (s *Server) newHTTP() *http.Server {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
-		HTTP2:             h2Config(s.w),
+		HTTP2:             h2Config(s.w, maxRequestFrame),
 		ConnContext:       withConn,
 	}
 	h.Protocols.SetHTTP1(true)
