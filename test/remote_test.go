@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -204,10 +206,14 @@ type traffic struct {
 	stop     context.CancelFunc
 	produced chan error
 	sent     atomic.Int64
-	lost     atomic.Int64 // connections that ended under the clients
 	book     *ledger
 	came     atomic.Int64
 	read     chan struct{}
+
+	mu      sync.Mutex
+	open    map[net.Conn]bool // the clients' connections
+	watched map[net.Conn]bool // those that shall not end
+	lost    int               // those of them that did
 }
 
 // payload is what record n has beside its number: any change of a byte shows.
@@ -220,16 +226,49 @@ func payload(n, size int) []byte {
 	return b
 }
 
-// OnBrokerDisconnect counts.
-func (f *traffic) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { f.lost.Add(1) }
+// OnBrokerConnect and OnBrokerDisconnect take note of the clients' connections.
+func (f *traffic) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, c net.Conn, err error) {
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open[c] = true
+}
+
+func (f *traffic) OnBrokerDisconnect(_ kgo.BrokerMetadata, c net.Conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.open, c)
+	if f.watched[c] {
+		f.lost++
+	}
+}
+
+// watch returns a check that fails the test if a connection has ended that is
+// open now.
+func (f *traffic) watch() (check func(*testing.T)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watched, f.lost = maps.Clone(f.open), 0
+	return func(t *testing.T) {
+		t.Helper()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.lost > 0 {
+			t.Errorf("%d of %d connections were lost", f.lost, len(f.watched))
+		}
+	}
+}
 
 // flow starts producing a record every few milliseconds, and reading them.
 func (p *path) flow(t *testing.T) *traffic {
 	t.Helper()
-	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), book: newLedger(), produced: make(chan error, 1), read: make(chan struct{})}
-	hooks, keep := kgo.WithHooks(f), kgo.ConnIdleTimeout(15*time.Minute)
-	producer := p.franz(t, hooks, keep, kgo.ProducerLinger(time.Millisecond), kgo.RecordDeliveryTimeout(5*time.Minute))
-	consumer := p.franz(t, hooks, keep, kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))
+	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), book: newLedger(), open: make(map[net.Conn]bool), produced: make(chan error, 1), read: make(chan struct{})}
+	// Connections end when culvert ends them, and not for the client's own reasons.
+	options := []kgo.Opt{kgo.WithHooks(f), kgo.ConnIdleTimeout(15 * time.Minute), kgo.RequestTimeoutOverhead(5 * time.Minute)}
+	producer := p.franz(t, append(options, kgo.ProducerLinger(time.Millisecond), kgo.RecordDeliveryTimeout(5*time.Minute))...)
+	consumer := p.franz(t, append(options, kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))...)
 	ctx, stop := context.WithCancel(t.Context())
 	f.stop = stop
 	t.Cleanup(stop)
