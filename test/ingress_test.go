@@ -29,7 +29,7 @@ type front struct {
 
 // What agents say of ingresses that do not carry a transport.
 const (
-	noUDP       = "QUIC handshake: timeout: no recent network activity"
+	noUDP       = "QUIC handshake: nothing takes UDP there"
 	noUpgrade   = "something on the way removed its Upgrade header"
 	noStreaming = "does something on the way keep a request's body until it is whole?"
 	not8441     = "over ws: answered 502 Bad Gateway by something before the gateway"
@@ -86,7 +86,7 @@ func TestIngresses(t *testing.T) {
 			}
 			i := ingress.Start(t, f.program, w.door(g))
 			through := func(t *testing.T, transport string) *path {
-				return w.through(t, g, i.URL, transport, smallSends(f.program)...)
+				return w.through(t, g, i.URL, transport)
 			}
 			for transport, sentence := range f.refused {
 				t.Run(transport, func(t *testing.T) {
@@ -102,16 +102,6 @@ func TestIngresses(t *testing.T) {
 			}
 		})
 	}
-}
-
-// smallSends is what agents before Envoy need on one machine: of what QUIC hands
-// to the kernel in one piece, Envoy here gets some packets and loses others,
-// and 300 kB/s is what gets there instead of 18 MB/s.
-func smallSends(program ingress.Program) []string {
-	if _, ok := program.(ingress.Envoy); ok {
-		return []string{"QUIC_GO_DISABLE_GSO=true"}
-	}
-	return nil
 }
 
 // chosen is roundTrip over what auto takes: a better transport that needed some

@@ -37,13 +37,7 @@ type remote struct {
 // a hurry, unless the test run is a long one.
 func beyond(t *testing.T, l netns.Link) *remote {
 	t.Helper()
-	w := *theWorld(t)
-	if !long {
-		hurried, err := buildHurried()
-		try(t, err)
-		w.binary = hurried
-	}
-	r := &remote{world: &w, net: netns.Start(t, l)}
+	r := &remote{world: theWorld(t).inAHurry(t), net: netns.Start(t, l)}
 	brokers := leak.New()
 	brokers.From = r.net.Server
 	t.Cleanup(brokers.Close)
@@ -55,6 +49,20 @@ func beyond(t *testing.T, l netns.Link) *remote {
 	closeWith(t, gateway)
 	r.gateway = gateway
 	return r
+}
+
+// inAHurry is the world for gateways and agents whose long times are a tenth of
+// what they are, unless the test run is a long one.
+func (w *world) inAHurry(t *testing.T) *world {
+	t.Helper()
+	if long {
+		return w
+	}
+	hurried := *w
+	var err error
+	hurried.binary, err = buildHurried()
+	try(t, err)
+	return &hurried
 }
 
 // paths starts an agent for each transport.

@@ -105,10 +105,13 @@ func (e Envoy) tcpListener(p place) object {
 	}
 }
 
+// udpListener reads trains of packets as a whole (prefer_gro). Of itself Envoy
+// asks the kernel for them and then takes the first packet of each alone: uploads
+// creep.
 func (e Envoy) udpListener(p place) object {
 	return object{
 		"name": "udp", "address": socket("UDP", "127.0.0.1", p.Port),
-		"udp_listener_config": object{"quic_options": object{}},
+		"udp_listener_config": object{"quic_options": object{}, "downstream_socket_config": object{"prefer_gro": true}},
 		"filter_chains": list{object{
 			"filters": list{e.manager("HTTP3")},
 			"transport_socket": object{"name": "envoy.transport_sockets.quic", "typed_config": typed(
