@@ -84,12 +84,18 @@ type Agent struct {
 }
 
 // Ready reports, as an error that says why, whether no gateway (or, without a
-// tunnel, no broker) has answered since the start.
+// tunnel, no broker) has answered since the start, or the agent drains.
 func (a *Agent) Ready() error {
-	if a.greeted.Load() {
-		return nil
+	a.mu.Lock()
+	draining := a.draining
+	a.mu.Unlock()
+	switch {
+	case draining:
+		return errDraining
+	case !a.greeted.Load():
+		return fmt.Errorf("%s has not answered yet", a.Upstream.name())
 	}
-	return fmt.Errorf("%s has not answered yet", a.Upstream.name())
+	return nil
 }
 
 // Tunnels says which transport is used to each gateway, by its URL, and why;

@@ -67,11 +67,16 @@ type conn struct {
 	log     *slog.Logger
 	loud    *loud // shared by all connections of a process
 
+	// first says that the first request is on its way: a drain lets it come.
+	// Owned by requests.
+	first bool
+
 	firstAt    time.Time // owned by requests: when the first request's header had been read, where that was before run
 	inflight   *inflight
 	clientSent bool // owned by requests: a frame has been passed
 	tokens     int  // owned by requests: raw SASL tokens passed in a row
 	draining   atomic.Bool
+	deserted   atomic.Bool // the broker has ended its side
 	cause      atomic.Pointer[ending]
 }
 
@@ -268,6 +273,7 @@ func (c *conn) runResponses(done chan<- struct{}) {
 		c.ended(metrics.CloseBrokerFIN, nil)
 		c.inflight.close()
 		closeWrite(c.near.Conn)
+		c.deserted.Store(true)
 		c.drain() // nobody answers any more, and a client with nothing to ask may not notice
 	case errors.As(err, &write):
 		// The client is gone. The broker must not wait for a reader, or it never
@@ -366,11 +372,12 @@ func (c *conn) awaitUntil(deadline time.Time, f *protocol.Flow, from *source) er
 
 // mayDrain reports whether no more frames are to be read from this side.
 func (c *conn) mayDrain(from *source) bool {
-	return from == c.near && c.draining.Load()
+	return from == c.near && c.draining.Load() && (!c.first || c.deserted.Load())
 }
 
 // request relays one request.
 func (c *conn) request(f *protocol.Flow) error {
+	c.first = false
 	if c.inflight.givenUp() {
 		return c.giveUp(f)
 	}

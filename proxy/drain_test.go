@@ -1,12 +1,17 @@
 package proxy
 
 import (
+	"bytes"
+	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // An end that is told to stop while a request is in flight which the broker
@@ -64,4 +69,120 @@ func TestDrainDoesNotWaitForAClientThatIsGone(t *testing.T) {
 	c.Close()
 	time.AfterFunc(50*time.Millisecond, func() { close(answer) })
 	path.stop() // fails the test if it takes longer than the drain timeout allows
+}
+
+// A stream that was opened before the gateway was told to stop gets the answer
+// to its first request, which may still be on its way.
+func TestDrainLetsTheFirstRequestCome(t *testing.T) {
+	for _, transport := range []string{"ws", "h3", "h2"} {
+		t.Run(transport, func(t *testing.T) {
+			broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 0) }))
+			var g *Gateway
+			gateway := startGateway(t, []string{broker}, func(it *Gateway) { g = it })
+			up := tunnelTo(t, gateway.address, transport)
+			t.Cleanup(func() { up.close() })
+			s, _, err := up.dial(t.Context(), destination{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			waitFor(t, "the stream to be served", func() bool { return gauge(t, gateway, "culvert_connections") == 1 })
+			stopped := make(chan struct{})
+			go func() { defer close(stopped); gateway.stop() }()
+			waitFor(t, "the drain to begin", func() bool {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				return !g.draining.IsZero()
+			})
+			s.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
+			got, err := io.ReadAll(s)
+			if want := framed(metadata(7, 0)); !bytes.Equal(got, want) || err != nil {
+				t.Errorf("the agent read %q, %v, want an answer and an end", got, err)
+			}
+			s.Close()
+			<-stopped
+		})
+	}
+}
+
+// The platform must not send anybody to a gateway that drains, nor cut off the
+// QUIC connections of those who are still there.
+func TestReadinessEndsWithTheDrain(t *testing.T) {
+	for _, transport := range []string{"ws", "h3"} {
+		t.Run(transport, func(t *testing.T) {
+			asked, release := make(chan struct{}, 1), make(chan struct{})
+			broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte {
+				asked <- struct{}{}
+				<-release
+				return metadata(id, 0)
+			}))
+			var g *Gateway
+			gateway := startGateway(t, []string{broker}, func(it *Gateway) { g = it; g.DrainTimeout = time.Minute })
+			waitFor(t, "the gateway to be ready", func() bool { return g.Ready() == nil })
+			up := tunnelTo(t, gateway.address, transport)
+			t.Cleanup(func() { up.close() })
+			s, _, err := up.dial(t.Context(), destination{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			s.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
+			<-asked
+			stopped := make(chan struct{})
+			go func() { defer close(stopped); gateway.stop() }()
+			waitFor(t, "the drain to begin", func() bool {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				return !g.draining.IsZero()
+			})
+			if err := g.Ready(); (err == nil) != (transport == "h3") {
+				t.Errorf("with a stream over %s: Ready = %v", transport, err)
+			}
+			if c, err := net.Dial("tcp", strings.TrimPrefix(gateway.address, "https://")); err != nil {
+				t.Errorf("the listener accepts nobody who could be told: %v", err)
+			} else {
+				c.Close()
+			}
+			close(release)
+			if _, err := io.ReadAll(s); err != nil {
+				t.Error(err)
+			}
+			s.Close()
+			waitFor(t, "readiness to end", func() bool { return g.Ready() != nil })
+			<-stopped
+		})
+	}
+}
+
+// Who has QUIC connections that do not end is not ready for ever.
+func TestReadinessEndsAfterHalfOfTheDrain(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	broker := fakeBroker(t, func(c net.Conn) {
+		if n, _ := c.Read(make([]byte, 1)); n > 0 {
+			asked <- struct{}{}
+		}
+		io.Copy(io.Discard, c)
+	})
+	var g *Gateway
+	gateway := startGateway(t, []string{broker}, func(it *Gateway) { g = it; g.DrainTimeout = 500 * time.Millisecond })
+	up := tunnelTo(t, gateway.address, "h3")
+	t.Cleanup(func() { up.close() })
+	s, _, err := up.dial(t.Context(), destination{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
+	<-asked
+	began := time.Now()
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); gateway.stop() }()
+	waitFor(t, "readiness to end", func() bool { return g.Ready() != nil })
+	if took := time.Since(began); took < g.DrainTimeout/2 {
+		t.Errorf("not ready after %v", took)
+	}
+	if _, err := s.Read(make([]byte, 1)); !errors.As(err, new(*tunnel.Error)) {
+		t.Errorf("the stream that did not end in time: %v, want an ERROR", err)
+	}
+	<-stopped
 }

@@ -44,18 +44,30 @@ type Gateway struct {
 	loud   loud
 
 	mu       sync.Mutex
-	draining bool
+	draining time.Time // since when; zero for not
 	conns    map[*conn]struct{}
+	server   *tunnel.Server
 }
 
 // Ready reports, as an error that says why, whether no broker has accepted a
-// connection since the start. One that did is enough for ever: what fails
-// later is told on each stream, not by an ingress that finds nobody ready.
+// connection since the start, or the gateway drains. One that did is enough for
+// ever: what fails later is told on each stream, not by an ingress that finds
+// nobody ready.
+//
+// A gateway that drains stays ready as long as there are QUIC connections, for
+// half of its time: Kubernetes cuts off a pod's UDP as soon as it is not ready,
+// and agents that come meanwhile are told to go elsewhere.
 func (g *Gateway) Ready() error {
-	if g.Brokers.accepted.Load() {
-		return nil
+	g.mu.Lock()
+	draining, server := g.draining, g.server
+	g.mu.Unlock()
+	switch {
+	case !draining.IsZero() && (server.QUICConns() == 0 || time.Since(draining) >= g.DrainTimeout/2):
+		return errDraining
+	case !g.Brokers.accepted.Load():
+		return fmt.Errorf("no bootstrap broker has accepted a connection yet: %v", g.Brokers.Bootstrap)
 	}
-	return fmt.Errorf("no bootstrap broker has accepted a connection yet: %v", g.Brokers.Bootstrap)
+	return nil
 }
 
 // Run serves streams from both listeners until ctx is done, drains, and returns
@@ -77,6 +89,9 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		OnUDPBuffers: g.Metrics.UDPBuffers,
 		Logger:       g.Logger,
 	}
+	g.mu.Lock()
+	g.server = server
+	g.mu.Unlock()
 	var background sync.WaitGroup
 	defer background.Wait()
 	reaching, stop := context.WithCancel(ctx)
@@ -134,6 +149,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 		near: &source{Conn: t}, far: &source{Conn: broker},
 		touches: namesBrokers, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
 		metrics: g.Metrics, log: log, loud: &g.loud, inflight: newInflight(),
+		first: true,
 	}
 	g.add(c)
 	defer g.remove(c)
@@ -192,7 +208,7 @@ func (g *Gateway) add(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.conns[c] = struct{}{}
-	if g.draining {
+	if !g.draining.IsZero() {
 		c.drain()
 	}
 }
@@ -207,7 +223,7 @@ func (g *Gateway) remove(c *conn) {
 func (g *Gateway) drain() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.draining = true
+	g.draining = time.Now()
 	for c := range g.conns {
 		c.drain()
 	}

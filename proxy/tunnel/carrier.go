@@ -34,6 +34,7 @@ const (
 // A carrier is a QUIC connection to the gateway, as an HTTP/3 client has it.
 type carrier struct {
 	conn     *quic.Conn
+	on       *socket
 	settings chan struct{} // closed when SETTINGS came
 	extended bool          // SETTINGS allow extended CONNECT; valid after settings is closed
 
@@ -45,7 +46,17 @@ type carrier struct {
 	heard   int64  // the clock when we saw that more had come
 }
 
-// h3Pool are the carriers of a Dialer. They share one UDP socket. Those that have no stream are its spares.
+// A socket is a UDP socket, which carriers share. A balancer that knows nothing of QUIC sends all that comes from one socket to one gateway,
+// so to leave a gateway takes another socket.
+type socket struct {
+	tr *quic.Transport
+
+	// Guarded by h3Pool.mu.
+	users int // carriers, and dials in progress
+	left  bool
+}
+
+// h3Pool are the carriers of a Dialer. Those that have no stream are its spares.
 type h3Pool struct {
 	d    *Dialer
 	post atomic.Bool // POST opens streams also where SETTINGS allow extended CONNECT: a hello has found out that only POST gets through
@@ -53,7 +64,7 @@ type h3Pool struct {
 	buffers bufferReport
 
 	mu      sync.Mutex
-	tr      *quic.Transport
+	socket  *socket // for new carriers; nil until it is needed
 	list    []*carrier
 	dialled int // dials in progress
 	keep    int // how many without streams are wanted
@@ -200,6 +211,7 @@ func (p *h3Pool) drop() {
 	for _, c := range list {
 		p.leave(c)
 	}
+	p.leaveSocket(nil)
 }
 
 // leastLoaded forgets the dead, and returns nil when there is no room. The caller holds mu.
@@ -264,37 +276,55 @@ func (p *h3Pool) close() error {
 		c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 	}
 	p.list = nil
-	tr := p.tr
-	p.tr = nil
 	p.mu.Unlock()
 	p.tasks.Wait()
-	if tr == nil {
-		return nil
-	}
-	return errors.Join(tr.Close(), tr.Conn.Close())
+	return p.leaveSocket(nil)
 }
 
-// transport is the UDP socket.
-func (p *h3Pool) transport() (*quic.Transport, error) {
+// useSocket returns the UDP socket for new carriers, for one of them.
+func (p *h3Pool) useSocket() (*socket, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.tr != nil {
-		return p.tr, nil
+	if p.socket == nil {
+		udp, err := net.ListenUDP("udp", nil)
+		if err != nil {
+			return nil, err
+		}
+		p.socket = &socket{tr: &quic.Transport{Conn: steady(udp)}}
 	}
-	udp, err := net.ListenUDP("udp", nil)
-	if err != nil {
-		return nil, err
+	p.socket.users++
+	return p.socket, nil
+}
+
+// leaveSocket has new carriers use another socket than s, or than the one that there is if s is nil.
+func (p *h3Pool) leaveSocket(s *socket) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.socket == nil || s != nil && s != p.socket {
+		return nil
 	}
-	p.tr = &quic.Transport{Conn: steady(udp)}
-	return p.tr, nil
+	s, p.socket = p.socket, nil
+	s.left = true
+	return s.closeUnused()
+}
+
+func (p *h3Pool) freeSocket(s *socket) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.users--
+	s.closeUnused()
+}
+
+// closeUnused closes a socket that was left when nobody uses it. The caller holds h3Pool.mu.
+func (s *socket) closeUnused() error {
+	if !s.left || s.users > 0 {
+		return nil
+	}
+	return errors.Join(s.tr.Close(), s.tr.Conn.Close())
 }
 
 // dial makes a carrier that is ready for requests. It tries the gateway's addresses one after the other.
 func (p *h3Pool) dial(ctx context.Context) (*carrier, error) {
-	tr, err := p.transport()
-	if err != nil {
-		return nil, err
-	}
 	host, port, _ := net.SplitHostPort(p.d.addr())
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
@@ -307,7 +337,7 @@ func (p *h3Pool) dial(ctx context.Context) (*carrier, error) {
 	for i, ip := range ips {
 		addr := &net.UDPAddr{IP: ip.Unmap().AsSlice(), Port: n, Zone: ip.Zone()}
 		var c *carrier
-		if c, err = p.dialAt(ctx, tr, addr, len(ips)-i); err == nil {
+		if c, err = p.dialAt(ctx, addr, len(ips)-i); err == nil {
 			return c, nil
 		}
 	}
@@ -315,7 +345,7 @@ func (p *h3Pool) dial(ctx context.Context) (*carrier, error) {
 }
 
 // dialAt spends its share of the time on one of n addresses.
-func (p *h3Pool) dialAt(ctx context.Context, tr *quic.Transport, addr *net.UDPAddr, n int) (*carrier, error) {
+func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*carrier, error) {
 	if by, ok := ctx.Deadline(); ok && n > 1 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(by)/time.Duration(n))
@@ -324,12 +354,21 @@ func (p *h3Pool) dialAt(ctx context.Context, tr *quic.Transport, addr *net.UDPAd
 	cfg := p.d.tls.Clone()
 	cfg.NextProtos = []string{http3.NextProtoH3}
 	cfg.MinVersion = tls.VersionTLS13
-	conn, err := handshake(ctx, tr, addr, cfg, quicConfig(-1, p.d.t, p.d.w))
-	p.buffers.tell(tr.Conn, p.d.log, p.d.OnUDPBuffers)
+	s, err := p.useSocket()
 	if err != nil {
 		return nil, err
 	}
-	c := &carrier{conn: conn, settings: make(chan struct{})}
+	conn, err := handshake(ctx, s.tr, addr, cfg, quicConfig(-1, p.d.t, p.d.w))
+	p.buffers.tell(s.tr.Conn, p.d.log, p.d.OnUDPBuffers)
+	if err != nil {
+		p.freeSocket(s)
+		return nil, err
+	}
+	p.tasks.Go(func() {
+		<-conn.Context().Done()
+		p.freeSocket(s)
+	})
+	c := &carrier{conn: conn, on: s, settings: make(chan struct{})}
 	if err := p.ready(ctx, c); err != nil {
 		conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 		return nil, err
@@ -409,6 +448,7 @@ func (p *h3Pool) readControl(c *carrier, r quicvarint.Reader) error {
 			close(c.settings)
 		case typ == 0x07: // GOAWAY
 			p.leave(c)
+			p.leaveSocket(c.on)
 		}
 		if _, err := io.Copy(io.Discard, body); err != nil {
 			return err

@@ -282,12 +282,12 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	}
 	s.buffers.tell(udp, s.log, s.OnUDPBuffers)
 	server := func() *http3.Server {
-		return &http3.Server{Handler: s, MaxHeaderBytes: maxHeader, ConnContext: withQUICConn}
+		return &http3.Server{Handler: s, MaxHeaderBytes: maxHeader, ConnContext: s.withQUICConn}
 	}
 	// Draining, the first server has said GOAWAY, and the second tells who comes anew.
 	first, second := server(), server()
 	s.mu.Lock()
-	s.drainH3 = func() { s.serves.Go(func() { first.Shutdown(s.ctx) }) }
+	s.drainH3 = func() { s.serves.Go(func() { first.Shutdown(s.carriers) }) }
 	s.closeH3 = func() {
 		first.Close()
 		second.Close()
@@ -328,6 +328,8 @@ func (s *Server) serveH3(w http.ResponseWriter, r *http.Request, p Peer) {
 // quicConnKey is the context key of a request's *quic.Conn.
 type quicConnKey struct{}
 
-func withQUICConn(ctx context.Context, c *quic.Conn) context.Context {
+func (s *Server) withQUICConn(ctx context.Context, c *quic.Conn) context.Context {
+	s.quic.Add(1)
+	context.AfterFunc(c.Context(), func() { s.quic.Add(-1) })
 	return context.WithValue(ctx, quicConnKey{}, c)
 }

@@ -1,7 +1,9 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -124,6 +126,13 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 	idle.CloseWrite()
 	io.ReadAll(idle)
 	idle.Close()
+	p := r.dialer.h3
+	now := func() *socket {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.socket
+	}
+	before := now()
 	r.server.drain()
 	list := func() (carriers, usable int) {
 		r.dialer.h3.mu.Lock()
@@ -139,7 +148,7 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 		return carriers, usable
 	}
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		if _, usable := list(); usable == 0 {
+		if _, usable := list(); usable == 0 && now() == nil { // a balancer leads what comes from this socket to this gateway
 			break
 		}
 		if time.Since(start) > 5*time.Second {
@@ -149,5 +158,18 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 	io.WriteString(c, "still here")
 	if got, err := io.ReadAll(io.LimitReader(s, 10)); string(got) != "still here" || err != nil {
 		t.Errorf("the old stream: %q, %v", got, err)
+	}
+	_, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil)
+	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeDraining {
+		t.Errorf("Dial = %v, want draining", err)
+	}
+	if now() == before {
+		t.Error("the next carrier came from the same socket")
+	}
+	c.Close()
+	s.Close()
+	r.dialer.Close()
+	if _, err := before.tr.Conn.WriteTo([]byte("x"), before.tr.Conn.LocalAddr()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the socket that was left is still open: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -21,7 +22,7 @@ import (
 // newH3DoorRig is a rig whose agent meets, over HTTP/3, a front door that keeps extended CONNECTs to itself and leads all else to the gateway.
 func newH3DoorRig(t *testing.T, connect http.HandlerFunc) *rig {
 	var r *rig
-	door := &http3.Server{ConnContext: withQUICConn}
+	door := &http3.Server{ConnContext: func(ctx context.Context, c *quic.Conn) context.Context { return r.server.withQUICConn(ctx, c) }}
 	door.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodConnect {
 			connect(w, req)

@@ -77,24 +77,32 @@ type Server struct {
 	buffers bufferReport
 	ctx     context.Context // of all streams
 	cancel  context.CancelFunc
-	http    *http.Server
-	late    *http.Server   // takes over from http when that drains
-	serves  sync.WaitGroup // the goroutines of Run
+
+	carriers context.Context // ends when no stream needs them any more
+	cut      context.CancelFunc
+
+	http   *http.Server
+	late   *http.Server   // takes over from http when that drains
+	serves sync.WaitGroup // the goroutines of Run
 
 	mu       sync.Mutex
 	draining bool
 	streams  map[*Conn]struct{}
 	spares   map[*Conn]struct{} // those of streams that have no OPEN yet, and whose agent knows
 	empty    chan struct{}      // closed when draining and streams is empty
-	closeTCP func() error
+	porch    *porch
 	drainH3  func()
 	closeH3  func()
 
 	serving atomic.Int64 // streams that are served, as opposed to those that only linger
+	quic    atomic.Int64 // QUIC connections
 }
 
 // pollStreams is how often Shutdown looks whether the streams that are left only linger.
 const pollStreams = 250 * time.Millisecond
+
+// lastWordsTimeout is how long agents may take, when the time to drain is over, to take why their streams end.
+const lastWordsTimeout = time.Second
 
 func (s *Server) init() {
 	s.once.Do(func() {
@@ -107,6 +115,7 @@ func (s *Server) init() {
 		}
 		s.w = cmp.Or(s.windows, defaultWindows)
 		s.ctx, s.cancel = context.WithCancel(context.Background())
+		s.carriers, s.cut = context.WithCancel(context.Background())
 		s.streams = make(map[*Conn]struct{})
 		s.spares = make(map[*Conn]struct{})
 		s.empty = make(chan struct{})
@@ -146,10 +155,8 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 		}
 		s.serves.Go(func() { failed <- serve() })
 	}
-	s.mu.Lock()
-	s.closeTCP = tcp.Close
-	s.mu.Unlock()
-	s.serves.Go(func() { failed <- s.serveTCP(tcp) })
+	serve := s.listenTCP(tcp)
+	s.serves.Go(func() { failed <- serve() })
 	select {
 	case <-ctx.Done():
 		s.drain()
@@ -162,38 +169,27 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	}
 }
 
-// serveTCP serves HTTP/1.1 and HTTP/2. Draining, the first server has said GOAWAY, and the second tells who comes anew.
-func (s *Server) serveTCP(tcp net.Listener) error {
-	ln := net.Listener(&wireListener{Listener: tcp, log: s.log})
-	if s.TLS != nil {
-		ln = tls.NewListener(ln, serverTLS(s.TLS, "h2", "http/1.1"))
+// listenTCP prepares to serve HTTP/1.1 and HTTP/2, and returns what serves until Shutdown. Draining, the first server has said GOAWAY, and the
+// second tells who comes anew.
+func (s *Server) listenTCP(tcp net.Listener) (serve func() error) {
+	p := newPorch(&wireListener{Listener: tcp, log: s.log}, s.log)
+	s.mu.Lock()
+	s.porch = p
+	s.mu.Unlock()
+	s.serves.Go(p.run)
+	door := func() net.Listener {
+		if s.TLS == nil {
+			return p.door()
+		}
+		return tls.NewListener(p.door(), serverTLS(s.TLS, "h2", "http/1.1"))
 	}
-	if err := s.http.Serve(&lentListener{Listener: ln}); !s.isDraining() {
-		return err
+	first, second := door(), door()
+	return func() error {
+		if err := s.http.Serve(first); !s.isDraining() {
+			return err
+		}
+		return s.late.Serve(second)
 	}
-	err := s.late.Serve(ln)
-	if s.ctx.Err() != nil {
-		return http.ErrServerClosed
-	}
-	return err
-}
-
-// A lentListener is given back by Close, which leaves the Listener open. An Accept that waits meanwhile still gets its connection.
-type lentListener struct {
-	net.Listener
-	back atomic.Bool
-}
-
-func (l *lentListener) Accept() (net.Conn, error) {
-	if l.back.Load() {
-		return nil, net.ErrClosed
-	}
-	return l.Listener.Accept()
-}
-
-func (l *lentListener) Close() error {
-	l.back.Store(true)
-	return nil
 }
 
 // serverTLS is ours for some protocols. Records have their full size from the start: small ones cost more than they win on a tunnel.
@@ -245,11 +241,14 @@ func (s *Server) drain() {
 	if len(s.streams) == 0 {
 		close(s.empty)
 	}
-	s.serves.Go(func() { s.http.Shutdown(s.ctx) })
+	s.serves.Go(func() { s.http.Shutdown(s.carriers) })
 	if s.drainH3 != nil {
 		s.drainH3()
 	}
 }
+
+// QUICConns is how many QUIC connections are open.
+func (s *Server) QUICConns() int { return int(s.quic.Load()) }
 
 // Shutdown refuses new streams, waits until those that are open have ended or ctx is done, cuts what is left, and closes the listeners.
 // Streams that were closed here and not yet there are waited for no longer than some seconds.
@@ -258,14 +257,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.drain()
 	err := s.waitForStreams(ctx)
 	s.cancel()
-	s.mu.Lock()
-	closeTCP, closeH3 := s.closeTCP, s.closeH3
-	s.mu.Unlock()
-	if closeTCP != nil {
-		closeTCP() // first: whoever serves waits in an Accept
-	}
+	s.cut()
 	s.http.Close()
 	s.late.Close()
+	s.mu.Lock()
+	porch, closeH3 := s.porch, s.closeH3
+	s.mu.Unlock()
+	if porch != nil {
+		porch.close()
+	}
 	if closeH3 != nil {
 		closeH3()
 	}
@@ -283,7 +283,7 @@ func (s *Server) waitForStreams(ctx context.Context) error {
 			return nil
 		case <-ctx.Done():
 			tick.Stop()
-			return fmt.Errorf("drain: %d streams cut: %w", s.cutStreams(), context.Cause(ctx))
+			return fmt.Errorf("drain: %d streams cut: %w", s.endStreams(), context.Cause(ctx))
 		case <-tick.C:
 		}
 		if idle += pollStreams; s.serving.Load() > 0 {
@@ -296,7 +296,34 @@ func (s *Server) waitForStreams(ctx context.Context) error {
 	}
 }
 
-func (s *Server) cutStreams() int {
+// endStreams tells agents why their streams end, so that they do not blame the way, and cuts those that have not taken it after a while.
+func (s *Server) endStreams() int {
+	late := time.After(lastWordsTimeout)
+	s.mu.Lock()
+	n := len(s.streams)
+	var resets sync.WaitGroup
+	for c := range s.streams {
+		resets.Go(func() { c.Reset(errDraining) })
+	}
+	s.mu.Unlock()
+	said := make(chan struct{})
+	s.serves.Go(func() {
+		resets.Wait()
+		close(said)
+	})
+	for _, over := range []<-chan struct{}{said, s.empty} {
+		select {
+		case <-over:
+			s.cancel() // not before: Serve may return then, and close a stream before it is told
+		case <-late:
+			s.cutStreams()
+			return n
+		}
+	}
+	return n
+}
+
+func (s *Server) cutStreams() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.cancel()
@@ -304,7 +331,6 @@ func (s *Server) cutStreams() int {
 		c.end(net.ErrClosed)
 		c.x.Abort()
 	}
-	return len(s.streams)
 }
 
 // ServeHTTP answers one request. What is not a tunnel's is answered with a sentence for whoever reads it.
@@ -452,10 +478,11 @@ func (s *Server) removeSpare(c *Conn) {
 	delete(s.spares, c)
 }
 
-// sendAway ends a stream that has no OPEN yet.
-func (s *Server) sendAway(c *Conn) {
-	go c.Reset(&Error{CodeDraining, "this gateway is draining"})
-}
+// errDraining must not be changed.
+var errDraining = &Error{CodeDraining, "this gateway is draining"}
+
+// sendAway ends a stream because this gateway does.
+func (s *Server) sendAway(c *Conn) { go c.Reset(errDraining) }
 
 func (s *Server) forget(c *Conn) {
 	s.mu.Lock()

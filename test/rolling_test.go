@@ -1,0 +1,162 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-proxy/culvert/test/kafka"
+)
+
+// TestNothingIsLostWhenGatewaysRestartOneAfterTheOther restarts two gateways
+// behind one address, each once, under producers with their default retries. No
+// record is lost, none comes twice, and whoever connects meanwhile is served:
+// agents go to the other gateway before clients notice.
+func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
+	w := theWorld(t)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("not done within three minutes"))
+	defer cancel()
+	if err := os.WriteFile(w.file("ticket-key"), []byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var gateways []*gateway
+	for range 2 {
+		g, err := w.newGateway(ctx, "--ticket-key-file", w.file("ticket-key"), "--drain-timeout", "6s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeWith(t, g)
+		gateways = append(gateways, g)
+	}
+	ports, err := kafka.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := &gateway{world: w, listen: address(clientHost, ports[0])}
+	newBalancer(t, front.listen, gateways...)
+
+	topics := make(map[string]*path)
+	visitors := make(map[string]*visitor)
+	var all errgroup.Group
+	visiting, leave := context.WithCancel(ctx)
+	defer leave()
+	for _, transport := range transports {
+		p, err := w.newPath(ctx, front, transport)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeWith(t, p)
+		for kind, produce := range producers {
+			topic := w.cluster.Topic(t, "rolling-"+kind+"-"+transport)
+			topics[topic] = p
+			all.Go(func() error { return produce(t, ctx, p, topic) })
+		}
+		v := &visitor{bootstrap: p.bootstrap}
+		visitors[transport] = v
+		all.Go(func() error { v.visit(visiting); return nil })
+	}
+	rollOver(t, ctx, gateways)
+	leave()
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	for transport, v := range visitors {
+		n, err := v.served.Load(), v.failed.Load()
+		t.Logf("%d new clients over %s were served", n, transport)
+		if n < 10 {
+			t.Errorf("only %d new clients over %s", n, transport)
+		}
+		if err != nil {
+			t.Errorf("a new client over %s: %v", transport, *err)
+		}
+	}
+	for topic, p := range topics {
+		t.Run(topic, func(t *testing.T) {
+			reader := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+			consume(t, reader, producing).check(t, producing)
+			p.relay.Check(t)
+		})
+		if t.Failed() {
+			t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
+		}
+	}
+	for _, g := range gateways {
+		if t.Failed() {
+			t.Logf("what a gateway said:\n%s", g.process.Output())
+		}
+	}
+}
+
+// rollOver restarts gateways one after the other, as a rolling update does: each
+// must be ready before the next one is ended.
+func rollOver(t *testing.T, ctx context.Context, gateways []*gateway) {
+	t.Helper()
+	for _, g := range gateways {
+		time.Sleep(2 * time.Second)
+		began := time.Now()
+		if err := g.close(); err != nil {
+			t.Errorf("gateway: %v", err)
+		}
+		t.Logf("a gateway drained in %v", time.Since(began).Round(time.Millisecond))
+		if strings.Contains(g.process.Output().String(), "did not end in time") {
+			t.Error("streams were cut")
+		}
+		if err := g.start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for !isReady(ctx, g.admin) && ctx.Err() == nil {
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	time.Sleep(2 * time.Second)
+}
+
+// visitor is one new client after the other, each of which asks one question.
+type visitor struct {
+	bootstrap string
+	served    atomic.Int32
+	failed    atomic.Pointer[error] // the first failure
+}
+
+func (v *visitor) visit(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := v.ask(); err != nil {
+			v.failed.CompareAndSwap(nil, &err)
+		} else {
+			v.served.Add(1)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (v *visitor) ask() error {
+	began := time.Now()
+	c, err := net.Dial("tcp", v.bootstrap)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(began.Add(30 * time.Second)) // as a client's request.timeout.ms
+	request := kmsg.NewPtrApiVersionsRequest()
+	if _, err := c.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1)); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, make([]byte, 8)); err != nil {
+		return fmt.Errorf("no answer after %v at %s: %w", time.Since(began).Round(time.Millisecond), began.Format(time.TimeOnly), err)
+	}
+	return nil
+}
