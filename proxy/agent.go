@@ -58,8 +58,10 @@ type Agent struct {
 	// DrainTimeout bounds how long connections may take to end between two
 	// requests when the agent does.
 	DrainTimeout time.Duration
-	Metrics      *metrics.Metrics
-	Logger       *slog.Logger // nil: discard
+	// MaxConnections bounds the clients' connections; 0 is no limit.
+	MaxConnections int
+	Metrics        *metrics.Metrics
+	Logger         *slog.Logger // nil: discard
 	// Listening, if set, is called when clients may come, with the bootstrap
 	// addresses that were bound.
 	Listening func(bootstrap []string)
@@ -73,6 +75,7 @@ type Agent struct {
 	asking    singleflight.Group
 	locked    atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
 	saves     chan struct{}
+	clients   atomic.Int64 // connections that are served
 	listeners sync.WaitGroup
 	serving   sync.WaitGroup
 
@@ -310,7 +313,9 @@ func (a *Agent) accept(ctx context.Context, ln net.Listener, listen int, node in
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			a.Logger.Warn("accept failed, trying again", "listener", ln.Addr(), "err", err)
+			if a.loud.again("accept") {
+				a.Logger.Warn("accept failed, trying again", "listener", ln.Addr(), "err", err)
+			}
 			select {
 			case <-ctx.Done():
 				return
@@ -319,11 +324,34 @@ func (a *Agent) accept(ctx context.Context, ln net.Listener, listen int, node in
 			}
 		case node == deadEndNode:
 			nc.Close()
+		case !a.hasRoom():
+			a.turnAway(nc)
 		default:
 			delay = 5 * time.Millisecond
-			a.serving.Go(func() { a.serve(ctx, nc, listen, node) })
+			a.serving.Go(func() {
+				defer a.clients.Add(-1)
+				a.serve(ctx, nc, listen, node)
+			})
 		}
 	}
+}
+
+// hasRoom counts one more client, unless that is one too many.
+func (a *Agent) hasRoom() bool {
+	if n := a.clients.Add(1); a.MaxConnections == 0 || n <= int64(a.MaxConnections) {
+		return true
+	}
+	a.clients.Add(-1)
+	return false
+}
+
+// turnAway resets a client at once: it may try again, and is not kept waiting.
+func (a *Agent) turnAway(nc net.Conn) {
+	a.Metrics.Limited(metrics.LimitConnections)
+	if a.loud.again("limit connections") {
+		a.Logger.Warn("connection refused: too many are open; --max-connections allows more", "client_addr", nc.RemoteAddr(), "limit", a.MaxConnections)
+	}
+	reset(nc, nil)
 }
 
 // drain ends the agent: no new clients, the answers in flight, and after

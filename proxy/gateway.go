@@ -36,6 +36,7 @@ type Gateway struct {
 	// DrainTimeout bounds how long streams may take to end between two requests
 	// when the gateway does.
 	DrainTimeout time.Duration
+	Limits       tunnel.Limits
 	Metrics      *metrics.Metrics
 	Logger       *slog.Logger // nil: discard
 
@@ -87,6 +88,8 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		TLS:          g.TLS,
 		ResetKey:     g.ResetKey,
 		OnUDPBuffers: g.Metrics.UDPBuffers,
+		Limits:       g.Limits,
+		OnLimit:      g.limited,
 		Logger:       g.Logger,
 	}
 	g.mu.Lock()
@@ -107,6 +110,16 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		g.Logger.Warn("streams cut, they did not end in time", "timeout", g.DrainTimeout)
 	}
 	return nil
+}
+
+// limited counts a stream that was refused because of a limit.
+func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
+	g.Metrics.Limited(metrics.LimitOf(string(l)))
+	level := slog.LevelDebug
+	if g.loud.again("limit " + string(l)) {
+		level = slog.LevelWarn
+	}
+	g.Logger.Log(context.Background(), level, "stream refused", "err", e, "identity", p.Identity, "client_addr", p.Addr, "transport", p.Transport)
 }
 
 // reach dials a bootstrap broker until one has accepted.

@@ -50,6 +50,8 @@ type agentFlags struct {
 
 	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"/metrics, /healthz, /readyz and, on loopback alone, /tunnel; none: nowhere."`
 	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long connections may take to end when the process is told to stop."`
+
+	MaxConnections int `group:"The process" placeholder:"N" default:"10000" help:"Reset clients beyond this many; 0: no limit."`
 }
 
 // agentCmd is culvert agent.
@@ -122,7 +124,7 @@ func (p *agentPlan) way() string {
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
-		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkCarriers, f.checkTLS, f.checkPorts,
+		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkCarriers, f.checkTLS, f.checkPorts, f.checkConnections,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -212,6 +214,13 @@ func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 	}
 	p.expect, err = parseNodeIDs(values(f.ExpectNodes))
 	return err
+}
+
+func (f *agentFlags) checkConnections(*agentPlan) error {
+	if f.MaxConnections < 0 {
+		return wrong("0 is no limit", "--max-connections %d: it may not be negative", f.MaxConnections)
+	}
+	return nil
 }
 
 func (f *agentFlags) checkCarriers(*agentPlan) error {

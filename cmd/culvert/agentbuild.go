@@ -36,7 +36,7 @@ func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slo
 	return &proxy.Agent{
 		Version: version(), Listens: p.listens, BrokerPortBase: f.BrokerPortBase, NodeAddresses: p.nodes, ExpectNodes: p.expect,
 		StateFile: stateFile, RelayUnknownAPIs: f.RelayUnknownAPIs, ListenTLS: listenTLS, Upstream: upstream,
-		DrainTimeout: f.DrainTimeout, Metrics: m, Logger: log,
+		DrainTimeout: f.DrainTimeout, MaxConnections: f.MaxConnections, Metrics: m, Logger: log,
 	}, nil
 }
 

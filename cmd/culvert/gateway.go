@@ -15,6 +15,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // gatewayFlags are the settings of the gateway's end.
@@ -36,6 +37,11 @@ type gatewayFlags struct {
 	TicketKeyFile string   `group:"What may be dialled" placeholder:"FILE" help:"Keys, one a line, that sign which addresses brokers have named; the first one signs. Several replicas need it. Unset: a random one."`
 
 	brokerFlags
+
+	MaxStreams            int    `group:"How much at a time" placeholder:"N" default:"10000" help:"Refuse streams beyond this many, each of which is a connection of a Kafka client; 0: no limit."`
+	MaxStreamsPerIdentity int    `group:"How much at a time" placeholder:"N" default:"5000" help:"The same for one identity, which is a token's name or a certificate's."`
+	MaxSparesPerIdentity  int    `group:"How much at a time" placeholder:"N" default:"64" help:"Streams that one identity may hold ready before clients come. Each agent has up to 8."`
+	MaxMemory             string `group:"How much at a time" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB; auto: a quarter of what the process may have, none: no limit."`
 
 	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"/metrics, /healthz and /readyz; none: nowhere."`
 	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long streams may take to end when the process is told to stop."`
@@ -87,12 +93,15 @@ func (f *gatewayFlags) transports() string {
 }
 
 // gatewayPlan is what the flags mean. Nothing has been opened for it yet.
-type gatewayPlan struct{ bootstrap, allowBroker, allowUser []string }
+type gatewayPlan struct {
+	bootstrap, allowBroker, allowUser []string
+	limits                            tunnel.Limits
+}
 
 // check refuses settings that have the wrong form or do not go together.
 func (f *gatewayFlags) check() (*gatewayPlan, error) {
-	p := &gatewayPlan{values(f.Bootstrap), values(f.AllowBroker), values(f.AllowUser)}
-	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkListen, f.checkTLS, f.checkAuth, f.checkKeys} {
+	p := &gatewayPlan{bootstrap: values(f.Bootstrap), allowBroker: values(f.AllowBroker), allowUser: values(f.AllowUser)}
+	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkListen, f.checkTLS, f.checkAuth, f.checkKeys, f.checkLimits} {
 		if err := step(p); err != nil {
 			return nil, err
 		}
@@ -165,6 +174,21 @@ func (f *gatewayFlags) checkKeys(*gatewayPlan) error {
 	return nil
 }
 
+func (f *gatewayFlags) checkLimits(p *gatewayPlan) error {
+	memory, err := parseMemory(f.MaxMemory)
+	if err != nil {
+		return wrong("write it as --max-memory 512MiB, auto or none", "--max-memory %s: %w", f.MaxMemory, err)
+	}
+	p.limits = tunnel.Limits{
+		Streams: f.MaxStreams, StreamsPerIdentity: f.MaxStreamsPerIdentity, SparesPerIdentity: f.MaxSparesPerIdentity, Memory: memory,
+	}
+	if f.MaxStreams < 0 || f.MaxStreamsPerIdentity < 0 || f.MaxSparesPerIdentity < 0 {
+		return wrong("0 is no limit", "--max-streams %d, --max-streams-per-identity %d, --max-spares-per-identity %d: none may be negative",
+			f.MaxStreams, f.MaxStreamsPerIdentity, f.MaxSparesPerIdentity)
+	}
+	return nil
+}
+
 // build reads the files that settings name, and puts the gateway together.
 func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log *slog.Logger) (*proxy.Gateway, error) {
 	m := metrics.New(registry, metrics.Gateway, version())
@@ -173,7 +197,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 		return nil, err
 	}
 	brokers.Metrics = m
-	g := &proxy.Gateway{Version: version(), Brokers: brokers, DrainTimeout: f.DrainTimeout, Metrics: m, Logger: log}
+	g := &proxy.Gateway{Version: version(), Brokers: brokers, DrainTimeout: f.DrainTimeout, Limits: p.limits, Metrics: m, Logger: log}
 	credentials, err := f.credentials(p, log)
 	if err != nil {
 		return nil, badFile(err)

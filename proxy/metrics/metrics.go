@@ -50,6 +50,7 @@ type Metrics struct {
 	refused [numRefusals]prometheus.Counter
 	closes  [numCloses]prometheus.Counter
 	tickets [numTicketEvents]prometheus.Counter
+	limited [numLimits]prometheus.Counter
 
 	connections        *prometheus.GaugeVec
 	streams            *prometheus.GaugeVec
@@ -112,6 +113,8 @@ func New(reg prometheus.Registerer, end End, version string) *Metrics {
 		"Kafka connections that ended, by what ended them first."), []string{"cause"}))
 	resolve(m.tickets[:], ticketEvents[:], f.NewCounterVec(counterOpts("tickets_total",
 		"Tickets for broker addresses, by what became of them."), []string{"result"}))
+	resolve(m.limited[:], limits[:], f.NewCounterVec(counterOpts("limit_refusals_total",
+		"Streams and connections refused because a limit was reached."), []string{"limit"}))
 
 	f.NewGaugeVec(gaugeOpts("build_info",
 		"Always 1; the labels say what runs here."), []string{"end", "version", "go_version"}).

@@ -52,6 +52,7 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	m.UDPBuffers(4<<20, 208<<10)
 	m.Refused(metrics.RefusedNotKafka)
 	m.Closed(metrics.CloseClientFIN)
+	m.Limited(metrics.LimitStreams)
 	m.Ticket(metrics.TicketIssued)
 	return reg, m
 }

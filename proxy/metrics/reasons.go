@@ -1,5 +1,7 @@
 package metrics
 
+import "slices"
+
 // Refusal says why something was refused instead of being relayed.
 type Refusal uint8
 
@@ -32,6 +34,36 @@ func (r Refusal) String() string { return refusals[r] }
 
 // Refused counts a refusal.
 func (m *Metrics) Refused(r Refusal) { m.refused[r].Inc() }
+
+// Limit names a limit that was reached.
+type Limit uint8
+
+// The limits. All but the last are a gateway's.
+const (
+	LimitStreams            Limit = iota // streams
+	LimitStreamsPerIdentity              // streams of one identity
+	LimitSparesPerIdentity               // streams that one identity holds ready
+	LimitMemory                          // memory in use
+	LimitConnections                     // an agent's connections of clients
+	numLimits
+)
+
+var limits = [numLimits]string{
+	LimitStreams:            "streams",
+	LimitStreamsPerIdentity: "streams_per_identity",
+	LimitSparesPerIdentity:  "spares_per_identity",
+	LimitMemory:             "memory",
+	LimitConnections:        "connections",
+}
+
+// String returns the value of the label limit.
+func (l Limit) String() string { return limits[l] }
+
+// LimitOf is the limit of that name, which another package gives.
+func LimitOf(name string) Limit { return Limit(max(0, slices.Index(limits[:], name))) }
+
+// Limited counts what was refused because a limit was reached.
+func (m *Metrics) Limited(l Limit) { m.limited[l].Inc() }
 
 // Close says what ended a Kafka connection first.
 type Close uint8

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 )
 
 // A pool makes the streams of one transport, and has some of what they need ready beforehand.
@@ -26,8 +27,12 @@ type wsPool struct {
 
 	mu     sync.Mutex
 	spares []*spare
+	full   time.Time // until then the gateway is not asked to hold more
 	tasks  sync.WaitGroup
 }
+
+// whileFull is how long an agent whose spare the gateway refused for a limit makes no more: each costs a handshake, and streams go without.
+const whileFull = time.Minute
 
 // A spare is a stream without OPEN. Its goroutine reads until it is taken, so that it is known to be alive or gone.
 type spare struct {
@@ -71,9 +76,9 @@ func (p *wsPool) pop() *spare {
 func (p *wsPool) fill(ctx context.Context, n int) error {
 	for {
 		p.mu.Lock()
-		have := len(p.spares)
+		enough := len(p.spares) >= n || time.Now().Before(p.full)
 		p.mu.Unlock()
-		if have >= n {
+		if enough {
 			return nil
 		}
 		c, err := p.d.dialFresh(ctx, TransportWS, nil)
@@ -101,6 +106,9 @@ func (p *wsPool) watch(s *spare) {
 	}
 	p.mu.Lock()
 	p.spares = slices.DeleteFunc(p.spares, func(other *spare) bool { return other == s })
+	if e, ok := errors.AsType[*Error](s.err); ok && e.Code == CodeLimit {
+		p.full = time.Now().Add(whileFull)
+	}
 	p.mu.Unlock()
 	s.Close()
 	p.d.wantSpares()

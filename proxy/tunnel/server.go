@@ -64,6 +64,10 @@ type Server struct {
 	// OnUDPBuffers is told how many bytes the buffers of h3's socket hold, where the system tells.
 	OnUDPBuffers func(receive, send int)
 
+	// Limits are answered with ERROR limit when they are reached, and OnLimit is told, unless it is nil.
+	Limits  Limits
+	OnLimit func(Limit, *Error, Peer)
+
 	Logger *slog.Logger // nil discards
 
 	timing  timing  // zero means defaultTiming
@@ -73,6 +77,7 @@ type Server struct {
 	log     *slog.Logger
 	t       timing
 	w       windows
+	ledger  ledger
 	altSvc  string
 	buffers bufferReport
 	ctx     context.Context // of all streams
@@ -113,6 +118,7 @@ func (s *Server) init() {
 		if s.t == (timing{}) {
 			s.t = defaultTiming
 		}
+		s.ledger.Limits = s.Limits
 		s.w = cmp.Or(s.windows, defaultWindows)
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		s.carriers, s.cut = context.WithCancel(context.Background())
@@ -215,17 +221,30 @@ func serverTLS(base *tls.Config, alpn ...string) *tls.Config {
 // A wireListener prepares the connections it accepts for carrying tunnels.
 type wireListener struct {
 	net.Listener
-	log *slog.Logger
-	tcp tuner
+	log  *slog.Logger
+	tcp  tuner
+	told atomic.Int64 // the clock when a failure was last told of, or 0
 }
+
+// acceptTrouble is how often it is told that Accept fails. net/http tries again, after a second at most.
+const acceptTrouble = time.Minute
 
 func (l *wireListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
+		l.failed(err)
 		return nil, err
 	}
 	l.tcp.tune(c, l.log)
 	return &wire{Conn: c}, nil
+}
+
+func (l *wireListener) failed(err error) {
+	now, told := clock(), l.told.Load()
+	if errors.Is(err, net.ErrClosed) || told != 0 && now-told < int64(acceptTrouble) || !l.told.CompareAndSwap(told, now) {
+		return
+	}
+	l.log.Warn("accept failed, trying again", "listener", l.Addr(), "err", err)
 }
 
 func (s *Server) drain() {
@@ -504,45 +523,95 @@ func (s *Server) serveStream(c *Conn, p Peer) {
 			c.Reset(&Error{CodeInternal, "the gateway met a bug of its own; its log says more"})
 		}
 	}()
-	o, err := s.open(c)
-	if err != nil {
+	if err := s.awaitOpen(c, p); err != nil {
 		log.Debug("stream not opened", "err", err)
 		return
 	}
-	if o.Target == TargetHello {
+	leave, err := s.admit(c, p)
+	if err != nil {
+		log.Debug("stream refused", "err", err)
+		return
+	}
+	defer leave()
+	if err := s.answer(c); err != nil {
+		log.Debug("OPEN not answered", "err", err)
+		return
+	}
+	if c.openIn.Target == TargetHello {
 		err := s.hello(c)
 		log.Debug("hello answered", "err", err)
 		return
 	}
-	s.Serve(s.ctx, c, o, p)
+	s.Serve(s.ctx, c, c.openIn, p)
 }
 
-// open waits for OPEN and answers it. A KEEPALIVE in its place makes the stream a spare, which waits as long as its agent lives.
-func (s *Server) open(c *Conn) (Open, error) {
+// awaitOpen waits for OPEN. A KEEPALIVE in its place makes the stream a spare, which waits as long as its agent lives.
+func (s *Server) awaitOpen(c *Conn, p Peer) error {
 	c.SetDeadline(time.Now().Add(s.t.open))
+	var leave func()
 	c.rlock <- struct{}{}
 	err := c.readSpare(func() {
-		c.SetDeadline(time.Time{})
-		s.addSpare(c)
+		if leave == nil {
+			leave = s.keepSpare(c, p)
+		}
 	})
 	c.unlockRead()
-	s.removeSpare(c)
+	if leave != nil {
+		leave()
+	}
 	if isTimeout(err) {
 		c.Reset(protocolError("neither OPEN nor KEEPALIVE within %v", s.t.open))
 	}
-	if err != nil {
-		return Open{}, err
+	return err
+}
+
+// keepSpare lets a stream wait for its OPEN, or resets it. The end of the wait must be told to leave.
+func (s *Server) keepSpare(c *Conn, p Peer) (leave func()) {
+	c.SetDeadline(time.Time{})
+	free, full := s.ledger.spare(p.Identity)
+	if full != nil {
+		s.refuseByLimit(c, full, p)
+		return func() {}
 	}
-	c.SetDeadline(time.Now().Add(s.t.open))
+	s.addSpare(c)
+	return func() {
+		s.removeSpare(c)
+		free()
+	}
+}
+
+// admit decides about a stream whose OPEN has come, and resets it if there is no place for it. The end of the stream must be told to leave.
+func (s *Server) admit(c *Conn, p Peer) (leave func(), err error) {
 	if s.isDraining() {
 		e := &Error{CodeDraining, "this gateway is draining"}
 		c.Reset(e)
-		return Open{}, e
+		return nil, e
 	}
+	if c.openIn.Target == TargetHello {
+		return func() {}, nil // an agent that was refused it would take the transport for broken
+	}
+	leave, full := s.ledger.open(p.Identity)
+	if full != nil {
+		return nil, s.refuseByLimit(c, full, p)
+	}
+	return leave, nil
+}
+
+func (s *Server) refuseByLimit(c *Conn, full *limitReached, p Peer) error {
+	if s.OnLimit != nil {
+		s.OnLimit(full.limit, full.err, p)
+	}
+	c.Reset(full.err)
+	return full.err
+}
+
+// answer says OPENED.
+func (s *Server) answer(c *Conn) error {
+	c.SetDeadline(time.Now().Add(s.t.open))
 	if err := c.writeJSON(capsuleOpened, s.opened()); err != nil {
-		return Open{}, err
+		return err
 	}
-	return c.openIn, c.SetDeadline(time.Time{})
+	return c.SetDeadline(time.Time{})
 }
 
 func (s *Server) opened() Opened {

@@ -1,0 +1,92 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"syscall"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// A client that is one too many is reset, does not hang, and may come again
+// when another has left.
+func TestAnAgentTurnsAwayWhoIsOneTooMany(t *testing.T) {
+	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
+	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) { a.MaxConnections = 1 })
+	ask := func() (io.Closer, error) {
+		c := dialAgent(t, path.address)
+		c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
+		_, err := c.Read(make([]byte, 1))
+		return c, err
+	}
+	first, err := ask()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask(); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the second client: %v, want a reset", err)
+	}
+	if n := limited(t, path, metrics.LimitConnections); n != 1 {
+		t.Errorf("%v refusals counted, want 1", n)
+	}
+	first.Close()
+	for range 1000 {
+		if _, err = ask(); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("a client behind the first: %v", err)
+	}
+}
+
+// The gateway's refusal reaches the agent's log by name, its client as a reset,
+// and the gateway's metrics.
+func TestAGatewayRefusesByName(t *testing.T) {
+	for _, transport := range []string{"ws", "h3", "h2"} {
+		t.Run(transport, func(t *testing.T) {
+			broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
+			gateway := startGateway(t, []string{broker}, func(g *Gateway) { g.Limits = tunnel.Limits{Streams: 1} })
+			path := startAgent(t, tunnelTo(t, gateway.address, transport), nil)
+			ask := func() error {
+				c := dialAgent(t, path.address)
+				c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
+				_, err := c.Read(make([]byte, 1))
+				return err
+			}
+			if err := ask(); err != nil {
+				t.Fatal(err)
+			}
+			if err := ask(); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the second client: %v, want a reset", err)
+			}
+			if n := limited(t, gateway, metrics.LimitStreams); n == 0 {
+				t.Error("no refusal counted")
+			}
+		})
+	}
+}
+
+func limited(t *testing.T, r running, l metrics.Limit) float64 {
+	t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "culvert_limit_refusals_total" {
+			continue
+		}
+		for _, s := range f.GetMetric() {
+			if s.GetLabel()[0].GetValue() == l.String() {
+				return s.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no series for %s", l)
+	return 0
+}

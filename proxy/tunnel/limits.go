@@ -1,0 +1,128 @@
+package tunnel
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/metrics"
+	"sync"
+	"time"
+)
+
+// Limits bound what agents can make a [Server] hold. 0 is no limit.
+type Limits struct {
+	Streams            int   // all that have their OPEN, but for hellos, which are short
+	StreamsPerIdentity int   // those of them that one identity has
+	SparesPerIdentity  int   // what one identity holds ready, without OPEN
+	Memory             int64 // bytes in use by the process, beyond which no stream is opened
+}
+
+// Limit is the name of one of [Limits].
+type Limit string
+
+// The limits of a Server.
+const (
+	LimitStreams            Limit = "streams"
+	LimitStreamsPerIdentity Limit = "streams_per_identity"
+	LimitSparesPerIdentity  Limit = "spares_per_identity"
+	LimitMemory             Limit = "memory"
+)
+
+// limitReached is a refusal by name: the agent is told what was reached, and whoever runs the gateway what raises it.
+type limitReached struct {
+	limit Limit
+	err   *Error
+}
+
+func reached(l Limit, format string, a ...any) *limitReached {
+	return &limitReached{l, &Error{CodeLimit, "the gateway's limit of " + fmt.Sprintf(format, a...)}}
+}
+
+// A ledger counts what each identity holds. An identity that holds nothing takes no place in it.
+type ledger struct {
+	Limits
+	memory func() int64 // bytes in use; nil asks the runtime
+
+	mu      sync.Mutex
+	streams int
+	of      map[string]holding
+	fresh   time.Time // when memory was last collected for an exact answer
+}
+
+type holding struct{ streams, spares int }
+
+// open counts a stream, until leave is called, unless that is one too many.
+func (l *ledger) open(identity string) (leave func(), full *limitReached) {
+	if l.exhausted() {
+		return nil, reached(LimitMemory, "%d bytes of memory in use is reached; --max-memory raises it", l.Memory)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.Streams > 0 && l.streams >= l.Streams:
+		return nil, reached(LimitStreams, "%d streams is reached; --max-streams raises it", l.Streams)
+	case l.StreamsPerIdentity > 0 && l.of[identity].streams >= l.StreamsPerIdentity:
+		return nil, reached(LimitStreamsPerIdentity, "%d streams for identity %q is reached; --max-streams-per-identity raises it", l.StreamsPerIdentity, identity)
+	}
+	l.add(identity, holding{streams: 1})
+	return func() { l.leave(identity, holding{streams: -1}) }, nil
+}
+
+// spare counts a spare, as open does a stream.
+func (l *ledger) spare(identity string) (leave func(), full *limitReached) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.SparesPerIdentity > 0 && l.of[identity].spares >= l.SparesPerIdentity {
+		return nil, reached(LimitSparesPerIdentity, "%d spares for identity %q is reached; --max-spares-per-identity raises it", l.SparesPerIdentity, identity)
+	}
+	l.add(identity, holding{spares: 1})
+	return func() { l.leave(identity, holding{spares: -1}) }, nil
+}
+
+func (l *ledger) leave(identity string, h holding) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.add(identity, h)
+}
+
+// add changes what an identity holds. The caller holds mu.
+func (l *ledger) add(identity string, h holding) {
+	if l.of == nil {
+		l.of = make(map[string]holding)
+	}
+	l.streams += h.streams
+	has := l.of[identity]
+	has.streams += h.streams
+	has.spares += h.spares
+	l.of[identity] = has
+	if has == (holding{}) {
+		delete(l.of, identity)
+	}
+}
+
+// exhausted reports whether more memory is in use than may be. The figure is of the last garbage collection, and as a heap that doubles is
+// collected it is never far too small. It may be too large: then it is made exact before anybody is refused, once a second at most.
+func (l *ledger) exhausted() bool {
+	if l.Memory <= 0 || l.inUse() <= l.Memory {
+		return false
+	}
+	l.mu.Lock()
+	stale := time.Since(l.fresh) > time.Second
+	if stale {
+		l.fresh = time.Now()
+	}
+	l.mu.Unlock()
+	if stale {
+		runtime.GC()
+	}
+	return l.inUse() > l.Memory
+}
+
+// inUse is what the process holds. It counts what no book of ours could: bytes that a peer sent over QUIC and nobody has read yet.
+func (l *ledger) inUse() int64 {
+	if l.memory != nil {
+		return l.memory()
+	}
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+	metrics.Read(s)
+	return int64(s[0].Value.Uint64() + s[1].Value.Uint64())
+}

@@ -1,0 +1,137 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// limited makes a gateway with limits, whose identities are what agents give as tokens, and returns the limits that it tells of.
+func limited(l Limits) (adapt func(*rig), told *[]Limit) {
+	told = new([]Limit)
+	return func(r *rig) {
+		r.server.Limits = l
+		r.server.OnLimit = func(l Limit, _ *Error, _ Peer) { *told = append(*told, l) }
+		r.server.Authenticate = func(req *http.Request) (string, error) { return req.Header.Get(headerAuthorization), nil }
+		r.dialer.Token = func() (string, error) { return "alice", nil }
+	}, told
+}
+
+func TestALimitThatIsReachedIsNamed(t *testing.T) {
+	for _, tt := range []struct {
+		limits Limits
+		limit  Limit
+		says   string
+	}{
+		{Limits{Streams: 2}, LimitStreams, "the gateway's limit of 2 streams is reached; --max-streams raises it"},
+		{Limits{StreamsPerIdentity: 2}, LimitStreamsPerIdentity, `2 streams for identity "Bearer alice" is reached; --max-streams-per-identity raises it`},
+		{Limits{Memory: 1}, LimitMemory, "1 bytes of memory in use is reached; --max-memory raises it"},
+	} {
+		t.Run(string(tt.limit), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				adapt, told := limited(tt.limits)
+				r, _ := newMemRig(t, adapt, func(r *rig) {
+					r.server.ledger.memory = func() int64 { return int64(r.server.ledger.streams) }
+				})
+				r.dial()
+				r.dial()
+				_, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil)
+				if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeLimit || !strings.Contains(e.Message, tt.says) {
+					t.Errorf("the third stream: %v, want ERROR limit: %s", err, tt.says)
+				}
+				if len(*told) != 1 || (*told)[0] != tt.limit {
+					t.Errorf("told of %v, want %s", *told, tt.limit)
+				}
+				if _, err := r.dialer.Hello(t.Context()); err != nil {
+					t.Errorf("a hello is refused: %v", err)
+				}
+				r.stop()
+			})
+		})
+	}
+}
+
+func TestAStreamThatEndsMakesRoom(t *testing.T) {
+	for _, l := range []Limits{{Streams: 1}, {StreamsPerIdentity: 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			adapt, _ := limited(l)
+			r, _ := newMemRig(t, adapt)
+			for range 3 {
+				c, s := r.dial()
+				if _, full := r.server.ledger.open("Bearer alice"); full == nil {
+					t.Error("there is room beside the only stream")
+				}
+				c.Close()
+				s.returned()
+				synctest.Wait()
+			}
+			if n := len(r.server.ledger.of); n != 0 {
+				t.Errorf("%d identities are kept that hold nothing", n)
+			}
+			r.stop()
+		})
+	}
+}
+
+func TestOneIdentityLeavesRoomForOthers(t *testing.T) {
+	l := &ledger{Limits: Limits{StreamsPerIdentity: 1}}
+	if _, full := l.open("alice"); full != nil {
+		t.Fatal(full.err)
+	}
+	if _, full := l.open("bob"); full != nil {
+		t.Errorf("bob is refused for what alice holds: %v", full.err)
+	}
+}
+
+func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		adapt, told := limited(Limits{SparesPerIdentity: 2})
+		r, ln := newMemRig(t, adapt)
+		dials := 0
+		r.dialer.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			dials++
+			return ln.DialContext(ctx, network, address)
+		}
+		r.dialer.SetSpares(3)
+		time.Sleep(50 * time.Second)
+		synctest.Wait()
+		if has := r.server.ledger.of["Bearer alice"]; has != (holding{spares: 2}) {
+			t.Errorf("the gateway holds %+v, want two spares", has)
+		}
+		if len(*told) != 1 || (*told)[0] != LimitSparesPerIdentity || dials > 4 {
+			t.Errorf("told of %v after %d dials: an agent that was refused comes back at once", *told, dials)
+		}
+		for n := range 5 { // spares become streams, and each leaves its place
+			r.dial()
+			synctest.Wait()
+			if has := r.server.ledger.of["Bearer alice"]; has.streams != n+1 || has.spares > 2 {
+				t.Errorf("%d streams: the gateway holds %+v", n+1, has)
+			}
+		}
+		r.stop()
+	})
+}
+
+// What nobody can count, bytes in QUIC's receive windows and in buffers, is in the heap, and seen there.
+func TestMemoryInUseIsSeen(t *testing.T) {
+	l := &ledger{Limits: Limits{Memory: 64 << 20}}
+	if l.exhausted() {
+		t.Fatalf("%d bytes in use before", l.inUse())
+	}
+	held := make([]byte, 65<<20)
+	runtime.GC()
+	if !l.exhausted() {
+		t.Errorf("65 MiB are held, and %d bytes seen", l.inUse())
+	}
+	runtime.KeepAlive(held)
+	l.fresh = time.Time{}
+	if l.exhausted() {
+		t.Errorf("nothing is held any more, and %d bytes seen", l.inUse())
+	}
+}
