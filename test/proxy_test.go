@@ -46,6 +46,9 @@ func TestCorporateProxy(t *testing.T) {
 				return
 			}
 			roundTrip(t, p, c.over)
+			if tried := p.tunnel(t).Tried; c.transport == "auto" && tried[0].Transport != "ws" {
+				t.Errorf("auto tries %s first, around the proxy", tried[0].Transport)
+			}
 		})
 	}
 	t.Cleanup(func() {
