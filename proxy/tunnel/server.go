@@ -221,30 +221,17 @@ func serverTLS(base *tls.Config, alpn ...string) *tls.Config {
 // A wireListener prepares the connections it accepts for carrying tunnels.
 type wireListener struct {
 	net.Listener
-	log  *slog.Logger
-	tcp  tuner
-	told atomic.Int64 // the clock when a failure was last told of, or 0
+	log *slog.Logger
+	tcp tuner
 }
-
-// acceptTrouble is how often it is told that Accept fails. net/http tries again, after a second at most.
-const acceptTrouble = time.Minute
 
 func (l *wireListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
-		l.failed(err)
 		return nil, err
 	}
 	l.tcp.tune(c, l.log)
 	return &wire{Conn: c}, nil
-}
-
-func (l *wireListener) failed(err error) {
-	now, told := clock(), l.told.Load()
-	if errors.Is(err, net.ErrClosed) || told != 0 && now-told < int64(acceptTrouble) || !l.told.CompareAndSwap(told, now) {
-		return
-	}
-	l.log.Warn("accept failed, trying again", "listener", l.Addr(), "err", err)
 }
 
 func (s *Server) drain() {
