@@ -2,10 +2,13 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
+	"time"
 
 	"github.com/culvert-proxy/culvert/test/inside"
 	"github.com/culvert-proxy/culvert/test/kafka"
@@ -67,7 +70,7 @@ func (w *world) openPath(ctx context.Context, way path) (_ *path, err error) {
 	}
 	p.bootstrap = address(clientHost, p.port)
 	for _, offset := range offsets {
-		if err := p.relay.Listen(address(clientHost, p.port+offset), address(agentHost, p.port+offset)); err != nil {
+		if err := p.watch(p.port + offset); err != nil {
 			return nil, err
 		}
 	}
@@ -81,6 +84,20 @@ func (w *world) openPath(ctx context.Context, way path) (_ *path, err error) {
 		return nil, fmt.Errorf("path over %s: %w", p.transport, err)
 	}
 	return p, nil
+}
+
+// watch has the detector listen. A port that was free a moment ago may be held
+// for another: a program that is being started has copies of all our sockets
+// until it is that program.
+func (p *path) watch(port int) error {
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for deadline := time.Now().Add(5 * time.Second); ; <-again.C {
+		err := p.relay.Listen(address(clientHost, port), address(agentHost, port))
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // start also starts an agent again that was ended, at the same ports.
