@@ -4,4 +4,4 @@ package ingress
 
 import "os/exec"
 
-func contain(*exec.Cmd) {}
+func contain(*exec.Cmd, bool) {}

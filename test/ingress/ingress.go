@@ -92,10 +92,11 @@ func start(ctx context.Context, program Program, door Door) (_ *Ingress, err err
 	if err != nil {
 		return nil, err
 	}
-	contain(cmd)
+	_, isSquid := program.(Squid)
+	contain(cmd, isSquid)
 	i := &Ingress{URL: "https://" + p.address(), dir: p.Dir}
 	knock := knockTLS
-	if _, ok := program.(Squid); ok {
+	if isSquid {
 		i.URL, i.asks, knock = "http://"+p.address(), true, knockTCP
 	}
 	if i.process, err = proc.Start(cmd); err != nil {

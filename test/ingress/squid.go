@@ -48,7 +48,7 @@ func (s Squid) command(p place) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Started by root it goes on as the user "proxy", who has to write here.
+	// It runs as nobody, who has to write here.
 	if err := os.Mkdir(p.file("log"), 0o700); err != nil {
 		return nil, err
 	}
