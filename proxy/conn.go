@@ -71,6 +71,7 @@ type conn struct {
 	// Owned by requests.
 	first bool
 
+	screened   bool      // owned by requests: the request was screened when it was sent
 	firstAt    time.Time // owned by requests: when the first request's header had been read, where that was before run
 	inflight   *inflight
 	clientSent bool // owned by requests: a frame has been passed
@@ -141,7 +142,9 @@ func (c *conn) run(ctx context.Context, requests *protocol.Flow) {
 	requests.To(c.far)
 	var err error
 	if c.far.sent > 0 { // its response may be here already
+		c.screened = true
 		err = c.request(requests)
+		c.screened = false
 	}
 	responses := make(chan struct{})
 	go c.runResponses(responses)
@@ -391,7 +394,7 @@ func (c *conn) request(f *protocol.Flow) error {
 	c.clientSent, c.tokens = true, 0
 	in := request{Request: r, at: cmp.Or(c.firstAt, time.Now())}
 	c.firstAt = time.Time{}
-	if c.screen != nil {
+	if c.screen != nil && !c.screened {
 		if in.answer, err = c.screen(r); err != nil {
 			return err
 		}

@@ -2,9 +2,10 @@ package proxy
 
 import (
 	"errors"
-	"io"
+	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -17,10 +18,15 @@ import (
 func TestAnAgentTurnsAwayWhoIsOneTooMany(t *testing.T) {
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
 	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) { a.MaxConnections = 1 })
-	ask := func() (io.Closer, error) {
-		c := dialAgent(t, path.address)
+	ask := func() (net.Conn, error) {
+		c, err := net.Dial("tcp", path.address)
+		if err != nil {
+			return nil, err // the reset can be here already
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
-		_, err := c.Read(make([]byte, 1))
+		_, err = c.Read(make([]byte, 1))
 		return c, err
 	}
 	first, err := ask()

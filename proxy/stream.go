@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -58,9 +59,7 @@ func abandon(c net.Conn, why *tunnel.Error, responses <-chan struct{}) {
 	c.Close()
 }
 
-// isTimeout reports whether err is a deadline that passed. It allocates nothing
-// for nil, which it is asked about for each frame.
-func isTimeout(err error) bool {
-	t, ok := errors.AsType[net.Error](err)
-	return ok && t.Timeout()
-}
+// isTimeout reports whether err is a deadline that passed. ETIMEDOUT, which has
+// a Timeout too, is the end of a TCP connection; the next read would find what
+// looks like an end in good order.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

@@ -77,8 +77,10 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 		open.Target, open.Ticket = to.address, to.ticket
 	}
 	var failed failures
-	for _, g := range t.gateways {
-		c, err := g.Dial(ctx, open, to.first)
+	for i, g := range t.gateways {
+		share, cancel := part(ctx, len(t.gateways)-i)
+		c, err := g.Dial(share, open, to.first)
+		cancel()
 		if err == nil {
 			c.OnTicket(to.onTicket)
 			return c, nil
@@ -88,10 +90,21 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 	return nil, failed
 }
 
+// part is the time that one of n gateways may take, which all have to share.
+func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	by, ok := ctx.Deadline()
+	if !ok || n == 1 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(by)/time.Duration(n))
+}
+
 func (t *tunnels) hello(ctx context.Context) (tunnel.Welcome, error) {
 	var failed failures
-	for _, g := range t.gateways {
-		welcome, err := g.Hello(ctx)
+	for i, g := range t.gateways {
+		share, cancel := part(ctx, len(t.gateways)-i)
+		welcome, err := g.Hello(share)
+		cancel()
 		if err == nil {
 			return welcome, nil
 		}

@@ -66,8 +66,9 @@ type h3Pool struct {
 	mu      sync.Mutex
 	socket  *socket // for new carriers; nil until it is needed
 	list    []*carrier
-	dialled int // dials in progress
-	keep    int // how many without streams are wanted
+	dialled int           // dials in progress
+	change  chan struct{} // closed when one has ended; nil if nobody waits
+	keep    int           // how many without streams are wanted
 	tasks   sync.WaitGroup
 }
 
@@ -132,14 +133,26 @@ func (d *Dialer) request(header http.Header, post bool) []byte {
 // carrier returns a carrier with room for a stream, and counts that stream: an idle one, a new one until there are Dialer.Carriers, the least
 // loaded one, or again a new one when all are full.
 func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *carrier, ready bool, err error) {
-	p.mu.Lock()
-	c = p.leastLoaded()
-	if !fresh && c != nil && (c.streams == 0 || len(p.list)+p.dialled >= p.d.carriers()) {
-		p.use(c)
+	for !fresh {
+		p.mu.Lock()
+		c := p.leastLoaded()
+		many := p.usable()+p.dialled >= p.d.carriers()
+		if c != nil && (c.streams == 0 || many) {
+			p.use(c)
+			p.mu.Unlock()
+			return c, true, nil
+		}
+		dialled := p.waitForDial()
 		p.mu.Unlock()
-		return c, true, nil
+		if dialled == nil || !many {
+			break
+		}
+		select {
+		case <-dialled:
+		case <-ctx.Done():
+			return nil, false, context.Cause(ctx)
+		}
 	}
-	p.mu.Unlock()
 	c, err = p.add(ctx, true)
 	if err == nil {
 		return c, false, nil
@@ -153,6 +166,27 @@ func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *carrier, ready boo
 	return nil, false, err
 }
 
+// waitForDial returns what is closed when a dial in progress has ended, or nil when none is. The caller holds mu.
+func (p *h3Pool) waitForDial() <-chan struct{} {
+	if p.dialled == 0 {
+		return nil
+	}
+	if p.change == nil {
+		p.change = make(chan struct{})
+	}
+	return p.change
+}
+
+// usable is how many carriers take streams. The caller holds mu.
+func (p *h3Pool) usable() (n int) {
+	for _, c := range p.list {
+		if !c.goaway && p.alive(c) {
+			n++
+		}
+	}
+	return n
+}
+
 // add dials a carrier, and counts a stream of it if it is to be used.
 func (p *h3Pool) add(ctx context.Context, use bool) (*carrier, error) {
 	p.mu.Lock()
@@ -162,6 +196,10 @@ func (p *h3Pool) add(ctx context.Context, use bool) (*carrier, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialled--
+	if p.change != nil {
+		close(p.change)
+		p.change = nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -174,11 +212,11 @@ func (p *h3Pool) add(ctx context.Context, use bool) (*carrier, error) {
 }
 
 func (p *h3Pool) fill(ctx context.Context, n int) error {
-	for {
+	for range n {
 		p.mu.Lock()
 		p.keep = n
 		p.leastLoaded()
-		enough := p.unused() >= n || len(p.list)+p.dialled >= p.d.carriers()
+		enough := p.unused() >= n || p.usable()+p.dialled >= p.d.carriers()
 		p.mu.Unlock()
 		if enough {
 			return nil
@@ -192,12 +230,13 @@ func (p *h3Pool) fill(ctx context.Context, n int) error {
 			return p.d.dialError(ctx, TransportH3, err)
 		}
 	}
+	return nil
 }
 
 // unused is how many carriers have no stream. The caller holds mu.
 func (p *h3Pool) unused() (n int) {
 	for _, c := range p.list {
-		if c.streams == 0 && !c.goaway {
+		if c.streams == 0 && !c.goaway && p.alive(c) {
 			n++
 		}
 	}

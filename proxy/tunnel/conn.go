@@ -44,6 +44,7 @@ type Conn struct {
 	lastWrite atomic.Int64 // the clock
 	writeBy   atomic.Int64 // write deadline in Unix nanoseconds, or 0
 
+	told   atomic.Bool // the peer has sent ERROR
 	wasCut atomic.Bool // the exchange ended without FINAL_DATA and without ERROR
 	ended  atomic.Bool // cause is set
 	once   sync.Once

@@ -25,6 +25,7 @@ type line struct {
 	delay time.Duration
 	dials int
 	hole  bool // swallows all bytes, and keeps connections open
+	kill  bool // ends connections behind their handshake
 }
 
 func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -34,7 +35,7 @@ func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error)
 			return nil, err
 		}
 	}
-	time.Sleep(l.delay) // SYN and its answer
+	time.Sleep(l.roundTrip()) // SYN and its answer
 	c, err := l.Listener.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
@@ -47,7 +48,8 @@ func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error)
 // A slowConn delays what it writes by a round trip: the way back is at once.
 type slowConn struct {
 	net.Conn
-	line *line
+	line  *line
+	reads int
 
 	mu     sync.Mutex
 	closed bool
@@ -66,9 +68,20 @@ func (c *slowConn) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	if !c.line.isHole() {
-		c.queue <- slowBytes{time.Now().Add(c.line.delay), slices.Clone(p)}
+		c.queue <- slowBytes{time.Now().Add(c.line.roundTrip()), slices.Clone(p)}
 	}
 	return len(p), nil
+}
+
+func (c *slowConn) Read(p []byte) (int, error) {
+	c.line.mu.Lock()
+	kill := c.line.kill && c.reads > 0
+	c.line.mu.Unlock()
+	c.reads++
+	if kill {
+		return 0, io.EOF
+	}
+	return c.Conn.Read(p)
 }
 
 func (c *slowConn) deliver() {
@@ -86,6 +99,12 @@ func (c *slowConn) Close() error {
 		close(c.queue)
 	}
 	return c.Conn.Close()
+}
+
+func (l *line) roundTrip() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.delay
 }
 
 func (l *line) isHole() bool {
@@ -112,7 +131,7 @@ func (r *rig) ready(n int) {
 	r.t.Helper()
 	r.dialer.SetSpares(n)
 	p := r.dialer.pools[TransportWS].(*wsPool)
-	for range 1000 {
+	for range 6000 {
 		p.mu.Lock()
 		have := len(p.spares)
 		p.mu.Unlock()
@@ -227,6 +246,56 @@ func TestWhatIsNotAnsweredOverASpareIsSentAgain(t *testing.T) {
 		c.Close()
 		r.stop()
 		time.Sleep(time.Second) // for what is still on the line
+	})
+}
+
+// Over a satellite an answer takes longer than what is waited for at first.
+func TestASlowNetworkIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newLine(t, 1500*time.Millisecond)
+		r.ready(2)
+		for range 5 {
+			c, s := r.dial()
+			c.Close()
+			s.returned()
+		}
+		r.stop()
+		time.Sleep(10 * time.Second) // for what is still on the line
+	})
+}
+
+// The network becomes slow when everything stands.
+func TestANetworkThatBecomesSlowIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, l := newLine(t, 10*time.Millisecond)
+		r.ready(2)
+		l.set(func() { l.delay = 2 * time.Second })
+		for range 3 {
+			c, s := r.dial()
+			c.Close()
+			s.returned()
+		}
+		r.stop()
+		time.Sleep(10 * time.Second) // for what is still on the line
+	})
+}
+
+// Whatever lets a socket in and then ends it, it is not asked again at once.
+func TestSparesThatDieAtOnceAreNoStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, l := newLine(t, 0)
+		r.dialer.Hello(t.Context())
+		l.set(func() { l.kill = true })
+		before := l.dials
+		r.dialer.SetSpares(4)
+		time.Sleep(time.Minute)
+		l.set(func() {
+			if n := l.dials - before; n > 120 {
+				t.Errorf("%d dials in a minute", n)
+			}
+		})
+		r.stop()
+		time.Sleep(10 * time.Second) // for what is still on the line
 	})
 }
 

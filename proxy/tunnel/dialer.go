@@ -161,7 +161,7 @@ func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err e
 	defer d.pending.Done()
 	for try := 1; ; try++ {
 		var again bool
-		c, again, err = d.try(ctx, o, first)
+		c, again, err = d.try(ctx, o, first, try > 1)
 		if err == nil || !again || try == maxTries || ctx.Err() != nil {
 			return c, err
 		}
@@ -169,9 +169,10 @@ func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err e
 	}
 }
 
-// try opens a stream over the best transport. again says that another try may do better at once.
-func (d *Dialer) try(ctx context.Context, o Open, first []byte) (c *Conn, again bool, err error) {
-	transport, _, err := d.race.choose(ctx)
+// try opens a stream over the best transport. again says that another try may do better at once. patient says that what is ready now was made
+// lately, and deserves to be waited for: on a slow network an answer may take long.
+func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c *Conn, again bool, err error) {
+	chosen, err := d.race.choose(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -179,29 +180,35 @@ func (d *Dialer) try(ctx context.Context, o Open, first []byte) (c *Conn, again 
 	if err != nil {
 		return nil, false, err
 	}
-	c, ready, err := d.dial(ctx, transport, open, false)
+	pool := d.pools[chosen.transport]
+	start := time.Now()
+	c, ready, err := d.dial(ctx, chosen.transport, open, false)
 	if err == nil {
-		err = d.await(ctx, c, ready, first)
+		err = d.await(ctx, c, ready && !patient, first)
 	}
 	if err == nil {
 		return c, false, nil
 	}
+	answered := false
 	if c != nil {
 		c.Close()
+		answered = c.told.Load()
 	}
-	_, answered := errors.AsType[*Error](err)
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeVersion {
+		answered = true
+	}
+	slow := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(start) > d.t.handshake/2
 	switch {
 	case draining(err): // a fresh carrier may lead to another gateway
-		d.pools[transport].drop()
+		pool.drop()
 		return nil, true, err
-	case answered || ctx.Err() != nil:
+	case answered || ctx.Err() != nil && !slow:
 		return nil, false, err
 	case ready:
-		d.pools[transport].drop()
-		d.race.unanswered(transport, err)
+		d.race.unanswered(chosen, err, pool.drop)
 		return nil, true, err
 	}
-	return nil, d.race.refused(transport, err), err
+	return nil, d.race.refused(chosen, err), err
 }
 
 func encodeOpen(o Open) ([]byte, error) {
@@ -363,16 +370,16 @@ func (d *Dialer) wantSpares() {
 func (d *Dialer) keepSpares() {
 	last := ""
 	for d.keeping.Err() == nil {
-		transport, _, err := d.race.choose(d.keeping)
+		chosen, err := d.race.choose(d.keeping)
 		if err == nil {
-			if last != "" && last != transport {
+			if last != "" && last != chosen.transport {
 				d.pools[last].drop()
 			}
-			last = transport
-			err = d.pools[transport].fill(d.keeping, int(d.spares.Load()))
+			last = chosen.transport
+			err = d.pools[last].fill(d.keeping, int(d.spares.Load()))
 			if err != nil {
-				d.log.Debug("no spare made", "transport", transport, "err", err)
-				d.race.refused(transport, err)
+				d.log.Debug("no spare made", "transport", last, "err", err)
+				d.race.refused(chosen, err)
 			}
 		}
 		refill := d.refill

@@ -112,7 +112,7 @@ var defaultTiming = timing{
 
 	switchEvery: time.Minute,
 	cutWindow:   10 * time.Minute,
-	cutApart:    time.Second,
+	cutApart:    20 * time.Second, // streams learn of an outage by what does not come, within a KEEPALIVE of each other
 
 	retry: 250 * time.Millisecond, retryMost: 5 * time.Second, patience: time.Second,
 	hopeless: time.Second, hopelessMost: 30 * time.Second,
@@ -131,7 +131,7 @@ func (t timing) over(by string) timing {
 	}
 	for _, d := range []*time.Duration{
 		&t.keepalive, &t.dead, &t.stale, &t.idle, &t.quicIdle, &t.quicKeepalive,
-		&t.probe, &t.probeMost, &t.rareProbe, &t.rareProbeMost, &t.switchEvery, &t.cutWindow,
+		&t.probe, &t.probeMost, &t.rareProbe, &t.rareProbeMost, &t.switchEvery, &t.cutWindow, &t.cutApart,
 	} {
 		*d /= time.Duration(n)
 	}

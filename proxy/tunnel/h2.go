@@ -82,10 +82,10 @@ func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, re
 
 // fill sees to it that n streams find connections that few share.
 func (p *h2Pool) fill(ctx context.Context, n int) error {
-	for {
+	for range n {
 		p.mu.Lock()
 		var c *h2Conn
-		if p.easy() < n && len(p.list) < p.d.carriers() {
+		if p.easy() < n && p.usable() < p.d.carriers() {
 			c = p.connect()
 		}
 		p.mu.Unlock()
@@ -103,6 +103,17 @@ func (p *h2Pool) fill(ctx context.Context, n int) error {
 			return p.d.dialError(ctx, TransportH2, c.err)
 		}
 	}
+	return nil
+}
+
+// usable is how many connections take streams. The caller holds mu.
+func (p *h2Pool) usable() (n int) {
+	for _, c := range p.list {
+		if !c.left {
+			n++
+		}
+	}
+	return n
 }
 
 // easy is how many streams find connections that fewer than maxShared share. The caller holds mu.
@@ -200,7 +211,7 @@ func (p *h2Pool) choose(fresh bool) (c *h2Conn, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c = p.leastLoaded()
-	if fresh || c == nil || c.streams >= maxShared && len(p.list) < p.d.carriers() {
+	if fresh || c == nil || c.streams >= maxShared && p.usable() < p.d.carriers() {
 		c = p.connect()
 	}
 	c.streams++

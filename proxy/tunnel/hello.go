@@ -27,16 +27,16 @@ const maxTickets = 4096
 // Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass both ways, and returns the tickets that the gateway gives.
 func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
 	d.init()
-	transport, welcome, err := d.race.choose(ctx)
+	chosen, err := d.race.choose(ctx)
 	if err != nil {
 		return Welcome{}, err
 	}
-	if welcome != nil {
-		return *welcome, nil
+	if chosen.welcome != nil {
+		return *chosen.welcome, nil
 	}
-	w, err := d.hello(ctx, transport, false)
+	w, err := d.hello(ctx, chosen.transport, false)
 	if err != nil {
-		d.race.refused(transport, err)
+		d.race.refused(chosen, err)
 	}
 	return w, err
 }
@@ -104,6 +104,7 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 			w.Tickets = append(w.Tickets, t)
 		}
 	})
+	start := time.Now()
 	if err := echo(c); err != nil {
 		if ctx.Err() != nil {
 			err = unanswered(ctx, transport)
@@ -113,6 +114,7 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 		}
 		return Welcome{}, true, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), transport, err))
 	}
+	d.rtt.Store(int64(time.Since(start)) / 2) // of two round trips at least
 	w.Opened = c.answer
 	return w, true, nil
 }

@@ -74,7 +74,7 @@ func (p *wsPool) pop() *spare {
 }
 
 func (p *wsPool) fill(ctx context.Context, n int) error {
-	for {
+	for range n { // and not until there are n: they may die as fast as they are made
 		p.mu.Lock()
 		enough := len(p.spares) >= n || time.Now().Before(p.full)
 		p.mu.Unlock()
@@ -87,6 +87,7 @@ func (p *wsPool) fill(ctx context.Context, n int) error {
 		}
 		p.add(c)
 	}
+	return nil
 }
 
 func (p *wsPool) add(c *Conn) {
@@ -99,6 +100,7 @@ func (p *wsPool) add(c *Conn) {
 
 // watch reads from a spare, for which only KEEPALIVEs can come, until it is taken or gone.
 func (p *wsPool) watch(s *spare) {
+	start := time.Now()
 	s.err = s.keepReady()
 	close(s.over)
 	if isTimeout(s.err) {
@@ -111,7 +113,9 @@ func (p *wsPool) watch(s *spare) {
 	}
 	p.mu.Unlock()
 	s.Close()
-	p.d.wantSpares()
+	if time.Since(start) > p.d.t.spares {
+		p.d.wantSpares()
+	}
 }
 
 // use makes a stream of a spare, and reports whether it was alive.

@@ -36,6 +36,7 @@ type race struct {
 	mu       sync.Mutex
 	closed   bool
 	current  string // "" for none
+	turn     int    // changes with current
 	since    time.Time
 	last     string // the one before, which a change is said to be from
 	why      string
@@ -56,6 +57,7 @@ type leg struct {
 	failures int   // in a row
 	broken   time.Time
 	cut      time.Time // when a stream was cut last
+	demoted  int       // how often cuts have demoted it without ten quiet minutes in between
 }
 
 // A heat is one run of the race. It is over some time after it is decided, when those that are better have come in or failed.
@@ -67,8 +69,16 @@ type heat struct {
 
 	// Valid after decided.
 	winner  string
+	turn    int
 	welcome Welcome
 	err     error
+}
+
+// A choice is what a dial is to take. When it turns out to be wrong, turn tells whether somebody has found that out already.
+type choice struct {
+	transport string
+	turn      int
+	welcome   *Welcome // what the gateway said in a heat that was waited for; nil if there was none
 }
 
 // transports are those that auto tries for a gateway, the best first.
@@ -101,41 +111,57 @@ func (r *race) putOff(transport string) {
 	}
 }
 
-// choose returns the transport to use, and waits for a heat where there is none, also for one that is due soon. welcome is what the gateway
-// said in that heat, or nil.
-func (r *race) choose(ctx context.Context) (transport string, welcome *Welcome, err error) {
+// choose returns the transport to use, and waits for a heat where there is none, also for one that is due soon. Where the gateway was not
+// reached lately it waits no longer than its patience is.
+func (r *race) choose(ctx context.Context) (choice, error) {
 	for {
 		r.mu.Lock()
-		current, failed := r.current, r.failed
+		now, failed := choice{transport: r.current, turn: r.turn}, r.failed
 		if r.closed {
 			failed = net.ErrClosed
 		}
-		if current != "" && !r.closed {
+		if now.transport != "" && !r.closed {
 			r.mu.Unlock()
-			return current, nil, nil
+			return now, nil
 		}
 		wait := time.Until(r.retryAt)
 		if r.closed || failed != nil && (wait > r.t.patience || wait > 0 && hopeless(failed)) {
 			r.mu.Unlock()
-			return "", nil, failed
+			return choice{}, failed
 		}
 		if failed != nil && wait > 0 {
 			r.mu.Unlock()
 			if err := sleep(ctx, wait); err != nil {
-				return "", nil, err
+				return choice{}, err
 			}
 			continue
 		}
 		h, done := r.heatLocked()
 		r.mu.Unlock()
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return "", nil, context.Cause(ctx)
+		if err := r.await(ctx, done, failed); err != nil {
+			return choice{}, err
 		}
 		if done == h.decided {
-			return h.winner, &h.welcome, h.err
+			return choice{h.winner, h.turn, &h.welcome}, h.err
 		}
+	}
+}
+
+// await waits for a heat, but not for long if the one before has failed.
+func (r *race) await(ctx context.Context, done <-chan struct{}, failed error) error {
+	var late <-chan time.Time
+	if failed != nil {
+		t := time.NewTimer(r.t.patience)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-done:
+		return nil
+	case <-late:
+		return failed
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -218,6 +244,7 @@ func (r *race) run(h *heat, first, later []string) {
 			running[got.transport]()
 			delete(running, got.transport)
 			switch {
+			case decided && h.winner == "": // the gateway has said who may not come in
 			case got.err == nil:
 				r.won(h, got)
 				decided = true
@@ -323,7 +350,7 @@ func (r *race) won(h *heat, got result) {
 	defer r.mu.Unlock()
 	r.switchLocked(got.transport, "")
 	if h.winner == "" {
-		h.winner, h.welcome = got.transport, got.welcome
+		h.winner, h.turn, h.welcome = got.transport, r.turn, got.welcome
 		close(h.decided)
 	}
 }
@@ -371,7 +398,8 @@ func (r *race) failLocked(err error) {
 		r.log.Warn("gateway not reached", "err", err, "retry_in", wait.Round(time.Millisecond))
 	}
 	r.failures++
-	r.failed, r.retryAt, r.current = err, time.Now().Add(wait), ""
+	r.failed, r.retryAt = err, time.Now().Add(wait)
+	r.setLocked("")
 	r.tellLocked()
 }
 
@@ -379,6 +407,11 @@ func (r *race) failLocked(err error) {
 func hopeless(err error) bool {
 	e, ok := errors.AsType[*AnswerError](err)
 	return ok && !e.Temporary()
+}
+
+func (r *race) setLocked(current string) {
+	r.current = current
+	r.turn++
 }
 
 // switchLocked makes a transport the current one.
@@ -391,7 +424,8 @@ func (r *race) switchLocked(to, why string) {
 	if why == "" {
 		why = r.reasonLocked(to)
 	}
-	r.current, r.last, r.since, r.why = to, to, time.Now(), why
+	r.setLocked(to)
+	r.last, r.since, r.why = to, time.Now(), why
 	switch {
 	case len(r.order) == 1:
 	case from == "":
@@ -430,39 +464,51 @@ func (r *race) reasonLocked(to string) string {
 	return strings.Join(reasons, "; ")
 }
 
-// unanswered says that nothing came back over a transport that worked before: the next dial decides anew.
-func (r *race) unanswered(transport string, err error) {
+// unanswered says that nothing came back over what was ready, which worked before. The first to say so of a choice has drop called, and the
+// next dial decides anew.
+func (r *race) unanswered(c choice, err error, drop func()) {
+	r.mu.Lock()
+	if r.turn != c.turn {
+		r.mu.Unlock()
+		return
+	}
+	r.turn++ // nobody else drops, and least of all what comes next
+	r.mu.Unlock()
+	drop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.legs[transport].err = err
-	if r.current == transport {
-		r.current = ""
+	r.legs[c.transport].err = err
+	if r.current == c.transport {
+		r.setLocked("")
 	}
 }
 
 // refused takes note that a dial failed with err. It reports whether another transport may do better.
-func (r *race) refused(transport string, err error) (again bool) {
+func (r *race) refused(c choice, err error) (again bool) {
 	if errors.Is(err, context.Canceled) {
 		return false
 	}
+	if draining(err) {
+		return true // a fresh carrier may lead to another gateway
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.turn != c.turn {
+		return !r.closed // things have changed since
+	}
+	l := r.legs[c.transport]
+	l.err = err
 	if _, ok := errors.AsType[*AnswerError](err); ok {
-		r.legs[transport].err = err
 		r.failLocked(err)
 		return false
 	}
-	l := r.legs[transport]
-	l.err = err
-	if r.current == transport {
-		r.current = ""
-		r.breakLocked(l)
-	}
+	r.setLocked("")
+	r.breakLocked(l)
 	return !r.closed
 }
 
-// cut counts a stream that was cut by whatever is between the ends. Two such events within some minutes demote a transport, as a failed
-// hello does; many streams that are cut at once, by the restart of an ingress or a gateway, are one event.
+// cut counts a stream that was cut by whatever is between the ends. Two such events within some minutes demote a transport, for twice as long
+// each time; many streams that are cut at about the same time, by the restart of an ingress or a gateway, are one event.
 func (r *race) cut(transport string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -471,19 +517,21 @@ func (r *race) cut(transport string) {
 		return
 	}
 	now := time.Now()
-	before := l.cut
-	if since := now.Sub(before); since < r.t.cutApart {
+	since := now.Sub(l.cut)
+	if !l.cut.IsZero() && since < r.t.cutApart {
 		return
 	}
+	first := l.cut.IsZero() || since > r.t.cutWindow
 	l.cut = now
-	if before.IsZero() || now.Sub(before) > r.t.cutWindow {
+	if first {
+		l.demoted = 0
 		return
 	}
 	l.err = errors.New("streams over it were cut twice within " + r.t.cutWindow.String())
-	l.cut = time.Time{}
-	r.breakLocked(l)
+	l.broken = now.Add(backoff(l.demoted, r.t.probe, r.t.probeMost))
+	l.demoted++
 	if r.current == transport {
-		r.current = ""
+		r.setLocked("")
 	}
 }
 
@@ -506,7 +554,7 @@ func (r *race) scheduleLocked() {
 // nextProbeLocked is which better transport is probed next, and when: not before it may be taken.
 func (r *race) nextProbeLocked() (transport string, at time.Time) {
 	for _, t := range r.order[:max(0, r.rank(r.current))] {
-		if broken := r.legs[t].broken; at.IsZero() || broken.Before(at) {
+		if broken := r.legs[t].broken; transport == "" || broken.Before(at) {
 			transport, at = t, broken
 		}
 	}
@@ -541,6 +589,10 @@ func (r *race) probe() {
 	if err == nil && r.rank(transport) < r.rank(r.current) {
 		r.switchLocked(transport, "it answers again")
 	} else {
+		l, soonest := r.legs[transport], time.Now().Add(r.t.probe)
+		if l.broken.Before(soonest) { // an answer that does not count as a failure
+			l.broken = soonest
+		}
 		r.tellLocked()
 	}
 	r.scheduleLocked()

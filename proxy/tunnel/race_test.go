@@ -66,7 +66,8 @@ func TestRace(t *testing.T) {
 				r := newRace(all, defaultTiming, noLog, tt.course.hello)
 				defer r.close()
 				start := time.Now()
-				winner, welcome, err := r.choose(t.Context())
+				c, err := r.choose(t.Context())
+				winner, welcome := c.transport, c.welcome
 				if winner != tt.winner || time.Since(start) != tt.after || (err != nil) != (winner == "") || winner != "" && welcome == nil {
 					t.Errorf("choose = %q, %v after %v, want %q after %v", winner, err, time.Since(start), tt.winner, tt.after)
 				}
@@ -83,7 +84,7 @@ func TestARaceOfNobodyNamesThemAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRace(all, defaultTiming, noLog, course{"h3": {3, errBlocked}, "ws": {2, errors.New("refused")}, "h2": {1, errors.New("reset")}}.hello)
 		defer r.close()
-		_, _, err := r.choose(t.Context())
+		_, err := r.choose(t.Context())
 		if err == nil || err.Error() != "no transport reaches the gateway: blocked; refused; reset" || !errors.Is(err, errBlocked) {
 			t.Errorf("choose: %v", err)
 		}
@@ -130,11 +131,20 @@ func (n *network) race() *race { return newRace(all, defaultTiming, noLog, n.hel
 
 func wantChoice(t *testing.T, r *race, want string) {
 	t.Helper()
-	if got, _, err := r.choose(t.Context()); got != want {
-		t.Errorf("choose = %q, %v, want %q", got, err, want)
+	if got, err := r.choose(t.Context()); got.transport != want {
+		t.Errorf("choose = %q, %v, want %q", got.transport, err, want)
 	}
 	synctest.Wait()
 }
+
+// now is what a dial would be told that comes now.
+func (r *race) now(transport string) choice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return choice{transport: transport, turn: r.turn}
+}
+
+func nothing() {}
 
 func TestABrokenTransportIsProbedInTheBackgroundEverMoreSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -186,7 +196,7 @@ func TestAChangeForTheBetterComesOnceAMinuteAtMostAndForTheWorseAtOnce(t *testin
 			time.Sleep(61 * time.Second)
 			wantChoice(t, r, "h3")
 			n.block("h3")
-			r.refused("h3", errBlocked)
+			r.refused(r.now("h3"), errBlocked)
 			wantChoice(t, r, "ws")
 			n.allow("h3")
 		}
@@ -207,15 +217,24 @@ func TestWhatIsNotAnsweredIsDecidedAnew(t *testing.T) {
 		r := n.race()
 		defer r.close()
 		wantChoice(t, r, "h3")
-		r.unanswered("ws", errBlocked) // long gone
+		old := r.now("h3")
+		old.turn--
+		r.unanswered(old, errBlocked, func() { t.Error("what came after the failure was dropped") })
+		if !r.refused(old, &AnswerError{Status: 401}) {
+			t.Error("an old refusal ends a dial that would go over something new")
+		}
 		wantChoice(t, r, "h3")
-		r.unanswered("h3", errBlocked)
+		dropped := false
+		r.unanswered(r.now("h3"), errBlocked, func() { dropped = true })
+		if !dropped {
+			t.Error("what was ready is kept")
+		}
 		n.block("h3")
 		wantChoice(t, r, "ws")
 		if got := fmt.Sprint(n.hellos()); got != "[h3 h3 ws]" {
 			t.Errorf("hellos of %s", got)
 		}
-		if !r.refused("ws", errBlocked) {
+		if !r.refused(r.now("ws"), errBlocked) {
 			t.Error("no other transport is tried")
 		}
 		n.block("ws")
@@ -235,10 +254,115 @@ func TestAQUICHandshakeWithoutAnswerIsDecidedAnew(t *testing.T) {
 		defer r.close()
 		wantChoice(t, r, "h3")
 		n.block("h3")
-		if !r.refused("h3", fmt.Errorf("QUIC handshake: %w", &quic.HandshakeTimeoutError{})) {
+		if !r.refused(r.now("h3"), fmt.Errorf("QUIC handshake: %w", &quic.HandshakeTimeoutError{})) {
 			t.Error("no other transport is tried")
 		}
 		wantChoice(t, r, "ws")
+	})
+}
+
+// Tokens are being rotated: one replica knows the new one, and another says 401 at the same time.
+func TestAVerdictAndAWinnerAtTheSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRace(all, defaultTiming, noLog, func(_ context.Context, transport string) (Welcome, error) {
+			if transport == "h3" {
+				time.Sleep(400 * time.Millisecond)
+				return Welcome{}, &AnswerError{Status: 401, Gateway: true}
+			}
+			time.Sleep(200 * time.Millisecond) // and is not to be stopped
+			return Welcome{}, nil
+		})
+		defer r.close()
+		for range 10 {
+			if c, err := r.choose(t.Context()); err == nil {
+				t.Errorf("%s is used in spite of the verdict", c.transport)
+			}
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// A probe that is answered with 401, or by a gateway that drains, is no reason to ask again at once.
+func TestProbesAreFarApartWhateverTheyGet(t *testing.T) {
+	for _, answer := range []error{&AnswerError{Status: 401, Gateway: true}, &AnswerError{Status: 503, Gateway: true}, &Error{Code: CodeDraining}} {
+		synctest.Test(t, func(t *testing.T) {
+			var probes atomic.Int32
+			first := true
+			r := newRace([]string{"h3", "ws"}, defaultTiming, noLog, func(_ context.Context, transport string) (Welcome, error) {
+				time.Sleep(20 * time.Millisecond)
+				if transport == "ws" {
+					return Welcome{}, nil
+				}
+				if first {
+					first = false
+					return Welcome{}, errBlocked
+				}
+				probes.Add(1)
+				return Welcome{}, answer
+			})
+			defer r.close()
+			wantChoice(t, r, "ws")
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			if n := probes.Load(); n < 1 || n > 20 {
+				t.Errorf("%v: %d probes in ten minutes", answer, n)
+			}
+		})
+	}
+}
+
+func TestTheBestOfThoseThatAreDueIsProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{blocked: map[string]bool{"h3": true, "ws": true}}
+		r := n.race()
+		defer r.close()
+		wantChoice(t, r, "h2")
+		r.mu.Lock()
+		r.legs["h3"].broken = time.Time{} // it was cancelled, or met a gateway that drained
+		r.mu.Unlock()
+		n.allow("h3")
+		time.Sleep(20 * time.Minute)
+		wantChoice(t, r, "h3")
+	})
+}
+
+// The network kills all that goes over h3 after a minute, and lets each hello pass.
+func TestATransportThatIsCutAgainAndAgainIsUsedEverMoreSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{blocked: map[string]bool{}}
+		r := n.race()
+		defer r.close()
+		changes := 0
+		for range 60 {
+			c, err := r.choose(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.transport == "h3" {
+				changes++
+				r.cut("h3")
+			}
+			time.Sleep(time.Minute)
+		}
+		if changes > 14 {
+			t.Errorf("in %d of 60 minutes clients were cut", changes)
+		}
+	})
+}
+
+// A second gateway shall get its turn while the first is a black hole.
+func TestWhoWasNotReachedLatelyIsNotWaitedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRace(all, defaultTiming, noLog, course{"h3": {5 * time.Second, errBlocked}, "ws": {10 * time.Second, errBlocked}, "h2": {10 * time.Second, errBlocked}}.hello)
+		defer r.close()
+		r.choose(t.Context())
+		for range 1000 {
+			start := time.Now()
+			if _, err := r.choose(t.Context()); !errors.Is(err, errBlocked) || time.Since(start) > 2*time.Second {
+				t.Fatalf("choose = %v after %v", err, time.Since(start))
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 	})
 }
 
@@ -272,12 +396,13 @@ func TestNothingIsFinal(t *testing.T) {
 		r := n.race()
 		defer r.close()
 		for i := range 50 {
-			transport, _, err := r.choose(t.Context())
+			c, err := r.choose(t.Context())
+			transport := c.transport
 			if err != nil {
 				t.Fatalf("after %d cuts: %v", 2*i, err)
 			}
 			r.cut(transport)
-			time.Sleep(5 * time.Second)
+			time.Sleep(25 * time.Second)
 			r.cut(transport)
 		}
 	})
@@ -309,7 +434,7 @@ func TestAVerdictSparesTheIngressAThousandLogins(t *testing.T) {
 				for range 100 {
 					clients.Go(func() {
 						for range 6000 { // every 100 ms, as Kafka's clients do
-							if _, _, err := r.choose(t.Context()); !errors.Is(err, tt.err) {
+							if _, err := r.choose(t.Context()); !errors.Is(err, tt.err) {
 								t.Errorf("choose: %v", err)
 							}
 							time.Sleep(100 * time.Millisecond)
@@ -335,10 +460,10 @@ func TestAnAnswerToADialIsAVerdict(t *testing.T) {
 		r := n.race()
 		defer r.close()
 		wantChoice(t, r, "h3")
-		if r.refused("h3", &AnswerError{Status: 401, Gateway: true}) {
+		if r.refused(r.now("h3"), &AnswerError{Status: 401, Gateway: true}) {
 			t.Error("another transport is tried with the same token")
 		}
-		if _, _, err := r.choose(t.Context()); err == nil {
+		if _, err := r.choose(t.Context()); err == nil {
 			t.Error("no verdict")
 		}
 		if s := r.state(); s.Transport != "" || s.Error == "" || s.RetryAt.IsZero() {
@@ -368,8 +493,8 @@ func TestManyDialsShareARace(t *testing.T) {
 		}
 		done, cancel := context.WithCancel(t.Context())
 		cancel()
-		r.unanswered("h3", errors.New("x"))
-		if _, _, err := r.choose(done); !errors.Is(err, context.Canceled) {
+		r.unanswered(r.now("h3"), errors.New("x"), nothing)
+		if _, err := r.choose(done); !errors.Is(err, context.Canceled) {
 			t.Errorf("choose of one who left: %v", err)
 		}
 	})

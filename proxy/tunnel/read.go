@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 )
 
@@ -204,6 +203,7 @@ func (c *Conn) readFailed(err error) error {
 	}
 	switch e := err.(type) {
 	case errRemote:
+		c.told.Store(true)
 		c.readErr = e.err
 		c.end(e.err)
 		c.x.Abort()
@@ -226,10 +226,9 @@ func (c *Conn) readFailed(err error) error {
 	return c.readErr
 }
 
-func isTimeout(err error) bool {
-	e, ok := errors.AsType[net.Error](err)
-	return ok && e.Timeout()
-}
+// isTimeout reports whether err is a deadline that passed. Not so every net.Error with a Timeout: ETIMEDOUT is the end of a TCP connection, behind
+// which a read finds what looks like its end in good order.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // Opened waits for the gateway's answer to OPEN, which it sends if no Write has. Read waits by itself; both may be used at the same time.
 // The end of ctx does no harm to the stream.

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,7 @@ var errNoMore net.Error = noMoreError{}
 
 type noMoreError struct{}
 
+func (noMoreError) Unwrap() error   { return os.ErrDeadlineExceeded }
 func (noMoreError) Error() string   { return "nothing more without waiting" }
 func (noMoreError) Timeout() bool   { return true }
 func (noMoreError) Temporary() bool { return true }
