@@ -133,18 +133,12 @@ func (d *Dialer) request(header http.Header, post bool) []byte {
 // carrier returns a carrier with room for a stream, and counts that stream: an idle one, a new one until there are Dialer.Carriers, the least
 // loaded one, or again a new one when all are full.
 func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *carrier, ready bool, err error) {
-	for !fresh {
-		p.mu.Lock()
-		c := p.leastLoaded()
-		many := p.usable()+p.dialled >= p.d.carriers()
-		if c != nil && (c.streams == 0 || many) {
-			p.use(c)
-			p.mu.Unlock()
+	for {
+		c, dialled := p.find(fresh)
+		if c != nil {
 			return c, true, nil
 		}
-		dialled := p.waitForDial()
-		p.mu.Unlock()
-		if dialled == nil || !many {
+		if dialled == nil {
 			break
 		}
 		select {
@@ -166,11 +160,28 @@ func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *carrier, ready boo
 	return nil, false, err
 }
 
-// waitForDial returns what is closed when a dial in progress has ended, or nil when none is. The caller holds mu.
-func (p *h3Pool) waitForDial() <-chan struct{} {
-	if p.dialled == 0 {
-		return nil
+// find returns a carrier for a stream, or what is closed when a dial has ended that is worth waiting for, or neither: then it has counted a dial
+// for the caller to make.
+func (p *h3Pool) find(fresh bool) (c *carrier, dialled <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !fresh {
+		c = p.leastLoaded()
+		many := p.usable()+p.dialled >= p.d.carriers()
+		if c != nil && (c.streams == 0 || many) {
+			p.use(c)
+			return c, nil
+		}
+		if many && p.dialled > 0 {
+			return nil, p.waitForDial()
+		}
 	}
+	p.dialled++
+	return nil, nil
+}
+
+// waitForDial returns what is closed when a dial in progress has ended. The caller holds mu.
+func (p *h3Pool) waitForDial() <-chan struct{} {
 	if p.change == nil {
 		p.change = make(chan struct{})
 	}
@@ -187,11 +198,8 @@ func (p *h3Pool) usable() (n int) {
 	return n
 }
 
-// add dials a carrier, and counts a stream of it if it is to be used.
+// add makes a carrier, which is counted as dialled already, and counts a stream of it if it is to be used.
 func (p *h3Pool) add(ctx context.Context, use bool) (*carrier, error) {
-	p.mu.Lock()
-	p.dialled++
-	p.mu.Unlock()
 	c, err := p.dial(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,10 +225,12 @@ func (p *h3Pool) fill(ctx context.Context, n int) error {
 		p.keep = n
 		p.leastLoaded()
 		enough := p.unused() >= n || p.usable()+p.dialled >= p.d.carriers()
-		p.mu.Unlock()
 		if enough {
+			p.mu.Unlock()
 			return nil
 		}
+		p.dialled++
+		p.mu.Unlock()
 		start := time.Now()
 		ctx, cancel := p.d.bound(ctx)
 		_, err := p.add(ctx, false)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 )
@@ -171,5 +172,41 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 	r.dialer.Close()
 	if _, err := before.tr.Conn.WriteTo([]byte("x"), before.tr.Conn.LocalAddr()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the socket that was left is still open: %v", err)
+	}
+}
+
+// A thousand clients that come back at once do not each get a carrier.
+func TestABurstOfDialsSharesTheCarriers(t *testing.T) {
+	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 4 })
+	r.dialer.Hello(t.Context())
+	r.dialer.h3.drop()
+	var dials sync.WaitGroup
+	for range 60 {
+		dials.Go(func() { r.dial() })
+	}
+	dials.Wait()
+	p := r.dialer.h3
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := p.usable(); n > 4 {
+		t.Errorf("%d carriers for 60 streams, want 4", n)
+	}
+}
+
+// Carriers that a GOAWAY has closed to new streams must not keep new ones from having carriers of their own.
+func TestCarriersThatWereLeftDoNotCount(t *testing.T) {
+	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 3 })
+	for range 3 {
+		r.dial()
+	}
+	r.dialer.h3.drop()
+	for range 3 {
+		r.dial()
+	}
+	p := r.dialer.h3
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := p.usable(); n != 3 {
+		t.Errorf("%d carriers for three new streams, want 3", n)
 	}
 }
