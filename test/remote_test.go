@@ -99,6 +99,8 @@ func (r *remote) path(t *testing.T, transport string) *path {
 		if t.Failed() {
 			t.Logf("what the agent over %s said:\n%s", transport, p.agent.Output())
 			t.Logf("what the gateway said:\n%s", r.gateway.process.Output())
+			t.Logf("what the agent over %s has open: %v", transport, scrapeAt(t, p.at, p.admin).open())
+			t.Logf("what the gateway has open: %v", scrapeAt(t, r.gateway.at, r.gateway.admin).open())
 		}
 	})
 	return p
@@ -118,6 +120,17 @@ func try(t *testing.T, err error) {
 func (p *path) streams(t *testing.T, transport string) float64 {
 	t.Helper()
 	return scrapeAt(t, p.at, p.admin).sum("culvert_streams{", `transport="`+transport+`"`)
+}
+
+// open are the samples that say what is open.
+func (s series) open() series {
+	open := make(series)
+	for name, value := range s {
+		if value != 0 && (strings.HasPrefix(name, "culvert_connections{") || strings.HasPrefix(name, "culvert_streams{")) {
+			open[name] = value
+		}
+	}
+	return open
 }
 
 // mustBeOver fails the test unless streams are open over the transport.
@@ -273,8 +286,9 @@ func (f *traffic) watch() (check func(*testing.T)) {
 func (p *path) flow(t *testing.T) *traffic {
 	t.Helper()
 	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), book: newLedger(), open: make(map[net.Conn]bool), produced: make(chan error, 1), read: make(chan struct{})}
-	// Connections end when culvert ends them, and not for the client's own reasons.
-	options := []kgo.Opt{kgo.WithHooks(f), kgo.ConnIdleTimeout(15 * time.Minute), kgo.RequestTimeoutOverhead(5 * time.Minute)}
+	// Connections end when culvert ends them, and not for the client's own reasons:
+	// franz-go gives requests up after 10 s, Java's clients after 30.
+	options := []kgo.Opt{kgo.WithHooks(f), kgo.ConnIdleTimeout(15 * time.Minute), kgo.RequestTimeoutOverhead(30 * time.Second)}
 	producer := p.franz(t, append(options, kgo.ProducerLinger(time.Millisecond), kgo.RecordDeliveryTimeout(5*time.Minute))...)
 	consumer := p.franz(t, append(options, kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))...)
 	ctx, stop := context.WithCancel(t.Context())
