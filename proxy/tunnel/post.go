@@ -73,7 +73,7 @@ func (x *postExchange) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// CloseWrite ends the request's body. The answer's ends with the exchange: no server can end it and still read.
+// CloseWrite ends the request's body. The answer's ends with the exchange: net/http cannot end it and still read.
 func (x *postExchange) CloseWrite() error {
 	x.closed.Store(true)
 	x.out.finish(io.EOF)

@@ -227,13 +227,21 @@ func (r *race) run(h *heat, first, later []string) {
 			results <- result{transport, welcome, err}
 		})
 	}
-	next := time.NewTimer(0)
+	// Not a timer's own channel: one that is due is run by the select that looks at it, which under -race and in a synctest bubble can crash
+	// the runtime of Go 1.26.
+	due := make(chan struct{}, 1)
+	next := time.AfterFunc(0, func() {
+		select {
+		case due <- struct{}{}:
+		default:
+		}
+	})
 	defer next.Stop()
 	var failures []error
 	decided := false
 	for decided && len(running) > 0 || !decided && len(failures) < len(r.order) {
 		select {
-		case <-next.C:
+		case <-due:
 			if decided || len(first) == 0 {
 				continue
 			}
