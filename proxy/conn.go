@@ -76,6 +76,7 @@ type conn struct {
 	inflight   *inflight
 	clientSent bool // owned by requests: a frame has been passed
 	tokens     int  // owned by requests: raw SASL tokens passed in a row
+	unanswered bool // owned by requests: one was passed that wants no answer
 	draining   atomic.Bool
 	deserted   atomic.Bool // the broker has ended its side
 	cause      atomic.Pointer[ending]
@@ -227,6 +228,9 @@ func (c *conn) runRequests(f *protocol.Flow, err error, responses <-chan struct{
 		}
 		c.ended(closeOf(err), err)
 		closeWrite(c.near.Conn)
+		if c.unanswered && errors.Is(err, errDraining) {
+			c.relayLate(f)
+		}
 		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: err.Error()}, responses)
 		c.near.Close()
 	case errors.As(err, &write):
@@ -242,6 +246,31 @@ func (c *conn) runRequests(f *protocol.Flow, err error, responses <-chan struct{
 		c.inflight.close()
 		abandon(c.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: "client is gone: " + err.Error()}, responses)
 	}
+}
+
+// relayLate relays what a client sends that has not seen yet that its
+// connection ends, as far as nobody waits for an answer: a client that produces
+// with acks=0 believes that such a request has arrived. Any other request is
+// sent anew by the client, and must not be relayed twice.
+func (c *conn) relayLate(f *protocol.Flow) {
+	c.near.timed = true
+	c.near.SetReadDeadline(time.Now().Add(lingerTimeout))
+	for {
+		r, err := protocol.PeekRequest(f)
+		if err != nil || !r.NoResponse {
+			break
+		}
+		if c.screen != nil {
+			if answer, err := c.screen(r); err != nil || answer != nil {
+				break
+			}
+		}
+		c.count(request{Request: r})
+		if f.PassThrough(r.Size) != nil {
+			return
+		}
+	}
+	f.Flush()
 }
 
 // closeOf is the cause of a connection that we ended ourselves.
@@ -403,7 +432,9 @@ func (c *conn) request(f *protocol.Flow) error {
 		return c.answer(f, in)
 	}
 	c.count(in)
-	if !r.NoResponse {
+	if r.NoResponse {
+		c.unanswered = true
+	} else {
 		if c.inflight.full() { // what makes room may be the answers to requests that f still holds
 			if err := f.Flush(); err != nil {
 				return err

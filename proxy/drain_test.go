@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -185,4 +187,42 @@ func TestReadinessEndsAfterHalfOfTheDrain(t *testing.T) {
 		t.Errorf("the stream that did not end in time: %v, want an ERROR", err)
 	}
 	<-stopped
+}
+
+// A client that produces with acks=0 hears nothing of its records, and learns
+// late that its connection ends: what it sends until then arrives.
+func TestRecordsWithoutAcksSurviveADrain(t *testing.T) {
+	for _, end := range []string{"agent", "gateway"} {
+		for _, transport := range []string{"ws", "h3", "h2"} {
+			t.Run(end+"_"+transport, func(t *testing.T) {
+				c := startCluster(t, 1, kfake.SeedTopics(1, "t"))
+				gateway := startGateway(t, c.Bootstrap(), nil)
+				path := startAgent(t, tunnelTo(t, gateway.address, transport), nil)
+				dialKafka(t, path.address).brokers(t)
+				client := dialKafka(t, path.node(0))
+				client.send(produceRequest("t", 0, "0", 0), 7)
+				waitFor(t, "the first record", func() bool { return c.PartitionInfo("t", 0).HighWatermark == 1 })
+				stopped := make(chan struct{})
+				go func() {
+					defer close(stopped)
+					if end == "agent" {
+						path.stop()
+					} else {
+						gateway.stop()
+					}
+				}()
+				if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+					t.Errorf("the client read %d bytes, %v, want an end", n, err)
+				}
+				const n = 50
+				for i := range n - 1 {
+					client.send(produceRequest("t", 0, strconv.Itoa(1+i), 0), 7)
+				}
+				client.CloseWrite()
+				waitFor(t, "the other records", func() bool { return c.PartitionInfo("t", 0).HighWatermark == n })
+				wantStored(t, c, "t", numbered(0, n))
+				<-stopped
+			})
+		}
+	}
 }
