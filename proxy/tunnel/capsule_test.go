@@ -2,15 +2,20 @@ package tunnel
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 func TestVarintsAreThoseOfRFC9000(t *testing.T) {
@@ -180,6 +185,22 @@ func TestTruncationAtEveryByteIsACut(t *testing.T) {
 	}
 	if got, err, _ := transfer(t, bytes.NewReader(wire)); string(got) != "hello!" || err != nil {
 		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+// Many errors say that they are timeouts. Only a deadline is one after which a stream can be read again: a reader that took the end of a carrier
+// for a deadline would read for ever.
+func TestTheEndOfACarrierIsNoDeadline(t *testing.T) {
+	for _, end := range []error{
+		&quic.IdleTimeoutError{}, &quic.HandshakeTimeoutError{}, context.DeadlineExceeded,
+		&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)},
+	} {
+		c := agentConn(t, io.MultiReader(bytes.NewReader(appendCapsule(nil, capsuleOpened, []byte(`{"version":"1.0"}`))), iotest.ErrReader(end)))
+		for range 2 {
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrCut) {
+				t.Errorf("Read = %v after %T, want ErrCut", err, end)
+			}
+		}
 	}
 }
 
