@@ -89,6 +89,7 @@ type Server struct {
 	http   *http.Server
 	late   *http.Server   // takes over from http when that drains
 	serves sync.WaitGroup // the goroutines of Run
+	served sync.WaitGroup // those of serveStream
 
 	mu       sync.Mutex
 	draining bool
@@ -277,6 +278,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.serves.Wait()
 	<-s.empty
+	s.served.Wait() // for what Serve has to say of its last stream
 	return err
 }
 
@@ -465,6 +467,7 @@ func (s *Server) newStream(x exchange) *Conn {
 	var c *Conn
 	c = newConn(x, s.t, func() { s.forget(c) })
 	s.streams[c] = struct{}{}
+	s.served.Add(1) // serveStream follows
 	return c
 }
 
@@ -500,6 +503,7 @@ func (s *Server) forget(c *Conn) {
 }
 
 func (s *Server) serveStream(c *Conn, p Peer) {
+	defer s.served.Done()
 	s.serving.Add(1)
 	defer s.serving.Add(-1)
 	defer c.Close()
