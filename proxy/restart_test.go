@@ -137,7 +137,10 @@ func TestAgentRestartsUnderAProducerAndAStaticMember(t *testing.T) {
 
 		producer := newClient(t, agent.address)
 		member := newClient(t, agent.address, kgo.ConsumerGroup("g"), kgo.InstanceID("i"), kgo.ConsumeTopics("t"),
-			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+			// It gives a heartbeat up after four dials that are refused. With 20 ms between them, as our other clients have, a
+			// restart can take longer, and it joins anew.
+			kgo.RetryBackoffFn(func(int) time.Duration { return 500 * time.Millisecond }))
 		const round, rounds = 100, 2
 		produce(t, producer, "t", round)
 		seen := consume(t, member, round)
