@@ -36,9 +36,12 @@ type Gateway struct {
 	// DrainTimeout bounds how long streams may take to end between two requests
 	// when the gateway does.
 	DrainTimeout time.Duration
-	Limits       tunnel.Limits
-	Metrics      *metrics.Metrics
-	Logger       *slog.Logger // nil: discard
+	// Linger is for how long, at least, a gateway that had streams when it was
+	// told to stop says that it drains to who comes.
+	Linger  time.Duration
+	Limits  tunnel.Limits
+	Metrics *metrics.Metrics
+	Logger  *slog.Logger // nil: discard
 
 	signer *signer
 	memory memory
@@ -86,6 +89,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },
 		Tickets:      g.remembered,
 		TLS:          g.TLS,
+		Linger:       g.Linger,
 		ResetKey:     g.ResetKey,
 		OnUDPBuffers: g.Metrics.UDPBuffers,
 		Limits:       g.Limits,

@@ -47,6 +47,10 @@ type gatewayFlags struct {
 	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long streams may take to end when the process is told to stop."`
 }
 
+// maxLinger is how long balancers have to see that a gateway drains. Who is led
+// to it after that finds nobody.
+const maxLinger = 2 * time.Second
+
 // gatewayCmd is culvert gateway.
 type gatewayCmd struct{ gatewayFlags }
 
@@ -197,7 +201,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 		return nil, err
 	}
 	brokers.Metrics = m
-	g := &proxy.Gateway{Version: version(), Brokers: brokers, DrainTimeout: f.DrainTimeout, Limits: p.limits, Metrics: m, Logger: log}
+	g := &proxy.Gateway{Version: version(), Brokers: brokers, DrainTimeout: f.DrainTimeout, Linger: min(maxLinger, f.DrainTimeout/4), Limits: p.limits, Metrics: m, Logger: log}
 	credentials, err := f.credentials(p, log)
 	if err != nil {
 		return nil, badFile(err)

@@ -272,3 +272,47 @@ func TestSlowAndLongHeadersAreRefused(t *testing.T) {
 		t.Errorf("a long header: %v, %v", resp, err)
 	}
 }
+
+// A balancer goes on leading agents to a gateway that has ended its last stream. They are told, and do not find nobody.
+func TestWhoComesWhileABalancerIsLateIsTold(t *testing.T) {
+	for _, kind := range []string{"ws", "h2", "h3"} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t, kind, func(r *rig) { r.server.Linger = time.Minute })
+			c, s := r.dial()
+			ctx, cancel := context.WithCancel(t.Context())
+			over := make(chan error, 1)
+			r.server.drain()
+			go func() { over <- r.server.Shutdown(ctx) }()
+			c.CloseWrite()
+			io.ReadAll(s)
+			s.CloseWrite()
+			io.ReadAll(c)
+			c.Close()
+			s.returned()
+			<-r.server.empty
+			if _, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil); !draining(err) {
+				t.Errorf("Dial = %v, want draining", err)
+			}
+			cancel()
+			if err := <-over; err != nil {
+				t.Errorf("Shutdown = %v", err)
+			}
+		})
+	}
+}
+
+// Who had nobody need not wait.
+func TestAGatewayWithoutStreamsEndsAtOnce(t *testing.T) {
+	r := newRig(t, "plain", func(r *rig) { r.server.Linger = time.Minute })
+	resp, err := http.Get("http://" + r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := r.server.Shutdown(ctx); err != nil || ctx.Err() != nil {
+		t.Errorf("Shutdown = %v, %v", err, ctx.Err())
+	}
+}

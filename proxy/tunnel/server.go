@@ -68,6 +68,10 @@ type Server struct {
 	Limits  Limits
 	OnLimit func(Limit, *Error, Peer)
 
+	// Linger is for how long, at least, a Server that had streams when it was told to drain says so to who comes: a balancer before it needs a
+	// while to see it.
+	Linger time.Duration
+
 	Logger *slog.Logger // nil discards
 
 	timing  timing  // zero means defaultTiming
@@ -93,6 +97,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	draining bool
+	linger   time.Time // until when, draining, who comes is told
 	streams  map[*Conn]struct{}
 	spares   map[*Conn]struct{} // those of streams that have no OPEN yet, and whose agent knows
 	empty    chan struct{}      // closed when draining and streams is empty
@@ -242,6 +247,9 @@ func (s *Server) drain() {
 		return
 	}
 	s.draining = true
+	if len(s.streams) > 0 {
+		s.linger = time.Now().Add(s.Linger)
+	}
 	for c := range s.spares {
 		s.sendAway(c)
 	}
@@ -263,6 +271,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.init()
 	s.drain()
 	err := s.waitForStreams(ctx)
+	s.waitForBalancers(ctx)
 	s.cancel()
 	s.cut()
 	s.http.Close()
@@ -280,6 +289,17 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	<-s.empty
 	s.served.Wait() // for what Serve has to say of its last stream
 	return err
+}
+
+func (s *Server) waitForBalancers(ctx context.Context) {
+	s.mu.Lock()
+	t := time.NewTimer(time.Until(s.linger))
+	s.mu.Unlock()
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 func (s *Server) waitForStreams(ctx context.Context) error {
