@@ -36,8 +36,8 @@ type Gateway struct {
 	// DrainTimeout bounds how long streams may take to end between two requests
 	// when the gateway does.
 	DrainTimeout time.Duration
-	// Linger is for how long, at least, a gateway that had streams when it was
-	// told to stop says that it drains to who comes.
+	// Linger is for how long a gateway that had streams when it was told to stop
+	// tells who comes that it drains, after the last of them has ended.
 	Linger  time.Duration
 	Limits  tunnel.Limits
 	Metrics *metrics.Metrics
@@ -66,7 +66,7 @@ func (g *Gateway) Ready() error {
 	draining, server := g.draining, g.server
 	g.mu.Unlock()
 	switch {
-	case !draining.IsZero() && (server.QUICConns() == 0 || time.Since(draining) >= g.DrainTimeout/2):
+	case !draining.IsZero() && (server.QUICConns() == 0 || server.Drained() || time.Since(draining) >= g.DrainTimeout/2):
 		return errDraining
 	case !g.Brokers.accepted.Load():
 		return fmt.Errorf("no bootstrap broker has accepted a connection yet: %v", g.Brokers.Bootstrap)

@@ -68,8 +68,8 @@ type Server struct {
 	Limits  Limits
 	OnLimit func(Limit, *Error, Peer)
 
-	// Linger is for how long, at least, a Server that had streams when it was told to drain says so to who comes: a balancer before it needs a
-	// while to see it.
+	// Linger is for how long a Server that had streams when it was told to drain says so to who comes after the last of them has ended, within
+	// the time that Shutdown has: a balancer before it needs a while to see it.
 	Linger time.Duration
 
 	Logger *slog.Logger // nil discards
@@ -97,7 +97,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	draining bool
-	linger   time.Time // until when, draining, who comes is told
+	linger   time.Duration // 0 if there were no streams
 	streams  map[*Conn]struct{}
 	spares   map[*Conn]struct{} // those of streams that have no OPEN yet, and whose agent knows
 	empty    chan struct{}      // closed when draining and streams is empty
@@ -248,7 +248,7 @@ func (s *Server) drain() {
 	}
 	s.draining = true
 	if len(s.streams) > 0 {
-		s.linger = time.Now().Add(s.Linger)
+		s.linger = s.Linger
 	}
 	for c := range s.spares {
 		s.sendAway(c)
@@ -259,6 +259,16 @@ func (s *Server) drain() {
 	s.serves.Go(func() { s.http.Shutdown(s.carriers) })
 	if s.drainH3 != nil {
 		s.drainH3()
+	}
+}
+
+// Drained reports whether the last stream has ended, and no other begins.
+func (s *Server) Drained() bool {
+	select {
+	case <-s.empty:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -293,7 +303,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 func (s *Server) waitForBalancers(ctx context.Context) {
 	s.mu.Lock()
-	t := time.NewTimer(time.Until(s.linger))
+	t := time.NewTimer(s.linger)
 	s.mu.Unlock()
 	defer t.Stop()
 	select {
