@@ -149,7 +149,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.writeBy.Store(by)
 	err := c.x.SetWriteDeadline(t)
 	if c.x.Dirty() {
-		c.timer.Reset(0) // what an earlier deadline left unsent
+		c.timer.Reset(atOnce) // what an earlier deadline left unsent
 	}
 	return err
 }

@@ -56,6 +56,10 @@ type exchange interface {
 	Transport() string
 }
 
+// atOnce is for timers that are due. Not 0: in a synctest bubble of Go 1.26 such a timer runs on the goroutine that sets it, which crashes the
+// race detector (https://go.dev/issue/78156).
+const atOnce = time.Nanosecond
+
 // timing holds the durations of the wire format and of choosing a transport, for tests to shorten.
 type timing struct {
 	keepalive time.Duration // a direction that is idle this long carries a KEEPALIVE

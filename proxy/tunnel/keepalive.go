@@ -50,7 +50,7 @@ func (c *Conn) keepAlive() {
 }
 
 // tickNow makes tick run soon, on a goroutine of its own.
-func (c *Conn) tickNow() { c.setTimer(0) }
+func (c *Conn) tickNow() { c.setTimer(atOnce) }
 
 func (c *Conn) setTimer(d time.Duration) {
 	c.mu.Lock()

@@ -227,10 +227,8 @@ func (r *race) run(h *heat, first, later []string) {
 			results <- result{transport, welcome, err}
 		})
 	}
-	// Not a timer's own channel: one that is due is run by the select that looks at it, which under -race and in a synctest bubble can crash
-	// the runtime of Go 1.26.
 	due := make(chan struct{}, 1)
-	next := time.AfterFunc(0, func() {
+	next := time.AfterFunc(atOnce, func() {
 		select {
 		case due <- struct{}{}:
 		default:
@@ -267,7 +265,7 @@ func (r *race) run(h *heat, first, later []string) {
 				if len(first) == 0 && len(running) == 0 {
 					first, later = later, nil
 				}
-				next.Reset(0)
+				next.Reset(atOnce)
 			}
 		}
 	}
@@ -553,10 +551,10 @@ func (r *race) scheduleLocked() {
 		return
 	}
 	if r.timer == nil {
-		r.timer = time.AfterFunc(time.Until(at), r.probe)
+		r.timer = time.AfterFunc(max(atOnce, time.Until(at)), r.probe)
 		return
 	}
-	r.timer.Reset(time.Until(at))
+	r.timer.Reset(max(atOnce, time.Until(at)))
 }
 
 // nextProbeLocked is which better transport is probed next, and when: not before it may be taken.

@@ -431,19 +431,21 @@ func TestAVerdictSparesTheIngressAThousandLogins(t *testing.T) {
 				})
 				defer r.close()
 				var clients sync.WaitGroup
-				for range 100 {
+				// 12,000 dials. Timers by the hundred thousand in a bubble crash
+				// the race detector: https://go.dev/issue/78156.
+				for range 20 {
 					clients.Go(func() {
-						for range 6000 { // every 100 ms, as Kafka's clients do
+						for range 600 {
 							if _, err := r.choose(t.Context()); !errors.Is(err, tt.err) {
 								t.Errorf("choose: %v", err)
 							}
-							time.Sleep(100 * time.Millisecond)
+							time.Sleep(time.Second)
 						}
 					})
 				}
 				clients.Wait()
 				if n := int(hellos.Load()); n < 10 || n > tt.most {
-					t.Errorf("%d hellos in ten minutes of a hundred clients, want 10 to %d", n, tt.most)
+					t.Errorf("%d hellos in ten minutes of twenty clients, want 10 to %d", n, tt.most)
 				}
 				healed.Store(true)
 				time.Sleep(35 * time.Second)
