@@ -228,13 +228,15 @@ func (r *race) run(h *heat, first, later []string) {
 		})
 	}
 	due := make(chan struct{}, 1)
-	next := time.AfterFunc(atOnce, func() {
+	wake := func() {
 		select {
 		case due <- struct{}{}:
 		default:
 		}
-	})
+	}
+	next := time.AfterFunc(r.t.silent, wake)
 	defer next.Stop()
+	wake()
 	var failures []error
 	decided := false
 	for decided && len(running) > 0 || !decided && len(failures) < len(r.order) {
@@ -265,7 +267,7 @@ func (r *race) run(h *heat, first, later []string) {
 				if len(first) == 0 && len(running) == 0 {
 					first, later = later, nil
 				}
-				next.Reset(atOnce)
+				wake()
 			}
 		}
 	}
