@@ -99,7 +99,7 @@ func testLogger(t *testing.T, who string) *slog.Logger {
 // alter it before it runs.
 func startGateway(t *testing.T, bootstrap []string, change func(*Gateway)) running {
 	t.Helper()
-	return startGatewayOn(t, "127.0.0.1:0", bootstrap, change)
+	return startGatewayOn(t, freeAddress(t), bootstrap, change)
 }
 
 // startGatewayOn is startGateway on an address, or in the place of another
@@ -143,7 +143,7 @@ func startAgent(t *testing.T, up Upstream, change func(*Agent)) running {
 	listening := make(chan []string, 1)
 	reg := prometheus.NewRegistry()
 	a := &Agent{
-		Version: "test", Listens: []Listen{{Bind: "127.0.0.1:0"}}, BrokerPortBase: freePortBase(t), Upstream: up,
+		Version: "test", Listens: []Listen{{Bind: freeAddress(t)}}, BrokerPortBase: freePortBase(t), Upstream: up,
 		DrainTimeout: 5 * time.Second, Metrics: metrics.New(reg, "agent", "test"), Logger: testLogger(t, "agent"),
 		Listening: func(b []string) { listening <- b },
 	}
@@ -196,6 +196,13 @@ func freePortBase(t *testing.T) int {
 	}
 	t.Fatal("no ten free ports in a row")
 	return 0
+}
+
+// freeAddress is an address for one that may be started again on it: not one of
+// those that the system gives to whoever asks for any.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePortBase(t)))
 }
 
 func free(base, n int) bool {
