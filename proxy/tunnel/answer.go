@@ -16,27 +16,38 @@ import (
 
 // AnswerError is an HTTP answer where a tunnel was expected. No retry heals most of them.
 type AnswerError struct {
-	URL      string
-	Status   int
-	Gateway  bool   // a culvert gateway answered, and not something before it
-	Proxy    bool   // the proxy on the way answered, and did not let us through to URL
-	Location string // the host that a redirect leads to
-	Text     string // the first line of a gateway's answer; the whole sentence about a proxy's
-	Remedy   string // what to do about a proxy's answer
-	Type     string // Content-Type
+	URL       string
+	Transport string
+	Status    int
+	Gateway   bool   // a culvert gateway answered, and not something before it
+	Proxy     bool   // the proxy on the way answered, and did not let us through to URL
+	Location  string // the host that a redirect leads to
+	Text      string // the first line of a gateway's answer; the whole sentence about a proxy's, or about an ingress's that we know
+	Remedy    string // what to do about a proxy's answer, or an ingress's
+	Final     bool   // an ingress has answered, and would say the same over any transport
+	Type      string // Content-Type
+
+	// For an [Ingress] to explain. They may hold what is in no log's place.
+	Header http.Header
+	Body   []byte // the beginning, of at most maxBody bytes
+
+	again bool // the Ingress wants the exchange tried again
 }
+
+// maxBody is how much of an answer's body is looked at.
+const maxBody = 2 << 10
 
 func (e *AnswerError) Error() string {
 	status := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
 	switch {
-	case e.Proxy:
+	case e.Proxy || !e.Gateway && e.Text != "":
 		return e.Text
 	case e.Gateway && e.Status == http.StatusUnauthorized:
 		return "gateway refused the token: " + e.Text
 	case e.Gateway:
 		return fmt.Sprintf("gateway answered %s: %s", status, e.Text)
 	case e.Status/100 == 3:
-		return fmt.Sprintf("answered with a redirect (%s) to %s, a login page?", status, e.Location)
+		return fmt.Sprintf("something before the gateway answered with a redirect (%s) to %s, a login page?", status, e.Location)
 	case e.Status == http.StatusNotFound:
 		return "no culvert gateway at " + e.URL + " (" + status + ")"
 	case e.Status/100 == 2:
@@ -56,7 +67,7 @@ func (e *AnswerError) Unwrap() error {
 // Hint says what to do about the answer, or nothing.
 func (e *AnswerError) Hint() string {
 	switch {
-	case e.Proxy:
+	case e.Proxy || e.Remedy != "":
 		return e.Remedy
 	case e.Gateway && e.Status == http.StatusUnauthorized:
 		return "does the first line of --token-file stand in the gateway's file too?"
@@ -95,13 +106,13 @@ func readAnswer(r io.Reader) *AnswerError {
 }
 
 func answerOf(status int, h http.Header, body io.Reader) *AnswerError {
-	e := &AnswerError{Status: status, Type: h.Get("Content-Type")}
+	e := &AnswerError{Status: status, Type: h.Get("Content-Type"), Header: h}
+	e.Body, _ = io.ReadAll(io.LimitReader(body, maxBody))
 	if u, err := url.Parse(h.Get("Location")); err == nil {
 		e.Location = or(u.Host, u.Path)
 	}
 	if _, e.Gateway = h[headerGateway]; e.Gateway {
-		text, _ := io.ReadAll(io.LimitReader(body, 512))
-		line, _, _ := strings.Cut(string(text), "\n")
+		line, _, _ := strings.Cut(string(e.Body[:min(len(e.Body), 512)]), "\n")
 		e.Text = strings.ToValidUTF8(line, "?")
 	}
 	return e

@@ -76,7 +76,7 @@ func (p *h3Pool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, re
 	if p.d.URL.Scheme != "https" {
 		return nil, false, errors.New("h3 needs an https:// URL")
 	}
-	header, err := p.d.header()
+	header, err := p.d.header(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -102,7 +102,7 @@ func (p *h3Pool) open(ctx context.Context, c *carrier, header http.Header) (exch
 	}
 	x := &h3Exchange{stream: stream, ends: stream, conn: c.conn, free: func() { p.free(c) }}
 	x.request = d.request(header, p.post.Load() || !c.extended)
-	x.wrap = func(err error) error { return d.wrapAnswer(TransportH3, err) }
+	x.wrap = func(err error) error { return d.wrapAnswer(TransportH3, header, err) }
 	x.lastByte.Store(clock())
 	return x, nil
 }

@@ -39,6 +39,9 @@ type Dialer struct {
 	// Token is sent with every exchange; nil means none.
 	Token func() (string, error)
 
+	// Ingress is what stands before the gateway and wants credentials of its own; nil means nothing.
+	Ingress Ingress
+
 	// Proxy is asked, once, for the proxy through which TCP to the gateway goes: http:// and https:// by CONNECT, or socks5://. A nil URL
 	// means none. nil means what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say. With a proxy, auto does not try h3.
 	Proxy func(gateway *url.URL) (*url.URL, error)
@@ -182,10 +185,9 @@ func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c
 	}
 	pool := d.pools[chosen.transport]
 	start := time.Now()
-	c, ready, err := d.dial(ctx, chosen.transport, open, false)
-	if err == nil {
-		err = d.await(ctx, c, ready && !patient, first)
-	}
+	c, ready, err := d.attempt(ctx, chosen.transport, open, false, func(c *Conn, ready bool) error {
+		return d.await(ctx, c, ready && !patient, first)
+	})
 	if err == nil {
 		return c, false, nil
 	}
@@ -204,7 +206,7 @@ func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c
 		return nil, true, err
 	case answered || ctx.Err() != nil && !slow:
 		return nil, false, err
-	case ready:
+	case ready && !authoritative(err):
 		d.race.unanswered(chosen, err, pool.drop)
 		return nil, true, err
 	}
@@ -272,9 +274,9 @@ func (d *Dialer) dial(ctx context.Context, transport string, open []byte, fresh 
 	return c, ready, nil
 }
 
-// dialFresh is dial where nothing that is ready will do.
+// dialFresh is dial where nothing that is ready will do, and the gateway's answer is not waited for.
 func (d *Dialer) dialFresh(ctx context.Context, transport string, open []byte) (*Conn, error) {
-	c, _, err := d.dial(ctx, transport, open, true)
+	c, _, err := d.attempt(ctx, transport, open, true, func(*Conn, bool) error { return nil })
 	return c, err
 }
 
@@ -451,22 +453,8 @@ func (d *Dialer) target() *url.URL {
 	return &u
 }
 
-// header is what every exchange carries.
-func (d *Dialer) header() (http.Header, error) {
-	h := http.Header{"User-Agent": {"culvert/" + Version}}
-	if d.Token == nil {
-		return h, nil
-	}
-	token, err := d.Token()
-	if err != nil {
-		return nil, fmt.Errorf("token: %w", err)
-	}
-	h.Set(headerAuthorization, "Bearer "+token)
-	return h, nil
-}
-
 func (d *Dialer) dialWS(ctx context.Context) (exchange, error) {
-	header, err := d.header()
+	header, err := d.header(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -524,8 +512,7 @@ func (d *Dialer) handshake(w *wire, conn net.Conn, header http.Header) (early []
 	}{io.LimitReader(conn, maxHeader), conn}, d.target())
 	switch {
 	case answer != nil:
-		answer.URL = d.target().String()
-		return nil, answer
+		return nil, d.answered(TransportWS, header, answer)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("WebSocket handshake: connection closed before the answer was complete")
 	case err != nil:

@@ -59,7 +59,7 @@ type h2Pool struct {
 
 // take opens a POST. It returns when the request is on its way; the answer is awaited in the background.
 func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, ready bool, err error) {
-	header, err := p.d.header()
+	header, err := p.d.header(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -159,7 +159,7 @@ func (p *h2Pool) post(ctx context.Context, c *h2Conn, header http.Header) (excha
 			if e, ok := errors.AsType[*AnswerError](err); ok && e.Temporary() {
 				p.leave(c)
 			}
-			return p.d.wrapAnswer(TransportH2, err)
+			return p.d.wrapAnswer(TransportH2, header, err)
 		})
 	})
 	select {
@@ -179,10 +179,10 @@ func (p *h2Pool) post(ctx context.Context, c *h2Conn, header http.Header) (excha
 	}
 }
 
-// wrapAnswer says of an answer that opens no tunnel where it came from.
-func (d *Dialer) wrapAnswer(transport string, err error) error {
+// wrapAnswer says of an answer that opens no tunnel, to a request with header sent, where it came from.
+func (d *Dialer) wrapAnswer(transport string, sent http.Header, err error) error {
 	if e, ok := errors.AsType[*AnswerError](err); ok {
-		e.URL = d.target().String()
+		d.answered(transport, sent, e)
 	}
 	return explain(fmt.Errorf("dial gateway %s over %s: %w", d.addr(), transport, err))
 }

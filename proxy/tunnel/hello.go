@@ -77,8 +77,11 @@ func (d *Dialer) helloH3(ctx context.Context, fresh bool) (Welcome, error) {
 // fromGateway reports whether err is a gateway's word, which it would say to another request too. Most of its answers are not: they are about a
 // request that something on the way has changed. Front doors are known that make a GET of an extended CONNECT, or lose its path.
 func fromGateway(err error) bool {
+	if authoritative(err) {
+		return true
+	}
 	if e, ok := errors.AsType[*AnswerError](err); ok {
-		return e.Gateway && (e.Status == http.StatusUnauthorized || e.Status == http.StatusServiceUnavailable)
+		return e.Gateway && e.Status == http.StatusServiceUnavailable
 	}
 	_, ok := errors.AsType[*Error](err)
 	return ok
@@ -90,11 +93,18 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 	if err != nil {
 		return Welcome{}, false, err
 	}
-	c, _, err := d.dial(ctx, transport, open, fresh)
-	if err != nil {
-		return Welcome{}, false, err
+	c, _, err := d.attempt(ctx, transport, open, fresh, func(c *Conn, _ bool) (err error) {
+		w, err = d.greet(ctx, c, limit)
+		return err
+	})
+	if c != nil {
+		c.Close()
 	}
-	defer c.Close()
+	return w, c != nil, err
+}
+
+// greet says hello on a stream, which may take as long as limit.
+func (d *Dialer) greet(ctx context.Context, c *Conn, limit time.Duration) (w Welcome, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end of it within %v", limit))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(aLongTimeAgo) })
@@ -107,16 +117,16 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 	start := time.Now()
 	if err := echo(c); err != nil {
 		if ctx.Err() != nil {
-			err = unanswered(ctx, transport)
+			err = unanswered(ctx, c.Transport())
 		}
 		if _, ok := errors.AsType[*AnswerError](err); ok {
-			return Welcome{}, true, err // the exchange was refused
+			return Welcome{}, err // the exchange was refused
 		}
-		return Welcome{}, true, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), transport, err))
+		return Welcome{}, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), c.Transport(), err))
 	}
 	d.rtt.Store(int64(time.Since(start)) / 2) // of two round trips at least
 	w.Opened = c.answer
-	return w, true, nil
+	return w, nil
 }
 
 // unanswered is why a hello of which nothing came back has ended.

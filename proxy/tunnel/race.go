@@ -290,11 +290,14 @@ func (r *race) alone(transport string) time.Duration {
 	return r.t.silent
 }
 
-// authoritative reports that the gateway has said who may not come in: it would give the same answer over any transport. Other answers of a
-// gateway are about the request, which something on the way may have changed.
+// authoritative reports an error that would be the same over any transport: there are no credentials, or the gateway, or an ingress that we
+// know, has said who may not come in. Other answers of a gateway are about the request, which something on the way may have changed.
 func authoritative(err error) bool {
+	if _, ok := errors.AsType[credentialsError](err); ok {
+		return true
+	}
 	e, ok := errors.AsType[*AnswerError](err)
-	return ok && e.Gateway && e.Status == http.StatusUnauthorized
+	return ok && (e.Final || e.Gateway && e.Status == http.StatusUnauthorized)
 }
 
 // draining reports that the gateway is about to stop, which says nothing about the way to it.
@@ -506,7 +509,7 @@ func (r *race) refused(c choice, err error) (again bool) {
 	}
 	l := r.legs[c.transport]
 	l.err = err
-	if _, ok := errors.AsType[*AnswerError](err); ok {
+	if _, ok := errors.AsType[*AnswerError](err); ok || authoritative(err) {
 		r.failLocked(err)
 		return false
 	}

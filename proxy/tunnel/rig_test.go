@@ -223,3 +223,11 @@ var testTLS = sync.OnceValues(func() (server, client *tls.Config) {
 	pool.AddCert(cert)
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, &tls.Config{RootCAs: pool}
 })
+
+// countDials counts the connections that dial makes.
+func (r *rig) countDials(dial dialFunc, n *int) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		*n++
+		return dial(ctx, network, addr)
+	}
+}
