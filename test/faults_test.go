@@ -55,6 +55,11 @@ func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
 	time.Sleep(time.Second)
 	w.cluster.Kill(2)
 	time.Sleep(2 * time.Second)
+	for _, p := range w.paths {
+		if out, err := p.doctor(); err == nil || !found(out, "fail", "broker 2") || !found(out, "ok", "broker 1") {
+			t.Errorf("the doctor over %s: %v\n%s", p.transport, err, out)
+		}
+	}
 	if err := w.cluster.Restart(ctx, 2); err != nil {
 		t.Error(err)
 	}

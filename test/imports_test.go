@@ -25,6 +25,7 @@ var mayImport = map[string]struct {
 	"proxy/tunnel":          {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/metrics":         {ours: []string{"protocol"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status":          {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
+	"proxy/doctor":          {ours: []string{"proxy", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
 	"proxy/fakekafka":       {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
 	"proxy/internal/memnet": {},
 	"proxy": {

@@ -65,6 +65,21 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 		brokers.Metrics = m
 		return proxy.NewDirect(brokers), nil
 	}
+	dialers, err := f.dialers(p, log)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range dialers {
+		d.OnState, d.OnUDPBuffers = follow(m.Tunnel(d.URL.Host)), m.UDPBuffers
+		d.OnDial = func(transport string, err error, took time.Duration) {
+			m.TunnelDial(transport, metrics.ResultOf(err), took)
+		}
+	}
+	return proxy.NewTunnel(dialers...), nil
+}
+
+// dialers are the ways to the gateways, in order.
+func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, error) {
 	var token func() (string, error)
 	if f.TokenFile != "" {
 		tokens, err := proxy.NewTokenFile(proxy.File{Path: f.TokenFile, Flag: "--token-file"}, log)
@@ -85,15 +100,9 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 		if err != nil {
 			return nil, badFile(err)
 		}
-		dialers = append(dialers, &tunnel.Dialer{
-			URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Logger: log, OnState: follow(m.Tunnel(u.Host)),
-			OnUDPBuffers: m.UDPBuffers,
-			OnDial: func(transport string, err error, took time.Duration) {
-				m.TunnelDial(transport, metrics.ResultOf(err), took)
-			},
-		})
+		dialers = append(dialers, &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Logger: log})
 	}
-	return proxy.NewTunnel(dialers...), nil
+	return dialers, nil
 }
 
 // follow has metrics show what a dialer knows.

@@ -33,6 +33,7 @@ type cli struct {
 	commonFlags
 	Agent   agentCmd   `cmd:"" help:"Give Kafka clients local addresses, and carry their connections to a gateway over HTTPS."`
 	Gateway gatewayCmd `cmd:"" help:"Take connections from agents over HTTPS, and carry them to the brokers."`
+	Doctor  doctorCmd  `cmd:"" help:"Examine the way to the brokers hop by hop, and say where it ends and what to do."`
 	Demo    demoCmd    `cmd:"" help:"Show what culvert is for, on this machine alone: brokers, a door, a client and records."`
 	Config  configCmd  `cmd:"" help:"Print the effective settings of a command, and where each came from."`
 	Version versionCmd `cmd:"" help:"Print the version."`

@@ -118,8 +118,8 @@ func answerOf(status int, h http.Header, body io.Reader) *AnswerError {
 	return e
 }
 
-// explain adds a hint to an error of a dial where there is one to give.
-func explain(err error) error {
+// Explain adds a hint to an error of a dial where there is one to give.
+func Explain(err error) error {
 	if hint := hintFor(err); hint != "" {
 		return &HintError{Err: err, Remedy: hint}
 	}

@@ -304,7 +304,7 @@ func (d *Dialer) dialError(ctx context.Context, transport string, err error) err
 	if strings.HasPrefix(err.Error(), prefix) {
 		return err
 	}
-	return explain(fmt.Errorf("%s%w", prefix, err))
+	return Explain(fmt.Errorf("%s%w", prefix, err))
 }
 
 // start counts a dial, which Close waits for.

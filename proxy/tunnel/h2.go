@@ -184,7 +184,7 @@ func (d *Dialer) wrapAnswer(transport string, sent http.Header, err error) error
 	if e, ok := errors.AsType[*AnswerError](err); ok {
 		d.answered(transport, sent, e)
 	}
-	return explain(fmt.Errorf("dial gateway %s over %s: %w", d.addr(), transport, err))
+	return Explain(fmt.Errorf("dial gateway %s over %s: %w", d.addr(), transport, err))
 }
 
 // conn returns a connection with room for a stream, and counts that stream: the least loaded one unless it has maxShared streams, a new one

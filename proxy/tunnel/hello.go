@@ -122,7 +122,7 @@ func (d *Dialer) greet(ctx context.Context, c *Conn, limit time.Duration) (w Wel
 		if _, ok := errors.AsType[*AnswerError](err); ok {
 			return Welcome{}, err // the exchange was refused
 		}
-		return Welcome{}, explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), c.Transport(), err))
+		return Welcome{}, Explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), c.Transport(), err))
 	}
 	d.rtt.Store(int64(time.Since(start)) / 2) // of two round trips at least
 	w.Opened = c.answer

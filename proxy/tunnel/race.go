@@ -387,7 +387,7 @@ func noTransport(failures []error) error {
 	for _, err := range failures {
 		all = append(all, err.Error())
 	}
-	return explain(&noTransportError{failures, "no transport reaches the gateway: " + strings.Join(all, "; ")})
+	return Explain(&noTransportError{failures, "no transport reaches the gateway: " + strings.Join(all, "; ")})
 }
 
 type noTransportError struct {

@@ -8,6 +8,15 @@ import (
 	"time"
 )
 
+// DialTCP opens a connection like those that ws and h2 stand on, through a proxy if one is set, for those who look into what is wrong. The
+// caller closes it.
+func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
+	d.init()
+	ctx, cancel := d.bound(ctx)
+	defer cancel()
+	return d.dialTCP(ctx)
+}
+
 // dialTCP connects to the gateway, through a proxy if one is set.
 func (d *Dialer) dialTCP(ctx context.Context) (net.Conn, error) {
 	switch {

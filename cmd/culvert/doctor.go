@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/doctor"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// doctorCmd is culvert doctor. It takes what the agent takes, so that a command
+// line that does not work needs one word changed.
+type doctorCmd struct {
+	JSON bool          `name:"json" group:"The doctor" help:"Print each finding as a line of JSON."`
+	Idle time.Duration `group:"The doctor" placeholder:"TIME" help:"Leave a connection without requests for this long, to see whether something cuts it. 100s tells of most ingresses."`
+
+	agentFlags
+}
+
+func (*doctorCmd) Help() string {
+	return `Nothing is changed, and nothing is listened on: it may run beside an agent. The
+exit code is 0 if clients would get through, else 1.
+
+Example:
+  culvert doctor --gateway-url https://kafka.example.com --token-file token.txt`
+}
+
+// Run examines each gateway, or the brokers where there is none.
+func (c *doctorCmd) Run(a *app) error {
+	plan, err := c.check()
+	if err != nil {
+		return err
+	}
+	if c.Idle < 0 {
+		return wrong("0 leaves that out", "--idle %v: it may not be negative", c.Idle)
+	}
+	ctx, stop := untilSignal(a.stderr)
+	defer stop()
+	d := &doctor.Doctor{Idle: c.Idle, Report: func(f doctor.Finding) { c.print(a.stdout, f) }}
+	if err := c.examine(ctx, d, plan, a.log); err != nil {
+		return err
+	}
+	switch n := d.Failed(); {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case n == 1:
+		return fmt.Errorf("one hop failed")
+	case n > 1:
+		return fmt.Errorf("%d hops failed", n)
+	}
+	return nil
+}
+
+func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan, log *slog.Logger) error {
+	log = slog.New(fromDebug(log)) // what it would warn of are findings
+	if len(p.gateways) == 0 {
+		brokers, err := c.brokerFlags.build(p.brokers, nil, log)
+		if err != nil {
+			return err
+		}
+		brokers.Metrics = metrics.New(prometheus.NewRegistry(), metrics.Agent, version())
+		d.Brokers(ctx, proxy.NewDirect(brokers), nil)
+		return nil
+	}
+	dialers, err := c.dialers(p, log)
+	if err != nil {
+		return err
+	}
+	for _, dialer := range dialers {
+		if len(dialers) > 1 {
+			d.Report(doctor.Finding{Hop: "url", Result: doctor.OK, Text: dialer.URL.String()})
+		}
+		d.Gateway(ctx, func(transport string) *tunnel.Dialer {
+			return &tunnel.Dialer{
+				URL: dialer.URL, Transport: transport, TLS: dialer.TLS, Token: dialer.Token, Ingress: dialer.Ingress, Logger: log,
+			}
+		}, c.transports(dialer))
+	}
+	return nil
+}
+
+// transports are those to try.
+func (c *doctorCmd) transports(dialer *tunnel.Dialer) []string {
+	switch {
+	case c.Transport != tunnel.TransportAuto:
+		return []string{c.Transport}
+	case dialer.URL.Scheme == "http":
+		return []string{tunnel.TransportWS, tunnel.TransportH2}
+	}
+	return []string{tunnel.TransportWS, tunnel.TransportH2, tunnel.TransportH3}
+}
+
+func (c *doctorCmd) print(w io.Writer, f doctor.Finding) {
+	f.Text, f.Remedy = sentence(fmt.Errorf("%s", f.Text)), redact(f.Remedy)
+	if c.JSON {
+		json.NewEncoder(w).Encode(f)
+		return
+	}
+	const indent = 19 // of the text
+	text := wrap(f.Text, fmt.Sprintf("%*s", indent, ""))
+	fmt.Fprintf(w, "%-5s %-12s %s", f.Result, f.Hop, text[indent:])
+	if f.Remedy != "" {
+		fmt.Fprint(w, wrap("hint: "+f.Remedy, fmt.Sprintf("%*s", indent, "")))
+	}
+}
+
+// fromDebug passes on everything where the user asked for debug, and else nothing.
+func fromDebug(log *slog.Logger) slog.Handler {
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		return log.Handler()
+	}
+	return slog.DiscardHandler
+}

@@ -1,0 +1,147 @@
+// Package doctor finds out, hop by hop, why Kafka does not come through: from
+// the name of a gateway to every broker behind it. Each hop gets one [Finding],
+// with a remedy where there is one.
+//
+// It walks the way that an agent takes, with the agent's own parts, and changes
+// nothing: of Kafka it asks ApiVersions and Metadata alone, which need no login
+// or say that they do.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// Result is how a hop did.
+type Result string
+
+// The results, from good to bad.
+const (
+	OK   Result = "ok"
+	Info Result = "info" // does not work, and something else does in its place
+	Warn Result = "warn" // works, and not for long or not for everybody
+	Fail Result = "fail" // clients cannot do without it
+)
+
+// A Finding is what was found at one hop.
+type Finding struct {
+	Hop    string        `json:"hop"`
+	Result Result        `json:"result"`
+	Text   string        `json:"text"`             // one sentence, without secrets
+	Remedy string        `json:"remedy,omitempty"` // what to do
+	Took   time.Duration `json:"took_ns"`
+}
+
+// A Doctor examines ways to brokers. Its methods are called one after the other.
+type Doctor struct {
+	// Report is told each finding, in the order of the hops.
+	Report func(Finding)
+	// Idle is for how long a connection is left alone at the end, to see whether
+	// something on the way cuts it; 0 leaves that out. Only KEEPALIVEs pass
+	// meanwhile, as on an idle connection of a client.
+	Idle time.Duration
+
+	failed int
+}
+
+// Failed is how many findings were failures.
+func (d *Doctor) Failed() int { return d.failed }
+
+// hopTimeout bounds each hop.
+const hopTimeout = 15 * time.Second
+
+func (d *Doctor) report(f Finding) {
+	if f.Result == Fail {
+		d.failed++
+	}
+	d.Report(f)
+}
+
+// hop examines one hop, and reports whether it is worth going on.
+func (d *Doctor) hop(ctx context.Context, name string, examine func(context.Context) Finding) bool {
+	f := timed(ctx, name, examine)
+	d.report(f)
+	return f.Result != Fail
+}
+
+func timed(ctx context.Context, name string, examine func(context.Context) Finding) Finding {
+	ctx, cancel := context.WithTimeoutCause(ctx, hopTimeout, fmt.Errorf("no answer within %v", hopTimeout))
+	defer cancel()
+	start := time.Now()
+	f := examine(ctx)
+	f.Hop = name
+	f.Took = time.Since(start)
+	return f
+}
+
+// atOnce examines n hops side by side, a few at a time, and reports them in
+// their order.
+func (d *Doctor) atOnce(n int, examine func(i int) Finding) []Finding {
+	const few = 8
+	findings := make([]Finding, n)
+	turns := make(chan struct{}, few)
+	var all sync.WaitGroup
+	for i := range n {
+		turns <- struct{}{}
+		all.Go(func() {
+			defer func() { <-turns }()
+			findings[i] = examine(i)
+		})
+	}
+	all.Wait()
+	return findings
+}
+
+func ok(format string, args ...any) Finding {
+	return Finding{Result: OK, Text: fmt.Sprintf(format, args...)}
+}
+
+// failed is err in words, and what errors on the way propose.
+func failed(ctx context.Context, err error) Finding {
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+	}
+	return Finding{Result: Fail, Text: err.Error(), Remedy: remedyOf(err)}
+}
+
+// remedyOf is the first remedy in err's tree.
+func remedyOf(err error) string {
+	if h, ok := err.(interface{ Hint() string }); ok && h.Hint() != "" {
+		return h.Hint()
+	}
+	var inner []error
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		inner = []error{e.Unwrap()}
+	case interface{ Unwrap() []error }:
+		inner = e.Unwrap()
+	}
+	for _, e := range inner {
+		if remedy := remedyOf(e); remedy != "" {
+			return remedy
+		}
+	}
+	return ""
+}
+
+// Gateway examines the way to one gateway, and what is behind it. dial makes
+// dialers that differ in nothing but their transport; the Doctor closes them.
+// transports are those to try, the preferred one first.
+func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunnel.Dialer, transports []string) {
+	g := &gateway{Doctor: d, dial: dial}
+	if !g.reach(ctx) {
+		return
+	}
+	dialer, welcome := g.hello(ctx, transports)
+	if dialer == nil {
+		return
+	}
+	up := proxy.NewTunnel(dialer)
+	defer dialer.Close()
+	d.Brokers(ctx, up, welcome.Tickets)
+}

@@ -1,0 +1,281 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"go.uber.org/goleak"
+
+	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var all = []string{tunnel.TransportWS, tunnel.TransportH3, tunnel.TransportH2}
+
+// door is a TLS server that answers with h, whose certificate a gateway can use.
+func door(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// dialTo makes dialers to a URL.
+func dialTo(t *testing.T, address string, believe *x509.Certificate, token string) func(string) *tunnel.Dialer {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(believe)
+	return func(transport string) *tunnel.Dialer {
+		return &tunnel.Dialer{
+			URL: u, Transport: transport, TLS: &tls.Config{RootCAs: roots, ServerName: "example.com"},
+			Token: func() (string, error) { return token, nil },
+		}
+	}
+}
+
+// startGateway starts a gateway that knows one token, in front of a cluster.
+func startGateway(t *testing.T, c *fakekafka.Cluster, resolver proxy.Resolver) (address string, certificate *x509.Certificate) {
+	t.Helper()
+	s := door(t, http.NotFoundHandler())
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	udp, err := net.ListenPacket("udp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test")
+	g := &proxy.Gateway{
+		Version: "test", TLS: &tls.Config{Certificates: s.TLS.Certificates}, Metrics: m, Logger: slog.New(slog.DiscardHandler),
+		Brokers: &proxy.Brokers{Bootstrap: c.Bootstrap(), Resolver: resolver, Metrics: m},
+		Authenticate: func(r *http.Request) (string, error) {
+			if r.Header.Get("Culvert-Authorization") != "Bearer right" {
+				return "", errors.New("unknown token")
+			}
+			return "agent", nil
+		},
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx, ln, udp) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return "https://" + ln.Addr().String(), s.Certificate()
+}
+
+func startCluster(t *testing.T, opts ...kfake.Opt) *fakekafka.Cluster {
+	t.Helper()
+	c, err := fakekafka.Start(3, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// examine returns what a doctor finds, by hop.
+func examine(t *testing.T, change func(*Doctor), dial func(string) *tunnel.Dialer) (order []string, by map[string]Finding, failed int) {
+	t.Helper()
+	by = map[string]Finding{}
+	d := &Doctor{Report: func(f Finding) {
+		t.Logf("%-4s %-11s %s [%s]", f.Result, f.Hop, f.Text, f.Remedy)
+		order = append(order, f.Hop)
+		by[f.Hop] = f
+	}}
+	if change != nil {
+		change(d)
+	}
+	d.Gateway(t.Context(), dial, all)
+	return order, by, d.Failed()
+}
+
+func TestAHealthyWay(t *testing.T) {
+	c := startCluster(t)
+	address, certificate := startGateway(t, c, c.Resolver())
+	order, by, failed := examine(t, func(d *Doctor) { d.Idle = 10 * time.Millisecond }, dialTo(t, address, certificate, "right"))
+	want := []string{"name", "tcp", "tls", "credentials", "ws", "h3", "h2", "gateway", "bootstrap", "metadata", "broker 0", "broker 1", "broker 2", "idle"}
+	if !slices.Equal(order, want) {
+		t.Errorf("hops = %q, want %q", order, want)
+	}
+	for hop, f := range by {
+		if f.Result != OK || f.Text == "" {
+			t.Errorf("%s: %s %q", hop, f.Result, f.Text)
+		}
+	}
+	if failed != 0 {
+		t.Errorf("%d failures", failed)
+	}
+	if f := by["metadata"]; !strings.Contains(f.Text, "2 at broker-2."+fakekafka.Domain) {
+		t.Errorf("metadata: %q", f.Text)
+	}
+}
+
+// wantStop examines a way that ends at a hop, with a text and a remedy.
+func wantStop(t *testing.T, dial func(string) *tunnel.Dialer, hop, text, remedy string) {
+	t.Helper()
+	order, by, failed := examine(t, nil, dial)
+	f := by[hop]
+	if f.Result != Fail || !strings.Contains(f.Text, text) || !strings.Contains(f.Remedy, remedy) {
+		t.Errorf("%s: %s %q, remedy %q; want %q and %q", hop, f.Result, f.Text, f.Remedy, text, remedy)
+	}
+	if failed == 0 || slices.Contains(order, "bootstrap") {
+		t.Errorf("hops = %q, %d failures", order, failed)
+	}
+}
+
+func TestWaysThatEnd(t *testing.T) {
+	c := startCluster(t)
+	address, certificate := startGateway(t, c, c.Resolver())
+	login := door(t, http.RedirectHandler("https://login.example.com/", http.StatusFound))
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+
+	wantStop(t, dialTo(t, "https://no-such-host.invalid", certificate, "right"), "name", "no-such-host.invalid", "SHOW ENDPOINTS")
+	wantStop(t, dialTo(t, "https://"+closed.Addr().String(), certificate, "right"), "tcp", "refused", "HTTPS_PROXY")
+	wantStop(t, dialTo(t, address, certificate, "wrong"), "ws", "unknown token", "--token-file")
+	wantStop(t, dialTo(t, login.URL, login.Certificate(), "right"), "ws", "login.example.com", "credentials")
+	stranger := dialTo(t, address, certificate, "right")
+	wantStop(t, func(transport string) *tunnel.Dialer {
+		d := stranger(transport)
+		d.TLS = nil
+		return d
+	}, "tls", "unknown authority", "--gateway-ca-file")
+	wantStop(t, func(transport string) *tunnel.Dialer {
+		d := stranger(transport)
+		d.Token = func() (string, error) { return "", errors.New("tokens.txt: no token in it") }
+		return d
+	}, "credentials", "no token in it", "")
+}
+
+// lost is a resolver that does not know one broker.
+type lost struct {
+	proxy.Resolver
+	host string
+}
+
+func (l lost) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if host == l.host {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	return l.Resolver.LookupNetIP(ctx, network, host)
+}
+
+func TestABrokerThatTheGatewayCannotReach(t *testing.T) {
+	c := startCluster(t)
+	address, certificate := startGateway(t, c, lost{c.Resolver(), fakekafka.Host(2)})
+	_, by, failed := examine(t, nil, dialTo(t, address, certificate, "right"))
+	if f := by["broker 2"]; f.Result != Fail || !strings.Contains(f.Text, fakekafka.Host(2)) || !strings.Contains(f.Text, "no such host") {
+		t.Errorf("broker 2: %+v", f)
+	}
+	if by["broker 0"].Result != OK || by["broker 1"].Result != OK || failed != 1 {
+		t.Errorf("broker 0: %+v, broker 1: %+v, %d failures", by["broker 0"], by["broker 1"], failed)
+	}
+}
+
+// Brokers that want a login are known once a client has been there.
+func TestBrokersThatWantALogin(t *testing.T) {
+	c := startCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "alice", "alice"))
+	address, certificate := startGateway(t, c, c.Resolver())
+	dial := dialTo(t, address, certificate, "right")
+	order, by, _ := examine(t, nil, dial)
+	if f := by["metadata"]; f.Result != Info || !strings.Contains(f.Text, "login") || slices.Contains(order, "broker 0") {
+		t.Errorf("metadata: %+v, hops %q", f, order)
+	}
+
+	dialer := dial(tunnel.TransportWS)
+	defer dialer.Close()
+	up := proxy.NewTunnel(dialer)
+	client, err := kgo.NewClient(kgo.SeedBrokers("bootstrap:9092"), kgo.SASL(plain.Auth{User: "alice", Pass: "alice"}.AsMechanism()),
+		kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) { return proxy.Open(ctx, up, "", nil, nil) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	client.ForceMetadataRefresh()
+	if _, by, _ = examine(t, nil, dial); by["broker 2"].Result != OK {
+		t.Errorf("broker 2: %+v", by["broker 2"])
+	}
+}
+
+// What is no broker is called so, whatever it says.
+func TestWhatIsNoBroker(t *testing.T) {
+	for _, says := range []string{"HTTP/1.1 400 Bad Request\r\n\r\n", "\x00\x00\x00\x03", "\xff\xff\xff\xff\x00\x00\x00\x01", "\x00\x00\x00\x08\x00\x00\x00\x02zzzz", ""} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				c.Read(make([]byte, 100))
+				c.Write([]byte(says))
+				c.Close()
+			}
+		}()
+		var found []Finding
+		d := &Doctor{Report: func(f Finding) { found = append(found, f) }}
+		d.Brokers(t.Context(), proxy.NewDirect(&proxy.Brokers{Bootstrap: []string{ln.Addr().String()}, Metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test")}), nil)
+		ln.Close()
+		if len(found) != 1 || found[0].Result != Fail || found[0].Remedy == "" {
+			t.Errorf("%q: %+v", says, found)
+		}
+	}
+}
+
+// An idle connection that something cuts.
+func TestAnIdleConnectionIsCut(t *testing.T) {
+	c := startCluster(t)
+	address, certificate := startGateway(t, c, c.Resolver())
+	var found Finding
+	d := &Doctor{Idle: time.Minute, Report: func(f Finding) {
+		if found = f; f.Hop == "metadata" {
+			time.AfterFunc(50*time.Millisecond, c.Close)
+		}
+	}}
+	d.Gateway(t.Context(), dialTo(t, address, certificate, "right"), []string{tunnel.TransportWS})
+	if found.Hop != "idle" || found.Result != Warn || !strings.Contains(found.Text, "cut") {
+		t.Errorf("found %+v", found)
+	}
+}

@@ -1,0 +1,47 @@
+package test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/culvert-proxy/culvert/test/inside"
+)
+
+// TestDoctorOnAHealthyWay has the doctor examine the ways that other tests use.
+func TestDoctorOnAHealthyWay(t *testing.T) {
+	for way, p := range theWorld(t).paths {
+		t.Run(way, func(t *testing.T) {
+			out, err := p.doctor()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			for _, hop := range []string{"bootstrap", "metadata", "broker 0", "broker 1", "broker 2"} {
+				if !found(out, "ok", hop) {
+					t.Errorf("%s is not ok:\n%s", hop, out)
+				}
+			}
+		})
+	}
+}
+
+// doctor examines the way of the path's agent.
+func (p *path) doctor() (findings string, err error) {
+	cmd := exec.Command(p.binary, "doctor", "--gateway-url", p.url, "--transport", p.transport,
+		"--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))
+	if p.transport == direct {
+		cmd = inside.Command(p.file("inside-hosts"), p.binary, "doctor", "--gateway-url", "tcp://"+p.brokers)
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// found reports whether a hop has this result.
+func found(findings, result, hop string) bool {
+	for line := range strings.Lines(findings) {
+		if got, rest, _ := strings.Cut(line, " "); got == result && strings.HasPrefix(strings.TrimLeft(rest, " "), hop+" ") {
+			return true
+		}
+	}
+	return false
+}
