@@ -20,14 +20,15 @@ var mayImport = map[string]struct {
 	others []string // prefixes, beyond the standard library
 	never  []string // of the standard library
 }{
-	"protocol":              {others: []string{"github.com/twmb/franz-go/pkg/kmsg"}, never: []string{"net", "os", "sync/atomic", "time", "log", "context"}},
-	"rewrite":               {ours: []string{"protocol"}, never: []string{"net", "os", "sync", "time", "log", "context"}},
-	"proxy/tunnel":          {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
-	"proxy/metrics":         {ours: []string{"protocol"}, others: []string{"github.com/prometheus/"}},
-	"proxy/status":          {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
-	"proxy/doctor":          {ours: []string{"proxy", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
-	"proxy/fakekafka":       {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
-	"proxy/internal/memnet": {},
+	"protocol":                {others: []string{"github.com/twmb/franz-go/pkg/kmsg"}, never: []string{"net", "os", "sync/atomic", "time", "log", "context"}},
+	"rewrite":                 {ours: []string{"protocol"}, never: []string{"net", "os", "sync", "time", "log", "context"}},
+	"proxy/tunnel":            {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
+	"proxy/metrics":           {ours: []string{"protocol"}, others: []string{"github.com/prometheus/"}},
+	"proxy/status":            {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
+	"proxy/doctor":            {ours: []string{"proxy", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
+	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
+	"proxy/internal/memnet":   {},
+	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
 		ours:   []string{"protocol", "rewrite", "proxy/tunnel", "proxy/metrics"},
 		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
