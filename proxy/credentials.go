@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -33,10 +35,11 @@ const (
 type Credentials struct {
 	Tokens   *TokenFile // nil: no token is asked for
 	ClientCA *CAFile    // nil: no certificate is asked for
-	// AllowUsers are the users of the platform's ingress that may come in; nil
-	// allows all. It only narrows: an ingress that can be gone around proves nothing.
+	// AllowUsers are the users of the platform's ingress that may come in, as
+	// ParseUser returns them; nil allows all. It only narrows what Tokens and
+	// ClientCA let in: an ingress that can be gone around proves nothing.
 	AllowUsers []string
-	// InsecureNoAuth lets everybody in when neither Tokens nor ClientCA is set.
+	// InsecureNoAuth lets everybody in when nothing else is set.
 	InsecureNoAuth bool
 }
 
@@ -48,7 +51,7 @@ type Credentials struct {
 // has to ask for one: a refusal in HTTP carries a sentence, a TLS alert none.
 func (c *Credentials) Authenticate(r *http.Request) (identity string, err error) {
 	if c.Tokens == nil && c.ClientCA == nil {
-		if !c.InsecureNoAuth {
+		if !c.InsecureNoAuth || c.AllowUsers != nil {
 			return "", errors.New("this gateway lets nobody in: it has neither tokens nor a client CA")
 		}
 		identity = anonymous
@@ -64,7 +67,9 @@ func (c *Credentials) Authenticate(r *http.Request) (identity string, err error)
 		}
 	}
 	if c.AllowUsers != nil {
-		return identity, c.checkUser(r.Header.Values(userHeader))
+		if err := c.checkUser(r.Header.Values(userHeader)); err != nil {
+			return "", err
+		}
 	}
 	return identity, nil
 }
@@ -77,6 +82,38 @@ func (c *Credentials) checkUser(users []string) error {
 		return errors.New("this user is none of those in the gateway's --allow-user")
 	}
 	return nil
+}
+
+// ParseUser reads a user's name as SQL does: in upper case, or as it stands
+// where it is in double quotes. What an ingress says is compared exactly.
+func ParseUser(s string) (string, error) {
+	name, quoted := strings.ToUpper(s), strings.HasPrefix(s, `"`)
+	if quoted {
+		inner, closed := strings.CutSuffix(s[1:], `"`)
+		if !closed || strings.Contains(strings.ReplaceAll(inner, `""`, ""), `"`) {
+			return "", errors.New("its quotes do not match")
+		}
+		name = strings.ReplaceAll(inner, `""`, `"`)
+	}
+	if name == "" || strings.ContainsFunc(name, unicode.IsControl) || name != strings.TrimSpace(name) || !quoted && strings.Contains(name, `"`) {
+		return "", errors.New("it is no user's name")
+	}
+	return name, nil
+}
+
+// maxUserLogged is how many characters of a user's name are logged.
+const maxUserLogged = 128
+
+// userOf is what a request says of the user that an ingress let in, for logs:
+// whoever goes around the ingress can say what he likes.
+func userOf(h http.Header) string {
+	said := fmt.Sprintf("%.*s", maxUserLogged, strings.Join(h.Values(userHeader), ", "))
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, said)
 }
 
 // TokenFile is a file of named tokens, read again when it changes. Each line is

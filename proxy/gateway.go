@@ -85,6 +85,8 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	reviewed := rewrite.Reviewed()
 	server := &tunnel.Server{
 		Authenticate: g.Authenticate,
+		User:         userOf,
+		OnRefused:    g.turnedAway,
 		Serve:        g.serve,
 		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },
 		Tickets:      g.remembered,
@@ -123,7 +125,24 @@ func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	if g.loud.again("limit " + string(l)) {
 		level = slog.LevelWarn
 	}
-	g.Logger.Log(context.Background(), level, "stream refused", "err", e, "identity", p.Identity, "client_addr", p.Addr, "transport", p.Transport)
+	withPeer(g.Logger, p).Log(context.Background(), level, "stream refused", "err", e)
+}
+
+// turnedAway says who was not let in, and why.
+func (g *Gateway) turnedAway(why error, p tunnel.Peer) {
+	level := slog.LevelDebug
+	if g.loud.again("turned away") {
+		level = slog.LevelWarn
+	}
+	withPeer(g.Logger, p).Log(context.Background(), level, "request refused", "err", why)
+}
+
+// withPeer binds what is known of who dialled a stream.
+func withPeer(log *slog.Logger, p tunnel.Peer) *slog.Logger {
+	if p.User != "" {
+		log = log.With("user", p.User)
+	}
+	return log.With("client_addr", p.Addr, "identity", p.Identity, "transport", p.Transport)
 }
 
 // reach dials a bootstrap broker until one has accepted.
@@ -147,7 +166,7 @@ func (g *Gateway) reach(ctx context.Context) {
 
 // serve relays one stream until it is over.
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
-	log := g.Logger.With("client_addr", peer.Addr, "identity", peer.Identity, "transport", peer.Transport, "target", open.Target)
+	log := withPeer(g.Logger, peer).With("target", open.Target)
 	broker, node, refused := g.dial(ctx, open)
 	if refused != nil {
 		level := slog.LevelDebug
@@ -159,6 +178,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 		t.Reset(refused)
 		return
 	}
+	log.Debug("stream opened", "node_id", node)
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
 	s := &ticketer{gateway: g, stream: t, sent: map[named]time.Time{}}

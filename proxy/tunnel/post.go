@@ -235,7 +235,6 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, p Peer) {
 	if !clean {
 		panic(http.ErrAbortHandler)
 	}
-	answer.SetWriteDeadline(time.Time{}) // of a connection that serves the next request
 }
 
 // answer sends what is written as the answer's body, until CloseWrite or Abort.

@@ -34,6 +34,7 @@ const (
 // Peer is who dialled a stream.
 type Peer struct {
 	Identity  string // what Authenticate said
+	User      string // what User said
 	Addr      string // of the agent, or of the ingress before us
 	Transport string
 }
@@ -42,6 +43,12 @@ type Peer struct {
 type Server struct {
 	// Authenticate says who sends a request. An error is answered with 401 and its text. nil lets everybody in.
 	Authenticate func(*http.Request) (identity string, err error)
+
+	// User says, for logs alone, whom an ingress before us let in; nil says nobody.
+	User func(http.Header) string
+
+	// OnRefused is told why Authenticate let somebody not in, unless it is nil.
+	OnRefused func(error, Peer)
 
 	// Serve serves one stream, on a goroutine of its own, and owns c, which is closed when it returns. The answer to OPEN is sent already.
 	// ctx ends when Shutdown cuts the streams that are left. Serve is not called for TargetHello.
@@ -145,6 +152,8 @@ func (s *Server) newHTTP() *http.Server {
 		Protocols:         new(http.Protocols),
 		HTTP2:             h2Config(s.w, maxRequestFrame),
 		ConnContext:       withConn,
+
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" would be answered without us
 	}
 	h.Protocols.SetHTTP1(true)
 	h.Protocols.SetHTTP2(s.TLS != nil)
@@ -372,24 +381,30 @@ func (s *Server) cutStreams() {
 }
 
 // ServeHTTP answers one request. What is not a tunnel's is answered with a sentence for whoever reads it.
+//
+// An HTTP/1.1 connection ends with the answer. What a front door passes on behind a request may be another one that it has not seen, with headers
+// of its own: behind an upgrade that it believes in and we have refused, or where it and we do not agree about a body's length.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set(headerGateway, s.opened().Gateway)
 	if s.altSvc != "" && r.ProtoMajor < 3 {
 		h.Set("Alt-Svc", s.altSvc)
 	}
+	if r.ProtoMajor == 1 {
+		h.Set("Connection", "close")
+	}
 	switch {
 	case !strings.HasSuffix(r.URL.Path, Path):
 		refuse(w, http.StatusNotFound, "this is a culvert gateway; its tunnel is at "+Path)
-	case r.Header.Get("Origin") != "":
-		refuse(w, http.StatusForbidden, "a culvert gateway takes no requests from web pages (Origin: "+r.Header.Get("Origin")+")")
+	case r.Header["Origin"] != nil:
+		refuse(w, http.StatusForbidden, fmt.Sprintf("a culvert gateway takes no requests from web pages (Origin: %.100s)", r.Header.Get("Origin")))
 	case !slices.Contains(methods(r), r.Method):
 		h.Set("Allow", strings.Join(methods(r), ", "))
 		refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here")
 	case r.Method == http.MethodPost && refusePost(w, r):
 	case r.Method == http.MethodGet && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
 		h.Set("Upgrade", "websocket")
-		h.Set("Connection", "Upgrade")
+		h.Add("Connection", "Upgrade")
 		refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here. If an agent sent this, something on the way removed its Upgrade header")
 	case r.Method == http.MethodConnect && r.Proto != h3Protocol:
 		refuse(w, http.StatusNotImplemented, "extended CONNECT with :protocol "+r.Proto+", want "+h3Protocol)
@@ -409,7 +424,11 @@ func methods(r *http.Request) []string {
 	return []string{http.MethodGet, http.MethodPost}
 }
 
+// refusedTimeout is how long the rest of a request may take that is refused.
+const refusedTimeout = time.Second
+
 func refuse(w http.ResponseWriter, status int, sentence string) {
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedTimeout)) // net/http reads a body's rest, however long that takes
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
@@ -418,17 +437,23 @@ func refuse(w http.ResponseWriter, status int, sentence string) {
 
 func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	p := Peer{Addr: r.RemoteAddr, Transport: transportOf(r)}
+	if s.User != nil {
+		p.User = s.User(r.Header)
+	}
 	if s.Authenticate != nil {
 		var err error
 		if p.Identity, err = s.Authenticate(r); err != nil {
+			if s.OnRefused != nil {
+				s.OnRefused(err, p)
+			}
 			w.Header().Set("WWW-Authenticate", `Bearer realm="culvert"`)
 			refuse(w, http.StatusUnauthorized, err.Error())
 			return
 		}
 	}
 	if s.isDraining() {
-		if r.ProtoMajor < 3 {
-			w.Header().Set("Connection", "close") // in HTTP/2 a GOAWAY
+		if r.ProtoMajor == 2 {
+			w.Header().Set("Connection", "close") // which is a GOAWAY there
 		}
 		refuse(w, http.StatusServiceUnavailable, "this gateway is draining")
 		return
