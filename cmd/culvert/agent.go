@@ -77,7 +77,7 @@ func (c *agentCmd) Run(a *app) error {
 		return err
 	}
 	c.warn(plan, a.log)
-	ctx, stop := untilSignal(a.stderr)
+	ctx, stop := a.untilSignal()
 	defer stop()
 	var tunnels func() any
 	if len(plan.gateways) > 0 {
@@ -88,8 +88,8 @@ func (c *agentCmd) Run(a *app) error {
 		return err
 	}
 	agent.Listening = func(bootstrap []string) {
-		fmt.Fprintf(a.stderr, "culvert agent ready: bootstrap %s, brokers from port %d, %s, %s\n",
-			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.way(), admin)
+		a.say(slog.LevelInfo, fmt.Sprintf("culvert agent ready: bootstrap %s, brokers from port %d, %s, %s",
+			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.way(), admin))
 	}
 	err = admin.during(ctx, agent.Run)
 	if le, ok := errors.AsType[*proxy.ListenError](err); ok {

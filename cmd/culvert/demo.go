@@ -43,7 +43,7 @@ func (c *demoCmd) Run(a *app) error {
 	}
 	t := &story{w: a.stdout}
 	t.say("culvert demo: Kafka behind a door that lets in HTTPS only, all in this process.")
-	ctx, stop := untilSignal(a.stderr)
+	ctx, stop := a.untilSignal()
 	defer stop()
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)

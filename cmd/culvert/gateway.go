@@ -30,7 +30,7 @@ type gatewayFlags struct {
 	StatelessResetKeyFile string `group:"TLS with the agents" placeholder:"FILE" help:"A secret that outlives the process, so that h3 agents learn of a restart at once. Only for a single gateway, or behind a balancer that routes by QUIC connection ID."`
 
 	ClientCAFile   string   `group:"Who may come in" placeholder:"FILE" help:"Let in only agents that show a certificate which these have signed."`
-	AllowUser      []string `group:"Who may come in" placeholder:"USER" help:"Of those, let in only requests that the platform's ingress says are this user's (Sf-Context-Current-User); may be repeated."`
+	AllowUser      []string `group:"Who may come in" placeholder:"USER" help:"Of those, let in only requests that Snowflake's ingress says are this user's (Sf-Context-Current-User); may be repeated. Names are SQL's: alice is ALICE, and a name that is not in upper case stands in double quotes."`
 	InsecureNoAuth bool     `group:"Who may come in" help:"Let everybody in: nothing else may be said about who may."`
 
 	AllowBroker   []string `group:"What may be dialled" placeholder:"PATTERN" help:"Dial these without a broker having named them: HOST:PORT or CIDR:PORT, where * in a name is one label; may be repeated."`
@@ -73,7 +73,7 @@ func (c *gatewayCmd) Run(a *app) error {
 		return err
 	}
 	c.warn(a.log)
-	ctx, stop := untilSignal(a.stderr)
+	ctx, stop := a.untilSignal()
 	defer stop()
 	tcp, udp, err := c.listen(ctx)
 	if err != nil {
@@ -84,8 +84,8 @@ func (c *gatewayCmd) Run(a *app) error {
 		closeAll(tcp, udp)
 		return err
 	}
-	fmt.Fprintf(a.stderr, "culvert gateway ready: listening on %s (%s), bootstrap %s, %s\n",
-		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), admin)
+	a.say(slog.LevelInfo, fmt.Sprintf("culvert gateway ready: listening on %s (%s), bootstrap %s, %s",
+		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), admin))
 	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 }
 
@@ -153,9 +153,20 @@ func (f *gatewayFlags) checkTLS(*gatewayPlan) error {
 	return checkPair("--tls-cert-file", f.TLSCertFile, "--tls-key-file", f.TLSKeyFile)
 }
 
-func (f *gatewayFlags) checkAuth(*gatewayPlan) error {
+func (f *gatewayFlags) checkAuth(p *gatewayPlan) error {
+	for i, user := range p.allowUser {
+		name, err := proxy.ParseUser(user)
+		if err != nil {
+			return wrong("write it as in SQL: --allow-user ALICE, or --allow-user '\"alice\"' for one whose name is not in upper case",
+				"--allow-user %s: %w", user, err)
+		}
+		p.allowUser[i] = name
+	}
 	set := given(map[string]bool{"--token-file": f.TokenFile != "", "--client-ca-file": f.ClientCAFile != ""})
 	switch {
+	case len(p.allowUser) > 0 && len(set) == 0:
+		return wrong("add --token-file; whoever reaches this gateway around the ingress can say that he is anybody",
+			"--allow-user only narrows whom --token-file or --client-ca-file let in, and neither is set")
 	case len(set) == 0 && !f.InsecureNoAuth:
 		return wrong("add --token-file or --client-ca-file; to let everybody in who reaches this gateway, say so: --insecure-no-auth",
 			"neither --token-file nor --client-ca-file is set: anybody could come in")

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"regexp"
@@ -38,9 +39,13 @@ func (a *app) report(err error) int {
 	case errors.Is(err, errShown):
 		return 2
 	}
-	fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
-	for _, hint := range hints(err) {
-		fmt.Fprintf(a.stderr, "culvert: hint: %s\n", redact(hint))
+	if a.json {
+		a.say(slog.LevelError, "culvert failed", slog.Any("err", err))
+	} else {
+		fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
+		for _, hint := range hints(err) {
+			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", redact(hint))
+		}
 	}
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return 2

@@ -47,6 +47,7 @@ func (*cli) Help() string {
 // app is what commands run with.
 type app struct {
 	stdout, stderr io.Writer
+	json           bool // all that goes to stderr is
 	log            *slog.Logger
 	sources        *sources
 }
@@ -70,14 +71,23 @@ func (a *app) run(args []string) error {
 		return errShown
 	}
 	ctx, err := parser.Parse(args)
+	a.json = a.allJSON(args, &c.commonFlags)
 	if err != nil {
 		return a.parseError(err)
 	}
 	if a.log, err = c.logger(a.stderr); err != nil {
 		return err
 	}
+	logForOthers(a.log)
 	a.sources.warnOfUnknown(a.log, parser.Model.Node)
 	return ctx.Run(a)
+}
+
+// logForOthers makes a record, for those who look closely, of each line that a
+// library would write past our log.
+func logForOthers(log *slog.Logger) {
+	slog.SetLogLoggerLevel(slog.LevelDebug)
+	slog.SetDefault(log)
 }
 
 // parseError prints help where that was asked for, and makes the rest an error

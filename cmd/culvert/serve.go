@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -29,13 +27,13 @@ var errSignal = errors.New("told to stop")
 
 // untilSignal returns a context that the first SIGINT or SIGTERM ends. A second
 // one ends the process: who says it twice does not want to wait for clients.
-func untilSignal(stderr io.Writer) (ctx context.Context, stop func()) {
+func (a *app) untilSignal() (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	done := make(chan struct{})
 	go awaitSignals(signals, done, cancel, func() {
-		fmt.Fprintln(stderr, "culvert: error: stopped before connections had ended")
+		a.say(slog.LevelError, "culvert: error: stopped before connections had ended")
 		os.Exit(1)
 	})
 	return ctx, func() {

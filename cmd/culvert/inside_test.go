@@ -1,0 +1,211 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// records decodes all that a process has said. Each line must be a record.
+func records(t *testing.T, p *process) (all []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(p.text()) {
+		var r map[string]any
+		if err := json.Unmarshal([]byte(line), &r); err != nil || r["time"] == nil || r["level"] == nil || r["msg"] == nil {
+			t.Errorf("no record: %v, %s", err, line)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// What reads the lines of a container's stderr has no use for one that is text.
+func TestWithJSONEveryLineIsARecord(t *testing.T) {
+	needSignals(t)
+	tokens := write(t, "laptop=0123456789abcdef\n")
+	cert, key := certificate(t)
+	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--token-file", tokens, "--listen", "127.0.0.1:0",
+		"--tls-cert-file", cert, "--tls-key-file", key, "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug")
+	line := gateway.ready()
+	agent := start(t, "agent", "--gateway-url", "https://"+find(t, `listening on (127\.0\.0\.1:\d+)`, line), "--gateway-ca-file", cert, "--token-file", tokens,
+		"--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "none", "--log-format", "json", "--log-level", "error")
+	roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.ready()))
+	scanner, err := net.Dial("tcp", find(t, `listening on (127\.0\.0\.1:\d+)`, line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(scanner, "GET / HTTP/1.1\r\n\r\n") // for the library that serves HTTP to have something to say
+	io.ReadAll(scanner)
+	scanner.Close()
+	for name, p := range map[string]*process{"agent": agent, "gateway": gateway} {
+		if code := p.stop(); code != 0 {
+			t.Errorf("%s ended with %d", name, code)
+		}
+		ready := 0
+		for _, r := range records(t, p) {
+			if strings.HasPrefix(r["msg"].(string), "culvert "+name+" ready: ") {
+				ready++
+			}
+		}
+		if ready != 1 {
+			t.Errorf("%s said ready in %d records, want one:\n%s", name, ready, p.text())
+		}
+	}
+	failed := start(t, "gateway", "--bootstrap", "127.0.0.1:1", "--token-file", tokens, "--listen", "127.0.0.1:0",
+		"--admin-listen", silentPort(t), "--log-format", "json")
+	if code := failed.ended(); code != 1 {
+		t.Errorf("ended with %d, want 1", code)
+	}
+	all := records(t, failed)
+	last := all[len(all)-1]
+	if last["level"] != "ERROR" || !strings.Contains(last["err"].(string), "listen on ") || !strings.Contains(last["hint"].(string), "--admin-listen") {
+		t.Errorf("the last record is %v, want why it ended and a hint", last)
+	}
+}
+
+// silentPort is an address that somebody has.
+func silentPort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.Addr().String()
+}
+
+// Beyond loopback, where probes and scrapers of the platform come from, the
+// admin listener has three pages and what lists them.
+func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
+	broker := cluster(t)
+	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", ":0").ready()
+	agent := start(t, "agent", "--gateway-url", "tcp://"+broker, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "0.0.0.0:0").ready()
+	for name, line := range map[string]string{"gateway": gateway, "agent": agent} {
+		admin := "http://127.0.0.1:" + find(t, `admin http://\S+:(\d+)`, line)
+		await(t, name+" to be ready", func() bool {
+			code, _ := get(t, admin+"/readyz")
+			return code == http.StatusOK
+		})
+		for path, want := range map[string]int{"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200,
+			"/tunnel": 404, "/culvert": 404, "/debug/pprof/": 404, "/debug/vars": 404, "/metrics/": 404, "//metrics": 404} {
+			if code, body := get(t, admin+path); code != want {
+				t.Errorf("%s of the %s: %d %s, want %d", path, name, code, body, want)
+			}
+		}
+	}
+}
+
+// await waits for what must come.
+func await(t *testing.T, what string, come func() bool) {
+	t.Helper()
+	for deadline := time.After(readyTimeout); !come(); {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-deadline:
+			t.Fatalf("waited %v for %s", readyTimeout, what)
+		}
+	}
+}
+
+// stuckGateway starts a gateway whose peers, clients and brokers, do all that
+// could keep it, and tells it to stop.
+func stuckGateway(t *testing.T, args ...string) (gateway *process, admin string) {
+	t.Helper()
+	needSignals(t)
+	tokens := write(t, "laptop=0123456789abcdef\n")
+	gateway = start(t, append([]string{"gateway", "--bootstrap", flood(t), "--token-file", tokens, "--listen", "127.0.0.1:0",
+		"--admin-listen", "127.0.0.1:0"}, args...)...)
+	line := gateway.ready()
+	address, admin := find(t, `listening on (127\.0\.0\.1:\d+)`, line), find(t, `admin (http://\S+)`, line)
+	for _, transport := range []string{tunnel.TransportWS, tunnel.TransportH2} {
+		d := &tunnel.Dialer{URL: &url.URL{Scheme: "http", Host: address}, Transport: transport, Token: func() (string, error) { return "0123456789abcdef", nil }}
+		t.Cleanup(func() { d.Close() })
+		c, err := d.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := io.ReadFull(c, make([]byte, 1<<20)); err != nil { // and not a byte more
+			t.Fatal(err)
+		}
+		go io.Copy(c, zeros{}) // which the broker does not read
+	}
+	for _, begun := range []string{"", "GET /culv", "POST /culvert HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", http2Preface} {
+		for _, to := range []string{address, strings.TrimPrefix(admin, "http://")} {
+			c, err := net.Dial("tcp", to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			io.WriteString(c, begun)
+		}
+	}
+	if err := gateway.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	return gateway, admin
+}
+
+const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// A platform kills 30 s after SIGTERM. Whatever peers do, or do not, a gateway
+// has ended by itself then.
+func TestStuckPeersDoNotKeepAGateway(t *testing.T) {
+	gateway, _ := stuckGateway(t, "--drain-timeout", "1s")
+	if code := gateway.ended(); code != 0 {
+		t.Errorf("ended with %d, want 0", code)
+	}
+	if !strings.Contains(gateway.text(), "streams cut, they did not end in time") {
+		t.Errorf("no stream was stuck:\n%s", gateway.text())
+	}
+}
+
+// The platform must send no more agents from the moment on.
+func TestReadinessEndsWithSIGTERM(t *testing.T) {
+	_, admin := stuckGateway(t)
+	await(t, "readiness to end", func() bool {
+		code, _ := get(t, admin+"/readyz")
+		return code == http.StatusServiceUnavailable
+	})
+	if code, body := get(t, admin+"/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d %s", code, body)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// flood is a broker that sends without end and never reads.
+func flood(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, zeros{})
+			}()
+		}
+	}()
+	return ln.Addr().String()
+}
