@@ -405,13 +405,26 @@ func (r *race) failLocked(err error) {
 		first, most = r.t.hopeless, r.t.hopelessMost
 	}
 	wait := backoff(r.failures, first, most)
-	if r.failures == 0 || r.current != "" || r.failed == nil {
-		r.log.Warn("gateway not reached", "err", err, "retry_in", wait.Round(time.Millisecond))
+	if r.failures == 0 || r.current != "" || r.failed == nil || statusOf(r.failed) != statusOf(err) {
+		attrs := []any{"err", err, "retry_in", wait.Round(time.Millisecond)}
+		if hint := remedyOf(err); hint != "" {
+			attrs = append(attrs, "hint", hint)
+		}
+		r.log.Warn("gateway not reached", attrs...)
 	}
 	r.failures++
 	r.failed, r.retryAt = err, time.Now().Add(wait)
 	r.setLocked("")
 	r.tellLocked()
+}
+
+// statusOf is what tells one verdict from another, of which the log is to say both; 0 where nobody answered.
+func statusOf(err error) int {
+	e, ok := errors.AsType[*AnswerError](err)
+	if !ok {
+		return 0
+	}
+	return e.Status
 }
 
 // hopeless reports that only somebody's doing can make the next try better.
