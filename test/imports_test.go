@@ -28,6 +28,7 @@ var mayImport = map[string]struct {
 	"proxy/doctor":            {ours: []string{"proxy", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
 	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
 	"proxy/internal/memnet":   {},
+	"proxy/snowflake":         {ours: []string{"proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
 		ours:   []string{"protocol", "rewrite", "proxy/tunnel", "proxy/metrics"},

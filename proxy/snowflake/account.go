@@ -1,0 +1,126 @@
+package snowflake
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// An Account is an account as two places want it named.
+type Account struct {
+	Host string // of its URL
+	JWT  string // in the issuer and the subject of a JWT
+}
+
+// accountSuffixes end the hosts of accounts.
+var accountSuffixes = []string{".snowflakecomputing.com", ".snowflakecomputing.cn"}
+
+// accountForm is what an account identifier is made of.
+var accountForm = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
+
+// sqlForm is ORGANIZATION.ACCOUNT, as SQL writes it. The second part of a locator
+// is a region, and the names of all regions have a dash.
+var sqlForm = regexp.MustCompile(`^([a-z0-9_]+)\.([a-z0-9_]+)$`)
+
+// ParseAccount reads an account identifier in any of its forms: myorg-myaccount,
+// MYORG.MYACCOUNT, a locator with or without region and cloud, with .privatelink
+// or .global behind it; or the account's URL.
+func ParseAccount(s string) (Account, error) {
+	name, suffix, err := accountName(strings.ToLower(strings.TrimSpace(s)))
+	if err != nil {
+		return Account{}, err
+	}
+	if m := sqlForm.FindStringSubmatch(name); m != nil && m[2] != "global" && m[2] != "privatelink" {
+		name = m[1] + "-" + m[2]
+	}
+	a := Account{Host: strings.ReplaceAll(name, "_", "-") + suffix, JWT: jwtAccount(name)}
+	if !accountForm.MatchString(name) || !isHostName(a.Host) {
+		return Account{}, badAccount("it is no account identifier")
+	}
+	return a, nil
+}
+
+// accountName takes away what stands around an identifier in a URL.
+func accountName(s string) (name, suffix string, err error) {
+	suffix = accountSuffixes[0]
+	_, rest, isURL := strings.Cut(s, "://")
+	if isURL {
+		if org, account, ok := inSnowsight(rest); ok {
+			return org + "-" + account, suffix, nil
+		}
+		u, err := url.Parse("https://" + rest)
+		if err != nil || u.Host == "" {
+			return "", "", badAccount("it is no URL")
+		}
+		s = u.Hostname()
+	} else {
+		s = strings.TrimSuffix(s, "/")
+	}
+	if IsHost(s) {
+		return "", "", badAccount("it is the host of an endpoint, which goes into --gateway-url")
+	}
+	for _, known := range accountSuffixes {
+		if before, ok := strings.CutSuffix(s, known); ok {
+			return before, known, nil
+		}
+	}
+	if isURL || strings.HasSuffix(s, ".com") {
+		return "", "", badAccount("it is no URL of an account")
+	}
+	return s, suffix, nil
+}
+
+// inSnowsight finds the account in app.snowflake.com/myorg/myaccount/…, the URL of
+// Snowflake's web interface.
+func inSnowsight(rest string) (org, account string, ok bool) {
+	path, ok := strings.CutPrefix(rest, "app.snowflake.com/")
+	if !ok {
+		return "", "", false
+	}
+	org, path, _ = strings.Cut(path, "/")
+	account, _, _ = strings.Cut(path, "/")
+	return org, account, org != "" && account != "" && !strings.ContainsAny(org+account, ".-?#")
+}
+
+// jwtAccount is an account as Snowflake's documentation has it in JWTs: without
+// what follows a locator, in capitals.
+func jwtAccount(name string) string {
+	cut := "."
+	if strings.Contains(name, ".global") {
+		cut = "-"
+	}
+	name, _, _ = strings.Cut(name, cut)
+	return strings.ToUpper(strings.ReplaceAll(name, ".", "-"))
+}
+
+// isHostName reports whether a lower-case name fits into the DNS.
+func isHostName(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func badAccount(why string) error {
+	return &tunnel.HintError{
+		Err:    errors.New(why),
+		Remedy: "write it as myorg-myaccount; SELECT CURRENT_ORGANIZATION_NAME() || '-' || CURRENT_ACCOUNT_NAME(); says what it is",
+	}
+}
+
+// tokenURL is where an account exchanges JWTs for tokens.
+func (a Account) tokenURL() *url.URL {
+	return &url.URL{Scheme: "https", Host: a.Host, Path: "/oauth/token"}
+}
+
+// String is for logs and errors.
+func (a Account) String() string { return fmt.Sprintf("%s (%s)", a.JWT, a.Host) }

@@ -1,0 +1,139 @@
+package snowflake
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+)
+
+// minKeyBits is what Snowflake wants at least.
+const minKeyBits = 2048
+
+// toPKCS8 is how most other keys become what we read.
+const toPKCS8 = "openssl pkcs8 -topk8 -in OLD -out NEW, with -nocrypt for no passphrase, makes what is wanted of it"
+
+// notKeys are the kinds of PEM that are taken for a private key in PKCS #8, by
+// their label, with what they are and what to do.
+var notKeys = map[string][2]string{
+	"RSA PRIVATE KEY":     {"an RSA key in PKCS #1", toPKCS8},
+	"OPENSSH PRIVATE KEY": {"a key of OpenSSH's", "of an RSA key, a copy of it is converted by: ssh-keygen -p -m PKCS8 -f COPY"},
+	"EC PRIVATE KEY":      {"a key for elliptic curves", makeRSA},
+	"DSA PRIVATE KEY":     {"a DSA key", makeRSA},
+	"PUBLIC KEY":          {"the public key", otherHalf},
+	"RSA PUBLIC KEY":      {"the public key", otherHalf},
+	"SSH2 PUBLIC KEY":     {"the public key", otherHalf},
+	"CERTIFICATE":         {"a certificate", otherHalf},
+}
+
+const (
+	otherHalf = "the private key is wanted, which begins with -----BEGIN PRIVATE KEY----- or -----BEGIN ENCRYPTED PRIVATE KEY-----"
+	makeRSA   = "an RSA key is wanted: openssl genrsa 2048 | openssl pkcs8 -topk8 -nocrypt -out rsa_key.p8; openssl rsa -in rsa_key.p8 -pubout -out rsa_key.pub"
+)
+
+// ParsePrivateKey returns the RSA key that a file in PEM holds as PKCS #8,
+// encrypted or not. The passphrase is not used where none is needed; nil means that
+// there is none. Errors repeat nothing of either.
+func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
+	block, err := findKey(content)
+	if err != nil {
+		return nil, err
+	}
+	der := block.Bytes
+	if block.Type == "ENCRYPTED PRIVATE KEY" {
+		if passphrase == nil {
+			return nil, badFile("the key is encrypted, and there is no passphrase for it", "name a file that holds it: --snowflake-private-key-passphrase-file")
+		}
+		if der, err = decryptPBES2(der, passphrase); err != nil {
+			return nil, err
+		}
+	}
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil && block.Type == "ENCRYPTED PRIVATE KEY" {
+		return nil, errPassphrase
+	}
+	if err != nil {
+		return nil, badFile("the key cannot be read: the file is damaged or cut short", "openssl pkey -in FILE -noout -check says more")
+	}
+	return wantRSA(key)
+}
+
+// findKey returns the first block of PEM that is what we read, and else says what
+// the first one is.
+func findKey(content []byte) (*pem.Block, error) {
+	var first *pem.Block
+	for rest := content; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type == "PRIVATE KEY" || block.Type == "ENCRYPTED PRIVATE KEY" {
+			return block, nil
+		}
+		if first == nil {
+			first = block
+		}
+	}
+	if first != nil {
+		is, known := notKeys[first.Type]
+		if !known {
+			is = [2]string{fmt.Sprintf("%.40q in PEM", first.Type), otherHalf}
+		}
+		return nil, badFile("what is in it is "+is[0]+", and not a private key in PKCS #8", is[1])
+	}
+	switch start := bytes.TrimSpace(content); {
+	case len(start) == 0:
+		return nil, badFile("it is empty", otherHalf)
+	case start[0] == 0x30: // SEQUENCE
+		return nil, badFile("it is no PEM, but perhaps a key in DER", "openssl pkcs8 -topk8 -inform DER -in OLD -out NEW, with -nocrypt for no passphrase, makes PEM of it")
+	case bytes.HasPrefix(start, []byte("ssh-")):
+		return nil, badFile("what is in it is the public key, of OpenSSH's", otherHalf)
+	case bytes.HasPrefix(start, []byte("PuTTY-User-Key-File")):
+		return nil, badFile("what is in it is a key of PuTTY's", "puttygen OLD -O private-openssh -o COPY, and then ssh-keygen -p -m PKCS8 -f COPY, make what is wanted of an RSA key")
+	case bytes.Contains(start, []byte("-----BEGIN")):
+		return nil, badFile("the PEM in it is damaged: lines are missing, or joined", "copy the file again as it is")
+	}
+	return nil, badFile("there is no key in PEM in it", otherHalf)
+}
+
+func wantRSA(key any) (*rsa.PrivateKey, error) {
+	k, ok := key.(*rsa.PrivateKey)
+	switch {
+	case !ok:
+		return nil, badFile("it is no RSA key", makeRSA)
+	case k.N.BitLen() < minKeyBits:
+		return nil, badFile(fmt.Sprintf("the key has %d bits, and Snowflake takes none below %d", k.N.BitLen(), minKeyBits), makeRSA)
+	}
+	return k, nil
+}
+
+// errPassphrase is also what a damaged file looks like.
+var errPassphrase = badFile("the passphrase does not open the key", "does it belong to this key? openssl pkey -in FILE -noout asks for it and says so")
+
+// TrimPassphrase returns a passphrase as a file holds it: all of it but the end of
+// its line.
+func TrimPassphrase(content []byte) ([]byte, error) {
+	p := bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
+	switch {
+	case len(p) == 0:
+		return nil, errors.New("there is no passphrase in it")
+	case bytes.ContainsAny(p, "\r\n"):
+		return nil, errors.New("a passphrase is one line, and it has several")
+	}
+	return p, nil
+}
+
+// Fingerprint is the RSA_PUBLIC_KEY_FP that Snowflake shows for a user with the
+// public half of key.
+func Fingerprint(key *rsa.PrivateKey) string {
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return "" // no RSA key has none
+	}
+	sum := sha256.Sum256(der)
+	return "SHA256:" + base64.StdEncoding.EncodeToString(sum[:])
+}

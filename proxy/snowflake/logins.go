@@ -1,0 +1,265 @@
+package snowflake
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// A loginAnswer is what came instead of a token.
+type loginAnswer struct {
+	status      int
+	header      http.Header
+	body        []byte
+	skew        time.Duration
+	fingerprint string
+	secret      string // that was sent, and may come back
+
+	code string // Snowflake's, such as 390144
+	text string // what the answer says
+}
+
+// A loginError is a refusal of a login.
+type loginError struct {
+	text, remedy string
+	hopeless     bool // another try alone changes nothing
+}
+
+func (e *loginError) Error() string { return e.text }
+
+// Hint says what to do.
+func (e *loginError) Hint() string { return e.remedy }
+
+// isHopeless reports an error that only somebody's doing can end.
+func isHopeless(err error) bool {
+	e, ok := errors.AsType[*loginError](err)
+	return ok && e.hopeless
+}
+
+// hintOf is the remedy beside an error.
+func hintOf(err error) string {
+	h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err)
+	if !ok {
+		return ""
+	}
+	return h.Hint()
+}
+
+// read finds Snowflake's code and words in the body, in whichever of the forms
+// that its APIs have.
+func (a *loginAnswer) read() {
+	var body struct {
+		Code        any    `json:"code"`
+		Message     string `json:"message"`
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	text := strings.TrimSpace(string(a.body))
+	if json.Unmarshal(a.body, &body) == nil {
+		if body.Code != nil {
+			a.code = fmt.Sprint(body.Code)
+		}
+		text = strings.Join(nonEmpty(body.Error, body.Message, body.Description), ": ")
+	} else if isHTML(a.header.Get("Content-Type"), text) {
+		text = ""
+	}
+	if a.secret != "" {
+		text = strings.ReplaceAll(text, a.secret, "…")
+	}
+	a.text = printable(text)
+	if a.code == "" {
+		a.code = codeForm.FindString(a.text)
+	}
+	a.code = strings.TrimSuffix(printable(a.code), ".0")
+}
+
+// codeForm is that of Snowflake's errors about logins.
+var codeForm = regexp.MustCompile(`\b39\d{4}\b`)
+
+// loginCases say what answers to a login mean. The first that fits counts.
+var loginCases = []struct {
+	fits   func(a *loginAnswer) bool
+	text   string
+	remedy func(k *KeyPair, a *loginAnswer) string
+}{
+	{isRedirect, "it answered with a redirect, which is not followed", accountRemedy},
+	{says("not allowed to access snowflake", "network policy", "390422"), "a network policy keeps this address out", networkRemedy},
+	{saysJWT(func(a *loginAnswer) bool {
+		return a.skew.Abs() > skewWorthSaying || strings.Contains(a.code+a.text, "394302") || strings.Contains(a.code+a.text, "394303") ||
+			strings.Contains(a.text, "ISSUE_TIME") || strings.Contains(a.text, "EXPIRATION_TIME")
+	}), "the JWT's time is not accepted", clockRemedy},
+	{says("394300", "user_in_issuer"), "the account has no such user", userRemedy},
+	{says("394307", "account_mismatch"), "the JWT names another account than the URL", accountRemedy},
+	{saysJWT(func(*loginAnswer) bool { return true }), "the key is not accepted", keyRemedy},
+	{says("access disabled", "user is disabled", "390101"), "the user is disabled", disabledRemedy},
+	{says("locked", "390102"), "the user is locked for now", disabledRemedy},
+	{says("role", "invalid_scope", "390186", "390189"), "the role is not accepted", roleRemedy},
+	{says("authentication policy", "authentication method"), "an authentication policy forbids keys to this user", policyRemedy},
+	{says("invalid_grant", "invalid_client", "incorrect username", "390100"), "the key is not accepted", keyRemedy},
+	{hasStatus(http.StatusTooManyRequests), "there were too many logins", noRemedy},
+	{isServers, "Snowflake cannot do it now", noRemedy},
+	{hasStatus(http.StatusNotFound, http.StatusForbidden), "there seems to be no such account", accountRemedy},
+}
+
+// refusal says what an answer without a token means.
+func (k *KeyPair) refusal(a *loginAnswer) error {
+	a.read()
+	text, remedy := "it gave no token", keyRemedy
+	for _, c := range loginCases {
+		if c.fits(a) {
+			text, remedy = c.text, c.remedy
+			break
+		}
+	}
+	if a.skew.Abs() > skewWorthSaying {
+		text += "; " + skewSentence(a.skew)
+	}
+	said := fmt.Sprintf("%d %s", a.status, http.StatusText(a.status))
+	if to := redirectHost(a.header); isRedirect(a) && to != "" {
+		said += " to " + to
+	}
+	for _, more := range nonEmpty(unless(strings.Contains(a.text, a.code), a.code), a.text) {
+		said += ", " + more
+	}
+	return &loginError{
+		text:     text + " (" + said + ")",
+		remedy:   remedy(k, a),
+		hopeless: !isServers(a) && a.status != http.StatusTooManyRequests,
+	}
+}
+
+// says fits answers in whose code or words one of texts is found.
+func says(texts ...string) func(*loginAnswer) bool {
+	return func(a *loginAnswer) bool { return !isServers(a) && contains(a.code+" "+a.text, texts...) }
+}
+
+// saysJWT fits answers that are about the JWT.
+func saysJWT(and func(*loginAnswer) bool) func(*loginAnswer) bool {
+	about := says("390144", "39430", "jwt")
+	return func(a *loginAnswer) bool { return about(a) && and(a) }
+}
+
+func hasStatus(list ...int) func(*loginAnswer) bool {
+	return func(a *loginAnswer) bool {
+		for _, status := range list {
+			if a.status == status {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func isRedirect(a *loginAnswer) bool { return a.status/100 == 3 }
+func isServers(a *loginAnswer) bool  { return a.status/100 == 5 }
+
+func redirectHost(h http.Header) string {
+	u, err := url.Parse(h.Get("Location"))
+	if err != nil {
+		return ""
+	}
+	return printable(u.Host)
+}
+
+func noRemedy(*KeyPair, *loginAnswer) string { return "" }
+
+func keyRemedy(k *KeyPair, a *loginAnswer) string {
+	return fmt.Sprintf("DESCRIBE USER %s; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as %s, else ALTER USER %s SET RSA_PUBLIC_KEY='…'; with the public half; account and user are %s%s",
+		k.User, a.fingerprint, k.User, k.subject(), failureDetails(a))
+}
+
+func userRemedy(k *KeyPair, a *loginAnswer) string {
+	return fmt.Sprintf("is --snowflake-user right? Account and user are %s; some accounts want another form of their name, --snowflake-jwt-account%s", k.subject(), failureDetails(a))
+}
+
+func accountRemedy(k *KeyPair, _ *loginAnswer) string {
+	return fmt.Sprintf("is --snowflake-account right? SELECT CURRENT_ORGANIZATION_NAME() || '-' || CURRENT_ACCOUNT_NAME(); says it; here the account is %s at %s, and --snowflake-jwt-account and --snowflake-token-url change either",
+		strings.TrimSuffix(k.subject(), "."+strings.ToUpper(k.User)), k.url().Host)
+}
+
+func clockRemedy(*KeyPair, *loginAnswer) string {
+	return "set this machine's clock: a JWT that is more than a minute old or not yet valid is refused; timedatectl shows whether NTP is on"
+}
+
+func networkRemedy(k *KeyPair, _ *loginAnswer) string {
+	return "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER " + k.User + "; and … IN ACCOUNT; name the policy that must allow the address that Snowflake sees"
+}
+
+func disabledRemedy(k *KeyPair, _ *loginAnswer) string {
+	return fmt.Sprintf("DESCRIBE USER %s; shows DISABLED and what else keeps it out; ALTER USER %s SET DISABLED = FALSE;", k.User, k.User)
+}
+
+func roleRemedy(k *KeyPair, _ *loginAnswer) string {
+	if k.Role == "" {
+		return fmt.Sprintf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; --snowflake-role names another", k.User)
+	}
+	return fmt.Sprintf("SHOW GRANTS TO USER %s; must list the role %s, spelled just so; else GRANT ROLE %s TO USER %s;", k.User, k.Role, k.Role, k.User)
+}
+
+func policyRemedy(k *KeyPair, _ *loginAnswer) string {
+	return "does AUTHENTICATION_METHODS of the user's authentication policy have KEYPAIR? SHOW AUTHENTICATION POLICIES ON USER " + k.User + ";"
+}
+
+// uuidForm is how Snowflake numbers failures.
+var uuidForm = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
+
+// failureDetails is the question whose answer says more.
+func failureDetails(a *loginAnswer) string {
+	id := uuidForm.FindString(a.text)
+	if id == "" {
+		return ""
+	}
+	return fmt.Sprintf("; SELECT SYSTEM$GET_LOGIN_FAILURE_DETAILS('%s'); says more to an administrator", id)
+}
+
+// contains reports whether one of texts, which are in lower case, is in s.
+func contains(s string, texts ...string) bool {
+	s = strings.ToLower(s)
+	for _, text := range texts {
+		if strings.Contains(s, text) {
+			return true
+		}
+	}
+	return false
+}
+
+func nonEmpty(list ...string) (kept []string) {
+	for _, s := range list {
+		if s != "" {
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+func unless(b bool, s string) string {
+	if b {
+		return ""
+	}
+	return s
+}
+
+// printable is the beginning of what the other end says, on one line and fit for a
+// log.
+func printable(s string) string {
+	const most = 300
+	s = strings.Join(strings.Fields(s), " ")
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	return s
+}

@@ -1,0 +1,51 @@
+package snowflake
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+const (
+	// minToken is less than any token of Snowflake's has.
+	minToken = 16
+	// maxToken is more than any has, and fits into a header.
+	maxToken = 8 << 10
+)
+
+// ParsePAT returns the programmatic access token that a file holds, with nothing
+// but white space around it. Its errors do not repeat it.
+func ParsePAT(content []byte) (string, error) {
+	s := string(bytes.TrimSpace(bytes.TrimPrefix(content, []byte("\ufeff"))))
+	const remedy = "the file holds what ALTER USER … ADD PROGRAMMATIC ACCESS TOKEN … printed as token_secret, and nothing else"
+	switch {
+	case s == "":
+		return "", badFile("there is no token in it", remedy)
+	case strings.HasPrefix(s, "-----BEGIN"):
+		return "", badFile("there is a key in it, and no programmatic access token", "for a key there is --snowflake-private-key-file")
+	}
+	if err := checkToken(s); err != nil {
+		return "", badFile("it holds no token: "+err.Error(), remedy)
+	}
+	return s, nil
+}
+
+// checkToken reports what cannot go into a header, in quotes or without.
+func checkToken(s string) error {
+	switch {
+	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' }):
+		return errors.New("a token has no spaces, lines, commas or quotes")
+	case len(s) < minToken:
+		return errors.New("it is shorter than any token")
+	case len(s) > maxToken:
+		return errors.New("it is longer than any token")
+	}
+	return nil
+}
+
+// badFile says what is wrong with the content of a file.
+func badFile(what, remedy string) error {
+	return &tunnel.HintError{Err: errors.New(what), Remedy: remedy}
+}

@@ -1,0 +1,216 @@
+package snowflake
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+)
+
+// A token opens the ingress for a while.
+type token struct {
+	value   string
+	expires time.Time     // on this machine's clock
+	skew    time.Duration // how far that is ahead of Snowflake's, as the login saw it
+}
+
+const (
+	// unknownLife is taken for the life of a token that does not tell.
+	unknownLife = 5 * time.Minute
+
+	// loginTime is how long one login may take.
+	loginTime = 20 * time.Second
+
+	// After a login that failed the next one waits so long, doubled with each
+	// failure.
+	retryTime, retryTimeMost = time.Second, 5 * time.Minute
+	// Where the answer was one that time alone does not change, it waits longer.
+	hopelessTime = 10 * time.Second
+
+	// forgetTime is how far apart tokens are given up before their time. The one
+	// who refuses them may mean something else.
+	forgetTime = time.Minute
+)
+
+// tokens keep a token. It is fetched when the first one wants it, and then again
+// before it expires, by one goroutine at a time; while an old one is good nobody
+// waits. After a failure nobody asks until it is time to.
+type tokens struct {
+	fetch   func(context.Context) (token, error)
+	changed func() bool                                  // what fetch uses has changed since it failed; nil: it never does
+	ended   func(t token, err error, next time.Duration) // told of each fetch; nil: nobody
+
+	ctx   context.Context // of fetches
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+
+	mu       sync.Mutex
+	now      token
+	running  chan struct{} // closed when the fetch in progress has ended; nil: there is none
+	err      error         // of the last fetch
+	retryAt  time.Time     // after which there may be another
+	failures int           // in a row
+	forgot   time.Time
+	timer    *time.Timer
+	closed   bool
+}
+
+func newTokens(fetch func(context.Context) (token, error)) *tokens {
+	t := &tokens{fetch: fetch}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	return t
+}
+
+// get returns a token that is good, and waits for one if there is none.
+func (t *tokens) get(ctx context.Context) (string, error) {
+	for {
+		value, running, err := t.look()
+		if running == nil {
+			return value, err
+		}
+		select {
+		case <-running:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
+// look returns a token, or why there is none, or what is closed when there may be.
+func (t *tokens) look() (value string, running <-chan struct{}, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.closed:
+		return "", nil, net.ErrClosed
+	case t.good():
+		return t.now.value, nil, nil
+	case t.running == nil && t.err != nil && time.Now().Before(t.retryAt) && !t.hasChanged():
+		return "", nil, t.err
+	}
+	return "", t.start(), nil
+}
+
+func (t *tokens) hasChanged() bool { return t.changed != nil && t.changed() }
+
+// good reports whether there is a token that has not expired. Both times are those
+// of the wall: what runs on no clock of ours, as a laptop sleeps, ages too. The
+// caller holds mu.
+func (t *tokens) good() bool {
+	return t.now.value != "" && time.Now().Round(0).Before(t.now.expires)
+}
+
+// current is the token that there is, good or not.
+func (t *tokens) current() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.now.value
+}
+
+// forget gives up a token that was refused, and reports whether another is to be
+// had now: not if that was done lately.
+func (t *tokens) forget(value string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.now.value != value || time.Since(t.forgot) < forgetTime {
+		return false
+	}
+	t.now, t.forgot = token{}, time.Now()
+	return true
+}
+
+// start has a token fetched, unless that is in progress. The caller holds mu.
+func (t *tokens) start() <-chan struct{} {
+	if t.running == nil {
+		t.running = make(chan struct{})
+		t.tasks.Go(t.run)
+	}
+	return t.running
+}
+
+// run fetches a token.
+func (t *tokens) run() {
+	ctx, cancel := context.WithTimeout(t.ctx, loginTime)
+	defer cancel()
+	fresh, err := t.fetch(ctx)
+	next := t.settle(fresh, err)
+	if t.ended != nil && t.ctx.Err() == nil {
+		t.ended(fresh, err, next)
+	}
+}
+
+// settle takes note of how a fetch went, and returns when the next one is due.
+func (t *tokens) settle(fresh token, err error) (next time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err = err; err == nil {
+		fresh.expires = fresh.expires.Round(0)
+		t.now, t.failures = fresh, 0
+		next = refreshAfter(time.Until(fresh.expires))
+	} else {
+		first := retryTime
+		if isHopeless(err) {
+			first = hopelessTime
+		}
+		next = backoff(t.failures, first, retryTimeMost)
+		t.failures++
+		t.retryAt = time.Now().Add(next)
+	}
+	if err == nil || t.good() {
+		t.schedule(next)
+	}
+	close(t.running)
+	t.running = nil
+	return next
+}
+
+// schedule has a token fetched after a while, whether anybody wants it or not. The
+// caller holds mu.
+func (t *tokens) schedule(after time.Duration) {
+	if t.closed {
+		return
+	}
+	if t.timer == nil {
+		t.timer = time.AfterFunc(after, t.refresh)
+		return
+	}
+	t.timer.Reset(after)
+}
+
+func (t *tokens) refresh() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.start()
+	}
+}
+
+func (t *tokens) close() {
+	t.mu.Lock()
+	t.closed = true
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.mu.Unlock()
+	t.stop()
+	t.tasks.Wait()
+}
+
+// refreshAfter is when a token with so much life left is replaced: a minute before
+// its end, or after four fifths of it, whichever comes first, but not in its first
+// half, nor at once however short it is.
+func refreshAfter(life time.Duration) time.Duration {
+	after := min(life-time.Minute, life/5*4)
+	return max(after, life/2, time.Second)
+}
+
+// backoff is first, doubled n times, most at most, and up to a fifth less: who
+// failed together shall not come back together.
+func backoff(n int, first, most time.Duration) time.Duration {
+	d := most
+	if n < 20 && first<<n < most {
+		d = first << n
+	}
+	return d - rand.N(d/5)
+}
