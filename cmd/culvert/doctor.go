@@ -42,7 +42,7 @@ func (c *doctorCmd) Run(a *app) error {
 	if c.Idle < 0 {
 		return wrong("0 leaves that out", "--idle %v: it may not be negative", c.Idle)
 	}
-	ctx, stop := untilSignal(a.stderr)
+	ctx, stop := a.untilSignal()
 	defer stop()
 	d := &doctor.Doctor{Idle: c.Idle, Report: func(f doctor.Finding) { c.print(a.stdout, f) }}
 	if err := c.examine(ctx, d, plan, a.log); err != nil {
