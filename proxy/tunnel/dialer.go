@@ -39,8 +39,7 @@ type Dialer struct {
 	// Token is sent with every exchange; nil means none.
 	Token func() (string, error)
 
-	// Ingress is what stands before the gateway and wants credentials of its own; nil means nothing. Close closes it too if it is an
-	// io.Closer.
+	// Ingress is what stands before the gateway and wants credentials of its own; nil means nothing. Several Dialers may share one.
 	Ingress Ingress
 
 	// Proxy is asked, once, for the proxy through which TCP to the gateway goes: http:// and https:// by CONNECT, or socks5://. A nil URL
@@ -422,9 +421,6 @@ func (d *Dialer) Close() error {
 	var errs []error
 	for _, p := range d.pools {
 		errs = append(errs, p.close())
-	}
-	if c, ok := d.Ingress.(io.Closer); ok {
-		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
