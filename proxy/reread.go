@@ -42,6 +42,17 @@ type reread[T any] struct {
 	warned    bool   // of who may read the files
 }
 
+// Secrets returns what parse makes of files that hold secrets. The function reads
+// them again when one has changed; when that goes wrong it returns what they held
+// before, and says so in the log. A nil logger discards.
+func Secrets[T any](parse func(contents [][]byte) (T, error), log *slog.Logger, files ...File) (func() (T, error), error) {
+	r := &reread[T]{files: files, secret: true, parse: parse, log: orDiscard(log)}
+	if _, err := r.get(); err != nil {
+		return nil, err
+	}
+	return r.get, nil
+}
+
 // get returns the current value. It may be called concurrently. The error is of
 // the first reading: later ones are logged.
 func (r *reread[T]) get() (T, error) {

@@ -108,6 +108,30 @@ func NewCAFile(f File, log *slog.Logger) (*CAFile, error) {
 	return c, err
 }
 
+// Roots returns those whom the system believes and besides them those in a file,
+// which may have no path. The function reads the file again when it changes. A nil
+// logger discards.
+func Roots(f File, log *slog.Logger) (func() (*x509.CertPool, error), error) {
+	if f.Path == "" {
+		return func() (*x509.CertPool, error) { return nil, nil }, nil
+	}
+	r := &reread[*x509.CertPool]{
+		files: []File{f}, log: orDiscard(log),
+		parse: func(contents [][]byte) (*x509.CertPool, error) {
+			pool, err := x509.SystemCertPool()
+			if err != nil {
+				return nil, fmt.Errorf("load the system's certificates: %w", err)
+			}
+			if !pool.AppendCertsFromPEM(contents[0]) {
+				return nil, fmt.Errorf("load %s: no certificate in PEM in it", f)
+			}
+			return pool, nil
+		},
+	}
+	_, err := r.get()
+	return r.get, err
+}
+
 // check makes config, of a client, believe these certificates and no others.
 // Package tls's own check is replaced, not left out: it could only use what was
 // in the file when the config was made. The name is taken now, since an IP

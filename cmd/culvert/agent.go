@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -42,6 +43,8 @@ type agentFlags struct {
 	GatewayCertFile string `group:"The way to the gateway" placeholder:"FILE" help:"Certificate to show to the gateway."`
 	GatewayKeyFile  string `group:"The way to the gateway" placeholder:"FILE" help:"Its key."`
 
+	snowflakeFlags
+
 	ListenTLSCertFile  string `group:"TLS with the clients" placeholder:"FILE" help:"Speak TLS to clients, with this certificate."`
 	ListenTLSKeyFile   string `group:"TLS with the clients" placeholder:"FILE" help:"Its key."`
 	ListenClientCAFile string `group:"TLS with the clients" placeholder:"FILE" help:"Let in only clients that show a certificate which these have signed."`
@@ -62,7 +65,11 @@ func (*agentCmd) Help() string {
 
 Example:
   culvert agent --gateway-url https://kafka.example.com --token-file token.txt
-  kcat -L -b 127.0.0.1:9092`
+  kcat -L -b 127.0.0.1:9092
+
+With a gateway in Snowpark Container Services:
+  culvert agent --gateway-url https://ab1cd-myorg-myaccount.snowflakecomputing.app \
+    --token-file token.txt --snowflake-pat-file pat.txt`
 }
 
 // Run serves until the process is told to stop.
@@ -72,6 +79,7 @@ func (c *agentCmd) Run(a *app) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
+	defer plan.close()
 	agent, err := c.build(plan, registry, a.log)
 	if err != nil {
 		return err
@@ -105,6 +113,16 @@ type agentPlan struct {
 	expect   []int32
 	gateways []*url.URL // none: the brokers are dialled from here
 	brokers  []string
+
+	snowflake snowflakePlan
+	ingresses []*snowflake.Ingress // that were made for gateways
+}
+
+// close ends what was made of the plan and belongs to nobody else.
+func (p *agentPlan) close() {
+	for _, i := range p.ingresses {
+		i.Close()
+	}
 }
 
 // way says where connections go.
@@ -124,7 +142,7 @@ func (p *agentPlan) way() string {
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
-		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkCarriers, f.checkTLS, f.checkPorts, f.checkConnections,
+		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkCarriers, f.checkSnowflake, f.checkTLS, f.checkPorts, f.checkConnections,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -159,6 +177,7 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 		"--gateway-cert-file": f.GatewayCertFile != "", "--gateway-key-file": f.GatewayKeyFile != "",
 		"--transport": f.Transport != tunnel.TransportAuto, "--carriers": f.Carriers != tunnel.DefaultCarriers,
 	})
+	set = append(set, f.snowflakeFlags.given()...)
 	if len(set) > 0 {
 		return wrong("leave it out, or give the https:// URL of a gateway; for TLS to the brokers there are --broker-tls and --broker-ca-file",
 			"%s: --gateway-url tcp://%s leads to no gateway", strings.Join(set, ", "), strings.Join(p.brokers, ","))

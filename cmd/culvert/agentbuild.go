@@ -15,6 +15,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -74,6 +75,9 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 		d.OnDial = func(transport string, err error, took time.Duration) {
 			m.TunnelDial(transport, metrics.ResultOf(err), took)
 		}
+		if i, ok := d.Ingress.(*snowflake.Ingress); ok && i.KeyPair != nil {
+			i.OnLogin = m.Snowflake(d.URL.Host).Login
+		}
 	}
 	return proxy.NewTunnel(dialers...), nil
 }
@@ -94,13 +98,21 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 		KeyFile:  proxy.File{Path: f.GatewayKeyFile, Flag: "--gateway-key-file"},
 		Logger:   log,
 	}
+	roots, err := proxy.Roots(files.CAFile, log)
+	if err != nil {
+		return nil, badFile(err)
+	}
 	var dialers []*tunnel.Dialer
 	for _, u := range p.gateways {
 		config, err := files.Config(u.Hostname())
 		if err != nil {
 			return nil, badFile(err)
 		}
-		dialers = append(dialers, &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Logger: log})
+		d := &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Logger: log}
+		if err := f.addIngress(p, d, roots, log); err != nil {
+			return nil, err
+		}
+		dialers = append(dialers, d)
 	}
 	return dialers, nil
 }

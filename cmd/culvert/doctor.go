@@ -45,6 +45,7 @@ func (c *doctorCmd) Run(a *app) error {
 	ctx, stop := a.untilSignal()
 	defer stop()
 	d := &doctor.Doctor{Idle: c.Idle, Report: func(f doctor.Finding) { c.print(a.stdout, f) }}
+	defer plan.close()
 	if err := c.examine(ctx, d, plan, a.log); err != nil {
 		return err
 	}

@@ -83,8 +83,13 @@ func sentence(err error) string { return redact(strings.ReplaceAll(err.Error(), 
 // also in what is no URL any more, such as one with a space in the password.
 var userinfo = regexp.MustCompile(`://[^\s,"]*@|://[^,"]*@`)
 
-// redact hides passwords in URLs, other than the one that stands for one.
+// secretForm is a token or a key where the name of its file was wanted.
+var secretForm = regexp.MustCompile(`eyJ[A-Za-z0-9_.-]{10,}|(?s)-----BEGIN.*`)
+
+// redact hides passwords in URLs, other than the one that stands for one, and
+// tokens and keys as Snowflake has them.
 func redact(s string) string {
+	s = secretForm.ReplaceAllString(s, "xxxxx")
 	return userinfo.ReplaceAllStringFunc(s, func(found string) string {
 		if found == "://USER:PASSWORD@" {
 			return found

@@ -31,8 +31,22 @@ func forgetSettings() {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", RequireExplicitExec: true, RequireUniqueNames: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"refused": refused},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"refused": refused, "failed": failed},
+		Setup: func(env *testscript.Env) error {
+			return os.CopyFS(filepath.Join(env.WorkDir, "keys"), os.DirFS("../../proxy/snowflake/testdata"))
+		},
 	})
+}
+
+// failed runs a command that must end with the exit code of what can never work.
+func failed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: failed command [args...]")
+	}
+	err := ts.Exec(args[0], args[1:]...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+		ts.Fatalf("ended with %v, want exit status 1", err)
+	}
 }
 
 // refused runs a command that must end with the exit code of wrong usage.

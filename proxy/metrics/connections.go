@@ -158,6 +158,31 @@ func (t *Tunnel) NextProbe(transport string, at time.Time) {
 	t.metrics.tunnelNextProbe.WithLabelValues(t.gateway, transportLabel(transport)).Set(seconds)
 }
 
+// Snowflake follows the tokens for the ingress before one gateway.
+type Snowflake struct {
+	metrics *Metrics
+	gateway string
+}
+
+// Snowflake returns what follows the tokens for the ingress before a gateway, got
+// with a key.
+func (m *Metrics) Snowflake(gateway string) *Snowflake {
+	for _, r := range []Result{ResultOK, ResultError} {
+		m.snowflakeLogins.WithLabelValues(gateway, string(r))
+	}
+	return &Snowflake{m, gateway}
+}
+
+// Login notes how the exchange for a token went, and when that expires.
+func (s *Snowflake) Login(err error, expires time.Time) {
+	if err != nil {
+		s.metrics.snowflakeLogins.WithLabelValues(s.gateway, string(ResultError)).Inc()
+		return
+	}
+	s.metrics.snowflakeLogins.WithLabelValues(s.gateway, string(ResultOK)).Inc()
+	s.metrics.snowflakeExpiry.WithLabelValues(s.gateway).Set(float64(expires.Unix()))
+}
+
 // tunnelTransports are those that lead to a gateway.
 var tunnelTransports = []string{"h3", "ws", "h2"}
 

@@ -22,7 +22,7 @@ import (
 
 // A KeyPair logs in to Snowflake for a user.
 type KeyPair struct {
-	Key     func() (*rsa.PrivateKey, error) // asked for each login; the same pointer while it has not changed
+	Key     func() (*rsa.PrivateKey, error) // asked for each login
 	Account Account
 	User    string
 	Role    string // as SHOW ROLES writes it; "" is the user's default role
@@ -54,7 +54,7 @@ func (k *KeyPair) keyChanged() bool {
 		return false
 	}
 	key, err := k.Key()
-	return err == nil && key != failed
+	return err == nil && !key.Equal(failed)
 }
 
 // login exchanges a JWT for a token for the endpoint at host.

@@ -23,7 +23,7 @@ func ParsePAT(content []byte) (string, error) {
 	switch {
 	case s == "":
 		return "", badFile("there is no token in it", remedy)
-	case strings.HasPrefix(s, "-----BEGIN"):
+	case strings.Contains(s, "-----BEGIN"):
 		return "", badFile("there is a key in it, and no programmatic access token", "for a key there is --snowflake-private-key-file")
 	}
 	if err := checkToken(s); err != nil {

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/snowflake"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// snowflakeFlags are the credentials for the ingress of Snowpark Container
+// Services: a programmatic access token, or a key pair.
+type snowflakeFlags struct {
+	SnowflakePATFile              string `name:"snowflake-pat-file" group:"Snowflake's ingress" placeholder:"FILE" help:"File with a programmatic access token for the ingress."`
+	SnowflakePrivateKeyFile       string `group:"Snowflake's ingress" placeholder:"FILE" help:"Instead of that: private key (RSA, PKCS #8 in PEM) whose public half Snowflake has for the user. It gets short-lived tokens."`
+	SnowflakePrivateKeyPassphrase string `name:"snowflake-private-key-passphrase-file" group:"Snowflake's ingress" placeholder:"FILE" help:"File with its passphrase, where it is encrypted."`
+	SnowflakeAccount              string `group:"Snowflake's ingress" placeholder:"NAME" help:"Account of the key's user, as myorg-myaccount or in any other form."`
+	SnowflakeUser                 string `group:"Snowflake's ingress" placeholder:"NAME" help:"User of the key."`
+	SnowflakeRole                 string `group:"Snowflake's ingress" placeholder:"NAME" help:"Role that may use the endpoint, spelled as in SHOW ROLES, where it is not the user's default."`
+	SnowflakeTokenURL             string `name:"snowflake-token-url" group:"Snowflake's ingress" placeholder:"URL" help:"Where the key gets tokens, if not at https://ACCOUNT.snowflakecomputing.com/oauth/token: with PrivateLink, say."`
+	SnowflakeJWTAccount           string `name:"snowflake-jwt-account" group:"Snowflake's ingress" placeholder:"NAME" help:"How the key's JWT names the account, if not as --snowflake-account does."`
+}
+
+// snowflakePlan is what the flags mean.
+type snowflakePlan struct {
+	account  snowflake.Account
+	tokenURL *url.URL // nil: no key
+}
+
+// given are the flags that are set.
+func (f *snowflakeFlags) given() []string {
+	set := f.ofKey()
+	if f.SnowflakePATFile != "" {
+		set = append(set, "--snowflake-pat-file")
+	}
+	if f.SnowflakePrivateKeyFile != "" {
+		set = append(set, "--snowflake-private-key-file")
+	}
+	slices.Sort(set)
+	return set
+}
+
+// ofKey are those that say more of a key.
+func (f *snowflakeFlags) ofKey() []string {
+	return given(map[string]bool{
+		"--snowflake-private-key-passphrase-file": f.SnowflakePrivateKeyPassphrase != "",
+		"--snowflake-account":                     f.SnowflakeAccount != "",
+		"--snowflake-user":                        f.SnowflakeUser != "",
+		"--snowflake-role":                        f.SnowflakeRole != "",
+		"--snowflake-token-url":                   f.SnowflakeTokenURL != "",
+		"--snowflake-jwt-account":                 f.SnowflakeJWTAccount != "",
+	})
+}
+
+// checkSnowflake reads what has a form and refuses what does not go together.
+func (f *snowflakeFlags) checkSnowflake(p *agentPlan) error {
+	more := f.ofKey()
+	switch {
+	case secretForm.MatchString(f.SnowflakePATFile), secretForm.MatchString(f.SnowflakePrivateKeyFile):
+		return wrong("write it into a file, which only you can read, and give the file's name; whoever lists processes has seen this one",
+			"--snowflake-pat-file, --snowflake-private-key-file: there stands a secret, and no file")
+	case f.SnowflakePATFile != "" && f.SnowflakePrivateKeyFile != "":
+		return wrong("leave one out", "--snowflake-pat-file and --snowflake-private-key-file: one is enough for the ingress, and two contradict each other")
+	case f.SnowflakePATFile != "" && len(more) > 0:
+		return wrong("leave it out: the token says by itself whose it is, and its role", "%s: it is for a key, not for --snowflake-pat-file", strings.Join(more, ", "))
+	case f.SnowflakePrivateKeyFile == "" && len(more) > 0:
+		return wrong("add --snowflake-private-key-file", "%s: without a key it says nothing", strings.Join(more, ", "))
+	case f.SnowflakePrivateKeyFile == "":
+		return nil
+	case f.SnowflakeAccount == "":
+		return wrong("add --snowflake-account myorg-myaccount", "--snowflake-private-key-file %s: of which account is the key's user?", f.SnowflakePrivateKeyFile)
+	case f.SnowflakeUser == "":
+		return wrong("add --snowflake-user", "--snowflake-private-key-file %s: whose key is it?", f.SnowflakePrivateKeyFile)
+	case strings.ContainsAny(f.SnowflakeRole, " \t\"'"):
+		return wrong("write it as SHOW ROLES does, without quotes", "--snowflake-role %s: it has spaces or quotes", f.SnowflakeRole)
+	}
+	account, err := snowflake.ParseAccount(f.SnowflakeAccount)
+	if err != nil {
+		return wrong("", "--snowflake-account %s: %w", redact(f.SnowflakeAccount), err)
+	}
+	p.snowflake.account = account
+	return f.checkTokenURL(p)
+}
+
+func (f *snowflakeFlags) checkTokenURL(p *agentPlan) error {
+	u := &url.URL{Scheme: "https", Host: p.snowflake.account.Host, Path: "/oauth/token"}
+	if s := f.SnowflakeTokenURL; s != "" {
+		var err error
+		if u, err = url.Parse(s); err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			return wrong("write it as https://myorg-myaccount.privatelink.snowflakecomputing.com/oauth/token", "--snowflake-token-url %s: it is no https:// URL for a key to go to", redact(s))
+		}
+		if u.Path == "" || u.Path == "/" {
+			u.Path = "/oauth/token"
+		}
+	}
+	if _, err := tunnel.ProxyFromEnvironment(u); err != nil {
+		return wrong("", "log in at %s: %w", u.Host, err)
+	}
+	p.snowflake.tokenURL = u
+	return nil
+}
+
+// addIngress has d deal with Snowflake's ingress, where it leads there.
+func (f *snowflakeFlags) addIngress(p *agentPlan, d *tunnel.Dialer, roots func() (*x509.CertPool, error), log *slog.Logger) error {
+	i, err := f.ingress(p, d.URL, log)
+	if i == nil || err != nil {
+		return err
+	}
+	if i.KeyPair != nil {
+		i.KeyPair.HTTP = loginTransport{roots}
+	}
+	d.Ingress = i
+	return nil
+}
+
+// ingress returns what deals with Snowflake's ingress before a gateway, or nil for
+// one that is not behind it. Where some gateways are at Snowflake's hosts, the
+// others get no credentials; a PrivateLink may have any name.
+func (f *snowflakeFlags) ingress(p *agentPlan, u *url.URL, log *slog.Logger) (*snowflake.Ingress, error) {
+	isSnowflakes := func(u *url.URL) bool { return snowflake.IsHost(u.Hostname()) }
+	some := slices.ContainsFunc(p.gateways, isSnowflakes)
+	if !isSnowflakes(u) && (some || len(f.given()) == 0) {
+		return nil, nil
+	}
+	i := &snowflake.Ingress{Host: strings.ToLower(u.Hostname()), Logger: log}
+	var err error
+	switch {
+	case f.SnowflakePATFile != "":
+		i.PAT, err = f.pat(log)
+	case f.SnowflakePrivateKeyFile != "":
+		i.KeyPair, err = f.keyPair(p, log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.ingresses = append(p.ingresses, i)
+	return i, nil
+}
+
+func (f *snowflakeFlags) pat(log *slog.Logger) (func() (string, error), error) {
+	file := proxy.File{Path: f.SnowflakePATFile, Flag: "--snowflake-pat-file"}
+	return proxy.Secrets(func(contents [][]byte) (string, error) {
+		pat, err := snowflake.ParsePAT(contents[0])
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", file, err)
+		}
+		return pat, nil
+	}, log, file)
+}
+
+func (f *snowflakeFlags) keyPair(p *agentPlan, log *slog.Logger) (*snowflake.KeyPair, error) {
+	key, err := f.key(log)
+	if err != nil {
+		return nil, err
+	}
+	return &snowflake.KeyPair{
+		Key: key, Account: p.snowflake.account, User: f.SnowflakeUser, Role: f.SnowflakeRole,
+		JWTAccount: f.SnowflakeJWTAccount, TokenURL: p.snowflake.tokenURL,
+	}, nil
+}
+
+func (f *snowflakeFlags) key(log *slog.Logger) (func() (*rsa.PrivateKey, error), error) {
+	file := proxy.File{Path: f.SnowflakePrivateKeyFile, Flag: "--snowflake-private-key-file"}
+	files := []proxy.File{file}
+	if f.SnowflakePrivateKeyPassphrase != "" {
+		files = append(files, proxy.File{Path: f.SnowflakePrivateKeyPassphrase, Flag: "--snowflake-private-key-passphrase-file"})
+	}
+	return proxy.Secrets(func(contents [][]byte) (*rsa.PrivateKey, error) {
+		var passphrase []byte
+		if len(contents) > 1 {
+			var err error
+			if passphrase, err = snowflake.TrimPassphrase(contents[1]); err != nil {
+				return nil, fmt.Errorf("%s: %w", files[1], err)
+			}
+		}
+		key, err := snowflake.ParsePrivateKey(contents[0], passphrase)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		return key, nil
+	}, log, files...)
+}
+
+// loginTransport carries logins, which are rare: each over a connection of its own,
+// so that it believes what the CA file holds now.
+type loginTransport struct {
+	roots func() (*x509.CertPool, error)
+}
+
+func (t loginTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	roots, err := t.roots()
+	if err != nil {
+		return nil, err
+	}
+	return (&http.Transport{
+		Proxy:             func(r *http.Request) (*url.URL, error) { return tunnel.ProxyFromEnvironment(r.URL) },
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		DisableKeepAlives: true,
+	}).RoundTrip(req)
+}
