@@ -35,6 +35,8 @@ var needs = []need{
 	{program: "nginx", packages: []string{"nginx-light"}},
 	{program: "haproxy", packages: []string{"haproxy"}},
 	{program: "squid", packages: []string{"squid"}},
+	{program: "buildah", packages: []string{"buildah"}},
+	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }
 
 // install installs the missing programs where that is ours to do: as root, with

@@ -285,3 +285,13 @@ func FreePorts(n int) ([]int, error) {
 }
 
 var givenPorts sync.Map // by port
+
+// Command returns the command that runs a class of Version's jars, for what no
+// cluster of this package starts. It installs them if need be.
+func Command(ctx context.Context, jvm []string, class string, args ...string) (*exec.Cmd, error) {
+	d, err := install(ctx, Version)
+	if err != nil {
+		return nil, err
+	}
+	return d.java(jvm, class, args...), nil
+}

@@ -64,7 +64,8 @@ type Network struct {
 	Client, Server *Namespace
 
 	router *Namespace
-	link   *link // nil when it is not emulated
+	more   []*Namespace // see AddServer
+	link   *link        // nil when it is not emulated
 
 	mu       sync.Mutex
 	natPorts int    // the first that NAT gives; 0: no NAT
@@ -143,11 +144,25 @@ func (n *Network) Close() {
 	if n.link != nil {
 		n.link.close()
 	}
-	for _, ns := range []*Namespace{n.Client, n.router, n.Server} {
+	for _, ns := range append([]*Namespace{n.Client, n.router, n.Server}, n.more...) {
 		if ns != nil {
 			ns.file.Close()
 		}
 	}
+}
+
+// AddServer adds another machine behind the router, with an address of its own.
+func (n *Network) AddServer() (ns *Namespace, ip string, err error) {
+	if ns, err = newNamespace(); err != nil {
+		return nil, "", err
+	}
+	n.more = append(n.more, ns)
+	net := fmt.Sprintf("10.99.%d.", 2+len(n.more))
+	device := fmt.Sprintf("server%d", len(n.more))
+	if err := n.router.veth(device, ns); err != nil {
+		return nil, "", err
+	}
+	return ns, net + "2", errors.Join(ns.configure(uplink, net+"2", net+"1"), n.router.configure(device, net+"1", ""))
 }
 
 // Lost is how many packets the link has lost so far, and of how many.

@@ -1,0 +1,31 @@
+-- Makes   two pools of machines: three for the brokers, two for the gateway.
+-- Costs   three times CPU_X64_S and two times CPU_X64_XS for as long as they run:
+--         3 x 0.11 + 2 x 0.06 = 0.45 credits an hour, 11 a day, by the rates that
+--         were known to us; Snowflake's consumption table has today's. A pool that
+--         stands idle costs the same, so suspend both when you have seen enough:
+--         ALTER COMPUTE POOL ... SUSPEND. Volumes keep their data.
+-- Run as  somebody with ACCOUNTADMIN.
+USE ROLE ACCOUNTADMIN;
+
+-- AUTO_SUSPEND_SECS is zero, because what comes in from outside does not count as
+-- activity: a pool that suspends itself would do so under load.
+CREATE COMPUTE POOL IF NOT EXISTS <% ctx.env.kafka_pool %>
+  MIN_NODES = 3
+  MAX_NODES = 3
+  INSTANCE_FAMILY = <% ctx.env.kafka_family %>
+  AUTO_RESUME = TRUE
+  AUTO_SUSPEND_SECS = 0
+  COMMENT = 'culvert: a node for each Kafka broker'
+  PLACEMENT_GROUP = 'DISTRIBUTED';
+
+CREATE COMPUTE POOL IF NOT EXISTS <% ctx.env.gateway_pool %>
+  MIN_NODES = 2
+  MAX_NODES = 2
+  INSTANCE_FAMILY = <% ctx.env.gateway_family %>
+  AUTO_RESUME = TRUE
+  AUTO_SUSPEND_SECS = 0
+  COMMENT = 'culvert: the gateway'
+  PLACEMENT_GROUP = 'DISTRIBUTED';
+
+GRANT USAGE, MONITOR, OPERATE ON COMPUTE POOL <% ctx.env.kafka_pool %> TO ROLE <% ctx.env.owner_role %>;
+GRANT USAGE, MONITOR, OPERATE ON COMPUTE POOL <% ctx.env.gateway_pool %> TO ROLE <% ctx.env.owner_role %>;

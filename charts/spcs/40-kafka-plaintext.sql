@@ -1,0 +1,59 @@
+-- Makes   one Kafka broker, whose clients need no password: who reaches it may do
+--         all. Who that is decide Snowflake's roles and the gateway's token.
+-- Costs   a block volume of volume_size, beside its share of the pool. After a DROP
+--         the volume's snapshot is kept, and costs, for seven days.
+--
+--   for n in 1 2 3; do node=$n snow sql -f 40-kafka-plaintext.sql; done
+--
+-- Either this file or 41-kafka-sasl.sql. Each broker is a service of its own, because
+-- Snowflake has no name for an instance of a service. No readinessProbe: probes are
+-- HTTP, which Kafka is not, and without one an instance counts as ready at once, so
+-- that the three find each other while they start.
+USE ROLE <% ctx.env.owner_role %>;
+USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
+
+CREATE SERVICE IF NOT EXISTS kafka_<% ctx.env.node %>
+  IN COMPUTE POOL <% ctx.env.kafka_pool %>
+  FROM SPECIFICATION $$
+spec:
+  containers:
+  - name: kafka
+    image: /<% ctx.env.database %>/<% ctx.env.schema %>/<% ctx.env.repository %>/kafka:<% ctx.env.kafka_tag %>
+    env:
+      KAFKA_PROCESS_ROLES: broker,controller
+      KAFKA_NODE_ID: "<% ctx.env.node %>"
+      CLUSTER_ID: <% ctx.env.cluster_id %>
+      KAFKA_LISTENERS: INTERNAL://:9092,CONTROLLER://:9093
+      KAFKA_ADVERTISED_LISTENERS: INTERNAL://kafka-<% ctx.env.node %><% ctx.env.dns_suffix %>:9092
+      KAFKA_INTER_BROKER_LISTENER_NAME: INTERNAL
+      KAFKA_CONTROLLER_LISTENER_NAMES: CONTROLLER
+      KAFKA_CONTROLLER_QUORUM_VOTERS: 1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093
+      KAFKA_LISTENER_SECURITY_PROTOCOL_MAP: INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
+      KAFKA_LOG_DIRS: /var/lib/kafka/data/logs  # not the mount itself: lost+found is there
+      KAFKA_DEFAULT_REPLICATION_FACTOR: "3"
+      KAFKA_MIN_INSYNC_REPLICAS: "2"
+      KAFKA_NUM_PARTITIONS: "3"
+      KAFKA_HEAP_OPTS: -Xms1g -Xmx3g
+    volumeMounts:
+    - name: data
+      mountPath: /var/lib/kafka/data
+    resources:
+      requests:
+        memory: 7Gi  # more than half a node: no two brokers on one
+        cpu: 1
+  endpoints:
+  - name: kafka
+    port: 9092
+    protocol: TCP
+  - name: controller
+    port: 9093
+    protocol: TCP
+  volumes:
+  - name: data
+    source: block
+    size: <% ctx.env.volume_size %>
+$$
+  AUTO_RESUME = TRUE
+  MIN_INSTANCES = 1
+  MAX_INSTANCES = 1
+  COMMENT = 'Kafka broker <% ctx.env.node %>, behind culvert';

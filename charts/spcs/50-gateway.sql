@@ -1,0 +1,61 @@
+-- Makes   the gateway: two instances that know nothing of each other, behind one
+--         public HTTPS endpoint. When both are READY its host name is in the
+--         column ingress_url.
+-- Costs   its share of the pool, and what Snowflake takes for data that leaves.
+--
+-- One instance of two may be gone, as it is in maintenance and in an upgrade: the
+-- agent's connections move to the other. The name of the endpoint stays for as long
+-- as the service does: alter it, do not drop it.
+USE ROLE <% ctx.env.owner_role %>;
+USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
+
+CREATE SERVICE IF NOT EXISTS kafka_gateway
+  IN COMPUTE POOL <% ctx.env.gateway_pool %>
+  FROM SPECIFICATION $$
+spec:
+  containers:
+  - name: gateway
+    image: /<% ctx.env.database %>/<% ctx.env.schema %>/<% ctx.env.repository %>/culvert:<% ctx.env.culvert_tag %>
+    args:
+    - gateway
+    env:
+      CULVERT_BOOTSTRAP: kafka-1:9092,kafka-2:9092,kafka-3:9092
+      CULVERT_LISTEN: :8443
+      CULVERT_TOKEN_FILE: /etc/culvert/tokens/secret_string
+      CULVERT_TICKET_KEY_FILE: /etc/culvert/ticket-key/secret_string
+      CULVERT_ADMIN_LISTEN: :9465
+      CULVERT_LOG_FORMAT: json
+    secrets:
+    - snowflakeSecret: <% ctx.env.database %>.<% ctx.env.schema %>.gateway_tokens
+      directoryPath: /etc/culvert/tokens
+    - snowflakeSecret: <% ctx.env.database %>.<% ctx.env.schema %>.ticket_key
+      directoryPath: /etc/culvert/ticket-key
+    mountSessionToken: false  # it has no use for Snowflake itself
+    readinessProbe:
+      port: 9465  # no endpoint: only Snowflake's probes reach it
+      path: /readyz
+    resources:
+      requests:
+        memory: 1Gi
+        cpu: 0.5
+      limits:
+        memory: 4Gi
+  endpoints:
+  - name: gateway
+    port: 8443
+    public: true
+  logExporters:
+    eventTableConfig:
+      logLevel: INFO
+serviceRoles:
+- name: agent
+  endpoints:
+  - gateway
+$$
+  AUTO_RESUME = TRUE
+  MIN_INSTANCES = 2
+  MIN_READY_INSTANCES = 1
+  MAX_INSTANCES = 2
+  COMMENT = 'culvert gateway: Kafka through an HTTPS-only door';
+
+SHOW ENDPOINTS IN SERVICE kafka_gateway;

@@ -1,0 +1,26 @@
+-- Makes   the user as which the agent signs in, who may use the gateway's endpoint
+--         and nothing else, and from client_addresses only.
+-- Costs   nothing.
+-- Run as  somebody with ACCOUNTADMIN.
+USE ROLE <% ctx.env.owner_role %>;
+USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
+GRANT SERVICE ROLE kafka_gateway!agent TO ROLE <% ctx.env.client_role %>;
+
+USE ROLE ACCOUNTADMIN;
+GRANT USAGE ON DATABASE <% ctx.env.database %> TO ROLE <% ctx.env.client_role %>;
+GRANT USAGE ON SCHEMA <% ctx.env.database %>.<% ctx.env.schema %> TO ROLE <% ctx.env.client_role %>;
+
+CREATE USER IF NOT EXISTS <% ctx.env.client_user %>
+  TYPE = SERVICE
+  DEFAULT_ROLE = <% ctx.env.client_role %>
+  COMMENT = 'culvert agent';
+GRANT ROLE <% ctx.env.client_role %> TO USER <% ctx.env.client_user %>;
+
+-- A service user has no access token without a network policy.
+CREATE OR ALTER NETWORK RULE culvert_clients
+  TYPE = IPV4
+  VALUE_LIST = ('<% ctx.env.client_addresses %>')
+  MODE = INGRESS;
+CREATE NETWORK POLICY IF NOT EXISTS culvert_clients
+  ALLOWED_NETWORK_RULE_LIST = ('<% ctx.env.database %>.<% ctx.env.schema %>.culvert_clients');
+ALTER USER <% ctx.env.client_user %> SET NETWORK_POLICY = culvert_clients;

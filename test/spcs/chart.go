@@ -1,0 +1,158 @@
+// Package spcs reads charts/spcs as Snowflake's CLI and Snowflake do: it fills in
+// the values, takes the statements apart, and decodes the specifications of
+// services, of which it knows only the fields that Snowflake documents.
+package spcs
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Chart is the folder with the SQL files and their values.
+type Chart struct {
+	dir    string
+	values map[string]string
+}
+
+// Open reads the values of a chart, to which it adds more.
+func Open(dir string, more map[string]string) (*Chart, error) {
+	var project struct {
+		Version int               `yaml:"definition_version"`
+		Env     map[string]string `yaml:"env"`
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "snowflake.yml"))
+	if err != nil {
+		return nil, err
+	}
+	if err := decode(b, &project); err != nil {
+		return nil, fmt.Errorf("snowflake.yml: %w", err)
+	}
+	if project.Version != 2 {
+		return nil, fmt.Errorf("snowflake.yml: definition_version %d, want 2", project.Version)
+	}
+	maps.Copy(project.Env, more)
+	return &Chart{dir, project.Env}, nil
+}
+
+// Files are the SQL files, in the order in which they are run.
+func (c *Chart) Files() ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(c.dir, "*.sql"))
+	for i := range paths {
+		paths[i] = filepath.Base(paths[i])
+	}
+	return paths, err
+}
+
+// Value is one of the values.
+func (c *Chart) Value(name string) string { return c.values[name] }
+
+// Text is a file as it stands.
+func (c *Chart) Text(file string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(c.dir, file))
+	return string(b), err
+}
+
+// Statements are those of a file, with the values in their places.
+func (c *Chart) Statements(file string) ([]Statement, error) {
+	text, err := c.Text(file)
+	if err != nil {
+		return nil, err
+	}
+	text, err = c.render(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	statements, err := split(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return statements, nil
+}
+
+var placeholder = regexp.MustCompile(`<% *ctx\.env\.(\w+)( *\| *upper)? *%>`)
+
+// render does what the CLI's templates do, as far as the chart uses them.
+func (c *Chart) render(text string) (string, error) {
+	var unknown []string
+	text = placeholder.ReplaceAllStringFunc(text, func(s string) string {
+		m := placeholder.FindStringSubmatch(s)
+		value, ok := c.values[m[1]]
+		if !ok {
+			unknown = append(unknown, m[1])
+		}
+		if m[2] != "" {
+			value = strings.ToUpper(value)
+		}
+		return value
+	})
+	if len(unknown) > 0 {
+		return "", fmt.Errorf("no values for %s", strings.Join(slices.Compact(unknown), ", "))
+	}
+	// What looks like a template and is none would go to Snowflake as it is, or, as
+	// the CLI's old syntax, would be an error.
+	for _, mark := range []string{"<%", "%>", "&{", "{{"} {
+		if strings.Contains(text, mark) {
+			return "", fmt.Errorf("%s is left after the values were put in", mark)
+		}
+	}
+	return text, nil
+}
+
+// Statement is one statement of SQL, in one line but for its specification.
+type Statement struct {
+	SQL  string // without comments, with single spaces, and $$ for the specification
+	Spec string // what stood between $$ and $$
+}
+
+// split takes statements apart where the CLI does: at semicolons that are in
+// neither quotes nor dollars nor comments.
+func split(text string) (all []Statement, err error) {
+	var sql strings.Builder
+	var spec string
+	for text != "" {
+		switch {
+		case strings.HasPrefix(text, "--"):
+			_, text, _ = strings.Cut(text, "\n")
+			sql.WriteByte(' ')
+		case strings.HasPrefix(text, "$$"):
+			var closed bool
+			if spec, text, closed = strings.Cut(text[2:], "$$"); !closed {
+				return nil, errors.New("$$ without its second half")
+			}
+			sql.WriteString("$$")
+		case text[0] == '\'':
+			quoted, rest, closed := strings.Cut(text[1:], "'")
+			if !closed {
+				return nil, errors.New("a quote without its second half")
+			}
+			sql.WriteString("'" + quoted + "'")
+			text = rest
+		case text[0] == ';':
+			all = append(all, Statement{strings.Join(strings.Fields(sql.String()), " "), spec})
+			sql.Reset()
+			text, spec = text[1:], ""
+		default:
+			sql.WriteByte(text[0])
+			text = text[1:]
+		}
+	}
+	if rest := strings.TrimSpace(sql.String()); rest != "" {
+		return nil, fmt.Errorf("%q does not end with a semicolon", rest)
+	}
+	return all, nil
+}
+
+// decode decodes YAML strictly.
+func decode(b []byte, to any) error {
+	d := yaml.NewDecoder(strings.NewReader(string(b)))
+	d.KnownFields(true)
+	return d.Decode(to)
+}

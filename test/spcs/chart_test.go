@@ -1,0 +1,172 @@
+package spcs
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const dir = "../../charts/spcs"
+
+// more are the values that have no default.
+var more = map[string]string{
+	"node": "1", "gateway_token": "token", "ticket_key": "key",
+	"broker_password": "broker-secret", "app_password": "app-secret", "public_key": "MIIB",
+}
+
+// open opens the chart with the values, and others for some of them.
+func open(t *testing.T, others ...string) *Chart {
+	t.Helper()
+	values := make(map[string]string)
+	for k, v := range more {
+		values[k] = v
+	}
+	for i := 0; i < len(others); i += 2 {
+		values[others[i]] = others[i+1]
+	}
+	c, err := Open(dir, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c *Chart) files(t *testing.T) []string {
+	t.Helper()
+	files, err := c.Files()
+	if err != nil || len(files) < 10 {
+		t.Fatalf("found %d files, %v", len(files), err)
+	}
+	return files
+}
+
+func (c *Chart) statements(t *testing.T, file string) []Statement {
+	t.Helper()
+	statements, err := c.Statements(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(statements) == 0 {
+		t.Fatalf("%s has no statement", file)
+	}
+	return statements
+}
+
+// A file's head says what it makes and what that costs.
+func TestEachFileSaysWhatItMakesAndCosts(t *testing.T) {
+	c := open(t)
+	for _, file := range c.files(t) {
+		text, err := c.Text(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, _, _ := strings.Cut(text, "\nUSE ROLE ")
+		for _, want := range []string{"-- Makes   ", "\n-- Costs   "} {
+			if !strings.Contains(head, want) {
+				t.Errorf("%s does not say %q before it begins", file, strings.TrimSpace(want))
+			}
+		}
+	}
+}
+
+// Each specification has only fields that Snowflake documents, with values that it
+// documents, and other values of the chart change none of that.
+func TestSpecificationsAreDocumented(t *testing.T) {
+	specs := 0
+	for _, c := range []*Chart{open(t), open(t, "node", "3", "database", "mine", "dns_suffix", ".ejmu.svc.spcs.internal", "volume_size", "1Gi")} {
+		for _, file := range c.files(t) {
+			for _, s := range c.statements(t, file) {
+				if s.Spec == "" {
+					continue
+				}
+				specs++
+				if _, err := Decode(s.Spec); err != nil {
+					t.Errorf("%s: %v", file, err)
+				}
+			}
+		}
+	}
+	if specs != 12 {
+		t.Errorf("found %d specifications, want 12", specs)
+	}
+}
+
+// What Decode must refuse, so that the test above means something.
+func TestWrongSpecificationsAreRefused(t *testing.T) {
+	c := open(t)
+	good := c.statements(t, "50-gateway.sql")[2].Spec + c.statements(t, "41-kafka-sasl.sql")[2].Spec
+	for _, wrong := range []struct{ from, to string }{
+		{"readinessProbe:", "readynessProbe:"},
+		{"    public: true", "    public: true\n    protocol: TCP"},
+		{"    public: true", "    public: true\n    protocol: UDP"},
+		{"/etc/culvert/tokens\n", "/etc/culvert/tokens\n      secretKeyRef: secret_string\n"},
+		{"memory: 1Gi", "memory: 1GB"},
+		{"  endpoints:\n  - gateway\n", "  endpoints:\n  - door\n"},
+		{"images/culvert:1", "images/culvert"},
+		{"- name: gateway", "- name: Gateway"},
+		{"size: 20Gi", "size: 20G"},
+		{"- name: data\n      mountPath", "- name: date\n      mountPath"},
+	} {
+		if !strings.Contains(good, wrong.from) {
+			t.Errorf("no %q in the specifications: the test is out of date", wrong.from)
+		}
+		for _, file := range []string{"50-gateway.sql", "41-kafka-sasl.sql"} {
+			spec := c.statements(t, file)[2].Spec
+			if !strings.Contains(spec, wrong.from) {
+				continue
+			}
+			if _, err := Decode(strings.Replace(spec, wrong.from, wrong.to, 1)); err == nil {
+				t.Errorf("%q in place of %q is not refused", wrong.to, wrong.from)
+			}
+		}
+	}
+}
+
+// An upgrade changes nothing that the file which it belongs to does not say.
+func TestUpgradesHaveTheSameSpecification(t *testing.T) {
+	c := open(t)
+	for upgrade, of := range map[string]string{
+		"80-upgrade-gateway.sql":         "50-gateway.sql",
+		"81-upgrade-kafka-plaintext.sql": "40-kafka-plaintext.sql",
+		"82-upgrade-kafka-sasl.sql":      "41-kafka-sasl.sql",
+	} {
+		if diff := cmp.Diff(c.statements(t, of)[2].Spec, c.statements(t, upgrade)[2].Spec); diff != "" {
+			t.Errorf("%s (-) and %s (+) differ:\n%s", of, upgrade, diff)
+		}
+	}
+}
+
+// clauses are those of statements in which their order matters.
+var clauses = map[string][]string{
+	"CREATE SERVICE": {"IN COMPUTE POOL", "FROM SPECIFICATION", "AUTO_SUSPEND_SECS =", "EXTERNAL_ACCESS_INTEGRATIONS =", "AUTO_RESUME =",
+		"MIN_INSTANCES =", "MIN_READY_INSTANCES =", "MAX_INSTANCES =", "LOG_LEVEL =", "QUERY_WAREHOUSE =", "TAG (", "COMMENT ="},
+	"CREATE COMPUTE POOL": {"MIN_NODES =", "MAX_NODES =", "INSTANCE_FAMILY =", "AUTO_RESUME =", "INITIALLY_SUSPENDED =", "AUTO_SUSPEND_SECS =", "TAG (", "COMMENT =", "PLACEMENT_GROUP ="},
+}
+
+func TestClausesAreInTheirOrder(t *testing.T) {
+	c := open(t)
+	known := regexp.MustCompile(` ([A-Z_]+ =|FROM [A-Z]+|IN COMPUTE POOL)`)
+	for _, file := range c.files(t) {
+		for _, s := range c.statements(t, file) {
+			for kind, order := range clauses {
+				if !strings.HasPrefix(s.SQL, kind) {
+					continue
+				}
+				at := -1
+				for _, m := range known.FindAllStringSubmatch(s.SQL, -1) {
+					i := slices.Index(order, m[1])
+					if i <= at {
+						t.Errorf("%s: %s stands in the wrong place of %s, or is none of its clauses", file, m[1], kind)
+					}
+					at = i
+				}
+				if at < 0 {
+					t.Errorf("%s: no clause of %q was recognised", file, s.SQL)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,437 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/kafka"
+	"github.com/culvert-proxy/culvert/test/netns"
+	"github.com/culvert-proxy/culvert/test/proc"
+	"github.com/culvert-proxy/culvert/test/spcs"
+)
+
+const (
+	spcsToken    = "a-token-of-thirty-two-characters"
+	spcsPassword = "secret-of-the-brokers"
+	spcsApp      = "secret-of-the-app"
+	// spcsGrace is how long Snowflake waits after SIGTERM.
+	spcsGrace = 30 * time.Second
+)
+
+// platform runs the services of charts/spcs as Snowflake would: each instance on a
+// machine of its own, with the variables, arguments, secrets and ports that its
+// specification has, among names that only these machines resolve.
+type platform struct {
+	network *netns.Network
+	dir     string
+	names   map[string]string // what resolves inside, and where that is
+	secrets map[string]string
+}
+
+// instance is one running container.
+type instance struct {
+	at      *netns.Namespace
+	ip      string
+	process *proc.Process
+}
+
+func newPlatform(t *testing.T) *platform {
+	t.Helper()
+	needReal(t)
+	return &platform{network: netns.Start(t, netns.Link{}), dir: t.TempDir(), names: make(map[string]string), secrets: make(map[string]string)}
+}
+
+func (p *platform) hosts() string { return filepath.Join(p.dir, "hosts") }
+
+// chart is the chart for a broker, and for what has no default.
+func chart(t *testing.T, node int) *spcs.Chart {
+	t.Helper()
+	c, err := spcs.Open("../charts/spcs", map[string]string{
+		"node": strconv.Itoa(node), "gateway_token": spcsToken, "ticket_key": "a-key-that-signs-tickets-of-brokers",
+		"broker_password": spcsPassword, "app_password": spcsApp, "public_key": "",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// learnSecrets keeps what a file makes.
+func (p *platform) learnSecrets(t *testing.T, file string) {
+	t.Helper()
+	statements, err := chart(t, 1).Statements(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range statements {
+		if name, ok := strings.CutPrefix(s.SQL, "CREATE SECRET IF NOT EXISTS "); ok {
+			name, _, _ = strings.Cut(name, " ")
+			_, value, _ := strings.Cut(s.SQL, "SECRET_STRING = '")
+			p.secrets[name] = strings.TrimSuffix(value, "'")
+		}
+	}
+}
+
+// container is the only one of the service that a file makes.
+func container(t *testing.T, file string, node int) spcs.Container {
+	t.Helper()
+	statements, err := chart(t, node).Statements(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range statements {
+		if s.Spec != "" {
+			spec, err := spcs.Decode(s.Spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return spec.Spec.Containers[0]
+		}
+	}
+	t.Fatalf("%s has no specification", file)
+	return spcs.Container{}
+}
+
+// machine adds one, and the name of the service that runs on it.
+func (p *platform) machine(t *testing.T, service string) instance {
+	t.Helper()
+	at, ip, err := p.network.AddServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.names[service] = ip
+	return instance{at: at, ip: ip}
+}
+
+// environment is what a container finds, with its folders below dir.
+func (p *platform) environment(t *testing.T, c spcs.Container, dir string) []string {
+	t.Helper()
+	env := maps.Clone(c.Env)
+	for _, s := range c.Secrets {
+		name := s.SnowflakeSecret[strings.LastIndex(s.SnowflakeSecret, ".")+1:]
+		value, ok := p.secrets[name]
+		if !ok {
+			t.Fatalf("no secret %s", name)
+		}
+		if s.EnvVarName != "" {
+			env[s.EnvVarName] = value
+			continue
+		}
+		files := filepath.Join(dir, s.DirectoryPath)
+		if err := os.MkdirAll(files, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		// As Snowflake documents it for a secret that is a generic string.
+		if err := os.WriteFile(filepath.Join(files, "secret_string"), []byte(value), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := []string{"PATH=" + os.Getenv("PATH")}
+	for name, value := range env {
+		if strings.HasPrefix(value, "/") {
+			value = filepath.Join(dir, value)
+		}
+		list = append(list, name+"="+value)
+	}
+	return list
+}
+
+// startKafka starts the three brokers that a file makes, with the program by which
+// Apache Kafka's image makes settings of variables.
+func (p *platform) startKafka(t *testing.T, file string) (brokers []instance) {
+	t.Helper()
+	for node := 1; node <= 3; node++ {
+		brokers = append(brokers, p.machine(t, fmt.Sprintf("kafka-%d", node)))
+	}
+	if err := inside.WriteHosts(p.hosts(), p.names); err != nil {
+		t.Fatal(err)
+	}
+	for i := range brokers {
+		c, dir := container(t, file, i+1), filepath.Join(p.dir, fmt.Sprintf("kafka-%d", i+1))
+		env := p.environment(t, c, dir)
+		var folders []string
+		for _, name := range []string{"defaults", "mounted", "final"} {
+			folders = append(folders, filepath.Join(dir, name))
+			if err := os.MkdirAll(folders[len(folders)-1], 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.java(t, instance{}, env, "kafka.docker.KafkaDockerWrapper", "setup", "-D", folders[0], "-M", folders[1], "-F", folders[2])
+		brokers[i].process = p.java(t, brokers[i], env, "kafka.Kafka", filepath.Join(folders[2], "server.properties"))
+	}
+	return brokers
+}
+
+// java runs a class of Kafka's to its end or, on a machine, beside the test.
+func (p *platform) java(t *testing.T, on instance, env []string, class string, args ...string) *proc.Process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd, err := kafka.Command(ctx, []string{"-Xmx384m", "-Djdk.net.hosts.file=" + p.hosts()}, class, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = env
+	if on.at == nil {
+		if out, err := proc.Run(ctx, cmd); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return nil
+	}
+	return p.start(t, on, cmd)
+}
+
+// start runs a program on a machine until the test ends.
+func (p *platform) start(t *testing.T, on instance, cmd *exec.Cmd) *proc.Process {
+	t.Helper()
+	process, err := proc.Start(on.at.Enter(cmd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		process.Kill()
+		if t.Failed() {
+			out := process.Output().String()
+			t.Logf("what %s said:\n%s", cmd.Args[len(cmd.Args)-1], out[max(0, len(out)-3000):])
+		}
+	})
+	return process
+}
+
+// startGateway starts both instances of the gateway.
+func (p *platform) startGateway(t *testing.T) (gateways []instance) {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := container(t, "50-gateway.sql", 1)
+	for range 2 {
+		g := p.machine(t, "kafka-gateway")
+		cmd := inside.Command(p.hosts(), binary, c.Args...)
+		cmd.Env = append(cmd.Env, p.environment(t, c, filepath.Join(p.dir, "gateway"))...)
+		g.process = p.start(t, g, cmd)
+		gateways = append(gateways, g)
+	}
+	for _, g := range gateways {
+		await(t, 90*time.Second, "200 from /readyz of "+g.ip, func() bool { return g.ready(t, c.ReadinessProbe) })
+	}
+	return gateways
+}
+
+// ready asks as Snowflake does.
+func (i instance) ready(t *testing.T, probe *spcs.Probe) bool {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	conn, err := i.at.Dial(ctx, "tcp", address(i.ip, probe.Port))
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n", probe.Path)
+	answer, _ := io.ReadAll(conn)
+	return bytes.HasPrefix(answer, []byte("HTTP/1.1 200 "))
+}
+
+// door is an HTTPS endpoint on this machine that leads to one of the instances, and
+// the file with who has signed its certificate.
+func (p *platform) door(t *testing.T, gateways []instance) (endpoint, ca string) {
+	t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "kafka-gateway"})
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	server := httptest.NewUnstartedServer(proxy)
+	dial := func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
+		for _, g := range gateways {
+			if conn, err = g.at.Dial(ctx, network, address(g.ip, 8443)); err == nil {
+				return conn, nil
+			}
+		}
+		return nil, err
+	}
+	proxy.Transport = &http.Transport{DialContext: dial}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	ca = filepath.Join(p.dir, "ca.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(ca, certificate, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return server.URL, ca
+}
+
+// startAgent starts an agent on this machine, where no name of the platform
+// resolves, and returns its port; those of the brokers follow.
+func (p *platform) startAgent(t *testing.T, endpoint, ca string) (port int) {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err = freeBase([]int{0, 2, 3, 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := filepath.Join(p.dir, "culvert.token")
+	if err := os.WriteFile(token, []byte(spcsToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	agent, err := startCulvert(t.Context(), exec.Command(binary, "agent", "--gateway-url", endpoint, "--gateway-ca-file", ca, "--token-file", token,
+		"--listen", address("127.0.0.1", port), "--broker-port-base", strconv.Itoa(port+1), "--admin-listen", "none", "--state-file", "none", "--drain-timeout", "2s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := endCulvert(agent); err != nil {
+			t.Error(err)
+		}
+	})
+	return port
+}
+
+// The brokers' specifications are started for real, as is the gateway's, and kcat
+// gets through to all of it.
+func TestSpecificationsStart(t *testing.T) {
+	t.Parallel()
+	for _, variant := range []struct {
+		name, file string
+		client     []string
+	}{
+		{"plaintext", "40-kafka-plaintext.sql", nil},
+		{"SASL", "41-kafka-sasl.sql", saslClient("app", spcsApp, "PLAIN")},
+	} {
+		t.Run(variant.name, func(t *testing.T) {
+			p := newPlatform(t)
+			p.learnSecrets(t, "30-secrets.sql")
+			p.learnSecrets(t, "31-secrets-sasl.sql")
+			brokers := p.startKafka(t, variant.file)
+			gateways := p.startGateway(t)
+			endpoint, ca := p.door(t, gateways)
+			port := p.startAgent(t, endpoint, ca)
+			client := spcsClient{bootstrap: address("127.0.0.1", port), port: port + 1, flags: variant.client}
+			client.findBrokers(t)
+			client.roundTrip(t, "first")
+			if variant.client != nil {
+				client.checkPasswords(t)
+			}
+			t.Run("a gateway that ends", func(t *testing.T) {
+				if err := gateways[0].process.Terminate(spcsGrace); err != nil {
+					t.Error(err)
+				}
+				client.roundTrip(t, "second")
+			})
+			t.Run("a broker that ends", func(t *testing.T) {
+				begin := time.Now()
+				_ = brokers[2].process.Terminate(spcsGrace + time.Minute) // the JVM's exit status is 143
+				if took := time.Since(begin); took > spcsGrace {
+					t.Errorf("the broker took %v to end", took)
+				}
+				client.roundTrip(t, "third")
+			})
+		})
+	}
+}
+
+func saslClient(user, password, mechanism string) []string {
+	return []string{"-X", "security.protocol=SASL_PLAINTEXT", "-X", "sasl.mechanisms=" + mechanism, "-X", "sasl.username=" + user, "-X", "sasl.password=" + password}
+}
+
+// spcsClient is kcat on this machine.
+type spcsClient struct {
+	bootstrap string
+	port      int // of node 0
+	flags     []string
+}
+
+func (c spcsClient) kcat(t *testing.T, stdin string, args ...string) (string, error) {
+	return kcat(t, c.bootstrap, stdin, slices.Concat(args, c.flags)...)
+}
+
+// findBrokers waits until all three are listed, each by the agent's address.
+func (c spcsClient) findBrokers(t *testing.T) {
+	t.Helper()
+	var list string
+	await(t, 90*time.Second, "three brokers", func() bool {
+		list, _ = c.kcat(t, "", "-L", "-m", "5")
+		return strings.Contains(list, "3 brokers:")
+	})
+	for node := 1; node <= 3; node++ {
+		wantIn(t, list, fmt.Sprintf("broker %d at 127.0.0.1:%d", node, c.port+node))
+	}
+	if strings.Contains(list, "kafka-") {
+		t.Errorf("a name from inside has come out:\n%s", list)
+	}
+}
+
+func (c spcsClient) roundTrip(t *testing.T, topic string) {
+	t.Helper()
+	if _, err := c.kcat(t, lines(20), "-P", "-t", topic, "-X", "acks=all"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.kcat(t, "", "-C", "-t", topic, "-o", "beginning", "-e", "-q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantIn(t, out, strings.Split(strings.TrimSpace(lines(20)), "\n")...)
+}
+
+// checkPasswords has nobody come in with a wrong one, and a user that is made as
+// 31-secrets-sasl.sql says. It is Java's tools that log in as that one: librdkafka
+// before 2.6.1 repeats a nonce in SCRAM, which brokers have refused since 4.0.
+func (c spcsClient) checkPasswords(t *testing.T) {
+	wrong := c
+	wrong.flags = saslClient("app", "wrong", "PLAIN")
+	if out, err := wrong.kcat(t, "", "-L", "-m", "5"); err == nil {
+		t.Errorf("a wrong password lists\n%s", out)
+	}
+	broker := c.properties(t, "PLAIN", "plain.PlainLoginModule", "broker", spcsPassword)
+	alice := c.properties(t, "SCRAM-SHA-512", "scram.ScramLoginModule", "alice", "secret-of-alice")
+	if err := c.tool(t, kafka.Configs, "--command-config", broker, "--alter", "--add-config", "SCRAM-SHA-512=[password=secret-of-alice]",
+		"--entity-type", "users", "--entity-name", "alice"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 30*time.Second, "a user that every broker knows", func() bool { return c.tool(t, kafka.Topics, "--command-config", alice, "--list") == nil })
+}
+
+// properties writes the settings with which Kafka's tools log in.
+func (c spcsClient) properties(t *testing.T, mechanism, module, user, password string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "client.properties")
+	settings := fmt.Sprintf("security.protocol=SASL_PLAINTEXT\nsasl.mechanism=%s\nsasl.jaas.config=org.apache.kafka.common.security.%s required username=%q password=%q;\n",
+		mechanism, module, user, password)
+	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func (c spcsClient) tool(t *testing.T, class string, args ...string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd, err := kafka.Command(ctx, []string{"-Xmx192m"}, class, append([]string{"--bootstrap-server", c.bootstrap}, args...)...)
+	if err != nil {
+		return err
+	}
+	_, err = proc.Run(ctx, cmd)
+	return err
+}
