@@ -164,11 +164,12 @@ func (t *story) picture(s *stage) {
 	}
 	t.say("  client -- agent == WebSocket over TLS ==> ingress -- gateway -- brokers")
 	if s.transport == tunnel.TransportAuto {
-		t.say("The ingress stands in for Snowflake's, which has no UDP: the agent tried HTTP/3")
-		t.say("first, got no answer, and took WebSocket.")
+		t.say("The ingress stands in for Snowflake's: it lets in who shows a token of the account,")
+		t.say("and has no UDP. The agent tried HTTP/3 first, got no answer, and took WebSocket.")
 		return
 	}
-	t.say("The ingress stands in for Snowflake's: HTTP/1.1, WebSocket, and nothing else.")
+	t.say("The ingress stands in for Snowflake's: it lets in who shows a token of the account,")
+	t.say("and knows HTTP/1.1, WebSocket, and nothing else.")
 }
 
 func (t *story) work(ctx context.Context, client kafkaClient) error {

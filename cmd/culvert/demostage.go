@@ -22,6 +22,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/snowflake"
+	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -29,6 +31,8 @@ const (
 	demoBrokers = 3
 	// demoDrain is how long connections have to end at the end of the demo.
 	demoDrain = 3 * time.Second
+	// demoUser comes in with demoRole, which the ingress lets in.
+	demoUser, demoRole = "DEMO", "KAFKA_USER"
 )
 
 // stage holds the parts that the story is about, each as it would run in a
@@ -44,6 +48,7 @@ type stage struct {
 	door           *url.URL       // what agents dial: the ingress or, for h3, the gateway
 	roots          *x509.CertPool // who has signed the door's certificate
 	token          string
+	pat            func() (string, error) // what the ingress wants; nil: there is none
 	gatewayMetrics *prometheus.Registry
 	agentMetrics   *prometheus.Registry
 	bootstrap      string
@@ -125,9 +130,23 @@ func (s *stage) startGatewayBehindIngress(ctx context.Context, certificate tls.C
 		return err
 	}
 	s.door = &url.URL{Scheme: "https", Host: outer.Addr().String()}
-	in := newIngress(inner.Addr().String(), s.log.With("end", "ingress"))
-	s.run(func(ctx context.Context) error { return in.serve(ctx, outer, certificate) })
+	in := s.ingress(inner.Addr().String(), certificate)
+	s.run(func(ctx context.Context) error { return in.Serve(ctx, outer) })
 	return nil
+}
+
+// ingress stands in for Snowflake's, with an account that has one user.
+func (s *stage) ingress(gateway string, certificate tls.Certificate) *standin.Ingress {
+	log := s.log.With("end", "ingress")
+	account := &standin.Account{Host: "account.invalid", Logger: log}
+	account.SetUser(standin.User{Name: demoUser, Roles: []string{demoRole}})
+	pat := account.NewPAT(demoUser, demoRole, 365*24*time.Hour)
+	s.pat = func() (string, error) { return pat, nil }
+	service := &standin.Service{
+		Hosts: []string{s.door.Hostname()}, Roles: []string{demoRole},
+		Instances: []standin.Instance{{Address: gateway}},
+	}
+	return &standin.Ingress{Account: account, Services: []*standin.Service{service}, Certificate: certificate, Logger: log}
 }
 
 // startOpenGateway has agents reach the gateway itself, over UDP too.
@@ -184,6 +203,14 @@ func (s *stage) startAgent(ctx context.Context) error {
 		OnDial: func(transport string, err error, took time.Duration) {
 			m.TunnelDial(transport, metrics.ResultOf(err), took)
 		},
+	}
+	if s.pat != nil {
+		in := &snowflake.Ingress{Host: s.door.Hostname(), PAT: s.pat, Logger: log}
+		dialer.Ingress = in
+		s.run(func(ctx context.Context) error {
+			<-ctx.Done()
+			return in.Close()
+		})
 	}
 	if s.transport == tunnel.TransportAuto && !log.Enabled(ctx, slog.LevelDebug) {
 		dialer.Logger = nil // it warns that it leaves h3, which is part of the story
