@@ -52,13 +52,14 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	runTests(ctx, &results, nil, append([]string{"-race"}, product...))
+	runTests(ctx, &results, ".", nil, append([]string{"-race"}, product...))
 	// Tests that count allocations skip with the race detector, which allocates.
 	for name, tests := range results.Skipped() {
-		runTests(ctx, &results, nil, []string{"-run=^(" + strings.Join(tests, "|") + ")$", name})
+		runTests(ctx, &results, ".", nil, []string{"-run=^(" + strings.Join(tests, "|") + ")$", name})
 	}
+	runTests(ctx, &results, "test/chart", nil, []string{"./..."})
 	// One package at a time: each starts brokers of its own.
-	runTests(ctx, &results, []string{"CULVERT_TEST_REAL=1"}, append([]string{"-p=1"}, real...))
+	runTests(ctx, &results, ".", []string{"CULVERT_TEST_REAL=1"}, append([]string{"-p=1"}, real...))
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
@@ -85,9 +86,10 @@ func packages(ctx context.Context) (product, real []string, err error) {
 // testTimeout ends a test binary that hangs.
 const testTimeout = "20m"
 
-// runTests runs go test and adds what it reports.
-func runTests(ctx context.Context, results *Results, env, args []string) {
+// runTests runs go test in a module's folder and adds what it reports.
+func runTests(ctx context.Context, results *Results, module string, env, args []string) {
 	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1", "-timeout=" + testTimeout}, args...)...)
+	cmd.Dir = module
 	cmd.Env = append(os.Environ(), env...)
 	reader, writer := io.Pipe()
 	cmd.Stdout = writer
@@ -116,6 +118,8 @@ var checks = []check{
 	{"go vet darwin", vet("darwin")},
 	{"go vet windows", vet("windows")},
 	{"go vet test/clients/go", command("go", "-C", "test/clients/go", "vet", "./...")},
+	{"go mod tidy test/chart", command("go", "-C", "test/chart", "mod", "tidy", "-diff")},
+	{"go vet test/chart", command("go", "-C", "test/chart", "vet", "./...")},
 }
 
 func formatted(ctx context.Context) error {

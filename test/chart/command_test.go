@@ -1,0 +1,109 @@
+package chart
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// binary builds culvert once and returns its path.
+var binary = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(outDir, "culvert")
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/culvert")
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build culvert: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// The command lines and variables of all containers are what the binary takes.
+func TestBinaryTakesTheCommandLines(t *testing.T) {
+	culvert, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(t *testing.T, objects []runtime.Object) {
+		found := false
+		for _, d := range all[*appsv1.Deployment](objects) {
+			for _, c := range slices.Concat(d.Spec.Template.Spec.InitContainers, d.Spec.Template.Spec.Containers) {
+				if !isCulvert(c) {
+					continue
+				}
+				found = true
+				takes(t, culvert, d.Name, c, "10.1.2.3")
+				takes(t, culvert, d.Name, c, "fd00::1:2")
+			}
+		}
+		if !found {
+			t.Error("no container of culvert's")
+		}
+	}
+	eachFile(t, func(t *testing.T, values map[string]any) { check(t, objects(t, values)) })
+	t.Run("sidecar", func(t *testing.T) { check(t, sidecar(t)) })
+}
+
+// takes has the binary read a container's settings in a pod of that address.
+func takes(t *testing.T, culvert, name string, c corev1.Container, podIP string) {
+	t.Helper()
+	env := environment(t, c.Env, podIP)
+	args := []string{"config"}
+	for _, a := range c.Args {
+		args = append(args, expand(t, a, env))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, culvert, args...)
+	cmd.Env = []string{"HOME=/"}
+	for name, value := range env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	if err := cmd.Run(); err != nil || complaints.Len() > 0 {
+		t.Errorf("%s: %v: culvert %s\n%s", name, err, strings.Join(args, " "), complaints.String())
+	}
+}
+
+func environment(t *testing.T, vars []corev1.EnvVar, podIP string) map[string]string {
+	t.Helper()
+	env := map[string]string{}
+	for _, v := range vars {
+		switch {
+		case v.ValueFrom == nil:
+			env[v.Name] = expand(t, v.Value, env)
+		case v.ValueFrom.FieldRef != nil && v.ValueFrom.FieldRef.FieldPath == "status.podIP":
+			env[v.Name] = podIP
+		default:
+			t.Errorf("variable %s comes from where this test does not look", v.Name)
+		}
+	}
+	return env
+}
+
+var reference = regexp.MustCompile(`\$\(([^)]*)\)`)
+
+// expand does what the kubelet does to $(NAME).
+func expand(t *testing.T, s string, env map[string]string) string {
+	t.Helper()
+	return reference.ReplaceAllStringFunc(s, func(r string) string {
+		value, ok := env[strings.Trim(r, "$()")]
+		if !ok {
+			t.Errorf("%s: no such variable in the container", r)
+		}
+		return value
+	})
+}

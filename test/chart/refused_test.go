@@ -1,0 +1,128 @@
+package chart
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	goodGateway = `gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {existingSecret: t}`
+	goodAgent   = `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-2`
+)
+
+func TestBadValuesAreRefused(t *testing.T) {
+	for _, c := range []struct{ values, says string }{
+		// By the schema: what has the wrong name or form.
+		{`gatway: {}`, "additional properties 'gatway' not allowed"},
+		{`gateway: {replica: 2}`, "additional properties 'replica' not allowed"},
+		{`agent: {token: {secretName: x}}`, "additional properties 'secretName' not allowed"},
+		{`agent: {snowflake: {pat: {existing: x}}}`, "additional properties 'existing' not allowed"},
+		{`gateway: {replicas: "2"}`, "/gateway/replicas': got string, want integer"},
+		{`gateway: {service: {type: Loadbalancer}}`, "/gateway/service/type': value must be one of"},
+		{`gateway: {service: {udp: "yes"}}`, "/gateway/service/udp': value must be one of"},
+		{`gateway: {service: {port: 99999}}`, "/gateway/service/port'"},
+		{`gateway: {brokers: {bootstrap: [kafka]}}`, "/gateway/brokers/bootstrap/0': 'kafka' does not match pattern"},
+		{`gateway: {brokers: {bootstrap: "kafka:9092"}}`, "/gateway/brokers/bootstrap': got string, want array"},
+		{`gateway: {brokers: {allow: ["10.0.0.0/8"]}}`, "/gateway/brokers/allow/0'"},
+		{`gateway: {tokens: {values: {laptop: ""}}}`, "/gateway/tokens/values/laptop'"},
+		{`gateway: {tokens: {values: {laptop: "a b"}}}`, "/gateway/tokens/values/laptop'"},
+		{`gateway: {tokens: {values: {"a=b": x}}}`, "'a=b' does not match pattern"},
+		{`gateway: {logLevel: verbose}`, "/gateway/logLevel': value must be one of"},
+		{`gateway: {extraArgs: ["log-level=debug"]}`, "/gateway/extraArgs/0'"},
+		{`gateway: {extraEnv: [{value: x}]}`, "missing property 'name'"},
+		{`gateway: {ingress: {path: kafka}}`, "/gateway/ingress/path'"},
+		{`agent: {gatewayUrls: ["http://kafka.example.com"]}`, "/agent/gatewayUrls/0'"},
+		{`agent: {gatewayUrls: https://kafka.example.com}`, "/agent/gatewayUrls': got string, want array"},
+		{`agent: {expectNodes: [0, 1]}`, "/agent/expectNodes'"},
+		{`agent: {expectNodes: "0-2, 5"}`, "/agent/expectNodes'"},
+		{`agent: {expectNodes: -1}`, "/agent/expectNodes'"},
+		{`agent: {brokerPortBase: 0}`, "/agent/brokerPortBase'"},
+		{`agent: {advertisedHost: "kafka.example.com:9092"}`, "/agent/advertisedHost'"},
+		{`agent: {transport: quic}`, "/agent/transport': value must be one of"},
+		{`agent: {service: {type: NodePort}}`, "/agent/service/type': value must be one of"},
+		{`agent: {drainTimeoutSeconds: 0}`, "/agent/drainTimeoutSeconds'"},
+		{`agent: {podDisruptionBudget: {maxUnavailable: "half"}}`, "/agent/podDisruptionBudget/maxUnavailable'"},
+		{`image: {digest: latest}`, "/image/digest'"},
+		{`image: {repository: ""}`, "/image/repository'"},
+
+		// By the templates: what does not go together.
+		{`gateway: {enabled: true, tokens: {existingSecret: t}}`, "gateway.brokers.bootstrap is empty"},
+		{`gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}}`, "anybody could come in"},
+		{goodGateway + `, insecureNoAuth: true}`, "leave one out"},
+		{`gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {existingSecret: t, values: {a: b}}}`, "gateway.tokens: existingSecret and values are both set"},
+		{goodGateway + `, ticketKey: {existingSecret: a, value: b}}`, "gateway.ticketKey: existingSecret and value are both set"},
+		{goodGateway + `, clientCA: {existingSecret: ca}}`, "gateway.clientCA: without gateway.tls"},
+		{goodGateway + `, service: {udp: same}}`, "gateway.service.udp same: without gateway.tls there is no HTTP/3"},
+		{goodGateway + `, ingress: {enabled: true}}`, "gateway.ingress.host is empty"},
+		{`agent: {enabled: true, expectNodes: 0-2}`, "agent.gatewayUrls is empty"},
+		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"]}`, "agent.expectNodes is empty"},
+		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 5-2}`, "the range ends before it begins"},
+		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-2000000000}`, "ports end at 65535"},
+		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-99999999999999999999}`, "ports end at 65535"},
+		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-1024}`, "more than 1024 nodes"},
+		{goodAgent + `, brokerPortBase: 9092}`, "node 0 would have port 9092, which is taken"},
+		{goodAgent + `, brokerPortBase: 9463}`, "node 1 would have port 9464, which is taken"},
+		{goodAgent + `, token: {existingSecret: a, value: b}}`, "agent.token: existingSecret and value are both set"},
+		{goodAgent + `, service: {type: LoadBalancer}}`, "set agent.advertisedHost"},
+		{goodAgent + `, listenTLS: {clientCA: {existingSecret: ca}}}`, "clients show no certificates"},
+		{goodAgent + `, snowflake: {pat: {existingSecret: a, value: b}}}`, "agent.snowflake.pat: existingSecret and value are both set"},
+		{goodAgent + `, snowflake: {pat: {value: b}, privateKey: {existingSecret: a}}}`, "agent.snowflake: pat and privateKey are both set"},
+		{goodAgent + `, snowflake: {privateKey: {existingSecret: a}, account: x}}`, "agent.snowflake.user, whose key it is"},
+	} {
+		_, err := render(parseValues(t, c.values), nil)
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s\n\tsays: %v\n\twant: %s", c.values, err, c.says)
+		}
+	}
+	for _, good := range []string{goodGateway + "}", goodAgent + "}"} {
+		if _, err := render(parseValues(t, good), nil); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+}
+
+// Whatever may be set stands in values.yaml, where its comment explains it.
+func TestValuesShowAllThatTheSchemaAllows(t *testing.T) {
+	var schema map[string]any
+	content, err := os.ReadFile(filepath.Join(chartDir, "values.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(content, &schema); err != nil {
+		t.Fatal(err)
+	}
+	content, err = os.ReadFile(filepath.Join(chartDir, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(content, &values); err != nil {
+		t.Fatal(err)
+	}
+	definitions := schema["definitions"].(map[string]any)
+	var compare func(path string, schema, values map[string]any)
+	compare = func(path string, schema, values map[string]any) {
+		if ref, ok := schema["$ref"].(string); ok {
+			schema = definitions[strings.TrimPrefix(ref, "#/definitions/")].(map[string]any)
+		}
+		properties, _ := schema["properties"].(map[string]any)
+		if properties != nil && schema["additionalProperties"] != false {
+			t.Errorf("%s lets unknown keys pass", path)
+		}
+		for name, property := range properties {
+			value, ok := values[name]
+			if !ok && path+name != "global" && !strings.HasSuffix(path, "resources.") {
+				t.Errorf("%s%s is in the schema and not in values.yaml", path, name)
+			}
+			if inner, ok := value.(map[string]any); ok {
+				compare(path+name+".", property.(map[string]any), inner)
+			}
+		}
+	}
+	compare("", schema, values)
+}
