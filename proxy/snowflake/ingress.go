@@ -70,7 +70,7 @@ func (i *Ingress) loggedIn(t token, err error, next time.Duration) {
 	next = next.Round(time.Second)
 	switch {
 	case err != nil:
-		i.log.Warn("no token from Snowflake", "err", err, "hint", hintOf(err), "retry_in", next)
+		i.log.Warn("no token from Snowflake", "err", err, "retry_in", next)
 	case t.skew.Abs() > skewWorthSaying:
 		i.log.Warn("token from Snowflake, but "+skewSentence(t.skew)+"; beyond a minute no key is accepted", "host", i.Host, "refresh_in", next)
 	default:

@@ -41,18 +41,6 @@ func isHopeless(err error) bool {
 	return ok && e.hopeless
 }
 
-// hintOf is the remedy beside an error.
-func hintOf(err error) string {
-	h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err)
-	if !ok {
-		return ""
-	}
-	return h.Hint()
-}
-
 // read finds Snowflake's code and words in the body, in whichever of the forms
 // that its APIs have.
 func (a *loginAnswer) read() {

@@ -26,7 +26,7 @@ const (
 	// failure.
 	retryTime, retryTimeMost = time.Second, 5 * time.Minute
 	// Where the answer was one that time alone does not change, it waits longer.
-	hopelessTime = 10 * time.Second
+	hopelessTime = 5 * time.Second
 
 	// forgetTime is how far apart tokens are given up before their time. The one
 	// who refuses them may mean something else.

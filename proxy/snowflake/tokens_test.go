@@ -131,7 +131,7 @@ func TestFailuresAreRememberedWithBackoff(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		most int
-	}{{errors.New("no such host"), 24}, {&loginError{text: "the key is not accepted", hopeless: true}, 18}} {
+	}{{errors.New("no such host"), 24}, {&loginError{text: "the key is not accepted", hopeless: true}, 22}} {
 		synctest.Test(t, func(t *testing.T) {
 			m := &mint{life: time.Hour}
 			k := m.tokens()

@@ -118,18 +118,6 @@ func answerOf(status int, h http.Header, body io.Reader) *AnswerError {
 	return e
 }
 
-// remedyOf is the hint beside an error, if there is one.
-func remedyOf(err error) string {
-	h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err)
-	if !ok {
-		return ""
-	}
-	return h.Hint()
-}
-
 // Explain adds a hint to an error of a dial where there is one to give.
 func Explain(err error) error {
 	if hint := hintFor(err); hint != "" {

@@ -406,11 +406,7 @@ func (r *race) failLocked(err error) {
 	}
 	wait := backoff(r.failures, first, most)
 	if r.failures == 0 || r.current != "" || r.failed == nil || statusOf(r.failed) != statusOf(err) {
-		attrs := []any{"err", err, "retry_in", wait.Round(time.Millisecond)}
-		if hint := remedyOf(err); hint != "" {
-			attrs = append(attrs, "hint", hint)
-		}
-		r.log.Warn("gateway not reached", attrs...)
+		r.log.Warn("gateway not reached", "err", err, "retry_in", wait.Round(time.Millisecond))
 	}
 	r.failures++
 	r.failed, r.retryAt = err, time.Now().Add(wait)
