@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/culvert-proxy/culvert/test/kafka"
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
@@ -23,48 +24,110 @@ const gatewayName = "gateway.invalid"
 // gateway.pem and gateway-key.pem for 127.0.0.1, localhost and the server of a
 // network of netns, and a token.
 func writeCredentials(dir string) error {
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "culvert test CA"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := newAuthority("culvert test CA")
 	if err != nil {
 		return err
 	}
-	gateway := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "culvert test gateway"},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		DNSNames: []string{"localhost", gatewayName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(netns.ServerIP)},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, key, err := ca.issue("culvert test gateway", time.Now().Add(24*time.Hour), "localhost", gatewayName, clientHost, netns.ServerIP)
 	if err != nil {
 		return err
 	}
-	caCert, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return err
+	return writeFiles(dir, map[string][]byte{
+		"ca.pem": ca.pem(), "gateway.pem": cert, "gateway-key.pem": key, "token": []byte("test=" + rand.Text() + "\n"),
+	})
+}
+
+// writeKafkaTLS writes what brokers and clients are started with that speak TLS
+// to culvert and ask it for a certificate, or are asked for theirs. Each side
+// has an authority of its own.
+//
+//	brokers-ca    signed  broker    and  to-brokers, which culvert shows to brokers
+//	clients-ca    signed  agent     and  client, which clients show to the agent
+//	strangers-ca  signed  stranger  and  nobody
+//
+// Each is NAME.pem, NAME-key.pem and, of both, NAME-both.pem. There is an
+// expired-broker, too.
+func writeKafkaTLS(dir string) error {
+	files := map[string][]byte{}
+	for _, side := range []struct{ ca, server, client string }{{"brokers-ca", "broker", "to-brokers"}, {"clients-ca", "agent", "client"}, {"strangers-ca", "stranger", "nobody"}} {
+		ca, err := newAuthority(side.ca)
+		if err != nil {
+			return err
+		}
+		files[side.ca+".pem"] = ca.pem()
+		for name, life := range map[string]time.Duration{side.server: 24 * time.Hour, side.client: 24 * time.Hour, "expired-" + side.server: -time.Minute} {
+			cert, key, err := ca.issue(name, time.Now().Add(life), "broker-0."+kafka.Domain, "localhost", clientHost)
+			if err != nil {
+				return err
+			}
+			files[name+".pem"], files[name+"-key.pem"] = cert, key
+			files[name+"-both.pem"] = append(append([]byte(nil), key...), cert...)
+		}
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, gateway, ca, key.Public(), caKey)
-	if err != nil {
-		return err
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	for name, content := range map[string][]byte{
-		"ca.pem":          pemBlock("CERTIFICATE", caCert),
-		"gateway.pem":     pemBlock("CERTIFICATE", cert),
-		"gateway-key.pem": pemBlock("PRIVATE KEY", secret),
-		"token":           []byte("test=" + rand.Text() + "\n"),
-	} {
+	return writeFiles(dir, files)
+}
+
+func writeFiles(dir string, files map[string][]byte) error {
+	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// authority signs certificates.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(name string) (*authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return &authority{key: key, cert: &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}}, nil
+}
+
+// pem is the authority's certificate, which it has signed itself.
+func (a *authority) pem() []byte {
+	der, err := x509.CreateCertificate(rand.Reader, a.cert, a.cert, a.key.Public(), a.key)
+	if err != nil {
+		panic(err) // of a template above
+	}
+	return pemBlock("CERTIFICATE", der)
+}
+
+// issue makes a certificate and its key, good at either end of a connection, for
+// names and addresses.
+func (a *authority) issue(subject string, until time.Time, names ...string) (cert, key []byte, err error) {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: subject},
+		NotBefore: a.cert.NotBefore, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
+	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, secret.Public(), a.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(secret)
+	return pemBlock("CERTIFICATE", der), pemBlock("PRIVATE KEY", raw), err
 }
 
 func pemBlock(kind string, der []byte) []byte {

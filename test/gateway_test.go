@@ -59,6 +59,7 @@ func (g *gateway) start(ctx context.Context) (err error) {
 	if !g.plain {
 		flags = append(flags, "--tls-cert-file", g.file("gateway.pem"), "--tls-key-file", g.file("gateway-key.pem"))
 	}
+	flags = append(flags, g.toBrokers...)
 	g.process, err = startCulvert(ctx, g.at.Enter(inside.Command(g.file("inside-hosts"), g.binary, append(flags, g.flags...)...)))
 	return err
 }

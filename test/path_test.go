@@ -108,10 +108,11 @@ func (p *path) start(ctx context.Context) (err error) {
 		"--drain-timeout", "2s",
 		"--admin-listen", p.admin,
 		"--state-file", p.file(fmt.Sprintf("state-%d.json", p.port))}
+	flags = append(flags, p.toClients...)
 	cmd := exec.Command(p.binary, append(flags, "--gateway-url", p.url, "--transport", p.transport,
 		"--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))...)
 	if p.transport == direct {
-		cmd = inside.Command(p.file("inside-hosts"), p.binary, append(flags, "--gateway-url", "tcp://"+p.brokers)...)
+		cmd = inside.Command(p.file("inside-hosts"), p.binary, append(append(flags, p.toBrokers...), "--gateway-url", "tcp://"+p.brokers)...)
 	}
 	if len(p.env) > 0 {
 		cmd.Env = append(os.Environ(), p.env...)

@@ -26,6 +26,8 @@ type world struct {
 	brokers string // the addresses of theirs that culvert is given
 	gateway *gateway
 	paths   map[string]*path // by transport
+
+	toBrokers, toClients []string // flags of whoever dials brokers, and of agents
 }
 
 // shared is the world of most tests: a cluster takes seconds to start.
@@ -103,37 +105,42 @@ func (w *world) each(t *testing.T, ways []string, test func(*testing.T, *path)) 
 
 // newWorld starts a cluster, a gateway that is given the addresses of one of
 // its listeners, and a path per way to it.
-func newWorld(ctx context.Context, dir string, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (_ *world, err error) {
-	w := &world{dir: dir, paths: make(map[string]*path)}
+func newWorld(ctx context.Context, dir string, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (*world, error) {
+	w := &world{dir: dir}
+	return w, w.start(ctx, cfg, listener, ways...)
+}
+
+func (w *world) start(ctx context.Context, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (err error) {
+	w.paths = make(map[string]*path)
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
 	if w.binary, err = build(); err != nil {
-		return nil, err
+		return err
 	}
-	if w.cluster, err = kafka.New(ctx, dir, cfg); err != nil {
-		return nil, err
+	if w.cluster, err = kafka.New(ctx, w.dir, cfg); err != nil {
+		return err
 	}
 	w.brokers = listener(w.cluster)
-	if err := writeCredentials(dir); err != nil {
-		return nil, err
+	if err := writeCredentials(w.dir); err != nil {
+		return err
 	}
 	if err := inside.WriteHosts(w.file("inside-hosts"), w.cluster.Hosts()); err != nil {
-		return nil, err
+		return err
 	}
 	if w.gateway, err = w.newGateway(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	for _, way := range ways {
 		p, err := w.newPath(ctx, w.gateway, way)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		w.paths[way] = p
 	}
-	return w, nil
+	return nil
 }
 
 // close ends the agents, the gateway and the brokers. Culvert must end in good

@@ -18,6 +18,16 @@ var Java = []Client{
 	{Name: "kafka-clients 4.4.0", install: java, argv: javaClass("4.4.0"), Options: []string{"group.protocol=consumer"}},
 }
 
+// beside are the jars that the client needs; those of Jackson for OAUTHBEARER,
+// where it reads JSON.
+var beside = []struct{ group, artifact, version string }{
+	{"org.slf4j", "slf4j-api", "1.7.36"},
+	{"org.slf4j", "slf4j-nop", "1.7.36"},
+	{"com.fasterxml.jackson.core", "jackson-core", "2.21.2"},
+	{"com.fasterxml.jackson.core", "jackson-databind", "2.21.2"},
+	{"com.fasterxml.jackson.core", "jackson-annotations", "2.21"},
+}
+
 var javaVersions = []string{"2.1.1", "3.9.2", "4.4.0"}
 
 // java installs the jars of all versions in one folder and compiles the program
@@ -50,7 +60,10 @@ func clientJar(dir, version string) string {
 
 func javaClass(version string) func(string, string) []string {
 	return func(_, dir string) []string {
-		path := []string{dir, clientJar(dir, version), filepath.Join(dir, "slf4j-api-1.7.36.jar"), filepath.Join(dir, "slf4j-nop-1.7.36.jar")}
+		path := []string{dir, clientJar(dir, version)}
+		for _, a := range beside {
+			path = append(path, filepath.Join(dir, a.artifact+"-"+a.version+".jar"))
+		}
 		return []string{"java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m", "-cp", strings.Join(path, string(filepath.ListSeparator)), "RoundTrip"}
 	}
 }
@@ -64,8 +77,9 @@ func javaPOM() string {
 	for _, version := range javaVersions {
 		item("org.apache.kafka", "kafka-clients", version)
 	}
-	item("org.slf4j", "slf4j-api", "1.7.36")
-	item("org.slf4j", "slf4j-nop", "1.7.36")
+	for _, a := range beside {
+		item(a.group, a.artifact, a.version)
+	}
 	return `<project xmlns="http://maven.apache.org/POM/4.0.0">
 <modelVersion>4.0.0</modelVersion>
 <groupId>culvert.test</groupId><artifactId>clients</artifactId><version>1</version><packaging>pom</packaging>

@@ -44,6 +44,8 @@ type Config struct {
 	ClusterID  string   // 22 characters of base64url; "": ClusterID
 	SASL       bool     // a third listener, see Cluster.SASL
 	DirectSASL bool     // the third listener advertises what it is bound to, for control runs
+	KeyStore   string   // PEM file of a certificate and its key: the third listener speaks TLS and asks for certificates
+	TrustStore string   // PEM file of who signs the certificates that it asks for
 	Properties []string // more lines for each node's properties
 }
 

@@ -89,15 +89,20 @@ func (n *node) properties() string {
 		advertised = append(advertised, fmt.Sprintf("SASL://%s:%d", host, n.ports.sasl))
 		extra = append(extra, saslProperties)
 	}
+	sasl := "SASL_PLAINTEXT"
+	if cfg.KeyStore != "" {
+		sasl = "SASL_SSL"
+		extra = append(extra, fmt.Sprintf(tlsProperties, cfg.KeyStore, cfg.TrustStore))
+	}
 	return fmt.Sprintf(`process.roles=%s
 node.id=%d
 controller.quorum.voters=%s
 controller.listener.names=CONTROLLER
 listeners=%s
 advertised.listeners=%s
-listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT
+listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:%[9]s
 inter.broker.listener.name=INTERNAL
-log.dirs=%s
+log.dirs=%[6]s
 offsets.topic.replication.factor=%[7]d
 offsets.topic.num.partitions=3
 transaction.state.log.replication.factor=%[7]d
@@ -113,7 +118,7 @@ broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
 %[8]s
 `, roles, n.id, n.cluster.voters(), strings.Join(listeners, ","), strings.Join(advertised, ","), n.logDir(), replicas,
-		strings.Join(append(extra, cfg.Properties...), "\n"))
+		strings.Join(append(extra, cfg.Properties...), "\n"), sasl)
 }
 
 const saslProperties = `sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
@@ -121,6 +126,12 @@ listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain
 listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="x";`
+
+const tlsProperties = `listener.name.sasl.ssl.keystore.type=PEM
+listener.name.sasl.ssl.keystore.location=%s
+listener.name.sasl.ssl.truststore.type=PEM
+listener.name.sasl.ssl.truststore.location=%s
+listener.name.sasl.ssl.client.auth=required`
 
 // format prepares every node's log folder: the tool formats the first, the
 // others get a copy under their own id, which saves a second per node.

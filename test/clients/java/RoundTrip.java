@@ -16,7 +16,7 @@ import org.apache.kafka.clients.producer.RecordMetadata;
 /**
  * Makes the round trip with the Java client, 2.0 or newer: BOOTSTRAP TOPIC GROUP COUNT [key=value ...].
  * Produces COUNT numbered records with acks=all, consumes them in the group, and exits 0 if each came exactly
- * once and in order per partition. What is given as key=value becomes a property of the consumer.
+ * once and in order per partition. What is given as key=value becomes a property of both.
  */
 public class RoundTrip {
     static final long PATIENCE_MS = 60_000;
@@ -26,12 +26,12 @@ public class RoundTrip {
         int count = Integer.parseInt(args[3]);
         Properties common = new Properties();
         common.put("bootstrap.servers", args[0]);
-        produce(common, topic, count);
-        common.put("group.id", args[2]);
         for (int i = 4; i < args.length; i++) {
             String[] option = args[i].split("=", 2);
             common.put(option[0], option[1]);
         }
+        produce(common, topic, count);
+        common.put("group.id", args[2]);
         consume(common, topic, count);
         System.out.println("ok: " + count + " records");
     }

@@ -1,4 +1,5 @@
-"""confluent-kafka (librdkafka): group.protocol=classic, consumer or share."""
+"""confluent-kafka (librdkafka): group.protocol=classic, consumer or share. Other
+options are librdkafka's own: security.protocol=SASL_SSL sasl.mechanism=PLAIN ..."""
 import sys
 
 from confluent_kafka import Consumer, Producer
@@ -8,7 +9,7 @@ from roundtrip import Roundtrip
 
 def produce(trip):
     failed = []
-    producer = Producer({"bootstrap.servers": trip.bootstrap, "acks": "all", "enable.idempotence": True})
+    producer = Producer({**settings, "bootstrap.servers": trip.bootstrap, "acks": "all", "enable.idempotence": True})
     for key, value in trip.records():
         producer.produce(trip.topic, value, key, on_delivery=lambda err, _: err and failed.append(err))
         producer.poll(0)
@@ -19,6 +20,7 @@ def produce(trip):
 
 def consume(trip):
     consumer = Consumer({
+        **settings,
         "bootstrap.servers": trip.bootstrap,
         "group.id": trip.group,
         "group.protocol": trip.options.get("group.protocol", "classic"),
@@ -36,7 +38,7 @@ def consume(trip):
 def share(trip):
     """The group must be configured to begin at the earliest offset."""
     from confluent_kafka import ShareConsumer
-    consumer = ShareConsumer({"bootstrap.servers": trip.bootstrap, "group.id": trip.group})
+    consumer = ShareConsumer({**settings, "bootstrap.servers": trip.bootstrap, "group.id": trip.group})
     consumer.subscribe([trip.topic])
     while not trip.done:
         for message in consumer.poll(timeout=1) or ():
@@ -46,6 +48,7 @@ def share(trip):
 
 
 trip = Roundtrip()
+settings = {key: value for key, value in trip.options.items() if key != "group.protocol"}
 produce(trip)
 if trip.options.get("group.protocol") == "share":
     share(trip)
