@@ -42,7 +42,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 		ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
 		defer cancel()
 		if err := t.HandshakeContext(ctx); err != nil {
-			log.Debug("client's TLS handshake failed", "err", err)
+			a.noHandshake(log, err)
 			return
 		}
 		nc = t

@@ -231,14 +231,24 @@ func TestBrokerThatWantsTLSIsNamed(t *testing.T) {
 		c.Write([]byte("\x15\x03\x03\x00\x02\x02\x28"))
 		io.Copy(io.Discard, c)
 	})
-	log := &memoryLog{}
-	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) { a.Logger = log.logger() })
-	c := dialAgent(t, path.address)
-	c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
-	if got, err := io.ReadAll(c); len(got) > 0 || err == nil || isTimeout(err) {
-		t.Errorf("the client read %q, %v, want a reset", got, err)
-	}
-	waitFor(t, "the log", func() bool { return strings.Contains(log.String(), "want TLS") })
+	eachTransport(t, func(t *testing.T, transport string) {
+		agentLog, gatewayLog := &memoryLog{}, &memoryLog{}
+		logs := []*memoryLog{agentLog}
+		var up Upstream = NewDirect(&Brokers{Bootstrap: []string{broker}})
+		if transport != "direct" {
+			logs = append(logs, gatewayLog)
+			up = tunnelTo(t, startGateway(t, []string{broker}, func(g *Gateway) { g.Logger = gatewayLog.logger() }).address, transport)
+		}
+		path := startAgent(t, up, func(a *Agent) { a.Logger = agentLog.logger() })
+		c := dialAgent(t, path.address)
+		c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
+		if got, err := io.ReadAll(c); len(got) > 0 || err == nil || isTimeout(err) {
+			t.Errorf("the client read %q, %v, want a reset", got, err)
+		}
+		for _, log := range logs {
+			waitFor(t, "the log", func() bool { return warns(log.String(), []string{"want TLS (--broker-tls)?"}) })
+		}
+	})
 }
 
 func TestRequestsBeyondWhatWasReviewedAreRefused(t *testing.T) {

@@ -317,7 +317,7 @@ func (b *Brokers) secure(ctx context.Context, conn net.Conn, host string) (net.C
 	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, err
+		return nil, &tlsError{err}
 	}
-	return t, nil
+	return brokerConn{t}, nil
 }

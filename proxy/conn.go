@@ -333,9 +333,12 @@ func nearCause(err error) metrics.Close {
 func farCause(err error) metrics.Close {
 	var refused *refusal
 	var told *tunnel.Error
+	var noTLS *tlsError
 	switch {
 	case errors.As(err, &refused):
 		return metrics.CloseRefused
+	case errors.As(err, &noTLS):
+		return metrics.CloseDial
 	case errors.Is(err, tunnel.ErrCut):
 		return metrics.CloseTunnelCut
 	case errors.As(err, &told) && slices.Contains([]tunnel.Code{tunnel.CodeDial, tunnel.CodeTarget, tunnel.CodeTicket, tunnel.CodeVersion, tunnel.CodeLimit}, told.Code):
@@ -351,6 +354,9 @@ func asTunnelError(err error) *tunnel.Error {
 	var e *tunnel.Error
 	if errors.As(err, &e) {
 		return e
+	}
+	if t, ok := errors.AsType[*tlsError](err); ok {
+		return &tunnel.Error{Code: tunnel.CodeDial, Message: t.Error()}
 	}
 	return &tunnel.Error{Code: tunnel.CodeBroker, Message: "connection to the broker: " + err.Error()}
 }
@@ -623,16 +629,24 @@ func (c *conn) strange(f *protocol.Flow, err error) error {
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
 	case c.lenient && (framing || errors.Is(err, errMismatch)):
+		if errors.Is(err, protocol.ErrForeign) && c.loud.again("foreign") {
+			c.log.Warn("what answers is no Kafka broker", "err", sayForeign(err))
+		}
 		c.inflight.giveUp()
 		return f.PassAll()
 	case errors.Is(err, errMismatch):
 		return refuse(metrics.RefusedCorrelation, "read response: %w", err)
 	case errors.Is(err, protocol.ErrForeign):
-		return refuse(metrics.RefusedNotKafka, "read response: %w; does this listener of the brokers want TLS?", err)
+		return &refusal{metrics.RefusedNotKafka, sayForeign(err)}
 	case framing:
 		return refuse(metrics.RefusedFrameSize, "read response: %w", err)
 	}
 	return err
+}
+
+// sayForeign says what a response is that is not Kafka's.
+func sayForeign(err error) error {
+	return fmt.Errorf("read response: %w; does this listener of the brokers want TLS (--broker-tls)?", err)
 }
 
 // relay relays the response of size bytes to r.

@@ -266,7 +266,10 @@ func (a *authority) sign(t *testing.T, template *x509.Certificate) (*x509.Certif
 		t.Fatal(err)
 	}
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	template.NotBefore = time.Now().Add(-time.Hour)
+	if template.NotAfter.IsZero() {
+		template.NotAfter = time.Now().Add(time.Hour)
+	}
 	parent, signer := a.cert, a.key
 	if parent == nil {
 		parent, signer = template, key
@@ -294,8 +297,14 @@ func (a *authority) pem() string { return certPEM(a.cert) }
 // pair signs a certificate that is good at either end of a connection.
 func (a *authority) pair(t *testing.T, name string) (cert, key string) {
 	t.Helper()
+	return a.pairUntil(t, name, time.Now().Add(time.Hour))
+}
+
+func (a *authority) pairUntil(t *testing.T, name string, until time.Time) (cert, key string) {
+	t.Helper()
 	c, k := a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotAfter: until,
+		Subject:  pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
 	der, err := x509.MarshalPKCS8PrivateKey(k)

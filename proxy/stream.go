@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -32,7 +31,7 @@ func reset(c net.Conn, why *tunnel.Error) {
 	switch c := c.(type) {
 	case *tunnel.Conn:
 		c.Reset(why)
-	case *tls.Conn:
+	case interface{ NetConn() net.Conn }: // TLS
 		reset(c.NetConn(), why) // a TLS close would send an alert first: a clean end
 	case *net.TCPConn:
 		c.SetLinger(0)

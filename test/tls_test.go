@@ -1,10 +1,19 @@
 package test
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/test/clients"
 	"github.com/culvert-proxy/culvert/test/kafka"
+	"github.com/culvert-proxy/culvert/test/proc"
 )
 
 // newTLSWorld starts a broker that speaks TLS, asks culvert for a certificate and
@@ -43,10 +52,73 @@ func TestClientsThatLogInOverTLS(t *testing.T) {
 	installClients(t, append(all, clients.TLS{}.LogInV0()))
 	w := newTLSWorld(t, "ws", direct)
 	files := w.clientFiles()
-	w.each(t, []string{"ws", direct}, func(t *testing.T, p *path) {
-		for _, mechanism := range clients.Mechanisms {
-			t.Run(mechanism, func(t *testing.T) { p.roundtrips(t, files.LogIn(mechanism)) })
-		}
-		p.roundtrips(t, []clients.Client{files.LogInV0()})
+	t.Run("clients", func(t *testing.T) {
+		w.each(t, []string{"ws", direct}, func(t *testing.T, p *path) {
+			for _, mechanism := range clients.Mechanisms {
+				t.Run(mechanism, func(t *testing.T) { p.roundtrips(t, files.LogIn(mechanism)) })
+			}
+			p.roundtrips(t, []clients.Client{files.LogInV0()})
+		})
 	})
+	t.Run("trouble", w.brokersRefuse)
+}
+
+// brokersRefuse starts both ends with what brokers do not take. Either says why,
+// and clients are ended and not kept waiting.
+func (w *world) brokersRefuse(t *testing.T) {
+	ours := []string{"--broker-tls", "--broker-ca-file", w.file("brokers-ca.pem")}
+	strangers := []string{"--broker-cert-file", w.file("nobody.pem"), "--broker-key-file", w.file("nobody-key.pem")}
+	for _, test := range []struct {
+		what, brokers string
+		flags         []string
+		says          string
+	}{
+		{"plaintext to TLS", w.cluster.SASL(), nil, "want TLS (--broker-tls)?"},
+		{"TLS to plaintext", w.cluster.Bootstrap(), w.toBrokers, "does this listener of the broker speak TLS?"},
+		{"no certificate", w.cluster.SASL(), ours, "does it want a certificate"},
+		{"a stranger's certificate", w.cluster.SASL(), append(ours, strangers...), "one signed by whom it trusts?"},
+		{"another CA", w.cluster.SASL(), []string{"--broker-tls", "--broker-ca-file", w.file("strangers-ca.pem")}, "in --broker-ca-file?"},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			v := *w
+			v.brokers, v.toBrokers, v.toClients = test.brokers, test.flags, nil
+			g, err := v.newGateway(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeWith(t, g)
+			p, err := v.newPath(t.Context(), g, "ws")
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeWith(t, p)
+			askAndBeEnded(t, p.bootstrap)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			for _, end := range []*proc.Process{p.agent, g.process} {
+				if _, err := end.Output().WaitLine(ctx, test.says); err != nil {
+					t.Errorf("%v\n%s", err, end.Output())
+				}
+			}
+		})
+	}
+}
+
+// askAndBeEnded sends a request as a client does first, and fails the test
+// unless the connection ends without an answer.
+func askAndBeEnded(t *testing.T, address string) {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	request := kmsg.NewRequestFormatter().AppendRequest(nil, kmsg.NewPtrApiVersionsRequest(), 1)
+	if _, err := c.Write(request); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); len(got) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the client read %q, %v, want an end", got, err)
+	}
 }

@@ -15,6 +15,7 @@ const (
 	RefusedHeaderTimeout                     // a frame's head that did not come in time
 	RefusedFrameSize                         // a frame length that is negative, too small or too large
 	RefusedIntroduction                      // a request that a broker lent for introductions must not see
+	RefusedTLS                               // a client's TLS handshake that failed
 	numRefusals
 )
 
@@ -27,6 +28,7 @@ var refusals = [numRefusals]string{
 	RefusedHeaderTimeout:      "header_timeout",
 	RefusedFrameSize:          "frame_size",
 	RefusedIntroduction:       "introduction",
+	RefusedTLS:                "tls",
 }
 
 // String returns the value of the label reason.

@@ -1,0 +1,111 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+)
+
+// brokerConn is a TLS connection to a broker. In TLS 1.3 a broker that does not
+// like our certificate says so when we believe to be connected already.
+type brokerConn struct{ *tls.Conn }
+
+func (c brokerConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if isAlert(err) {
+		err = &tlsError{err}
+	}
+	return n, err
+}
+
+// tlsError is why there is no TLS with a broker, with what to look at: it
+// travels to the agent as one sentence.
+type tlsError struct{ err error }
+
+func (e *tlsError) Unwrap() error { return e.err }
+func (e *tlsError) Error() string { return "TLS handshake: " + e.err.Error() + e.question() }
+
+// question is what the sentence ends with.
+func (e *tlsError) question() string {
+	if v, ok := errors.AsType[*tls.CertificateVerificationError](e.err); ok {
+		return questionOf(v)
+	}
+	_, plaintext := errors.AsType[tls.RecordHeaderError](e.err)
+	switch {
+	case plaintext, isGone(e.err):
+		return "; does this listener of the broker speak TLS? If not, leave out --broker-tls"
+	case errors.Is(e.err, context.DeadlineExceeded):
+		return "; it says nothing: does this listener of the broker speak TLS?"
+	case isAlert(e.err):
+		return " from the broker; does it want a certificate, and one signed by whom it trusts? --broker-cert-file and --broker-key-file show one"
+	}
+	return ""
+}
+
+func questionOf(v *tls.CertificateVerificationError) string {
+	var shown string
+	if len(v.UnverifiedCertificates) > 0 {
+		shown = v.UnverifiedCertificates[0].Issuer.String()
+	}
+	switch inner := v.Err.(type) {
+	case x509.UnknownAuthorityError:
+		return fmt.Sprintf("; is %q, who has signed the broker's, in --broker-ca-file?", shown)
+	case x509.HostnameError:
+		return "; --broker-server-name says which name is in it"
+	case x509.CertificateInvalidError:
+		if inner.Reason == x509.Expired {
+			return "; has the broker a newer one, or is a clock wrong?"
+		}
+	}
+	return ""
+}
+
+// isAlert reports whether the other end has ended TLS with a reason of its own.
+func isAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
+}
+
+// isGone reports whether the other end has closed the connection without one.
+func isGone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// noHandshake says why a client's TLS handshake has failed. Who says nothing at
+// all probes whether the port is open.
+func (a *Agent) noHandshake(log *slog.Logger, err error) {
+	if isGone(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		log.Debug("client's TLS handshake not finished", "err", err)
+		return
+	}
+	a.Metrics.Refused(metrics.RefusedTLS)
+	level := slog.LevelDebug
+	if a.loud.again("client tls") {
+		level = slog.LevelWarn
+	}
+	log.Log(context.Background(), level, "client's TLS handshake failed", "err", err, "hint", clientHint(err))
+}
+
+// clientHint is what to look at in the client's settings.
+func clientHint(err error) string {
+	_, plaintext := errors.AsType[tls.RecordHeaderError](err)
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case plaintext:
+		return "this port speaks TLS: is the client's security.protocol SSL or SASL_SSL?"
+	case untrusted, strings.Contains(err.Error(), "didn't provide a certificate"):
+		return "the client needs a certificate that one of --listen-client-ca-file has signed: ssl.keystore.location in Java, ssl.certificate.location in librdkafka"
+	case isAlert(err):
+		return "the client did not take the agent's certificate: does it trust who has signed --listen-tls-cert-file, and is the name that it dials in it?"
+	}
+	return "which versions of TLS does the client speak?"
+}

@@ -1,0 +1,218 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// tlsBroker is a broker that speaks TLS and says so to nobody else: it ends
+// what is none.
+func tlsBroker(t *testing.T, config *tls.Config) string {
+	t.Helper()
+	serve := answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) })
+	return fakeBroker(t, func(c net.Conn) {
+		s := tls.Server(c, config)
+		if s.Handshake() == nil {
+			serve(s)
+			s.Close()
+		}
+	})
+}
+
+// brokersWith dials one broker with files, each of which may be left out.
+func brokersWith(t *testing.T, broker string, files ClientTLS, name string) *Brokers {
+	t.Helper()
+	b := &Brokers{Bootstrap: []string{broker}, ServerName: name}
+	config, err := ClientTLS{CertFile: files.CertFile, KeyFile: files.KeyFile}.Config(name)
+	b.TLS = mustConfig(t, config, err)
+	if files.CAFile.Path != "" {
+		if b.CA, err = NewCAFile(files.CAFile, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+// Whatever is wrong between culvert and a broker, the log says it once, aloud
+// and with what to look at, at either end, and no client waits.
+func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
+	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
+	serverConfig := func(s ServerTLS) *tls.Config {
+		config, err := s.Config()
+		return mustConfig(t, config, err)
+	}
+	server := serverConfig(ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile})
+	mutual := serverConfig(ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile})
+	mutual12 := mutual.Clone()
+	mutual12.MaxVersion = tls.VersionTLS12
+	cert, key := own.ca.pairUntil(t, "culvert.example", time.Now().Add(-time.Minute))
+	expired := serverConfig(ServerTLS{CertFile: testFile(t, "c", cert), KeyFile: testFile(t, "k", key)})
+	oldest := server.Clone()
+	oldest.MinVersion, oldest.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	ends := func(answer string) string {
+		return fakeBroker(t, func(c net.Conn) {
+			io.ReadFull(c, make([]byte, 4)) // a length of 369 MB, which Kafka answers with an end
+			io.WriteString(c, answer)
+		})
+	}
+	for _, test := range []struct {
+		what, broker string
+		files        ClientTLS
+		name         string
+		want         []string
+	}{
+		{"a broker that speaks plaintext", ends(""), ClientTLS{}, "", []string{"TLS handshake: ", "does this listener of the broker speak TLS? If not, leave out --broker-tls"}},
+		{"something that answers otherwise", ends("SSH-2.0-OpenSSH_9.2\r\n"), ClientTLS{}, "", []string{"does not look like a TLS handshake", "leave out --broker-tls"}},
+		{"a CA that has not signed", tlsBroker(t, server), ClientTLS{CAFile: stranger.caFile}, "", []string{"unknown authority", `is "CN=own", who has signed the broker's, in --broker-ca-file?`}},
+		{"a CA that the system does not know", tlsBroker(t, server), ClientTLS{}, "", []string{"unknown authority", "in --broker-ca-file?"}},
+		{"an expired certificate", tlsBroker(t, expired), ClientTLS{CAFile: own.caFile}, "", []string{"expired", "has the broker a newer one, or is a clock wrong?"}},
+		{"another name", tlsBroker(t, server), ClientTLS{CAFile: own.caFile}, "kafka.example", []string{"not kafka.example", "--broker-server-name says which name is in it"}},
+		{"no certificate of ours", tlsBroker(t, mutual), ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate", "--broker-cert-file and --broker-key-file"}},
+		{"no certificate of ours, TLS 1.2", tlsBroker(t, mutual12), ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate"}},
+		{"a stranger's certificate", tlsBroker(t, mutual), ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "", []string{"one signed by whom it trusts?"}},
+		{"TLS of long ago", tlsBroker(t, oldest), ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported"}},
+	} {
+		for _, transport := range []string{"ws", "direct"} {
+			t.Run(test.what+"/"+transport, func(t *testing.T) {
+				agentLog, gatewayLog := &memoryLog{}, &memoryLog{}
+				logs := []*memoryLog{agentLog}
+				var up Upstream = NewDirect(brokersWith(t, test.broker, test.files, test.name))
+				if transport != "direct" {
+					logs = append(logs, gatewayLog)
+					up = tunnelTo(t, startGateway(t, []string{test.broker}, func(g *Gateway) {
+						g.Brokers, g.Logger = brokersWith(t, test.broker, test.files, test.name), gatewayLog.logger()
+					}).address, transport)
+				}
+				agent := startAgent(t, up, func(a *Agent) { a.Logger = agentLog.logger() })
+				c := dialKafka(t, agent.address)
+				c.send(kmsg.NewPtrMetadataRequest(), 1)
+				if got, reset := ended(t, c); len(got) > 0 || !reset {
+					t.Errorf("the client read %q, reset %v, want a reset", got, reset)
+				}
+				for _, log := range logs {
+					waitFor(t, "the log to say "+test.want[0], func() bool { return warns(log.String(), test.want) })
+				}
+			})
+		}
+	}
+}
+
+// warns reports whether one line of a log is a warning with all these words.
+func warns(log string, words []string) bool {
+	for line := range strings.Lines(log) {
+		all := strings.Contains(line, "level=WARN")
+		for _, w := range words {
+			all = all && strings.Contains(strings.ReplaceAll(line, `\"`, `"`), w)
+		}
+		if all {
+			return true
+		}
+	}
+	return false
+}
+
+// Files are read again for dials of brokers as they are for handshakes of
+// others: a gateway outlives certificates.
+func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
+	old, next := newTLSFixture(t, "old"), newTLSFixture(t, "next")
+	server := func(f tlsFixture) string {
+		config, err := ServerTLS{CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.caFile}.Config()
+		return tlsBroker(t, mustConfig(t, config, err))
+	}
+	before, after := server(old), server(next)
+	cert, key := old.ca.pair(t, "culvert.example")
+	ours := ClientTLS{CAFile: testFile(t, "ca", old.ca.pem()), CertFile: testFile(t, "cert", cert), KeyFile: testFile(t, "key", key)}
+	brokers := brokersWith(t, before, ours, "")
+	works := func(broker string) bool {
+		c, err := brokers.dial(t.Context(), broker)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
+		_, err = readFrame(c)
+		return err == nil
+	}
+	if !works(before) || works(after) {
+		t.Fatal("the old files are not good for the old broker alone")
+	}
+	cert, key = next.ca.pair(t, "culvert.example")
+	writeFile(t, ours.CAFile, next.ca.pem())
+	writeFile(t, ours.CertFile, cert)
+	writeFile(t, ours.KeyFile, key)
+	if works(before) || !works(after) {
+		t.Error("the new files are not good for the new broker alone")
+	}
+}
+
+// A client whose security.protocol or certificates do not fit is ended at once,
+// and the agent's log says why.
+func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
+	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
+	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
+	listen := mustConfig(t, config, err)
+	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
+	tlsClient := func(files ClientTLS) func(net.Conn) net.Conn {
+		return func(c net.Conn) net.Conn {
+			config, err := files.Config("127.0.0.1")
+			return tls.Client(c, mustConfig(t, config, err))
+		}
+	}
+	plain := func(c net.Conn) net.Conn { return c }
+	for _, test := range []struct {
+		what   string
+		listen *tls.Config
+		wrap   func(net.Conn) net.Conn
+		says   string
+		want   []string
+	}{
+		{"plaintext to TLS", listen, plain, "", []string{"client's TLS handshake failed", "is the client's security.protocol SSL or SASL_SSL?"}},
+		{"HTTP to TLS", listen, plain, "GET / HTTP/1.1\r\n\r\n", []string{"client's TLS handshake failed", "this port speaks TLS"}},
+		{"TLS to plaintext", nil, tlsClient(ClientTLS{CAFile: own.caFile}), "", []string{"a TLS ClientHello", "security.protocol"}},
+		{"no certificate", listen, tlsClient(ClientTLS{CAFile: own.caFile}), "", []string{"provide a certificate", "--listen-client-ca-file", "ssl.keystore.location"}},
+		{"a stranger's certificate", listen, tlsClient(ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}), "", []string{"unknown authority", "--listen-client-ca-file"}},
+		{"a client that trusts others", listen, tlsClient(ClientTLS{CAFile: stranger.caFile}), "", []string{"remote error", "does it trust who has signed --listen-tls-cert-file"}},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			log := &memoryLog{}
+			agent := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) { a.ListenTLS, a.Logger = test.listen, log.logger() })
+			c := test.wrap(dialAgent(t, agent.address))
+			if test.says == "" {
+				test.says = string(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
+			}
+			io.WriteString(c, test.says)
+			if got, err := io.ReadAll(c); isTimeout(err) || strings.Contains(string(got), "127.0.0.1") {
+				t.Errorf("the client read %q, %v, want an end", got, err)
+			}
+			waitFor(t, "the log to say "+test.want[0], func() bool { return warns(log.String(), test.want) })
+			if strings.HasPrefix(test.want[0], "client's TLS") && gauge(t, agent, "culvert_refused_total") != 1 {
+				t.Error("the refusal was not counted")
+			}
+		})
+	}
+}
+
+// A probe that asks only whether the port is open is no trouble.
+func TestAProbeOfATLSListenerIsNoTrouble(t *testing.T) {
+	own := newTLSFixture(t, "own")
+	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
+	listen := mustConfig(t, config, err)
+	log := &memoryLog{}
+	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
+	agent := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) {
+		a.ListenTLS, a.Logger = listen, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	dialAgent(t, agent.address).Close()
+	waitFor(t, "the probe", func() bool { return strings.Contains(log.String(), "client's TLS handshake not finished") })
+	if strings.Contains(log.String(), "level=WARN") || gauge(t, agent, "culvert_refused_total") != 0 {
+		t.Errorf("the probe was taken for trouble:\n%s", log)
+	}
+}
