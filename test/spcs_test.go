@@ -6,22 +6,21 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 	"github.com/culvert-proxy/culvert/test/inside"
 	"github.com/culvert-proxy/culvert/test/kafka"
 	"github.com/culvert-proxy/culvert/test/netns"
@@ -253,35 +252,109 @@ func (i instance) ready(t *testing.T, probe *spcs.Probe) bool {
 	return bytes.HasPrefix(answer, []byte("HTTP/1.1 200 "))
 }
 
-// door is an HTTPS endpoint on this machine that leads to one of the instances, and
-// the file with who has signed its certificate.
-func (p *platform) door(t *testing.T, gateways []instance) (endpoint, ca string) {
+// door stands in for Snowflake's ingress on this machine: it asks for the token of a
+// user whose role was granted the endpoint, and leads to any instance that is ready.
+type door struct {
+	url       string
+	ca, token string // files: who has signed its certificate, and a programmatic access token
+}
+
+func (p *platform) door(t *testing.T, gateways []instance) *door {
 	t.Helper()
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "kafka-gateway"})
-	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	server := httptest.NewUnstartedServer(proxy)
-	dial := func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
-		for _, g := range gateways {
-			if conn, err = g.at.Dial(ctx, network, address(g.ip, 8443)); err == nil {
-				return conn, nil
-			}
-		}
-		return nil, err
+	c := container(t, "50-gateway.sql", 1)
+	role, user := strings.ToUpper(chart(t, 1).Value("client_role")), strings.ToUpper(chart(t, 1).Value("client_user"))
+	service := &standin.Service{Hosts: []string{"127.0.0.1"}, Roles: []string{role}}
+	for _, g := range gateways {
+		service.Instances = append(service.Instances, standin.Instance{
+			Address: forward(t, g, 8443), Ready: "http://" + forward(t, g, c.ReadinessProbe.Port) + c.ReadinessProbe.Path,
+		})
 	}
-	proxy.Transport = &http.Transport{DialContext: dial}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	ca = filepath.Join(p.dir, "ca.pem")
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := os.WriteFile(ca, certificate, 0o644); err != nil {
+	account := &standin.Account{Host: "myorg-myaccount.snowflakecomputing.com"}
+	account.SetUser(standin.User{Name: user, Roles: []string{role}})
+
+	borrowed := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
+	borrowed.Close()
+	in := &standin.Ingress{Account: account, Services: []*standin.Service{service}, Certificate: borrowed.TLS.Certificates[0]}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
-	return server.URL, ca
+	background(t, func(ctx context.Context) error { return in.Serve(ctx, ln) })
+	d := &door{url: "https://" + ln.Addr().String()}
+	for _, f := range []struct {
+		path    *string
+		name    string
+		content []byte
+	}{
+		{&d.ca, "ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: borrowed.Certificate().Raw})},
+		{&d.token, "snowflake.pat", []byte(account.NewPAT(user, role, time.Hour))},
+	} {
+		*f.path = filepath.Join(p.dir, f.name)
+		if err := os.WriteFile(*f.path, f.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+// background runs something until the test ends.
+func background(t *testing.T, serve func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// forward listens on this machine and leads to a port of an instance.
+func forward(t *testing.T, to instance, port int) (at string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, func(ctx context.Context) error {
+		context.AfterFunc(ctx, func() { ln.Close() })
+		var all sync.WaitGroup
+		defer all.Wait()
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return nil
+			}
+			all.Go(func() { relay(ctx, conn, to, address(to.ip, port)) })
+		}
+	})
+	return ln.Addr().String()
+}
+
+func relay(ctx context.Context, conn net.Conn, to instance, address string) {
+	defer conn.Close()
+	far, err := to.at.Dial(ctx, "tcp", address)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close(); far.Close() })
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(far, conn)
+		_ = far.(*net.TCPConn).CloseWrite()
+		close(done)
+	}()
+	_, _ = io.Copy(conn, far)
+	conn.Close()
+	<-done
 }
 
 // startAgent starts an agent on this machine, where no name of the platform
 // resolves, and returns its port; those of the brokers follow.
-func (p *platform) startAgent(t *testing.T, endpoint, ca string) (port int) {
+func (p *platform) startAgent(t *testing.T, d *door) (port int) {
 	t.Helper()
 	binary, err := build()
 	if err != nil {
@@ -295,7 +368,8 @@ func (p *platform) startAgent(t *testing.T, endpoint, ca string) (port int) {
 	if err := os.WriteFile(token, []byte(spcsToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	agent, err := startCulvert(t.Context(), exec.Command(binary, "agent", "--gateway-url", endpoint, "--gateway-ca-file", ca, "--token-file", token,
+	agent, err := startCulvert(t.Context(), exec.Command(binary, "agent", "--gateway-url", d.url, "--gateway-ca-file", d.ca,
+		"--token-file", token, "--snowflake-pat-file", d.token,
 		"--listen", address("127.0.0.1", port), "--broker-port-base", strconv.Itoa(port+1), "--admin-listen", "none", "--state-file", "none", "--drain-timeout", "2s"))
 	if err != nil {
 		t.Fatal(err)
@@ -308,8 +382,8 @@ func (p *platform) startAgent(t *testing.T, endpoint, ca string) (port int) {
 	return port
 }
 
-// The brokers' specifications are started for real, as is the gateway's, and kcat
-// gets through to all of it.
+// The specifications of the brokers and of the gateway are started for real, and kcat
+// gets through what stands in for the ingress to all of it.
 func TestSpecificationsStart(t *testing.T) {
 	t.Parallel()
 	for _, variant := range []struct {
@@ -325,8 +399,8 @@ func TestSpecificationsStart(t *testing.T) {
 			p.learnSecrets(t, "31-secrets-sasl.sql")
 			brokers := p.startKafka(t, variant.file)
 			gateways := p.startGateway(t)
-			endpoint, ca := p.door(t, gateways)
-			port := p.startAgent(t, endpoint, ca)
+			d := p.door(t, gateways)
+			port := p.startAgent(t, d)
 			client := spcsClient{bootstrap: address("127.0.0.1", port), port: port + 1, flags: variant.client}
 			client.findBrokers(t)
 			client.roundTrip(t, "first")
