@@ -47,7 +47,7 @@ COPY --from=build /out/culvert /usr/local/bin/culvert
 # A number, so that Kubernetes sees that it is not root.
 ARG UID=65532
 USER $UID:$UID
-# The gateway; clients of an agent: bootstrap, and brokers 0, 1 and 2.
-EXPOSE 8443 9092 19092 19093 19094
+# The gateway; clients of an agent: bootstrap, and brokers 0 to 3.
+EXPOSE 8443 9092 19092 19093 19094 19095
 ENTRYPOINT ["/usr/local/bin/culvert"]
 CMD ["--help"]

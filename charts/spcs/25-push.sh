@@ -24,6 +24,7 @@ for image in "$culvert" "$kafka"; do
   fi
 done
 
-snow spcs image-registry login
+# As the role that owns the repository.
+snow spcs image-registry login --role "${owner_role:-culvert_owner}"
 docker push "$culvert"
 docker push "$kafka"

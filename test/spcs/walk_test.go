@@ -1,0 +1,136 @@
+package spcs
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const walk = "../../docs/snowflake.md"
+
+func readWalk(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(walk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// The page and the folder have the same files, in the same order.
+func TestWalkUsesEachFile(t *testing.T) {
+	page := readWalk(t)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var there []string
+	for _, e := range entries {
+		there = append(there, e.Name())
+	}
+	named := regexp.MustCompile(`[0-9]{2}-[a-z-]+\.(?:sql|sh)`).FindAllString(page, -1)
+	for _, file := range named {
+		if !slices.Contains(there, file) {
+			t.Errorf("the page names %s, which is not there", file)
+		}
+	}
+	for _, file := range there {
+		number, _, _ := strings.Cut(file, "-")
+		if !strings.Contains(page, file) && !strings.Contains(page, "`"+number+"-…`") {
+			t.Errorf("the page does not say what %s is for", file)
+		}
+	}
+	var run []string
+	for _, m := range regexp.MustCompile(`(?m)snow sql -f (\S+?)[;\s]`).FindAllStringSubmatch(page, -1) {
+		run = append(run, m[1])
+	}
+	main := slices.DeleteFunc(slices.Clone(run), func(f string) bool { return f > "7" || strings.Contains(f, "sasl") })
+	if len(main) < 8 || !slices.IsSorted(main) {
+		t.Errorf("the page runs %v", run)
+	}
+}
+
+// The flags on the page are culvert's.
+func TestWalkHasFlagsOfCulvert(t *testing.T) {
+	page := readWalk(t)
+	help := ""
+	for _, command := range []string{"agent", "doctor", "gateway"} {
+		cmd := exec.Command("go", "run", "./cmd/culvert", command, "--help")
+		cmd.Dir = "../.."
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		help += string(out)
+	}
+	found := 0
+	for _, m := range regexp.MustCompile(`culvert (agent|doctor)[^`+"`"+`]*`).FindAllString(page, -1) {
+		m, _, _ = strings.Cut(m, "\n\n")
+		for _, flag := range regexp.MustCompile(`--[a-z0-9-]+`).FindAllString(m, -1) {
+			found++
+			if !strings.Contains(help, "  "+flag+" ") && !strings.Contains(help, "  "+flag+"\n") {
+				t.Errorf("the page has %s, which is no flag", flag)
+			}
+		}
+	}
+	if found < 12 {
+		t.Errorf("found %d flags only", found)
+	}
+}
+
+// What the page says that culvert says, culvert says.
+func TestWalkHasSentencesOfCulvert(t *testing.T) {
+	_, table, found := strings.Cut(readWalk(t), "| sentence | step |")
+	if !found {
+		t.Fatal("the page has no table of sentences")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	code := source(t)
+	notOurs := []string{"lookup", "no such host", "dial broker at kafka-1:9092:"}
+	sentences := 0
+	for row := range strings.Lines(table) {
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(strings.Split(row+"||", "|")[1], -1) {
+			for part := range strings.SplitSeq(strings.TrimPrefix(m[1], "the Snowflake ingress "), "…") {
+				part = strings.TrimSpace(part)
+				// One sentence is put together of two.
+				for half := range strings.SplitSeq(part, " the programmatic access token") {
+					if half = strings.TrimSpace(half); half == "" || slices.Contains(notOurs, half) {
+						continue
+					}
+					sentences++
+					if !strings.Contains(code, half) {
+						t.Errorf("the page says that culvert says %q, which is not in the code", half)
+					}
+				}
+			}
+		}
+	}
+	if sentences < 9 {
+		t.Errorf("found %d sentences only", sentences)
+	}
+}
+
+// source is all of the product's code.
+func source(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, root := range []string{"../../proxy", "../../cmd"} {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			all.Write(b)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all.String()
+}
