@@ -8,15 +8,21 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // What an agent sends, and what the ingress adds to it.
@@ -318,6 +324,73 @@ func TestTheUserIsLogged(t *testing.T) {
 	}
 	if strings.Contains(log.String(), strings.Repeat("X", maxUserLogged)) || strings.Contains(log.String(), "s3cret") {
 		t.Errorf("too much in\n%s", log)
+	}
+}
+
+// ingressHeader is what an agent sends to an ingress.
+type ingressHeader http.Header
+
+func (h ingressHeader) Authorize(_ context.Context, to http.Header) error {
+	maps.Copy(to, http.Header(h))
+	return nil
+}
+
+func (ingressHeader) Refused(http.Header, *tunnel.AnswerError) bool { return false }
+
+// snowflake starts a stand-in for Snowflake's ingress before a gateway, and
+// returns an agent's way through it, as ALICE.
+func snowflake(t *testing.T, gateway string, in *standin.Ingress, header http.Header) *tunnel.Dialer {
+	t.Helper()
+	const host = "abc-myorg-myaccount.snowflakecomputing.app"
+	in.Account = &standin.Account{Host: "myorg-myaccount.snowflakecomputing.com"}
+	in.Account.SetUser(standin.User{Name: "ALICE", Roles: []string{"KAFKA"}})
+	in.Services = []*standin.Service{{Hosts: []string{host}, Roles: []string{"KAFKA"}, Instances: []standin.Instance{{Address: gateway}}}}
+	in.Certificate, _ = certificate()
+	ln := listenLoopback(t)
+	t.Cleanup(run(t, func(ctx context.Context) error { return in.Serve(ctx, ln) }))
+	header.Set("Authorization", `Snowflake Token="`+in.Account.NewPAT("ALICE", "KAFKA", time.Hour)+`"`)
+	trust := clientTLS(t)
+	trust.ServerName = "localhost"
+	return &tunnel.Dialer{
+		URL: &url.URL{Scheme: "https", Host: host}, Transport: tunnel.TransportWS, TLS: trust, Ingress: ingressHeader(header),
+		Token: func() (string, error) { return "s3cret", nil },
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, ln.Addr().String())
+		},
+	}
+}
+
+// The ingress names the user that it has let in. An agent that names one itself
+// wins nothing, whether the ingress overwrites that or passes both on.
+func TestTheIngressNamesTheUser(t *testing.T) {
+	for _, test := range []struct {
+		what   string
+		in     *standin.Ingress
+		forged []string
+		log    string // "": refused
+	}{
+		{"of itself", &standin.Ingress{}, nil, `msg="stream opened" user=ALICE client_addr=`},
+		{"in the place of a forged name", &standin.Ingress{}, []string{"ROOT"}, `msg="stream opened" user=ALICE client_addr=`},
+		{"beside a forged name", &standin.Ingress{PassesUser: true}, []string{"ROOT"}, `msg="request refused" user="ROOT, ALICE" client_addr=`},
+		{"beside its own name", &standin.Ingress{PassesUser: true}, []string{"ALICE"}, `msg="request refused" user="ALICE, ALICE" client_addr=`},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			log := &memoryLog{}
+			address := startInside(t, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+			header := http.Header{}
+			if test.forged != nil {
+				header[userHeader] = test.forged
+			}
+			agent := startAgent(t, NewTunnel(snowflake(t, address, test.in, header)), nil)
+			_, err := dialKafka(t, agent.address).ask(kmsg.NewPtrMetadataRequest(), 1)
+			if (err == nil) != strings.Contains(test.log, "opened") {
+				t.Errorf("the client got %v", err)
+			}
+			waitFor(t, test.log, func() bool { return strings.Contains(log.String(), test.log) })
+			if strings.Contains(log.String(), "Snowflake Token") || strings.Contains(log.String(), "s3cret") {
+				t.Errorf("a token in the log:\n%s", log)
+			}
+		})
 	}
 }
 
