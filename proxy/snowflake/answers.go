@@ -31,14 +31,11 @@ func readAnswer(e *tunnel.AnswerError, secret string) *answer {
 		Message   string `json:"message"`
 	}
 	if json.Unmarshal(e.Body, &body) == nil {
-		a.kind, a.requestID = printable(body.Kind), printable(body.RequestID)
-		a.detail = printable(strings.Join(nonEmpty(body.Detail, body.Message), ": "))
+		a.kind, a.requestID = printable(scrub(body.Kind, secret)), printable(scrub(body.RequestID, secret))
+		a.detail = printable(scrub(strings.Join(nonEmpty(body.Detail, body.Message), ": "), secret))
 	} else if !a.page {
 		line, _, _ := strings.Cut(strings.TrimSpace(string(e.Body)), "\n")
-		a.detail = printable(line)
-	}
-	if secret != "" {
-		a.kind, a.detail = strings.ReplaceAll(a.kind, secret, "…"), strings.ReplaceAll(a.detail, secret, "…")
+		a.detail = printable(scrub(line, secret))
 	}
 	if a.requestID == "" {
 		a.requestID = printable(e.Header.Get("X-Snowflake-Request-Id"))

@@ -2,6 +2,8 @@ package snowflake
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/rsa"
 	"os"
 	"path/filepath"
@@ -155,6 +157,29 @@ func TestTokensInFiles(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("ParsePAT(%.30q) = %q, want %q", content, got, want)
+		}
+	}
+}
+
+// A wrong passphrase makes anything of the padding.
+func TestPadding(t *testing.T) {
+	block, err := aes.NewCipher(make([]byte, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	iv := make([]byte, 16)
+	for pad := range 256 {
+		plain := bytes.Repeat([]byte{byte(pad)}, 16)
+		data := make([]byte, 16)
+		cipher.NewCBCEncrypter(block, iv).CryptBlocks(data, plain)
+		got, err := decryptCBC(block, iv, data)
+		if good := pad >= 1 && pad <= 16; good != (err == nil) || good && len(got) != 16-pad {
+			t.Errorf("padding of %d: %x, %v", pad, got, err)
+		}
+	}
+	for _, n := range []int{0, 1, 15, 17} {
+		if _, err := decryptCBC(block, iv, make([]byte, n)); err == nil {
+			t.Errorf("%d bytes are whole blocks", n)
 		}
 	}
 }

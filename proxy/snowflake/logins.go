@@ -59,10 +59,7 @@ func (a *loginAnswer) read() {
 	} else if isHTML(a.header.Get("Content-Type"), text) {
 		text = ""
 	}
-	if a.secret != "" {
-		text = strings.ReplaceAll(text, a.secret, "…")
-	}
-	a.text = printable(text)
+	a.text = printable(scrub(text, a.secret))
 	if a.code == "" {
 		a.code = codeForm.FindString(a.text)
 	}
@@ -233,6 +230,32 @@ func unless(b bool, s string) string {
 		return ""
 	}
 	return s
+}
+
+// scrub takes a secret out of what the other end says, also where that ends in the
+// middle of it.
+func scrub(s, secret string) string {
+	begin := secret[:min(len(secret), minToken)]
+	if begin == "" {
+		return s
+	}
+	var kept strings.Builder
+	for {
+		before, after, found := strings.Cut(s, begin)
+		kept.WriteString(before)
+		if !found {
+			return kept.String()
+		}
+		kept.WriteString("***")
+		s = after[commonPrefix(after, secret[len(begin):]):]
+	}
+}
+
+func commonPrefix(a, b string) (n int) {
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // printable is the beginning of what the other end says, on one line and fit for a
