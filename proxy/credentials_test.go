@@ -172,6 +172,34 @@ func TestABrokenFileLeavesItsLastContentInForce(t *testing.T) {
 	}
 }
 
+func TestSecretsOfSeveralFilesAreReadAgain(t *testing.T) {
+	a, b := testFile(t, "--a", "one"), testFile(t, "--b", "two")
+	join := func(contents [][]byte) (string, error) {
+		if len(contents[0]) == 0 {
+			return "", errors.New("there is nothing in it")
+		}
+		return string(bytes.Join(contents, []byte(" "))), nil
+	}
+	get, err := Secrets(join, nil, a, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, b, "ten")
+	if got, err := get(); got != "one ten" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	writeFile(t, a, "")
+	if got, err := get(); got != "one ten" || err != nil {
+		t.Errorf("got %q, %v, want the last good ones", got, err)
+	}
+	if _, err := Secrets(join, nil, a); err == nil {
+		t.Error("what cannot be parsed at first is no error")
+	}
+	if _, err := Secrets(join, nil, File{"nowhere", "--a"}); err == nil || !strings.Contains(err.Error(), "read --a nowhere: ") {
+		t.Errorf("of no file: %v", err)
+	}
+}
+
 func TestATokenFileThatEverybodyReadsIsWarnedAbout(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("file modes mean nothing here")

@@ -171,3 +171,36 @@ func TestBadTLSFilesAreNamedWithTheirFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestRootsAreTheSystemsAndThoseInAFile(t *testing.T) {
+	system, err := x509.SystemCertPool()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := newAuthority(t, "first"), newAuthority(t, "second")
+	f := testFile(t, "--gateway-ca-file", first.pem())
+	roots, err := Roots(f, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(a *authority) {
+		t.Helper()
+		both := system.Clone()
+		both.AppendCertsFromPEM([]byte(a.pem()))
+		if got, err := roots(); err != nil || !got.Equal(both) {
+			t.Errorf("roots: %v, want the system's and one more", err)
+		}
+	}
+	want(first)
+	writeFile(t, f, second.pem())
+	want(second)
+	if _, err := Roots(testFile(t, "--gateway-ca-file", "no PEM"), nil); err == nil {
+		t.Error("a file without certificates is believed")
+	}
+	if roots, err = Roots(File{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := roots(); got != nil || err != nil { // as package tls takes the system's
+		t.Errorf("without a file: %v, %v", got, err)
+	}
+}
