@@ -63,7 +63,31 @@ func (c *Cluster) Topic(t testing.TB, name string) string {
 			t.Fatal(err)
 		}
 	}
+	if err := waitLeaders(ctx, admin, topic); err != nil {
+		t.Fatal(err)
+	}
 	return topic
+}
+
+// waitLeaders returns when the leader of each partition acts as such: a broker
+// names itself a moment before it does.
+func waitLeaders(ctx context.Context, admin *kadm.Client, topic string) error {
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for {
+		offsets, err := admin.ListEndOffsets(ctx, topic)
+		if err == nil {
+			err = offsets.Error()
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("leaders of topic %s: %w", topic, err)
+		}
+	}
 }
 
 // ShareFromEarliest has a share group begin at the first record instead of the
