@@ -21,14 +21,14 @@ import (
 const gatewayName = "gateway.invalid"
 
 // writeCredentials writes what both ends of culvert are started with: ca.pem,
-// gateway.pem and gateway-key.pem for 127.0.0.1, localhost and the server of a
-// network of netns, and a token.
+// gateway.pem and gateway-key.pem for 127.0.0.1, localhost, the server of a
+// network of netns and what stands in for Snowflake, and a token.
 func writeCredentials(dir string) error {
 	ca, err := newAuthority("culvert test CA")
 	if err != nil {
 		return err
 	}
-	cert, key, err := ca.issue("culvert test gateway", time.Now().Add(24*time.Hour), "localhost", gatewayName, clientHost, netns.ServerIP)
+	cert, key, err := ca.issue("culvert test gateway", time.Now().Add(24*time.Hour), "localhost", gatewayName, accountHost, endpointHost, clientHost, netns.ServerIP)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,8 @@
 package test
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
-
-	"github.com/culvert-proxy/culvert/test/inside"
 )
 
 // TestDoctorOnAHealthyWay has the doctor examine the ways that other tests use.
@@ -27,12 +24,7 @@ func TestDoctorOnAHealthyWay(t *testing.T) {
 
 // doctor examines the way of the path's agent.
 func (p *path) doctor() (findings string, err error) {
-	cmd := exec.Command(p.binary, "doctor", "--gateway-url", p.url, "--transport", p.transport,
-		"--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))
-	if p.transport == direct {
-		cmd = inside.Command(p.file("inside-hosts"), p.binary, "doctor", "--gateway-url", "tcp://"+p.brokers)
-	}
-	out, err := cmd.CombinedOutput()
+	out, err := p.command("doctor").CombinedOutput()
 	return string(out), err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -32,9 +31,14 @@ type path struct {
 	gateway   *gateway
 	url       string   // of the gateway, or of what stands before it
 	env       []string // of the agent, more than the test's own
-	transport string   // or direct
-	port      int      // of the bootstrap address; node N has the one behind it plus N
-	bootstrap string   // what a client is given; it leads through the detector
+	transport string   // or direct, or snowflake
+
+	standIn     *standIn     // that it leads to, or nil
+	credentials []string     // for that, as flags
+	ends        func() error // ends what belongs to the path alone; nil: nothing does
+
+	port      int    // of the bootstrap address; node N has the one behind it plus N
+	bootstrap string // what a client is given; it leads through the detector
 	admin     string
 	agent     *proc.Process
 	relay     *leak.Relay
@@ -42,6 +46,9 @@ type path struct {
 
 // newPath starts an agent and the detector in front of it.
 func (w *world) newPath(ctx context.Context, g *gateway, transport string) (*path, error) {
+	if transport == snowflake {
+		return w.newSnowflakePath(ctx)
+	}
 	return w.newPathAt(ctx, nil, g, transport)
 }
 
@@ -102,29 +109,45 @@ func (p *path) watch(port int) error {
 
 // start also starts an agent again that was ended, at the same ports.
 func (p *path) start(ctx context.Context) (err error) {
-	flags := []string{"agent",
+	flags := []string{
 		"--listen", address(agentHost, p.port) + "=" + clientHost,
 		"--broker-port-base", strconv.Itoa(p.port + 1),
 		"--drain-timeout", "2s",
 		"--admin-listen", p.admin,
 		"--state-file", p.file(fmt.Sprintf("state-%d.json", p.port))}
-	flags = append(flags, p.toClients...)
-	cmd := exec.Command(p.binary, append(flags, "--gateway-url", p.url, "--transport", p.transport,
-		"--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))...)
-	if p.transport == direct {
-		cmd = inside.Command(p.file("inside-hosts"), p.binary, append(append(flags, p.toBrokers...), "--gateway-url", "tcp://"+p.brokers)...)
-	}
-	if len(p.env) > 0 {
-		cmd.Env = append(os.Environ(), p.env...)
-	}
+	cmd := p.command("agent", append(flags, p.toClients...)...)
+	cmd.Env = append(cmd.Environ(), p.env...)
 	p.agent, err = startCulvert(ctx, p.at.Enter(cmd))
 	return err
+}
+
+// command is one of culvert's that is given the way to the gateway, where the
+// agent runs.
+func (p *path) command(name string, flags ...string) *exec.Cmd {
+	args := append([]string{name}, flags...)
+	if p.transport == direct {
+		args = append(append(args, p.toBrokers...), "--gateway-url", "tcp://"+p.brokers)
+		return inside.Command(p.file("inside-hosts"), p.binary, args...)
+	}
+	transport := p.transport
+	if transport == snowflake {
+		transport = "auto"
+	}
+	args = append(args, "--gateway-url", p.url, "--transport", transport, "--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))
+	if p.standIn == nil {
+		return exec.Command(p.binary, args...)
+	}
+	return inside.Command(p.standIn.own("hosts"), p.binary, append(args, p.credentials...)...)
 }
 
 // close ends the agent in good order.
 func (p *path) close() error {
 	p.relay.Close()
-	return endCulvert(p.agent)
+	err := endCulvert(p.agent)
+	if p.ends != nil {
+		err = errors.Join(err, p.ends())
+	}
+	return err
 }
 
 // nodeAddress is what a client must be told about a node.

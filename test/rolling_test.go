@@ -72,14 +72,7 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 		t.Error(err)
 	}
 	for transport, v := range visitors {
-		n, err := v.served.Load(), v.failed.Load()
-		t.Logf("%d new clients over %s were served", n, transport)
-		if n < 10 {
-			t.Errorf("only %d new clients over %s", n, transport)
-		}
-		if err != nil {
-			t.Errorf("a new client over %s: %v", transport, *err)
-		}
+		t.Run("visits over "+transport, v.check)
 	}
 	for topic, p := range topics {
 		t.Run(topic, func(t *testing.T) {
@@ -127,6 +120,19 @@ type visitor struct {
 	bootstrap string
 	served    atomic.Int32
 	failed    atomic.Pointer[error] // the first failure
+}
+
+// check fails the test if a client was not served, or there were few.
+func (v *visitor) check(t *testing.T) {
+	t.Helper()
+	n, err := v.served.Load(), v.failed.Load()
+	t.Logf("%d new clients were served", n)
+	if n < 10 {
+		t.Errorf("only %d new clients were served", n)
+	}
+	if err != nil {
+		t.Errorf("a new client was not served: %v", *err)
+	}
 }
 
 func (v *visitor) visit(ctx context.Context) {

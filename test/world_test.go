@@ -57,7 +57,7 @@ func newSharedWorld() (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := newWorld(context.Background(), dir, kafka.Config{}, (*kafka.Cluster).Bootstrap, append(transports, direct)...)
+	w, err := newWorld(context.Background(), dir, kafka.Config{}, (*kafka.Cluster).Bootstrap, append(transports, direct, snowflake)...)
 	if err != nil {
 		os.RemoveAll(dir)
 	}
@@ -73,14 +73,17 @@ func closeShared() error {
 	return errors.Join(w.close(), os.RemoveAll(w.dir))
 }
 
-// eachTransport runs a test once per transport, side by side, and fails it if
+// eachTransport runs a test once per transport, and through the stand-in for
+// Snowflake, side by side, and fails it if
 // a broker's name has reached a client, if nothing came through the agent, or if
 // the agent has refused anything.
-func eachTransport(t *testing.T, test func(*testing.T, *path)) { theWorld(t).each(t, transports, test) }
+func eachTransport(t *testing.T, test func(*testing.T, *path)) {
+	theWorld(t).each(t, append(transports, snowflake), test)
+}
 
 // eachWay is eachTransport and, besides, an agent that dials the brokers itself.
 func eachWay(t *testing.T, test func(*testing.T, *path)) {
-	theWorld(t).each(t, append(transports, direct), test)
+	theWorld(t).each(t, append(transports, direct, snowflake), test)
 }
 
 func (w *world) each(t *testing.T, ways []string, test func(*testing.T, *path)) {
@@ -177,6 +180,9 @@ func (w *world) logIfFailed(t *testing.T) {
 	t.Logf("what the gateway said:\n%s", w.gateway.process.Output())
 	for _, p := range w.paths {
 		t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
+		if p.standIn != nil {
+			p.standIn.report(t)
+		}
 	}
 }
 

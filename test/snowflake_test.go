@@ -1,0 +1,295 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
+)
+
+// These tests have what the main-job tests cannot have while others work: an
+// ingress that cuts, tokens that end, gateways that come and go. The main-job
+// tests run through the same stand-in: see eachTransport.
+
+// mustLoseNothing has producers of some kinds send, and a group read along, while
+// something is done to what they go through. It fails the test if a record is
+// lost, or is there twice.
+func (p *path) mustLoseNothing(t *testing.T, kinds []string, disturb func(context.Context)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("producers not done within three minutes"))
+	defer cancel()
+	var sending errgroup.Group
+	readers := make(map[string]chan *ledger) // by topic
+	for _, kind := range kinds {
+		topic := p.cluster.Topic(t, "snowflake-"+kind)
+		sending.Go(func() error { return producers[kind](t, ctx, p, topic) })
+		client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		read := make(chan *ledger, 1)
+		go func() { read <- consume(t, client, producing) }()
+		readers[topic] = read
+	}
+	disturb(ctx)
+	if err := sending.Wait(); err != nil {
+		t.Error(err)
+	}
+	for topic, read := range readers {
+		(<-read).checkAtLeastOnce(t, producing)
+		client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		consume(t, client, producing).check(t, producing)
+	}
+}
+
+// TestASnowflakeServiceIsUpgraded restarts both instances of a service, one after
+// the other, with clients that come all the time. Nobody notices anything.
+func TestASnowflakeServiceIsUpgraded(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	edge := newStandInFor(t, w, &standin.Ingress{}, 2)
+	_, pat := edge.newPAT(t, kafkaRole)
+	p := edge.path(t, endpointHost, "auto", pat)
+	v := &visitor{bootstrap: p.bootstrap}
+	p.mustLoseNothing(t, []string{"franz-go", "Java"}, func(ctx context.Context) {
+		visiting, leave := context.WithCancel(ctx)
+		var visits sync.WaitGroup
+		visits.Go(func() { v.visit(visiting) })
+		rollOver(t, ctx, edge.gateways)
+		leave()
+		visits.Wait()
+	})
+	v.check(t)
+	if n := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`); n > 0 {
+		t.Errorf("%v connections were cut", n)
+	}
+}
+
+// TestASnowflakeInstanceCrashes kills a gateway, which the ingress notices late,
+// and the agent, which comes back.
+func TestASnowflakeInstanceCrashes(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	edge := newStandInFor(t, w, &standin.Ingress{}, 2)
+	p := edge.path(t, endpointHost, "auto", edge.withKey())
+	p.mustLoseNothing(t, []string{"franz-go"}, func(ctx context.Context) {
+		time.Sleep(2 * time.Second)
+		edge.gateways[0].process.Kill()
+		time.Sleep(2 * time.Second)
+		try(t, edge.gateways[0].start(ctx))
+		time.Sleep(2 * time.Second)
+		p.agent.Kill()
+		try(t, p.start(ctx))
+	})
+}
+
+// TestSnowflakeCutsWhatIsIdle has the ingress cut what does not move: never what
+// KEEPALIVEs move, and with a reset where they come too late.
+func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
+	w := theWorld(t).inAHurry(t)
+	t.Parallel()
+	t.Run("after its 90 seconds", func(t *testing.T) {
+		t.Parallel()
+		cut := atRealTimes(standin.DefaultIdleCut)
+		edge := newStandInFor(t, w, &standin.Ingress{IdleCut: cut}, 1)
+		_, pat := edge.newPAT(t, kafkaRole)
+		client := dialKafka(t, edge.path(t, endpointHost, "auto", pat).bootstrap)
+		client.askVersions(t)
+		if err := client.waitForEnd(t, 3*cut); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("the idle connection ended with %v", err)
+		}
+		client.askVersions(t)
+		if n := edge.ingress.Stats().IdleCuts; n > 0 {
+			t.Errorf("%d connections were cut", n)
+		}
+	})
+	t.Run("after one", func(t *testing.T) {
+		t.Parallel()
+		edge := newStandInFor(t, w, &standin.Ingress{IdleCut: time.Second}, 1)
+		_, pat := edge.newPAT(t, kafkaRole)
+		p := edge.path(t, endpointHost, "auto", pat)
+		client := dialKafka(t, p.bootstrap)
+		client.askVersions(t)
+		if err := client.waitForEnd(t, 30*time.Second); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the idle connection ended with %v, want a reset", err)
+		}
+		p.firstAnswer(t)
+	})
+}
+
+// TestSnowflakeCutsWhatIsOld has the ingress end every connection after four
+// seconds, whatever it carries.
+func TestSnowflakeCutsWhatIsOld(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	edge := newStandInFor(t, w, &standin.Ingress{Lifetime: 4 * time.Second}, 2)
+	_, pat := edge.newPAT(t, kafkaRole)
+	p := edge.path(t, endpointHost, "auto", pat)
+	p.mustLoseNothing(t, []string{"franz-go"}, func(context.Context) {})
+	cuts := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`)
+	if cuts == 0 {
+		t.Error("nothing was cut")
+	}
+	t.Logf("%v connections were cut", cuts)
+}
+
+// TestSnowflakeBuffersResponses has an ingress with HTTP/2, once as it should be
+// and once with responses held back until they are whole: then auto takes ws.
+func TestSnowflakeBuffersResponses(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	for name, buffers := range map[string]bool{"streams": false, "buffers": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			edge := newStandInFor(t, w, &standin.Ingress{HTTP2: true, Buffers: buffers}, 1)
+			_, pat := edge.newPAT(t, kafkaRole)
+			h2 := edge.path(t, endpointHost, "h2", pat)
+			if buffers {
+				refusal(t, h2, noStreaming)
+			} else {
+				roundTrip(t, h2, "h2")
+			}
+			for _, host := range []string{endpointHost, clientHost} { // auto begins otherwise at Snowflake's hosts
+				front{auto: "ws"}.chosen(t, edge.path(t, host, "auto", pat))
+			}
+		})
+	}
+}
+
+// TestSnowflakeTokensExpire has tokens of four seconds, under clients that come
+// all the time. Nobody notices when they are renewed.
+func TestSnowflakeTokensExpire(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	edge := newStandInFor(t, w, &standin.Ingress{}, 2)
+	edge.account.TokenLife = 4 * time.Second
+	p := edge.path(t, endpointHost, "auto", edge.withKey())
+	p.firstAnswer(t)
+	flow, v := p.flow(t), &visitor{bootstrap: p.bootstrap}
+	visiting, leave := context.WithCancel(t.Context())
+	var visits sync.WaitGroup
+	visits.Go(func() { v.visit(visiting) })
+	await(t, time.Minute, "the fifth token", func() bool { return edge.account.Logins().Granted >= 5 })
+	leave()
+	visits.Wait()
+	flow.finish(t)
+	v.check(t)
+	if got := edge.ingress.Stats().Answers; got[401] > 0 || got[101] < 10 {
+		t.Errorf("the ingress answered %v", got)
+	}
+}
+
+// TestAPATIsRevoked replaces a token that is not valid any more, in its file. The
+// agent stays up.
+func TestAPATIsRevoked(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+	pat, flags := edge.newPAT(t, kafkaRole)
+	p := edge.path(t, endpointHost, "auto", flags)
+	p.firstAnswer(t)
+	edge.account.Revoke(pat)
+	// What stands ready was let in before.
+	const sentence = "does not take the programmatic access token"
+	await(t, time.Minute, "the agent says it", func() bool {
+		_, err := p.connect(t).ask(patience)
+		return err != nil && strings.Contains(p.agent.Output().String(), sentence)
+	})
+	edge.newPAT(t, kafkaRole)
+	t.Logf("first answer %v after there is another token", p.firstAnswer(t).Round(time.Millisecond))
+	roundTrip(t, p, "ws")
+	if strings.Contains(p.agent.Output().String(), pat) {
+		t.Error("the agent's log holds the token")
+	}
+}
+
+// TestARoleWithoutTheEndpoint comes with a token that is good for something else.
+func TestARoleWithoutTheEndpoint(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+	_, flags := edge.newPAT(t, otherRole)
+	p := edge.path(t, endpointHost, "auto", flags)
+	refusal(t, p, "shows nothing there to this user")
+	wantIn(t, p.agent.Output().String(), "GRANT SERVICE ROLE")
+}
+
+// TestASuspendedServiceIsStarted has the first request start a gateway, which
+// takes some seconds.
+func TestASuspendedServiceIsStarted(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+	g := edge.gateways[0]
+	try(t, g.close())
+	started := make(chan error, 1)
+	edge.ingress.Services[0].Resume = func() {
+		time.AfterFunc(4*time.Second, func() { started <- g.start(context.WithoutCancel(t.Context())) })
+	}
+	_, flags := edge.newPAT(t, kafkaRole)
+	p := edge.path(t, endpointHost, "auto", flags)
+	topic := p.cluster.Topic(t, "suspended")
+	produce(t, p.franz(t), numbered(topic, 10))
+	try(t, <-started)
+	wantIn(t, p.agent.Output().String(), "gets no answer from the service")
+	if got := edge.ingress.Stats().Answers; got[503] == 0 || got[503] > 30 {
+		t.Errorf("the ingress answered %v", got)
+	}
+	roundTrip(t, p, "ws")
+}
+
+// TestManyClientsAreFewLogins has clients that try again and again while nothing
+// can come of it, and counts what reaches Snowflake.
+func TestManyClientsAreFewLogins(t *testing.T) {
+	w := theWorld(t)
+	t.Parallel()
+	// crowd has 50 clients come for some seconds.
+	crowd := func(t *testing.T, p *path) {
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		var all sync.WaitGroup
+		for range 50 {
+			v := &visitor{bootstrap: p.bootstrap}
+			all.Go(func() { v.visit(ctx) })
+		}
+		all.Wait()
+	}
+	t.Run("a key that is not registered", func(t *testing.T) {
+		t.Parallel()
+		edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+		edge.account.SetUser(standin.User{Name: kafkaUser, Roles: []string{kafkaRole}})
+		p := edge.path(t, endpointHost, "auto", edge.withKey())
+		crowd(t, p)
+		t.Logf("%+v", edge.account.Logins())
+		if got := edge.account.Logins(); got.Granted > 0 || got.Refused == 0 || got.Refused > 8 {
+			t.Errorf("%+v in 8 seconds", got)
+		}
+		wantIn(t, p.agent.Output().String(), "SHA256:")
+	})
+	t.Run("a token that is not valid", func(t *testing.T) {
+		t.Parallel()
+		edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+		pat, flags := edge.newPAT(t, kafkaRole)
+		edge.account.Revoke(pat)
+		crowd(t, edge.path(t, endpointHost, "auto", flags))
+		t.Logf("%+v", edge.ingress.Stats().Answers)
+		if got := edge.ingress.Stats().Answers; got[401] == 0 || got[401] > 30 {
+			t.Errorf("the ingress answered %v in 8 seconds", got)
+		}
+	})
+	t.Run("a good one", func(t *testing.T) {
+		t.Parallel()
+		edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+		edge.account.TokenLife = time.Hour
+		crowd(t, edge.path(t, endpointHost, "auto", edge.withKey()))
+		if got := edge.account.Logins(); got != (standin.Logins{Granted: 1}) {
+			t.Errorf("%+v, want one", got)
+		}
+	})
+}
