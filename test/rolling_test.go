@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,6 +119,7 @@ func rollOver(t *testing.T, ctx context.Context, gateways []*gateway) {
 // visitor is one new client after the other, each of which asks one question.
 type visitor struct {
 	bootstrap string
+	pause     time.Duration // between two; 0: 20 ms
 	served    atomic.Int32
 	failed    atomic.Pointer[error] // the first failure
 }
@@ -136,6 +138,7 @@ func (v *visitor) check(t *testing.T) {
 }
 
 func (v *visitor) visit(ctx context.Context) {
+	pause := cmp.Or(v.pause, 20*time.Millisecond)
 	for ctx.Err() == nil {
 		if err := v.ask(); err != nil {
 			v.failed.CompareAndSwap(nil, &err)
@@ -144,7 +147,7 @@ func (v *visitor) visit(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
