@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,18 @@ func sidecar(t *testing.T) []runtime.Object {
 	return decode(t, "sidecar", string(content))
 }
 
+// pods are those of deployments and those that stand alone, by name.
+func pods(objects []runtime.Object) map[string]*corev1.PodSpec {
+	found := map[string]*corev1.PodSpec{}
+	for _, d := range all[*appsv1.Deployment](objects) {
+		found[d.Name] = &d.Spec.Template.Spec
+	}
+	for _, p := range all[*corev1.Pod](objects) {
+		found[p.Name] = &p.Spec
+	}
+	return found
+}
+
 // The rules of the namespace label pod-security.kubernetes.io/enforce: restricted.
 func TestPodsAreRestricted(t *testing.T) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
@@ -71,14 +84,13 @@ func TestPodsAreRestricted(t *testing.T) {
 	}
 	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
 	check := func(t *testing.T, objects []runtime.Object) {
-		for _, d := range all[*appsv1.Deployment](objects) {
-			pod := d.Spec.Template
-			if result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec)); !result.Allowed {
-				t.Errorf("%s: %s: %s", d.Name, result.ForbiddenReason(), result.ForbiddenDetail())
+		for name, spec := range pods(objects) {
+			if result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &metav1.ObjectMeta{}, spec)); !result.Allowed {
+				t.Errorf("%s: %s: %s", name, result.ForbiddenReason(), result.ForbiddenDetail())
 			}
-			for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+			for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
 				if isCulvert(c) && (c.SecurityContext == nil || c.SecurityContext.ReadOnlyRootFilesystem == nil || !*c.SecurityContext.ReadOnlyRootFilesystem) {
-					t.Errorf("%s: container %s may write to its root", d.Name, c.Name)
+					t.Errorf("%s: container %s may write to its root", name, c.Name)
 				}
 			}
 		}
@@ -323,6 +335,27 @@ func TestMemoryLimitBecomesGOMEMLIMIT(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("limit %s: GOMEMLIMIT=%q, want %q", limit, got, want)
+		}
+	}
+}
+
+// helm test runs the doctor with the agent's own flags and files, and no client
+// is led to it.
+func TestDoctorHasWhatTheAgentHas(t *testing.T) {
+	rendered := objects(t, readValues(t, examples+"/agent-spcs.yaml"))
+	agent, doctor := pods(rendered)["culvert-agent"], all[*corev1.Pod](rendered)[0]
+	if got, want := doctor.Spec.Containers[0].Args, agent.Containers[0].Args; got[0] != "doctor" || !slices.Equal(got[1:], want[1:]) {
+		t.Errorf("the doctor's command is %q, the agent's %q", got, want)
+	}
+	if got, want := doctor.Spec.Volumes, agent.Volumes; !reflect.DeepEqual(got, want) {
+		t.Errorf("the doctor has volumes %v, the agent %v", got, want)
+	}
+	if doctor.Annotations["helm.sh/hook"] != "test" || doctor.Spec.RestartPolicy != corev1.RestartPolicyNever {
+		t.Errorf("the doctor is no test that ends: %v, restarted %s", doctor.Annotations, doctor.Spec.RestartPolicy)
+	}
+	for _, s := range all[*corev1.Service](rendered) {
+		if labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(doctor.Labels)) {
+			t.Errorf("service %s leads to the doctor", s.Name)
 		}
 	}
 }

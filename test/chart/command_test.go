@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -38,14 +37,14 @@ func TestBinaryTakesTheCommandLines(t *testing.T) {
 	}
 	check := func(t *testing.T, objects []runtime.Object) {
 		found := false
-		for _, d := range all[*appsv1.Deployment](objects) {
-			for _, c := range slices.Concat(d.Spec.Template.Spec.InitContainers, d.Spec.Template.Spec.Containers) {
+		for name, spec := range pods(objects) {
+			for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
 				if !isCulvert(c) {
 					continue
 				}
 				found = true
-				takes(t, culvert, d.Name, c, "10.1.2.3")
-				takes(t, culvert, d.Name, c, "fd00::1:2")
+				takes(t, culvert, name, c, "10.1.2.3")
+				takes(t, culvert, name, c, "fd00::1:2")
 			}
 		}
 		if !found {
@@ -60,8 +59,11 @@ func TestBinaryTakesTheCommandLines(t *testing.T) {
 func takes(t *testing.T, culvert, name string, c corev1.Container, podIP string) {
 	t.Helper()
 	env := environment(t, c.Env, podIP)
-	args := []string{"config"}
-	for _, a := range c.Args {
+	args := []string{"config", c.Args[0]}
+	if c.Args[0] == "doctor" {
+		args[1] = "agent" // whose flags it has
+	}
+	for _, a := range c.Args[1:] {
 		args = append(args, expand(t, a, env))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -15,6 +15,7 @@ func TestNotesSayHowToPointAClientAtIt(t *testing.T) {
 		{goodAgent + `}`, []string{
 			"bootstrap.servers=culvert-agent.orders.svc:9092\n",
 			"kubectl -n orders port-forward deploy/culvert-agent 9092 19092 19093 19094\n  kcat -b 127.0.0.1:9092 -L",
+			"helm -n orders test culvert --logs",
 			"only pods of namespace orders\nmay connect; others: agent.networkPolicy.from.",
 		}},
 		{goodAgent + `, advertisedHost: kafka.orders.example.com, networkPolicy: {enabled: false}}`, []string{

@@ -72,6 +72,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{goodAgent + `, listenTLS: {clientCA: {existingSecret: ca}}}`, "clients show no certificates"},
 		{goodAgent + `, snowflake: {pat: {existingSecret: a, value: b}}}`, "agent.snowflake.pat: existingSecret and value are both set"},
 		{goodAgent + `, snowflake: {pat: {value: b}, privateKey: {existingSecret: a}}}`, "agent.snowflake: pat and privateKey are both set"},
+		{goodAgent + `, snowflake: {pat: {existingSecret: a}, role: x}}`, "account, user and role are for a privateKey"},
 		{goodAgent + `, snowflake: {privateKey: {existingSecret: a}, account: x}}`, "agent.snowflake.user, whose key it is"},
 	} {
 		_, err := render(parseValues(t, c.values), nil)

@@ -6,27 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/dynamic/fake"
-	"k8s.io/client-go/kubernetes/scheme"
 )
-
-// cluster has Secrets that templates may look up.
-type cluster struct{ client dynamic.Interface }
-
-func newCluster(secrets ...*corev1.Secret) cluster {
-	var objects []runtime.Object
-	for _, s := range secrets {
-		objects = append(objects, s)
-	}
-	return cluster{fake.NewSimpleDynamicClient(scheme.Scheme, objects...)}
-}
-
-func (c cluster) GetClientFor(apiVersion, kind string) (dynamic.NamespaceableResourceInterface, bool, error) {
-	return c.client.Resource(schema.GroupVersionResource{Version: apiVersion, Resource: strings.ToLower(kind) + "s"}), true, nil
-}
 
 const ticketKeySecret = "culvert-gateway-ticket-key"
 

@@ -62,6 +62,9 @@
 {{- if and (or .pat.existingSecret .pat.value) .privateKey.existingSecret }}
 {{- fail "agent.snowflake: pat and privateKey are both set: leave one out" }}
 {{- end }}
+{{- if and (or .account .user .role) (not .privateKey.existingSecret) }}
+{{- fail "agent.snowflake: account, user and role are for a privateKey; a pat says by itself whose it is" }}
+{{- end }}
 {{- if and .privateKey.existingSecret (not (and .account .user)) }}
 {{- fail "agent.snowflake.privateKey: set agent.snowflake.account and agent.snowflake.user, whose key it is" }}
 {{- end }}
@@ -110,9 +113,8 @@ Two bootstrap addresses, whose brokers' ports are the same: the pod's own, for
 everybody, and loopback, where kubectl port-forward comes out. Clients of the
 latter are told 127.0.0.1, and find the ports that are forwarded there.
 */}}
-{{- define "culvert.agent.args" -}}
+{{- define "culvert.agent.flags" }}
 {{- $a := .Values.agent }}
-- agent
 {{- range $a.gatewayUrls }}
 - {{ printf "--gateway-url=%s" . | quote }}
 {{- end }}

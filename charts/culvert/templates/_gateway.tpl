@@ -30,6 +30,47 @@
 {{- if and $g.ingress.enabled (not $g.ingress.host) }}
 {{- fail "gateway.ingress.host is empty: it is the host of the agents' gatewayUrls" }}
 {{- end }}
+{{- include "culvert.gateway.checkPorts" . }}
+{{- end }}
+
+{{/*
+Where Helm works out by itself what to change in an object, as Helm 3 does and
+Helm 4 for releases of Helm 3's, it tells a Service's ports apart by their number
+alone: UDP would come in the place of TCP, and where UDP goes TCP would lose its
+target. So these ports are not changed that way. A Service that the server works
+on says "Apply".
+*/}}
+{{- define "culvert.gateway.checkPorts" -}}
+{{- $name := include "culvert.gateway.name" . }}
+{{- $port := include "culvert.gateway.port" . | int }}
+{{- with lookup "v1" "Service" .Release.Namespace $name }}
+{{- $protocols := list }}
+{{- range .spec.ports }}
+{{- if eq (int .port) $port }}
+{{- $protocols = append $protocols .protocol }}
+{{- end }}
+{{- end }}
+{{- $ofServer := false }}
+{{- range .metadata.managedFields }}
+{{- $ofServer = or $ofServer (and (hasPrefix "helm" .manager) (eq .operation "Apply")) }}
+{{- end }}
+{{- $same := eq $.Values.gateway.service.udp "same" }}
+{{- $remedy := "" }}
+{{- if and $same (eq (join "" $protocols) "TCP") }}
+{{- $remedy = printf `Put UDP there yourself, and then come again:
+
+  kubectl -n %s patch service %s --type=json -p '[{"op":"add","path":"/spec/ports/-","value":{"name":"http3","protocol":"UDP","port":%d,"targetPort":"http3"}}]'
+` $.Release.Namespace $name $port }}
+{{- else if and (not $same) (has "UDP" $protocols) (has "TCP" $protocols) }}
+{{- $remedy = printf `Leave it at "same", or let Helm make the Service anew, which may cost a load balancer its address:
+
+  kubectl -n %s delete service %s
+` $.Release.Namespace $name }}
+{{- end }}
+{{- if and $remedy (not $ofServer) }}
+{{- fail (printf "gateway.service.udp %s: Helm would mix up TCP and UDP on port %d of service %s. %s" $.Values.gateway.service.udp $port $name $remedy) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "culvert.gateway.files" -}}

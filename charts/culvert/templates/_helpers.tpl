@@ -110,7 +110,10 @@ makes. The names of the files there are ours, whatever the keys are called:
 {{- end }}{{ end }}{{ end }}
 {{- end }}
 
-{{/* The pods of a component: (dict "root" $ "component" "agent" "values" .Values.agent "args" "yaml" "files" "yaml" "ports" "yaml" "adminPort" 9464). */}}
+{{/*
+The pods of a component. One without an admin port does its work and ends:
+(dict "root" $ "component" "agent" "values" .Values.agent "args" "yaml" "files" "yaml" "ports" "yaml" "adminPort" 9464).
+*/}}
 {{- define "culvert.pod" -}}
 {{- $root := .root }}
 {{- $v := .values }}
@@ -158,6 +161,7 @@ spec:
       env:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+      {{- if .adminPort }}
       ports:
         {{- .ports | fromYamlArray | toYaml | nindent 8 }}
         - name: admin
@@ -175,6 +179,7 @@ spec:
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
+      {{- end }}
       {{- with $v.resources }}
       resources:
         {{- toYaml . | nindent 8 }}
@@ -216,8 +221,12 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- end }}
+  {{- if .adminPort }}
   topologySpreadConstraints:
     {{- include "culvert.spread" . | nindent 4 }}
+  {{- else }}
+  restartPolicy: Never
+  {{- end }}
   {{- with $v.affinity }}
   affinity:
     {{- toYaml . | nindent 4 }}
@@ -233,7 +242,7 @@ spec:
 {{- end }}
 
 {{- define "culvert.env" }}
-{{- if eq .component "agent" }}
+{{- if ne .component "gateway" }}
 - name: POD_IP
   valueFrom:
     fieldRef:
