@@ -63,18 +63,20 @@ func (i *Ingress) init() {
 }
 
 // loggedIn reports how a login went.
-func (i *Ingress) loggedIn(t token, err error, next time.Duration) {
+func (i *Ingress) loggedIn(f fetched) {
 	if i.OnLogin != nil {
-		i.OnLogin(err, t.expires)
+		i.OnLogin(f.err, f.token.expires)
 	}
-	next = next.Round(time.Second)
-	switch {
-	case err != nil:
-		i.log.Warn("no token from Snowflake", "err", err, "retry_in", next)
-	case t.skew.Abs() > skewWorthSaying:
-		i.log.Warn("token from Snowflake, but "+skewSentence(t.skew)+"; beyond a minute no key is accepted", "host", i.Host, "refresh_in", next)
+	next := f.next.Round(time.Second)
+	switch skew := f.token.skew; {
+	case f.err != nil && f.behind:
+		i.log.Warn("token for the ingress not renewed, the last one is still good", "err", f.err, "retry_in", next)
+	case f.err != nil: // whoever waited for it says so
+		i.log.Debug("no token for the ingress", "err", f.err, "retry_in", next)
+	case skew.Abs() > skewWorthSaying:
+		i.log.Warn("clocks differ: beyond a minute Snowflake accepts no key", "ahead", skew.Round(time.Second))
 	default:
-		i.log.Debug("token from Snowflake", "host", i.Host, "refresh_in", next)
+		i.log.Debug("token for the ingress renewed", "host", i.Host, "refresh_in", next)
 	}
 }
 

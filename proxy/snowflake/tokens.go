@@ -38,8 +38,8 @@ const (
 // waits. After a failure nobody asks until it is time to.
 type tokens struct {
 	fetch   func(context.Context) (token, error)
-	changed func() bool                                  // what fetch uses has changed since it failed; nil: it never does
-	ended   func(t token, err error, next time.Duration) // told of each fetch; nil: nobody
+	changed func() bool   // what fetch uses has changed since it failed; nil: it never does
+	ended   func(fetched) // told of each fetch; nil: nobody
 
 	ctx   context.Context // of fetches
 	stop  context.CancelFunc
@@ -134,16 +134,26 @@ func (t *tokens) run() {
 	ctx, cancel := context.WithTimeout(t.ctx, loginTime)
 	defer cancel()
 	fresh, err := t.fetch(ctx)
-	next := t.settle(fresh, err)
+	f := t.settle(fresh, err)
 	if t.ended != nil && t.ctx.Err() == nil {
-		t.ended(fresh, err, next)
+		t.ended(f)
 	}
 }
 
-// settle takes note of how a fetch went, and returns when the next one is due.
-func (t *tokens) settle(fresh token, err error) (next time.Duration) {
+// fetched is how a fetch went.
+type fetched struct {
+	token  token
+	err    error
+	behind bool          // nobody waited: the token before it is still good
+	next   time.Duration // until the next one
+}
+
+// settle takes note of how a fetch went.
+func (t *tokens) settle(fresh token, err error) fetched {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var next time.Duration
+	good := t.good()
 	if t.err = err; err == nil {
 		fresh.expires = fresh.expires.Round(0)
 		t.now, t.failures = fresh, 0
@@ -157,12 +167,12 @@ func (t *tokens) settle(fresh token, err error) (next time.Duration) {
 		t.failures++
 		t.retryAt = time.Now().Add(next)
 	}
-	if err == nil || t.good() {
+	if err == nil || good {
 		t.schedule(next)
 	}
 	close(t.running)
 	t.running = nil
-	return next
+	return fetched{fresh, err, good, next}
 }
 
 // schedule has a token fetched after a while, whether anybody wants it or not. The

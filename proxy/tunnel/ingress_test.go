@@ -1,9 +1,11 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -286,5 +288,23 @@ func TestWhoAnsweredIsSaid(t *testing.T) {
 	d := &Dialer{URL: &u}
 	if e := d.answered(TransportWS, nil, &AnswerError{Status: 404}); e.Transport != TransportWS || e.URL != "https://kafka.example.com/culvert" {
 		t.Errorf("answered = %+v", e)
+	}
+}
+
+// The log says each verdict once: a service that starts, and then a token that is refused, are two things to know.
+func TestEachVerdictIsLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	r := newRace([]string{TransportWS}, defaultTiming, slog.New(slog.NewTextHandler(&log, nil)), nil)
+	defer r.close()
+	for _, err := range []error{
+		&AnswerError{Status: 503, Text: "starting, request 1"}, &AnswerError{Status: 503, Text: "starting, request 2"},
+		&AnswerError{Status: 302}, &AnswerError{Status: 302},
+		credentialsError{errors.New("no such user")}, credentialsError{errors.New("no such user")}, credentialsError{errors.New("wrong clock")},
+		errors.New("connection refused"), errors.New("connection reset"),
+	} {
+		r.failLocked(err)
+	}
+	if n := strings.Count(log.String(), "gateway not reached"); n != 5 {
+		t.Errorf("%d lines, want one for each of 503, 302, no such user, wrong clock, connection:\n%s", n, &log)
 	}
 }

@@ -405,7 +405,7 @@ func (r *race) failLocked(err error) {
 		first, most = r.t.hopeless, r.t.hopelessMost
 	}
 	wait := backoff(r.failures, first, most)
-	if r.failures == 0 || r.current != "" || r.failed == nil || statusOf(r.failed) != statusOf(err) {
+	if r.failures == 0 || r.current != "" || r.failed == nil || !sameVerdict(r.failed, err) {
 		r.log.Warn("gateway not reached", "err", err, "retry_in", wait.Round(time.Millisecond))
 	}
 	r.failures++
@@ -414,13 +414,17 @@ func (r *race) failLocked(err error) {
 	r.tellLocked()
 }
 
-// statusOf is what tells one verdict from another, of which the log is to say both; 0 where nobody answered.
-func statusOf(err error) int {
-	e, ok := errors.AsType[*AnswerError](err)
-	if !ok {
-		return 0
+// sameVerdict reports whether two failures mean the same, so that the log has said so already. Answers differ in words from time to time, in a
+// number of the request for one.
+func sameVerdict(a, b error) bool {
+	x, answeredA := errors.AsType[*AnswerError](a)
+	y, answeredB := errors.AsType[*AnswerError](b)
+	if answeredA || answeredB {
+		return answeredA && answeredB && x.Status == y.Status
 	}
-	return e.Status
+	_, credsA := errors.AsType[credentialsError](a)
+	_, credsB := errors.AsType[credentialsError](b)
+	return !credsA && !credsB || a.Error() == b.Error()
 }
 
 // hopeless reports that only somebody's doing can make the next try better.
