@@ -98,45 +98,99 @@ type answerCase struct {
 
 // answerCases are all meanings that are known. The first that fits counts.
 var answerCases = []answerCase{
-	{"sign-in", (*answer).isRedirect, signInText, signInRemedy, true},
-	{"CORS", func(a *answer) bool { return a.Status == http.StatusForbidden && a.says("cors") }, always("takes this for a request of a web page, which culvert's are not"),
-		always("what on the way adds an Origin header or a cookie? A proxy that does must leave this host alone"), false},
-	{"no network policy", func(a *answer) bool {
-		return a.isRefusal() && a.says("network policy is required", "requires a network policy")
+	{
+		name: "sign-in", credentials: true,
+		fits: (*answer).isRedirect,
+		text: signInText, remedy: tokenRemedy,
 	},
-		always("takes no programmatic access token of a user whom no network policy covers"),
-		withUser("ALTER USER %s SET NETWORK_POLICY = …; or an authentication policy with PAT_POLICY = (NETWORK_POLICY_EVALUATION = …) that lifts the rule"), false},
-	{"network policy", func(a *answer) bool {
-		return a.isRefusal() && a.says("network policy", "network_policy", "not allowed to access snowflake", "ip address", "ip/token")
-	}, always("keeps this address out: a network policy does not list it"),
-		withUser("SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER %[1]s; and … IN ACCOUNT; name the policy that must allow the address that Snowflake sees, which curl https://checkip.amazonaws.com shows"), false},
-	{"user disabled", func(a *answer) bool {
-		return a.isRefusal() && a.says("user access disabled", "user is disabled", "disabled user", "locked")
-	}, always("lets this user in no more: it is disabled or locked"), withUser("DESCRIBE USER %[1]s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %[1]s SET DISABLED = FALSE;"), false},
-	{"expired", func(a *answer) bool { return a.isRefusal() && a.says("expired") }, expiredText, tokenRemedy, true},
-	{"role", func(a *answer) bool {
-		return a.isRefusal() && a.says("role", "privilege", "insufficient", "not authorized", "unauthorized to")
+	{
+		name:   "CORS",
+		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden && a.says("cors") },
+		text:   always("takes this for a request of a web page, which culvert's are not"),
+		remedy: always("what on the way adds an Origin header or a cookie? A proxy that does must leave this host alone"),
 	},
-		always("knows the user, but the role that the token is for may not use this endpoint"), grantRemedy, true},
-	{"revoked", func(a *answer) bool { return a.isRefusal() && a.says("revoked", "disabled", "rotated", "deleted") },
-		always("does not take the token any more: it was revoked or disabled"), tokenRemedy, true},
-	{"not a token", func(a *answer) bool { return a.Status == http.StatusUnauthorized }, tokenText, tokenRemedy, true},
-	{"forbidden", func(a *answer) bool { return a.Status == http.StatusForbidden && a.fromEdge() },
-		always("does not let this user use the endpoint"), grantRemedy, true},
-	{"forbidden by who knows", func(a *answer) bool { return a.Status == http.StatusForbidden },
-		always("forbids it, in words that are not Snowflake's"),
-		always("is there a proxy or firewall between here and Snowflake that looks into TLS? It must let WebSockets to this host pass"), true},
-	{"not there", func(a *answer) bool { return a.Status == http.StatusNotFound },
-		always("shows nothing there to this user: the endpoint does not exist (any more), is not public, or the role may not use it; these answers are all alike"), notFoundRemedy, true},
-	{"service down", func(a *answer) bool {
-		return a.Status == http.StatusInternalServerError || a.Status == http.StatusBadGateway || a.Status == http.StatusServiceUnavailable || a.Status == http.StatusGatewayTimeout
-	}, always("gets no answer from the service: it is starting, suspended, in maintenance, or not ready"),
-		always("it is tried again by itself; SHOW SERVICE INSTANCES IN SERVICE <service>; shows its state, and SELECT SYSTEM$GET_SERVICE_LOGS('<service>', '0', 'gateway'); what it says"), false},
-	{"too many", func(a *answer) bool { return a.Status == http.StatusTooManyRequests },
-		always("had too many requests"), always("it is tried again by itself"), false},
-	{"a page", func(a *answer) bool { return a.Status/100 == 2 },
-		always("answered as a web server does, not as a culvert gateway"),
-		always("is this host the gateway's endpoint, and not another of the service's? SHOW ENDPOINTS IN SERVICE <service>; shows port and ingress_url of each"), false},
+	{
+		name: "no network policy",
+		fits: refusalThatSays("network policy is required", "requires a network policy"),
+		text: always("takes no programmatic access token of a user whom no network policy covers"),
+		remedy: withUser("ALTER USER %s SET NETWORK_POLICY = …; or an authentication policy with " +
+			"PAT_POLICY = (NETWORK_POLICY_EVALUATION = …) that lifts the rule"),
+	},
+	{
+		name: "network policy",
+		fits: refusalThatSays("network policy", "network_policy", "not allowed to access snowflake", "ip address", "ip/token"),
+		text: always("keeps this address out: a network policy does not list it"),
+		remedy: withUser("SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER %s; and … IN ACCOUNT; name the policy that must allow " +
+			"the address that Snowflake sees, which curl https://checkip.amazonaws.com shows"),
+	},
+	{
+		name:   "user disabled",
+		fits:   refusalThatSays("user access disabled", "user is disabled", "disabled user", "locked"),
+		text:   always("lets this user in no more: it is disabled or locked"),
+		remedy: withUser("DESCRIBE USER %[1]s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %[1]s SET DISABLED = FALSE;"),
+	},
+	{
+		name: "expired", credentials: true,
+		fits:   refusalThatSays("expired"),
+		text:   always("does not take the token any more: it has expired"),
+		remedy: tokenRemedy,
+	},
+	{
+		name: "role", credentials: true,
+		fits:   refusalThatSays("role", "privilege", "insufficient", "not authorized", "unauthorized to"),
+		text:   always("knows the user, but the role that the token is for may not use this endpoint"),
+		remedy: grantRemedy,
+	},
+	{
+		name: "revoked", credentials: true,
+		fits:   refusalThatSays("revoked", "disabled", "rotated", "deleted"),
+		text:   always("does not take the token any more: it was revoked or disabled"),
+		remedy: tokenRemedy,
+	},
+	{
+		name: "not a token", credentials: true,
+		fits: func(a *answer) bool { return a.Status == http.StatusUnauthorized },
+		text: tokenText, remedy: tokenRemedy,
+	},
+	{
+		name: "forbidden", credentials: true,
+		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden && a.fromEdge() },
+		text:   always("does not let this user use the endpoint"),
+		remedy: grantRemedy,
+	},
+	{
+		name: "forbidden by who knows", credentials: true,
+		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden },
+		text:   always("forbids it, in words that are not Snowflake's"),
+		remedy: always("is there a proxy or firewall between here and Snowflake that looks into TLS? It must let WebSockets to this host pass"),
+	},
+	{
+		name: "not there", credentials: true,
+		fits: func(a *answer) bool { return a.Status == http.StatusNotFound },
+		text: always("shows nothing there to this user: the endpoint does not exist (any more), is not public, " +
+			"or the role may not use it; these answers are all alike"),
+		remedy: notFoundRemedy,
+	},
+	{
+		name: "service down",
+		fits: func(a *answer) bool { return a.Status/100 == 5 && a.Status != http.StatusNotImplemented },
+		text: always("gets no answer from the service: it is starting, suspended, in maintenance, or not ready"),
+		remedy: always("it is tried again by itself; SHOW SERVICE INSTANCES IN SERVICE <service>; shows its state, and " +
+			"SELECT SYSTEM$GET_SERVICE_LOGS('<service>', '0', 'gateway'); what it says"),
+	},
+	{
+		name:   "too many",
+		fits:   func(a *answer) bool { return a.Status == http.StatusTooManyRequests },
+		text:   always("had too many requests"),
+		remedy: always("it is tried again by itself"),
+	},
+	{
+		name: "a page",
+		fits: func(a *answer) bool { return a.Status/100 == 2 },
+		text: always("answered as a web server does, not as a culvert gateway"),
+		remedy: always("is this host the gateway's endpoint, and not another of the service's? " +
+			"SHOW ENDPOINTS IN SERVICE <service>; shows port and ingress_url of each"),
+	},
 }
 
 // explain says what an answer means.
@@ -156,8 +210,12 @@ func (i *Ingress) explain(a *answer) verdict {
 
 func (a *answer) isRedirect() bool { return a.Status/100 == 3 }
 
-func (a *answer) isRefusal() bool {
-	return a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden
+// refusalThatSays fits a 401 or 403 among whose words, in lower case, is one of
+// texts.
+func refusalThatSays(texts ...string) func(*answer) bool {
+	return func(a *answer) bool {
+		return (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && a.says(texts...)
+	}
 }
 
 // says reports whether one of texts, in lower case, is among the answer's words.
@@ -193,13 +251,6 @@ func signInText(i *Ingress) string {
 	return "wants us to sign in: it does not take " + i.tokenName()
 }
 
-func signInRemedy(i *Ingress) string {
-	if !i.hasCredentials() {
-		return giveCredentials
-	}
-	return tokenRemedy(i)
-}
-
 const giveCredentials = "give the agent --snowflake-pat-file, or --snowflake-private-key-file with --snowflake-account and --snowflake-user"
 
 // tokenName is what the ingress was shown.
@@ -222,8 +273,6 @@ func (i *Ingress) patExpiry() (time.Time, bool) {
 	return expiryOf(pat)
 }
 
-func expiredText(i *Ingress) string { return "does not take the token any more: it has expired" }
-
 func tokenText(i *Ingress) string {
 	if !i.hasCredentials() {
 		return "wants a token, and this agent has no credentials for it"
@@ -242,16 +291,21 @@ func tokenRemedy(i *Ingress) string {
 }
 
 func grantRemedy(i *Ingress) string {
-	grant := fmt.Sprintf("GRANT SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE TO ROLE %[1]s; and USAGE on database and schema let it in; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may", i.role())
+	grant := fmt.Sprintf("%s and USAGE on database and schema let it in; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may", i.grant())
 	if i.PAT != nil {
 		return grant + "; the role of a programmatic access token is its ROLE_RESTRICTION"
 	}
 	return grant
 }
 
+func (i *Ingress) grant() string {
+	return fmt.Sprintf("GRANT SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE TO ROLE %s;", i.role())
+}
+
 func notFoundRemedy(i *Ingress) string {
 	if !i.hasCredentials() {
 		return giveCredentials
 	}
-	return fmt.Sprintf("SHOW ENDPOINTS IN SERVICE <service>; must list %s as an ingress_url: another one is given when a service is dropped and created again; if it does, GRANT SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE TO ROLE %s;", i.Host, i.role())
+	return fmt.Sprintf("SHOW ENDPOINTS IN SERVICE <service>; must list %s as an ingress_url: another one is given when a service "+
+		"is dropped and created again; if it does, %s", i.Host, i.grant())
 }
