@@ -72,7 +72,9 @@ func (a *answer) said() string {
 		said += " to " + printable(a.Location)
 	}
 	for _, more := range nonEmpty(a.kind, a.detail) {
-		said += ", " + more
+		if more != http.StatusText(a.Status) {
+			said += ", " + more
+		}
 	}
 	if a.requestID != "" {
 		said += ", request id " + a.requestID
@@ -239,7 +241,7 @@ func (i *Ingress) role() string {
 	if i.PAT != nil || i.KeyPair == nil || i.KeyPair.Role == "" {
 		return "<role>"
 	}
-	return i.KeyPair.Role
+	return quoted(i.KeyPair.Role)
 }
 
 func (i *Ingress) hasCredentials() bool { return i.PAT != nil || i.KeyPair != nil }
@@ -291,15 +293,15 @@ func tokenRemedy(i *Ingress) string {
 }
 
 func grantRemedy(i *Ingress) string {
-	grant := fmt.Sprintf("%s and USAGE on database and schema let it in; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may", i.grant())
-	if i.PAT != nil {
-		return grant + "; the role of a programmatic access token is its ROLE_RESTRICTION"
-	}
-	return grant
+	return i.grant() + " and USAGE on database and schema let it in; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may"
 }
 
 func (i *Ingress) grant() string {
-	return fmt.Sprintf("GRANT SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE TO ROLE %s;", i.role())
+	role := i.role()
+	if i.PAT != nil {
+		role = "<the token's ROLE_RESTRICTION>"
+	}
+	return fmt.Sprintf("GRANT SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE TO ROLE %s;", role)
 }
 
 func notFoundRemedy(i *Ingress) string {

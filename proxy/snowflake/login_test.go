@@ -209,7 +209,7 @@ func TestWhyALoginFails(t *testing.T) {
 		{"network policy", 403, snowflakes("390422", "Incoming request with IP/Token 192.0.2.1 is not allowed to access Snowflake."), 0,
 			"a network policy keeps this address out (403 Forbidden, 390422, Incoming request with IP/Token 192.0.2.1", "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER kafka_user;", false},
 		{"disabled", 401, snowflakes("390101", "User access disabled. Contact your local system administrator."), 0, "the user is disabled", "ALTER USER kafka_user SET DISABLED = FALSE;", false},
-		{"role", 400, `{"error":"invalid_scope","error_description":"The role requested is not granted."}`, 0, "the role is not accepted", "must list the role Kafka, spelled just so", false},
+		{"role", 400, `{"error":"invalid_scope","error_description":"The role requested is not granted."}`, 0, "the role is not accepted", `must list the role Kafka, in just these letters, small and capital; else GRANT ROLE "Kafka" TO USER kafka_user;`, false},
 		{"policy", 401, snowflakes("390202", "Authentication attempt rejected by the current authentication policy."), 0, "an authentication policy forbids keys", "KEYPAIR", false},
 		{"grant", 400, `{"error":"invalid_grant"}`, 0, "the key is not accepted (400 Bad Request, invalid_grant)", testFingerprint, false},
 		{"a success that is none", 200, snowflakes("390144", "JWT token is invalid."), 0, "the key is not accepted (200 OK, 390144", testFingerprint, false},

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -186,7 +187,19 @@ func roleRemedy(k *KeyPair, _ *loginAnswer) string {
 	if k.Role == "" {
 		return fmt.Sprintf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; --snowflake-role names another", k.User)
 	}
-	return fmt.Sprintf("SHOW GRANTS TO USER %s; must list the role %s, spelled just so; else GRANT ROLE %s TO USER %s;", k.User, k.Role, k.Role, k.User)
+	return fmt.Sprintf("SHOW GRANTS TO USER %s; must list the role %s, in just these letters, small and capital; else GRANT ROLE %s TO USER %s;",
+		k.User, k.Role, quoted(k.Role), k.User)
+}
+
+// plainName is one that SQL takes as it is.
+var plainName = regexp.MustCompile(`^[A-Z_][A-Z0-9_$]*$`)
+
+// quoted is a name as SQL wants it.
+func quoted(name string) string {
+	if plainName.MatchString(name) {
+		return name
+	}
+	return strconv.Quote(name)
 }
 
 func policyRemedy(k *KeyPair, _ *loginAnswer) string {
