@@ -5,7 +5,8 @@
 --
 -- One instance of two may be gone, as it is in maintenance and in an upgrade: the
 -- agent's connections move to the other. The name of the endpoint stays for as long
--- as the service does: alter it, do not drop it.
+-- as the service does: alter it, do not drop it. Snowflake advises to keep
+-- MIN_READY_INSTANCES below half of MIN_INSTANCES; of two, one is the least.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 

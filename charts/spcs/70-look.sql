@@ -1,8 +1,8 @@
 -- Makes   nothing: shows how everything is.
 -- Costs   nothing.
 --
--- What a container says: SELECT SYSTEM$GET_SERVICE_LOGS('kafka_gateway', 0, 'gateway', 100),
--- and ('kafka_1', 0, 'kafka', 100) for a broker.
+-- What a container says: SELECT SYSTEM$GET_SERVICE_LOGS('kafka_gateway', '0', 'gateway', 100),
+-- and ('kafka_1', '0', 'kafka', 100) for a broker.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 
