@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/culvert-proxy/culvert/test/cache"
@@ -114,11 +115,25 @@ func node(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	copied.Lock()
+	defer copied.Unlock()
+	if copied.done {
+		return dir, nil
+	}
 	work := filepath.Join(dir, "programs")
 	if err := os.RemoveAll(work); err != nil {
 		return "", err
 	}
-	return dir, os.CopyFS(work, programs)
+	err = os.CopyFS(work, programs)
+	copied.done = err == nil
+	return dir, err
+}
+
+// copied says that the programs of node were: tests that run side by side must
+// not do that under each other's feet.
+var copied struct {
+	sync.Mutex
+	done bool
 }
 
 func module(name string) func(string, string) []string {
