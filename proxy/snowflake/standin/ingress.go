@@ -32,7 +32,7 @@ const (
 // use. As a handler it needs no Serve, but then nothing is cut, and no instance is
 // probed.
 type Ingress struct {
-	Account  *Account
+	Account  *Account // whose tokens are taken, and whose host is served too; needed
 	Services []*Service
 	Logger   *slog.Logger // says of each request what became of it, at Debug; nil: nobody
 
