@@ -9,9 +9,9 @@ import (
 // outDir is where the tests build culvert.
 var outDir string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
-func run(m *testing.M) int {
+func runTests(m *testing.M) int {
 	var err error
 	if outDir, err = os.MkdirTemp("", "culvert-chart-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,258 @@
+package chart
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// podIP stands for the pod's address: of loopback, and not the one that clients
+// of kubectl port-forward come to.
+const podIP = "127.0.0.2"
+
+// What the chart makes is started as a kubelet would, with its Secrets as files
+// and its own command lines but for the ports that are fixed: a gateway before a
+// broker that accepts connections, and an agent. Both must become ready, have the
+// ports that the Service leads to, and end in peace.
+func TestPodsBecomeReady(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs 127.0.0.2, which Linux alone has without being told")
+	}
+	culvert, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	broker := acceptor(t)
+	cert, key := certificate(t)
+	base := freePorts(t, 8) // gateway, its admin, agent's admin, bootstrap, four nodes
+	rendered := objects(t, parseValues(t, fmt.Sprintf(`
+gateway:
+  enabled: true
+  brokers: {bootstrap: [%q]}
+  tokens: {values: {agent: 0123456789abcdef0123456789abcdef}}
+  tls: {existingSecret: gateway-tls}
+agent:
+  enabled: true
+  gatewayUrls: ["https://127.0.0.1:%d"]
+  expectNodes: 0-2
+  port: %d
+  brokerPortBase: %d
+  token: {value: 0123456789abcdef0123456789abcdef}
+  gatewayTLS: {ca: {existingSecret: gateway-ca}}
+`, broker, base, base+3, base+4)))
+	secrets := map[string]map[string]string{"gateway-tls": {"tls.crt": cert, "tls.key": key}, "gateway-ca": {"ca.crt": cert}}
+	for _, s := range all[*corev1.Secret](rendered) {
+		content := map[string]string{}
+		for k, v := range s.Data {
+			content[k] = string(v)
+		}
+		for k, v := range s.StringData {
+			content[k] = v
+		}
+		secrets[s.Name] = content
+	}
+	start := func(name string, adminPort int, fixed ...string) {
+		spec := pods(rendered)[name]
+		dir := mount(t, spec.Volumes, secrets)
+		env := environment(t, spec.Containers[0].Env, podIP)
+		var args []string
+		for _, a := range spec.Containers[0].Args {
+			args = append(args, strings.NewReplacer(append(fixed, "/etc/culvert", dir)...).Replace(expand(t, a, env)))
+		}
+		run(t, culvert, args, env)
+		awaitReady(t, adminPort)
+	}
+	start("culvert-gateway", base+1, ":8443", fmt.Sprintf("127.0.0.1:%d", base), ":9465", fmt.Sprintf(":%d", base+1))
+	start("culvert-agent", base+2, ":9464", fmt.Sprintf(":%d", base+2))
+	for _, host := range []string{podIP, "127.0.0.1"} {
+		for port := base + 3; port < base+7; port++ {
+			c, err := net.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+			if err != nil {
+				t.Errorf("agent, bootstrap or a node: %v", err)
+				continue
+			}
+			c.Close()
+		}
+	}
+}
+
+// mount writes the files of a pod's volumes and returns the folder above them.
+func mount(t *testing.T, volumes []corev1.Volume, secrets map[string]map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, v := range volumes {
+		if err := os.Mkdir(filepath.Join(dir, v.Name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range v.Secret.Items {
+			content, ok := secrets[v.Secret.SecretName][item.Key]
+			if !ok {
+				t.Fatalf("no key %s in secret %s", item.Key, v.Secret.SecretName)
+			}
+			if err := os.WriteFile(filepath.Join(dir, v.Name, item.Path), []byte(content), 0o440); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+// lockedBuffer is written by a process and read by a test.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// run starts the binary and has it end, with 0, before the test does.
+func run(t *testing.T, culvert string, args []string, env map[string]string) {
+	t.Helper()
+	var log lockedBuffer
+	cmd := exec.Command(culvert, args...)
+	cmd.Env = []string{"HOME=/"}
+	for name, value := range env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		kill := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+		defer kill.Stop()
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", args[0], err)
+		}
+		if t.Failed() {
+			t.Logf("%s:\n%s", strings.Join(args, " "), log.String())
+		}
+	})
+}
+
+// awaitReady waits for /readyz as a kubelet does.
+func awaitReady(t *testing.T, port int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/readyz", podIP, port), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response, err := http.DefaultClient.Do(request); err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("port %d: not ready within a minute", port)
+		}
+	}
+}
+
+// acceptor is a broker that accepts connections and says nothing.
+func acceptor(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		serving.Wait()
+	})
+	return ln.Addr().String()
+}
+
+// freePorts returns the first of n ports in a row that are free on all addresses
+// of this machine, below those that the system gives to others.
+func freePorts(t *testing.T, n int) int {
+	t.Helper()
+search:
+	for range 100 {
+		base := 10000 + mathrand.IntN(20000)
+		for port := base; port < base+n; port++ {
+			ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+			if err != nil {
+				continue search
+			}
+			ln.Close()
+		}
+		return base
+	}
+	t.Fatalf("no %d free ports in a row", n)
+	return 0
+}
+
+// certificate is one for 127.0.0.1, signed by itself.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string, b []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
+	}
+	return block("CERTIFICATE", der), block("PRIVATE KEY", encoded)
+}
