@@ -60,7 +60,7 @@ var schemes = map[string]struct {
 }
 
 // maxIterations keeps a damaged file from costing minutes.
-const maxIterations = 10_000_000
+const maxIterations = 2_000_000
 
 // reencrypt makes of a key what decryptPBES2 reads.
 const reencrypt = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW encrypts it in a way that is read"

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,8 +68,9 @@ func edge(gateway http.Handler) http.HandlerFunc {
 // newEdgeRig is a rig with an ingress before the gateway.
 func newEdgeRig(t *testing.T, kind string, f *fakeIngress) *rig {
 	if kind == "h3" {
-		var r *rig
-		r = newH3DoorRig(t, func(w http.ResponseWriter, req *http.Request) { edge(r.server)(w, req) })
+		var gateway atomic.Pointer[Server] // its requests come over UDP, behind which nothing is known to have happened before
+		r := newH3DoorRig(t, func(w http.ResponseWriter, req *http.Request) { edge(gateway.Load())(w, req) })
+		gateway.Store(r.server)
 		r.dialer.Ingress = f
 		return r
 	}
