@@ -5,12 +5,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
@@ -43,7 +47,8 @@ type Brokers struct {
 	Metrics    *metrics.Metrics
 
 	next     atomic.Uint32
-	accepted atomic.Bool
+	answered atomic.Bool // one has answered greet
+	credible bool        // for tests: who accepts a connection need not answer
 }
 
 // errNotAllowed is wrapped by refusals to dial an address.
@@ -178,6 +183,37 @@ func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// greet asks a bootstrap broker what it speaks, which they tell whoever has not
+// logged in. That one accepts a connection says little: it may want TLS, or
+// another certificate than ours.
+func (b *Brokers) greet(ctx context.Context) error {
+	c, err := b.dialBootstrap(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if b.credible {
+		b.answered.Store(true)
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	c.SetDeadline(time.Now().Add(askTimeout))
+	request := kmsg.NewRequestFormatter(kmsg.FormatterClientID("culvert-gateway")).AppendRequest(nil, kmsg.NewPtrApiVersionsRequest(), 0)
+	if _, err := c.Write(request); err != nil {
+		return fmt.Errorf("ask broker at %s what it speaks: %w", c.RemoteAddr(), err)
+	}
+	f := protocol.NewFlow(c, io.Discard)
+	defer f.Release()
+	if _, _, err := protocol.PeekResponse(f); err != nil {
+		if errors.Is(err, protocol.ErrForeign) {
+			err = sayForeign(err)
+		}
+		return fmt.Errorf("ask broker at %s what it speaks: %w", c.RemoteAddr(), err)
+	}
+	b.answered.Store(true)
+	return nil
+}
+
 type dialled struct {
 	conn net.Conn
 	err  error
@@ -210,7 +246,6 @@ func (b *Brokers) dial(ctx context.Context, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial broker at %s: %w", address, err)
 	}
-	b.accepted.Store(true)
 	return conn, nil
 }
 

@@ -53,10 +53,9 @@ type Gateway struct {
 	server   *tunnel.Server
 }
 
-// Ready reports, as an error that says why, whether no broker has accepted a
-// connection since the start, or the gateway drains. One that did is enough for
-// ever: what fails later is told on each stream, not by an ingress that finds
-// nobody ready.
+// Ready reports, as an error that says why, whether no broker has answered since
+// the start, or the gateway drains. One that did is enough for ever: what fails
+// later is told on each stream, not by an ingress that finds nobody ready.
 //
 // A gateway that drains stays ready as long as there are QUIC connections, for
 // half of its time: Kubernetes cuts off a pod's UDP as soon as it is not ready,
@@ -68,8 +67,8 @@ func (g *Gateway) Ready() error {
 	switch {
 	case !draining.IsZero() && (server.QUICConns() == 0 || server.Drained() || time.Since(draining) >= g.DrainTimeout/2):
 		return errDraining
-	case !g.Brokers.accepted.Load():
-		return fmt.Errorf("no bootstrap broker has accepted a connection yet: %v", g.Brokers.Bootstrap)
+	case !g.Brokers.answered.Load():
+		return fmt.Errorf("no bootstrap broker has answered yet: %v", g.Brokers.Bootstrap)
 	}
 	return nil
 }
@@ -145,12 +144,11 @@ func withPeer(log *slog.Logger, p tunnel.Peer) *slog.Logger {
 	return log.With("client_addr", p.Addr, "identity", p.Identity, "transport", p.Transport)
 }
 
-// reach dials a bootstrap broker until one has accepted.
+// reach asks bootstrap brokers until one has answered.
 func (g *Gateway) reach(ctx context.Context) {
-	for wait := 200 * time.Millisecond; !g.Brokers.accepted.Load(); wait = min(2*wait, 10*time.Second) {
-		c, err := g.Brokers.dialBootstrap(ctx)
+	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		err := g.Brokers.greet(ctx)
 		if err == nil {
-			c.Close()
 			return
 		}
 		if ctx.Err() == nil && g.loud.again("bootstrap") {

@@ -117,7 +117,7 @@ func startGatewayOn(t *testing.T, address string, bootstrap []string, change fun
 	reg := prometheus.NewRegistry()
 	g := &Gateway{
 		Version: "test", TLS: serverTLS(t), DrainTimeout: 5 * time.Second,
-		Brokers: &Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}},
+		Brokers: &Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}, credible: true},
 		Metrics: metrics.New(reg, "gateway", "test"), Logger: testLogger(t, "gateway"),
 	}
 	if change != nil {

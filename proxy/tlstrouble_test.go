@@ -84,10 +84,11 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 				agentLog, gatewayLog := &memoryLog{}, &memoryLog{}
 				logs := []*memoryLog{agentLog}
 				var up Upstream = NewDirect(brokersWith(t, test.broker, test.files, test.name))
+				var gateway *Gateway
 				if transport != "direct" {
 					logs = append(logs, gatewayLog)
 					up = tunnelTo(t, startGateway(t, []string{test.broker}, func(g *Gateway) {
-						g.Brokers, g.Logger = brokersWith(t, test.broker, test.files, test.name), gatewayLog.logger()
+						gateway, g.Brokers, g.Logger = g, brokersWith(t, test.broker, test.files, test.name), gatewayLog.logger()
 					}).address, transport)
 				}
 				agent := startAgent(t, up, func(a *Agent) { a.Logger = agentLog.logger() })
@@ -99,9 +100,29 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 				for _, log := range logs {
 					waitFor(t, "the log to say "+test.want[0], func() bool { return warns(log.String(), test.want) })
 				}
+				if gateway == nil {
+					return
+				}
+				waitFor(t, "the gateway to find out by itself", func() bool {
+					return warns(gatewayLog.String(), append([]string{"no bootstrap broker reached, trying again"}, test.want...))
+				})
+				if err := gateway.Ready(); err == nil {
+					t.Error("the gateway is ready")
+				}
 			})
 		}
 	}
+}
+
+// A gateway is ready when a broker has answered it.
+func TestAGatewayIsReadyWhenABrokerAnswers(t *testing.T) {
+	own := newTLSFixture(t, "own")
+	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
+	broker := tlsBroker(t, mustConfig(t, config, err))
+	ours := ClientTLS{CAFile: own.caFile, CertFile: own.certFile, KeyFile: own.keyFile}
+	var gateway *Gateway
+	startGateway(t, []string{broker}, func(g *Gateway) { gateway, g.Brokers = g, brokersWith(t, broker, ours, "") })
+	waitFor(t, "the gateway to be ready", func() bool { return gateway.Ready() == nil })
 }
 
 // warns reports whether one line of a log is a warning with all these words.

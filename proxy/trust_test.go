@@ -71,15 +71,15 @@ func TestGatewayIsLedNowhereThatNoBrokerNamed(t *testing.T) {
 	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
 			resolver := &hostileNames{names: names{"made-up.example": {"127.0.0.1"}}}
-			var accepted func() bool
+			var answered func() bool
 			gateway := startGateway(t, []string{broker}, func(g *Gateway) {
 				g.TicketKeys = keysOf("the gateway's key")
 				g.Brokers.Resolver, g.Brokers.Metrics = resolver, g.Metrics
-				accepted = g.Brokers.accepted.Load
+				answered = g.Brokers.answered.Load
 			})
 			up := tunnelTo(t, gateway.address, transport)
 			defer up.close()
-			waitFor(t, "the gateway's first dial", func() bool { return accepted() && gauge(t, gateway, "culvert_broker_dials_total") > 0 })
+			waitFor(t, "the gateway's first dial", func() bool { return answered() && gauge(t, gateway, "culvert_broker_dials_total") > 0 })
 			dials := gauge(t, gateway, "culvert_broker_dials_total")
 
 			loopback := silent(t, "127.0.0.1:0").String()

@@ -125,6 +125,10 @@ func stuckGateway(t *testing.T, args ...string) (gateway *process, admin string)
 		"--admin-listen", "127.0.0.1:0"}, args...)...)
 	line := gateway.ready()
 	address, admin := find(t, `listening on (127\.0\.0\.1:\d+)`, line), find(t, `admin (http://\S+)`, line)
+	await(t, "the gateway to be ready", func() bool {
+		code, _ := get(t, admin+"/readyz")
+		return code == http.StatusOK
+	})
 	for _, transport := range []string{tunnel.TransportWS, tunnel.TransportH2} {
 		d := &tunnel.Dialer{URL: &url.URL{Scheme: "http", Host: address}, Transport: transport, Token: func() (string, error) { return "0123456789abcdef", nil }}
 		t.Cleanup(func() { d.Close() })
@@ -187,7 +191,8 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flood is a broker that sends without end and never reads.
+// flood is a broker that answers what it is asked first, sends without end behind
+// that, and never reads.
 func flood(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -203,6 +208,7 @@ func flood(t *testing.T) string {
 			}
 			go func() {
 				defer c.Close()
+				io.WriteString(c, "\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00") // to a request 0
 				io.Copy(c, zeros{})
 			}()
 		}
