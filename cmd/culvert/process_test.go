@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -364,7 +365,12 @@ func TestATakenPortIsSaidWithWhoMayHaveIt(t *testing.T) {
 	defer ln.Close()
 	taken := ln.Addr().String()
 	_, port, _ := net.SplitHostPort(taken)
-	agent := []string{"agent", "--gateway-url", "https://127.0.0.1:1", "--broker-port-base", freePort(t)}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The taken port lies below the brokers': it is refused for another reason there.
+	agent := []string{"agent", "--gateway-url", "https://127.0.0.1:1", "--broker-port-base", strconv.Itoa(n + 1)}
 	gateway := []string{"gateway", "--bootstrap", "127.0.0.1:1", "--insecure-no-auth"}
 	for _, test := range []struct {
 		args []string
