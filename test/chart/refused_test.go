@@ -69,6 +69,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{goodAgent + `, brokerPortBase: 9463}`, "node 1 would have port 9464, which is taken"},
 		{goodAgent + `, token: {existingSecret: a, value: b}}`, "agent.token: existingSecret and value are both set"},
 		{goodAgent + `, service: {type: LoadBalancer}}`, "set agent.advertisedHost"},
+		{goodAgent + `, service: {type: LoadBalancer}, advertisedHost: kafka.example.com}`, "say with agent.networkPolicy.from who else may come"},
 		{goodAgent + `, listenTLS: {clientCA: {existingSecret: ca}}}`, "clients show no certificates"},
 		{goodAgent + `, snowflake: {pat: {existingSecret: a, value: b}}}`, "agent.snowflake.pat: existingSecret and value are both set"},
 		{goodAgent + `, snowflake: {pat: {value: b}, privateKey: {existingSecret: a}}}`, "agent.snowflake: pat and privateKey are both set"},

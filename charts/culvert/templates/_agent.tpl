@@ -52,6 +52,9 @@
 {{- if and (ne $a.service.type "ClusterIP") (not $a.advertisedHost) }}
 {{- fail (printf "agent.service.type %s: set agent.advertisedHost, for clients outside of the cluster cannot resolve %s" $a.service.type (include "culvert.agent.host" .)) }}
 {{- end }}
+{{- if and (ne $a.service.type "ClusterIP") $a.networkPolicy.enabled (not $a.networkPolicy.from) }}
+{{- fail (printf "agent.service.type %s: agent.networkPolicy lets in pods of this namespace alone: say with agent.networkPolicy.from who else may come, as [{ipBlock: {cidr: 10.0.0.0/8}}]" $a.service.type) }}
+{{- end }}
 {{- if and (include "culvert.given" $a.listenTLS.clientCA) (not $a.listenTLS.existingSecret) }}
 {{- fail "agent.listenTLS.clientCA: without agent.listenTLS.existingSecret clients show no certificates" }}
 {{- end }}
