@@ -24,6 +24,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -32,10 +35,10 @@ import (
 const podIP = "127.0.0.2"
 
 // What the chart makes is started as a kubelet would, with its Secrets as files
-// and its own command lines but for the ports that are fixed: a gateway before a
-// broker that accepts connections, and an agent. Both must become ready, have the
-// ports that the Service leads to, and end in peace.
-func TestPodsBecomeReady(t *testing.T) {
+// and its own command lines but for the ports that are fixed: a gateway beside
+// brokers, and an agent. Both must become ready, tell each client the addresses
+// that lead back to where it came from, and end in peace.
+func TestPodsServeClients(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs 127.0.0.2, which Linux alone has without being told")
 	}
@@ -43,13 +46,17 @@ func TestPodsBecomeReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	broker := acceptor(t)
+	kafka, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kafka.Close)
 	cert, key := certificate(t)
 	base := freePorts(t, 8) // gateway, its admin, agent's admin, bootstrap, four nodes
 	rendered := objects(t, parseValues(t, fmt.Sprintf(`
 gateway:
   enabled: true
-  brokers: {bootstrap: [%q]}
+  brokers: {bootstrap: [%s]}
   tokens: {values: {agent: 0123456789abcdef0123456789abcdef}}
   tls: {existingSecret: gateway-tls}
 agent:
@@ -60,7 +67,7 @@ agent:
   brokerPortBase: %d
   token: {value: 0123456789abcdef0123456789abcdef}
   gatewayTLS: {ca: {existingSecret: gateway-ca}}
-`, broker, base, base+3, base+4)))
+`, strings.Join(kafka.ListenAddrs(), ", "), base, base+3, base+4)))
 	secrets := map[string]map[string]string{"gateway-tls": {"tls.crt": cert, "tls.key": key}, "gateway-ca": {"ca.crt": cert}}
 	for _, s := range all[*corev1.Secret](rendered) {
 		content := map[string]string{}
@@ -85,16 +92,40 @@ agent:
 	}
 	start("culvert-gateway", base+1, ":8443", fmt.Sprintf("127.0.0.1:%d", base), ":9465", fmt.Sprintf(":%d", base+1))
 	start("culvert-agent", base+2, ":9464", fmt.Sprintf(":%d", base+2))
-	for _, host := range []string{podIP, "127.0.0.1"} {
-		for port := base + 3; port < base+7; port++ {
-			c, err := net.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	for bootstrap, told := range map[string]string{podIP: "culvert-agent.orders.svc", "127.0.0.1": "127.0.0.1"} {
+		for node, address := range brokers(t, net.JoinHostPort(bootstrap, strconv.Itoa(base+3))) {
+			if want := net.JoinHostPort(told, strconv.Itoa(base+4+int(node))); address != want {
+				t.Errorf("a client that came to %s is told broker %d at %s, want %s", bootstrap, node, address, want)
+			}
+			c, err := net.Dial("tcp", net.JoinHostPort(bootstrap, strconv.Itoa(base+4+int(node))))
 			if err != nil {
-				t.Errorf("agent, bootstrap or a node: %v", err)
+				t.Error(err)
 				continue
 			}
 			c.Close()
 		}
 	}
+}
+
+// brokers are the addresses that a client learns.
+func brokers(t *testing.T, bootstrap string) map[int32]string {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	response, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, client.SeedBrokers()[0])
+	if err != nil || len(response.Brokers) != 3 {
+		t.Fatalf("brokers at %s: %v, %v", bootstrap, response, err)
+	}
+	addresses := map[int32]string{}
+	for _, b := range response.Brokers {
+		addresses[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+	}
+	return addresses
 }
 
 // mount writes the files of a pod's volumes and returns the folder above them.
@@ -186,30 +217,6 @@ func awaitReady(t *testing.T, port int) {
 			t.Fatalf("port %d: not ready within a minute", port)
 		}
 	}
-}
-
-// acceptor is a broker that accepts connections and says nothing.
-func acceptor(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		serving.Wait()
-	})
-	return ln.Addr().String()
 }
 
 // freePorts returns the first of n ports in a row that are free on all addresses
