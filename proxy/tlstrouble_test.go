@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"log/slog"
@@ -111,6 +112,17 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What accepts a connection and says nothing is no TLS either.
+func TestABrokerThatIsSilentInTheHandshakeIsNamed(t *testing.T) {
+	broker := fakeBroker(t, func(c net.Conn) { io.Copy(io.Discard, c) })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := brokersWith(t, broker, ClientTLS{}, "").dial(ctx, broker)
+	if want := "it says nothing: does this listener of the broker speak TLS?"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("dial = %v, want %q", err, want)
 	}
 }
 

@@ -98,6 +98,8 @@ func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 			"/tunnel": 404, "/culvert": 404, "/debug/pprof/": 404, "/debug/vars": 404, "/metrics/": 404, "//metrics": 404} {
 			if code, body := get(t, admin+path); code != want {
 				t.Errorf("%s of the %s: %d %s, want %d", path, name, code, body, want)
+			} else if strings.Contains(body, " summary\n") {
+				t.Errorf("%s of the %s has a summary, which the platform's scraper does not know:\n%s", path, name, body)
 			}
 		}
 	}
