@@ -174,6 +174,7 @@ latter are told 127.0.0.1, and find the ports that are forwarded there.
 {{- include "culvert.brokerArgs" $a.brokerTLS }}
 - --drain-timeout={{ $a.drainTimeoutSeconds }}s
 - --log-level={{ $a.logLevel }}
+- --log-format=json
 {{- range $a.extraArgs }}
 - {{ . | quote }}
 {{- end }}

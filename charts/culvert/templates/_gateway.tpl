@@ -118,6 +118,7 @@ on says "Apply".
 {{- end }}
 - --drain-timeout={{ $g.drainTimeoutSeconds }}s
 - --log-level={{ $g.logLevel }}
+- --log-format=json
 {{- range $g.extraArgs }}
 - {{ . | quote }}
 {{- end }}
