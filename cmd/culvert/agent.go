@@ -276,4 +276,9 @@ func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 				"listener", l.Bind)
 		}
 	}
+	for _, i := range p.ingresses {
+		if !snowflake.IsHost(i.Host) && !isLoopback(i.Host) {
+			log.Warn("credentials for Snowflake's ingress go to this host, which is no host name of Snowflake's", "host", i.Host)
+		}
+	}
 }

@@ -241,3 +241,35 @@ func TestANewPATIsUsedAtOnce(t *testing.T) {
 		t.Errorf("%d logins", len(posted))
 	}
 }
+
+// Who gives credentials for Snowflake's ingress to other hosts is told, at the start.
+func TestTheAgentWarnsOfCredentialsForOtherHosts(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // no name is looked up
+	t.Setenv("NO_PROXY", "")
+	const warning = `level=WARN msg="credentials for Snowflake's ingress go to this host, which is no host name of Snowflake's" host=`
+	snowflakes := "https://" + snowflakeEndpoint
+	for _, test := range []struct {
+		gateways []string
+		warned   []string
+	}{
+		{[]string{"https://kafka.example.com/prefix", "https://10.1.2.3:8443"}, []string{"kafka.example.com", "10.1.2.3"}},
+		{[]string{"https://kafka.example.com", "https://127.0.0.1:8443", "https://localhost:8443"}, []string{"kafka.example.com"}},
+		{[]string{snowflakes, "https://kafka.example.com"}, nil}, // who gets none
+		{[]string{snowflakes}, nil},
+		{[]string{"https://127.0.0.1:8443"}, nil},
+	} {
+		flags := []string{"agent", "--snowflake-pat-file", write(t, "a-token-for-the-ingress"), "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t),
+			"--admin-listen", "none", "--log-format", "text"}
+		for _, gateway := range test.gateways {
+			flags = append(flags, "--gateway-url", gateway)
+		}
+		agent := start(t, flags...)
+		agent.ready()
+		for _, host := range test.warned {
+			agent.says(regexp.QuoteMeta(warning+host) + `(\s|$)`)
+		}
+		if n := strings.Count(agent.text(), warning); n != len(test.warned) {
+			t.Errorf("to %s: warned of %d hosts, want %d", test.gateways, n, len(test.warned))
+		}
+	}
+}
