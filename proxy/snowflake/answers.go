@@ -203,7 +203,7 @@ func (i *Ingress) explain(a *answer) verdict {
 				text:        fmt.Sprintf("%s %s (%s)", a.who(), c.text(i), a.said()),
 				remedy:      c.remedy(i),
 				credentials: c.credentials,
-				final:       a.Transport == tunnel.TransportWS || a.fromEdge(),
+				final:       a.Transport == tunnel.TransportWS,
 			}
 		}
 	}

@@ -102,14 +102,15 @@ func TestThePageHasEveryMeaning(t *testing.T) {
 	}
 }
 
-// What came over another transport and bears no mark of Snowflake's may be about
-// the transport.
-func TestAnAnswerWithoutMarksIsFinalOverWebSocketAlone(t *testing.T) {
+// What came over another transport may be about the transport, whoever says it.
+func TestAnAnswerIsFinalOverWebSocketAlone(t *testing.T) {
 	for transport, want := range map[string]bool{tunnel.TransportWS: true, tunnel.TransportH2: false, tunnel.TransportH3: false} {
-		e := &tunnel.AnswerError{Transport: transport, Status: 404}
-		(&Ingress{Host: testHost}).Refused(http.Header{}, e)
-		if e.Final != want {
-			t.Errorf("%s: final = %t", transport, e.Final)
+		for _, server := range []string{"_", "squid"} {
+			e := &tunnel.AnswerError{Transport: transport, Status: 404, Header: http.Header{"Server": {server}}}
+			(&Ingress{Host: testHost}).Refused(http.Header{}, e)
+			if e.Final != want {
+				t.Errorf("%s: final = %t", transport, e.Final)
+			}
 		}
 	}
 	e := &tunnel.AnswerError{Transport: tunnel.TransportH2, Status: 405, Header: http.Header{"Server": {"_"}}}

@@ -110,8 +110,8 @@ func (i *Ingress) Refused(h http.Header, e *tunnel.AnswerError) (again bool) {
 	sent, form, shown := readForm(h)
 	v := i.explain(readAnswer(e, sent))
 	e.Text, e.Remedy, e.Final = v.text, v.remedy, v.final
-	if !v.credentials || !shown {
-		return false
+	if !v.credentials || !shown || e.Transport != tunnel.TransportWS && !e.Proven {
+		return false // over another transport it may say that it wants none such
 	}
 	return i.forms.other(form, i.isCurrent(sent), func() bool { return i.tokens != nil && i.tokens.forget(sent) })
 }

@@ -256,6 +256,48 @@ func TestTheFormThatWorksIsKept(t *testing.T) {
 	wantAsked(t, r, shownSecond, shownSecond, shownSecond)
 }
 
+// An edge that knows nothing but WebSockets, and takes its time, is no verdict of
+// the others'.
+func TestAnAnswerOverH2LeavesWebSocketAlone(t *testing.T) {
+	r := newRig(t, nil)
+	posted := make(chan struct{})
+	var once sync.Once
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.ProtoMajor == 2 {
+			w.Header().Set("Server", "_")
+			w.WriteHeader(http.StatusNotFound)
+			once.Do(func() { time.AfterFunc(300*time.Millisecond, func() { close(posted) }) })
+			return
+		}
+		select {
+		case <-posted:
+		case <-req.Context().Done():
+			return
+		}
+		req.Host = testHost
+		r.serve(w, req)
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	r.dialer.URL = &url.URL{Scheme: "https", Host: server.Listener.Addr().String()}
+	r.dialer.Transport = tunnel.TransportAuto
+	r.dialer.DialContext = nil
+	if err := r.dial(); err != nil {
+		t.Fatal(err)
+	}
+	state := r.dialer.State()
+	if asked := r.asked(); state.Transport != tunnel.TransportWS || slices.ContainsFunc(asked, func(shown string) bool { return shown != shownFirst }) {
+		t.Errorf("asked with %q, and uses %q", asked, state.Transport)
+	}
+	if h2 := state.Tried[2]; h2.Transport != tunnel.TransportH2 || !strings.Contains(h2.Error, "404 Not Found") {
+		t.Errorf("%+v", h2)
+	}
+	if n := r.account.Logins(); n != (standin.Logins{Granted: 1}) {
+		t.Errorf("logins = %+v", n)
+	}
+}
+
 // Clients that try again and again cost a few requests, and hardly a login.
 func TestNoStormOfRequestsAndLogins(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.service.Hosts = []string{"another-one.snowflakecomputing.app"} })

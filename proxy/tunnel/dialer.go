@@ -137,6 +137,7 @@ func (d *Dialer) startRace() {
 	d.race.say = d.OnState
 	if auto && beginsWithWS(d.URL.Hostname()) {
 		d.race.putOff(TransportH3)
+		d.race.putOff(TransportH2)
 	}
 }
 

@@ -54,6 +54,7 @@ func (d *Dialer) header(ctx context.Context) (http.Header, error) {
 func (d *Dialer) answered(transport string, sent http.Header, e *AnswerError) *AnswerError {
 	e.URL, e.Transport = d.target().String(), transport
 	if d.Ingress != nil && !e.Gateway && !e.Proxy {
+		e.Proven = d.race.proven(transport)
 		e.again = d.Ingress.Refused(sent, e)
 	}
 	return e

@@ -89,8 +89,9 @@ func transports(scheme string) []string {
 	return []string{TransportH3, TransportWS, TransportH2}
 }
 
-// beginsWithWS reports whether h3 is not to be tried first. The ingress of Snowpark Container Services is known for WebSockets alone.
+// beginsWithWS reports whether nothing but ws is to be tried first. The ingress of Snowpark Container Services is known for WebSockets alone.
 func beginsWithWS(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	return strings.HasSuffix(host, ".snowflakecomputing.app") || strings.HasSuffix(host, ".snowflake.app")
 }
 
@@ -194,10 +195,12 @@ func (r *race) heatLocked() (h *heat, done <-chan struct{}) {
 	return h, h.decided
 }
 
-// fieldLocked splits the transports into those that start by themselves, and those that are broken and start when nothing else works.
+// fieldLocked splits the transports into those that start by themselves, and those that start when nothing else works: they are broken, or not
+// expected to work.
 func (r *race) fieldLocked() (first, later []string) {
 	for _, t := range r.order {
-		if time.Now().Before(r.legs[t].broken) {
+		l := r.legs[t]
+		if time.Now().Before(l.broken) || l.rare && (l.tried.IsZero() || l.err != nil) {
 			later = append(later, t)
 		} else {
 			first = append(first, t)
@@ -239,7 +242,7 @@ func (r *race) run(h *heat, first, later []string) {
 	wake()
 	var failures []error
 	decided := false
-	for decided && len(running) > 0 || !decided && len(failures) < len(r.order) {
+	for len(running) > 0 || !decided && len(first) > 0 {
 		select {
 		case <-due:
 			if decided || len(first) == 0 {
@@ -257,13 +260,16 @@ func (r *race) run(h *heat, first, later []string) {
 				r.won(h, got)
 				decided = true
 				r.cancelWorse(running, got.transport)
-			case !decided && authoritative(got.err):
-				failures = []error{got.err}
+			case !decided && r.verdict(got, running):
 				first, later, decided = nil, nil, true
-				r.lostAll(h, failures)
+				r.lostAll(h, []error{got.err})
 				r.cancelWorse(running, "")
 			case !decided:
 				failures = append(failures, got.err)
+				if authoritative(got.err) {
+					first, later = nil, nil
+					r.cancelWorse(running, got.transport)
+				}
 				if len(first) == 0 && len(running) == 0 {
 					first, later = later, nil
 				}
@@ -272,6 +278,9 @@ func (r *race) run(h *heat, first, later []string) {
 		}
 	}
 	if !decided {
+		if i := slices.IndexFunc(failures, authoritative); i >= 0 {
+			failures = failures[i : i+1]
+		}
 		r.lostAll(h, failures)
 	}
 	h.cancel()
@@ -298,6 +307,25 @@ func authoritative(err error) bool {
 	}
 	e, ok := errors.AsType[*AnswerError](err)
 	return ok && (e.Final || e.Gateway && e.Status == http.StatusUnauthorized)
+}
+
+// verdict reports whether a result ends the race for all. What an ingress says leaves those that are better, and on their way, the time to work.
+func (r *race) verdict(got result, running map[string]context.CancelFunc) bool {
+	if e, ok := errors.AsType[*AnswerError](got.err); ok && !e.Gateway {
+		for transport := range running {
+			if r.rank(transport) < r.rank(got.transport) {
+				return false
+			}
+		}
+	}
+	return authoritative(got.err)
+}
+
+// proven reports whether a transport is the only one, or was the last in use: what is answered over it is about the request.
+func (r *race) proven(transport string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.order) == 1 || r.last == transport
 }
 
 // draining reports that the gateway is about to stop, which says nothing about the way to it.

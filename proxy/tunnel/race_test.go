@@ -59,6 +59,8 @@ func TestRace(t *testing.T) {
 		{"nothing", course{"h3": {5 * time.Second, errBlocked}, "ws": {time.Second, refused}, "h2": {time.Second, refused}}, "", 5 * time.Second, ""},
 		{"no token", course{"h3": {20 * ms, &AnswerError{Status: 401, Gateway: true}}, "ws": {time.Second, nil}}, "", 20 * ms, ""},
 		{"upgrade removed", course{"h3": {5 * time.Second, errBlocked}, "ws": {ms, &AnswerError{Status: 426, Gateway: true}}, "h2": {50 * ms, nil}}, "h2", 351 * ms, "h2"},
+		{"ws refused by an ingress", course{"h3": {500 * ms, nil}, "ws": {ms, &AnswerError{Status: 404, Final: true}}}, "h3", 500 * ms, "h3"},
+		{"all refused by an ingress", course{"h3": {500 * ms, errBlocked}, "ws": {ms, &AnswerError{Status: 404, Final: true}}}, "", 500 * ms, ""},
 		{"no token at the ingress", course{"h3": {20 * ms, &AnswerError{Status: 401}}, "ws": {500 * ms, nil}}, "ws", 520 * ms, "ws"},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
@@ -507,6 +509,7 @@ func TestSnowparkBeginsWithWSAndProbesH3Seldom(t *testing.T) {
 		"kafka.example.com":                   false,
 		"abc-org-acct.snowflakecomputing.app": true,
 		"abc-org-acct.snowflake.app":          true,
+		"ABC-org-acct.Snowflake.App.":         true,
 		"snowflake.app.example.com":           false,
 	} {
 		if got := beginsWithWS(host); got != want {
@@ -530,6 +533,33 @@ func TestSnowparkBeginsWithWSAndProbesH3Seldom(t *testing.T) {
 		n.allow("h3")
 		time.Sleep(5 * time.Hour)
 		wantChoice(t, r, "h3")
+	})
+}
+
+// At Snowpark ws has all the time that it wants, also when it is lost a day later; the others are for when it fails.
+func TestSnowparkTriesH2WhenWSHasFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{blocked: map[string]bool{"h3": true}}
+		r := n.race()
+		defer r.close()
+		slow := n.hello
+		r.hello = func(ctx context.Context, transport string) (Welcome, error) {
+			time.Sleep(8 * time.Second)
+			return slow(ctx, transport)
+		}
+		r.putOff("h3")
+		r.putOff("h2")
+		for range 2 {
+			wantChoice(t, r, "ws")
+			n.hellos()
+			time.Sleep(24 * time.Hour)
+			if got := n.hellos(); slices.Contains(got, "h2") {
+				t.Errorf("hellos of %s", got)
+			}
+			r.unanswered(r.now("ws"), errBlocked, nothing)
+		}
+		n.block("ws")
+		wantChoice(t, r, "h2")
 	})
 }
 
