@@ -25,6 +25,7 @@ for image in "$culvert" "$kafka"; do
 done
 
 # As the role that owns the repository.
-snow spcs image-registry login --role "${owner_role:-culvert_owner}"
+owner_role="${owner_role:-$(sed -n 's/^  owner_role: *\([A-Za-z0-9_]*\).*/\1/p' snowflake.yml)}"
+snow spcs image-registry login --role "$owner_role"
 docker push "$culvert"
 docker push "$kafka"

@@ -21,6 +21,6 @@ CREATE OR ALTER NETWORK RULE culvert_clients
   TYPE = IPV4
   VALUE_LIST = ('<% ctx.env.client_addresses %>')
   MODE = INGRESS;
-CREATE NETWORK POLICY IF NOT EXISTS culvert_clients
+CREATE NETWORK POLICY IF NOT EXISTS <% ctx.env.network_policy %>
   ALLOWED_NETWORK_RULE_LIST = ('<% ctx.env.database %>.<% ctx.env.schema %>.culvert_clients');
-ALTER USER <% ctx.env.client_user %> SET NETWORK_POLICY = culvert_clients;
+ALTER USER <% ctx.env.client_user %> SET NETWORK_POLICY = <% ctx.env.network_policy %>;

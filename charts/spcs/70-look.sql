@@ -6,7 +6,8 @@
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 
-SHOW COMPUTE POOLS LIKE 'culvert%';
+SHOW COMPUTE POOLS LIKE '<% ctx.env.kafka_pool %>';
+SHOW COMPUTE POOLS LIKE '<% ctx.env.gateway_pool %>';
 SHOW SERVICES;
 SHOW SERVICE CONTAINERS IN SERVICE kafka_gateway;
 SHOW ENDPOINTS IN SERVICE kafka_gateway;

@@ -1,7 +1,6 @@
 package spcs
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,10 +23,15 @@ var (
 		regexp.MustCompile(`\bDEFAULT_(ROLE) = (\w+)`),
 		regexp.MustCompile(`\bSET (NETWORK POLICY|NETWORK_POLICY) = (\w+)`),
 		regexp.MustCompile(`\bSERVICE (ROLE) [\w.]+![\w]+ TO ROLE (\w+)`),
+		regexp.MustCompile(`^SHOW (COMPUTE POOL)S LIKE '([\w%]+)'`),
 	}
 	serviceRole = regexp.MustCompile(`\bSERVICE ROLE (\w+)!(\w+)`)
 	networkRule = regexp.MustCompile(`ALLOWED_NETWORK_RULE_LIST = \('([\w.]+)'\)`)
+	useRole     = regexp.MustCompile(`^USE ROLE (\w+)$`)
 )
+
+// ofAccount are the kinds of which an account has one of each name.
+var ofAccount = []string{"DATABASE", "ROLE", "USER", "COMPUTE POOL", "NETWORK POLICY"}
 
 // short takes database and schema off a name.
 func short(kind, name string) object {
@@ -69,6 +73,9 @@ func (s Statement) makes(t *testing.T) (all []object) {
 	t.Helper()
 	m := made.FindStringSubmatch(s.SQL)
 	if m == nil {
+		if strings.HasPrefix(s.SQL, "CREATE ") {
+			t.Fatalf("makes something that this test does not know: %.60s", s.SQL)
+		}
 		return nil
 	}
 	all = append(all, short(m[1], m[2]))
@@ -121,38 +128,119 @@ func nodesOf(file string) []string {
 	return []string{"1"}
 }
 
-// What was made is dropped, and what others stand on comes after them.
-func TestTeardownDropsEverything(t *testing.T) {
-	var order []object
-	for _, s := range open(t).statements(t, "90-teardown.sql") {
-		if m := dropped.FindStringSubmatch(s.SQL); m != nil {
-			order = append(order, short(m[1], m[2]))
-			if isKafka := strings.Contains(m[2], "kafka_") && !strings.Contains(m[2], "gateway") && m[1] == "SERVICE"; isKafka != strings.HasSuffix(s.SQL, " FORCE") {
-				t.Errorf("%s: a service with a block volume is dropped by force, and no other", s.SQL)
-			}
-		}
-	}
-	for _, file := range open(t).files(t) {
+// makers lists what the files make, and as which role.
+func (c *Chart) makers(t *testing.T) map[object]string {
+	t.Helper()
+	makers := make(map[object]string)
+	for _, file := range c.files(t) {
 		for _, node := range nodesOf(file) {
-			for _, s := range open(t, "node", node).statements(t, file) {
+			c.values["node"] = node
+			role := ""
+			for _, s := range c.statements(t, file) {
+				if m := useRole.FindStringSubmatch(s.SQL); m != nil {
+					role = m[1]
+				}
 				for _, o := range s.makes(t) {
-					if o.kind != "SERVICE ROLE" && !slices.Contains(order, o) {
-						t.Errorf("%s makes %s, which the teardown leaves", file, o)
+					if o.kind != "SERVICE ROLE" {
+						makers[o] = role
 					}
 				}
 			}
 		}
 	}
+	return makers
+}
+
+// What was made is dropped, as the role that made it, and what others stand on comes
+// after them. Nothing else is: the schema and the database may have been there before.
+func TestTeardownDropsWhatWasMadeAndNoMore(t *testing.T) {
+	c := open(t, "database", "prod", "schema", "public")
+	makers := c.makers(t)
+	for _, o := range []object{{"SCHEMA", "public"}, {"DATABASE", "prod"}} {
+		if makers[o] == "" {
+			t.Errorf("%s is not made: the test is out of date", o)
+		}
+		delete(makers, o)
+	}
+	var order []object
+	role := ""
+	for _, s := range c.statements(t, "90-teardown.sql") {
+		if m := useRole.FindStringSubmatch(s.SQL); m != nil {
+			role = m[1]
+		}
+		m := dropped.FindStringSubmatch(s.SQL)
+		if m == nil {
+			if !strings.HasPrefix(s.SQL, "USE ") && s.SQL != "ALTER USER IF EXISTS culvert_agent UNSET NETWORK_POLICY" {
+				t.Errorf("the teardown does something that this test does not know: %s", s.SQL)
+			}
+			continue
+		}
+		o := short(m[1], m[2])
+		order = append(order, o)
+		if maker, ok := makers[o]; !ok {
+			t.Errorf("%s: no file has made it for us alone", s.SQL)
+		} else if maker != role {
+			t.Errorf("%s as %s, but %s has made it", s.SQL, role, maker)
+		}
+		if broker := strings.HasPrefix(o.name, "kafka_") && o.name != "kafka_gateway" && o.kind == "SERVICE"; broker != strings.HasSuffix(s.SQL, " FORCE") {
+			t.Errorf("%s: a service with a block volume is dropped by force, and no other", s.SQL)
+		}
+	}
+	for o := range makers {
+		if !slices.Contains(order, o) {
+			t.Errorf("the teardown leaves %s", o)
+		}
+	}
 	before := func(a, b string) {
-		i := slices.IndexFunc(order, func(o object) bool { return strings.HasPrefix(fmt.Sprint(o), a) })
-		j := slices.IndexFunc(order, func(o object) bool { return strings.HasPrefix(fmt.Sprint(o), b) })
-		if i < 0 || j < 0 || i > j {
+		last, first := -1, len(order)
+		for i, o := range order {
+			if strings.HasPrefix(o.String(), a) {
+				last = i
+			}
+			if strings.HasPrefix(o.String(), b) {
+				first = min(first, i)
+			}
+		}
+		if last < 0 || first == len(order) || last > first {
 			t.Errorf("%s must be dropped before %s", a, b)
 		}
 	}
 	before("SERVICE", "COMPUTE POOL")
 	before("SERVICE", "SECRET")
+	before("SERVICE", "IMAGE REPOSITORY")
+	before("USER", "NETWORK POLICY")
 	before("NETWORK POLICY", "NETWORK RULE")
-	before("SECRET", "SCHEMA")
-	before("DATABASE", "ROLE culvert_owner")
+	before("SECRET", "ROLE")
+	before("NETWORK RULE", "ROLE")
+}
+
+// A second deployment, with other names, touches nothing of the first.
+func TestNamesOfTheAccountCanBeChanged(t *testing.T) {
+	first := open(t)
+	var others []string
+	for _, name := range []string{"database", "owner_role", "client_role", "client_user", "network_policy", "kafka_pool", "gateway_pool"} {
+		others = append(others, name, first.Value(name)+"_2")
+	}
+	second := open(t, others...)
+	found := make(map[string]bool)
+	for _, file := range second.files(t) {
+		for _, s := range second.statements(t, file) {
+			objects := slices.Concat(s.uses(t), s.makes(t))
+			if m := dropped.FindStringSubmatch(s.SQL); m != nil {
+				objects = append(objects, short(m[1], m[2]))
+			}
+			for _, o := range objects {
+				if !slices.Contains(ofAccount, o.kind) || o.name == "ACCOUNTADMIN" || o.name == "SYSADMIN" {
+					continue
+				}
+				found[o.kind] = true
+				if !strings.HasSuffix(o.name, "_2") {
+					t.Errorf("%s: the name of %s cannot be changed in snowflake.yml: %.60s", file, o, s.SQL)
+				}
+			}
+		}
+	}
+	if len(found) != len(ofAccount) {
+		t.Errorf("found only %v", found)
+	}
 }
