@@ -83,8 +83,9 @@ func sentence(err error) string { return redact(strings.ReplaceAll(err.Error(), 
 // also in what is no URL any more, such as one with a space in the password.
 var userinfo = regexp.MustCompile(`://[^\s,"]*@|://[^,"]*@`)
 
-// secretForm is a token or a key where the name of its file was wanted.
-var secretForm = regexp.MustCompile(`eyJ[A-Za-z0-9_.-]{10,}|(?s)-----BEGIN.*`)
+// secretForm is a token or a key where the name of its file was wanted, and no
+// sentence that says how a key begins.
+var secretForm = regexp.MustCompile(`eyJ[A-Za-z0-9_.-]{10,}|(?s)-----BEGIN [A-Z0-9 ]*-----[\s;]*[A-Za-z0-9+/]{16}.*`)
 
 // redact hides passwords in URLs, other than the one that stands for one, and
 // tokens and keys as Snowflake has them.
