@@ -354,5 +354,5 @@ func (b *Brokers) secure(ctx context.Context, conn net.Conn, host string) (net.C
 		conn.Close()
 		return nil, &tlsError{err}
 	}
-	return brokerConn{t}, nil
+	return &brokerConn{Conn: t}, nil
 }

@@ -17,13 +17,17 @@ import (
 
 // brokerConn is a TLS connection to a broker. In TLS 1.3 a broker that does not
 // like our certificate says so when we believe to be connected already.
-type brokerConn struct{ *tls.Conn }
+type brokerConn struct {
+	*tls.Conn
+	heard bool // something came: the handshake is over for both; owned by the reader
+}
 
-func (c brokerConn) Read(p []byte) (int, error) {
+func (c *brokerConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if isAlert(err) {
+	if isAlert(err) && !c.heard {
 		err = &tlsError{err}
 	}
+	c.heard = c.heard || n > 0
 	return n, err
 }
 
@@ -45,6 +49,8 @@ func (e *tlsError) question() string {
 		return "; does this listener of the broker speak TLS? If not, leave out --broker-tls"
 	case errors.Is(e.err, context.DeadlineExceeded):
 		return "; it says nothing: does this listener of the broker speak TLS?"
+	case isAlert(e.err) && !aboutCertificates(e.err):
+		return " from the broker; which versions of TLS, and which ciphers, does this listener take?"
 	case isAlert(e.err):
 		return " from the broker; does it want a certificate, and one signed by whom it trusts? --broker-cert-file and --broker-key-file show one"
 	}
@@ -73,6 +79,13 @@ func questionOf(v *tls.CertificateVerificationError) string {
 func isAlert(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error"
+}
+
+// aboutCertificates reports whether an alert blames them, or does not say what it
+// blames.
+func aboutCertificates(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "certificate") || strings.Contains(text, "handshake failure") || strings.Contains(text, "access denied")
 }
 
 // isGone reports whether the other end has closed the connection without one.
@@ -104,7 +117,7 @@ func clientHint(err error) string {
 		return "this port speaks TLS: is the client's security.protocol SSL or SASL_SSL?"
 	case untrusted, strings.Contains(err.Error(), "didn't provide a certificate"):
 		return "the client needs a certificate that one of --listen-client-ca-file has signed: ssl.keystore.location in Java, ssl.certificate.location in librdkafka"
-	case isAlert(err):
+	case isAlert(err) && aboutCertificates(err):
 		return "the client did not take the agent's certificate: does it trust who has signed --listen-tls-cert-file, and is the name that it dials in it?"
 	}
 	return "which versions of TLS does the client speak?"

@@ -78,7 +78,7 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 		{"no certificate of ours", tlsBroker(t, mutual), ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate", "--broker-cert-file and --broker-key-file"}},
 		{"no certificate of ours, TLS 1.2", tlsBroker(t, mutual12), ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate"}},
 		{"a stranger's certificate", tlsBroker(t, mutual), ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "", []string{"one signed by whom it trusts?"}},
-		{"TLS of long ago", tlsBroker(t, oldest), ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported"}},
+		{"TLS of long ago", tlsBroker(t, oldest), ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported", "which versions of TLS"}},
 	} {
 		for _, transport := range []string{"ws", "direct"} {
 			t.Run(test.what+"/"+transport, func(t *testing.T) {
