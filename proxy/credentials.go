@@ -45,14 +45,15 @@ type Credentials struct {
 
 // Authenticate returns the name of who makes the request: that of the token, or
 // else that in the certificate. The text of its error is for the other end: it
-// says what is missing and repeats nothing that was sent.
+// says what is missing and repeats nothing that was sent. It is a
+// [tunnel.Forbidden] where no token is to blame.
 //
 // The certificate is checked here, not in the TLS handshake, whose server only
 // has to ask for one: a refusal in HTTP carries a sentence, a TLS alert none.
 func (c *Credentials) Authenticate(r *http.Request) (identity string, err error) {
 	if c.Tokens == nil && c.ClientCA == nil {
 		if !c.InsecureNoAuth || c.AllowUsers != nil {
-			return "", errors.New("this gateway lets nobody in: it has neither tokens nor a client CA")
+			return "", tunnel.Forbidden("this gateway lets nobody in: it has neither tokens nor a client CA")
 		}
 		identity = anonymous
 	}
@@ -68,7 +69,7 @@ func (c *Credentials) Authenticate(r *http.Request) (identity string, err error)
 	}
 	if c.AllowUsers != nil {
 		if err := c.checkUser(r.Header.Values(userHeader)); err != nil {
-			return "", err
+			return identity, err
 		}
 	}
 	return identity, nil
@@ -77,9 +78,9 @@ func (c *Credentials) Authenticate(r *http.Request) (identity string, err error)
 func (c *Credentials) checkUser(users []string) error {
 	switch {
 	case len(users) != 1:
-		return fmt.Errorf("the request must carry %s exactly once, as the ingress sets it: it is there %d times", userHeader, len(users))
+		return tunnel.Forbidden(fmt.Sprintf("the request must carry %s exactly once, as the ingress sets it: it is there %d times", userHeader, len(users)))
 	case !slices.Contains(c.AllowUsers, users[0]):
-		return errors.New("this user is none of those in the gateway's --allow-user")
+		return tunnel.Forbidden("this user is none of those in the gateway's --allow-user")
 	}
 	return nil
 }
@@ -282,10 +283,10 @@ func parseKeys(f File, content []byte) ([][]byte, error) {
 
 func (c *CAFile) identify(r *http.Request) (string, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return "", errors.New("no client certificate: give the agent --gateway-cert-file and --gateway-key-file")
+		return "", tunnel.Forbidden("no client certificate: give the agent --gateway-cert-file and --gateway-key-file")
 	}
 	if err := c.verify(r.TLS.PeerCertificates, x509.ExtKeyUsageClientAuth, ""); err != nil {
-		return "", fmt.Errorf("client certificate: %w", err)
+		return "", tunnel.Forbidden("client certificate: " + err.Error())
 	}
 	return certificateName(r.TLS.PeerCertificates[0])
 }
@@ -304,5 +305,5 @@ func certificateName(c *x509.Certificate) (string, error) {
 			return name, nil
 		}
 	}
-	return "", errors.New("client certificate: it names nobody")
+	return "", tunnel.Forbidden("client certificate: it names nobody")
 }

@@ -96,30 +96,30 @@ func TestAUserIsForgedInNoSpelling(t *testing.T) {
 		{"no token: from inside, around the ingress", alice, 401},
 		{"a wrong token", "Culvert-Authorization: Bearer guess\r\n" + alice, 401},
 		{"two tokens", agentsToken + agentsToken + alice, 401},
-		{"no user", agentsToken, 401},
-		{"an empty user", agentsToken + "Sf-Context-Current-User:\r\n", 401},
-		{"another user", agentsToken + "Sf-Context-Current-User: BOB\r\n", 401},
-		{"another case", agentsToken + "Sf-Context-Current-User: alice\r\n", 401},
-		{"twice", agentsToken + alice + alice, 401},
-		{"the forged one first", agentsToken + alice + "Sf-Context-Current-User: BOB\r\n", 401},
-		{"the forged one last", agentsToken + "Sf-Context-Current-User: BOB\r\n" + alice, 401},
-		{"twice in different case", agentsToken + "SF-CONTEXT-CURRENT-USER: BOB\r\n" + alice, 401},
-		{"twice, once empty", agentsToken + "Sf-Context-Current-User:\r\n" + alice, 401},
-		{"a list", agentsToken + "Sf-Context-Current-User: ALICE, BOB\r\n", 401},
-		{"a list of the same", agentsToken + "Sf-Context-Current-User: ALICE,ALICE\r\n", 401},
-		{"in quotes", agentsToken + "Sf-Context-Current-User: \"ALICE\"\r\n", 401},
-		{"underscores", agentsToken + "Sf_Context_Current_User: ALICE\r\n", 401},
-		{"underscores beside another", agentsToken + "Sf_Context_Current_User: ALICE\r\nSf-Context-Current-User: BOB\r\n", 401},
+		{"no user", agentsToken, 403},
+		{"an empty user", agentsToken + "Sf-Context-Current-User:\r\n", 403},
+		{"another user", agentsToken + "Sf-Context-Current-User: BOB\r\n", 403},
+		{"another case", agentsToken + "Sf-Context-Current-User: alice\r\n", 403},
+		{"twice", agentsToken + alice + alice, 403},
+		{"the forged one first", agentsToken + alice + "Sf-Context-Current-User: BOB\r\n", 403},
+		{"the forged one last", agentsToken + "Sf-Context-Current-User: BOB\r\n" + alice, 403},
+		{"twice in different case", agentsToken + "SF-CONTEXT-CURRENT-USER: BOB\r\n" + alice, 403},
+		{"twice, once empty", agentsToken + "Sf-Context-Current-User:\r\n" + alice, 403},
+		{"a list", agentsToken + "Sf-Context-Current-User: ALICE, BOB\r\n", 403},
+		{"a list of the same", agentsToken + "Sf-Context-Current-User: ALICE,ALICE\r\n", 403},
+		{"in quotes", agentsToken + "Sf-Context-Current-User: \"ALICE\"\r\n", 403},
+		{"underscores", agentsToken + "Sf_Context_Current_User: ALICE\r\n", 403},
+		{"underscores beside another", agentsToken + "Sf_Context_Current_User: ALICE\r\nSf-Context-Current-User: BOB\r\n", 403},
 		{"a token with underscores", "Culvert_Authorization: Bearer s3cret\r\n" + alice, 401},
-		{"folded onto another", agentsToken + "Sf-Context-Current-User: BOB\r\n ALICE\r\n", 401},
-		{"folded out of another", agentsToken + "X-Note: x\r\n Sf-Context-Current-User: ALICE\r\n", 401},
-		{"folded into another", agentsToken + "X-Note: x\r\n Sf-Context-Current-User: ALICE\r\nSf-Context-Current-User: BOB\r\n", 401},
-		{"a line that ends in LF alone", agentsToken + "X-Note: x\nSf-Context-Current-User: ALICE\r\nSf-Context-Current-User: BOB\r\n", 401},
+		{"folded onto another", agentsToken + "Sf-Context-Current-User: BOB\r\n ALICE\r\n", 403},
+		{"folded out of another", agentsToken + "X-Note: x\r\n Sf-Context-Current-User: ALICE\r\n", 403},
+		{"folded into another", agentsToken + "X-Note: x\r\n Sf-Context-Current-User: ALICE\r\nSf-Context-Current-User: BOB\r\n", 403},
+		{"a line that ends in LF alone", agentsToken + "X-Note: x\nSf-Context-Current-User: ALICE\r\nSf-Context-Current-User: BOB\r\n", 403},
 		{"a blank before the colon", agentsToken + "Sf-Context-Current-User : ALICE\r\n", 400},
 		{"a NUL", agentsToken + "Sf-Context-Current-User: ALICE\x00\r\n", 400},
 		{"a CR", agentsToken + "Sf-Context-Current-User: BOB\rSf-Context-Current-User: ALICE\r\n", 400},
-		{"as a hop's own, which a front door would take out", agentsToken + "Connection: Sf-Context-Current-User\r\n", 401},
-		{"in the query", agentsToken + "Referer: /culvert?Sf-Context-Current-User=ALICE\r\n", 401},
+		{"as a hop's own, which a front door would take out", agentsToken + "Connection: Sf-Context-Current-User\r\n", 403},
+		{"in the query", agentsToken + "Referer: /culvert?Sf-Context-Current-User=ALICE\r\n", 403},
 	} {
 		for method, head := range map[string]string{"ws": upgrade, "POST": post + "Transfer-Encoding: chunked\r\n"} {
 			want := test.want
@@ -137,8 +137,8 @@ func TestAUserIsForgedInNoTrailer(t *testing.T) {
 	address := startInside(t, nil)
 	got := answers(t, address, post+"Transfer-Encoding: chunked\r\nTrailer: Sf-Context-Current-User\r\n"+agentsToken+
 		"\r\n0\r\nSf-Context-Current-User: ALICE\r\n\r\n")
-	if fmt.Sprint(got) != "[401]" {
-		t.Errorf("answers %v, want 401 alone", got)
+	if fmt.Sprint(got) != "[403]" {
+		t.Errorf("answers %v, want 403 alone", got)
 	}
 }
 
@@ -176,12 +176,12 @@ func TestAUserIsForgedInNoH2Stream(t *testing.T) {
 	}{
 		{"through the ingress", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE"}}, 200},
 		{"no token", http.Header{userHeader: {"ALICE"}}, 401},
-		{"no user", http.Header{"Culvert-Authorization": {"Bearer s3cret"}}, 401},
-		{"another user", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"BOB"}}, 401},
-		{"twice", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE", "ALICE"}}, 401},
-		{"a list", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE, BOB"}}, 401},
-		{"underscores", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf_Context_Current_User": {"ALICE"}}, 401},
-		{"in a trailer", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Trailer": {userHeader}}, 401},
+		{"no user", http.Header{"Culvert-Authorization": {"Bearer s3cret"}}, 403},
+		{"another user", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"BOB"}}, 403},
+		{"twice", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE", "ALICE"}}, 403},
+		{"a list", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE, BOB"}}, 403},
+		{"underscores", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf_Context_Current_User": {"ALICE"}}, 403},
+		{"in a trailer", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Trailer": {userHeader}}, 403},
 		{"from a web page", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE"}, "Origin": {"https://evil.example"}}, 403},
 	} {
 		test.more.Set("Content-Type", "application/octet-stream")
@@ -234,23 +234,23 @@ func TestNothingIsSmuggledBehindARequest(t *testing.T) {
 		{"POST to h2c", post + toH2C + bob + "Content-Length: 0\r\n\r\n" + h2Request(t), 400},
 		{"to h2c, elsewhere", "GET / HTTP/1.1\r\nHost: gateway\r\n" + toH2C + "\r\n" + h2Request(t), 404},
 		{"HTTP/2 behind a request", "GET / HTTP/1.1\r\nHost: gateway\r\n\r\n" + h2Request(t), 404},
-		{"a request behind one refused", upgrade + bob + "\r\n" + inner, 401},
+		{"a request behind one refused", upgrade + bob + "\r\n" + inner, 403},
 		{"a request behind a broken upgrade", strings.Replace(upgrade, "Version: 13", "Version: 777", 1) + alice + "\r\n" + inner, 426},
 		{"a request behind one from a web page", upgrade + alice + "Origin: https://evil.example\r\n\r\n" + inner, 403},
 		{"two lengths", post + bob + "Content-Length: 5\r\nContent-Length: 0\r\n\r\n" + inner, 400},
 		{"the same length twice", post + bob + "Content-Length: 0\r\nContent-Length: 0\r\n\r\n" + inner, 400},
 		{"a list of lengths", post + bob + "Content-Length: 0, 5\r\n\r\n" + inner, 400},
 		{"a signed length", post + bob + "Content-Length: +0\r\n\r\n" + inner, 400},
-		{"a length and chunks", post + bob + fmt.Sprintf("Content-Length: %d\r\n", 5+len(inner)) + chunked + "\r\n0\r\n\r\n" + inner, 401},
-		{"chunks and a length", post + bob + chunked + "Content-Length: 4\r\n\r\n" + "ffff\r\n" + inner, 401},
+		{"a length and chunks", post + bob + fmt.Sprintf("Content-Length: %d\r\n", 5+len(inner)) + chunked + "\r\n0\r\n\r\n" + inner, 403},
+		{"chunks and a length", post + bob + chunked + "Content-Length: 4\r\n\r\n" + "ffff\r\n" + inner, 403},
 		{"chunks twice", post + bob + chunked + chunked + "\r\n0\r\n\r\n" + inner, 501},
 		{"chunks and something else", post + bob + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + inner, 501},
 		{"almost chunks", post + bob + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + inner, 501},
 		{"chunks with a blank", post + bob + "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + inner, 400},
 		{"chunks in HTTP/1.0", strings.Replace(post, "1.1", "1.0", 1) + bob + chunked + "Connection: keep-alive\r\n\r\n0\r\n\r\n" + inner, 400},
-		{"a body that never comes", post + bob + chunked + "\r\n", 401},
+		{"a body that never comes", post + bob + chunked + "\r\n", 403},
 		{"a GET with a body", "GET /culvert HTTP/1.1\r\nHost: gateway\r\nContent-Length: 3\r\n\r\nabc" + inner, 426},
-		{"a body behind an upgrade", upgrade + bob + fmt.Sprintf("Content-Length: %d\r\n\r\n", len(inner)) + inner, 401},
+		{"a body behind an upgrade", upgrade + bob + fmt.Sprintf("Content-Length: %d\r\n\r\n", len(inner)) + inner, 403},
 	} {
 		if got := answers(t, address, test.request); fmt.Sprint(got) != fmt.Sprint([]int{test.want}) {
 			t.Errorf("%s: answers %v, want %d alone", test.what, got, test.want)

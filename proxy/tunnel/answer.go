@@ -45,6 +45,8 @@ func (e *AnswerError) Error() string {
 		return e.Text
 	case e.Gateway && e.Status == http.StatusUnauthorized:
 		return "gateway refused the token: " + e.Text
+	case e.Gateway && e.Status == http.StatusForbidden:
+		return "gateway lets us not in: " + e.Text
 	case e.Gateway:
 		return fmt.Sprintf("gateway answered %s: %s", status, e.Text)
 	case e.Status/100 == 3:

@@ -306,7 +306,7 @@ func authoritative(err error) bool {
 		return true
 	}
 	e, ok := errors.AsType[*AnswerError](err)
-	return ok && (e.Final || e.Gateway && e.Status == http.StatusUnauthorized)
+	return ok && (e.Final || e.Gateway && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden))
 }
 
 // verdict reports whether a result ends the race for all. What an ingress says leaves those that are better, and on their way, the time to work.

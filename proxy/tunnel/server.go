@@ -39,9 +39,15 @@ type Peer struct {
 	Transport string
 }
 
+// Forbidden is why somebody may not come in whose token is not to blame.
+type Forbidden string
+
+func (f Forbidden) Error() string { return string(f) }
+
 // A Server is the gateway's end of the tunnel. Set the fields before Run; it may run once.
 type Server struct {
-	// Authenticate says who sends a request. An error is answered with 401 and its text. nil lets everybody in.
+	// Authenticate says who sends a request. An error is answered with 401 and its text, or with 403 if it is a [Forbidden]; then too it says
+	// who it was, as far as it knows. nil lets everybody in.
 	Authenticate func(*http.Request) (identity string, err error)
 
 	// User says, for logs alone, whom an ingress before us let in; nil says nobody.
@@ -446,8 +452,12 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 			if s.OnRefused != nil {
 				s.OnRefused(err, p)
 			}
-			w.Header().Set("WWW-Authenticate", `Bearer realm="culvert"`)
-			refuse(w, http.StatusUnauthorized, err.Error())
+			status := http.StatusForbidden
+			if _, ok := errors.AsType[Forbidden](err); !ok {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="culvert"`)
+				status = http.StatusUnauthorized
+			}
+			refuse(w, status, err.Error())
 			return
 		}
 	}
