@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -31,7 +32,9 @@ func TestWalkUsesEachFile(t *testing.T) {
 	}
 	var there []string
 	for _, e := range entries {
-		there = append(there, e.Name())
+		if name := e.Name(); name != ".dockerignore" && !slices.ContainsFunc(patterns(t, "../../.gitignore"), func(p string) bool { return matches(p, name) }) {
+			there = append(there, name)
+		}
 	}
 	named := regexp.MustCompile(`[0-9]{2}-[a-z-]+\.(?:sql|sh)`).FindAllString(page, -1)
 	for _, file := range named {
@@ -52,6 +55,62 @@ func TestWalkUsesEachFile(t *testing.T) {
 	main := slices.DeleteFunc(slices.Clone(run), func(f string) bool { return f > "7" || strings.Contains(f, "sasl") })
 	if len(main) < 8 || !slices.IsSorted(main) {
 		t.Errorf("the page runs %v", run)
+	}
+}
+
+// patterns are those of an ignore file.
+func patterns(t *testing.T, file string) (all []string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+func matches(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return ok && err == nil
+}
+
+// The secrets that the walk writes beside the files get neither into the repository
+// nor to Docker.
+func TestSecretsOfTheWalkStayHere(t *testing.T) {
+	text := readWalk(t)
+	c := open(t)
+	for _, file := range c.files(t) {
+		head, err := c.Text(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += head
+	}
+	ignored := patterns(t, "../../.gitignore")
+	written := map[string]bool{}
+	for _, m := range regexp.MustCompile(`\(umask 077;[^)\n]* (?:>|-out) ([\w.-]+)\)`).FindAllStringSubmatch(text, -1) {
+		written[m[1]] = true
+		if !slices.ContainsFunc(ignored, func(p string) bool { return matches(p, m[1]) }) {
+			t.Errorf("git does not ignore %s", m[1])
+		}
+	}
+	for _, want := range []string{"culvert.token", "snowflake.pat", "snowflake.p8"} {
+		if !written[want] {
+			t.Errorf("found %v and no %s: the test is out of date, or the file can be read by everybody", written, want)
+		}
+	}
+	if got := patterns(t, filepath.Join(dir, ".dockerignore")); !slices.Equal(got, []string{"*"}) {
+		t.Errorf("Docker gets what %q leaves of charts/spcs, want nothing", got)
+	}
+	allowed := []string{"!go.mod", "!go.sum", "!cmd", "!protocol", "!proxy", "!rewrite"}
+	for i, p := range patterns(t, "../../.dockerignore") {
+		if i == 0 && p != "*" || p[0] == '!' && !slices.Contains(allowed, p) {
+			t.Errorf(".dockerignore has %s: does Docker get charts/spcs?", p)
+		}
 	}
 }
 
