@@ -9,6 +9,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -103,8 +104,8 @@ func ok(format string, args ...any) Finding {
 
 // failed is err in words, and what errors on the way propose.
 func failed(ctx context.Context, err error) Finding {
-	if ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", err, cause)
 	}
 	return Finding{Result: Fail, Text: err.Error(), Remedy: remedyOf(err)}
 }

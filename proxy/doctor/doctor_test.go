@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -120,6 +121,26 @@ func examine(t *testing.T, change func(*Doctor), dial func(string) *tunnel.Diale
 	}
 	d.Gateway(t.Context(), dial, all)
 	return order, by, d.Failed()
+}
+
+// The end of a hop's time is said once.
+func TestWhyAHopFailed(t *testing.T) {
+	late := errors.New("no answer within 15s")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	for err, want := range map[error]string{late: "no answer within 15s", errors.New("i/o timeout"): "i/o timeout"} {
+		if got := failed(ctx, err).Text; got != want {
+			t.Errorf("failed(%v) = %q, want %q", err, got, want)
+		}
+	}
+	cancel(late)
+	for err, want := range map[error]string{
+		late: "no answer within 15s", fmt.Errorf("log in: %w", late): "log in: no answer within 15s",
+		errors.New("i/o timeout"): "i/o timeout: no answer within 15s",
+	} {
+		if got := failed(ctx, err).Text; got != want {
+			t.Errorf("failed(%v) = %q, want %q", err, got, want)
+		}
+	}
 }
 
 func TestAHealthyWay(t *testing.T) {

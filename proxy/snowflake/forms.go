@@ -46,9 +46,10 @@ const (
 
 	// A verdict, that nothing we have is accepted, stands for a while: the ingress
 	// answers a dropped service as it does a wrong token, and no number of logins
-	// brings that back.
+	// brings that back. Other refusals may be healed with what takes a login to be
+	// seen, such as another role, so it does not stand for long.
 	verdictTime     = time.Minute
-	verdictTimeMost = 30 * time.Minute
+	verdictTimeMost = 5 * time.Minute
 )
 
 // A formChooser keeps the form that works, and tries the others when a token is
@@ -59,7 +60,7 @@ type formChooser struct {
 	step     time.Time // of the last try of a round; zero: there is no round
 	first    int       // form of the round
 	renewed  bool      // in this round
-	verdicts int       // in a row
+	verdicts int       // one soon after the other
 	stands   time.Time // until when the last one does
 }
 

@@ -58,7 +58,7 @@ func (i *Ingress) init() {
 		}
 		i.tokens = newTokens(func(ctx context.Context) (token, error) { return i.KeyPair.login(ctx, i.Host) })
 		i.tokens.changed = i.KeyPair.keyChanged
-		i.tokens.ended = i.loggedIn
+		i.tokens.ended, i.tokens.unfinished = i.loggedIn, i.KeyPair.unfinished
 	})
 }
 

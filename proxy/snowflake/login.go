@@ -66,11 +66,19 @@ func (k *KeyPair) login(ctx context.Context, host string) (token, error) {
 	t, err := k.exchange(ctx, key, host)
 	if err != nil {
 		k.failed.Store(key)
-		return token{}, fmt.Errorf("log in to Snowflake at %s as %s: %w", k.url().Host, k.subject(), err)
+		return token{}, k.loginFailed(err)
 	}
 	k.failed.Store(nil)
 	return t, nil
 }
+
+// loginFailed says what failed with err.
+func (k *KeyPair) loginFailed(err error) error {
+	return fmt.Errorf("log in to Snowflake at %s as %s: %w", k.url().Host, k.subject(), err)
+}
+
+// unfinished is what somebody is told who does not wait for a login any longer.
+func (k *KeyPair) unfinished(cause error) error { return k.loginFailed(unreached(cause)) }
 
 func (k *KeyPair) exchange(ctx context.Context, key *rsa.PrivateKey, host string) (token, error) {
 	assertion, err := k.sign(key, time.Now())
@@ -83,6 +91,9 @@ func (k *KeyPair) exchange(ctx context.Context, key *rsa.PrivateKey, host string
 		"assertion":  {assertion},
 	})
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return token{}, unreached(err)
 	}
 	skew := skewOf(resp.Header, time.Now())

@@ -29,6 +29,7 @@ type loginAnswer struct {
 type loginError struct {
 	text, remedy string
 	hopeless     bool // another try alone changes nothing
+	tooMany      bool // there were too many tries
 }
 
 func (e *loginError) Error() string { return e.text }
@@ -40,6 +41,12 @@ func (e *loginError) Hint() string { return e.remedy }
 func isHopeless(err error) bool {
 	e, ok := errors.AsType[*loginError](err)
 	return ok && e.hopeless
+}
+
+// isTooMany reports that Snowflake wants fewer logins.
+func isTooMany(err error) bool {
+	e, ok := errors.AsType[*loginError](err)
+	return ok && e.tooMany
 }
 
 // read finds Snowflake's code and words in the body, in whichever of the forms
@@ -119,6 +126,7 @@ func (k *KeyPair) refusal(a *loginAnswer) error {
 		text:     text + " (" + said + ")",
 		remedy:   remedy(k, a),
 		hopeless: !isServers(a) && a.status != http.StatusTooManyRequests,
+		tooMany:  a.status == http.StatusTooManyRequests,
 	}
 }
 

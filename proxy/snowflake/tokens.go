@@ -2,6 +2,7 @@ package snowflake
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -19,19 +20,24 @@ const (
 	// unknownLife is taken for the life of a token that does not tell.
 	unknownLife = 5 * time.Minute
 
-	// loginTime is how long one login may take.
-	loginTime = 20 * time.Second
+	// loginTime is how long one login may take: less than anybody waits for it, so
+	// that they hear how it ended.
+	loginTime = 8 * time.Second
 
 	// After a login that failed the next one waits so long, doubled with each
-	// failure.
-	retryTime, retryTimeMost = time.Second, 5 * time.Minute
-	// Where the answer was one that time alone does not change, it waits longer.
-	hopelessTime = 5 * time.Second
+	// failure: not for long where Snowflake could not be asked, as in an outage.
+	retryTime, retryTimeMost = time.Second, 30 * time.Second
+	// Where the answer was one that time alone does not change, or that there were
+	// too many, it waits longer.
+	hopelessTime, refusedTimeMost = 5 * time.Second, 5 * time.Minute
 
 	// forgetTime is how far apart tokens are given up before their time. The one
 	// who refuses them may mean something else.
 	forgetTime = time.Minute
 )
+
+// errNoAnswer ends a login that hangs.
+var errNoAnswer = fmt.Errorf("no answer within %v", loginTime)
 
 // tokens keep a token. It is fetched when the first one wants it, and then again
 // before it expires, by one goroutine at a time; while an old one is good nobody
@@ -40,6 +46,10 @@ type tokens struct {
 	fetch   func(context.Context) (token, error)
 	changed func() bool   // what fetch uses has changed since it failed; nil: it never does
 	ended   func(fetched) // told of each fetch; nil: nobody
+
+	// unfinished says what is waited for by somebody who gives up, and why; nil:
+	// why alone.
+	unfinished func(cause error) error
 
 	ctx   context.Context // of fetches
 	stop  context.CancelFunc
@@ -72,6 +82,9 @@ func (t *tokens) get(ctx context.Context) (string, error) {
 		select {
 		case <-running:
 		case <-ctx.Done():
+			if t.unfinished != nil {
+				return "", t.unfinished(context.Cause(ctx))
+			}
 			return "", context.Cause(ctx)
 		}
 	}
@@ -131,7 +144,7 @@ func (t *tokens) start() <-chan struct{} {
 
 // run fetches a token.
 func (t *tokens) run() {
-	ctx, cancel := context.WithTimeout(t.ctx, loginTime)
+	ctx, cancel := context.WithTimeoutCause(t.ctx, loginTime, errNoAnswer)
 	defer cancel()
 	fresh, err := t.fetch(ctx)
 	f := t.settle(fresh, err)
@@ -159,11 +172,13 @@ func (t *tokens) settle(fresh token, err error) fetched {
 		t.now, t.failures = fresh, 0
 		next = refreshAfter(time.Until(fresh.expires))
 	} else {
-		first := retryTime
-		if isHopeless(err) {
-			first = hopelessTime
+		next = backoff(t.failures, retryTime, retryTimeMost)
+		switch {
+		case isHopeless(err):
+			next = backoff(t.failures, hopelessTime, refusedTimeMost)
+		case isTooMany(err):
+			next = backoff(t.failures, retryTime, refusedTimeMost)
 		}
-		next = backoff(t.failures, first, retryTimeMost)
 		t.failures++
 		t.retryAt = time.Now().Add(next)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -131,7 +132,11 @@ func TestFailuresAreRememberedWithBackoff(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		most int
-	}{{errors.New("no such host"), 24}, {&loginError{text: "the key is not accepted", hopeless: true}, 22}} {
+	}{
+		{errors.New("no such host"), 155},
+		{&loginError{text: "there were too many logins", tooMany: true}, 24},
+		{&loginError{text: "the key is not accepted", hopeless: true}, 22},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			m := &mint{life: time.Hour}
 			k := m.tokens()
@@ -152,7 +157,7 @@ func TestFailuresAreRememberedWithBackoff(t *testing.T) {
 				t.Errorf("%d logins in an hour, want 10 to %d", n, tt.most)
 			}
 			m.fail(nil)
-			time.Sleep(retryTimeMost)
+			time.Sleep(refusedTimeMost)
 			start := time.Now()
 			if _, err := k.get(t.Context()); err != nil || time.Since(start) != 0 {
 				t.Errorf("get = %v after %v, once it works again", err, time.Since(start))
@@ -174,6 +179,22 @@ func TestBackoffIsSpread(t *testing.T) {
 	if len(seen) < 30 {
 		t.Errorf("%d different waits of 40", len(seen))
 	}
+}
+
+// After an outage nobody is kept out for much longer than it was.
+func TestAnOutageThatIsOverIsNoticedSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{life: time.Hour, err: errors.New("no such host")}
+		k := m.tokens()
+		defer k.close()
+		for range 3600 {
+			k.get(t.Context())
+			time.Sleep(time.Second)
+		}
+		m.fail(nil)
+		time.Sleep(retryTimeMost)
+		wantToken(t, k, fmt.Sprint("token", m.count()+1))
+	})
 }
 
 // A new key is tried at once, whatever the old one has met.
@@ -232,6 +253,37 @@ func TestGivingUpIsNoReasonToStopALogin(t *testing.T) {
 			t.Errorf("%d logins", n)
 		}
 	})
+}
+
+// Who gives up a login that hangs knows what it was, and what to look at; and so
+// does who waits for its end.
+func TestALoginThatHangsIsNamed(t *testing.T) {
+	over := make(chan struct{})
+	k := newKeyPair(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over }))
+	defer close(over)
+	i := &Ingress{Host: testHost, KeyPair: k}
+	defer i.Close()
+	impatient := errors.New("no exchange within 1s")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(impatient)
+	prefix := "log in to Snowflake at " + k.TokenURL.Host + " as MYORG-MY_ACCOUNT.KAFKA_USER: "
+	err := i.Authorize(ctx, http.Header{})
+	if err == nil || err.Error() != prefix+"no exchange within 1s" || !errors.Is(err, impatient) || !strings.Contains(hintOf(err), "--snowflake-token-url") {
+		t.Errorf("Authorize = %v, hint %q", err, hintOf(err))
+	}
+	ctx, cancel = context.WithCancelCause(t.Context())
+	defer time.AfterFunc(50*time.Millisecond, func() { cancel(errNoAnswer) }).Stop()
+	if _, err := k.login(ctx, testHost); err == nil || err.Error() != prefix+"no answer within 8s" || hintOf(err) == "" {
+		t.Errorf("login = %v, hint %q", err, hintOf(err))
+	}
+}
+
+// Every wait for a login is longer than a login.
+func TestALoginEndsBeforeAnybodyGivesUp(t *testing.T) {
+	const dial, doctor = 10 * time.Second, 15 * time.Second
+	if loginTime >= min(dial, doctor) {
+		t.Errorf("a login may take %v", loginTime)
+	}
 }
 
 func TestALoginThatHangsEnds(t *testing.T) {
