@@ -69,8 +69,10 @@ func produce(t *testing.T, client *kgo.Client, records []*kgo.Record) {
 // consume reads numbered records until count different ones have come.
 func consume(t *testing.T, client *kgo.Client, count int) *ledger {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, fmt.Errorf("not all %d records within %s", count, patience))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	late := time.AfterFunc(patience, func() { cancel(fmt.Errorf("no record of %d for %s", count, patience)) })
+	defer late.Stop()
 	book := newLedger()
 	for seen := 0; seen < count; {
 		fetches := client.PollFetches(ctx)
@@ -78,7 +80,11 @@ func consume(t *testing.T, client *kgo.Client, count int) *ledger {
 			t.Error(context.Cause(ctx))
 			return book
 		}
+		before := seen
 		fetches.EachRecord(func(r *kgo.Record) { seen = book.add(r.Partition, r.Value) })
+		if seen > before {
+			late.Reset(patience)
+		}
 	}
 	return book
 }

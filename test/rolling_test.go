@@ -67,7 +67,7 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 		visitors[transport] = v
 		all.Go(func() error { v.visit(visiting); return nil })
 	}
-	rollOver(t, ctx, gateways)
+	rollOver(t, ctx, gateways, func() bool { return true })
 	leave()
 	if err := all.Wait(); err != nil {
 		t.Error(err)
@@ -93,8 +93,9 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 }
 
 // rollOver restarts gateways one after the other, as a rolling update does: each
-// must be ready before the next one is ended.
-func rollOver(t *testing.T, ctx context.Context, gateways []*gateway) {
+// must be ready, and what stands before them have seen that, before the next one
+// is ended.
+func rollOver(t *testing.T, ctx context.Context, gateways []*gateway, seen func() bool) {
 	t.Helper()
 	for _, g := range gateways {
 		time.Sleep(2 * time.Second)
@@ -109,7 +110,7 @@ func rollOver(t *testing.T, ctx context.Context, gateways []*gateway) {
 		if err := g.start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		for !isReady(ctx, g.admin) && ctx.Err() == nil {
+		for (!isReady(ctx, g.admin) || !seen()) && ctx.Err() == nil {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}

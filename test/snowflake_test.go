@@ -61,7 +61,8 @@ func TestASnowflakeServiceIsUpgraded(t *testing.T) {
 		visiting, leave := context.WithCancel(ctx)
 		var visits sync.WaitGroup
 		visits.Go(func() { v.visit(visiting) })
-		rollOver(t, ctx, edge.gateways)
+		rollOver(t, ctx, edge.gateways, func() bool { return edge.ingress.Services[0].Ready() == 2 })
+		await(t, time.Minute, "clients to be served", func() bool { return v.served.Load() >= 10 })
 		leave()
 		visits.Wait()
 	})
@@ -175,7 +176,7 @@ func TestSnowflakeTokensExpire(t *testing.T) {
 	visiting, leave := context.WithCancel(t.Context())
 	var visits sync.WaitGroup
 	visits.Go(func() { v.visit(visiting) })
-	await(t, time.Minute, "the fifth token", func() bool { return edge.account.Logins().Granted >= 5 })
+	await(t, time.Minute, "the fifth token", func() bool { return edge.account.Logins().Granted >= 5 && v.served.Load() >= 10 })
 	leave()
 	visits.Wait()
 	flow.finish(t)

@@ -95,6 +95,8 @@ func (s *snow) startProxy(t *testing.T, address string) string {
 	var relays sync.WaitGroup
 	ctx, stop := context.WithCancel(context.Background())
 	p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		relays.Add(1) // the server does not wait for who hijacks
+		defer relays.Done()
 		s.mu.Lock()
 		s.connected = append(s.connected, r.Method+" "+r.Host)
 		s.mu.Unlock()

@@ -12,6 +12,10 @@ import (
 // DefaultProbeEvery is how often readiness is looked at.
 const DefaultProbeEvery = time.Second
 
+// failureThreshold is how many probes in a row must fail before an instance gets
+// no more requests, where a specification says nothing else.
+const failureThreshold = 3
+
 // A Service has a public endpoint, and instances behind it.
 type Service struct {
 	Hosts     []string // of the endpoint
@@ -31,6 +35,13 @@ type Service struct {
 type Instance struct {
 	Address string // host:port of plain HTTP
 	Ready   string // URL that answers 200 when it is ready, probed by Ingress.Serve; "": it always is
+}
+
+// Ready is how many instances get requests.
+func (s *Service) Ready() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.readyOnes())
 }
 
 // pick returns the address of any instance that is ready, or "".
@@ -65,13 +76,16 @@ func (s *Service) readyOnes() (ready []string) {
 func (s *Service) probe(ctx context.Context, client *http.Client, i Instance, every time.Duration) {
 	again := time.NewTicker(every)
 	defer again.Stop()
-	for {
-		ready := isReady(ctx, client, i.Ready, every)
+	for failures := 0; ; {
+		failures++
+		if isReady(ctx, client, i.Ready, every) {
+			failures = 0
+		}
 		s.mu.Lock()
 		if s.ready == nil {
 			s.ready = make(map[string]bool)
 		}
-		s.ready[i.Address] = ready
+		s.ready[i.Address] = failures == 0 || failures < failureThreshold && s.ready[i.Address]
 		s.mu.Unlock()
 		select {
 		case <-again.C:

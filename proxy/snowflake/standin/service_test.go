@@ -93,6 +93,27 @@ func TestOnlyWhoIsReadyIsAsked(t *testing.T) {
 	}
 }
 
+// TestAProbeMayFail has two probes of three fail, which is one too few.
+func TestAProbeMayFail(t *testing.T) {
+	i := instance(t, mirror)
+	var probes atomic.Int32
+	probed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if probes.Add(1)%failureThreshold != 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(probed.Close)
+	i.Ready = probed.URL
+	service := &Service{Hosts: []string{endpoint}, Roles: []string{role}, Instances: []Instance{i}}
+	r := start(t, &Ingress{Services: []*Service{service}, ProbeEvery: 5 * time.Millisecond})
+	eventually(t, "it is ready", func() bool { return service.Ready() == 1 })
+	for probes.Load() < 30 {
+		if response, _ := r.get(t); response.StatusCode != http.StatusOK {
+			t.Fatalf("answered %s after %d probes", response.Status, probes.Load())
+		}
+	}
+}
+
 func TestAnInstanceThatIsGoneIs503(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(mirror))
 	address := server.Listener.Addr().String()
