@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ func readAnswer(e *tunnel.AnswerError, secret string) *answer {
 // fromEdge reports whether the answer has the ingress's marks: its name for itself,
 // its cookies, its JSON, or a redirect to Snowflake's own sign-in.
 func (a *answer) fromEdge() bool {
-	if a.kind != "" || a.Header.Get("Server") == "_" || strings.Contains(a.Location, "snowflake") {
+	if a.kind != "" || a.Header.Get("Server") == "_" || isSnowflakes(a.Location) {
 		return true
 	}
 	for _, c := range a.Header.Values("Set-Cookie") {
@@ -55,6 +56,18 @@ func (a *answer) fromEdge() bool {
 		}
 	}
 	return false
+}
+
+// isSnowflakes reports whether a host, with a port or without, is one of
+// Snowflake's.
+func isSnowflakes(host string) bool {
+	host = (&url.URL{Host: strings.ToLower(host)}).Hostname()
+	for _, suffix := range []string{".snowflakecomputing.com", ".snowflakecomputing.cn", ".snowflake.com"} {
+		if strings.HasSuffix(host, suffix) {
+			return true
+		}
+	}
+	return IsHost(host)
 }
 
 // who answered.
@@ -139,7 +152,7 @@ var answerCases = []answerCase{
 	},
 	{
 		name: "role", credentials: true,
-		fits:   refusalThatSays("role", "privilege", "insufficient", "not authorized", "unauthorized to"),
+		fits:   refusalThatSays("role", "roles", "privilege", "privileges", "insufficient", "not authorized", "unauthorized to"),
 		text:   always("knows the user, but the role that the token is for may not use this endpoint"),
 		remedy: grantRemedy,
 	},
@@ -212,11 +225,11 @@ func (i *Ingress) explain(a *answer) verdict {
 
 func (a *answer) isRedirect() bool { return a.Status/100 == 3 }
 
-// refusalThatSays fits a 401 or 403 among whose words, in lower case, is one of
-// texts.
+// refusalThatSays fits a 401 or 403 of the ingress's own among whose words is one of
+// texts. Others may have their own users and policies.
 func refusalThatSays(texts ...string) func(*answer) bool {
 	return func(a *answer) bool {
-		return (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && a.says(texts...)
+		return (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && a.fromEdge() && a.says(texts...)
 	}
 }
 

@@ -29,7 +29,7 @@ var ingressAnswers = []struct {
 		"takes no programmatic access token of a user whom no network policy covers (401 Unauthorized, ERROR_NETWORK_POLICY, Network policy is required to use a programmatic access token., request id 7e1)", "ALTER USER kafka_user SET NETWORK_POLICY"},
 	{"network policy", 403, "", nil, `{"responseType":"ERROR_NETWORK_POLICY","requestId":"7e1","detail":"Request failed network policy check"}`,
 		"the Snowflake ingress keeps this address out: a network policy does not list it (403 Forbidden, ERROR_NETWORK_POLICY, Request failed network policy check, request id 7e1)", "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER kafka_user;"},
-	{"network policy", 401, "", nil, `{"message":"Incoming request with IP/Token 192.0.2.1 is not allowed to access Snowflake."}`, "192.0.2.1", "checkip"},
+	{"network policy", 401, "", http.Header{"Server": {"_"}}, `{"message":"Incoming request with IP/Token 192.0.2.1 is not allowed to access Snowflake."}`, "192.0.2.1", "checkip"},
 	{"user disabled", 401, "", nil, `{"responseType":"ERROR_AUTH","requestId":"7e1","detail":"User access disabled."}`, "lets this user in no more", "ALTER USER kafka_user SET DISABLED = FALSE;"},
 	{"expired", 401, "", nil, `{"responseType":"ERROR_INVALID_TOKEN","requestId":"7e1","detail":"The token has expired"}`, "does not take the token any more: it has expired", "DESCRIBE USER"},
 	{"role", 403, "", nil, `{"responseType":"ERROR_UNAUTHORIZED","requestId":"7e1","detail":"Role R has insufficient privileges"}`,
@@ -39,6 +39,11 @@ var ingressAnswers = []struct {
 		"the Snowflake ingress does not take the token that Snowflake gave for the key (401 Unauthorized, ERROR_INVALID_TOKEN, Invalid token supplied, request id 7e1)", "DESCRIBE USER"},
 	{"forbidden", 403, "", http.Header{"Server": {"_"}}, "", "the Snowflake ingress does not let this user use the endpoint (403 Forbidden)", "GRANT SERVICE ROLE"},
 	{"forbidden by who knows", 403, "", http.Header{"Server": {"squid"}}, "<html>blocked</html>", "the Snowflake ingress, or something before it, forbids it, in words that are not Snowflake's (403 Forbidden)", "looks into TLS"},
+	{"forbidden by who knows", 403, "", nil, "Access to this site is blocked by policy", "or something before it, forbids it", "proxy"},
+	{"forbidden by who knows", 403, "", nil, `{"message":"User jane is locked, her role has no network policy: token revoked"}`, "or something before it, forbids it", "proxy"},
+	{"forbidden by who knows", 403, "", http.Header{"Location": {"https://snowflake.example.com"}}, "role", "or something before it, forbids it", "proxy"},
+	{"forbidden", 403, "", http.Header{"Server": {"_"}}, "blocked, unrolled", "the Snowflake ingress does not let this user use the endpoint", "GRANT"},
+	{"not a token", 401, "", nil, "user is locked", "or something before it, does not take the token", "DESCRIBE USER"},
 	{"not there", 404, "", http.Header{"Set-Cookie": {"sfc-ss-x=y"}}, "Not Found",
 		"the Snowflake ingress shows nothing there to this user: the endpoint does not exist (any more), is not public, or the role may not use it; these answers are all alike (404 Not Found)", "SHOW ENDPOINTS IN SERVICE <service>; must list " + testHost},
 	{"service down", 503, "", nil, "no healthy upstream", "gets no answer from the service: it is starting, suspended, in maintenance, or not ready (503 Service Unavailable, no healthy upstream)", "SHOW SERVICE INSTANCES"},
@@ -80,6 +85,19 @@ func meaning(e *tunnel.AnswerError) string {
 		}
 	}
 	return ""
+}
+
+// A redirect is Snowflake's if it leads to one of its hosts.
+func TestWhoRedirects(t *testing.T) {
+	for to, want := range map[string]bool{
+		"myorg-a.snowflakecomputing.com": true, "myorg-a.SnowflakeComputing.com:443": true, "a.snowflakecomputing.cn": true, "app.snowflake.com": true,
+		testHost: true, "a.privatelink.snowflake.app": true, "snowflake.login.example.com": false, "evilsnowflake.com": false,
+		"login.example.com": false, "/snowflake": false, "": false,
+	} {
+		if got := readAnswer(&tunnel.AnswerError{Status: 302, Location: to}, "").fromEdge(); got != want {
+			t.Errorf("a redirect to %q is the ingress's: %t", to, got)
+		}
+	}
 }
 
 // Each meaning has its row in the documentation, with our words.

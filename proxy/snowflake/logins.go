@@ -21,8 +21,9 @@ type loginAnswer struct {
 	fingerprint string
 	secret      string // that was sent, and may come back
 
-	code string // Snowflake's, such as 390144
-	text string // what the answer says
+	known bool   // it has a code of Snowflake's, or an error of OAuth's
+	code  string // Snowflake's, such as 390144
+	text  string // what the answer says
 }
 
 // A loginError is a refusal of a login.
@@ -72,6 +73,7 @@ func (a *loginAnswer) read() {
 		a.code = codeForm.FindString(a.text)
 	}
 	a.code = strings.TrimSuffix(printable(a.code), ".0")
+	a.known = codeForm.MatchString(a.code) || body.Error != ""
 }
 
 // codeForm is that of Snowflake's errors about logins.
@@ -94,12 +96,12 @@ var loginCases = []struct {
 	{saysJWT(func(*loginAnswer) bool { return true }), "the key is not accepted", keyRemedy},
 	{says("access disabled", "user is disabled", "390101"), "the user is disabled", disabledRemedy},
 	{says("locked", "390102"), "the user is locked for now", disabledRemedy},
-	{says("role", "invalid_scope", "390186", "390189"), "the role is not accepted", roleRemedy},
-	{says("authentication policy", "authentication method"), "an authentication policy forbids keys to this user", policyRemedy},
+	{says("role", "roles", "invalid_scope", "390186", "390189"), "the role is not accepted", roleRemedy},
+	{says("authentication policy", "authentication method", "authentication methods"), "an authentication policy forbids keys to this user", policyRemedy},
 	{says("invalid_grant", "invalid_client", "incorrect username", "390100"), "the key is not accepted", keyRemedy},
 	{hasStatus(http.StatusTooManyRequests), "there were too many logins", noRemedy},
 	{isServers, "Snowflake cannot do it now", noRemedy},
-	{hasStatus(http.StatusNotFound, http.StatusForbidden), "there seems to be no such account", accountRemedy},
+	{hasStatus(http.StatusNotFound, http.StatusForbidden), "there seems to be no such account, or something before it forbids it", accountRemedy},
 }
 
 // refusal says what an answer without a token means.
@@ -130,9 +132,9 @@ func (k *KeyPair) refusal(a *loginAnswer) error {
 	}
 }
 
-// says fits answers in whose code or words one of texts is found.
+// says fits answers of Snowflake's in whose code or words one of texts is found.
 func says(texts ...string) func(*loginAnswer) bool {
-	return func(a *loginAnswer) bool { return !isServers(a) && contains(a.code+" "+a.text, texts...) }
+	return func(a *loginAnswer) bool { return a.known && !isServers(a) && contains(a.code+" "+a.text, texts...) }
 }
 
 // saysJWT fits answers that are about the JWT.
@@ -226,16 +228,27 @@ func failureDetails(a *loginAnswer) string {
 	return fmt.Sprintf("; SELECT SYSTEM$GET_LOGIN_FAILURE_DETAILS('%s'); says more to an administrator", id)
 }
 
-// contains reports whether one of texts, which are in lower case, is in s.
+// contains reports whether one of texts, which are in lower case, is in s, and not
+// in the middle of a word: who is blocked is not locked.
 func contains(s string, texts ...string) bool {
 	s = strings.ToLower(s)
 	for _, text := range texts {
-		if strings.Contains(s, text) {
-			return true
+		for from := 0; ; {
+			i := strings.Index(s[from:], text)
+			if i < 0 {
+				break
+			}
+			begin, end := from+i, from+i+len(text)
+			if (begin == 0 || !isLetter(s[begin-1])) && (end == len(s) || !isLetter(s[end])) {
+				return true
+			}
+			from = begin + 1
 		}
 	}
 	return false
 }
+
+func isLetter(c byte) bool { return 'a' <= c && c <= 'z' }
 
 func nonEmpty(list ...string) (kept []string) {
 	for _, s := range list {
