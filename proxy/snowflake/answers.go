@@ -18,13 +18,15 @@ type answer struct {
 	kind      string // responseType
 	detail    string
 	requestID string
-	page      bool // HTML
+	to        string // where a redirect leads
+	page      bool   // HTML
 }
 
-// readAnswer finds the ingress's own words, in which the secret that it was shown
-// has no place.
-func readAnswer(e *tunnel.AnswerError, secret string) *answer {
-	a := &answer{AnswerError: e, page: isHTML(e.Type, string(e.Body))}
+// readAnswer finds the ingress's own words, in which the secrets that it was sent
+// have no place.
+func readAnswer(e *tunnel.AnswerError, secrets ...string) *answer {
+	own := func(s string) string { return printable(scrub(s, secrets...)) }
+	a := &answer{AnswerError: e, page: isHTML(e.Type, string(e.Body)), to: own(e.Location)}
 	var body struct {
 		Kind      string `json:"responseType"`
 		RequestID string `json:"requestId"`
@@ -32,14 +34,14 @@ func readAnswer(e *tunnel.AnswerError, secret string) *answer {
 		Message   string `json:"message"`
 	}
 	if json.Unmarshal(e.Body, &body) == nil {
-		a.kind, a.requestID = printable(scrub(body.Kind, secret)), printable(scrub(body.RequestID, secret))
-		a.detail = printable(scrub(strings.Join(nonEmpty(body.Detail, body.Message), ": "), secret))
+		a.kind, a.requestID = own(body.Kind), own(body.RequestID)
+		a.detail = own(strings.Join(nonEmpty(body.Detail, body.Message), ": "))
 	} else if !a.page {
 		line, _, _ := strings.Cut(strings.TrimSpace(string(e.Body)), "\n")
-		a.detail = printable(scrub(line, secret))
+		a.detail = own(line)
 	}
 	if a.requestID == "" {
-		a.requestID = printable(e.Header.Get("X-Snowflake-Request-Id"))
+		a.requestID = own(e.Header.Get("X-Snowflake-Request-Id"))
 	}
 	return a
 }
@@ -81,8 +83,8 @@ func (a *answer) who() string {
 // said is what the answer was, word for word.
 func (a *answer) said() string {
 	said := fmt.Sprintf("%d %s", a.Status, http.StatusText(a.Status))
-	if a.Status/100 == 3 && a.Location != "" {
-		said += " to " + printable(a.Location)
+	if a.Status/100 == 3 && a.to != "" {
+		said += " to " + a.to
 	}
 	for _, more := range nonEmpty(a.kind, a.detail) {
 		if more != http.StatusText(a.Status) {

@@ -40,6 +40,21 @@ func readForm(h http.Header) (token string, which int, ok bool) {
 	return "", 0, false
 }
 
+// secretsIn are the tokens in a request's header: the one that was shown to the
+// ingress, and the gateway's own.
+func secretsIn(h http.Header) (secrets []string) {
+	for _, values := range h {
+		for _, v := range values {
+			for _, prefix := range []string{scheme, "Bearer "} {
+				if token, ok := strings.CutPrefix(v, prefix); ok {
+					secrets = append(secrets, strings.Trim(token, `"`))
+				}
+			}
+		}
+	}
+	return secrets
+}
+
 const (
 	// roundTime is how long the tries of one exchange may be apart.
 	roundTime = 30 * time.Second

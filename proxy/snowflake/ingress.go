@@ -108,7 +108,7 @@ func (i *Ingress) token(ctx context.Context) (string, error) {
 func (i *Ingress) Refused(h http.Header, e *tunnel.AnswerError) (again bool) {
 	i.init()
 	sent, form, shown := readForm(h)
-	v := i.explain(readAnswer(e, sent))
+	v := i.explain(readAnswer(e, secretsIn(h)...))
 	e.Text, e.Remedy, e.Final = v.text, v.remedy, v.final
 	if !v.credentials || !shown || e.Transport != tunnel.TransportWS && !e.Proven {
 		return false // over another transport it may say that it wants none such

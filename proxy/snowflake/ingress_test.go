@@ -43,6 +43,12 @@ func (r *rig) Write(p []byte) (int, error) {
 	return r.log.Write(p)
 }
 
+func (r *rig) logged() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.String()
+}
+
 // newRig starts all of it. The agent has the key pair of a user that may use the
 // endpoint.
 func newRig(t *testing.T, adapt func(*rig)) *rig {
@@ -388,9 +394,7 @@ func TestSecretsStaySecret(t *testing.T) {
 			}
 			err := r.dial()
 			said := fmt.Sprint(err) + hintOf(err)
-			r.mu.Lock()
-			said += r.log.String()
-			r.mu.Unlock()
+			said += r.logged()
 			if r.ingress.tokens != nil && r.ingress.tokens.current() != "" {
 				secrets = append(secrets, r.ingress.tokens.current())
 			}
@@ -415,6 +419,35 @@ func TestSecretsStaySecret(t *testing.T) {
 	i.Refused(h, e)
 	if want := "the Snowflake ingress does not take the programmatic access token (401 Unauthorized, ERROR, bad token ***, request id 7)"; e.Error() != want {
 		t.Errorf("explained as %s, want %s", e, want)
+	}
+}
+
+// Something before the gateway repeats all that it is sent, and the agent does not.
+func TestAnEchoIsNotRepeated(t *testing.T) {
+	const pat, own = "pat-that-somebody-has-given", "culvert-token-that-somebody-has-given"
+	echo := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		var said strings.Builder
+		for name, values := range req.Header {
+			fmt.Fprintf(&said, "%s: %s ", name, values)
+		}
+		w.Header().Set("Location", "/"+url.PathEscape(req.Header.Get("Culvert-Authorization")))
+		w.Header().Set("X-Snowflake-Request-Id", req.Header.Get("Culvert-Authorization"))
+		w.WriteHeader(map[string]int{"/a/culvert": 403, "/b/culvert": 302}[req.URL.Path])
+		fmt.Fprint(w, "not you: ", req.Header.Get("Culvert-Authorization"), " ", said.String())
+	}))
+	t.Cleanup(echo.Close)
+	for _, path := range []string{"/a", "/b"} {
+		r := newRig(t, func(r *rig) {
+			r.usePAT(pat)
+			r.dialer.URL = &url.URL{Scheme: "https", Host: echo.Listener.Addr().String(), Path: path}
+			r.dialer.DialContext = nil
+			r.dialer.Token = func() (string, error) { return own, nil }
+		})
+		err := r.dial()
+		said := fmt.Sprint(err) + hintOf(err) + r.logged()
+		if err == nil || !strings.Contains(said, "not you: Bearer ***") || strings.Contains(said, "has-given") {
+			t.Errorf("said %s", said)
+		}
 	}
 }
 
@@ -465,8 +498,10 @@ func TestScrub(t *testing.T) {
 		"cut " + secret[:19]:                 "cut ***",
 		"other 0123456789abcdefghi":          "other ***ghi",
 		"short 0123456789":                   "short 0123456789",
+		"a JWT eyJhbGciOiJIUzI1NiJ9.e30.c2k": "a JWT ***",
+		"key eyes.example.com":               "key eyes.example.com",
 	} {
-		if got := scrub(s, secret); got != want {
+		if got := scrub(s, "another secret", secret); got != want {
 			t.Errorf("scrub(%q) = %q, want %q", s, got, want)
 		}
 	}

@@ -65,7 +65,7 @@ func (a *loginAnswer) read() {
 			a.code = fmt.Sprint(body.Code)
 		}
 		text = strings.Join(nonEmpty(body.Error, body.Message, body.Description), ": ")
-	} else if isHTML(a.header.Get("Content-Type"), text) {
+	} else if isHTML(a.header.Get("Content-Type"), text) || isToken(text) {
 		text = ""
 	}
 	a.text = printable(scrub(text, a.secret))
@@ -266,9 +266,28 @@ func unless(b bool, s string) string {
 	return s
 }
 
-// scrub takes a secret out of what the other end says, also where that ends in the
-// middle of it.
-func scrub(s, secret string) string {
+// wordForm is that of Snowflake's names for what went wrong.
+var wordForm = regexp.MustCompile(`^[A-Z0-9_]+$`)
+
+// isToken reports whether what came may be a token, and is nothing to repeat.
+func isToken(text string) bool {
+	text = strings.Trim(text, `"`)
+	return checkToken(text) == nil && !wordForm.MatchString(text)
+}
+
+// jwtForm is that of a JWT, whole or cut, which is nothing to repeat whoever made it.
+var jwtForm = regexp.MustCompile(`\bey[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.=-]*`)
+
+// scrub takes secrets out of what the other end says.
+func scrub(s string, secrets ...string) string {
+	for _, secret := range secrets {
+		s = scrubOne(s, secret)
+	}
+	return jwtForm.ReplaceAllString(s, "***")
+}
+
+// scrubOne takes one out, also where s ends in the middle of it.
+func scrubOne(s, secret string) string {
 	begin := secret[:min(len(secret), minToken)]
 	if begin == "" {
 		return s
