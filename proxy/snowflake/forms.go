@@ -85,15 +85,16 @@ func (c *formChooser) current() form {
 	return forms[c.now]
 }
 
-// other is told that a token shown in a form was refused, and whether both are
-// those that would be used now. It reports whether others are from now on. renew
-// gets rid of the token if another can be had.
-func (c *formChooser) other(refused int, tokenIsCurrent bool, renew func() bool) bool {
+// other is told that a token shown in a form was refused. It reports whether another
+// token, or form, is to be used from now on. isCurrent reports whether the token is the
+// one that would be used now; it is asked while nobody else decides. renew gets rid of
+// the token if another can be had.
+func (c *formChooser) other(refused int, isCurrent, renew func() bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	switch {
-	case !tokenIsCurrent || refused != c.now:
+	case refused != c.now || !isCurrent():
 		return true // somebody else has seen to it
 	case now.Before(c.stands):
 		return false

@@ -113,7 +113,7 @@ func (i *Ingress) Refused(h http.Header, e *tunnel.AnswerError) (again bool) {
 	if !v.credentials || !shown || e.Transport != tunnel.TransportWS && !e.Proven {
 		return false // over another transport it may say that it wants none such
 	}
-	return i.forms.other(form, i.isCurrent(sent), func() bool { return i.tokens != nil && i.tokens.forget(sent) })
+	return i.forms.other(form, func() bool { return i.isCurrent(sent) }, func() bool { return i.tokens != nil && i.tokens.forget(sent) })
 }
 
 // isCurrent reports whether the token that was sent is what would be sent now.

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -460,7 +461,7 @@ func TestVerdictsStand(t *testing.T) {
 		for time.Since(begin) < 24*time.Hour { // an ingress that refuses everything, asked every other second
 			for {
 				tries++
-				if !c.other(c.now, true, func() bool { renewals++; return true }) {
+				if !c.other(c.now, yes, func() bool { renewals++; return true }) {
 					break
 				}
 			}
@@ -480,7 +481,7 @@ func TestVerdictsStand(t *testing.T) {
 func TestAVerdictLeavesTheFormThatWorked(t *testing.T) {
 	c := formChooser{now: 1}
 	var tried []int
-	for c.other(c.now, true, func() bool { return false }) {
+	for c.other(c.now, yes, no) {
 		tried = append(tried, c.now)
 	}
 	if !slices.Equal(tried, []int{2, 0}) || c.now != 1 {
@@ -510,17 +511,36 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+func yes() bool { return true }
+func no() bool  { return false }
+
+// Two exchanges with the same token are refused at the same time: the one that comes
+// second finds what the first has decided, and does not move on from that.
+func TestWhoIsSecondSeesWhatTheFirstDid(t *testing.T) {
+	var c formChooser
+	var token atomic.Int32
+	again := c.other(0, func() bool {
+		if c.mu.TryLock() {
+			t.Error("others may decide while the token is compared")
+			c.mu.Unlock()
+		}
+		return token.Load() == 0
+	}, func() bool { token.Store(1); return true })
+	if !again || !c.other(0, func() bool { return token.Load() == 0 }, no) || c.now != 0 {
+		t.Errorf("form %d, again %t", c.now, again)
+	}
+}
+
 // Many exchanges that are refused together move to the next form once.
 func TestWhoComesLateFindsTheNextForm(t *testing.T) {
 	var c formChooser
-	no := func() bool { return false }
-	if !c.other(0, true, no) || c.now != 1 {
+	if !c.other(0, yes, no) || c.now != 1 {
 		t.Fatalf("form %d", c.now)
 	}
-	if !c.other(0, true, no) || c.now != 1 {
+	if !c.other(0, yes, no) || c.now != 1 {
 		t.Errorf("form %d, after a refusal of the old one", c.now)
 	}
-	if !c.other(1, false, no) || c.now != 1 {
+	if !c.other(1, no, no) || c.now != 1 {
 		t.Errorf("form %d, after a refusal of an old token", c.now)
 	}
 }
