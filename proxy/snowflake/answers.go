@@ -249,7 +249,7 @@ func (i *Ingress) user() string {
 	if i.PAT != nil || i.KeyPair == nil {
 		return "<user>"
 	}
-	return i.KeyPair.User
+	return i.KeyPair.sqlUser()
 }
 
 func (i *Ingress) role() string {
@@ -304,7 +304,7 @@ func tokenRemedy(i *Ingress) string {
 	case i.PAT != nil:
 		return "is it whole, of this account, and ACTIVE in SHOW USER PROGRAMMATIC ACCESS TOKENS FOR USER <user>;? What is written to --snowflake-pat-file is used at once"
 	}
-	return fmt.Sprintf("is %s a host of the account %s? DESCRIBE USER %s; shows whether the user is disabled", i.Host, i.KeyPair.Account, i.KeyPair.User)
+	return fmt.Sprintf("is %s a host of the account %s? DESCRIBE USER %s; shows whether the user is disabled", i.Host, i.KeyPair.Account, i.user())
 }
 
 func grantRemedy(i *Ingress) string {

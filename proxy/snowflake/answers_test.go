@@ -87,6 +87,34 @@ func meaning(e *tunnel.AnswerError) string {
 	return ""
 }
 
+// Names in remedies are fit for SQL.
+func TestRemediesAreSQL(t *testing.T) {
+	for user, want := range map[string]string{
+		"kafka_user": "kafka_user", "KAFKA$1": "KAFKA$1", "jane.doe@example.com": `"jane.doe@example.com"`, `o"k`: `"o""k"`, "1st": `"1st"`,
+	} {
+		k := &KeyPair{User: user, Role: "Kafka", Account: Account{"a.snowflakecomputing.com", "A"}}
+		i := &Ingress{Host: testHost, KeyPair: k}
+		named := 0
+		check := func(name, remedy string) {
+			if at := strings.Index(remedy, " USER "); at >= 0 && !strings.HasPrefix(remedy[at:], " USER SET") {
+				named++
+				if !strings.Contains(remedy, " USER "+want+";") && !strings.Contains(remedy, " USER "+want+" ") {
+					t.Errorf("%s of %s: %s", name, user, remedy)
+				}
+			}
+		}
+		for _, c := range answerCases {
+			check(c.name, c.remedy(i))
+		}
+		for _, c := range loginCases {
+			check(c.text, c.remedy(k, &loginAnswer{}))
+		}
+		if named < 10 {
+			t.Errorf("%d remedies name %s", named, user)
+		}
+	}
+}
+
 // A redirect is Snowflake's if it leads to one of its hosts.
 func TestWhoRedirects(t *testing.T) {
 	for to, want := range map[string]bool{

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -169,7 +168,7 @@ func noRemedy(*KeyPair, *loginAnswer) string { return "" }
 
 func keyRemedy(k *KeyPair, a *loginAnswer) string {
 	return fmt.Sprintf("DESCRIBE USER %s; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as %s, else ALTER USER %s SET RSA_PUBLIC_KEY='…'; with the public half; account and user are %s%s",
-		k.User, a.fingerprint, k.User, k.subject(), failureDetails(a))
+		k.sqlUser(), a.fingerprint, k.sqlUser(), k.subject(), failureDetails(a))
 }
 
 func userRemedy(k *KeyPair, a *loginAnswer) string {
@@ -186,19 +185,19 @@ func clockRemedy(*KeyPair, *loginAnswer) string {
 }
 
 func networkRemedy(k *KeyPair, _ *loginAnswer) string {
-	return "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER " + k.User + "; and … IN ACCOUNT; name the policy that must allow the address that Snowflake sees"
+	return "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER " + k.sqlUser() + "; and … IN ACCOUNT; name the policy that must allow the address that Snowflake sees"
 }
 
 func disabledRemedy(k *KeyPair, _ *loginAnswer) string {
-	return fmt.Sprintf("DESCRIBE USER %s; shows DISABLED and what else keeps it out; ALTER USER %s SET DISABLED = FALSE;", k.User, k.User)
+	return fmt.Sprintf("DESCRIBE USER %s; shows DISABLED and what else keeps it out; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
 }
 
 func roleRemedy(k *KeyPair, _ *loginAnswer) string {
 	if k.Role == "" {
-		return fmt.Sprintf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; --snowflake-role names another", k.User)
+		return fmt.Sprintf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; --snowflake-role names another", k.sqlUser())
 	}
 	return fmt.Sprintf("SHOW GRANTS TO USER %s; must list the role %s, in just these letters, small and capital; else GRANT ROLE %s TO USER %s;",
-		k.User, k.Role, quoted(k.Role), k.User)
+		k.sqlUser(), k.Role, quoted(k.Role), k.sqlUser())
 }
 
 // plainName is one that SQL takes as it is.
@@ -209,11 +208,20 @@ func quoted(name string) string {
 	if plainName.MatchString(name) {
 		return name
 	}
-	return strconv.Quote(name)
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+}
+
+// sqlUser is the user as SQL wants it. Small letters become capitals there, as they
+// do in the JWT.
+func (k *KeyPair) sqlUser() string {
+	if plainName.MatchString(strings.ToUpper(k.User)) {
+		return k.User
+	}
+	return quoted(k.User)
 }
 
 func policyRemedy(k *KeyPair, _ *loginAnswer) string {
-	return "does AUTHENTICATION_METHODS of the user's authentication policy have KEYPAIR? SHOW AUTHENTICATION POLICIES ON USER " + k.User + ";"
+	return "does AUTHENTICATION_METHODS of the user's authentication policy have KEYPAIR? SHOW AUTHENTICATION POLICIES ON USER " + k.sqlUser() + ";"
 }
 
 // uuidForm is how Snowflake numbers failures.
