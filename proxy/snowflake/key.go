@@ -5,6 +5,8 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -52,6 +54,9 @@ func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
 			return nil, err
 		}
 	}
+	if err := checkAlgorithm(der); err != nil {
+		return nil, err
+	}
 	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil && block.Type == "ENCRYPTED PRIVATE KEY" {
 		return nil, errPassphrase
@@ -98,6 +103,32 @@ func findKey(content []byte) (*pem.Block, error) {
 		return nil, badFile("the PEM in it is damaged: lines are missing, or joined", "copy the file again as it is")
 	}
 	return nil, badFile("there is no key in PEM in it", otherHalf)
+}
+
+var (
+	oidRSA = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
+	oidPSS = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}
+)
+
+// checkAlgorithm says what a whole key is that is not for RSA; crypto/x509 calls most
+// of those damaged. What is damaged passes.
+func checkAlgorithm(der []byte) error {
+	var info struct {
+		Version   int
+		Algorithm pkix.AlgorithmIdentifier
+		Key       []byte
+		More      asn1.RawValue `asn1:"optional"`
+	}
+	if _, err := asn1.Unmarshal(der, &info); err != nil {
+		return nil
+	}
+	switch is := info.Algorithm.Algorithm; {
+	case is.Equal(oidPSS):
+		return badFile("it is a key for RSASSA-PSS alone, which signs no JWT that Snowflake takes", makeRSA)
+	case !is.Equal(oidRSA):
+		return badFile("it is no RSA key", makeRSA)
+	}
+	return nil
 }
 
 func wantRSA(key any) (*rsa.PrivateKey, error) {

@@ -69,6 +69,9 @@ func TestWhatIsNoPrivateKey(t *testing.T) {
 		"PuTTY's":                       {[]byte("PuTTY-User-Key-File-3: ssh-rsa\n"), "", "a key of PuTTY's", "puttygen"},
 		"EC key":                        {readFile(t, "ec-sec1.pem"), "", "a key for elliptic curves", "openssl genrsa"},
 		"EC key in PKCS #8":             {readFile(t, "ec.p8"), "", "it is no RSA key", "openssl genrsa"},
+		"DSA key in PKCS #8":            {readFile(t, "dsa.p8"), "", "it is no RSA key", "openssl genrsa"},
+		"RSASSA-PSS":                    {readFile(t, "pss-aes256.p8"), testPassphrase, "it is a key for RSASSA-PSS alone", "openssl genrsa"},
+		"RSASSA-PSS, wrong passphrase":  {readFile(t, "pss-aes256.p8"), "what opens doors", "the passphrase does not open the key", "openssl pkey"},
 		"too short":                     {readFile(t, "short.p8"), "", "the key has 1024 bits, and Snowflake takes none below 2048", "openssl genrsa 2048"},
 		"scrypt":                        {readFile(t, "scrypt.p8"), testPassphrase, "encrypted in a way that is not read here (1.3.6.1.4.1.11591.4.11)", "-v2 aes-256-cbc"},
 		"PBES1":                         {readFile(t, "pbes1.p8"), testPassphrase, "encrypted in a way that is not read here (1.2.840.113549.1.12.1.3)", "-v2 aes-256-cbc"},
@@ -96,7 +99,7 @@ func TestWhatIsNoPrivateKey(t *testing.T) {
 
 // A file that is cut or changed anywhere is an error or still the key, and no panic.
 func FuzzPrivateKey(f *testing.F) {
-	for _, name := range []string{"plain.p8", "aes256.p8", "des3.p8", "scrypt.p8", "pbes1.p8", "pkcs1.pem", "public.pem", "ec.p8"} {
+	for _, name := range []string{"plain.p8", "aes256.p8", "des3.p8", "scrypt.p8", "pbes1.p8", "pkcs1.pem", "public.pem", "ec.p8", "dsa.p8", "pss-aes256.p8"} {
 		f.Add(readFile(f, name), []byte(testPassphrase))
 	}
 	f.Fuzz(func(t *testing.T, content, passphrase []byte) {
