@@ -10,9 +10,15 @@
 #
 #   docker build --build-arg PLATFORM=linux/arm64 -t culvert .
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg PLATFORM= -t culvert .
+#
+# The same bases give the same binary. These are tags, which move; for a build that can
+# be repeated, name digests: --build-arg GO_IMAGE=docker.io/library/golang@sha256:...
+# --build-arg BASE_IMAGE=gcr.io/distroless/static-debian12@sha256:...
 ARG PLATFORM=linux/amd64
+ARG GO_IMAGE=docker.io/library/golang:1.26-bookworm
+ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
 
-FROM --platform=$BUILDPLATFORM docker.io/library/golang:1.26-bookworm AS build
+FROM --platform=$BUILDPLATFORM $GO_IMAGE AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
@@ -22,7 +28,7 @@ COPY proxy proxy
 COPY rewrite rewrite
 ARG BUILDPLATFORM TARGETPLATFORM PLATFORM
 ARG VERSION=
-# The binary's time, so that its layer is the same whoever builds it.
+# The binary's time, so that its layer is the same whoever builds it from the same bases.
 ARG SOURCE_DATE_EPOCH=0
 # An explicit --platform writes its own name on the image, whatever is in it.
 RUN if [ -n "$PLATFORM" ] && [ "$TARGETPLATFORM" != "$BUILDPLATFORM" ] && [ "$TARGETPLATFORM" != "$PLATFORM" ]; then \
@@ -34,7 +40,7 @@ RUN if [ -n "$PLATFORM" ] && [ "$TARGETPLATFORM" != "$BUILDPLATFORM" ] && [ "$TA
 
 # Not scratch: BuildKit writes the builder's own platform on what stands on that,
 # and Snowflake would refuse an image which says arm64.
-FROM --platform=${PLATFORM:-$TARGETPLATFORM} gcr.io/distroless/static-debian12:nonroot
+FROM --platform=${PLATFORM:-$TARGETPLATFORM} $BASE_IMAGE
 ARG VERSION= REVISION=
 LABEL org.opencontainers.image.title="culvert" \
       org.opencontainers.image.description="Kafka through an HTTPS-only door: unmodified clients outside, untouched brokers inside." \
