@@ -8,9 +8,10 @@ import (
 	"os"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // errShown ends with exit code 2 where help has already been printed.
@@ -43,7 +44,7 @@ func (a *app) report(err error) int {
 		a.say(slog.LevelError, "culvert failed", slog.Any("err", err))
 	} else {
 		fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
-		for _, hint := range hints(err) {
+		for _, hint := range tunnel.Hints(err) {
 			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", redact(hint))
 		}
 	}
@@ -51,29 +52,6 @@ func (a *app) report(err error) int {
 		return 2
 	}
 	return 1
-}
-
-// hints collects what the errors in err's tree propose, each once.
-func hints(err error) []string {
-	var found []string
-	if h, ok := err.(interface{ Hint() string }); ok && h.Hint() != "" {
-		found = append(found, h.Hint())
-	}
-	var inner []error
-	switch e := err.(type) {
-	case interface{ Unwrap() error }:
-		inner = []error{e.Unwrap()}
-	case interface{ Unwrap() []error }:
-		inner = e.Unwrap()
-	}
-	for _, e := range inner {
-		for _, hint := range hints(e) {
-			if !slices.Contains(found, hint) {
-				found = append(found, hint)
-			}
-		}
-	}
-	return found
 }
 
 // sentence is the text of err on one line, without passwords.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // The values of --log-format.
@@ -87,7 +89,7 @@ func spell(_ []string, a slog.Attr) slog.Attr {
 		return slog.String(a.Key, v.String())
 	case error:
 		said := slog.String(a.Key, sentence(v))
-		found := hints(v)
+		found := tunnel.Hints(v)
 		if found == nil {
 			return said
 		}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,27 +108,7 @@ func failed(ctx context.Context, err error) Finding {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	return Finding{Result: Fail, Text: err.Error(), Remedy: remedyOf(err)}
-}
-
-// remedyOf is the first remedy in err's tree.
-func remedyOf(err error) string {
-	if h, ok := err.(interface{ Hint() string }); ok && h.Hint() != "" {
-		return h.Hint()
-	}
-	var inner []error
-	switch e := err.(type) {
-	case interface{ Unwrap() error }:
-		inner = []error{e.Unwrap()}
-	case interface{ Unwrap() []error }:
-		inner = e.Unwrap()
-	}
-	for _, e := range inner {
-		if remedy := remedyOf(e); remedy != "" {
-			return remedy
-		}
-	}
-	return ""
+	return Finding{Result: Fail, Text: err.Error(), Remedy: strings.Join(tunnel.Hints(err), "; ")}
 }
 
 // Gateway examines the way to one gateway, and what is behind it. dial makes

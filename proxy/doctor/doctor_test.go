@@ -16,12 +16,14 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"go.uber.org/goleak"
 
@@ -289,11 +291,18 @@ func TestWhatIsNoBroker(t *testing.T) {
 func TestAnIdleConnectionIsCut(t *testing.T) {
 	c := startCluster(t)
 	address, certificate := startGateway(t, c, c.Resolver())
+	var last atomic.Bool // what is asked now is asked of the idle connection
+	c.ControlKey(int16(kmsg.ApiVersions), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if last.Load() {
+			time.AfterFunc(500*time.Millisecond, c.Close) // behind the answer
+		}
+		return nil, nil, false
+	})
 	var found Finding
 	d := &Doctor{Idle: time.Minute, Report: func(f Finding) {
-		if found = f; f.Hop == "metadata" {
-			time.AfterFunc(50*time.Millisecond, c.Close)
-		}
+		found = f
+		last.Store(f.Hop == "broker 2")
 	}}
 	d.Gateway(t.Context(), dialTo(t, address, certificate, "right"), []string{tunnel.TransportWS})
 	if found.Hop != "idle" || found.Result != Warn || !strings.Contains(found.Text, "cut") {
