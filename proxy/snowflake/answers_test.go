@@ -166,6 +166,24 @@ func TestAnAnswerIsFinalOverWebSocketAlone(t *testing.T) {
 	}
 }
 
+// Credentials are to blame for what came over WebSocket, or over what has worked.
+func TestAnAnswerOverAnotherTransportLeavesCredentialsAlone(t *testing.T) {
+	for _, tt := range []struct {
+		transport    string
+		proven, want bool
+	}{{tunnel.TransportWS, false, true}, {tunnel.TransportH2, false, false}, {tunnel.TransportH3, false, false}, {tunnel.TransportH2, true, true}} {
+		i := &Ingress{Host: testHost, PAT: func() (string, error) { return "pat-that-somebody-has-given", nil }}
+		h := http.Header{}
+		if err := i.Authorize(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+		again := i.Refused(h, &tunnel.AnswerError{Transport: tt.transport, Proven: tt.proven, Status: 401, Header: http.Header{"Server": {"_"}}})
+		if other := i.forms.current() != forms[0]; again != tt.want || other != tt.want {
+			t.Errorf("%+v: again %t, in another form %t", tt, again, other)
+		}
+	}
+}
+
 // A PAT whose end can be read, and is past, says so.
 func TestAPATThatHasExpiredSaysSo(t *testing.T) {
 	pat := "e30.eyJleHAiOjE3MDAwMDAwMDB9.c2lnbmF0dXJl" // {"exp":1700000000}

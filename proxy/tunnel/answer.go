@@ -18,7 +18,7 @@ import (
 type AnswerError struct {
 	URL       string
 	Transport string
-	Proven    bool // Transport is the only one, or was in use before: the answer is not about it
+	Proven    bool // Transport has worked, so that the answer is not about it
 	Status    int
 	Gateway   bool   // a culvert gateway answered, and not something before it
 	Proxy     bool   // the proxy on the way answered, and did not let us through to URL

@@ -24,6 +24,7 @@ type fakeIngress struct {
 	give       []string // the first is the current one
 	authorized int
 	refused    []string // the credentials of requests, and the answers
+	proven     []bool   // whether the transport was
 	final      bool
 	err        error // of Authorize
 }
@@ -43,6 +44,7 @@ func (f *fakeIngress) Authorize(ctx context.Context, h http.Header) error {
 func (f *fakeIngress) Refused(h http.Header, e *AnswerError) (again bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.proven = append(f.proven, e.Proven)
 	f.refused = append(f.refused, fmt.Sprintf("%s: %d %s over %s to %s", h.Get(credential), e.Status, e.Body, e.Transport, e.Header.Get("Location")))
 	e.Text, e.Remedy, e.Final = "the ingress refused "+h.Get(credential), "get a better one", f.final
 	if len(f.give) == 1 {
@@ -133,6 +135,26 @@ func TestHellosAndSparesAreTriedAgainToo(t *testing.T) {
 			defer f.mu.Unlock()
 			if len(f.refused) != 2 {
 				t.Errorf("refused = %q", f.refused)
+			}
+		})
+	}
+}
+
+// What is answered over a transport that has worked is said to be about something else.
+func TestATransportThatHasWorkedIsProven(t *testing.T) {
+	for _, kind := range edgeKinds {
+		t.Run(kind, func(t *testing.T) {
+			f := &fakeIngress{give: []string{"stale", "good"}}
+			r := newEdgeRig(t, kind, f)
+			r.dial()
+			f.mu.Lock()
+			f.give = []string{"stale", "good"}
+			f.mu.Unlock()
+			r.dial()
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if !slices.Equal(f.proven, []bool{false, true}) {
+				t.Errorf("proven = %t of %q", f.proven, f.refused)
 			}
 		})
 	}

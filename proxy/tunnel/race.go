@@ -321,11 +321,11 @@ func (r *race) verdict(got result, running map[string]context.CancelFunc) bool {
 	return authoritative(got.err)
 }
 
-// proven reports whether a transport is the only one, or was the last in use: what is answered over it is about the request.
+// proven reports whether a transport was the last in use: what is answered over it is about the request.
 func (r *race) proven(transport string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.order) == 1 || r.last == transport
+	return r.last == transport
 }
 
 // draining reports that the gateway is about to stop, which says nothing about the way to it.
