@@ -46,6 +46,7 @@ func run(ctx context.Context) error {
 	}
 	var results Results
 	for _, c := range checks {
+		cache.Say("%s", c.name) // minutes pass where everything has to be compiled first
 		results.Check(c.name, c.run(ctx))
 	}
 	product, real, err := packages(ctx)
