@@ -115,6 +115,32 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 	}
 }
 
+// An alert on a connection that has long stood is none of the handshake's.
+func TestALateAlertIsNotTheHandshakes(t *testing.T) {
+	own := newTLSFixture(t, "own")
+	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
+	config = mustConfig(t, config, err)
+	broker := fakeBroker(t, func(c net.Conn) {
+		s := tls.Server(c, config)
+		s.Write([]byte("x"))
+		io.Copy(io.Discard, s) // which answers what is no TLS with an alert
+	})
+	conn, err := brokersWith(t, broker, ClientTLS{CAFile: own.caFile}, "").dial(t.Context(), broker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	b := make([]byte, 1)
+	if _, err := conn.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	conn.(*brokerConn).NetConn().Write([]byte("\x17\x03\x03\x00\x20 32 bytes that nobody has encrypted"))
+	if _, err := conn.Read(b); !isAlert(err) || strings.Contains(err.Error(), "TLS handshake") {
+		t.Errorf("read = %v, want an alert that is not the handshake's", err)
+	}
+}
+
 // What accepts a connection and says nothing is no TLS either.
 func TestABrokerThatIsSilentInTheHandshakeIsNamed(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) { io.Copy(io.Discard, c) })
