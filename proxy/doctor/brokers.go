@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -163,10 +164,13 @@ func (c *cluster) idle(ctx context.Context) Finding {
 	defer stop()
 	conn.SetReadDeadline(time.Now().Add(c.Idle))
 	_, err = conn.Read(make([]byte, 1))
-	var timeout net.Error
-	if stood := time.Since(start).Round(time.Second); !errors.As(err, &timeout) || !timeout.Timeout() || ctx.Err() != nil {
+	stood := time.Since(start)
+	switch {
+	case ctx.Err() != nil:
+		return Finding{Result: Info, Took: stood, Text: fmt.Sprintf("not waited for: an idle connection has stood for %s", stood.Round(time.Second))}
+	case !errors.Is(err, os.ErrDeadlineExceeded):
 		return Finding{
-			Result: Warn, Took: time.Since(start), Text: fmt.Sprintf("an idle connection was cut after %s: %v", stood, err),
+			Result: Warn, Took: stood, Text: fmt.Sprintf("an idle connection was cut after %s: %v", stood.Round(time.Second), err),
 			Remedy: "clients connect again by themselves; if the time is short, look for the limit of the ingress or of connections.max.idle.ms",
 		}
 	}

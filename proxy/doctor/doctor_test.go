@@ -287,6 +287,30 @@ func TestWhatIsNoBroker(t *testing.T) {
 	}
 }
 
+// Who stops waiting for an idle connection has not seen it cut.
+func TestAnIdleConnectionIsNotWaitedFor(t *testing.T) {
+	c := startCluster(t)
+	address, certificate := startGateway(t, c, c.Resolver())
+	ctx, cancel := context.WithCancel(t.Context())
+	var last atomic.Bool // as below
+	c.ControlKey(int16(kmsg.ApiVersions), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if last.Load() {
+			time.AfterFunc(500*time.Millisecond, cancel)
+		}
+		return nil, nil, false
+	})
+	var found Finding
+	d := &Doctor{Idle: time.Minute, Report: func(f Finding) {
+		found = f
+		last.Store(f.Hop == "broker 2")
+	}}
+	d.Gateway(ctx, dialTo(t, address, certificate, "right"), []string{tunnel.TransportWS})
+	if found.Hop != "idle" || found.Result != Info || !strings.Contains(found.Text, "not waited for") {
+		t.Errorf("found %+v", found)
+	}
+}
+
 // An idle connection that something cuts.
 func TestAnIdleConnectionIsCut(t *testing.T) {
 	c := startCluster(t)
