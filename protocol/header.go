@@ -22,6 +22,8 @@ const (
 	minResponse = 4
 	// lengthSize is the length in front of each frame, which does not count itself.
 	lengthSize = 4
+	// Where correlation ids stand, in a request behind API key and version.
+	requestIDAt, responseIDAt = lengthSize + 4, lengthSize
 )
 
 // ErrFrame is wrapped by errors about bytes that are no Kafka frame, ErrForeign
@@ -33,8 +35,8 @@ var (
 	ErrHTTP    = fmt.Errorf("%w: an HTTP request", ErrForeign)
 )
 
-// Request is what a proxy knows of a request: its header, and for Produce
-// whether an answer will come.
+// Request is what a proxy knows of a request: its header, and what of its body
+// decides how the connection goes on.
 type Request struct {
 	Size          int64 // of the frame with its length, in bytes
 	Key           APIKey
@@ -43,6 +45,9 @@ type Request struct {
 	// NoResponse is set for Produce with acks=0: the broker answers nothing, or
 	// closes the connection (Kafka's KafkaApis.handleProduceRequest).
 	NoResponse bool
+	// Mechanism is set for SaslHandshake v0: raw tokens of it follow where the
+	// broker accepts it.
+	Mechanism Mechanism
 }
 
 // PeekRequest reads the header of the next request in f and passes nothing. It
@@ -66,14 +71,32 @@ func PeekRequest(f *Flow) (Request, error) {
 		Version:       int16(binary.BigEndian.Uint16(b[6:])),
 		CorrelationID: int32(binary.BigEndian.Uint32(b[8:])),
 	}
-	if r.Key == Produce {
+	switch {
+	case r.Key == Produce:
 		acks, err := peekAcks(f, r)
 		if err != nil {
 			return Request{}, err
 		}
 		r.NoResponse = acks == 0
+	case r.Key == SASLHandshake && r.Version == 0:
+		if r.Mechanism, err = peekMechanism(f, r); err != nil {
+			return Request{}, err
+		}
 	}
 	return r, nil
+}
+
+// SetRequestID gives the request that [PeekRequest] has found in f another
+// correlation id, and SetResponseID the response that [PeekResponse] has.
+func SetRequestID(f *Flow, id int32)  { setID(f, requestIDAt, id) }
+func SetResponseID(f *Flow, id int32) { setID(f, responseIDAt, id) }
+
+func setID(f *Flow, at int, id int32) {
+	b, err := f.Peek(at+4, maxHead)
+	if err != nil {
+		panic("protocol: correlation id of a frame that was not peeked at")
+	}
+	binary.BigEndian.PutUint32(b[at:], uint32(id))
 }
 
 // FrameBuffered reports whether the next frame is in f as a whole, so that no
@@ -102,6 +125,19 @@ func PeekResponse(f *Flow) (size int64, correlationID int32, err error) {
 		return 0, 0, err
 	}
 	return lengthSize + int64(n), int32(binary.BigEndian.Uint32(b[4:])), nil
+}
+
+// PeekFrame reads the length of the next frame in f, whatever the frame holds,
+// and returns its size with the length.
+func PeekFrame(f *Flow) (int64, error) {
+	n, err := peekSize(f)
+	if err != nil {
+		return 0, err
+	}
+	if n < 0 || isForeign(f) {
+		return 0, notKafka(f, n)
+	}
+	return lengthSize + int64(n), nil
 }
 
 func peekSize(f *Flow) (int32, error) {

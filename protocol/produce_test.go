@@ -85,3 +85,29 @@ func TestProduceWithAHeadThatIsTooLong(t *testing.T) {
 		t.Errorf("%v, want %q", err, want)
 	}
 }
+
+// Kafka's varints are ints of 32 bits with a sign: a count below zero is none,
+// and a length below zero is null. Seen: read as 2^32-1, it hides the acks.
+func TestVarintsOfProduceAreReadAsKafkaDoes(t *testing.T) {
+	const header = "0000 0009 00000001 ffff" // v9, no client id
+	for _, tt := range []struct {
+		name, tags, transactionalID string
+		acks                        string
+		noResponse, refused         bool
+	}{
+		{"a count of -1", "ffffffff0f", "00", "0000", true, false},
+		{"a count of -2^31", "8080808008", "00", "0001", false, false},
+		{"bits beyond the 32nd", "8080808070", "00", "0000", true, false},
+		{"a transactional id of -1", "00", "ffffffff0f", "0000", true, false},
+		{"a transactional id of length 2^31-1, by underflow", "00", "8080808008", "0000", false, true},
+		{"a size of -1", "01 05 ffffffff0f", "00", "0000", false, true},
+		{"six bytes", "808080808000", "00", "0000", false, true},
+	} {
+		b := unhex(t, header+tt.tags+tt.transactionalID+tt.acks+"00000000 01 00")
+		b = append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
+		r, err := PeekRequest(flowOf(b))
+		if (err != nil) != tt.refused || r.NoResponse != tt.noResponse {
+			t.Errorf("%s: no response %t, %v, want %t, refused %t", tt.name, r.NoResponse, err, tt.noResponse, tt.refused)
+		}
+	}
+}

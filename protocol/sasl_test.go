@@ -1,14 +1,11 @@
 package protocol
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
-	"strings"
 	"testing"
-	"testing/iotest"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -21,71 +18,122 @@ func token(b string) string {
 // tokens are what clients send behind a SaslHandshake v0, and what imitates them.
 var tokens = []struct{ name, token string }{
 	{"PLAIN", token("\x00alice\x00alice-secret")},
-	{"PLAIN with an authorisation id", token("alice\x00alice\x00secret")},
-	{"PLAIN of a user whose name is an API key", token("\x00A\x00a-long-enough-password")},
-	{"PLAIN of a user that is a known key, version above", token("\x003\x001\x00\x00\x00\x00\x00\x00\x00")},
-	{"PLAIN without a name", token("\x00\x00password")},
 	{"SCRAM, first", token("n,,n=alice,r=fyko+d2lbbFgONRv9qkxdawL")},
-	{"SCRAM, final", token("c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=")},
-	{"SCRAM with a delegation token", token("n,,n=token,r=fyko,tokenauth=true")},
-	{"OAUTHBEARER", token("n,,\x01auth=Bearer ey\x01\x01")},
 	{"OAUTHBEARER, after a failure", token("\x01")},
 	{"GSSAPI, first", token("\x60\x82\x02\x5c\x06\x09\x2a\x86\x48\x86\xf7\x12\x01\x02\x02\x01\x00\x6e")},
 	{"GSSAPI, wrapped", token("\x05\x04\x04\xff\x00\x0c\x00\x00\x00\x00\x00\x00\x01\x01\x00\x00")},
 	{"GSSAPI, empty", token("")},
 	{"a short one", token("\x00\x12\x00")},
 	{"a key beyond the known", token("\x00\x5f\x00\x00\x00\x00\x00\x01\xff\xff\x00")},
-	{"a version beyond the known", token("\x00\x03\x00\x0e\x00\x00\x00\x01\xff\xff\x00")},
-	{"a negative version", token("\x00\x03\xff\xff\x00\x00\x00\x01\xff\xff\x00")},
-	{"a client id that does not fit", token("\x00\x03\x00\x0c\x00\x00\x00\x01\x00\x05abc")},
 	{"a client id of negative length", token("\x00\x03\x00\x0c\x00\x00\x00\x01\xff\xfe\x00")},
 }
 
-func TestTokensAreNoRequests(t *testing.T) {
-	for _, tt := range tokens {
-		t.Run(tt.name, func(t *testing.T) {
-			b := unhex(t, tt.token)
-			for _, src := range []io.Reader{bytes.NewReader(b), iotest.OneByteReader(bytes.NewReader(b))} {
-				r, isRequest, err := PeekAfterToken(NewFlow(src, io.Discard), false)
-				if isRequest || err != nil {
-					t.Errorf("taken for %s v%d, %v", r.Key, r.Version, err)
-				}
-			}
-		})
+func TestTheMechanismOfASaslHandshake(t *testing.T) {
+	want := map[string]Mechanism{
+		"PLAIN": Plain, "SCRAM-SHA-256": Scram, "SCRAM-SHA-512": Scram, "OAUTHBEARER": OAuthBearer, "GSSAPI": GSSAPI,
+		"plain": UnknownMechanism, "PLAIN ": UnknownMechanism, "": UnknownMechanism, "AWS_MSK_IAM": UnknownMechanism,
 	}
-}
-
-func TestARequestIsOneAgainBehindTokens(t *testing.T) {
-	for _, f := range []*kmsg.RequestFormatter{kmsg.NewRequestFormatter(), kmsg.NewRequestFormatter(kmsg.FormatterClientID("client"))} {
-		for key := range MaxKey + 1 {
-			for version := range key.MaxVersion() + 1 {
-				req := kmsg.RequestForKey(int16(key))
-				req.SetVersion(version)
-				if key == 7 && version == 0 {
-					continue // ControlledShutdown v0 has no client id; brokers send it
-				}
-				b := f.AppendRequest(nil, req, 3)
-				r, isRequest, err := PeekAfterToken(flowOf(b), false)
-				if !isRequest || err != nil || r.Key != key || r.Version != version || r.Size != int64(len(b)) {
-					t.Fatalf("%s v%d: %t, %+v, %v", key, version, isRequest, r, err)
-				}
+	for _, format := range []*kmsg.RequestFormatter{kmsg.NewRequestFormatter(), kmsg.NewRequestFormatter(kmsg.FormatterClientID("client"))} {
+		for name, m := range want {
+			req := kmsg.NewPtrSASLHandshakeRequest()
+			req.Mechanism = name
+			b := format.AppendRequest(nil, req, 1)
+			if r, err := PeekRequest(flowOf(b)); err != nil || r.Mechanism != m {
+				t.Errorf("%q: %v, %v, want %v", name, r.Mechanism, err, m)
 			}
+			req.Version = 1
+			b = format.AppendRequest(nil, req, 1)
+			if r, err := PeekRequest(flowOf(b)); err != nil || r.Mechanism != UnknownMechanism {
+				t.Errorf("v1, %q: %v, %v", name, r.Mechanism, err)
+			}
+		}
+	}
+	for _, broken := range []string{
+		"0011 0000 00000001 ffff ffff",                  // null, where the schema has none
+		"0011 0000 00000001 ffff 0006 504c41494e",       // beyond the frame
+		"0011 0000 00000001 0005 0005 504c41494e",       // the client id takes what the mechanism was to be
+		"0011 0000 00000001 ffff",                       // nothing
+		"0011 0000 00000001 0001 63 0005 504c4149",      // a byte short
+		"0011 0000 00000001 0003 0005 504c41494e000000", // shifted
+	} {
+		b := unhex(t, broken)
+		b = append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
+		if r, err := PeekRequest(flowOf(b)); !errors.Is(err, ErrFrame) {
+			t.Errorf("%s: %+v, %v, want %v", broken, r, err, ErrFrame)
 		}
 	}
 }
 
-func TestPeekAfterTokenWaitsForNoMoreThanTheFrame(t *testing.T) {
-	for n := range 10 {
-		b := unhex(t, token(strings.Repeat("x", n)))
-		if _, isRequest, err := PeekAfterToken(flowOf(b), false); isRequest || err != nil {
-			t.Errorf("%d bytes: %t, %v", n, isRequest, err)
+// Every negative length of a client id is null to Kafka.
+func TestAnyNegativeLengthOfAClientIDIsNull(t *testing.T) {
+	for _, length := range []string{"ffff", "fffe", "8000", "ff00"} {
+		b := unhex(t, "00000011 0011 0000 00000001 "+length+" 0005 504c41494e")
+		if r, err := PeekRequest(flowOf(b)); err != nil || r.Mechanism != Plain {
+			t.Errorf("%s: %+v, %v", length, r, err)
 		}
 	}
-	if _, _, err := PeekAfterToken(flowOf(nil), false); err != io.EOF {
+}
+
+func TestLoginsHaveAsManyTokensAsTheirMechanism(t *testing.T) {
+	const request, wrapped = "0000000a 0003 0001 00000001 ffff", "00000002 0504"
+	for _, tt := range []struct {
+		name      string
+		mechanism Mechanism
+		answers   []int64 // of the broker, length included, to the client's tokens
+		next      string
+		isToken   bool
+	}{
+		{"PLAIN, before its token", Plain, nil, request, true},
+		{"PLAIN, behind it", Plain, []int64{4}, wrapped, false},
+		{"SCRAM, before its first", Scram, nil, request, true},
+		{"SCRAM, before its second", Scram, []int64{100}, request, true},
+		{"SCRAM, behind it", Scram, []int64{100, 60}, wrapped, false},
+		{"OAUTHBEARER, before its token", OAuthBearer, nil, request, true},
+		{"OAUTHBEARER, behind it", OAuthBearer, []int64{4}, wrapped, false},
+		{"OAUTHBEARER, behind an error", OAuthBearer, []int64{50}, request, true},
+		{"OAUTHBEARER, behind two errors", OAuthBearer, []int64{50, 50}, request, true},
+		{"OAUTHBEARER, behind an error and a better token", OAuthBearer, []int64{50, 4}, wrapped, false},
+		{"GSSAPI, before its first", GSSAPI, nil, request, true},
+		{"GSSAPI, another one", GSSAPI, []int64{80}, wrapped, true},
+		{"GSSAPI, an empty one", GSSAPI, []int64{80}, "00000000", true},
+		{"GSSAPI, a request", GSSAPI, []int64{80, 90}, request, false},
+		{"no login", UnknownMechanism, nil, wrapped, false},
+	} {
+		tokens := Tokens{mechanism: tt.mechanism}
+		for _, size := range tt.answers {
+			tokens.Sent()
+			tokens.Answered(size)
+		}
+		if got, err := tokens.Next(flowOf(unhex(t, tt.next))); got != tt.isToken || err != nil {
+			t.Errorf("%s: %t, %v, want %t", tt.name, got, err, tt.isToken)
+		}
+	}
+}
+
+func TestOnlyTheLastTokenOfGSSAPIMayStayUnanswered(t *testing.T) {
+	for m := UnknownMechanism; m <= GSSAPI; m++ {
+		for sent := range 3 {
+			tokens := Tokens{mechanism: m, sent: sent}
+			got, err := tokens.Unanswered(flowOf(unhex(t, "0000000a 0003 0001 00000001 ffff")))
+			if want := m == GSSAPI && sent > 0; got != want || err != nil {
+				t.Errorf("mechanism %d, %d sent: %t, %v, want %t", m, sent, got, err, want)
+			}
+		}
+	}
+	tokens := Tokens{mechanism: GSSAPI, sent: 1}
+	if _, err := tokens.Unanswered(flowOf(nil)); err != io.EOF {
 		t.Errorf("at the end: %v, want %v", err, io.EOF)
 	}
-	if _, _, err := PeekAfterToken(flowOf(unhex(t, "00000020 0003")), false); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("in a frame: %v, want %v", err, io.ErrUnexpectedEOF)
+}
+
+func TestTokensOfAnUnknownMechanismCannotBeFollowed(t *testing.T) {
+	if _, err := NewTokens(UnknownMechanism); err == nil {
+		t.Error("no error")
+	}
+	for m := Plain; m <= GSSAPI; m++ {
+		if tokens, err := NewTokens(m); err != nil || !tokens.Expected() {
+			t.Errorf("mechanism %d: %v, %v", m, tokens, err)
+		}
 	}
 }
 

@@ -67,6 +67,7 @@ type Agent struct {
 	Listening func(bootstrap []string)
 
 	headTimeout time.Duration // defaultHeadTimeout, but for tests
+	without     without
 
 	nodes     nodes
 	loud      loud

@@ -54,6 +54,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c.conn = conn{
 		near: &source{Conn: nc}, touches: rewrite.Touches, relayTouched: c.relayTouched,
 		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, loud: &a.loud, inflight: newInflight(),
+		without: a.without,
 	}
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
@@ -131,6 +132,9 @@ func (c *agentConn) repeatable(f *protocol.Flow, r protocol.Request) []byte {
 	if answer, err := c.screen(r); answer != nil || err != nil {
 		return nil
 	}
+	c.firstID = c.newID(r)
+	protocol.SetRequestID(f, c.firstID)
+	defer protocol.SetRequestID(f, r.CorrelationID) // the client's own is still to be noted
 	b, err := f.Peek(int(r.Size), maxRepeatable)
 	if err != nil {
 		return nil

@@ -147,6 +147,7 @@ func answerAlike(broker net.Conn, request int, response []byte) {
 		if _, err := io.ReadFull(broker, buf); err != nil {
 			return
 		}
+		copy(response[4:8], buf[8:12]) // the correlation id
 		if _, err := broker.Write(response); err != nil {
 			return
 		}

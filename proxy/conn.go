@@ -66,6 +66,7 @@ type conn struct {
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	loud    *loud // shared by all connections of a process
+	without without
 
 	// first says that the first request is on its way: a drain lets it come.
 	// Owned by requests.
@@ -73,13 +74,19 @@ type conn struct {
 
 	screened   bool      // owned by requests: the request was screened when it was sent
 	firstAt    time.Time // owned by requests: when the first request's header had been read, where that was before run
+	firstID    int32     // owned by requests: the correlation id with which the first request was sent, where that was before run
 	inflight   *inflight
 	clientSent bool // owned by requests: a frame has been passed
-	tokens     int  // owned by requests: raw SASL tokens passed in a row
 	unanswered bool // owned by requests: one was passed that wants no answer
 	draining   atomic.Bool
 	deserted   atomic.Bool // the broker has ended its side
 	cause      atomic.Pointer[ending]
+}
+
+// without names defences that a test takes away, to see that the others hold.
+type without struct {
+	correlationIDs bool                      // the broker is given the client's own
+	reading        func(*protocol.Flow) bool // it says which frames are raw tokens, and they are not counted
 }
 
 // ending is what ended a connection first.
@@ -413,7 +420,7 @@ func (c *conn) mayDrain(from *source) bool {
 	return from == c.near && c.draining.Load() && (!c.first || c.deserted.Load())
 }
 
-// request relays one request.
+// request relays one request, or a raw SASL token.
 func (c *conn) request(f *protocol.Flow) error {
 	c.first = false
 	if c.inflight.givenUp() {
@@ -426,7 +433,7 @@ func (c *conn) request(f *protocol.Flow) error {
 	if isToken {
 		return c.token(f)
 	}
-	c.clientSent, c.tokens = true, 0
+	c.clientSent = true
 	in := request{Request: r, at: cmp.Or(c.firstAt, time.Now())}
 	c.firstAt = time.Time{}
 	if c.screen != nil && !c.screened {
@@ -440,17 +447,38 @@ func (c *conn) request(f *protocol.Flow) error {
 	c.count(in)
 	if r.NoResponse {
 		c.unanswered = true
-	} else {
-		if c.inflight.full() { // what makes room may be the answers to requests that f still holds
-			if err := f.Flush(); err != nil {
-				return err
-			}
-		}
-		if _, err := c.inflight.push(in); err != nil {
+		return f.PassThrough(r.Size)
+	}
+	return c.forward(f, in)
+}
+
+// forward passes on a request that is answered, under a correlation id of ours.
+func (c *conn) forward(f *protocol.Flow, in request) error {
+	if in.sent = c.firstID; in.sent == 0 {
+		in.sent = c.newID(in.Request)
+	}
+	c.firstID = 0
+	if c.inflight.full() { // what makes room may be the answers to requests that f still holds
+		if err := f.Flush(); err != nil {
 			return err
 		}
 	}
-	return f.PassThrough(r.Size)
+	place, err := c.inflight.push(in)
+	if err != nil {
+		return err
+	}
+	if place == awaited {
+		protocol.SetRequestID(f, in.sent)
+	}
+	return f.PassThrough(in.Size)
+}
+
+// newID returns the correlation id with which the broker gets a request.
+func (c *conn) newID(r protocol.Request) int32 {
+	if c.without.correlationIDs {
+		return r.CorrelationID
+	}
+	return newCorrelationID()
 }
 
 // count counts a request.
@@ -462,29 +490,66 @@ func (c *conn) count(r request) {
 
 // peekRequest reads the next request's header, or finds a raw SASL token.
 func (c *conn) peekRequest(f *protocol.Flow) (r protocol.Request, isToken bool, err error) {
-	if !protocol.FrameBuffered(f) {
-		c.near.SetReadDeadline(time.Now().Add(c.headTimeout))
-		c.near.timed = true
-		defer func() { c.near.timed = false }()
+	if isToken, err = c.isToken(f); err != nil || isToken {
+		return r, isToken, err
+	}
+	defer c.timeHead(f)()
+	r, err = protocol.PeekRequest(f)
+	return r, false, err
+}
+
+// timeHead bounds the wait for the head of the next frame, until stop.
+func (c *conn) timeHead(f *protocol.Flow) (stop func()) {
+	if protocol.FrameBuffered(f) {
+		return func() {}
+	}
+	c.near.SetReadDeadline(time.Now().Add(c.headTimeout))
+	c.near.timed = true
+	return func() { c.near.timed = false }
+}
+
+// isToken reports whether the next frame is a raw SASL token. In a login it
+// waits for the broker's answer to what came before, as the broker does before
+// it reads on: what the frame is may hang on that.
+func (c *conn) isToken(f *protocol.Flow) (bool, error) {
+	if c.without.reading != nil {
+		return c.without.reading(f), nil
 	}
 	if !c.clientSent {
-		raw, err := protocol.IsRawToken(f)
-		if err != nil || raw {
-			return r, raw, err
-		}
+		defer c.timeHead(f)()
+		return protocol.IsRawToken(f)
 	}
-	// The client sends its first token behind the answer to its handshake, so
-	// once bytes are here the responses' side has seen that answer.
-	tokens, answered := c.inflight.inTokens()
-	if !tokens {
-		r, err = protocol.PeekRequest(f)
-		return r, false, err
+	tokens, waits := c.inflight.inLogin()
+	if !waits && !tokens.Expected() {
+		return false, nil
 	}
-	if c.tokens == 0 {
-		return r, true, nil
+	if over, err := c.isUnanswered(f, tokens); err != nil || over {
+		return false, err
 	}
-	r, isRequest, err := protocol.PeekAfterToken(f, answered)
-	return r, !isRequest, err
+	if err := f.Flush(); err != nil {
+		return false, err
+	}
+	tokens, err := c.inflight.awaitLogin()
+	if err != nil {
+		return false, err
+	}
+	defer c.timeHead(f)()
+	isToken, err := tokens.Next(f)
+	if err == nil && !isToken {
+		c.inflight.endLogin()
+	}
+	return isToken, err
+}
+
+// isUnanswered reports whether the next frame shows that the login is over
+// though its last token has not been answered.
+func (c *conn) isUnanswered(f *protocol.Flow, tokens protocol.Tokens) (bool, error) {
+	defer c.timeHead(f)()
+	over, err := tokens.Unanswered(f)
+	if err == nil && over {
+		c.inflight.endLogin()
+	}
+	return over, err
 }
 
 // unreadable decides about bytes that are no request.
@@ -497,7 +562,7 @@ func (c *conn) unreadable(f *protocol.Flow, err error) error {
 	}
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
-	case c.lenient && (framing || err == io.ErrUnexpectedEOF):
+	case c.lenient && (framing || err == io.ErrUnexpectedEOF || c.inflight.givenUp()):
 		return c.giveUp(f)
 	case errors.Is(err, protocol.ErrForeign):
 		return refuse(metrics.RefusedNotKafka, "read request from %s: %w", c.near.RemoteAddr(), err)
@@ -519,11 +584,15 @@ func (c *conn) token(f *protocol.Flow) error {
 	if err != nil {
 		return c.unreadable(f, err)
 	}
-	if !c.clientSent { // GSSAPI without a handshake
+	if !c.clientSent { // without a handshake
 		c.clientSent = true
-		c.inflight.startTokens()
+		c.inflight.startTokens(protocol.GSSAPI)
 	}
-	c.tokens++
+	if c.without.reading == nil {
+		if _, err := c.inflight.push(request{token: true}); err != nil {
+			return err
+		}
+	}
 	return f.PassThrough(size)
 }
 
@@ -535,8 +604,8 @@ func (c *conn) answer(f *protocol.Flow, r request) error {
 	if err := c.passTo(io.Discard, f, r.Size); err != nil {
 		return err
 	}
-	own, err := c.inflight.push(r)
-	if err != nil || !own {
+	place, err := c.inflight.push(r)
+	if err != nil || place != alone {
 		return err
 	}
 	if _, err := c.near.Write(r.answer); err != nil {
@@ -592,13 +661,11 @@ func (c *conn) answers(f *protocol.Flow) error {
 // response relays one response.
 func (c *conn) response(f *protocol.Flow) error {
 	if c.inflight.givenUp() {
-		return f.PassAll()
+		return c.restore(f)
 	}
 	r, ok := c.inflight.oldest()
-	if !ok {
-		if tokens, _ := c.inflight.inTokens(); tokens {
-			return c.tokenAnswer(f)
-		}
+	if r.token || !ok && c.without.reading != nil {
+		return c.tokenAnswer(f)
 	}
 	size, id, err := protocol.PeekResponse(f)
 	switch {
@@ -606,10 +673,36 @@ func (c *conn) response(f *protocol.Flow) error {
 		return c.strange(f, err)
 	case !ok || r.answer != nil:
 		return c.strange(f, fmt.Errorf("%w: a response with correlation id %d to no request", errMismatch, id))
-	case id != r.CorrelationID:
-		return c.strange(f, fmt.Errorf("%w: response with correlation id %d where %s v%d with %d is the oldest in flight", errMismatch, id, r.Key, r.Version, r.CorrelationID))
+	case id != r.sent:
+		return c.strange(f, fmt.Errorf("%w: a response that is not the one to %s v%d with correlation id %d, the oldest in flight", errMismatch, r.Key, r.Version, r.CorrelationID))
 	}
+	if err := c.followLogin(f, r.Request, size); err != nil {
+		return c.strange(f, err)
+	}
+	protocol.SetResponseID(f, r.CorrelationID)
 	return c.relay(f, r, size)
+}
+
+// restore relays a frame when frames are not followed any more, and puts the
+// client's correlation id back if it answers a request that was. When none is
+// left it relays everything.
+func (c *conn) restore(f *protocol.Flow) error {
+	if _, _, left := c.inflight.restore(0); left == 0 {
+		return f.PassAll()
+	}
+	size, err := protocol.PeekFrame(f)
+	switch {
+	case errors.Is(err, protocol.ErrFrame), errors.Is(err, io.ErrUnexpectedEOF):
+		return f.PassAll()
+	case err != nil:
+		return err
+	}
+	if _, id, err := protocol.PeekResponse(f); err == nil {
+		if original, found, _ := c.inflight.restore(id); found {
+			protocol.SetResponseID(f, original)
+		}
+	}
+	return f.PassThrough(size)
 }
 
 // tokenAnswer relays one raw SASL token of the broker.
@@ -618,22 +711,33 @@ func (c *conn) tokenAnswer(f *protocol.Flow) error {
 	if err != nil {
 		return c.strange(f, err)
 	}
-	c.inflight.tokenAnswered()
-	return f.PassThrough(size)
+	if err := f.PassThrough(size); err != nil {
+		return err
+	}
+	if err := flushLast(f); err != nil {
+		return err
+	}
+	c.inflight.tokenDone(size)
+	return nil
 }
 
-var errMismatch = errors.New("responses do not match requests")
+var (
+	errMismatch = errors.New("responses do not match requests")
+	errLogin    = errors.New("a login whose raw SASL tokens cannot be followed")
+)
 
 // strange decides about bytes that are not the response that is due.
 func (c *conn) strange(f *protocol.Flow, err error) error {
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
-	case c.lenient && (framing || errors.Is(err, errMismatch)):
+	case c.lenient && (framing || errors.Is(err, errMismatch) || errors.Is(err, errLogin)):
 		if errors.Is(err, protocol.ErrForeign) && c.loud.again("foreign") {
 			c.log.Warn("what answers is no Kafka broker", "err", sayForeign(err))
 		}
 		c.inflight.giveUp()
-		return f.PassAll()
+		return c.restore(f)
+	case errors.Is(err, errLogin):
+		return &refusal{metrics.RefusedSASL, err}
 	case errors.Is(err, errMismatch):
 		return refuse(metrics.RefusedCorrelation, "read response: %w", err)
 	case errors.Is(err, protocol.ErrForeign):
@@ -658,22 +762,24 @@ func (c *conn) relay(f *protocol.Flow, r request, size int64) error {
 	if r.queued {
 		m.Queued.Inc()
 	}
-	if r.Key == protocol.SASLHandshake && r.Version == 0 {
-		if err := c.handshakeV0(f, size); err != nil {
-			return err
-		}
-	}
 	if err := c.relayBody(f, r, size); err != nil {
 		return err
 	}
-	if f.Buffered() == 0 { // nothing behind it: it leaves now, before it counts as done
-		if err := f.Flush(); err != nil {
-			return err
-		}
+	if err := flushLast(f); err != nil {
+		return err
 	}
 	m.Transfer.Observe(time.Since(start).Seconds())
 	c.inflight.done()
 	return nil
+}
+
+// flushLast sends a response behind which nothing is: it leaves now, before it
+// counts as done.
+func flushLast(f *protocol.Flow) error {
+	if f.Buffered() > 0 {
+		return nil
+	}
+	return f.Flush()
 }
 
 func (c *conn) relayBody(f *protocol.Flow, r request, size int64) error {
@@ -693,16 +799,25 @@ func (c *conn) relayBody(f *protocol.Flow, r request, size int64) error {
 	return err
 }
 
-// handshakeV0 switches to raw tokens when the broker accepted a SaslHandshake
-// v0, before the client can read that it did.
-func (c *conn) handshakeV0(f *protocol.Flow, size int64) error {
-	const errorCode = 8 // behind length and correlation id
-	if size < errorCode+2 {
+// followLogin notes what the broker says to a SaslHandshake v0, before the
+// client can read it: where it accepts, raw tokens follow.
+func (c *conn) followLogin(f *protocol.Flow, r protocol.Request, size int64) error {
+	if !handshakesV0(r) {
 		return nil
 	}
-	b, err := f.Peek(errorCode+2, errorCode+2)
-	if err == nil && b[errorCode] == 0 && b[errorCode+1] == 0 {
-		c.inflight.startTokens()
+	const errorCode = 8 // behind length and correlation id
+	if size < errorCode+2 {
+		return fmt.Errorf("%w: a response to SaslHandshake of %d bytes", errLogin, size)
 	}
-	return err
+	b, err := f.Peek(errorCode+2, errorCode+2)
+	if err != nil {
+		return err
+	}
+	if b[errorCode] == 0 && b[errorCode+1] == 0 {
+		if err := c.inflight.startTokens(r.Mechanism); err != nil {
+			return fmt.Errorf("%w: the mechanism is none of PLAIN, SCRAM, OAUTHBEARER and GSSAPI, and the client sends SaslHandshake v0, not v1", errLogin)
+		}
+	}
+	c.inflight.handshakeAnswered()
+	return nil
 }

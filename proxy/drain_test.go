@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,8 +55,9 @@ func resetByStop(t *testing.T, address string, arrived <-chan struct{}, stop fun
 // connection from draining.
 func TestDrainDoesNotWaitForAClientThatIsGone(t *testing.T) {
 	answer := make(chan struct{})
+	var requests atomic.Int32
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte {
-		if id == 2 {
+		if requests.Add(1) == 2 {
 			<-answer
 		}
 		return metadata(id, 1)

@@ -43,11 +43,7 @@ func TestAResponseMayBeHereAtOnce(t *testing.T) {
 		}
 		broker := <-u.brokers
 		client.send(kmsg.NewPtrMetadataRequest(), 1)
-		want := requestFrame(kmsg.NewPtrMetadataRequest(), 1, 2)
-		second := make([]byte, len(want))
-		if _, err := io.ReadFull(broker, second); err != nil || !bytes.Equal(second, want) {
-			t.Fatalf("the broker read %q, %v, want the second request alone", second, err)
-		}
+		expectRequest(t, broker, requestFrame(kmsg.NewPtrMetadataRequest(), 1, 2)) // the second alone
 		client.Close()
 		broker.Close()
 	}

@@ -8,12 +8,15 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/protocol"
 )
 
 // What follows are connections with raw sockets at both ends, for how they end
@@ -23,6 +26,7 @@ import (
 type meeting struct {
 	client *kafkaConn
 	broker *net.TCPConn
+	id     int32 // of the request, as the broker was given it
 	agent  running
 }
 
@@ -30,22 +34,28 @@ type meeting struct {
 // a request already, which the broker has read.
 func meet(t *testing.T, transport string) meeting {
 	t.Helper()
-	arrived := make(chan net.Conn, 1)
+	arrived := make(chan meeting, 1)
 	over := make(chan struct{})
 	broker := fakeBroker(t, func(c net.Conn) {
 		c.SetDeadline(time.Now().Add(20 * time.Second))
-		if _, err := readFrame(c); err != nil {
+		request, err := readFrame(c)
+		if err != nil {
 			return // the gateway looks whether the broker is there
 		}
-		arrived <- c
+		arrived <- meeting{broker: c.(*net.TCPConn), id: idOf(request)}
 		<-over
 	})
 	t.Cleanup(func() { close(over) })
 	agent := startAgent(t, waysTo(t, []string{broker}, transport, nil)(), nil)
 	client := dialKafka(t, agent.address)
 	client.send(kmsg.NewPtrMetadataRequest(), 1)
-	return meeting{client, (<-arrived).(*net.TCPConn), agent}
+	m := <-arrived
+	m.client, m.agent = client, agent
+	return m
 }
+
+// idOf is the correlation id of a request, as readFrame returns it.
+func idOf(request []byte) int32 { return int32(binary.BigEndian.Uint32(request[4:])) }
 
 // ended reads until the end, and returns what came before it and whether the
 // end was a reset.
@@ -68,16 +78,16 @@ func TestClientsFINIsAFINAndAnswersStillCome(t *testing.T) {
 		m := meet(t, transport)
 		m.client.send(kmsg.NewPtrHeartbeatRequest(), 2)
 		m.client.CloseWrite()
-		if frame, err := readFrame(m.broker); err != nil || frame[1] != 12 {
+		frame, err := readFrame(m.broker)
+		if err != nil || frame[1] != 12 {
 			t.Fatalf("the broker read %q, %v, want the last request", frame, err)
 		}
 		if got, reset := ended(t, m.broker); len(got) > 0 || reset {
 			t.Errorf("the broker read %q, reset %v, want an end", got, reset)
 		}
-		answers := append(framed(metadata(1, 0)), heartbeatAnswer(2)...)
-		m.broker.Write(answers)
+		m.broker.Write(append(framed(metadata(m.id, 0)), heartbeatAnswer(idOf(frame))...))
 		m.broker.CloseWrite()
-		if got, reset := ended(t, m.client); !bytes.Equal(got, answers) || reset {
+		if got, reset := ended(t, m.client); !bytes.Equal(got, append(framed(metadata(1, 0)), heartbeatAnswer(2)...)) || reset {
 			t.Errorf("the client read %q, reset %v, want both answers and an end", got, reset)
 		}
 	})
@@ -87,7 +97,7 @@ func TestBrokersFINIsAFIN(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		answer := framed(metadata(1, 0))
-		m.broker.Write(answer)
+		m.broker.Write(framed(metadata(m.id, 0)))
 		m.broker.Close()
 		if got, reset := ended(t, m.client); !bytes.Equal(got, answer) || reset {
 			t.Errorf("the client read %q, reset %v, want the answer and an end", got, reset)
@@ -99,7 +109,7 @@ func TestBrokersResetIsAReset(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		answer := framed(metadata(1, 0))
-		m.broker.Write(answer)
+		m.broker.Write(framed(metadata(m.id, 0)))
 		if got, err := readFrame(m.client); err != nil || len(got) != len(answer)-4 {
 			t.Fatalf("the client read %q, %v, want the answer", got, err)
 		}
@@ -116,11 +126,12 @@ func TestTruncatedResponseIsAReset(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		m.client.send(kmsg.NewPtrHeartbeatRequest(), 2)
-		if _, err := readFrame(m.broker); err != nil {
+		frame, err := readFrame(m.broker)
+		if err != nil {
 			t.Fatal(err)
 		}
-		m.broker.Write(framed(metadata(1, 0)))
-		m.broker.Write(heartbeatAnswer(2)[:10])
+		m.broker.Write(framed(metadata(m.id, 0)))
+		m.broker.Write(heartbeatAnswer(idOf(frame))[:10])
 		m.broker.Close()
 		if _, reset := ended(t, m.client); !reset {
 			t.Error("the client saw an end, want a reset")
@@ -189,7 +200,7 @@ func TestRequestsSurviveTheClientsResetWhenTheBrokerAnswersFirst(t *testing.T) {
 		m.client.SetLinger(0)
 		m.client.Close()
 		time.Sleep(200 * time.Millisecond) // for the reset to be acted on
-		m.broker.Write(framed(metadata(1, 0)))
+		m.broker.Write(framed(metadata(m.id, 0)))
 		time.Sleep(50 * time.Millisecond)
 		for i := range n {
 			if _, err := readFrame(m.broker); err != nil {
@@ -207,7 +218,7 @@ func TestBrokerGetsRidOfItsResponseWhenTheClientIsGone(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		const size = 40 << 20
-		m.broker.Write(append(binary.BigEndian.AppendUint32(nil, size), 0, 0, 0, 1))
+		m.broker.Write(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, size), uint32(m.id)))
 		m.broker.Write(make([]byte, 64<<10))
 		io.ReadFull(m.client, make([]byte, 8))
 		m.client.SetLinger(0)
@@ -231,8 +242,9 @@ func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 			}
 			t.Run(end+" over "+transport, func(t *testing.T) {
 				asked, release := make(chan struct{}, 9), make(chan struct{})
-				broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte {
-					if id > 1 { // the first one opens the stream, and those behind it wait for that
+				var requests atomic.Int32
+				broker := fakeBroker(t, answering(func(key, _ int16, id int32) []byte {
+					if key == int16(protocol.Metadata) && requests.Add(1) > 1 { // the first one opens the stream, and those behind it wait for that
 						asked <- struct{}{}
 						<-release
 					}

@@ -43,9 +43,10 @@ type Gateway struct {
 	Metrics *metrics.Metrics
 	Logger  *slog.Logger // nil: discard
 
-	signer *signer
-	memory memory
-	loud   loud
+	signer  *signer
+	memory  memory
+	loud    loud
+	without without
 
 	mu       sync.Mutex
 	draining time.Time // since when; zero for not
@@ -184,7 +185,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 		near: &source{Conn: t}, far: &source{Conn: broker},
 		touches: namesBrokers, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
 		metrics: g.Metrics, log: log, loud: &g.loud, inflight: newInflight(),
-		first: true,
+		first: true, without: g.without,
 	}
 	g.add(c)
 	defer g.remove(c)

@@ -65,10 +65,11 @@ func TestBusyClientDrains(t *testing.T) {
 func TestStalledResponseDoesNotOutliveItsClient(t *testing.T) {
 	over := make(chan struct{})
 	broker := fakeBroker(t, func(c net.Conn) {
-		if _, err := io.ReadFull(c, make([]byte, len(listGroups))); err != nil {
+		request := make([]byte, len(listGroups))
+		if _, err := io.ReadFull(c, request); err != nil {
 			return // the agent's hello
 		}
-		c.Write(append(binary.BigEndian.AppendUint32(nil, 1<<20), 0, 0, 0, 1))
+		c.Write(append(binary.BigEndian.AppendUint32(nil, 1<<20), request[8:12]...))
 		io.Copy(io.Discard, c)
 		<-over
 	})
@@ -83,16 +84,17 @@ func TestStalledResponseDoesNotOutliveItsClient(t *testing.T) {
 }
 
 // stoppedGateway runs a gateway with a short drain, has a stream send one
-// request, answers it with answer, and stops the gateway once the stream has
-// read as much.
-func stoppedGateway(t *testing.T, answer []byte) {
+// request, answers it with what answer makes of its correlation id, and stops
+// the gateway once the stream has read as much.
+func stoppedGateway(t *testing.T, answer func(id []byte) []byte) {
 	t.Helper()
 	over := make(chan struct{})
 	broker := fakeBroker(t, func(c net.Conn) {
-		if _, err := io.ReadFull(c, make([]byte, len(listGroups))); err != nil {
+		request := make([]byte, len(listGroups))
+		if _, err := io.ReadFull(c, request); err != nil {
 			return // the gateway's first look
 		}
-		c.Write(answer)
+		c.Write(answer(request[8:12]))
 		<-over
 	})
 	gateway := startGateway(t, []string{broker}, func(g *Gateway) { g.DrainTimeout = 50 * time.Millisecond })
@@ -104,7 +106,7 @@ func stoppedGateway(t *testing.T, answer []byte) {
 	}
 	defer s.Close()
 	s.Write(listGroups)
-	if _, err := io.ReadFull(s, make([]byte, len(answer))); err != nil {
+	if _, err := io.ReadFull(s, make([]byte, len(answer(make([]byte, 4))))); err != nil {
 		t.Fatal(err)
 	}
 	gateway.stop() // fails the test if it does not return
@@ -112,11 +114,11 @@ func stoppedGateway(t *testing.T, answer []byte) {
 }
 
 func TestGatewayStopsAmidAResponse(t *testing.T) {
-	stoppedGateway(t, append(binary.BigEndian.AppendUint32(nil, 1<<20), 0, 0, 0, 1))
+	stoppedGateway(t, func(id []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, 1<<20), id...) })
 }
 
 func TestGatewayStopsWithAStreamThatItDoesNotFollow(t *testing.T) {
-	stoppedGateway(t, framed([]byte{0, 0, 0, 9, 1, 2, 3, 4})) // to another correlation id
+	stoppedGateway(t, func(id []byte) []byte { return framed(append([]byte{^id[0]}, id...)) }) // another correlation id
 }
 
 func TestGatewayThatCannotServeSaysSo(t *testing.T) {
@@ -175,7 +177,7 @@ func saslV0ThenNames(name string) func(net.Conn) {
 			io.ReadFull(c, frame)
 			switch i {
 			case 0:
-				c.Write(framed([]byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0}))
+				c.Write(framed(append(frame[4:8:8], 0, 0, 0, 0, 0, 0)))
 			case 1:
 				c.Write(framed(nil))
 			default:

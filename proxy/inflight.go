@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
@@ -15,13 +17,30 @@ const maxInflight = 4096
 
 var errConnOver = errors.New("connection is over")
 
-// request is one request in flight.
+// request is one request in flight, or a raw SASL token, which is answered in
+// its turn as requests are.
 type request struct {
 	protocol.Request
+	// sent is the correlation id that the broker is given in the place of the
+	// client's. Nobody can foresee it: a response to another request, which a
+	// client has hidden from us, cannot pass for this one's.
+	sent   int32
 	at     time.Time // its header had been read
 	queued bool      // it waited behind another one of its connection
 	answer []byte    // our own answer, where the request is not forwarded
 	own    bool      // the requests' side writes answer itself: nothing was in flight
+	token  bool      // a raw SASL token
+}
+
+// newCorrelationID returns an id that nobody can foresee, and never 0.
+func newCorrelationID() int32 {
+	for {
+		var b [4]byte
+		rand.Read(b[:])
+		if id := int32(binary.BigEndian.Uint32(b[:])); id != 0 {
+			return id
+		}
+	}
 }
 
 // inflight is the queue of requests that await their response, in the order in
@@ -29,15 +48,16 @@ type request struct {
 // connection share. A request stays in it until its response has been relayed.
 type inflight struct {
 	mu      sync.Mutex
-	changed sync.Cond // for whoever waits for room or for emptiness
+	changed sync.Cond // for whoever waits for room, for emptiness or for a login's next step
 	ring    []request // grows up to maxInflight
 	head, n int
 
-	deaf     bool // nobody takes requests out any more
-	tokens   bool // raw SASL tokens travel, not frames with headers
-	answered bool // the broker has answered one of them
-	opaque   bool // frames are not followed any more
-	closed   bool
+	login  bool            // what the client sends next depends on an answer that has not come
+	tokens protocol.Tokens // of a login that is under way
+
+	deaf   bool // nobody takes requests out any more
+	opaque bool // frames are not followed any more
+	closed bool
 }
 
 func newInflight() *inflight {
@@ -46,36 +66,65 @@ func newInflight() *inflight {
 	return q
 }
 
-// push appends r once there is room. It fails when the connection is over. An
-// answer of our own that comes to stand alone is the caller's to write, who
-// then calls done: nothing can come from the broker meanwhile.
-func (q *inflight) push(r request) (own bool, err error) {
+// placed says what became of a request that was pushed.
+type placed uint8
+
+const (
+	awaited   placed = iota // its response is awaited
+	alone                   // it is the caller's to answer, who then calls done: nothing can come from the broker meanwhile
+	unawaited               // nobody waits for its response any more
+)
+
+// push appends r once there is room. It fails when the connection is over.
+func (q *inflight) push(r request) (placed, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.n == maxInflight && !q.closed && !q.deaf {
 		q.changed.Wait()
 	}
-	if q.closed {
-		return false, errConnOver
-	}
-	q.tokens = false
-	if q.deaf {
-		return false, nil
+	switch {
+	case q.closed:
+		return unawaited, errConnOver
+	case q.deaf:
+		return unawaited, nil
 	}
 	r.queued = q.n > 0
 	r.own = r.answer != nil && !r.queued
+	q.append(r)
+	switch {
+	case r.token:
+		q.tokens.Sent()
+		q.login = true
+	case r.answer == nil && handshakesV0(r.Request):
+		q.login = true
+	}
+	if r.own {
+		return alone, nil
+	}
+	return awaited, nil
+}
+
+// handshakesV0 reports whether raw tokens follow the request if the broker
+// accepts it.
+func handshakesV0(r protocol.Request) bool {
+	return r.Key == protocol.SASLHandshake && r.Version == 0
+}
+
+func (q *inflight) append(r request) {
 	if q.n == len(q.ring) {
 		q.grow()
 	}
-	q.ring[(q.head+q.n)%len(q.ring)] = r
+	*q.at(q.n) = r
 	q.n++
-	return r.own, nil
 }
+
+// at is the request that is i-th to be answered.
+func (q *inflight) at(i int) *request { return &q.ring[(q.head+i)%len(q.ring)] }
 
 func (q *inflight) grow() {
 	ring := make([]request, max(4, 2*len(q.ring)))
 	for i := range q.n {
-		ring[i] = q.ring[(q.head+i)%len(q.ring)]
+		ring[i] = *q.at(i)
 	}
 	q.ring, q.head = ring, 0
 }
@@ -88,17 +137,21 @@ func (q *inflight) oldest() (r request, ok bool) {
 	if q.n == 0 {
 		return request{}, false
 	}
-	return q.ring[q.head], true
+	return *q.at(0), true
 }
 
 // done removes the oldest request: its response has been relayed.
 func (q *inflight) done() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.ring[q.head] = request{}
+	q.remove()
+	q.changed.Broadcast()
+}
+
+func (q *inflight) remove() {
+	*q.at(0) = request{}
 	q.head = (q.head + 1) % len(q.ring)
 	q.n--
-	q.changed.Broadcast()
 }
 
 // stopAnswers says that the client is gone: nothing is waited for any more,
@@ -127,26 +180,68 @@ func (q *inflight) close() {
 	q.changed.Broadcast()
 }
 
-// startTokens says that raw SASL tokens follow, both ways, until the next push.
-func (q *inflight) startTokens() {
+// startTokens says that raw SASL tokens of a mechanism follow.
+func (q *inflight) startTokens(m protocol.Mechanism) (err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.tokens, q.answered = true, false
+	q.tokens, err = protocol.NewTokens(m)
+	return err
 }
 
-// tokenAnswered says that the broker has answered a raw token.
-func (q *inflight) tokenAnswered() {
+// handshakeAnswered says that the broker has answered a SaslHandshake v0.
+func (q *inflight) handshakeAnswered() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.answered = true
+	q.login = false
+	q.changed.Broadcast()
 }
 
-// inTokens reports whether raw SASL tokens travel, and whether the broker has
-// answered one of them.
-func (q *inflight) inTokens() (tokens, answered bool) {
+// tokenDone is done for a raw token, which the broker has answered with size
+// bytes.
+func (q *inflight) tokenDone(size int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.tokens, q.answered
+	if q.n == 0 || !q.at(0).token {
+		return // the login was over for the client before
+	}
+	q.remove()
+	q.tokens.Answered(size)
+	q.login = false
+	q.changed.Broadcast()
+}
+
+// inLogin returns the tokens of a login that is under way, and whether what the
+// client sends next depends on an answer that has not come.
+func (q *inflight) inLogin() (tokens protocol.Tokens, waits bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tokens, q.login
+}
+
+// awaitLogin waits for that answer. It fails where it will not be seen.
+func (q *inflight) awaitLogin() (protocol.Tokens, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.login && !q.closed && !q.deaf {
+		q.changed.Wait()
+	}
+	if q.login {
+		return protocol.Tokens{}, errConnOver
+	}
+	return q.tokens, nil
+}
+
+// endLogin says that requests follow again. The last token, if it is still in
+// flight, gets no answer.
+func (q *inflight) endLogin() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.tokens, q.login = protocol.Tokens{}, false
+	if q.n > 0 && q.at(q.n-1).token {
+		q.n--
+		*q.at(q.n) = request{}
+		q.changed.Broadcast()
+	}
 }
 
 // full reports whether a push would wait.
@@ -156,7 +251,8 @@ func (q *inflight) full() bool {
 	return q.n == maxInflight
 }
 
-// giveUp says that frames cannot be followed any more.
+// giveUp says that frames cannot be followed any more. What is in flight keeps
+// its place, for restore.
 func (q *inflight) giveUp() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -168,4 +264,24 @@ func (q *inflight) givenUp() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.opaque
+}
+
+// restore returns the client's correlation id of a request that was given
+// another before frames were not followed any more, and forgets the request.
+// left is how many there are.
+func (q *inflight) restore(id int32) (original int32, found bool, left int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.n {
+		r := q.at(i)
+		switch {
+		case r.sent == 0: // a token, an answer of ours, or restored already
+		case !found && r.sent == id:
+			original, found = r.CorrelationID, true
+			*r = request{}
+		default:
+			left++
+		}
+	}
+	return original, found, left
 }

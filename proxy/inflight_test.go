@@ -82,10 +82,10 @@ func TestFullInflightStopsReadingUntilThereIsRoom(t *testing.T) {
 func TestAnswerOfOurOwnIsWrittenByOneSideOnly(t *testing.T) {
 	q := newInflight()
 	answer := request{answer: []byte("answer")}
-	if own, _ := q.push(answer); !own {
+	if place, _ := q.push(answer); place != alone {
 		t.Error("an answer that stands alone is not the caller's")
 	}
-	if own, _ := q.push(answer); own {
+	if place, _ := q.push(answer); place != awaited {
 		t.Error("an answer behind another is the caller's")
 	}
 	q.done()
@@ -93,7 +93,7 @@ func TestAnswerOfOurOwnIsWrittenByOneSideOnly(t *testing.T) {
 		t.Error("an answer that waited is not the responses' side's")
 	}
 	q.done()
-	if own, _ := q.push(inFlight(1)); own {
+	if place, _ := q.push(inFlight(1)); place != awaited {
 		t.Error("a request that is forwarded counts as an answer")
 	}
 }

@@ -28,11 +28,12 @@ func TestLargeFramesOverTCPArriveWhole(t *testing.T) {
 			client.Write(part)
 		}
 	}()
-	expect(t, broker, request)
+	answered := bytes.Clone(response)
+	copy(answered[4:8], expectRequest(t, broker, request))
 	go func() {
-		broker.Write(response[:1<<20])
+		broker.Write(answered[:1<<20])
 		time.Sleep(idleAfter + idleAfter/10)
-		broker.Write(response[1<<20:])
+		broker.Write(answered[1<<20:])
 	}()
 	expect(t, client, response)
 }
@@ -42,7 +43,7 @@ func TestCutInALargeFrameOverTCPIsPassedOn(t *testing.T) {
 	binary.BigEndian.PutUint32(response, uint32(len(response)-4))
 	client, broker := relayedTo(t)
 	client.Write(request)
-	expect(t, broker, request)
+	copy(response[4:8], expectRequest(t, broker, request))
 	broker.Write(response[:3<<20])
 	broker.Close()
 	if n, err := io.Copy(io.Discard, client); err == nil {
@@ -52,12 +53,29 @@ func TestCutInALargeFrameOverTCPIsPassedOn(t *testing.T) {
 
 func expect(t *testing.T, c net.Conn, want []byte) {
 	t.Helper()
+	if !bytes.Equal(readAs(t, c, want), want) {
+		t.Fatal("the bytes are not those that were sent")
+	}
+}
+
+// expectRequest is expect for a request that a broker reads, which has a
+// correlation id of ours. It returns that.
+func expectRequest(t *testing.T, c net.Conn, want []byte) (id []byte) {
+	t.Helper()
+	got := readAs(t, c, want)
+	if !bytes.Equal(got[:8], want[:8]) || !bytes.Equal(got[12:], want[12:]) {
+		t.Fatal("the bytes are not those that were sent")
+	}
+	return got[8:12]
+}
+
+// readAs reads as many bytes as want has.
+func readAs(t *testing.T, c net.Conn, want []byte) []byte {
+	t.Helper()
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	got := make([]byte, len(want))
 	if n, err := io.ReadFull(c, got); err != nil {
 		t.Fatalf("%d of %d bytes: %v", n, len(want), err)
 	}
-	if !bytes.Equal(got, want) {
-		t.Fatal("the bytes are not those that were sent")
-	}
+	return got
 }

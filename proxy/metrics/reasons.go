@@ -16,6 +16,7 @@ const (
 	RefusedFrameSize                         // a frame length that is negative, too small or too large
 	RefusedIntroduction                      // a request that a broker lent for introductions must not see
 	RefusedTLS                               // a client's TLS handshake that failed
+	RefusedSASL                              // a login whose raw tokens cannot be followed
 	numRefusals
 )
 
@@ -29,6 +30,7 @@ var refusals = [numRefusals]string{
 	RefusedFrameSize:          "frame_size",
 	RefusedIntroduction:       "introduction",
 	RefusedTLS:                "tls",
+	RefusedSASL:               "sasl",
 }
 
 // String returns the value of the label reason.
