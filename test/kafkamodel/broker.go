@@ -11,7 +11,7 @@
 //
 // Three things are not modelled. There is no clock: nothing expires, and what a
 // broker does after a delay is done at once. The bodies of most requests are not
-// read: a broker closes the connection where one is broken, and the model
+// read: where one is broken, a broker closes the connection, and the model
 // answers. And the client never closes its side.
 package kafkamodel
 
@@ -24,7 +24,7 @@ const (
 )
 
 // Config is the part of a broker that a connection depends on. The zero value
-// is a listener without SASL whose broker stores whatever it is sent.
+// is a listener without SASL whose broker stores what it is sent.
 type Config struct {
 	SASL       bool     // the listener asks for authentication
 	Mechanisms []string // those that it offers
@@ -68,8 +68,8 @@ type Event struct {
 	Answered bool   // the broker sends something
 	Response []byte // what it sends, the four bytes of length first
 	Closes   bool   // it then closes the connection and reads nothing more
-	Hangs    bool   // it neither answers nor reads on, nor closes until the connection has been idle for too long
-	Why      string // it closes or hangs
+	Hangs    bool   // it does not answer, reads nothing more, and closes only when connections.max.idle.ms are over
+	Why      string // why it closes or hangs
 }
 
 // Broker is a broker's end of one connection.
@@ -178,5 +178,11 @@ func refuse(why string) Event { return Event{Closes: true, Why: why} }
 // close makes the event the connection's last.
 func (e Event) close(why string) Event {
 	e.Closes, e.Why = true, why
+	return e
+}
+
+// hang makes the event the connection's last, too.
+func (e Event) hang(why string) Event {
+	e.Hangs, e.Why = true, why
 	return e
 }

@@ -27,7 +27,7 @@ func handshakeV(version int16, mechanism string) []byte {
 }
 
 // say writes events shortly: the correlation id or "raw", "!" if answered, "x"
-// if it closes.
+// if it closes, "~" if it hangs.
 func say(events []Event) string {
 	var all []string
 	for _, e := range events {
@@ -45,6 +45,9 @@ func say(events []Event) string {
 		}
 		if e.Closes {
 			b.WriteString("x")
+		}
+		if e.Hangs {
+			b.WriteString("~")
 		}
 		all = append(all, b.String())
 	}
@@ -70,6 +73,8 @@ var scripts = []struct {
 	{"a removed key closes", false, frame(7, 0, 1), "?x"},
 	{"a controllers' key closes", false, frame(52, 0, 1), "1x"},
 	{"acks 0 is not answered", false, join(frame(0, 7, 1, 0xff, 0xff, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0), frame(3, 0, 2)), "1 2!"},
+	{"null records hang", false, join(frame(0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 2, 2, 't', 2, 0, 0, 0, 0, 0, 0, 0, 0), frame(3, 0, 2)), "1~"},
+	{"no transactions hang", false, join(frame(24, 4, 1, 1, 0), frame(3, 0, 2)), "1~"},
 	{"ApiVersions of a later version is answered", false, join(frame(18, 99, 1), frame(3, 0, 2)), "1! 2!"},
 	{"SaslHandshake without SASL is answered, and no token follows", false, join(handshakeV(0, "PLAIN"), frame(3, 0, 2)), "1! 2!"},
 	{"tokens as they are", true, join(handshakeV(0, "PLAIN"), sized([]byte("token")), frame(3, 0, 2)), "1! raw! 2!"},

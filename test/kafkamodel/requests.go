@@ -3,10 +3,11 @@ package kafkamodel
 import "regexp"
 
 const (
-	produce          = 0
-	saslHandshake    = 17
-	apiVersions      = 18
-	saslAuthenticate = 36
+	produce            = 0
+	saslHandshake      = 17
+	apiVersions        = 18
+	addPartitionsToTxn = 24
+	saslAuthenticate   = 36
 )
 
 // Errors of protocol.Errors that the model itself answers with.
@@ -51,11 +52,23 @@ func (b *Broker) request(frame []byte) Event {
 			return h.event().close("body does not parse")
 		}
 		return b.answer(h, illegalSASLState)
+	case addPartitionsToTxn: // KafkaApis.handleAddPartitionsToTxnRequest
+		if h.version < 4 {
+			break
+		}
+		if n := body.elements(body.compactLength()); body.failed {
+			return h.event().close("body does not parse")
+		} else if n == 0 { // it answers once it has a result for the last transaction
+			return h.event().hang("no transactions")
+		}
 	}
 	return b.answer(h, 0)
 }
 
-// produce is KafkaApis.handleProduceRequest.
+// produce is KafkaApis.handleProduceRequest. Records that are null end in an
+// exception, and so does the attempt to answer it, which counts their bytes
+// (requests.ProduceRequest.getErrorResponse): the broker logs it and keeps the
+// connection muted.
 func (b *Broker) produce(h header, body *reader) Event {
 	e := h.event()
 	p := body.produce(h.version)
@@ -64,6 +77,8 @@ func (b *Broker) produce(h header, body *reader) Event {
 	}
 	failed := b.cfg.ProduceFails != nil && b.cfg.ProduceFails(e)
 	switch {
+	case p.null && !failed:
+		return e.hang("null records")
 	case p.acks != 0:
 		return b.answer(h, 0)
 	case failed:
@@ -75,7 +90,7 @@ func (b *Broker) produce(h header, body *reader) Event {
 // produceBody is what matters of message.ProduceRequestData.
 type produceBody struct {
 	acks int16
-	null bool // a partition's records are null
+	null bool // the records of a partition are null
 }
 
 // produce is message.ProduceRequestData.read. Bytes behind the body are not

@@ -101,12 +101,11 @@ func (b *Broker) reauthenticate(h header, body *reader) Event {
 	return b.handshake(h, body, true)
 }
 
-// handshake is SaslServerAuthenticator.handleHandshakeRequest. The version is
-// not checked before a client is authenticated: those beyond 1 are taken as 1,
-// negative ones as 0.
+// handshake is SaslServerAuthenticator.handleHandshakeRequest. What a version
+// that is not supported ends in is the constructor of requests.AbstractRequest.
 func (b *Broker) handshake(h header, body *reader, again bool) Event {
 	mechanism := string(body.str(int32(body.int16())))
-	if body.failed {
+	if body.failed || !h.supported() {
 		return h.event().close("body does not parse")
 	}
 	if !slices.Contains(b.cfg.Mechanisms, mechanism) {
@@ -140,8 +139,7 @@ func (b *Broker) token(frame []byte) Event {
 }
 
 // framedToken is the part of handleSaslToken for clients that sent SaslHandshake
-// v1. Another request is answered, with an error, before the connection closes,
-// even one that is for controllers only.
+// v1.
 func (b *Broker) framedToken(frame []byte) Event {
 	h, body, refused := parseHeader(frame)
 	if refused != "" {
@@ -151,11 +149,8 @@ func (b *Broker) framedToken(frame []byte) Event {
 		return b.notAToken(h, body)
 	}
 	token := body.authBytes(h.version)
-	if body.failed {
+	if body.failed || !h.supported() {
 		return h.event().close("body does not parse")
-	}
-	if !h.supported() {
-		return h.event().close("version not supported")
 	}
 	step := b.step(token)
 	switch step.Result {
@@ -167,24 +162,28 @@ func (b *Broker) framedToken(frame []byte) Event {
 	return b.answerToken(h, step.Answer)
 }
 
-// notAToken answers a request that comes where SaslAuthenticate should.
+// notAToken answers a request that comes where SaslAuthenticate should, with an
+// error, even one that is for controllers alone. The answer to Produce counts
+// the bytes of the records.
 func (b *Broker) notAToken(h header, body *reader) Event {
 	const why = "request during authentication"
+	e := h.event().close(why)
 	switch {
-	case h.key == produce && h.supported():
-		if p := body.produce(h.version); body.failed || p.acks == 0 || p.null {
-			return h.event().close(why)
-		}
 	case h.key == apiVersions:
-		if e, _ := b.apiVersions(h, body); e.Closes {
-			return e
-		}
-	case h.key == saslHandshake: // in any version
-		if body.str(int32(body.int16())); body.failed {
-			return h.event().close(why)
+		if answer, _ := b.apiVersions(h, body); answer.Closes {
+			return answer
 		}
 	case !h.supported():
-		return h.event().close(why)
+		return e
+	case h.key == saslHandshake:
+		body.str(int32(body.int16()))
+	case h.key == produce:
+		if p := body.produce(h.version); p.acks == 0 || p.null {
+			return e
+		}
+	}
+	if body.failed {
+		return e
 	}
 	return b.answer(h, illegalSASLState).close(why)
 }
