@@ -3,6 +3,8 @@ package kafkamodel
 import (
 	"encoding/binary"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,4 +135,24 @@ func TestResponsesParse(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzSplits feeds the same bytes at once and in pieces: where the client's
+// packets end makes no difference, and nothing panics.
+func FuzzSplits(f *testing.F) {
+	for _, s := range scripts {
+		f.Add(s.client, s.sasl, uint8(3))
+	}
+	f.Fuzz(func(t *testing.T, client []byte, sasl bool, size uint8) {
+		cfg := Config{SASL: sasl, Mechanisms: []string{"PLAIN", "SCRAM-SHA-256", "GSSAPI"}, Reauthenticate: func(n int) bool { return n%2 == 0 }}
+		want := New(cfg).Receive(client)
+		b := New(cfg)
+		var got []Event
+		for piece := range slices.Chunk(client, int(size)+1) {
+			got = append(got, b.Receive(piece)...)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("in pieces: %s, at once: %s", say(got), say(want))
+		}
+	})
 }
