@@ -12,7 +12,9 @@
 // Three things are not modelled. There is no clock: nothing expires, and what a
 // broker does after a delay is done at once. The bodies of most requests are not
 // read: where one is broken, a broker closes the connection, and the model
-// answers. And the client never closes its side.
+// answers; so it does to WriteTxnMarkers that names a partition twice, or one
+// that is unknown behind one that is not, which a broker never answers. And the
+// client never closes its side.
 package kafkamodel
 
 import "encoding/binary"
