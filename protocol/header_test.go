@@ -244,7 +244,6 @@ func FuzzTokens(f *testing.F) {
 		for _, look := range []func(*Flow) (bool, error){
 			IsRawToken,
 			(&Tokens{mechanism: Mechanism(mechanism % 5), sent: int(sent)}).Next,
-			(&Tokens{mechanism: Mechanism(mechanism % 5), sent: int(sent)}).Unanswered,
 		} {
 			peeked(t, b, func(f *Flow) error { _, err := look(f); return err })
 		}

@@ -43,10 +43,9 @@ func peekMechanism(f *Flow, r Request) (Mechanism, error) {
 	return mechanisms[string(name[:n])], nil
 }
 
-// Tokens follows the raw tokens of one login. Its zero value expects none. The
-// client's next token must not be looked for before the last one was answered,
-// unless [Tokens.Unanswered] says that it will not be: a broker reads the next
-// one no sooner.
+// Tokens follows the raw tokens of one login. Its zero value expects none. Where
+// they are [Tokens.InTurn], the client's next frame must not be looked at before
+// its last token was answered: a broker reads it no sooner.
 type Tokens struct {
 	mechanism Mechanism
 	sent      int
@@ -72,8 +71,16 @@ func (t *Tokens) Sent() { t.sent++ }
 // length included.
 func (t *Tokens) Answered(size int64) { t.answer = size - lengthSize }
 
+// InTurn reports whether the broker answers each token before the client sends
+// the next frame. It does not answer the last one of GSSAPI.
+func (t *Tokens) InTurn() bool { return t.mechanism != GSSAPI }
+
 // Next reports whether the client's next frame, in f, is a token. If it is a
 // request again, the login is over.
+//
+// No token of GSSAPI begins with the zero that Kafka's API keys begin with, but
+// with 60 (RFC 2743) or 05 04 (RFC 4121). A broker that was not content yet
+// would take such a frame for a token, and close the connection.
 func (t *Tokens) Next(f *Flow) (bool, error) {
 	switch t.mechanism {
 	case Plain:
@@ -83,23 +90,13 @@ func (t *Tokens) Next(f *Flow) (bool, error) {
 	case OAuthBearer:
 		return t.sent < 1 || t.answer > 0, nil
 	case GSSAPI:
-		over, err := t.Unanswered(f)
-		return !over, err
+		if t.sent == 0 {
+			return true, nil
+		}
+		first, err := peekFirst(f)
+		return first != 0, err
 	}
 	return false, nil
-}
-
-// Unanswered reports whether the client's next frame, in f, shows that its last
-// token was the one that the broker does not answer: only GSSAPI has such. No
-// token of GSSAPI begins with the zero that Kafka's API keys begin with, but
-// with 60 (RFC 2743) or 05 04 (RFC 4121); a broker that was not content yet
-// would take the frame for a token, and close the connection.
-func (t *Tokens) Unanswered(f *Flow) (bool, error) {
-	if t.mechanism != GSSAPI || t.sent == 0 {
-		return false, nil
-	}
-	first, err := peekFirst(f)
-	return first == 0, err
 }
 
 // IsRawToken reports whether the first frame of a connection is a GSSAPI token

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"io"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -110,19 +109,11 @@ func TestLoginsHaveAsManyTokensAsTheirMechanism(t *testing.T) {
 	}
 }
 
-func TestOnlyTheLastTokenOfGSSAPIMayStayUnanswered(t *testing.T) {
+func TestAllButGSSAPIAnswersEachToken(t *testing.T) {
 	for m := UnknownMechanism; m <= GSSAPI; m++ {
-		for sent := range 3 {
-			tokens := Tokens{mechanism: m, sent: sent}
-			got, err := tokens.Unanswered(flowOf(unhex(t, "0000000a 0003 0001 00000001 ffff")))
-			if want := m == GSSAPI && sent > 0; got != want || err != nil {
-				t.Errorf("mechanism %d, %d sent: %t, %v, want %t", m, sent, got, err, want)
-			}
+		if tokens := (Tokens{mechanism: m}); tokens.InTurn() != (m != GSSAPI) {
+			t.Errorf("mechanism %d: in turn %t", m, tokens.InTurn())
 		}
-	}
-	tokens := Tokens{mechanism: GSSAPI, sent: 1}
-	if _, err := tokens.Unanswered(flowOf(nil)); err != io.EOF {
-		t.Errorf("at the end: %v, want %v", err, io.EOF)
 	}
 }
 

@@ -523,15 +523,14 @@ func (c *conn) isToken(f *protocol.Flow) (bool, error) {
 	if !waits && !tokens.Expected() {
 		return false, nil
 	}
-	if over, err := c.isUnanswered(f, tokens); err != nil || over {
-		return false, err
-	}
-	if err := f.Flush(); err != nil {
-		return false, err
-	}
-	tokens, err := c.inflight.awaitLogin()
-	if err != nil {
-		return false, err
+	if waits && tokens.InTurn() {
+		if err := f.Flush(); err != nil {
+			return false, err
+		}
+		var err error
+		if tokens, err = c.inflight.awaitLogin(); err != nil {
+			return false, err
+		}
 	}
 	defer c.timeHead(f)()
 	isToken, err := tokens.Next(f)
@@ -539,17 +538,6 @@ func (c *conn) isToken(f *protocol.Flow) (bool, error) {
 		c.inflight.endLogin()
 	}
 	return isToken, err
-}
-
-// isUnanswered reports whether the next frame shows that the login is over
-// though its last token has not been answered.
-func (c *conn) isUnanswered(f *protocol.Flow, tokens protocol.Tokens) (bool, error) {
-	defer c.timeHead(f)()
-	over, err := tokens.Unanswered(f)
-	if err == nil && over {
-		c.inflight.endLogin()
-	}
-	return over, err
 }
 
 // unreadable decides about bytes that are no request.

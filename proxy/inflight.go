@@ -163,10 +163,14 @@ func (q *inflight) stopAnswers() {
 	q.changed.Broadcast()
 }
 
-// drain waits until nothing is in flight, or nobody takes answers.
+// drain waits until nothing is in flight, or nobody takes answers. For tokens
+// that may stay unanswered it does not wait.
 func (q *inflight) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if !q.tokens.InTurn() {
+		q.dropTokens()
+	}
 	for q.n > 0 && !q.closed && !q.deaf {
 		q.changed.Wait()
 	}
@@ -231,16 +235,21 @@ func (q *inflight) awaitLogin() (protocol.Tokens, error) {
 	return q.tokens, nil
 }
 
-// endLogin says that requests follow again. The last token, if it is still in
-// flight, gets no answer.
+// endLogin says that requests follow again. A token that is still in flight gets
+// no answer.
 func (q *inflight) endLogin() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.tokens, q.login = protocol.Tokens{}, false
-	if q.n > 0 && q.at(q.n-1).token {
+	q.dropTokens()
+	q.changed.Broadcast()
+}
+
+// dropTokens forgets the tokens that were pushed last.
+func (q *inflight) dropTokens() {
+	for q.n > 0 && q.at(q.n-1).token {
 		q.n--
 		*q.at(q.n) = request{}
-		q.changed.Broadcast()
 	}
 }
 
