@@ -2,11 +2,15 @@ package test
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -44,6 +48,7 @@ func TestClientsThatLogIn(t *testing.T) {
 		}
 		// As clients did before Kafka 1.0: tokens without frames around them.
 		p.roundtrips(t, clients.SASLv0)
+		p.hideRequests(t)
 	})
 }
 
@@ -57,6 +62,42 @@ func stayLoggedIn(t *testing.T, p *path, mechanism sasl.Mechanism) {
 		time.Sleep(200 * time.Millisecond)
 	}
 	consume(t, client, len(records)).check(t, len(records))
+}
+
+// hideRequests is a client that logs in with a raw token, and then sends a
+// Metadata whose client id has a length that Kafka reads as null, and which was
+// once taken for another token. The broker answers it: the detector of leaks
+// sees whether its brokers come through, in the place of the answer to another
+// request with the same correlation id.
+func (p *path) hideRequests(t *testing.T) {
+	c, err := net.Dial("tcp", p.bootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Minute))
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Mechanism = "PLAIN"
+	format := kmsg.NewRequestFormatter()
+	for _, b := range [][]byte{format.AppendRequest(nil, handshake, 1), []byte("\x00\x00\x00\x13\x00alice\x00alice-secret")} {
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		size := make([]byte, 4)
+		if _, err := io.ReadFull(c, size); err != nil {
+			t.Fatalf("log in: %v", err)
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(size))); err != nil {
+			t.Fatalf("log in: %v", err)
+		}
+	}
+	metadata, offsets := kmsg.NewPtrMetadataRequest(), kmsg.NewPtrListOffsetsRequest()
+	metadata.Version, offsets.Version = 1, 1
+	hidden := format.AppendRequest(nil, metadata, 7)
+	copy(hidden[12:14], []byte{0xff, 0xfe})
+	c.Write(format.AppendRequest(hidden, offsets, 7))
+	c.(*net.TCPConn).CloseWrite()
+	io.Copy(io.Discard, c) // until the agent or the broker ends it
 }
 
 // unsecuredToken is a JSON web token without a signature, which a broker takes
