@@ -70,7 +70,7 @@ func (r running) again(a *Agent) {
 }
 
 // run starts run and stops it at the end of the test, or with stop.
-func run(t *testing.T, serve func(context.Context) error) func() {
+func run(t testing.TB, serve func(context.Context) error) func() {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -91,20 +91,20 @@ func run(t *testing.T, serve func(context.Context) error) func() {
 }
 
 // testLogger logs to the test.
-func testLogger(t *testing.T, who string) *slog.Logger {
+func testLogger(t testing.TB, who string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
 }
 
 // startGateway starts a gateway on loopback in front of a cluster. change may
 // alter it before it runs.
-func startGateway(t *testing.T, bootstrap []string, change func(*Gateway)) running {
+func startGateway(t testing.TB, bootstrap []string, change func(*Gateway)) running {
 	t.Helper()
 	return startGatewayOn(t, freeAddress(t), bootstrap, change)
 }
 
 // startGatewayOn is startGateway on an address, or in the place of another
 // gateway whose URL it is.
-func startGatewayOn(t *testing.T, address string, bootstrap []string, change func(*Gateway)) running {
+func startGatewayOn(t testing.TB, address string, bootstrap []string, change func(*Gateway)) running {
 	t.Helper()
 	ln, err := net.Listen("tcp", strings.TrimPrefix(address, "https://"))
 	if err != nil {
@@ -128,7 +128,7 @@ func startGatewayOn(t *testing.T, address string, bootstrap []string, change fun
 }
 
 // tunnelTo is an upstream through a gateway.
-func tunnelTo(t *testing.T, gateway, transport string) Upstream {
+func tunnelTo(t testing.TB, gateway, transport string) Upstream {
 	t.Helper()
 	u, err := url.Parse(gateway)
 	if err != nil {
@@ -138,7 +138,7 @@ func tunnelTo(t *testing.T, gateway, transport string) Upstream {
 }
 
 // startAgent starts an agent. change may alter it before it runs.
-func startAgent(t *testing.T, up Upstream, change func(*Agent)) running {
+func startAgent(t testing.TB, up Upstream, change func(*Agent)) running {
 	t.Helper()
 	listening := make(chan []string, 1)
 	reg := prometheus.NewRegistry()
@@ -186,7 +186,7 @@ var (
 )
 
 // freePortBase returns a base above which some ports are free on loopback.
-func freePortBase(t *testing.T) int {
+func freePortBase(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		base := 11000 + 10*int((firstPortBase+portBases.Add(1))%2000)
@@ -200,7 +200,7 @@ func freePortBase(t *testing.T) int {
 
 // freeAddress is an address for one that may be started again on it: not one of
 // those that the system gives to whoever asks for any.
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePortBase(t)))
 }
@@ -295,13 +295,13 @@ var certificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
 })
 
-func serverTLS(t *testing.T) *tls.Config {
+func serverTLS(t testing.TB) *tls.Config {
 	t.Helper()
 	cert, _ := certificate()
 	return &tls.Config{Certificates: []tls.Certificate{cert}}
 }
 
-func clientTLS(t *testing.T) *tls.Config {
+func clientTLS(t testing.TB) *tls.Config {
 	t.Helper()
 	_, pool := certificate()
 	return &tls.Config{RootCAs: pool}
