@@ -13,8 +13,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -102,19 +102,10 @@ func ParseUser(s string) (string, error) {
 	return name, nil
 }
 
-// maxUserLogged is how many characters of a user's name are logged.
-const maxUserLogged = 128
-
 // userOf is what a request says of the user that an ingress let in, for logs:
 // whoever goes around the ingress can say what he likes.
 func userOf(h http.Header) string {
-	said := fmt.Sprintf("%.*s", maxUserLogged, strings.Join(h.Values(userHeader), ", "))
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, said)
+	return printable.Text(strings.Join(h.Values(userHeader), ", "), printable.Name)
 }
 
 // TokenFile is a file of named tokens, read again when it changes. Each line is
@@ -292,7 +283,8 @@ func (c *CAFile) identify(r *http.Request) (string, error) {
 }
 
 // certificateName is the identity in a certificate: its common name or, as names
-// moved out of that, the first of its alternative names.
+// moved out of that, the first of its alternative names. Logs and refusals
+// repeat it, so that it is made printable.
 func certificateName(c *x509.Certificate) (string, error) {
 	names := []string{c.Subject.CommonName}
 	names = append(names, c.DNSNames...)
@@ -302,7 +294,7 @@ func certificateName(c *x509.Certificate) (string, error) {
 	names = append(names, c.EmailAddresses...)
 	for _, name := range names {
 		if name != "" {
-			return name, nil
+			return printable.Text(name, printable.Name), nil
 		}
 	}
 	return "", tunnel.Forbidden("client certificate: it names nobody")

@@ -126,7 +126,7 @@ func (t *story) fails(ctx context.Context, client kafkaClient) error {
 	if err == nil {
 		return fmt.Errorf("demo: a client got past the door without culvert: what resolves names in %s here?", fakekafka.Domain)
 	}
-	fmt.Fprint(t.w, wrap("error: "+plain(err), "  "))
+	fmt.Fprint(t.w, wrap("error: "+shown(plain(err)), "  "))
 	return nil
 }
 

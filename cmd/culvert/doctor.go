@@ -100,7 +100,7 @@ func (c *doctorCmd) transports(dialer *tunnel.Dialer) []string {
 }
 
 func (c *doctorCmd) print(w io.Writer, f doctor.Finding) {
-	f.Text, f.Remedy = sentence(fmt.Errorf("%s", f.Text)), redact(f.Remedy)
+	f.Text, f.Remedy = shown(f.Text), shown(f.Remedy)
 	if c.JSON {
 		json.NewEncoder(w).Encode(f)
 		return

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -45,7 +46,7 @@ func (a *app) report(err error) int {
 	} else {
 		fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
 		for _, hint := range tunnel.Hints(err) {
-			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", redact(hint))
+			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", shown(hint))
 		}
 	}
 	if _, ok := errors.AsType[*usageError](err); ok {
@@ -54,8 +55,12 @@ func (a *app) report(err error) int {
 	return 1
 }
 
-// sentence is the text of err on one line, without passwords.
-func sentence(err error) string { return redact(strings.ReplaceAll(err.Error(), "\n", "; ")) }
+// sentence is the text of err on one line, as shown.
+func sentence(err error) string { return shown(strings.ReplaceAll(err.Error(), "\n", "; ")) }
+
+// shown is what may hold words of strangers and passwords of ours, fit for a
+// terminal and a log.
+func shown(s string) string { return printable.Text(redact(s), printable.Record) }
 
 // userinfo is what stands before the host in a URL, up to the last at sign:
 // also in what is no URL any more, such as one with a space in the password.

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -69,11 +69,15 @@ func (a *app) allJSON(args []string, c *commonFlags) bool {
 	return a.sources.keys["log-format"] == formatJSON
 }
 
+// maxSaid is the most bytes of a line for people: it may list every address of
+// this process.
+const maxSaid = 64 << 10
+
 // say writes one line for people, or the record that stands for it, whatever
 // the log's level.
 func (a *app) say(level slog.Level, line string, attrs ...slog.Attr) {
 	if !a.json {
-		fmt.Fprintln(a.stderr, line)
+		fmt.Fprintln(a.stderr, printable.Text(line, maxSaid))
 		return
 	}
 	r := slog.NewRecord(time.Now(), level, line, 0)
@@ -81,21 +85,47 @@ func (a *app) say(level slog.Level, line string, attrs ...slog.Attr) {
 	slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{ReplaceAttr: spell}).Handle(context.Background(), r)
 }
 
-// spell writes addresses as they are written elsewhere, and puts beside an error
-// what can be done about it.
+// spell makes every message and every attribute printable, whoever said it, for
+// the handlers quote less than that: JSON lets pass what turns a line around. It
+// writes addresses as they are written elsewhere, and puts beside an error what
+// can be done about it.
 func spell(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindString:
+		return spellString(a)
+	case slog.KindAny:
+		return spellAny(a)
+	}
+	return a
+}
+
+func spellString(a slog.Attr) slog.Attr {
+	switch a.Key {
+	case slog.MessageKey: // the line of say, among others
+		return slog.String(a.Key, printable.Text(a.Value.String(), maxSaid))
+	case stackKey:
+		return a // of our own making, and of many lines
+	}
+	return slog.String(a.Key, printable.Text(a.Value.String(), printable.Record))
+}
+
+// stackKey is the attribute with the stack of a goroutine that panicked.
+const stackKey = "stack"
+
+func spellAny(a slog.Attr) slog.Attr {
 	switch v := a.Value.Any().(type) {
-	case net.Addr:
-		return slog.String(a.Key, v.String())
+	case nil, slog.Level:
+		return a
 	case error:
 		said := slog.String(a.Key, sentence(v))
 		found := tunnel.Hints(v)
 		if found == nil {
 			return said
 		}
-		return slog.Group("", said, slog.String("hint", redact(strings.Join(found, "; "))))
+		return slog.Group("", said, slog.String("hint", shown(strings.Join(found, "; "))))
+	default: // of an address, what its String says
+		return slog.String(a.Key, printable.Text(fmt.Sprint(v), printable.Record))
 	}
-	return a
 }
 
 func isTerminal(w io.Writer) bool {

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -29,6 +30,10 @@ const (
 	// metadataVersion is the oldest with a cluster id that asks for no topics
 	// without creating any, and known to all brokers since 0.11.
 	metadataVersion = 4
+	// maxNodes bounds the brokers that are dialled. No cluster known has as many.
+	maxNodes = 10_000
+	// maxNamed is how many brokers one line names; each has a line of its own too.
+	maxNamed = 12
 )
 
 // errClosed is how a broker looks that wants TLS, or a login before it answers.
@@ -115,19 +120,25 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 	}
 	id := "without an id"
 	if response.ClusterID != nil {
-		id = *response.ClusterID
+		id = printable.Text(*response.ClusterID, printable.Name)
 	}
 	var names []string
 	for _, b := range response.Brokers {
 		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
-		nodes[b.NodeID] = node{b.NodeID, address, tickets[address]}
-		names = append(names, fmt.Sprintf("%d at %s", b.NodeID, address))
+		if len(nodes) < maxNodes {
+			nodes[b.NodeID] = node{b.NodeID, address, tickets[address]}
+		}
+		names = append(names, fmt.Sprintf("%d at %s", b.NodeID, printable.Text(address, printable.Name)))
 	}
 	slices.Sort(names)
 	if len(names) == 0 {
 		return Finding{Result: Fail, Text: "cluster " + id + " names no brokers", Remedy: "have the brokers joined their controllers?"}
 	}
-	return ok("cluster %s, brokers %s", id, strings.Join(names, ", "))
+	more := ""
+	if n := len(names) - maxNamed; n > 0 {
+		names, more = names[:maxNamed], fmt.Sprintf(" and %d more", n)
+	}
+	return ok("cluster %s, brokers %s%s", id, strings.Join(names, ", "), more)
 }
 
 // broker dials the address that a broker advertises, from where the dial is made

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -34,8 +35,8 @@ const (
 type Finding struct {
 	Hop    string        `json:"hop"`
 	Result Result        `json:"result"`
-	Text   string        `json:"text"`             // one sentence, without secrets
-	Remedy string        `json:"remedy,omitempty"` // what to do
+	Text   string        `json:"text"`             // one printable sentence, without secrets
+	Remedy string        `json:"remedy,omitempty"` // what to do, printable too
 	Took   time.Duration `json:"took_ns"`
 }
 
@@ -57,7 +58,9 @@ func (d *Doctor) Failed() int { return d.failed }
 // hopTimeout bounds each hop.
 const hopTimeout = 15 * time.Second
 
+// report passes on a finding, with what strangers have said made printable.
 func (d *Doctor) report(f Finding) {
+	f.Text, f.Remedy = printable.Text(f.Text, printable.Record), printable.Text(f.Remedy, printable.Record)
 	if f.Result == Fail {
 		d.failed++
 	}
@@ -108,7 +111,7 @@ func failed(ctx context.Context, err error) Finding {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	return Finding{Result: Fail, Text: err.Error(), Remedy: strings.Join(tunnel.Hints(err), "; ")}
+	return Finding{Result: Fail, Text: strings.ReplaceAll(err.Error(), "\n", "; "), Remedy: strings.Join(tunnel.Hints(err), "; ")}
 }
 
 // Gateway examines the way to one gateway, and what is behind it. dial makes

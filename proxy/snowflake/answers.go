@@ -25,7 +25,7 @@ type answer struct {
 // readAnswer finds the ingress's own words, in which the secrets that it was sent
 // have no place.
 func readAnswer(e *tunnel.AnswerError, secrets ...string) *answer {
-	own := func(s string) string { return printable(scrub(s, secrets...)) }
+	own := func(s string) string { return words(scrub(s, secrets...)) }
 	a := &answer{AnswerError: e, page: isHTML(e.Type, string(e.Body)), to: own(e.Location)}
 	var body struct {
 		Kind      string `json:"responseType"`

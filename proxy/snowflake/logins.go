@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // A loginAnswer is what came instead of a token.
@@ -67,11 +69,11 @@ func (a *loginAnswer) read() {
 	} else if isHTML(a.header.Get("Content-Type"), text) || isToken(text) {
 		text = ""
 	}
-	a.text = printable(scrub(text, a.secret))
+	a.text = words(scrub(text, a.secret))
 	if a.code == "" {
 		a.code = codeForm.FindString(a.text)
 	}
-	a.code = strings.TrimSuffix(printable(a.code), ".0")
+	a.code = strings.TrimSuffix(words(a.code), ".0")
 	a.known = codeForm.MatchString(a.code) || body.Error != ""
 }
 
@@ -161,7 +163,7 @@ func redirectHost(h http.Header) string {
 	if err != nil {
 		return ""
 	}
-	return printable(u.Host)
+	return words(u.Host)
 }
 
 func noRemedy(*KeyPair, *loginAnswer) string { return "" }
@@ -319,19 +321,11 @@ func commonPrefix(a, b string) (n int) {
 	return n
 }
 
-// printable is the beginning of what the other end says, on one line and fit for a
-// log.
-func printable(s string) string {
-	const most = 300
-	s = strings.Join(strings.Fields(s), " ")
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, s)
-	if len(s) > most {
-		s = s[:most] + "..."
-	}
-	return s
+// maxWords is how much is shown of what the other end says: its sentences are
+// shorter.
+const maxWords = 300
+
+// words is the beginning of what the other end says, on one line and printable.
+func words(s string) string {
+	return printable.Text(strings.Join(strings.Fields(s), " "), maxWords)
 }

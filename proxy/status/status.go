@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // Whatever a peer can make us hold has a limit and a deadline.
@@ -110,7 +112,7 @@ func (s *Server) handler(logger *slog.Logger) http.Handler {
 func (s *Server) tunnel(w http.ResponseWriter, _ *http.Request) {
 	b, err := json.MarshalIndent(s.Tunnel(), "", "  ")
 	if err != nil {
-		text(w, http.StatusInternalServerError, err.Error())
+		text(w, http.StatusInternalServerError, printable.Text(err.Error(), printable.Record))
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -143,7 +145,7 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	if err := s.Ready(); err != nil {
-		text(w, http.StatusServiceUnavailable, err.Error())
+		text(w, http.StatusServiceUnavailable, printable.Text(err.Error(), printable.Record))
 		return
 	}
 	text(w, http.StatusOK, "ready")

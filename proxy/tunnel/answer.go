@@ -12,9 +12,12 @@ import (
 	"strings"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
-// AnswerError is an HTTP answer where a tunnel was expected. No retry heals most of them.
+// AnswerError is an HTTP answer where a tunnel was expected. No retry heals most of them. Its texts are printable, but for what is for an
+// [Ingress].
 type AnswerError struct {
 	URL       string
 	Transport string
@@ -109,14 +112,14 @@ func readAnswer(r io.Reader) *AnswerError {
 }
 
 func answerOf(status int, h http.Header, body io.Reader) *AnswerError {
-	e := &AnswerError{Status: status, Type: h.Get("Content-Type"), Header: h}
+	e := &AnswerError{Status: status, Type: printable.Text(h.Get("Content-Type"), printable.Name), Header: h}
 	e.Body, _ = io.ReadAll(io.LimitReader(body, maxBody))
 	if u, err := url.Parse(h.Get("Location")); err == nil {
-		e.Location = or(u.Host, u.Path)
+		e.Location = printable.Text(or(u.Host, u.Path), printable.Name)
 	}
 	if _, e.Gateway = h[headerGateway]; e.Gateway {
-		line, _, _ := strings.Cut(string(e.Body[:min(len(e.Body), 512)]), "\n")
-		e.Text = strings.ToValidUTF8(line, "?")
+		line, _, _ := strings.Cut(string(e.Body), "\n")
+		e.Text = printable.Text(strings.TrimSuffix(line, "\r"), printable.Sentence)
 	}
 	return e
 }
@@ -135,7 +138,7 @@ func hintFor(err error) string {
 	}
 	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return fmt.Sprintf("what answered shows a certificate for %s, issued by %s; if that is your gateway or its ingress, name the issuer's certificate with --gateway-ca-file",
-			names(e.Cert), e.Cert.Issuer)
+			names(e.Cert), printable.Text(e.Cert.Issuer.String(), printable.Name))
 	}
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
 		return fmt.Sprintf("what answered shows a certificate for %s; is --gateway-url right?", names(e.Certificate))
@@ -156,7 +159,7 @@ func names(c *x509.Certificate) string {
 		list = append(list, ip.String())
 	}
 	if len(list) == 0 {
-		return or(c.Subject.CommonName, "nobody")
+		list = []string{or(c.Subject.CommonName, "nobody")}
 	}
-	return strings.Join(list, ", ")
+	return printable.Text(strings.Join(list, ", "), printable.Name)
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // postType is the Content-Type of both bodies. It says nothing on purpose: intermediaries that compress, scan or transform what they know
@@ -160,7 +162,7 @@ func (x *postExchange) send(c *http.ClientConn, req *http.Request, wrap func(err
 func (x *postExchange) notAnswered(err error) error {
 	switch text := err.Error(); {
 	case strings.Contains(text, "GOAWAY"), strings.Contains(text, "REFUSED_STREAM"):
-		err = &refused{&Error{CodeDraining, "the request came too late for its HTTP/2 connection, and was not looked at: " + text}}
+		err = &refused{&Error{CodeDraining, "the request came too late for its HTTP/2 connection, and was not looked at: " + printable.Text(text, printable.Sentence)}}
 	case strings.Contains(text, "looked like an HTTP/1.1 header"):
 		err = errNoH2
 	default:

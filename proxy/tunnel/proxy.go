@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/net/proxy"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // findProxy looks up the proxy before the gateway.
@@ -183,14 +185,14 @@ func (d *Dialer) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerEr
 	status := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
 	switch e.Status {
 	case http.StatusProxyAuthRequired:
-		offered := strings.Join(resp.Header.Values("Proxy-Authenticate"), ", ")
-		e.Text = fmt.Sprintf("the proxy wants credentials (%s)", printable(offered))
+		offered := or(printable.Text(strings.Join(resp.Header.Values("Proxy-Authenticate"), ", "), printable.Name), "no scheme named")
+		e.Text = fmt.Sprintf("the proxy wants credentials (%s)", offered)
 		e.Remedy = "put them into its URL: " + variable(d.URL) + "=http://USER:PASSWORD@host:port"
 		switch {
 		case !strings.Contains(strings.ToLower(offered), "basic"):
 			e.Remedy = "culvert knows only Basic; a proxy of your own before that one, such as cntlm, can translate"
 		case hadCredentials:
-			e.Text = fmt.Sprintf("the proxy refused the credentials (%s)", printable(offered))
+			e.Text = fmt.Sprintf("the proxy refused the credentials (%s)", offered)
 			e.Remedy = "are user and password in " + variable(d.URL) + " right? What is special in URLs is written as %40 for @"
 		}
 	case http.StatusForbidden, http.StatusMethodNotAllowed:
@@ -203,18 +205,6 @@ func (d *Dialer) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerEr
 		e.Text = fmt.Sprintf("the proxy answered %s to CONNECT", status)
 	}
 	return e
-}
-
-// printable is the beginning of what a proxy says, fit for a log.
-func printable(s string) string {
-	const most = 100
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, s)
-	return or(s[:min(len(s), most)], "no scheme named")
 }
 
 func (d *Dialer) dialSOCKS(ctx context.Context, through *url.URL) (net.Conn, error) {

@@ -197,7 +197,7 @@ func TestWhatAProxySaysInstead(t *testing.T) {
 		{"no credentials", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"corp\"\r\n\r\n",
 			`the proxy refused the credentials (Basic realm="corp")`, "HTTPS_PROXY"},
 		{"another scheme", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\xe9\r\n\r\n",
-			`the proxy wants credentials (Negotiate, NTLM?)`, "only Basic"},
+			`the proxy wants credentials (Negotiate, NTLM\xe9)`, "only Basic"},
 		{"refusal", "HTTP/1.1 403 Forbidden\r\n\r\n", "the proxy refuses to connect to gateway.example:443 (403 Forbidden)", "allow CONNECT to gateway.example:443"},
 		{"no way", "HTTP/1.1 503 Service Unavailable\r\n\r\n", "the proxy cannot connect to gateway.example:443 (503 Service Unavailable)", "--gateway-url"},
 		{"not even CONNECT", "HTTP/1.1 400 Bad Request\r\n\r\n", "the proxy answered 400 Bad Request to CONNECT", ""},

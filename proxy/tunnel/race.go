@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // A race decides which transport new streams take. A transport counts as working when its exchange has answered a hello with its echo:
@@ -691,7 +693,7 @@ func (r *race) stateLocked() State {
 	if r.current == "" {
 		s.Since, s.Why = time.Time{}, ""
 		if r.failed != nil {
-			s.Error, s.RetryAt = r.failed.Error(), r.retryAt
+			s.Error, s.RetryAt = printable.Text(r.failed.Error(), printable.Record), r.retryAt
 		}
 	}
 	probe, at := r.nextProbeLocked()
@@ -699,7 +701,7 @@ func (r *race) stateLocked() State {
 		l := r.legs[t]
 		a := TransportAt{Transport: t, Tried: l.tried, Took: l.took}
 		if l.err != nil {
-			a.Error = l.err.Error()
+			a.Error = printable.Text(l.err.Error(), printable.Record)
 		}
 		if t == probe && r.current != "" {
 			a.NextProbe = at

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // Read waits for one byte, and takes what else is there. The dialling end's first Read sends OPEN, if no Write has.
@@ -165,11 +167,12 @@ func (c *Conn) stepJSON() error {
 		if err := decodeJSON(t, value, v); err != nil {
 			return err
 		}
-		return errRemote{v}
+		return errRemote{&Error{Code(printable.Text(string(v.Code), printable.Name)), printable.Text(v.Message, printable.Sentence)}}
 	case capsuleOpen:
 		err = decodeJSON(t, value, &c.openIn)
 	case capsuleOpened:
 		err = decodeJSON(t, value, &c.answer)
+		c.answer.Gateway = printable.Text(c.answer.Gateway, printable.Name)
 	}
 	if err != nil {
 		return err
@@ -187,7 +190,7 @@ func (c *Conn) stepJSON() error {
 
 func decodeJSON(t capsuleType, value []byte, v any) error {
 	if err := json.Unmarshal(value, v); err != nil {
-		return protocolError("decode %s: %v", t, err)
+		return protocolError("decode %s: %s", t, printable.Text(err.Error(), printable.Sentence))
 	}
 	return nil
 }

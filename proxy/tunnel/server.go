@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // Headers of our own. Every answer of a gateway carries headerGateway, so that it can be told from an ingress's.
@@ -403,7 +405,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !strings.HasSuffix(r.URL.Path, Path):
 		refuse(w, http.StatusNotFound, "this is a culvert gateway; its tunnel is at "+Path)
 	case r.Header["Origin"] != nil:
-		refuse(w, http.StatusForbidden, fmt.Sprintf("a culvert gateway takes no requests from web pages (Origin: %.100s)", r.Header.Get("Origin")))
+		refuse(w, http.StatusForbidden, fmt.Sprintf("a culvert gateway takes no requests from web pages (Origin: %s)", printable.Text(r.Header.Get("Origin"), 100)))
 	case !slices.Contains(methods(r), r.Method):
 		h.Set("Allow", strings.Join(methods(r), ", "))
 		refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here")
@@ -413,7 +415,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Add("Connection", "Upgrade")
 		refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here. If an agent sent this, something on the way removed its Upgrade header")
 	case r.Method == http.MethodConnect && r.Proto != h3Protocol:
-		refuse(w, http.StatusNotImplemented, "extended CONNECT with :protocol "+r.Proto+", want "+h3Protocol)
+		refuse(w, http.StatusNotImplemented, "extended CONNECT with :protocol "+printable.Text(r.Proto, printable.Name)+", want "+h3Protocol)
 	default:
 		s.serveTunnel(w, r)
 	}

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // Version is that of the wire format, docs/tunnel.md. A gateway serves agents of the same major version whose minor version differs by at
@@ -148,7 +150,7 @@ func checkVersion(theirs string) *Error {
 	if ok && major == ourMajor && minor >= ourMinor-1 && minor <= ourMinor+1 {
 		return nil
 	}
-	return &Error{CodeVersion, fmt.Sprintf("this end speaks version %s of the tunnel and one minor version around it, the other end %q", Version, theirs)}
+	return &Error{CodeVersion, fmt.Sprintf("this end speaks version %s of the tunnel and one minor version around it, the other end %q", Version, printable.Text(theirs, printable.Name))}
 }
 
 func parseVersion(s string) (major, minor int, ok bool) {
