@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/snowflake"
+	"github.com/culvert-proxy/culvert/proxy/status"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -52,6 +53,7 @@ type agentFlags struct {
 	brokerFlags
 
 	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"/metrics, /healthz, /readyz and, on loopback alone, /tunnel; none: nowhere."`
+	AdminHost    []string      `group:"The process" placeholder:"NAME" help:"Answer there to this host name too, not only to localhost and IP addresses; may be repeated."`
 	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long connections may take to end when the process is told to stop."`
 
 	MaxConnections int `group:"The process" placeholder:"N" default:"10000" help:"Reset clients beyond this many; 0: no limit."`
@@ -91,7 +93,7 @@ func (c *agentCmd) Run(a *app) error {
 	if len(plan.gateways) > 0 {
 		tunnels = func() any { return agent.Tunnels() }
 	}
-	admin, err := listenAdmin(c.AdminListen, registry, agent.Ready, a.log, tunnels)
+	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: agent.Ready, Tunnel: tunnels, Hosts: values(c.AdminHost), Logger: a.log})
 	if err != nil {
 		return err
 	}

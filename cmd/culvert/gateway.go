@@ -15,6 +15,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/status"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -44,6 +45,7 @@ type gatewayFlags struct {
 	MaxMemory             string `group:"How much at a time" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB; auto: a quarter of what the process may have, none: no limit."`
 
 	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"/metrics, /healthz and /readyz; none: nowhere."`
+	AdminHost    []string      `group:"The process" placeholder:"NAME" help:"Answer there to this host name too, not only to localhost and IP addresses; may be repeated."`
 	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long streams may take to end when the process is told to stop."`
 }
 
@@ -79,7 +81,7 @@ func (c *gatewayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	admin, err := listenAdmin(c.AdminListen, registry, gateway.Ready, a.log, nil)
+	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: gateway.Ready, Hosts: values(c.AdminHost), Logger: a.log})
 	if err != nil {
 		closeAll(tcp, udp)
 		return err
@@ -131,7 +133,7 @@ func (f *gatewayFlags) checkListen(*gatewayPlan) error {
 	if err != nil {
 		return wrong("write it as --listen :8443", "--listen %s: %w", f.Listen, err)
 	}
-	if err := checkAdmin(f.AdminListen); err != nil {
+	if err := checkAdmin(f.AdminListen, f.AdminHost); err != nil {
 		return err
 	}
 	adminHost, adminPort, err := splitAddress(f.AdminListen, 0)

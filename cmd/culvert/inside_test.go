@@ -105,6 +105,33 @@ func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 	}
 }
 
+// A page that a browser shows could point a name of its own at the listener.
+func TestTheAdminListenerAnswersToNamesThatItWasGiven(t *testing.T) {
+	broker := cluster(t)
+	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+		"--admin-host", "gw-1.example", "--admin-host", "gw.example").ready()
+	agent := start(t, "agent", "--gateway-url", "tcp://"+broker, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0",
+		"--config", write(t, "admin-host: [gw-1.example, gw.example]")).ready()
+	for end, line := range map[string]string{"gateway": gateway, "agent": agent} {
+		admin := find(t, `admin (http://\S+:\d+)`, line)
+		for host, want := range map[string]int{"localhost": 200, "127.0.0.1:1": 200, "gw-1.example": 200, "gw.example:9464": 200, "evil.example": 403} {
+			request, err := http.NewRequest("GET", admin+"/metrics", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Host = host
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if response.StatusCode != want {
+				t.Errorf("%s asked as %s: %s, want %d", end, host, response.Status, want)
+			}
+		}
+	}
+}
+
 // await waits for what must come.
 func await(t *testing.T, what string, come func() bool) {
 	t.Helper()

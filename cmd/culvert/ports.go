@@ -15,7 +15,7 @@ func (f *agentFlags) checkPorts(p *agentPlan) error {
 	if f.BrokerPortBase < 1 || f.BrokerPortBase > maxPort {
 		return wrong("leave it out for 19092", "--broker-port-base %d: ports are between 1 and %d", f.BrokerPortBase, maxPort)
 	}
-	if err := checkAdmin(f.AdminListen); err != nil {
+	if err := checkAdmin(f.AdminListen, f.AdminHost); err != nil {
 		return err
 	}
 	nodes, err := f.nodeSockets(p)

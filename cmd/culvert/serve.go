@@ -7,10 +7,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/culvert-proxy/culvert/proxy/status"
 )
@@ -73,8 +72,13 @@ type admin struct {
 	server status.Server
 }
 
-// checkAdmin reads --admin-listen.
-func checkAdmin(address string) error {
+// checkAdmin reads --admin-listen and --admin-host.
+func checkAdmin(address string, hosts []string) error {
+	for _, host := range values(hosts) {
+		if strings.ContainsAny(host, ":/@*[] ") || strings.Trim(host, ".") == "" {
+			return wrong("write the name alone, as in http://NAME:9464/metrics: --admin-host NAME", "--admin-host %s: it is no host name", host)
+		}
+	}
 	if address == noAdmin {
 		return nil
 	}
@@ -84,9 +88,9 @@ func checkAdmin(address string) error {
 	return nil
 }
 
-// listenAdmin opens the admin listener. tunnel is what to show of the tunnel to
-// those on this machine; it may be nil.
-func listenAdmin(address string, registry *prometheus.Registry, ready func() error, log *slog.Logger, tunnel func() any) (*admin, error) {
+// listenAdmin opens the admin listener, for server, whose Tunnel is shown only
+// to those on this machine.
+func listenAdmin(address string, server status.Server) (*admin, error) {
 	if address == noAdmin {
 		return nil, nil
 	}
@@ -96,9 +100,9 @@ func listenAdmin(address string, registry *prometheus.Registry, ready func() err
 	}
 	host, _, _ := net.SplitHostPort(ln.Addr().String())
 	if !isLoopback(host) {
-		tunnel = nil
+		server.Tunnel = nil
 	}
-	return &admin{ln, status.Server{Gatherer: registry, Ready: ready, Tunnel: tunnel, Logger: log}}, nil
+	return &admin{ln, server}, nil
 }
 
 // during serves while run runs, its drain included, so that the last figures

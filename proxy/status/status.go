@@ -46,6 +46,10 @@ type Server struct {
 	// It names addresses: leave it out where strangers can come.
 	Tunnel func() any
 
+	// Hosts are the names under which the listener may be asked, besides every IP
+	// address and localhost: host names without port.
+	Hosts []string
+
 	// Logger gets what goes wrong; nil means nowhere.
 	Logger *slog.Logger
 }
@@ -58,7 +62,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	srv := &http.Server{
-		Handler:           s.handler(logger),
+		Handler:           s.guard(s.handler(logger)),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      writeTimeout,

@@ -216,7 +216,7 @@ func TestServeLetsAnAnswerFinish(t *testing.T) {
 		ready := make(chan struct{})
 		ln, stop := startInMemory(t, &status.Server{Ready: func() error { <-ready; return nil }})
 		conn := ln.dial(t)
-		io.WriteString(conn, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+		io.WriteString(conn, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		synctest.Wait()
 		go func() {
 			time.Sleep(time.Second)
