@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 	"unicode"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
@@ -75,6 +77,74 @@ func (c *Credentials) Authenticate(r *http.Request) (identity string, err error)
 	return identity, nil
 }
 
+// grant is by what a request was let in. A token's name is not enough: one of
+// its tokens may be taken out, and the others not.
+type grant struct {
+	token    [sha256.Size]byte             // hash of the one that was shown
+	chain    []*x509.Certificate           // that was shown
+	believed atomic.Pointer[x509.CertPool] // by whom chain was found to be signed, since
+}
+
+// Grant is for Judge: by what Authenticate has let r in.
+func (c *Credentials) Grant(r *http.Request) any {
+	g := &grant{}
+	if token, err := bearer(r.Header); err == nil {
+		g.token = sha256.Sum256([]byte(token))
+	}
+	if r.TLS != nil {
+		g.chain = r.TLS.PeerCertificates
+	}
+	return g
+}
+
+// Judge takes one look at the files, and returns what says why a Grant would not
+// be let in any more, or nil. It may be called concurrently.
+func (c *Credentials) Judge() func(any) error {
+	var tokens []namedToken
+	var roots *x509.CertPool
+	var noTokens, noRoots error
+	if c.Tokens != nil {
+		tokens, noTokens = c.Tokens.tokens.get()
+	}
+	if c.ClientCA != nil {
+		roots, noRoots = c.ClientCA.pool.get()
+	}
+	return func(of any) error {
+		g, ok := of.(*grant)
+		switch {
+		case !ok:
+			return nil
+		case noTokens != nil:
+			return noTokens
+		case noRoots != nil:
+			return noRoots
+		case c.Tokens != nil && !slices.ContainsFunc(tokens, func(t namedToken) bool { return t.sum == g.token }):
+			return errors.New("the token is not in the file any more")
+		case c.ClientCA != nil:
+			return c.ClientCA.judge(g, roots)
+		}
+		return nil
+	}
+}
+
+// judge verifies a chain once for each content of the file.
+func (c *CAFile) judge(g *grant, roots *x509.CertPool) error {
+	if len(g.chain) == 0 {
+		return errors.New("no certificate was shown")
+	}
+	if end := g.chain[0].NotAfter; time.Now().After(end) {
+		return fmt.Errorf("the certificate has expired at %s", end.UTC().Format(time.RFC3339))
+	}
+	if g.believed.Load() == roots {
+		return nil
+	}
+	if err := c.verify(g.chain, x509.ExtKeyUsageClientAuth, ""); err != nil {
+		return err
+	}
+	g.believed.Store(roots)
+	return nil
+}
+
 func (c *Credentials) checkUser(users []string) error {
 	switch {
 	case len(users) != 1:
@@ -113,35 +183,61 @@ func userOf(h http.Header) string {
 // lines that begin with # are skipped. A name may have several tokens, so that
 // one can be replaced by another without an outage. Equals signs at a line's end
 // belong to the token, as in base64.
-type TokenFile struct{ tokens reread[[]namedToken] }
+//
+// A token lets in as long as the file holds it. Of a file that is gone, cannot be
+// read or has become empty, that goes for another five seconds. A line that has
+// no token's form, in a file that has changed, leaves the other lines in force.
+type TokenFile struct {
+	tokens  reread[[]namedToken]
+	badLine string // already logged; owned by tokens
+}
 
 type namedToken struct {
 	name, token string
 	sum         [sha256.Size]byte // of token: compared in constant time whatever the lengths
 }
 
-// NewTokenFile reads the file for the first time. A nil logger discards.
+// NewTokenFile reads the file for the first time, of which every line must be
+// right. A nil logger discards.
 func NewTokenFile(f File, log *slog.Logger) (*TokenFile, error) {
-	t := &TokenFile{tokens: reread[[]namedToken]{
-		files: []File{f}, secret: true, log: orDiscard(log),
-		parse: func(contents [][]byte) ([]namedToken, error) { return parseTokens(f, contents[0]) },
-	}}
-	if _, err := t.First(); err != nil {
+	t := &TokenFile{}
+	t.tokens = reread[[]namedToken]{
+		files: []File{f}, secret: true, lapses: true, log: orDiscard(log),
+		parse: func(contents [][]byte) ([]namedToken, error) { return t.parse(f, contents[0]) },
+	}
+	if _, err := t.tokens.get(); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// First returns the token that an agent sends: the first in the file.
-func (t *TokenFile) First() (string, error) {
-	tokens, err := t.tokens.get()
-	if err != nil {
-		return "", err
+// parse is parseTokens that, after the first time, skips what is no token: a
+// line that is taken out is out, whatever is wrong with another.
+func (t *TokenFile) parse(f File, content []byte) ([]namedToken, error) {
+	tokens, err := parseTokens(f, content)
+	if err == nil || len(tokens) == 0 || !t.tokens.good {
+		t.badLine = ""
+		return tokens, err
 	}
-	if len(tokens) == 0 {
-		return "", fmt.Errorf("%s: no token in it: write one a line, as name=token", t.tokens.files[0])
+	if t.badLine != err.Error() {
+		t.badLine = err.Error()
+		t.tokens.log.Error("line ignored, the others are in force", "err", err)
 	}
-	return tokens[0].token, nil
+	return tokens, nil
+}
+
+// FirstToken returns the token that an agent sends, the first in a file in the
+// form of a [TokenFile]. The function reads the file again when it changes; when
+// that goes wrong it returns the token as it was, about which the gateway decides.
+// A nil logger discards.
+func FirstToken(f File, log *slog.Logger) (func() (string, error), error) {
+	return Secrets(func(contents [][]byte) (string, error) {
+		tokens, err := parseTokens(f, contents[0])
+		if err != nil {
+			return "", err
+		}
+		return tokens[0].token, nil
+	}, log, f)
 }
 
 func (t *TokenFile) identify(r *http.Request) (string, error) {
@@ -188,26 +284,39 @@ const minPadded = 16
 // tokenName is what identities in logs and metrics may look like.
 var tokenName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
-func parseTokens(f File, content []byte) ([]namedToken, error) {
-	var tokens []namedToken
+// parseTokens returns the tokens in a file, of which there is at least one, and
+// what is wrong with the first line that holds none.
+func parseTokens(f File, content []byte) (tokens []namedToken, bad error) {
 	for number, line := range lines(content) {
-		name, token := defaultTokenName, line
-		// What precedes the first equals sign is a name, unless only padding follows.
-		if before, after, found := strings.Cut(line, "="); found && strings.Trim(after, "=") != "" {
-			name, token = strings.TrimSpace(before), strings.TrimSpace(after)
+		token, err := parseToken(line)
+		if err == nil {
+			tokens = append(tokens, token)
+		} else if bad == nil {
+			bad = fmt.Errorf("%s, line %d: %w", f, number, err)
 		}
-		if strings.HasSuffix(token, "=") && len(token) < minPadded {
-			return nil, fmt.Errorf("%s, line %d: there is no token behind the name", f, number)
-		}
-		if !tokenName.MatchString(name) {
-			return nil, fmt.Errorf("%s, line %d: a name has 1 to 64 letters, digits, dots, dashes, underscores or at signs", f, number)
-		}
-		if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, fmt.Errorf("%s, line %d: a token is printable ASCII without spaces", f, number)
-		}
-		tokens = append(tokens, namedToken{name, token, sha256.Sum256([]byte(token))})
 	}
-	return tokens, nil
+	if tokens == nil && bad == nil {
+		bad = fmt.Errorf("%s: no token in it: write one a line, as name=token", f)
+	}
+	return tokens, bad
+}
+
+func parseToken(line string) (namedToken, error) {
+	name, token := defaultTokenName, line
+	// What precedes the first equals sign is a name, unless only padding follows.
+	if before, after, found := strings.Cut(line, "="); found && strings.Trim(after, "=") != "" {
+		name, token = strings.TrimSpace(before), strings.TrimSpace(after)
+	}
+	if strings.HasSuffix(token, "=") && len(token) < minPadded {
+		return namedToken{}, errors.New("there is no token behind the name")
+	}
+	if !tokenName.MatchString(name) {
+		return namedToken{}, errors.New("a name has 1 to 64 letters, digits, dots, dashes, underscores or at signs")
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return namedToken{}, errors.New("a token is printable ASCII without spaces")
+	}
+	return namedToken{name, token, sha256.Sum256([]byte(token))}, nil
 }
 
 // lines yields the lines that say something, with their numbers from 1.
@@ -275,6 +384,9 @@ func parseKeys(f File, content []byte) ([][]byte, error) {
 func (c *CAFile) identify(r *http.Request) (string, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return "", tunnel.Forbidden("no client certificate: give the agent --gateway-cert-file and --gateway-key-file")
+	}
+	if _, err := c.pool.get(); err != nil {
+		return "", tunnel.Forbidden("the gateway cannot read its client CA")
 	}
 	if err := c.verify(r.TLS.PeerCertificates, x509.ExtKeyUsageClientAuth, ""); err != nil {
 		return "", tunnel.Forbidden("client certificate: " + err.Error())

@@ -33,6 +33,12 @@ type Gateway struct {
 	ResetKey []byte
 	// Authenticate returns who asks, or why not; nil lets everybody in.
 	Authenticate func(*http.Request) (identity string, err error)
+	// Grant and Judge are as in tunnel.Server. With them, what was made ready with
+	// a credential that is not accepted any more opens no streams.
+	Grant func(*http.Request) any
+	Judge func() func(grant any) error
+	// RevokeStreams ends, besides, streams that are open: see revoke.
+	RevokeStreams bool
 	// DrainTimeout bounds how long streams may take to end between two requests
 	// when the gateway does.
 	DrainTimeout time.Duration
@@ -48,9 +54,11 @@ type Gateway struct {
 	loud    loud
 	without without
 
+	lookEvery time.Duration // tests shorten revokeEvery
+
 	mu       sync.Mutex
 	draining time.Time // since when; zero for not
-	conns    map[*conn]struct{}
+	conns    map[*conn]*admission
 	server   *tunnel.Server
 }
 
@@ -81,10 +89,12 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		g.Logger = slog.New(slog.DiscardHandler)
 	}
 	g.signer = newSigner(g.TicketKeys)
-	g.conns = map[*conn]struct{}{}
+	g.conns = map[*conn]*admission{}
 	reviewed := rewrite.Reviewed()
 	server := &tunnel.Server{
 		Authenticate: g.Authenticate,
+		Grant:        g.Grant,
+		Judge:        g.Judge,
 		User:         userOf,
 		OnRefused:    g.turnedAway,
 		Serve:        g.serve,
@@ -106,6 +116,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	reaching, stop := context.WithCancel(ctx)
 	defer stop()
 	background.Go(func() { g.reach(reaching) })
+	background.Go(func() { g.watchCredentials(reaching) })
 	if err := server.Run(ctx, tcp, udp); err != nil {
 		return err
 	}
@@ -187,7 +198,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 		metrics: g.Metrics, log: log, loud: &g.loud, inflight: newInflight(),
 		first: true, without: g.without,
 	}
-	g.add(c)
+	g.add(c, peer)
 	defer g.remove(c)
 	c.run(ctx, protocol.NewFlow(c.near, nil))
 }
@@ -240,10 +251,10 @@ func dialError(err error) *tunnel.Error {
 	return &tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()}
 }
 
-func (g *Gateway) add(c *conn) {
+func (g *Gateway) add(c *conn, peer tunnel.Peer) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.conns[c] = struct{}{}
+	g.conns[c] = &admission{peer: peer}
 	if !g.draining.IsZero() {
 		c.drain()
 	}

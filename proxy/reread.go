@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // File is a file that a setting names; Flag is how the setting is written, so
@@ -22,24 +25,35 @@ func (f File) String() string { return f.Flag + " " + f.Path }
 // systems tick as slowly as every other second.
 const settleTime = 2 * time.Second
 
+// lapseAfter is for how long files that let somebody in may be missing before
+// they let in nobody: longer than it takes to replace one by removing it first.
+const lapseAfter = 5 * time.Second
+
 // reread is what some files hold, parsed, and parsed again when one has changed.
 //
 // They are looked at on use, so that no goroutine and no watch is needed. What
 // cannot be read or parsed any more, as when a certificate has been replaced and
 // its key has not been yet, leaves the last good value in force and is logged
-// once.
+// once. With lapses it does so for lapseAfter and no longer: who deletes a file
+// of those who may come in does not mean that all of them still may.
+//
+// What is no regular file, as a pipe, is read at the start alone.
 type reread[T any] struct {
 	files  []File
 	secret bool // warn when everybody on the machine may read the files
+	lapses bool
 	parse  func(contents [][]byte) (T, error)
 	log    *slog.Logger
 
 	mu        sync.Mutex
 	seen      []fs.FileInfo // at the last reading; nil: read again
+	failed    error         // of that reading
 	value     T
-	good      bool   // value has been read
-	complaint string // already logged
-	warned    bool   // of who may read the files
+	good      bool      // value has been read
+	once      bool      // and cannot be read again
+	looked    time.Time // when value was last what the files hold
+	complaint string    // already logged
+	warned    bool      // of who may read the files
 }
 
 // Secrets returns what parse makes of files that hold secrets. The function reads
@@ -53,34 +67,76 @@ func Secrets[T any](parse func(contents [][]byte) (T, error), log *slog.Logger, 
 	return r.get, nil
 }
 
-// get returns the current value. It may be called concurrently. The error is of
-// the first reading: later ones are logged.
+// get returns the current value. It may be called concurrently. An error is of
+// the first reading, or of what has lapsed; others are logged.
 func (r *reread[T]) get() (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	err := r.look()
+	lapsed := r.lapses && time.Since(r.looked) >= lapseAfter
+	switch {
+	case err == nil:
+		r.looked = time.Now()
+		r.allClear()
+	case !r.good:
+		return r.value, err
+	case lapsed:
+		r.complain(err, "file cannot be read, nobody is let in by it until it can")
+		var none T
+		return none, err
+	case !r.lapses:
+		r.complain(err, "file cannot be read again, its last content stays in force")
+	}
+	return r.value, nil
+}
+
+// look brings value up to date, or says why it is not.
+func (r *reread[T]) look() error {
+	if r.once {
+		return nil
+	}
 	seen, err := statAll(r.files)
-	if err == nil && r.good && unchanged(r.seen, seen) {
-		return r.value, nil
+	if err != nil {
+		r.seen = nil
+		return err
 	}
-	var value T
-	if err == nil {
-		value, err = r.read()
+	odd := slices.IndexFunc(seen, func(info fs.FileInfo) bool { return !info.Mode().IsRegular() })
+	switch {
+	case odd >= 0 && r.good: // to open a pipe may take for ever
+		r.seen = nil
+		return fmt.Errorf("read %s: it is no regular file any more", r.files[odd])
+	case unchanged(r.seen, seen):
+		return r.failed
 	}
-	r.seen = nil
+	value, err := r.read()
+	r.seen, r.failed = nil, err
 	if settled(seen) {
 		r.seen = seen
 	}
-	switch {
-	case err == nil:
-		r.value, r.good, r.complaint = value, true, ""
+	if err == nil {
+		r.value, r.good, r.once = value, true, odd >= 0
 		r.warnOfReaders(seen)
-	case !r.good:
-		return value, err
-	case r.complaint != err.Error():
-		r.complaint = err.Error()
-		r.log.Error("file read again in vain, its last content stays in force", "err", err)
 	}
-	return r.value, nil
+	return err
+}
+
+// complain logs once what is wrong, with what happens now.
+func (r *reread[T]) complain(err error, what string) {
+	if r.complaint == err.Error() {
+		return
+	}
+	r.complaint = err.Error()
+	r.log.Error(what, "err", &tunnel.HintError{
+		Err: err, Remedy: "put it there again, readable for the user of this process: it is used at once, without a restart",
+	})
+}
+
+// allClear logs that what complain has logged is over.
+func (r *reread[T]) allClear() {
+	if r.complaint != "" {
+		r.complaint = ""
+		r.log.Info("file can be read again, and is in force", "file", r.files[0].String())
+	}
 }
 
 func (r *reread[T]) read() (T, error) {

@@ -31,7 +31,7 @@ func (s ServerTLS) Config() (*tls.Config, error) {
 	if s.ClientCAFile.Path == "" {
 		return config, nil
 	}
-	ca, err := NewCAFile(s.ClientCAFile, s.Logger)
+	ca, err := NewClientCAFile(s.ClientCAFile, s.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -92,10 +92,19 @@ func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], er
 // read again when it changes.
 type CAFile struct{ pool reread[*x509.CertPool] }
 
-// NewCAFile reads the file for the first time. A nil logger discards.
-func NewCAFile(f File, log *slog.Logger) (*CAFile, error) {
+// NewCAFile reads, for the first time, a file of those who sign servers. When it
+// cannot be read later, its last content stays in force: it lets nobody in. A nil
+// logger discards.
+func NewCAFile(f File, log *slog.Logger) (*CAFile, error) { return newCAFile(f, false, log) }
+
+// NewClientCAFile reads, for the first time, a file of those who sign clients.
+// When it has been gone for five seconds, no client is believed until it is back.
+// A nil logger discards.
+func NewClientCAFile(f File, log *slog.Logger) (*CAFile, error) { return newCAFile(f, true, log) }
+
+func newCAFile(f File, lapses bool, log *slog.Logger) (*CAFile, error) {
 	c := &CAFile{pool: reread[*x509.CertPool]{
-		files: []File{f}, log: orDiscard(log),
+		files: []File{f}, lapses: lapses, log: orDiscard(log),
 		parse: func(contents [][]byte) (*x509.CertPool, error) {
 			pool := x509.NewCertPool()
 			if !pool.AppendCertsFromPEM(contents[0]) {

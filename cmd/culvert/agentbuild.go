@@ -86,11 +86,10 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, error) {
 	var token func() (string, error)
 	if f.TokenFile != "" {
-		tokens, err := proxy.NewTokenFile(proxy.File{Path: f.TokenFile, Flag: "--token-file"}, log)
-		if err != nil {
+		var err error
+		if token, err = proxy.FirstToken(proxy.File{Path: f.TokenFile, Flag: "--token-file"}, log); err != nil {
 			return nil, badFile(err)
 		}
-		token = tokens.First
 	}
 	files := proxy.ClientTLS{
 		CAFile:   proxy.File{Path: f.GatewayCAFile, Flag: "--gateway-ca-file"},

@@ -32,6 +32,7 @@ type gatewayFlags struct {
 
 	ClientCAFile   string   `group:"Who may come in" placeholder:"FILE" help:"Let in only agents that show a certificate which these have signed."`
 	AllowUser      []string `group:"Who may come in" placeholder:"USER" help:"Of those, let in only requests that Snowflake's ingress says are this user's (Sf-Context-Current-User); may be repeated. Names are SQL's: alice is ALICE, and a name that is not in upper case stands in double quotes."`
+	RevokeStreams  bool     `group:"Who may come in" help:"End, between two requests, the streams that were opened with a token or certificate which is not accepted any more. Without it they go on, and no new ones are opened."`
 	InsecureNoAuth bool     `group:"Who may come in" help:"Let everybody in: nothing else may be said about who may."`
 
 	AllowBroker   []string `group:"What may be dialled" placeholder:"PATTERN" help:"Dial these without a broker having named them: HOST:PORT or CIDR:PORT, where * in a name is one label; may be repeated."`
@@ -172,6 +173,8 @@ func (f *gatewayFlags) checkAuth(p *gatewayPlan) error {
 	case len(set) == 0 && !f.InsecureNoAuth:
 		return wrong("add --token-file or --client-ca-file; to let everybody in who reaches this gateway, say so: --insecure-no-auth",
 			"neither --token-file nor --client-ca-file is set: anybody could come in")
+	case f.InsecureNoAuth && f.RevokeStreams:
+		return wrong("leave out one of them", "--revoke-streams: with --insecure-no-auth there is nothing to revoke")
 	case len(set) > 0 && f.InsecureNoAuth:
 		return wrong("leave out --insecure-no-auth", "--insecure-no-auth lets everybody in, and %s does not", strings.Join(set, ", "))
 	}
@@ -219,7 +222,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 	if err != nil {
 		return nil, badFile(err)
 	}
-	g.Authenticate = credentials.Authenticate
+	g.Authenticate, g.Grant, g.Judge, g.RevokeStreams = credentials.Authenticate, credentials.Grant, credentials.Judge, f.RevokeStreams
 	if f.TicketKeyFile != "" {
 		if g.TicketKeys, err = proxy.TicketKeys(proxy.File{Path: f.TicketKeyFile, Flag: "--ticket-key-file"}, log); err != nil {
 			return nil, badFile(err)
@@ -247,7 +250,7 @@ func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *proxy.C
 		}
 	}
 	if f.ClientCAFile != "" {
-		c.ClientCA, err = proxy.NewCAFile(proxy.File{Path: f.ClientCAFile, Flag: "--client-ca-file"}, log)
+		c.ClientCA, err = proxy.NewClientCAFile(proxy.File{Path: f.ClientCAFile, Flag: "--client-ca-file"}, log)
 	}
 	return c, err
 }

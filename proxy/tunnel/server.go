@@ -36,6 +36,7 @@ const (
 // Peer is who dialled a stream.
 type Peer struct {
 	Identity  string // what Authenticate said
+	Grant     any    // what Grant said
 	User      string // what User said
 	Addr      string // of the agent, or of the ingress before us
 	Transport string
@@ -51,6 +52,13 @@ type Server struct {
 	// Authenticate says who sends a request. An error is answered with 401 and its text, or with 403 if it is a [Forbidden]; then too it says
 	// who it was, as far as it knows. nil lets everybody in.
 	Authenticate func(*http.Request) (identity string, err error)
+
+	// Grant says by what Authenticate has let a request in, for Judge; nil says nothing. It must not hold the secret itself.
+	Grant func(*http.Request) any
+
+	// Judge takes one look at the credentials in force, and returns what says why a Grant would not be let in any more, or nil. nil judges
+	// nobody. It is asked when an OPEN comes, which may be long after the request that it comes on, and by [Server.EndRevokedSpares].
+	Judge func() func(grant any) error
 
 	// User says, for logs alone, whom an ingress before us let in; nil says nobody.
 	User func(http.Header) string
@@ -114,8 +122,8 @@ type Server struct {
 	draining bool
 	linger   time.Duration // 0 if there were no streams
 	streams  map[*Conn]struct{}
-	spares   map[*Conn]struct{} // those of streams that have no OPEN yet, and whose agent knows
-	empty    chan struct{}      // closed when draining and streams is empty
+	spares   map[*Conn]any // those of streams that have no OPEN yet, and whose agent knows, with their Grant
+	empty    chan struct{} // closed when draining and streams is empty
 	porch    *porch
 	drainH3  func()
 	closeH3  func()
@@ -144,7 +152,7 @@ func (s *Server) init() {
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		s.carriers, s.cut = context.WithCancel(context.Background())
 		s.streams = make(map[*Conn]struct{})
-		s.spares = make(map[*Conn]struct{})
+		s.spares = make(map[*Conn]any)
 		s.empty = make(chan struct{})
 		s.http, s.late = s.newHTTP(), s.newHTTP()
 	})
@@ -463,6 +471,9 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if s.Grant != nil {
+		p.Grant = s.Grant(r)
+	}
 	if s.isDraining() {
 		if r.ProtoMajor == 2 {
 			w.Header().Set("Connection", "close") // which is a GOAWAY there
@@ -539,13 +550,13 @@ func (s *Server) newStream(x exchange) *Conn {
 }
 
 // addSpare notes that a stream has no OPEN yet, so that drain ends it.
-func (s *Server) addSpare(c *Conn) {
+func (s *Server) addSpare(c *Conn, grant any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, have := s.spares[c]; !have && s.draining {
 		s.sendAway(c)
 	}
-	s.spares[c] = struct{}{}
+	s.spares[c] = grant
 }
 
 func (s *Server) removeSpare(c *Conn) {
@@ -556,6 +567,25 @@ func (s *Server) removeSpare(c *Conn) {
 
 // errDraining must not be changed.
 var errDraining = &Error{CodeDraining, "this gateway is draining"}
+
+// errRevoked must not be changed. The code is that of a gateway which drains, for the same is to be done: what was made ready counts for nothing,
+// and the next request, with the credentials that the agent has by then, is let in or told why not.
+var errRevoked = &Error{CodeDraining, "the token or certificate that this stream was opened with is not accepted any more"}
+
+// EndRevokedSpares ends the streams that have no OPEN yet and whose Grant the Judge does not accept.
+func (s *Server) EndRevokedSpares() {
+	if s.Judge == nil {
+		return
+	}
+	judge := s.Judge()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, grant := range s.spares {
+		if judge(grant) != nil {
+			go c.Reset(errRevoked)
+		}
+	}
+}
 
 // sendAway ends a stream because this gateway does.
 func (s *Server) sendAway(c *Conn) { go c.Reset(errDraining) }
@@ -631,7 +661,7 @@ func (s *Server) keepSpare(c *Conn, p Peer) (leave func()) {
 		s.refuseByLimit(c, full, p)
 		return func() {}
 	}
-	s.addSpare(c)
+	s.addSpare(c, p.Grant)
 	return func() {
 		s.removeSpare(c)
 		free()
@@ -644,6 +674,10 @@ func (s *Server) admit(c *Conn, p Peer) (leave func(), err error) {
 		e := &Error{CodeDraining, "this gateway is draining"}
 		c.Reset(e)
 		return nil, e
+	}
+	if s.Judge != nil && s.Judge()(p.Grant) != nil {
+		c.Reset(errRevoked)
+		return nil, errRevoked
 	}
 	if c.openIn.Target == TargetHello {
 		return func() {}, nil // an agent that was refused it would take the transport for broken
