@@ -389,7 +389,7 @@ func (c *CAFile) identify(r *http.Request) (string, error) {
 		return "", tunnel.Forbidden("the gateway cannot read its client CA")
 	}
 	if err := c.verify(r.TLS.PeerCertificates, x509.ExtKeyUsageClientAuth, ""); err != nil {
-		return "", tunnel.Forbidden("client certificate: " + err.Error())
+		return "", tunnel.Forbidden("client certificate: " + printable.Text(err.Error(), printable.Sentence))
 	}
 	return certificateName(r.TLS.PeerCertificates[0])
 }
