@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // records decodes all that a process has said. Each line must be a record.
@@ -130,6 +132,33 @@ func TestTheAdminListenerAnswersToNamesThatItWasGiven(t *testing.T) {
 			}
 		}
 	}
+}
+
+// With --revoke-streams a client's connection ends with the token behind it.
+func TestRevokeStreamsEndsWhatATokenOpened(t *testing.T) {
+	certFile, keyFile := certificate(t)
+	tokens := write(t, "agent=one\nother=two\n")
+	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--listen", "127.0.0.1:0", "--admin-listen", "none",
+		"--tls-cert-file", certFile, "--tls-key-file", keyFile, "--token-file", tokens, "--revoke-streams")
+	agent := start(t, "agent", "--gateway-url", "https://"+find(t, `listening on (\S+:\d+)`, gateway.ready()), "--gateway-ca-file", certFile,
+		"--token-file", write(t, "one"), "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "none", "--transport", "ws")
+	c, err := net.Dial("tcp", find(t, `bootstrap (\S+:\d+)`, agent.ready()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(readyTimeout))
+	c.Write(kmsg.NewRequestFormatter().AppendRequest(nil, kmsg.NewPtrApiVersionsRequest(), 1))
+	if _, err := nextFrame(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(tokens, []byte("other=two\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the client reads %d, %v, want its end", n, err)
+	}
+	gateway.says("streams end, what opened them is not accepted any more.*agent")
 }
 
 // await waits for what must come.
