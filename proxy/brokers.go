@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -49,109 +48,11 @@ type Brokers struct {
 	next     atomic.Uint32
 	answered atomic.Bool // one has answered greet
 	credible bool        // for tests: who accepts a connection need not answer
+	loopback loopbackMemo
 }
 
 // errNotAllowed is wrapped by refusals to dial an address.
 var errNotAllowed = errors.New("address may not be dialled")
-
-// Validate checks the addresses and patterns without dialling.
-func (b *Brokers) Validate() error {
-	if len(b.Bootstrap) == 0 {
-		return errors.New("no bootstrap address")
-	}
-	for _, a := range b.Bootstrap {
-		if err := checkHostPort(a); err != nil {
-			return fmt.Errorf("bootstrap address %q: %w", a, err)
-		}
-	}
-	for _, p := range b.Allow {
-		if err := checkPattern(p); err != nil {
-			return fmt.Errorf("allowed broker %q: %w", p, err)
-		}
-	}
-	return nil
-}
-
-func checkHostPort(a string) error {
-	host, port, err := net.SplitHostPort(a)
-	if err != nil {
-		return errors.New("want HOST:PORT")
-	}
-	if host == "" {
-		return errors.New("the host is empty")
-	}
-	if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
-		return fmt.Errorf("port %q is not between 1 and 65535", port)
-	}
-	return nil
-}
-
-func checkPattern(p string) error {
-	host, port, err := splitPattern(p)
-	if err != nil {
-		return err
-	}
-	if err := checkHostPort(net.JoinHostPort("host", port)); err != nil {
-		return err
-	}
-	if strings.Contains(host, "/") {
-		_, err := netip.ParsePrefix(host)
-		return err
-	}
-	for label := range strings.SplitSeq(host, ".") {
-		if label == "" && !strings.HasSuffix(host, ".") || strings.Contains(label, "*") && label != "*" {
-			return fmt.Errorf("* stands for one whole label of a name, as in *.kafka.internal:9092")
-		}
-	}
-	return nil
-}
-
-// splitPattern splits HOST:PORT or CIDR:PORT; an IPv6 prefix may stand in brackets.
-func splitPattern(p string) (host, port string, err error) {
-	i := strings.LastIndexByte(p, ':')
-	if i <= 0 {
-		return "", "", errors.New("want HOST:PORT, *.DOMAIN:PORT or CIDR:PORT; the port is mandatory")
-	}
-	return strings.Trim(p[:i], "[]"), p[i+1:], nil
-}
-
-// allowed reports whether address may be dialled without a ticket.
-func (b *Brokers) allowed(address string) bool {
-	for _, a := range b.Bootstrap {
-		if strings.EqualFold(a, address) {
-			return true
-		}
-	}
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	for _, p := range b.Allow {
-		h, pp, err := splitPattern(p)
-		if err == nil && pp == port && matchHost(h, host) {
-			return true
-		}
-	}
-	return false
-}
-
-func matchHost(pattern, host string) bool {
-	if prefix, err := netip.ParsePrefix(pattern); err == nil {
-		ip, err := netip.ParseAddr(host)
-		return err == nil && prefix.Contains(ip.Unmap())
-	}
-	want := strings.Split(strings.TrimSuffix(strings.ToLower(pattern), "."), ".")
-	have := strings.Split(strings.TrimSuffix(strings.ToLower(host), "."), ".")
-	if len(want) != len(have) {
-		return false
-	}
-	for i, label := range want {
-		if label != have[i] && (label != "*" || have[i] == "") {
-			return false
-		}
-	}
-	return true
-}
 
 // dialBootstrap returns the first connection that a bootstrap address accepts.
 // They are tried in turn, beginning with another one each time, each with a
@@ -250,24 +151,24 @@ func (b *Brokers) dial(ctx context.Context, address string) (net.Conn, error) {
 }
 
 func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(address)
+	t, err := parseTarget(address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNotAllowed, err)
 	}
-	ips, err := b.lookup(ctx, host)
+	ips, err := b.lookup(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	var failed failures
 	for i, ip := range ips {
-		if err := b.checkIP(ip); err != nil {
+		if err := b.checkIP(ctx, ip, t.port); err != nil {
 			failed = append(failed, err)
 			continue
 		}
 		d := net.Dialer{Timeout: share(ctx, len(ips)-i)}
-		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), port))
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), t.port))
 		if err == nil {
-			return b.secure(ctx, conn, host)
+			return b.secure(ctx, conn, t.host)
 		}
 		failed = append(failed, err)
 	}
@@ -281,60 +182,28 @@ func share(ctx context.Context, n int) time.Duration {
 	return time.Until(deadline) / time.Duration(n)
 }
 
-func (b *Brokers) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{ip}, nil
+// maxIPs bounds the addresses of one name that are tried.
+const maxIPs = 16
+
+// lookup returns the IP addresses of a target, without zones: what needs one is
+// never dialled.
+func (b *Brokers) lookup(ctx context.Context, t target) ([]netip.Addr, error) {
+	if t.ip.IsValid() {
+		return []netip.Addr{t.ip}, nil
 	}
-	r := b.Resolver
-	if r == nil {
-		r = net.DefaultResolver
+	ips, err := b.resolve(ctx, t.host)
+	ips = ips[:min(len(ips), maxIPs)]
+	for i, ip := range ips {
+		ips[i] = ip.WithZone("").Unmap()
 	}
-	return r.LookupNetIP(ctx, "ip", host)
+	return ips, err
 }
 
-// checkIP refuses addresses at which no broker of a cluster lives but other
-// things of this machine or network do, such as a cloud's metadata service.
-func (b *Brokers) checkIP(ip netip.Addr) error {
-	ip = embedded(ip)
-	switch {
-	case ip.IsUnspecified(), ip.Is4() && ip.As4()[0] == 0:
-		return fmt.Errorf("%w: %s is unspecified", errNotAllowed, ip)
-	case ip.IsMulticast(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return fmt.Errorf("%w: %s is multicast", errNotAllowed, ip)
-	case ip.IsLinkLocalUnicast(), ip == metadataIPv6:
-		return fmt.Errorf("%w: %s is link-local", errNotAllowed, ip)
-	case ip.IsLoopback() && !b.loopbackBootstrap():
-		return fmt.Errorf("%w: %s is loopback, and no bootstrap address is", errNotAllowed, ip)
+func (b *Brokers) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if b.Resolver == nil {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
-	return nil
-}
-
-// metadataIPv6 is where AWS has over IPv6 what is at 169.254.169.254 else.
-var metadataIPv6 = netip.MustParseAddr("fd00:ec2::254")
-
-// nat64 embeds IPv4 addresses (RFC 6052).
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
-
-// embedded returns the IPv4 address that ip leads to, or ip.
-func embedded(ip netip.Addr) netip.Addr {
-	if nat64.Contains(ip) {
-		b := ip.As16()
-		return netip.AddrFrom4([4]byte(b[12:]))
-	}
-	return ip.Unmap()
-}
-
-// loopbackBootstrap reports whether a bootstrap address says by itself that it
-// is on this machine. What a name resolves to does not count.
-func (b *Brokers) loopbackBootstrap() bool {
-	for _, a := range b.Bootstrap {
-		host, _, _ := net.SplitHostPort(a)
-		ip, err := netip.ParseAddr(host)
-		if err == nil && ip.IsLoopback() || strings.EqualFold(host, "localhost") {
-			return true
-		}
-	}
-	return false
+	return b.Resolver.LookupNetIP(ctx, "ip", host)
 }
 
 // secure completes the TLS handshake, where brokers want one.

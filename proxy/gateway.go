@@ -220,6 +220,10 @@ func (g *Gateway) dial(ctx context.Context, open tunnel.Open) (net.Conn, int32, 
 // mayDial reports why a target may not be dialled, and which node it is where a
 // ticket says so.
 func (g *Gateway) mayDial(open tunnel.Open) (node int32, refused *tunnel.Error) {
+	to, bad := parseTarget(open.Target)
+	if bad != nil {
+		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: fmt.Sprintf("%q may not be dialled: %v", open.Target, bad)}
+	}
 	if t := open.Ticket; t != nil {
 		err := g.signer.verify(t, open.Target, time.Now())
 		switch {
@@ -231,11 +235,11 @@ func (g *Gateway) mayDial(open tunnel.Open) (node int32, refused *tunnel.Error) 
 		default:
 			g.Metrics.Ticket(metrics.TicketInvalid)
 		}
-		if !g.Brokers.allowed(open.Target) {
+		if !g.Brokers.allowed(to) {
 			return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTicket, Message: fmt.Sprintf("%s may not be dialled: %v", open.Target, err)}
 		}
 	}
-	if !g.Brokers.allowed(open.Target) {
+	if !g.Brokers.allowed(to) {
 		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: fmt.Sprintf("%s may not be dialled: no broker has named it to the agent, and no --allow-broker does", open.Target)}
 	}
 	return metrics.UnknownNode, nil

@@ -33,6 +33,9 @@ const (
 	TargetHello     = "hello"     // the gateway itself: it sends its tickets and echoes
 )
 
+// MaxTarget bounds the bytes of an address in an [Open]: a host name of 255, a colon and a port.
+const MaxTarget = 255 + len(":65535")
+
 // The transports, as they are named in settings, logs and metrics.
 const (
 	TransportAuto = "auto"

@@ -1,0 +1,197 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// verdict says whether brokers can live at an IP address.
+type verdict uint8
+
+const (
+	dialAlways verdict = iota
+	dialNamed          // only where a setting names it: a prefix in --allow-broker, or a bootstrap address
+	dialOnHost         // only where a bootstrap address is on loopback
+	dialNever          // whatever the settings say
+)
+
+// block is a range of IP addresses, and what it is for.
+type block struct {
+	prefix  netip.Prefix
+	verdict verdict
+	is      string
+}
+
+// blocks are the special ranges, the first match counts; all else is dialled.
+// They are what IANA's special-purpose registries call not globally reachable,
+// private networks and others apart in which brokers do live, and what clouds
+// keep for the services that give a machine its credentials. docs/security.md
+// says why, and a test holds the two together.
+var blocks = []block{
+	// What gives a machine its credentials, in ranges that are fine else.
+	never("100.100.100.200/32", "Alibaba Cloud's metadata service"),
+	never("168.63.129.16/32", "Azure's host agent"),
+	never("fd00:ec2::/32", "where AWS has its metadata service"),
+	never("fd20:ce::254/128", "Google Cloud's metadata service"),
+	never("fd00:42::42/128", "Scaleway's metadata service"),
+
+	never("0.0.0.0/8", "unspecified"),
+	{netip.MustParsePrefix("127.0.0.0/8"), dialOnHost, "loopback"},
+	never("169.254.0.0/16", "link-local"),
+	never("192.0.0.0/24", "for protocols (RFC 6890), and Oracle Cloud's metadata service"),
+	ifNamed("192.0.2.0/24", "for documentation"),
+	ifNamed("192.88.99.0/24", "6to4's relay"),
+	ifNamed("198.51.100.0/24", "for documentation"),
+	ifNamed("203.0.113.0/24", "for documentation"),
+	never("224.0.0.0/4", "multicast"),
+	never("255.255.255.255/32", "broadcast"),
+
+	never("::/128", "unspecified"),
+	{netip.MustParsePrefix("::1/128"), dialOnHost, "loopback"},
+	never("::/96", "IPv4-compatible"),
+	ifNamed("64:ff9b:1::/48", "for a network's own translation to IPv4"),
+	never("100::/64", "for discarding"),
+	never("100:0:0:1::/64", "a dummy prefix"),
+	never("2001::/32", "Teredo"),
+	ifNamed("2001::/23", "for protocols"),
+	ifNamed("2001:db8::/32", "for documentation"),
+	never("2002::/16", "6to4"),
+	ifNamed("3fff::/20", "for documentation"),
+	never("5f00::/16", "for segment routing"),
+	never("fe80::/10", "link-local"),
+	ifNamed("fec0::/10", "site-local"),
+	never("ff00::/8", "multicast"),
+}
+
+func never(prefix, is string) block   { return block{netip.MustParsePrefix(prefix), dialNever, is} }
+func ifNamed(prefix, is string) block { return block{netip.MustParsePrefix(prefix), dialNamed, is} }
+
+// checkIP refuses addresses at which no broker of a cluster lives but other
+// things of this machine or network do, such as a cloud's metadata service. ip
+// has no zone.
+func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error {
+	if err := b.checkOne(ctx, ip, port); err != nil {
+		return err
+	}
+	v4, embeds := embedded(ip)
+	if !embeds {
+		return nil
+	}
+	switch where := blockOf(v4); where.verdict {
+	case dialOnHost, dialNever:
+		return fmt.Errorf("%w: %s leads to %s, which is %s", errNotAllowed, ip, v4, where.is)
+	}
+	return b.checkOne(ctx, v4, port)
+}
+
+func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) error {
+	where := blockOf(ip)
+	switch {
+	case where.verdict == dialNever:
+		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
+	case where.verdict == dialOnHost && !b.onLoopback(ctx):
+		return fmt.Errorf("%w: %s is %s, and no bootstrap address is", errNotAllowed, ip, where.is)
+	case where.verdict == dialNamed && !b.named(ip, port):
+		return fmt.Errorf("%w: %s is %s; a gateway's --allow-broker with a prefix, as in %s:%s, lets it be dialled", errNotAllowed, ip, where.is, single(ip), port)
+	}
+	return nil
+}
+
+func blockOf(ip netip.Addr) block {
+	for _, s := range blocks {
+		if s.prefix.Contains(ip) {
+			return s
+		}
+	}
+	return block{}
+}
+
+var (
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
+	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
+)
+
+// embedded returns the IPv4 address that an IPv6 address leads to by
+// translation or ISATAP (RFC 5214), where its range does not say enough of it.
+func embedded(ip netip.Addr) (v4 netip.Addr, ok bool) {
+	if ip.Is4() {
+		return v4, false
+	}
+	b := ip.As16()
+	isatap := (b[8] == 0 || b[8] == 2) && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
+	if !isatap && !nat64.Contains(ip) && !localNAT64.Contains(ip) {
+		return v4, false
+	}
+	return netip.AddrFrom4([4]byte(b[12:])), true
+}
+
+// How long it is known whether a bootstrap address is on loopback, and how long
+// finding out may take.
+const (
+	loopbackMemory  = 10 * time.Second
+	loopbackTimeout = 2 * time.Second
+)
+
+// loopbackMemo remembers whether a name among the bootstrap addresses resolves
+// to loopback.
+type loopbackMemo struct {
+	mu     sync.Mutex
+	is     bool
+	expiry time.Time
+}
+
+// onLoopback reports whether a bootstrap address is on this machine, as it
+// stands or as its name resolves: who writes it into the hosts file means it.
+func (b *Brokers) onLoopback(ctx context.Context) bool {
+	var hosts []string
+	for _, a := range b.Bootstrap {
+		t, err := parseTarget(a)
+		switch {
+		case err != nil:
+		case t.ip.IsLoopback() || strings.EqualFold(t.host, "localhost"):
+			return true
+		case !t.ip.IsValid():
+			hosts = append(hosts, t.host)
+		}
+	}
+	b.loopback.mu.Lock()
+	defer b.loopback.mu.Unlock()
+	if time.Now().After(b.loopback.expiry) {
+		var known bool
+		if b.loopback.is, known = b.anyOnLoopback(ctx, hosts); known {
+			b.loopback.expiry = time.Now().Add(loopbackMemory)
+		}
+	}
+	return b.loopback.is
+}
+
+// anyOnLoopback asks for all hosts at once. It does not know for certain where
+// the time was over before one was found.
+func (b *Brokers) anyOnLoopback(ctx context.Context, hosts []string) (is, known bool) {
+	ctx, cancel := context.WithTimeout(ctx, loopbackTimeout)
+	defer cancel()
+	found := make(chan bool, len(hosts))
+	for _, host := range hosts {
+		go func() { found <- b.resolvesToLoopback(ctx, host) }()
+	}
+	for range hosts {
+		if <-found {
+			return true, true
+		}
+	}
+	return false, ctx.Err() == nil
+}
+
+func (b *Brokers) resolvesToLoopback(ctx context.Context, host string) bool {
+	ips, _ := b.resolve(ctx, host)
+	for _, ip := range ips {
+		if ip.Unmap().IsLoopback() {
+			return true
+		}
+	}
+	return false
+}
