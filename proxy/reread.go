@@ -142,7 +142,7 @@ func (r *reread[T]) allClear() {
 func (r *reread[T]) read() (T, error) {
 	contents := make([][]byte, len(r.files))
 	for i, f := range r.files {
-		b, err := os.ReadFile(f.Path)
+		b, err := ReadFile(f.Path, MaxFile)
 		if err != nil {
 			var none T
 			return none, fileError(f, err)

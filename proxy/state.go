@@ -25,12 +25,17 @@ type clusterState struct {
 	Nodes     []tunnel.Ticket `json:"nodes"` // without a MAC where there is no ticket
 }
 
-// maxClusterStates bounds the file: an agent that is pointed here and there.
-const maxClusterStates = 8
+const (
+	// maxClusterStates bounds the file: an agent that is pointed here and there.
+	maxClusterStates = 8
+	// maxState bounds the bytes of the file. A cluster of maxNodes whose ids and
+	// addresses are as long as can be takes a quarter of it; one of Kafka's, 2 %.
+	maxState = 8 << 20
+)
 
 // readState reads the file; one that does not exist is empty.
 func readState(file string) (s state, err error) {
-	b, err := os.ReadFile(file)
+	b, err := ReadFile(file, maxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
@@ -65,24 +70,50 @@ func (s state) with(c clusterState) state {
 	return state{clusters}
 }
 
-// write replaces the file. Only its owner may read it: tickets let their bearer
-// reach brokers, if the gateway's token is known as well.
+// encode returns the content of a file with as many clusters as fit.
+func (s state) encode() ([]byte, error) {
+	for {
+		b, err := json.MarshalIndent(s, "", "  ")
+		if err != nil || len(b) < maxState || len(s.Clusters) <= 1 {
+			return append(b, '\n'), err
+		}
+		s.Clusters = s.Clusters[:len(s.Clusters)-1]
+	}
+}
+
+// write replaces the file, or what it is a link to. Only its owner may read it:
+// tickets let their bearer reach brokers, if the gateway's token is known as well.
 func (s state) write(file string) error {
-	b, err := json.MarshalIndent(s, "", "  ")
+	if err := s.replace(file); err != nil {
+		return fmt.Errorf("write state file: %w", err)
+	}
+	return nil
+}
+
+func (s state) replace(file string) error {
+	b, err := s.encode()
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return fmt.Errorf("write state file: %w", err)
+		return err
+	}
+	if to, err := filepath.EvalSymlinks(file); err == nil {
+		file = to
+	}
+	if info, err := os.Lstat(file); err == nil { // a rename would put a file in the place of a device
+		if err := checkRegular(file, info); err != nil {
+			return err
+		}
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*") // made with mode 0600
 	if err != nil {
-		return fmt.Errorf("write state file: %w", err)
+		return err
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(append(b, '\n'))
+	_, err = tmp.Write(b)
 	if err = errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("write state file: %w", err)
+		return err
 	}
 	return os.Rename(tmp.Name(), file)
 }

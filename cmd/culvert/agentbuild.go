@@ -142,6 +142,8 @@ func (f *agentFlags) stateFile(log *slog.Logger) (string, error) {
 	}
 	if info, err := os.Stat(f.StateFile); err == nil && info.IsDir() {
 		return "", wrong("name a file in it", "--state-file %s: it is a directory", f.StateFile)
+	} else if err == nil && !info.Mode().IsRegular() {
+		return "", wrong("name a file that can be replaced, or none", "--state-file %s: it is not a regular file", f.StateFile)
 	}
 	return f.StateFile, nil
 }

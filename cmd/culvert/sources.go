@@ -11,6 +11,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/culvert-proxy/culvert/proxy"
 )
 
 // envPrefix begins the names of our environment variables.
@@ -93,7 +95,7 @@ func (c *cli) BeforeResolve(ctx *kong.Context, s *sources) error {
 
 // read takes the file's keys, each of which must be a flag of the command.
 func (s *sources) read(path string, command *kong.Node) error {
-	content, err := os.ReadFile(path)
+	content, err := proxy.ReadFile(path, proxy.MaxFile)
 	if err != nil {
 		return err
 	}
