@@ -62,7 +62,7 @@ func (w *Rewriter) relayBrokers(c *cursor, r response) (Result, error) {
 	edits, missing := w.edits(c, n.addresses)
 	if missing >= 0 {
 		b := n.addresses[missing]
-		return Result{}, fmt.Errorf("rewrite %s: no local address for broker %d at %s:%d", r, b.NodeID, b.Host, b.Port)
+		return Result{}, fmt.Errorf("rewrite %s: no local address for broker %d at %.255s:%d", r, b.NodeID, b.Host, b.Port)
 	}
 	return Result{Rewritten: len(n.addresses)}, c.finish(edits)
 }

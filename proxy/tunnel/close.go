@@ -31,7 +31,7 @@ func (c *Conn) reset(e *Error, cause error) error {
 }
 
 func (c *Conn) writeError(e *Error) error {
-	value, err := encodeJSON(capsuleError, e)
+	value, err := encodeJSON(capsuleError, e.bounded())
 	if err != nil {
 		return err
 	}

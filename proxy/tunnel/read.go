@@ -136,9 +136,9 @@ func (c *Conn) theirVersion() string {
 	case !c.isOpened():
 		return "unknown"
 	case c.dialling:
-		return c.answer.Version
+		return printable.Text(c.answer.Version, maxWord)
 	default:
-		return c.openIn.Version
+		return printable.Text(c.openIn.Version, maxWord)
 	}
 }
 
@@ -167,12 +167,15 @@ func (c *Conn) stepJSON() error {
 		if err := decodeJSON(t, value, v); err != nil {
 			return err
 		}
-		return errRemote{&Error{Code(printable.Text(string(v.Code), printable.Name)), printable.Text(v.Message, printable.Sentence)}}
+		return errRemote{v.bounded()}
 	case capsuleOpen:
 		err = decodeJSON(t, value, &c.openIn)
+		if n := len(c.openIn.Target); err == nil && n > MaxTarget {
+			err = &Error{CodeTarget, fmt.Sprintf("an address of %d bytes: addresses of brokers have %d at most", n, MaxTarget)}
+		}
 	case capsuleOpened:
 		err = decodeJSON(t, value, &c.answer)
-		c.answer.Gateway = printable.Text(c.answer.Gateway, printable.Name)
+		c.answer.Gateway = printable.Text(c.answer.Gateway, maxWord)
 	}
 	if err != nil {
 		return err

@@ -448,7 +448,7 @@ func refuse(w http.ResponseWriter, status int, sentence string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	io.WriteString(w, sentence+"\n")
+	io.WriteString(w, printable.Text(sentence, maxMessage)+"\n")
 }
 
 func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {

@@ -92,7 +92,23 @@ type Error struct {
 	Message string `json:"message"`
 }
 
-func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
+func (e *Error) Error() string {
+	e = e.bounded()
+	return string(e.Code) + ": " + e.Message
+}
+
+const (
+	// maxMessage bounds the text of an [Error], whoever wrote it: much of it repeats what a peer said. In JSON it can grow sixfold and still fits
+	// into a capsule.
+	maxMessage = printable.Sentence
+	// maxWord bounds codes and versions.
+	maxWord = 64
+)
+
+// bounded returns e as it can be sent, logged and shown.
+func (e *Error) bounded() *Error {
+	return &Error{Code(printable.Text(string(e.Code), maxWord)), printable.Text(e.Message, maxMessage)}
+}
 
 // ErrCut is what a Conn returns (wrapped, with the cause) when its exchange ended without FINAL_DATA and without ERROR: what was read so far
 // may be incomplete. It is an io.ErrUnexpectedEOF, and never an io.EOF.
@@ -153,7 +169,7 @@ func checkVersion(theirs string) *Error {
 	if ok && major == ourMajor && minor >= ourMinor-1 && minor <= ourMinor+1 {
 		return nil
 	}
-	return &Error{CodeVersion, fmt.Sprintf("this end speaks version %s of the tunnel and one minor version around it, the other end %q", Version, printable.Text(theirs, printable.Name))}
+	return &Error{CodeVersion, fmt.Sprintf("this end speaks version %s of the tunnel and one minor version around it, the other end %q", Version, printable.Text(theirs, maxWord))}
 }
 
 func parseVersion(s string) (major, minor int, ok bool) {
