@@ -200,7 +200,7 @@ func (a *Agent) restore() {
 		return
 	}
 	if c, ok := s.of(a.Upstream.name()); ok {
-		if err := a.nodes.recall(c.ClusterID, c.Nodes); err != nil {
+		if err := a.nodes.recall("the state file", c.ClusterID, c.Nodes); err != nil {
 			a.Logger.Error("state not restored", "err", err)
 		}
 	}
@@ -282,7 +282,7 @@ func (a *Agent) hello(ctx context.Context) error {
 	if len(welcome.Tickets) == 0 {
 		return nil
 	}
-	return a.nodes.recall(welcome.Tickets[0].ClusterID, welcome.Tickets)
+	return a.nodes.recall("the gateway", welcome.Tickets[0].ClusterID, welcome.Tickets)
 }
 
 // answered takes note of a gateway's answer.

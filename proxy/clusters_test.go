@@ -237,14 +237,14 @@ func TestMemoryDoesNotOverrideWhatABrokerSaid(t *testing.T) {
 		recall func() error
 		want   string
 	}{
-		{func() error { return table.recall("red", ticket("red", "file:1")) }, "file:1"},
-		{func() error { return table.recall("blue", ticket("blue", "gateway:1")) }, "gateway:1"},
+		{func() error { return table.recall("a test", "red", ticket("red", "file:1")) }, "file:1"},
+		{func() error { return table.recall("a test", "blue", ticket("blue", "gateway:1")) }, "gateway:1"},
 		{func() error {
 			_, _, err := table.learn(table.epoch(), "green", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}})
 			return err
 		}, "broker:1"},
-		{func() error { return table.recall("green", ticket("green", "gateway:2")) }, "broker:1"},
-		{func() error { return table.recall("red", ticket("red", "gateway:3")) }, "broker:1"},
+		{func() error { return table.recall("a test", "green", ticket("green", "gateway:2")) }, "broker:1"},
+		{func() error { return table.recall("a test", "red", ticket("red", "gateway:3")) }, "broker:1"},
 	} {
 		if err := step.recall(); err != nil {
 			t.Fatal(err)

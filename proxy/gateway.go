@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -324,14 +323,21 @@ func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewr
 func (s *ticketer) send(brokers []rewrite.Broker) error {
 	now := time.Now()
 	for _, b := range brokers {
-		n := named{s.cluster, b.NodeID, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))}
+		n := named{s.cluster, b.NodeID, addressOf(b)}
 		if now.Sub(s.sent[n]) < ticketLife/2 {
 			continue
 		}
 		if len(s.sent) >= maxTickets {
 			return nil
 		}
-		t, err := s.gateway.signer.sign(tunnel.Ticket{ClusterID: n.cluster, NodeID: n.node, Address: n.address}, now)
+		unsigned := tunnel.Ticket{ClusterID: n.cluster, NodeID: n.node, Address: n.address}
+		if err := checkTicket(unsigned); err != nil {
+			if s.gateway.loud.again("no ticket") {
+				s.gateway.Logger.Warn("no ticket for what a broker names, agents cannot reach it", "err", err)
+			}
+			continue
+		}
+		t, err := s.gateway.signer.sign(unsigned, now)
 		if err != nil {
 			s.gateway.Logger.Error("no ticket signed", "err", err)
 			return nil
@@ -357,15 +363,16 @@ type memory struct {
 func (m *memory) remember(cluster string, brokers []rewrite.Broker, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if cluster == "" {
+	if cluster == "" || checkClusterID(cluster) != nil {
 		return
 	}
 	if cluster != m.cluster || all {
 		m.cluster, m.nodes = cluster, map[int32]string{}
 	}
 	for _, b := range brokers {
-		if len(m.nodes) < maxNodes {
-			m.nodes[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+		address := addressOf(b)
+		if _, have := m.nodes[b.NodeID]; (have || len(m.nodes) < maxNodes) && checkNode(b.NodeID, address) == nil {
+			m.nodes[b.NodeID] = address
 		}
 	}
 }

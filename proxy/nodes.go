@@ -16,9 +16,18 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// maxNodes bounds the listeners that responses can make an agent open. The
-// largest clusters known have some hundreds of brokers.
-const maxNodes = 1024
+const (
+	// maxNodes bounds the nodes of a cluster that either end remembers. The largest
+	// clusters known have some hundreds of brokers.
+	maxNodes = 1024
+	// maxListeners bounds the listeners that responses can make an agent open, one
+	// for each node on each of its addresses. Each takes a file descriptor, of
+	// which many systems give a process 4096: half of them are for connections.
+	maxListeners = 2048
+)
+
+// maxComplaints bounds the nodes without a listener that the log names one by one.
+const maxComplaints = 16
 
 // doubtAfter is how long what a response has said of a node stands, whatever
 // happens to dials of it.
@@ -69,6 +78,7 @@ type nodes struct {
 	serve   func(ln net.Listener, listen int, nodeID int32)
 	metrics *metrics.Metrics
 	log     *slog.Logger
+	loud    loud
 	changed func() // called without the lock when the advertised side changed
 
 	mu       sync.Mutex
@@ -80,9 +90,10 @@ type nodes struct {
 	locals   map[int32][]endpoint     // by node id and listen
 	deadEnds map[int]endpoint         // by listen
 	full     bool                     // maxNodes has been complained about
+	mute     int                      // complaints about single nodes
 }
 
-var errTooManyNodes = fmt.Errorf("%d nodes have listeners already", maxNodes)
+var errTooManyNodes = errors.New("too many nodes have listeners already")
 
 func (t *nodes) init() {
 	t.known = map[int32]node{}
@@ -110,10 +121,15 @@ var errFormerCluster = errors.New("another cluster has answered since this conne
 // learn takes the brokers of one response, which came on a connection that was
 // opened in that epoch. When it returns, each of them has an address that may be
 // written into a response: nothing a client can read comes before its listener.
+// A broker that cannot be one is not learnt, and has the address of a dead end; a
+// cluster id that cannot be one is an error.
 // A cluster id other than the table's drops the table, and the old id is
 // returned; but a connection from before such a change does not bring the old
 // cluster back. now is the epoch that what was learnt belongs to.
 func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now int, dropped string, err error) {
+	if err := checkClusterID(cluster); err != nil {
+		return epoch, "", err
+	}
 	t.mu.Lock()
 	if epoch != t.drops && cluster != t.cluster {
 		t.mu.Unlock()
@@ -124,14 +140,11 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 	t.heard = t.heard || cluster != ""
 	changed := t.cluster != before
 	for _, b := range brokers {
-		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
-		if err = t.open(b.NodeID); err != nil {
+		var news bool
+		if news, err = t.hear(b); err != nil {
 			break
 		}
-		if t.room(b.NodeID) {
-			changed = changed || t.known[b.NodeID].address != address
-			t.known[b.NodeID] = node{id: b.NodeID, address: address, heard: time.Now()}
-		}
+		changed = changed || news
 	}
 	n, now := len(t.known), t.drops
 	t.mu.Unlock()
@@ -140,6 +153,30 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 		t.changed()
 	}
 	return now, dropped, err
+}
+
+// hear takes one broker of a response, and reports whether it is another than
+// the table's. The lock is held.
+func (t *nodes) hear(b rewrite.Broker) (news bool, err error) {
+	address := addressOf(b)
+	if news = t.known[b.NodeID].address != address; news {
+		if err := checkNode(b.NodeID, address); err != nil {
+			t.distrust("a broker", err)
+			return false, t.openDeadEnds()
+		}
+	}
+	if err := t.open(b.NodeID); err != nil || !t.room(b.NodeID) {
+		return false, err
+	}
+	t.known[b.NodeID] = node{id: b.NodeID, address: address, heard: time.Now()}
+	return news, nil
+}
+
+// distrust says, not too often, that somebody told of a node that cannot be one.
+func (t *nodes) distrust(who string, why error) {
+	if t.loud.again(who) {
+		t.log.Warn("node ignored, it cannot be one", "told_by", who, "err", why)
+	}
 }
 
 // room reports whether the table may hold the node.
@@ -151,16 +188,25 @@ func (t *nodes) room(id int32) bool {
 // addTicket keeps a ticket for when its address is dialled.
 func (t *nodes) addTicket(tk tunnel.Ticket) {
 	t.metrics.Ticket(metrics.TicketReceived)
+	if err := checkTicket(tk); err != nil {
+		t.distrust("the gateway", err)
+		return
+	}
 	t.mu.Lock()
 	old, have := t.tickets[tk.Address]
-	if !have && len(t.tickets) >= maxTickets {
-		t.pruneTickets()
-	}
-	t.tickets[tk.Address] = tk
+	t.keep(tk)
 	t.mu.Unlock()
 	if have && tk.Expires-old.Expires > int64(time.Hour/time.Second) {
 		t.changed() // a new one comes with its node, which is a change anyway
 	}
+}
+
+// keep puts a ticket into the table. The lock is held.
+func (t *nodes) keep(tk tunnel.Ticket) {
+	if _, have := t.tickets[tk.Address]; !have && len(t.tickets) >= maxTickets {
+		t.pruneTickets()
+	}
+	t.tickets[tk.Address] = tk
 }
 
 // pruneTickets drops the tickets for addresses that no node has. The lock is held.
@@ -172,9 +218,14 @@ func (t *nodes) pruneTickets() {
 	maps.DeleteFunc(t.tickets, func(address string, _ tunnel.Ticket) bool { return !used[address] })
 }
 
-// recall takes nodes from another memory than our own: the state file's or,
-// later and newer, the gateway's. It overrides nothing that a response has said.
-func (t *nodes) recall(cluster string, tickets []tunnel.Ticket) error {
+// recall takes nodes from another memory than our own, whose name is for the
+// log: the state file's or, later and newer, the gateway's. It overrides nothing
+// that a response has said.
+func (t *nodes) recall(whose, cluster string, tickets []tunnel.Ticket) error {
+	if err := checkClusterID(cluster); err != nil {
+		t.distrust(whose, err)
+		return nil
+	}
 	t.mu.Lock()
 	if t.heard && cluster != t.cluster {
 		t.mu.Unlock()
@@ -183,12 +234,16 @@ func (t *nodes) recall(cluster string, tickets []tunnel.Ticket) error {
 	t.enter(cluster)
 	var errs failures
 	for _, tk := range tickets {
+		if err := checkTicket(tk); err != nil {
+			t.distrust(whose, err)
+			continue
+		}
 		if n, have := t.known[tk.NodeID]; have && !n.recalled || !t.room(tk.NodeID) {
 			continue
 		}
 		t.known[tk.NodeID] = node{id: tk.NodeID, address: tk.Address, recalled: true}
 		if len(tk.MAC) > 0 {
-			t.tickets[tk.Address] = tk
+			t.keep(tk)
 		}
 		if err := t.open(tk.NodeID); err != nil {
 			errs = append(errs, err)
@@ -266,26 +321,24 @@ func (t *nodes) doubt(id int32, address string, refused bool) {
 	}
 }
 
-// local returns what stands for a node in responses to clients of a listen. ok
-// is false for a node that was never opened.
+// local returns what stands for a node in responses to clients of a listen: a
+// dead end for one that has no listener of its own. ok is false for a node that
+// no response has named.
 func (t *nodes) local(listen int, id int32) (e endpoint, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if l, ok := t.locals[id]; ok {
 		return l[listen], true
 	}
-	if !t.full {
-		return endpoint{}, false
-	}
 	e, ok = t.deadEnds[listen]
-	return e, ok
+	return e, ok && id >= 0
 }
 
 // is reports whether the table has this broker at this address.
 func (t *nodes) is(b rewrite.Broker) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.known[b.NodeID].address == net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+	return t.known[b.NodeID].address == addressOf(b)
 }
 
 // snapshot returns the advertised side, for the state file. Nodes without a
@@ -311,7 +364,7 @@ func (t *nodes) open(id int32) error {
 	if _, have := t.locals[id]; have {
 		return nil
 	}
-	full := len(t.locals) >= maxNodes
+	full := len(t.locals) >= min(maxNodes, maxListeners/max(1, len(t.listens)))
 	locals := make([]endpoint, len(t.listens))
 	for i := range locals {
 		e, err := t.openOne(i, id, locals[:i], full)
@@ -330,13 +383,18 @@ func (t *nodes) open(id int32) error {
 }
 
 // complain says once for each node, and once for all that are too many, what
-// keeps clients from it.
+// keeps clients from it. Beyond some, nodes are not named.
 func (t *nodes) complain(id int32, err error) {
 	if errors.Is(err, errTooManyNodes) {
 		if t.full {
 			return
 		}
 		t.full = true
+	} else if t.mute++; t.mute > maxComplaints {
+		if t.mute == maxComplaints+1 {
+			t.log.Error("more brokers have no listener, they are not named here")
+		}
+		return
 	}
 	t.log.Error("no listener for a broker, its clients cannot reach it", "node_id", id, "err", err,
 		"hint", fmt.Sprintf("give it an address of its own with --node-address %d=HOST:PORT, or all of them another range with --broker-port-base", id))
@@ -374,9 +432,12 @@ func (t *nodes) place(listen int, id int32) (bind string, advertised endpoint, e
 		return o.Bind, e, err
 	}
 	l := t.listens[listen]
-	port := t.portBase + int(id)
+	port := int64(t.portBase) + int64(id)
 	if port > 65535 {
 		return "", endpoint{}, fmt.Errorf("port %d + node id %d is above 65535", t.portBase, id)
+	}
+	if id < 0 {
+		return "", endpoint{}, fmt.Errorf("node id %d is negative", id)
 	}
 	host, _, err := net.SplitHostPort(l.Bind)
 	if err != nil {
@@ -386,7 +447,7 @@ func (t *nodes) place(listen int, id int32) (bind string, advertised endpoint, e
 	if l.Host == "" {
 		advertised.host = host
 	}
-	return net.JoinHostPort(host, strconv.Itoa(port)), advertised, nil
+	return net.JoinHostPort(host, strconv.FormatInt(port, 10)), advertised, nil
 }
 
 func splitEndpoint(address string) (endpoint, error) {
@@ -396,6 +457,16 @@ func splitEndpoint(address string) (endpoint, error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	return endpoint{host, int32(n)}, err
+}
+
+// openDeadEnds has a dead end ready on each listen. The lock is held.
+func (t *nodes) openDeadEnds() error {
+	for i := range t.listens {
+		if _, err := t.deadEnd(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // deadEnd returns an address on this listen's host that accepts and closes.

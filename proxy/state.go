@@ -28,8 +28,8 @@ type clusterState struct {
 const (
 	// maxClusterStates bounds the file: an agent that is pointed here and there.
 	maxClusterStates = 8
-	// maxState bounds the bytes of the file. A cluster of maxNodes whose ids and
-	// addresses are as long as can be takes a quarter of it; one of Kafka's, 2 %.
+	// maxState bounds the bytes of the file. A cluster of maxNodes takes 4 % of it,
+	// and a third if all that is in it is as long as can be.
 	maxState = 8 << 20
 )
 

@@ -83,12 +83,12 @@ func checkHostName(host string) error {
 	last := ""
 	for label := range strings.SplitSeq(name, ".") {
 		if !isLabel(label) {
-			return fmt.Errorf("%.80q is neither a host name nor an IP address", host)
+			return errors.New("the host is neither a name nor an IP address")
 		}
 		last = label
 	}
 	if isNumber(last) {
-		return fmt.Errorf("%.80q is no host name: the last label is a number, and some resolvers take it for an IP address", host)
+		return errors.New("the last label is a number, and some resolvers take the host for an IP address")
 	}
 	return nil
 }
@@ -117,9 +117,8 @@ func isNumber(label string) bool {
 	return ok && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
-// addressOf is the address that a broker has named, if it is one.
-func addressOf(b rewrite.Broker) (string, error) {
-	address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
-	_, err := parseTarget(address)
-	return address, err
+// addressOf is how a broker's address is written everywhere. It need not be a
+// target: checkNode tells.
+func addressOf(b rewrite.Broker) string {
+	return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 }

@@ -16,6 +16,46 @@ import (
 // of that.
 const ticketLife = 24 * time.Hour
 
+const (
+	maxClusterID = 255 // Kafka's have 22 characters
+	maxMAC       = 64  // bytes of a signature; ours have 32
+)
+
+// checkClusterID refuses what is no cluster's id. An empty one is none at all.
+func checkClusterID(id string) error {
+	if len(id) > maxClusterID {
+		return fmt.Errorf("a cluster id of %d bytes: they have %d at most", len(id), maxClusterID)
+	}
+	for _, c := range []byte(id) {
+		if c < ' ' || c > '~' {
+			return fmt.Errorf("cluster id %.80q is not printable ASCII", id)
+		}
+	}
+	return nil
+}
+
+// checkNode refuses what is no node of a cluster, whoever says that it is.
+func checkNode(id int32, address string) error {
+	if id < 0 {
+		return fmt.Errorf("node id %d is negative", id)
+	}
+	if _, err := parseTarget(address); err != nil {
+		return fmt.Errorf("node %d at %.80q: %w", id, address, err)
+	}
+	return nil
+}
+
+// checkTicket refuses a ticket that no gateway of ours signs.
+func checkTicket(t tunnel.Ticket) error {
+	if len(t.MAC) > maxMAC {
+		return fmt.Errorf("a ticket's signature has %d bytes, and not more than %d", len(t.MAC), maxMAC)
+	}
+	if err := checkClusterID(t.ClusterID); err != nil {
+		return err
+	}
+	return checkNode(t.NodeID, t.Address)
+}
+
 var (
 	errTicketExpired = errors.New("the ticket has expired")
 	errTicketInvalid = errors.New("the ticket is not signed by this gateway; replicas must share --ticket-key-file, and a restart without one makes a new key")
