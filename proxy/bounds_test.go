@@ -305,3 +305,39 @@ func TestListenersAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Tickets outlive their cluster, and name any node id; series do not.
+func TestNodeIDsDoNotPileUpInMetrics(t *testing.T) {
+	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
+	gateway := startGateway(t, []string{broker}, func(g *Gateway) { g.TicketKeys = keysOf("key") })
+	up := tunnelTo(t, gateway.address, "h2")
+	defer up.close()
+	tickets := newSigner(keysOf("key"))
+	relay := func(id int32) {
+		tk, err := tickets.sign(tunnel.Ticket{ClusterID: "c", NodeID: id, Address: broker}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Open(t.Context(), up, broker, &tk, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id := range int32(300) {
+		relay(id)
+	}
+	families, err := gateway.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if n := len(f.GetMetric()); f.GetName() == "culvert_connections" && n > 2 {
+			t.Errorf("%d series of %s, want those of the cluster's one node and unknown", n, f.GetName())
+		}
+	}
+}

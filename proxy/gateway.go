@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,6 +89,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		g.Logger = slog.New(slog.DiscardHandler)
 	}
 	g.signer = newSigner(g.TicketKeys)
+	g.memory.changed = g.Metrics.SetNodes
 	g.conns = map[*conn]*admission{}
 	reviewed := rewrite.Reviewed()
 	server := &tunnel.Server{
@@ -357,6 +359,7 @@ type memory struct {
 	mu      sync.Mutex
 	cluster string
 	nodes   map[int32]string
+	changed func(ids []int32) // told of the nodes that there are now, with the lock; nil tells nobody
 }
 
 // remember notes brokers, and that there are no others where they are all.
@@ -366,14 +369,20 @@ func (m *memory) remember(cluster string, brokers []rewrite.Broker, all bool) {
 	if cluster == "" || checkClusterID(cluster) != nil {
 		return
 	}
+	before := m.nodes
 	if cluster != m.cluster || all {
 		m.cluster, m.nodes = cluster, map[int32]string{}
+	} else {
+		before = maps.Clone(before)
 	}
 	for _, b := range brokers {
 		address := addressOf(b)
 		if _, have := m.nodes[b.NodeID]; (have || len(m.nodes) < maxNodes) && checkNode(b.NodeID, address) == nil {
 			m.nodes[b.NodeID] = address
 		}
+	}
+	if m.changed != nil && !maps.Equal(before, m.nodes) {
+		m.changed(slices.Collect(maps.Keys(m.nodes)))
 	}
 }
 

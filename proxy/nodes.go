@@ -146,10 +146,12 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 		}
 		changed = changed || news
 	}
-	n, now := len(t.known), t.drops
+	if changed {
+		t.metrics.SetNodes(slices.Collect(maps.Keys(t.known)))
+	}
+	now = t.drops
 	t.mu.Unlock()
 	if changed {
-		t.metrics.SetNodes(n)
 		t.changed()
 	}
 	return now, dropped, err
@@ -249,9 +251,8 @@ func (t *nodes) recall(whose, cluster string, tickets []tunnel.Ticket) error {
 			errs = append(errs, err)
 		}
 	}
-	n := len(t.known)
+	t.metrics.SetNodes(slices.Collect(maps.Keys(t.known)))
 	t.mu.Unlock()
-	t.metrics.SetNodes(n)
 	if errs != nil {
 		return errs
 	}

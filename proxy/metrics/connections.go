@@ -5,35 +5,11 @@ import (
 	"errors"
 	"net"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
-
-// What [Metrics.Connection] takes for a connection that leads to no node.
-const (
-	Bootstrap   int32 = -1 // to a bootstrap address
-	UnknownNode int32 = -2 // to an address whose node id is not known
-)
-
-// Connection counts an open Kafka connection to a node of the cluster's, to
-// [Bootstrap] or to an [UnknownNode]. The caller gives only node ids that a
-// broker has named. It calls closed once, when the connection is over.
-func (m *Metrics) Connection(nodeID int32) (closed func()) {
-	return enter(m.connections.WithLabelValues(nodeLabel(nodeID)))
-}
-
-func nodeLabel(nodeID int32) string {
-	switch {
-	case nodeID == Bootstrap:
-		return "bootstrap"
-	case nodeID < 0:
-		return "unknown"
-	}
-	return strconv.Itoa(int(nodeID))
-}
 
 // Stream counts an open tunnel stream. The caller calls closed once, when the
 // stream is over.
@@ -45,9 +21,6 @@ func enter(g prometheus.Gauge) (leave func()) {
 	g.Inc()
 	return g.Dec
 }
-
-// SetNodes says how many nodes of the cluster are in the table.
-func (m *Metrics) SetNodes(n int) { m.nodes.Set(float64(n)) }
 
 // Result says how a dial ended.
 type Result string

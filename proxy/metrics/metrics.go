@@ -52,7 +52,7 @@ type Metrics struct {
 	tickets [numTicketEvents]prometheus.Counter
 	limited [numLimits]prometheus.Counter
 
-	connections        *prometheus.GaugeVec
+	connections        *connections
 	streams            *prometheus.GaugeVec
 	nodes              prometheus.Gauge
 	brokerDials        *prometheus.CounterVec
@@ -88,8 +88,7 @@ func New(reg prometheus.Registerer, end End, version string) *Metrics {
 			"Broker addresses in responses replaced by local ones."), []string{"api_key"}),
 		blanked: f.NewCounterVec(counterOpts("blanked_addresses_total",
 			"Addresses in responses replaced by one that leads nowhere: leader hints without a ticket, controllers."), []string{"api_key"}),
-		connections: f.NewGaugeVec(gaugeOpts("connections",
-			"Kafka connections open now."), []string{"node_id"}),
+		connections: newConnections(),
 		streams: f.NewGaugeVec(gaugeOpts("streams",
 			"Tunnel streams open now."), []string{"transport"}),
 		nodes: f.NewGauge(gaugeOpts("nodes",
@@ -126,6 +125,7 @@ func New(reg prometheus.Registerer, end End, version string) *Metrics {
 		"Always 1; the labels say what runs here."), []string{"end", "version", "go_version"}).
 		WithLabelValues(string(end), version, runtime.Version()).Set(1)
 	reg.MustRegister(
+		m.connections,
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		newRuntimeCollector(),
 	)

@@ -42,7 +42,7 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	m.Connection(metrics.Bootstrap)
 	m.Connection(2)
 	m.Stream("h3")
-	m.SetNodes(3)
+	m.SetNodes([]int32{1, 2, 3})
 	m.BrokerDial(nil)
 	m.TunnelDial("ws", metrics.ResultOK, 80*time.Millisecond)
 	tun := m.Tunnel("gateway:443")
@@ -266,6 +266,7 @@ func TestLabelsAreBounded(t *testing.T) {
 func TestGaugesFallWhenConnectionsAndStreamsEnd(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	m.SetNodes([]int32{1001})
 	m.Connection(metrics.Bootstrap)
 	m.Connection(1001)
 	m.Connection(1001)()
@@ -278,6 +279,38 @@ func TestGaugesFallWhenConnectionsAndStreamsEnd(t *testing.T) {
 	if diff := cmp.Diff(map[string]float64{"ws": 0, "direct": 1}, values(families["culvert_streams"])); diff != "" {
 		t.Errorf("streams (-want +got):\n%s", diff)
 	}
+}
+
+// Node ids come from peers: only those of the current cluster have series, and
+// only as long as they are of it.
+func TestOnlyNodesOfTheCurrentClusterHaveSeries(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	m := metrics.New(reg, metrics.Gateway, "v1.2.3")
+	want := func(when string, want map[string]float64) {
+		t.Helper()
+		if diff := cmp.Diff(want, values(gather(t, reg)["culvert_connections"])); diff != "" {
+			t.Errorf("%s: connections (-want +got):\n%s", when, diff)
+		}
+	}
+	var closed []func()
+	for id := range int32(10_000) {
+		closed = append(closed, m.Connection(id))
+	}
+	want("before a cluster is known", map[string]float64{"unknown": 10_000})
+	m.SetNodes([]int32{0, 1, 20_000})
+	want("with a cluster", map[string]float64{"0": 1, "1": 1, "unknown": 9_998})
+	for _, c := range closed {
+		c()
+	}
+	want("when all is over", map[string]float64{"0": 0, "1": 0})
+	m.Connection(1)
+	m.SetNodes([]int32{7})
+	want("with another cluster", map[string]float64{"unknown": 1})
+	for i := range int32(10_000) {
+		m.SetNodes([]int32{i})
+		m.Connection(i)()
+	}
+	want("when node ids come and go", map[string]float64{"9999": 0, "unknown": 1})
 }
 
 func TestOnlyDialsThatSucceedAreTimed(t *testing.T) {
