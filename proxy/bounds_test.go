@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -339,5 +342,30 @@ func TestNodeIDsDoNotPileUpInMetrics(t *testing.T) {
 		if n := len(f.GetMetric()); f.GetName() == "culvert_connections" && n > 2 {
 			t.Errorf("%d series of %s, want those of the cluster's one node and unknown", n, f.GetName())
 		}
+	}
+}
+
+// The name in a client's certificate stands in each line of the log about it.
+func TestANameInACertificateIsBounded(t *testing.T) {
+	for n, want := range map[int]bool{maxIdentity: true, maxIdentity + 1: false} {
+		name, err := certificateName(&x509.Certificate{Subject: pkix.Name{CommonName: strings.Repeat("n", n)}})
+		if _, refused := errors.AsType[tunnel.Forbidden](err); refused == want || len(name) > maxIdentity {
+			t.Errorf("a name of %d bytes: %d, %v", n, len(name), err)
+		}
+	}
+}
+
+// Of the nodes without a listener that a gateway makes up, some are named in the
+// log, not all.
+func TestComplaintsAboutNodesAreBounded(t *testing.T) {
+	table, log := newTable(t, nil)
+	for id := range int32(200) {
+		tk := tunnel.Ticket{ClusterID: "c", NodeID: 1<<31 - 1 - id, Address: "kafka-0:9092"}
+		if err := table.recall("the gateway", "c", []tunnel.Ticket{tk}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != maxComplaints+1 {
+		t.Errorf("%d lines, want %d", n, maxComplaints+1)
 	}
 }

@@ -191,10 +191,10 @@ func (b *Brokers) lookup(ctx context.Context, t target) ([]netip.Addr, error) {
 	if t.ip.IsValid() {
 		return []netip.Addr{t.ip}, nil
 	}
-	ips, err := b.resolve(ctx, t.host)
-	ips = ips[:min(len(ips), maxIPs)]
-	for i, ip := range ips {
-		ips[i] = ip.WithZone("").Unmap()
+	found, err := b.resolve(ctx, t.host)
+	var ips []netip.Addr
+	for _, ip := range found[:min(len(found), maxIPs)] {
+		ips = append(ips, ip.WithZone("").Unmap())
 	}
 	return ips, err
 }

@@ -394,6 +394,9 @@ func (c *CAFile) identify(r *http.Request) (string, error) {
 	return certificateName(r.TLS.PeerCertificates[0])
 }
 
+// maxIdentity bounds the bytes of a name that logs and limits go by.
+const maxIdentity = 255
+
 // certificateName is the identity in a certificate: its common name or, as names
 // moved out of that, the first of its alternative names. Logs and refusals
 // repeat it, so that it is made printable.
@@ -405,6 +408,9 @@ func certificateName(c *x509.Certificate) (string, error) {
 	}
 	names = append(names, c.EmailAddresses...)
 	for _, name := range names {
+		if len(name) > maxIdentity {
+			return "", tunnel.Forbidden(fmt.Sprintf("client certificate: its name has %d bytes, and may have %d", len(name), maxIdentity))
+		}
 		if name != "" {
 			return printable.Text(name, printable.Name), nil
 		}

@@ -90,7 +90,7 @@ type nodes struct {
 	locals   map[int32][]endpoint     // by node id and listen
 	deadEnds map[int]endpoint         // by listen
 	full     bool                     // maxNodes has been complained about
-	mute     int                      // complaints about single nodes
+	named    int                      // nodes without a listener that the log has named
 }
 
 var errTooManyNodes = errors.New("too many nodes have listeners already")
@@ -123,6 +123,7 @@ var errFormerCluster = errors.New("another cluster has answered since this conne
 // written into a response: nothing a client can read comes before its listener.
 // A broker that cannot be one is not learnt, and has the address of a dead end; a
 // cluster id that cannot be one is an error.
+//
 // A cluster id other than the table's drops the table, and the old id is
 // returned; but a connection from before such a change does not bring the old
 // cluster back. now is the epoch that what was learnt belongs to.
@@ -384,15 +385,15 @@ func (t *nodes) open(id int32) error {
 }
 
 // complain says once for each node, and once for all that are too many, what
-// keeps clients from it. Beyond some, nodes are not named.
+// keeps clients from it. Beyond maxComplaints, nodes are not named.
 func (t *nodes) complain(id int32, err error) {
 	if errors.Is(err, errTooManyNodes) {
 		if t.full {
 			return
 		}
 		t.full = true
-	} else if t.mute++; t.mute > maxComplaints {
-		if t.mute == maxComplaints+1 {
+	} else if t.named++; t.named > maxComplaints {
+		if t.named == maxComplaints+1 {
 			t.log.Error("more brokers have no listener, they are not named here")
 		}
 		return

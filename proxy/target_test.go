@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -96,4 +97,36 @@ func TestAGatewayRefusesWhatIsNoAddress(t *testing.T) {
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Errorf("an address that is allowed: %v", err)
 	}
+}
+
+// What is accepted is written in one way, and a name is nothing that could be
+// read as an IP address.
+func FuzzTarget(f *testing.F) {
+	for _, a := range []string{"kafka-0.kafka.internal:9092", "[::1]:80", "10.0.0.1:9092", "[::ffff:7f00:1%a.kafka.internal]:9092", "127.1:1", "0x7f.1:1", "a_b.:65535"} {
+		f.Add(a)
+	}
+	anyName := &Brokers{Bootstrap: []string{"x:1"}, Allow: []string{"*:9092", "*.*:9092", "*.*.*:9092", "*.*.*.*:9092"}}
+	f.Fuzz(func(t *testing.T, address string) {
+		got, err := parseTarget(address)
+		if err != nil {
+			if len(err.Error()) > 200 {
+				t.Errorf("an error of %d bytes", len(err.Error()))
+			}
+			return
+		}
+		host, port, err := net.SplitHostPort(address)
+		if err != nil || host != got.host || port != got.port || net.JoinHostPort(host, port) != address || len(address) > tunnel.MaxTarget {
+			t.Errorf("parseTarget(%q) = %+v, and net says %q, %q, %v", address, got, host, port, err)
+		}
+		if strings.ContainsAny(address, "%/ \\@") || got.ip.Zone() != "" || got.ip.Is4In6() {
+			t.Errorf("parseTarget(%q) = %+v", address, got)
+		}
+		ip, err := netip.ParseAddr(host)
+		if (err == nil) != got.ip.IsValid() || err == nil && ip.Unmap() != got.ip {
+			t.Errorf("parseTarget(%q) = %+v, and netip says %v, %v", address, got, ip, err)
+		}
+		if got.ip.IsValid() && anyName.allowed(got) {
+			t.Errorf("%q is allowed by a pattern for names", address)
+		}
+	})
 }
