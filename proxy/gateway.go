@@ -130,14 +130,19 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	return nil
 }
 
-// limited counts a stream that was refused because of a limit.
+// limited counts a stream that was refused, or a connection that was closed,
+// because of a limit.
 func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	g.Metrics.Limited(metrics.LimitOf(string(l)))
 	level := slog.LevelDebug
 	if g.loud.again("limit " + string(l)) {
 		level = slog.LevelWarn
 	}
-	withPeer(g.Logger, p).Log(context.Background(), level, "stream refused", "err", e)
+	what := "stream refused"
+	if l == tunnel.LimitUnauthenticated {
+		what = "connection closed"
+	}
+	withPeer(g.Logger, p).Log(context.Background(), level, what, "err", e)
 }
 
 // turnedAway says who was not let in, and why.

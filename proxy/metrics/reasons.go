@@ -49,6 +49,7 @@ const (
 	LimitSparesPerIdentity               // streams that one identity holds ready
 	LimitMemory                          // memory in use
 	LimitConnections                     // an agent's connections of clients
+	LimitUnauthenticated                 // connections to a gateway on which no request has authenticated
 	numLimits
 )
 
@@ -58,6 +59,7 @@ var limits = [numLimits]string{
 	LimitSparesPerIdentity:  "spares_per_identity",
 	LimitMemory:             "memory",
 	LimitConnections:        "connections",
+	LimitUnauthenticated:    "unauthenticated",
 }
 
 // String returns the value of the label limit.

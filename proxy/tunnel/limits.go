@@ -25,6 +25,7 @@ const (
 	LimitStreamsPerIdentity Limit = "streams_per_identity"
 	LimitSparesPerIdentity  Limit = "spares_per_identity"
 	LimitMemory             Limit = "memory"
+	LimitUnauthenticated    Limit = "unauthenticated" // connections on which no request has authenticated: the oldest is closed
 )
 
 // limitReached is a refusal by name: the agent is told what was reached, and whoever runs the gateway what raises it.

@@ -100,15 +100,16 @@ type Server struct {
 	timing  timing  // zero means defaultTiming
 	windows windows // zero means defaultWindows
 
-	once    sync.Once
-	log     *slog.Logger
-	t       timing
-	w       windows
-	ledger  ledger
-	altSvc  string
-	buffers bufferReport
-	ctx     context.Context // of all streams
-	cancel  context.CancelFunc
+	once            sync.Once
+	log             *slog.Logger
+	t               timing
+	w               windows
+	ledger          ledger
+	unauthenticated unauthenticated
+	altSvc          string
+	buffers         bufferReport
+	ctx             context.Context // of all streams
+	cancel          context.CancelFunc
 
 	carriers context.Context // ends when no stream needs them any more
 	cut      context.CancelFunc
@@ -148,6 +149,7 @@ func (s *Server) init() {
 			s.t = defaultTiming
 		}
 		s.ledger.Limits = s.Limits
+		s.unauthenticated.within, s.unauthenticated.onFull = s.t.handshake, s.evicted
 		s.w = cmp.Or(s.windows, defaultWindows)
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		s.carriers, s.cut = context.WithCancel(context.Background())
@@ -209,7 +211,7 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 // listenTCP prepares to serve HTTP/1.1 and HTTP/2, and returns what serves until Shutdown. Draining, the first server has said GOAWAY, and the
 // second tells who comes anew.
 func (s *Server) listenTCP(tcp net.Listener) (serve func() error) {
-	p := newPorch(&wireListener{Listener: tcp, log: s.log}, s.log)
+	p := newPorch(&wireListener{Listener: tcp, log: s.log, guard: s.guard}, s.log)
 	s.mu.Lock()
 	s.porch = p
 	s.mu.Unlock()
@@ -252,8 +254,9 @@ func serverTLS(base *tls.Config, alpn ...string) *tls.Config {
 // A wireListener prepares the connections it accepts for carrying tunnels.
 type wireListener struct {
 	net.Listener
-	log *slog.Logger
-	tcp tuner
+	log   *slog.Logger
+	tcp   tuner
+	guard func(*wire)
 }
 
 func (l *wireListener) Accept() (net.Conn, error) {
@@ -262,7 +265,9 @@ func (l *wireListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.tcp.tune(c, l.log)
-	return &wire{Conn: c}, nil
+	w := &wire{Conn: c}
+	l.guard(w)
+	return w, nil
 }
 
 func (s *Server) drain() {
@@ -401,6 +406,10 @@ func (s *Server) cutStreams() {
 // An HTTP/1.1 connection ends with the answer. What a front door passes on behind a request may be another one that it has not seen, with headers
 // of its own: behind an upgrade that it believes in and we have refused, or where it and we do not agree about a body's length.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g := guardOf(r); g != nil {
+		g.begin()
+		defer g.done()
+	}
 	h := w.Header()
 	h.Set(headerGateway, s.opened().Gateway)
 	if s.altSvc != "" && r.ProtoMajor < 3 {
@@ -474,6 +483,9 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	if s.Grant != nil {
 		p.Grant = s.Grant(r)
 	}
+	if g := guardOf(r); g != nil {
+		g.lift()
+	}
 	if s.isDraining() {
 		if r.ProtoMajor == 2 {
 			w.Header().Set("Connection", "close") // which is a GOAWAY there
@@ -524,11 +536,7 @@ func (s *Server) serveWS(w http.ResponseWriter, r *http.Request, p Peer) {
 		return
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
-	base, _ := conn.(*wire)
-	if t, ok := conn.(*tls.Conn); ok {
-		base = t.NetConn().(*wire)
-	}
-	x := newWS(base, conn, false, append([]byte(nil), early...))
+	x := newWS(wireOf(r), conn, false, append([]byte(nil), early...))
 	if c := s.newStream(x); c != nil {
 		go s.serveStream(c, p)
 	}
@@ -687,6 +695,13 @@ func (s *Server) admit(c *Conn, p Peer) (leave func(), err error) {
 		return nil, s.refuseByLimit(c, full, p)
 	}
 	return leave, nil
+}
+
+// evicted tells of a connection that was closed because too many others have not authenticated either.
+func (s *Server) evicted(p Peer, why *Error) {
+	if s.OnLimit != nil {
+		s.OnLimit(LimitUnauthenticated, why, p)
+	}
 }
 
 func (s *Server) refuseByLimit(c *Conn, full *limitReached, p Peer) error {

@@ -19,8 +19,9 @@ import (
 // has got something can take what else is there.
 type wire struct {
 	net.Conn
-	below    *wire        // what TLS to a proxy writes to, where Conn is such; a deadline may leave something there too
-	lastByte atomic.Int64 // when the last byte came, see clock
+	below    *wire                 // what TLS to a proxy writes to, where Conn is such; a deadline may leave something there too
+	lastByte atomic.Int64          // when the last byte came, see clock
+	guard    atomic.Pointer[guard] // nil once a request has authenticated, and at the agent's end
 
 	// Owned by the reader.
 	noWait bool
@@ -80,8 +81,15 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 func (w *wire) read(p []byte) (int, error) {
+	g := w.guard.Load()
+	if g != nil {
+		p = p[:g.mayRead(len(p))]
+	}
 	n, err := w.Conn.Read(p)
-	w.bulk = n >= bulkRead
+	if g != nil {
+		g.hasRead(n)
+	}
+	w.bulk = n >= bulkRead && g == nil
 	if n > 0 {
 		w.lastByte.Store(clock())
 	}
@@ -101,11 +109,24 @@ func (w *wire) take(p []byte) int {
 func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.holding {
-		return w.Conn.Write(p)
+	if w.holding {
+		w.keep(p)
+		return len(p), nil
 	}
-	w.keep(p)
-	return len(p), nil
+	if g := w.guard.Load(); g != nil {
+		if err := g.mayWrite(len(p)); err != nil {
+			return 0, err
+		}
+	}
+	return w.Conn.Write(p)
+}
+
+// Close closes the connection.
+func (w *wire) Close() error {
+	if g := w.guard.Load(); g != nil {
+		g.leave()
+	}
+	return w.Conn.Close()
 }
 
 // hold ends the handshake's way of writing: from now on bytes leave with flush.

@@ -1,0 +1,322 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
+)
+
+// mostOfAStranger is what a peer without credentials may cost.
+const mostOfAStranger = 256 << 10
+
+// expireAll does to all connections on which no request has authenticated what time does.
+func (u *unauthenticated) expireAll() {
+	u.mu.Lock()
+	var all []*entry
+	for p := u.list.Front(); p != nil; p = p.Next() {
+		all = append(all, p.Value.(*entry))
+	}
+	u.mu.Unlock()
+	for _, e := range all {
+		u.expire(e)
+	}
+}
+
+func TestAStrangerCostsLittle(t *testing.T) {
+	const n = 20
+	for i, s := range strangers {
+		t.Run(s.name, func(t *testing.T) {
+			r := newStrangersRig(t, s.over)
+			base := holdNow()
+			one := startCrowd(t, strconv.Itoa(i), r.addr, 1) // for what is held once for all
+			one.wait("done")
+			before := settledHolding()
+			many := startCrowd(t, strconv.Itoa(i), r.addr, n)
+			many.wait("done")
+			after := settledHolding()
+			each := held{(after.bytes - before.bytes) / n, (after.goroutines - before.goroutines + n/2) / n}
+			t.Logf("%d KiB and %d goroutines each", each.bytes>>10, each.goroutines)
+			if each.bytes > mostOfAStranger || each.goroutines > 4 {
+				t.Errorf("each of %d costs %d bytes and %d goroutines, want %d and 4 at most", n, each.bytes, each.goroutines, mostOfAStranger)
+			}
+			r.server.unauthenticated.expireAll()
+			for _, c := range []*crowd{one, many} {
+				c.read()
+				c.wait("closed")
+			}
+			waitUntil(t, func() bool { return holdNow().goroutines <= base.goroutines+2 }) // each crowd has a goroutine of ours
+			if n := r.server.unauthenticated.len(); n != 0 {
+				t.Errorf("%d connections are counted that are closed", n)
+			}
+		})
+	}
+}
+
+// 2,000 strangers at once cost no more than 256 MiB, and an agent comes in. Those of one kind hold what costs most without a request.
+func TestACrowdOfStrangersLeavesRoomForAgents(t *testing.T) {
+	const n, most = 2000, 256 << 20
+	half := slices.IndexFunc(strangers, func(s stranger) bool { return s.name == "TLS, half a handshake" })
+	for name, which := range map[string]string{"all kinds": "all", "half a handshake": strconv.Itoa(half)} {
+		t.Run(name, func(t *testing.T) {
+			r := newStrangersRig(t, "h2")
+			before := settledHolding()
+			crowd := startCrowd(t, which, r.addr, n)
+			crowd.wait("done")
+			during := settledHolding()
+			counted := r.server.unauthenticated.len()
+			t.Logf("%d strangers, %d of them still connected, hold %d MiB and %d goroutines", n, counted, (during.bytes-before.bytes)>>20, during.goroutines-before.goroutines)
+			if used := during.bytes - before.bytes; used > most {
+				t.Errorf("%d strangers cost %d bytes, want %d at most", n, used, most)
+			}
+			if counted > maxUnauthenticated {
+				t.Errorf("%d connections are open on which no request has authenticated, want %d at most", counted, maxUnauthenticated)
+			}
+			for _, transport := range []string{TransportWS, TransportH2} {
+				d := &Dialer{URL: r.dialer.URL, TLS: r.dialer.TLS, Token: r.dialer.Token, Transport: transport}
+				start := time.Now()
+				if _, err := d.Hello(t.Context()); err != nil {
+					t.Errorf("%s: an agent is not served: %v", transport, err)
+				}
+				t.Logf("%s: hello in %v", transport, time.Since(start))
+				d.Close()
+			}
+			r.server.unauthenticated.expireAll()
+			crowd.read()
+			crowd.wait("closed")
+			waitUntil(t, func() bool { return holdNow().goroutines <= before.goroutines+1 }) // the crowd has a goroutine of ours
+		})
+	}
+}
+
+// inTLSBubble runs f in a bubble, over memory, with a gateway that has TLS or does not.
+func inTLSBubble(t *testing.T, withTLS bool, f func(t *testing.T, r *rig, ln *memnet.Listener)) {
+	synctest.Test(t, func(t *testing.T) {
+		r, ln := newMemRig(t, withToken, func(r *rig) {
+			if withTLS {
+				r.server.TLS, _ = testTLS()
+			}
+		})
+		f(t, r, ln)
+		r.stop()
+	})
+}
+
+// meetInMemory is meet in a bubble.
+func meetInMemory(t *testing.T, over string, ln *memnet.Listener) net.Conn {
+	t.Helper()
+	c, err := ln.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if over == "tcp" || over == "plain" {
+		return c
+	}
+	s := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{map[string]string{"h1": "http/1.1", "h2": "h2"}[over]}})
+	if err := s.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestAStrangerIsClosedInTime(t *testing.T) {
+	keepOn := func(say func(c net.Conn, i uint32) error) func(net.Conn) error {
+		return func(c net.Conn) error {
+			for i := range uint32(60) {
+				if err := say(c, i); err != nil {
+					return err
+				}
+				time.Sleep(500 * time.Millisecond)
+			}
+			return nil
+		}
+	}
+	var h2 *h2Stranger
+	cases := append(slices.Clone(strangers), []stranger{
+		{"HTTP/1.1, a byte at a time", "h1", keepOn(func(c net.Conn, i uint32) error {
+			_, err := c.Write([]byte("GET /culvert HTTP/1.1\r\nHost: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")[i:][:1])
+			return err
+		})},
+		{"HTTP/2, a ping at a time", "h2", keepOn(func(c net.Conn, i uint32) error {
+			if i == 0 {
+				h2 = newH2Stranger(c)
+			}
+			h2.WritePing(false, [8]byte{})
+			return h2.out.Flush()
+		})},
+		{"HTTP/2, a refused request at a time", "plain", keepOn(func(c net.Conn, i uint32) error {
+			if i == 0 {
+				h2 = newH2Stranger(c)
+			}
+			h2.post(2*i + 1)
+			return h2.out.Flush()
+		})},
+	}...)
+	for _, s := range cases {
+		t.Run(s.name, func(t *testing.T) {
+			inTLSBubble(t, s.over != "plain", func(t *testing.T, r *rig, ln *memnet.Listener) {
+				start := time.Now()
+				c := meetInMemory(t, s.over, ln)
+				var doing sync.WaitGroup
+				defer doing.Wait()
+				defer c.Close()
+				doing.Go(func() { s.do(c) })
+				if !strings.Contains(s.name, "not read") {
+					doing.Go(func() { io.Copy(io.Discard, c) })
+				}
+				synctest.Wait()
+				for r.server.unauthenticated.len() > 0 && time.Since(start) <= time.Minute {
+					time.Sleep(100 * time.Millisecond)
+				}
+				if took := time.Since(start); took > defaultTiming.handshake+100*time.Millisecond {
+					t.Errorf("closed after %v, want %v at most", took, defaultTiming.handshake)
+				}
+			})
+		})
+	}
+}
+
+// Where a request has authenticated, the connection stays: an ingress may put the streams of many agents, and requests of others, on it.
+func TestAConnectionOfAnAgentStays(t *testing.T) {
+	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
+		c := meetInMemory(t, "plain", ln)
+		h2 := newH2Stranger(c)
+		answers := http2.NewFramer(nil, c)
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		defer c.Close()
+		asking.Go(func() {
+			h2.post(1, "culvert-authorization", "Bearer secret")
+			for id := uint32(3); h2.out.Flush() == nil; id += 2 {
+				time.Sleep(time.Second)
+				h2.post(id)
+			}
+		})
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+			f, err := answers.ReadFrame()
+			if _, away := f.(*http2.GoAwayFrame); away || err != nil {
+				t.Fatalf("after %v: %v, %v", time.Since(end.Add(-time.Minute)), f, err)
+			}
+		}
+		if n := r.server.unauthenticated.len(); n != 0 {
+			t.Errorf("%d connections are counted that have authenticated", n)
+		}
+	})
+}
+
+func TestTheOldestStrangerMakesRoom(t *testing.T) {
+	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
+		var told []Limit
+		r.server.OnLimit = func(l Limit, e *Error, p Peer) {
+			told = append(told, l)
+			if p.Addr != "dialler" || !strings.Contains(e.Message, "more than 3 connections") {
+				t.Errorf("told of %+v: %v", p, e)
+			}
+		}
+		r.server.unauthenticated.most = 3
+		var conns []net.Conn
+		closed := make(chan int, 10)
+		for i := range 4 {
+			c := meetInMemory(t, "plain", ln)
+			defer c.Close()
+			conns = append(conns, c)
+			go func() {
+				io.Copy(io.Discard, c)
+				closed <- i
+			}()
+			synctest.Wait()
+		}
+		if i := <-closed; i != 0 {
+			t.Errorf("number %d was closed, want the oldest", i)
+		}
+		r.dial() // an agent comes in, and the next oldest makes room
+		if i := <-closed; i != 1 {
+			t.Errorf("number %d was closed, want the next oldest", i)
+		}
+		conns[2].Close()
+		synctest.Wait()
+		if n := r.server.unauthenticated.len(); n != 1 {
+			t.Errorf("%d connections are counted, want the one that is left", n)
+		}
+		if !slices.Equal(told, []Limit{LimitUnauthenticated, LimitUnauthenticated}) {
+			t.Errorf("told of %v", told)
+		}
+	})
+}
+
+// An agent may send as much as it likes behind its first header, docs/tunnel.md §2. Of that a little is read before the token is looked at, and
+// all of it after, also where the token is not accepted: the agent has to get that answer.
+func TestWhatComesTooEarlyWaits(t *testing.T) {
+	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
+		var guarded *guard
+		decide := make(chan struct{})
+		authenticate := r.server.Authenticate
+		r.server.Authenticate = func(req *http.Request) (string, error) {
+			guarded = guardOf(req)
+			<-decide
+			return authenticate(req)
+		}
+		want := random(3 * maxGuardedRead)
+		open, _ := encodeOpen(Open{Target: TargetBootstrap})
+		body := appendCapsule(open, capsuleData, want)
+		body = appendCapsule(body, capsuleFinalData, nil)
+		for _, token := range []string{"secret", "wrong"} {
+			c := meetInMemory(t, "plain", ln)
+			h2 := newH2Stranger(c)
+			go io.Copy(io.Discard, c)
+			sent := make(chan error, 1)
+			go func() {
+				h2.post(1, "culvert-authorization", "Bearer "+token)
+				for part := range slices.Chunk(body, maxRequestFrame) {
+					h2.WriteData(1, false, part)
+				}
+				sent <- h2.out.Flush()
+			}()
+			synctest.Wait()
+			if guarded.room != 0 || len(sent) > 0 {
+				t.Errorf("%s: %d bytes more would be read before the token was looked at", token, guarded.room)
+			}
+			decide <- struct{}{}
+			if err := <-sent; err != nil {
+				t.Errorf("%s: %v", token, err)
+			}
+			if token == "secret" {
+				s := <-r.served
+				if got, err := io.ReadAll(s); string(got) != string(want) || err != nil {
+					t.Errorf("read %d of %d bytes, %v", len(got), len(want), err)
+				}
+				s.returned()
+			}
+			c.Close()
+			synctest.Wait()
+		}
+	})
+}
+
+// A peer that has authenticated nothing is not answered without end.
+func TestAStrangerIsNotAnsweredForever(t *testing.T) {
+	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
+		start := time.Now()
+		c := meetInMemory(t, "plain", ln)
+		defer c.Close()
+		go func() {
+			h2 := newH2Stranger(c)
+			h2.block()
+		}()
+		n, err := io.Copy(io.Discard, c)
+		if n > maxGuardedWrite || isTimeout(err) || time.Since(start) > 0 {
+			t.Errorf("%d bytes of answers in %v, %v, want %d at most and the end at once", n, time.Since(start), err, maxGuardedWrite)
+		}
+	})
+}
