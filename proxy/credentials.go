@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -12,8 +13,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
-	"time"
 	"unicode"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
@@ -48,7 +47,8 @@ type Credentials struct {
 // Authenticate returns the name of who makes the request: that of the token, or
 // else that in the certificate. The text of its error is for the other end: it
 // says what is missing and repeats nothing that was sent. It is a
-// [tunnel.Forbidden] where no token is to blame.
+// [tunnel.Forbidden] where no token is to blame, and then the name is the token's
+// nevertheless, if there is one.
 //
 // The certificate is checked here, not in the TLS handshake, whose server only
 // has to ask for one: a refusal in HTTP carries a sentence, a TLS alert none.
@@ -59,15 +59,17 @@ func (c *Credentials) Authenticate(r *http.Request) (identity string, err error)
 		}
 		identity = anonymous
 	}
-	if c.ClientCA != nil {
-		if identity, err = c.ClientCA.identify(r); err != nil {
-			return "", err
-		}
-	}
 	if c.Tokens != nil {
 		if identity, err = c.Tokens.identify(r); err != nil {
 			return "", err
 		}
+	}
+	if c.ClientCA != nil { // after the token: to verify a certificate costs more
+		name, err := c.ClientCA.identify(r)
+		if err != nil {
+			return identity, err
+		}
+		identity = cmp.Or(identity, name)
 	}
 	if c.AllowUsers != nil {
 		if err := c.checkUser(r.Header.Values(userHeader)); err != nil {
@@ -80,9 +82,8 @@ func (c *Credentials) Authenticate(r *http.Request) (identity string, err error)
 // grant is by what a request was let in. A token's name is not enough: one of
 // its tokens may be taken out, and the others not.
 type grant struct {
-	token    [sha256.Size]byte             // hash of the one that was shown
-	chain    []*x509.Certificate           // that was shown
-	believed atomic.Pointer[x509.CertPool] // by whom chain was found to be signed, since
+	token [sha256.Size]byte   // hash of the one that was shown
+	chain []*x509.Certificate // that was shown
 }
 
 // Grant is for Judge: by what Authenticate has let r in.
@@ -121,28 +122,10 @@ func (c *Credentials) Judge() func(any) error {
 		case c.Tokens != nil && !slices.ContainsFunc(tokens, func(t namedToken) bool { return t.sum == g.token }):
 			return errors.New("the token is not in the file any more")
 		case c.ClientCA != nil:
-			return c.ClientCA.judge(g, roots)
+			return c.ClientCA.verdicts.verify(roots, g.chain)
 		}
 		return nil
 	}
-}
-
-// judge verifies a chain once for each content of the file.
-func (c *CAFile) judge(g *grant, roots *x509.CertPool) error {
-	if len(g.chain) == 0 {
-		return errors.New("no certificate was shown")
-	}
-	if end := g.chain[0].NotAfter; time.Now().After(end) {
-		return fmt.Errorf("the certificate has expired at %s", end.UTC().Format(time.RFC3339))
-	}
-	if g.believed.Load() == roots {
-		return nil
-	}
-	if err := c.verify(g.chain, x509.ExtKeyUsageClientAuth, ""); err != nil {
-		return err
-	}
-	g.believed.Store(roots)
-	return nil
 }
 
 func (c *Credentials) checkUser(users []string) error {
@@ -385,10 +368,11 @@ func (c *CAFile) identify(r *http.Request) (string, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return "", tunnel.Forbidden("no client certificate: give the agent --gateway-cert-file and --gateway-key-file")
 	}
-	if _, err := c.pool.get(); err != nil {
+	roots, err := c.pool.get()
+	if err != nil {
 		return "", tunnel.Forbidden("the gateway cannot read its client CA")
 	}
-	if err := c.verify(r.TLS.PeerCertificates, x509.ExtKeyUsageClientAuth, ""); err != nil {
+	if err := c.verdicts.verify(roots, r.TLS.PeerCertificates); err != nil {
 		return "", tunnel.Forbidden("client certificate: " + printable.Text(err.Error(), printable.Sentence))
 	}
 	return certificateName(r.TLS.PeerCertificates[0])

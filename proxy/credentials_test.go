@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // testFile writes a file that only we may read and says it was named by flag.
@@ -379,11 +381,16 @@ func TestACertificateAndATokenMustBothPass(t *testing.T) {
 		{"foreign certificate", onlyCert, with(foreign), ""},
 		{"both", both, with(good, token...), "alice"},
 		{"both, no token", both, with(good), ""},
-		{"both, no certificate", both, with(nil, token...), ""},
 	} {
 		identity, err := test.c.Authenticate(test.r)
 		if identity != test.identity || (err == nil) != (test.identity != "") {
 			t.Errorf("%s: %q, %v, want %q", test.what, identity, err, test.identity)
+		}
+	}
+	for what, cert := range map[string]*x509.Certificate{"no certificate": nil, "a foreign certificate": foreign} {
+		identity, err := both.Authenticate(with(cert, token...))
+		if _, ok := errors.AsType[tunnel.Forbidden](err); !ok || identity != "alice" {
+			t.Errorf("a token and %s: %q, %v, want alice, forbidden", what, identity, err)
 		}
 	}
 }

@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// verdict says whether brokers can live at an IP address.
-type verdict uint8
+// decision says whether brokers can live at an IP address.
+type decision uint8
 
 const (
-	dialAlways verdict = iota
-	dialNamed          // only where a setting names it: a prefix in --allow-broker, or a bootstrap address
-	dialOnHost         // only where a bootstrap address is on loopback
-	dialNever          // whatever the settings say
+	dialAlways decision = iota
+	dialNamed           // only where a setting names it: a prefix in --allow-broker, or a bootstrap address
+	dialOnHost          // only where a bootstrap address is on loopback
+	dialNever           // whatever the settings say
 )
 
 // block is a range of IP addresses, and what it is for.
 type block struct {
-	prefix  netip.Prefix
-	verdict verdict
-	is      string
+	prefix   netip.Prefix
+	decision decision
+	is       string
 }
 
 // blocks are the special ranges, the first match counts; all else is dialled.
@@ -81,7 +81,7 @@ func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error
 	if !embeds {
 		return nil
 	}
-	switch where := blockOf(v4); where.verdict {
+	switch where := blockOf(v4); where.decision {
 	case dialOnHost, dialNever:
 		return fmt.Errorf("%w: %s leads to %s, which is %s", errNotAllowed, ip, v4, where.is)
 	}
@@ -91,11 +91,11 @@ func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error
 func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) error {
 	where := blockOf(ip)
 	switch {
-	case where.verdict == dialNever:
+	case where.decision == dialNever:
 		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
-	case where.verdict == dialOnHost && !b.onLoopback(ctx):
+	case where.decision == dialOnHost && !b.onLoopback(ctx):
 		return fmt.Errorf("%w: %s is %s, and no bootstrap address is", errNotAllowed, ip, where.is)
-	case where.verdict == dialNamed && !b.named(ip, port):
+	case where.decision == dialNamed && !b.named(ip, port):
 		return fmt.Errorf("%w: %s is %s; a gateway's --allow-broker with a prefix, as in %s:%s, lets it be dialled", errNotAllowed, ip, where.is, single(ip), port)
 	}
 	return nil

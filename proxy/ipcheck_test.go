@@ -16,9 +16,9 @@ import (
 
 // special says of an address range whether brokers in it are dialled.
 type special struct {
-	prefix  string
-	example string
-	verdict string // yes, named, loopback or never, as in docs/security.md
+	prefix   string
+	example  string
+	decision string // yes, named, loopback or never, as in docs/security.md
 }
 
 // specials are the ranges of IANA's special-purpose address registries that are
@@ -85,17 +85,17 @@ func TestEverySpecialRangeIsDecided(t *testing.T) {
 		named := &Brokers{Bootstrap: []string{"kafka-0:9092"}, Allow: []string{s.prefix + ":9092", "[" + s.prefix + "]:9092"}}
 		literal := &Brokers{Bootstrap: []string{"kafka-0:9092", joinBroker(s.example)}}
 		elsewhere := &Brokers{Bootstrap: []string{"kafka-0:9092"}, Allow: []string{s.prefix + ":9093"}}
-		onLoopback := s.verdict == "loopback"
+		onLoopback := s.decision == "loopback"
 		for _, test := range []struct {
 			with string
 			b    *Brokers
 			want bool
 		}{
-			{"no setting", plain, s.verdict == "yes"},
-			{"a bootstrap address on loopback", local, s.verdict == "yes" || onLoopback},
-			{"--allow-broker for the range", named, s.verdict == "yes" || s.verdict == "named"},
-			{"itself as a bootstrap address", literal, s.verdict == "yes" || s.verdict == "named" || onLoopback},
-			{"--allow-broker for another port", elsewhere, s.verdict == "yes"},
+			{"no setting", plain, s.decision == "yes"},
+			{"a bootstrap address on loopback", local, s.decision == "yes" || onLoopback},
+			{"--allow-broker for the range", named, s.decision == "yes" || s.decision == "named"},
+			{"itself as a bootstrap address", literal, s.decision == "yes" || s.decision == "named" || onLoopback},
+			{"--allow-broker for another port", elsewhere, s.decision == "yes"},
 		} {
 			for _, ip := range []string{s.example, s.example + "%eth0", s.example + "%a.kafka.internal"} {
 				if !strings.Contains(s.example, ":") && ip != s.example {
@@ -111,7 +111,7 @@ func TestEverySpecialRangeIsDecided(t *testing.T) {
 
 func joinBroker(ip string) string { return netip.AddrPortFrom(netip.MustParseAddr(ip), 9092).String() }
 
-// An address that leads to an IPv4 address is no way around its verdict.
+// An address that leads to an IPv4 address is no way around its decision.
 func TestAnEmbeddedAddressIsChecked(t *testing.T) {
 	for _, form := range []string{"::ffff:%s", "64:ff9b::%s", "64:ff9b:1::%s", "2600::5efe:%s", "fd12::200:5efe:%s", "::%s", "2002:%s::1"} {
 		for v4, want := range map[string]bool{"169.254.169.254": false, "127.0.0.1": false, "0.0.0.0": false, "100.100.100.200": false, "192.0.2.1": false, "10.1.2.3": true} {
@@ -143,7 +143,7 @@ func TestDocsListEverySpecialRange(t *testing.T) {
 		documented[r[1]] = r[2]
 	}
 	for _, s := range specials {
-		want := s.verdict
+		want := s.decision
 		if s.prefix == "::ffff:0:0/96" || s.prefix == "64:ff9b::/96" {
 			want = "as"
 		}

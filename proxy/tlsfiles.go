@@ -81,6 +81,9 @@ func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], er
 			if err != nil {
 				return nil, fmt.Errorf("load %s with %s: %w", cert, key, err)
 			}
+			if n := len(pair.Certificate); n > maxChain {
+				return nil, fmt.Errorf("load %s: %d certificates in it, and peers take %d: leave in the first one and those of who has signed it", cert, n, maxChain)
+			}
 			return &pair, nil
 		},
 	}
@@ -90,7 +93,10 @@ func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], er
 
 // CAFile is a file of certificates, in PEM, of those who may sign others. It is
 // read again when it changes.
-type CAFile struct{ pool reread[*x509.CertPool] }
+type CAFile struct {
+	pool     reread[*x509.CertPool]
+	verdicts verdicts // on clients of a gateway
+}
 
 // NewCAFile reads, for the first time, a file of those who sign servers. When it
 // cannot be read later, its last content stays in force: it lets nobody in. A nil
@@ -156,27 +162,14 @@ func (c *CAFile) check(config *tls.Config, serverName string) {
 	}
 }
 
-// verify checks a peer's certificate, which comes first, and the chain that it
-// sent along. An empty name is not checked.
+// verify is verifyChain with these certificates.
 func (c *CAFile) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, name string) error {
 	roots, err := c.pool.get()
 	if err != nil {
 		return err
 	}
-	if len(chain) == 0 {
-		return errors.New("no certificate was shown")
-	}
-	intermediates := x509.NewCertPool()
-	for _, cert := range chain[1:] {
-		intermediates.AddCert(cert)
-	}
-	_, err = chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, DNSName: name, KeyUsages: []x509.ExtKeyUsage{usage},
-	})
-	if err != nil {
-		return &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
-	}
-	return nil
+	_, err = verifyChain(roots, chain, usage, name)
+	return err
 }
 
 func orDiscard(log *slog.Logger) *slog.Logger {

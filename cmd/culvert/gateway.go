@@ -264,7 +264,7 @@ func (f *gatewayFlags) tls(log *slog.Logger) (*tls.Config, error) {
 		Logger:   log,
 	}.Config()
 	if err == nil && f.ClientCAFile != "" {
-		config.ClientAuth = tls.RequestClientCert
+		proxy.AskForCertificate(config)
 	}
 	return config, err
 }

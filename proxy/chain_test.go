@@ -1,0 +1,224 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// intermediate signs an authority.
+func (a *authority) intermediate(t *testing.T, name string) *authority {
+	t.Helper()
+	b := &authority{}
+	b.cert, b.key = a.sign(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	})
+	return b
+}
+
+// chain is a client's certificate behind n intermediates of a, with names as
+// said: the client's comes first.
+func (a *authority) chain(t *testing.T, n int, name func(i int) string) []*x509.Certificate {
+	t.Helper()
+	var chain []*x509.Certificate
+	for i := range n {
+		a = a.intermediate(t, name(i))
+		chain = append([]*x509.Certificate{a.cert}, chain...)
+	}
+	return append([]*x509.Certificate{a.client(t, "agent-1")}, chain...)
+}
+
+func inNumbers(i int) string { return fmt.Sprintf("intermediate %d", i) }
+
+func withChain(chain []*x509.Certificate, headers ...string) *http.Request {
+	r := httpRequest(headers...)
+	r.TLS = &tls.ConnectionState{PeerCertificates: chain}
+	return r
+}
+
+func TestAChainIsBoundedBeforeItIsVerified(t *testing.T) {
+	ours := newAuthority(t, "ours")
+	same := func(int) string { return "intermediate" }
+	renewed := ours.intermediate(t, "intermediate 1")
+	for _, test := range []struct {
+		what  string
+		chain []*x509.Certificate
+		fail  string
+	}{
+		{"no intermediate", ours.chain(t, 0, inNumbers), ""},
+		{"as many as may be", ours.chain(t, maxChain-1, inNumbers), ""},
+		{"the root too", append(ours.chain(t, maxChain-2, inNumbers), ours.cert), ""},
+		{"one that is there twice", append(ours.chain(t, 3, inNumbers), renewed.cert), ""},
+		{"one too many", ours.chain(t, maxChain, inNumbers), "shown 11 certificates, and 10 are allowed"},
+		{"a hundred", ours.chain(t, 100, inNumbers), "shown 101 certificates, and 10 are allowed"},
+		{"all of one name", ours.chain(t, maxChain-1, same), "in more than 16 ways"},
+		{"none", nil, "no certificate was shown"},
+	} {
+		ca, err := NewCAFile(testFile(t, "--client-ca-file", ours.pem()), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		verified := ca.verify(test.chain, x509.ExtKeyUsageClientAuth, "")
+		_, err = (&Credentials{ClientCA: ca}).Authenticate(withChain(test.chain))
+		for _, err := range []error{verified, err} {
+			if test.fail == "" && err != nil || test.fail != "" && (err == nil || !strings.Contains(err.Error(), test.fail) && test.chain != nil) {
+				t.Errorf("%s: %v, want %q", test.what, err, test.fail)
+			}
+		}
+		if want := map[bool]int{true: 1}[test.fail == ""]; ca.verdicts.checked != want {
+			t.Errorf("%s: signatures of %d chains were checked, want %d", test.what, ca.verdicts.checked, want)
+		}
+	}
+}
+
+func TestTheTokenComesBeforeTheCertificate(t *testing.T) {
+	ours := newAuthority(t, "ours")
+	ca, err := NewCAFile(testFile(t, "--client-ca-file", ours.pem()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, _ := testTokens(t, "alice=one")
+	c := &Credentials{ClientCA: ca, Tokens: tokens}
+	chain := ours.chain(t, maxChain-1, inNumbers)
+	for range 100 {
+		for _, headers := range [][]string{nil, {"Authorization", "Bearer two"}} {
+			_, err := c.Authenticate(withChain(chain, headers...))
+			if _, forbidden := errors.AsType[tunnel.Forbidden](err); err == nil || forbidden {
+				t.Fatalf("%q: %v, want a complaint about the token", headers, err)
+			}
+		}
+	}
+	if n := ca.verdicts.checked; n != 0 {
+		t.Errorf("%d chains were verified of a peer without a token", n)
+	}
+}
+
+func TestAChainIsVerifiedOnce(t *testing.T) {
+	ours, theirs := newAuthority(t, "ours"), newAuthority(t, "theirs")
+	f := testFile(t, "--client-ca-file", ours.pem())
+	ca, err := NewCAFile(f, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Credentials{ClientCA: ca}
+	ask := func(what string, r *http.Request, good bool, checked int) {
+		t.Helper()
+		for range 100 {
+			if _, err := c.Authenticate(r); (err == nil) != good {
+				t.Fatalf("%s: %v, want let in: %t", what, err, good)
+			}
+		}
+		if n := ca.verdicts.checked; n != checked {
+			t.Errorf("%s: %d chains were verified, want %d", what, n, checked)
+		}
+	}
+	good, foreign := withChain(ours.chain(t, 1, inNumbers)), withChain(theirs.chain(t, 1, inNumbers))
+	ask("good", good, true, 1)
+	ask("foreign", foreign, false, 2)
+	writeFile(t, f, ours.pem()+"\n") // read again, and the same
+	ask("good, file touched", good, true, 2)
+	writeFile(t, f, theirs.pem())
+	ask("good, and its authority taken out", good, false, 3)
+	ask("foreign, and its authority put in", foreign, true, 4)
+	other := withChain(append(good.TLS.PeerCertificates[:1:1], foreign.TLS.PeerCertificates[1:]...))
+	ask("the same certificate with another chain", other, false, 5)
+}
+
+func TestAVerdictEndsWithTheCertificate(t *testing.T) {
+	ours := newAuthority(t, "ours")
+	ca, err := NewCAFile(testFile(t, "--client-ca-file", ours.pem()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := ours.chain(t, 1, inNumbers)
+	roots, err := ca.pool.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ca.verdicts.verify(roots, good); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range ca.verdicts.of {
+		if !v.until.Equal(good[0].NotAfter) && !v.until.Equal(good[1].NotAfter) && !v.until.Equal(ours.cert.NotAfter) {
+			t.Errorf("a verdict stands until %v, and the certificate until %v", v.until, good[0].NotAfter)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) { // where it is the year 2000, and the certificate is not valid yet
+		var v verdicts
+		for range 3 {
+			if err := v.verify(roots, good); err == nil || len(err.Error()) > maxRefusal {
+				t.Errorf("a certificate that is not valid yet: %v", err)
+			}
+		}
+		time.Sleep(refusalLife + time.Second)
+		v.verify(roots, good)
+		if v.checked != 2 {
+			t.Errorf("verified %d times, want once, and once more when the refusal was forgotten", v.checked)
+		}
+		time.Sleep(time.Until(good[0].NotAfter.Add(-30 * time.Minute)))
+		if err := v.verify(roots, good); err != nil {
+			t.Errorf("a certificate that is valid by now: %v", err)
+		}
+		time.Sleep(time.Hour)
+		if err := v.verify(roots, good); err == nil {
+			t.Error("a certificate that has expired meanwhile is let in")
+		}
+	})
+}
+
+func TestVerdictsDoNotGrowForever(t *testing.T) {
+	var v verdicts
+	for i := range 2 * maxVerdicts {
+		v.remember([32]byte{byte(i), byte(i >> 8)}, verdict{})
+		if len(v.of) > maxVerdicts {
+			t.Fatalf("%d chains are remembered, want %d at most", len(v.of), maxVerdicts)
+		}
+	}
+}
+
+// What is shown in a handshake is bounded there too, so that no connection holds
+// more; a file of ours that peers would refuse is refused at the start.
+func TestAHandshakeTakesNoLongChain(t *testing.T) {
+	server, agent := newTLSFixture(t, "tls"), newAuthority(t, "agent")
+	long := agent
+	text := ""
+	for i := range maxChain {
+		long = long.intermediate(t, fmt.Sprint(i))
+		text = certPEM(long.cert) + text
+	}
+	cert, key := long.pair(t, "agent-1")
+	files := ClientTLS{CAFile: server.caFile, CertFile: testFile(t, "--gateway-cert-file", cert+text), KeyFile: testFile(t, "--gateway-key-file", key)}
+	_, err := files.Config("culvert.example")
+	if err == nil || !strings.Contains(err.Error(), "--gateway-cert-file") || !strings.Contains(err.Error(), "11 certificates in it, and peers take 10") {
+		t.Errorf("a file of 11 certificates: %v", err)
+	}
+	pair, err := tls.X509KeyPair([]byte(cert+text), []byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := ClientTLS{CAFile: server.caFile}.Config("culvert.example")
+	client := mustConfig(t, config, err)
+	client.Certificates = []tls.Certificate{pair}
+	config, err = ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile, ClientCAFile: testFile(t, "--listen-client-ca-file", agent.pem())}.Config()
+	listener := mustConfig(t, config, err)
+	config, err = ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
+	gateway := mustConfig(t, config, err)
+	AskForCertificate(gateway)
+	for what, config := range map[string]*tls.Config{"agent": listener, "gateway": gateway} {
+		if _, err := handshake(t, client, config); err == nil || !strings.Contains(err.Error(), "shown 11 certificates, and 10 are allowed") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := handshake(t, &tls.Config{InsecureSkipVerify: true}, gateway); err != nil {
+		t.Errorf("no certificate: %v", err)
+	}
+}
