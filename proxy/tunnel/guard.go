@@ -18,6 +18,9 @@ const (
 	// requests. It is less than the kernel keeps for a peer that does not read (50 KiB in small writes at an MSS of 88, measured on Linux
 	// 6.18), so that no request waits with all that it holds for its answer to leave.
 	maxGuardedWrite = 32 << 10
+
+	// maxGuardedRequests is how many requests may be refused on a connection, answered or reset before that: each is a goroutine for a moment.
+	maxGuardedRequests = 128
 )
 
 // A guard bounds what a peer can have us hold on a TCP connection on which no request has authenticated yet.
@@ -31,7 +34,7 @@ type guard struct {
 	change   sync.Cond
 	room     int  // how much may be read while requests are looked at, or until there is one
 	requests int  // that are being looked at
-	refused  bool // a request was
+	refused  int  // that have been refused
 	over     bool // one has authenticated, or the connection is closed
 }
 
@@ -66,21 +69,25 @@ func (g *guard) end() {
 	g.change.Broadcast()
 }
 
-// begin is told that a request is looked at, and done that it has been.
+// begin is told that a request is looked at, and done that it has been, and refused unless lift was called.
 func (g *guard) begin() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.requests++; g.requests == 1 && g.refused {
+	if g.requests++; g.requests == 1 && g.refused > 0 {
 		g.room = maxGuardedRead
 	}
 }
 
 func (g *guard) done() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.requests--
-	g.refused = true
+	g.refused++
+	tooMany := g.refused > maxGuardedRequests && !g.over
 	g.change.Broadcast()
+	g.mu.Unlock()
+	if tooMany {
+		g.wire.Close()
+	}
 }
 
 // mayRead says how many of n bytes may be read now. It waits when the peer has sent all that it may. Behind a refusal that is without limit, for
@@ -90,7 +97,7 @@ func (g *guard) mayRead(n int) int {
 	defer g.mu.Unlock()
 	for {
 		switch {
-		case g.over, g.refused && g.requests == 0:
+		case g.over, g.refused > 0 && g.requests == 0:
 			return n
 		case g.room > 0:
 			return min(n, g.room)
