@@ -77,6 +77,11 @@ func examine(t *testing.T, what string, args ...string) string {
 // makes it trusted.
 func hostileCertificate(t *testing.T, names ...string) (pair tls.Certificate, file string) {
 	t.Helper()
+	return certificateOf(t, strings.ToValidUTF8(hostile, "?")+strings.Repeat("A", 10<<10), names)
+}
+
+func certificateOf(t *testing.T, commonName string, names []string) (pair tls.Certificate, file string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +92,7 @@ func hostileCertificate(t *testing.T, names ...string) (pair tls.Certificate, fi
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		Subject: pkix.Name{CommonName: strings.ToValidUTF8(hostile, "?") + strings.Repeat("A", 10<<10)}, DNSNames: names, IPAddresses: addresses,
+		Subject: pkix.Name{CommonName: commonName}, DNSNames: names, IPAddresses: addresses,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -356,7 +361,7 @@ func TestAnAgentLogsNothingRaw(t *testing.T) {
 
 func TestAGatewayLogsNothingRaw(t *testing.T) {
 	certFile, keyFile := certificate(t)
-	pair, caFile := hostileCertificate(t, ascii)
+	pair, caFile := certificateOf(t, strings.ToValidUTF8(hostile, "?"), []string{ascii}) // one that is longer is no identity
 	for _, format := range []string{formatText, formatJSON} {
 		gateway := start(t, "gateway", "--bootstrap", serveConns(t, nil, brokerSays), "--listen", "127.0.0.1:0", "--admin-listen", "none",
 			"--tls-cert-file", certFile, "--tls-key-file", keyFile, "--client-ca-file", caFile, "--token-file", write(t, "one=1"),
