@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -19,7 +17,6 @@ import (
 	"github.com/quic-go/qpack"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
-	"github.com/quic-go/quic-go/quicvarint"
 )
 
 const (
@@ -427,16 +424,19 @@ func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*carrier
 
 // ready sends our SETTINGS and waits for the gateway's.
 func (p *h3Pool) ready(ctx context.Context, c *carrier) error {
-	control, err := c.conn.OpenUniStream()
-	if err != nil {
+	if _, err := openControl(c.conn, settingMaxHeader, maxHeader); err != nil {
 		return err
 	}
-	// Stream type "control", and a SETTINGS frame with SETTINGS_MAX_FIELD_SECTION_SIZE.
-	settings := quicvarint.Append([]byte{0x06}, maxHeader)
-	if _, err := control.Write(append([]byte{0x00, 0x04, byte(len(settings))}, settings...)); err != nil {
-		return err
+	peer := &h3Peer{conn: c.conn}
+	peer.onSettings = func(extended bool) {
+		c.extended = extended
+		close(c.settings)
 	}
-	p.tasks.Go(func() { p.acceptUni(c) })
+	peer.onGoaway = func() {
+		p.leave(c)
+		p.leaveSocket(c.on)
+	}
+	p.tasks.Go(peer.accept)
 	select {
 	case <-c.settings:
 	case <-c.conn.Context().Done():
@@ -447,64 +447,6 @@ func (p *h3Pool) ready(ctx context.Context, c *carrier) error {
 	return nil
 }
 
-// acceptUni serves the streams that only the gateway sends on, until the carrier ends.
-func (p *h3Pool) acceptUni(c *carrier) {
-	for {
-		s, err := c.conn.AcceptUniStream(context.Background())
-		if err != nil {
-			return
-		}
-		p.tasks.Go(func() { p.readUni(c, s) })
-	}
-}
-
-func (p *h3Pool) readUni(c *carrier, s *quic.ReceiveStream) {
-	r := quicvarint.NewReader(s)
-	typ, err := quicvarint.Read(r)
-	switch {
-	case err != nil:
-	case typ == 0x00: // control
-		err := p.readControl(c, r)
-		c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeClosedCriticalStream), err.Error())
-	case typ == 0x02 || typ == 0x03: // QPACK's: we use no dynamic table
-		io.Copy(io.Discard, r)
-	default:
-		s.CancelRead(quic.StreamErrorCode(http3.ErrCodeStreamCreationError))
-	}
-}
-
-// readControl reads SETTINGS, and then waits for a GOAWAY. It always returns an error.
-func (p *h3Pool) readControl(c *carrier, r quicvarint.Reader) error {
-	for first := true; ; first = false {
-		typ, err := quicvarint.Read(r)
-		if err != nil {
-			return err
-		}
-		size, err := quicvarint.Read(r)
-		if err != nil {
-			return err
-		}
-		body := &io.LimitedReader{R: r, N: int64(size)}
-		switch {
-		case first != (typ == 0x04):
-			return errors.New("SETTINGS must come first, and once")
-		case first && size > maxHeader:
-			return fmt.Errorf("SETTINGS of %d bytes", size)
-		case first:
-			if c.extended, err = allowsExtended(quicvarint.NewReader(body)); err != nil {
-				return err
-			}
-			close(c.settings)
-		case typ == 0x07: // GOAWAY
-			p.leave(c)
-			p.leaveSocket(c.on)
-		}
-		if _, err := io.Copy(io.Discard, body); err != nil {
-			return err
-		}
-	}
-}
-
 // leave puts no more streams on a carrier, and closes it when it has none.
 func (p *h3Pool) leave(c *carrier) {
 	p.mu.Lock()
@@ -513,25 +455,5 @@ func (p *h3Pool) leave(c *carrier) {
 	p.mu.Unlock()
 	if unused {
 		c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
-	}
-}
-
-// allowsExtended looks for SETTINGS_ENABLE_CONNECT_PROTOCOL = 1.
-func allowsExtended(r quicvarint.Reader) (allowed bool, err error) {
-	for {
-		id, err := quicvarint.Read(r)
-		if err == io.EOF {
-			return allowed, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		value, err := quicvarint.Read(r)
-		if err != nil {
-			return false, err
-		}
-		if id == 0x08 {
-			allowed = value == 1
-		}
 	}
 }

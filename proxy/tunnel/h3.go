@@ -39,6 +39,7 @@ func quicConfig(incoming int64, t timing, w windows) *quic.Config {
 		InitialConnectionReceiveWindow: uint64(w.connection),
 		MaxConnectionReceiveWindow:     uint64(w.connection),
 		MaxIncomingStreams:             incoming,
+		MaxIncomingUniStreams:          maxUniStreams,
 		InitialPacketSize:              packetSize,
 	}
 }

@@ -1,0 +1,112 @@
+package tunnel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+	"github.com/quic-go/quic-go/quicvarint"
+)
+
+// newHostileRig is a rig whose agent meets, over HTTP/3, what play makes of each connection.
+func newHostileRig(t *testing.T, play func(*quic.Conn)) *rig {
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, "noudp", func(r *rig) {
+		r.dialer.URL.Host, r.dialer.Transport = udp.LocalAddr().String(), TransportH3
+	})
+	tr := &quic.Transport{Conn: udp}
+	cfg := r.server.TLS.Clone()
+	cfg.NextProtos = []string{http3.NextProtoH3}
+	ln, err := tr.Listen(cfg, &quic.Config{MaxIncomingUniStreams: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := ln.Accept(context.Background())
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				play(c)
+				<-c.Context().Done()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		r.stop()
+		tr.Close()
+		udp.Close()
+		serving.Wait()
+	})
+	return r
+}
+
+// say sends bytes on unidirectional streams, one each, and ends none of them.
+func say(c *quic.Conn, streams ...[]byte) {
+	for _, b := range streams {
+		if s, err := c.OpenUniStreamSync(c.Context()); err == nil {
+			s.Write(b)
+		}
+	}
+}
+
+// Whatever a gateway says beside its answers, an agent takes it or leaves.
+func TestNothingThatAGatewaySaysCrashesTheAgent(t *testing.T) {
+	settings := []byte{streamControl, frameSettings, 2, settingExtendedConnect, 1}
+	huge := quicvarint.Append([]byte{streamControl, frameSettings}, 1<<62-1)
+	for name, tt := range map[string]struct {
+		streams [][]byte
+		why     string
+	}{
+		"two control streams":       {[][]byte{settings, settings}, "a second stream of type 0"},
+		"two encoders":              {[][]byte{{streamQPACKEncoder}, {streamQPACKEncoder}}, "a second stream of type 2"},
+		"two decoders":              {[][]byte{{streamQPACKDecoder}, {streamQPACKDecoder}}, "a second stream of type 3"},
+		"SETTINGS twice":            {[][]byte{append(bytes.Clone(settings), settings[1:]...)}, "SETTINGS must come first, and once"},
+		"SETTINGS behind GOAWAY":    {[][]byte{{streamControl, frameGoaway, 1, 0}}, "SETTINGS must come first, and once"},
+		"SETTINGS that are cut":     {[][]byte{{streamControl, frameSettings, 1, settingExtendedConnect}}, "EOF"},
+		"endless SETTINGS":          {[][]byte{huge}, "SETTINGS of 4611686018427387903 bytes"},
+		"a frame that never ends":   {[][]byte{quicvarint.Append(append(bytes.Clone(settings), 0x21), 1<<62-1), {streamControl}}, "a second stream of type 0"},
+		"streams of unknown types":  {[][]byte{{0x21}, {0x3f}, settings, {0x40, 0x54}, settings}, "a second stream of type 0"},
+		"a push, and a long number": {[][]byte{{0x01, 0}, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, settings, settings}, "a second stream of type 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ended := make(chan error, 10)
+			r := newHostileRig(t, func(c *quic.Conn) {
+				say(c, tt.streams...)
+				<-c.Context().Done()
+				ended <- context.Cause(c.Context())
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var dialling sync.WaitGroup
+			defer dialling.Wait()
+			dialling.Go(func() { r.dialer.Dial(ctx, Open{Target: TargetBootstrap}, nil) })
+			e, ok := errors.AsType[*quic.ApplicationError](<-ended)
+			if !ok || !strings.Contains(e.ErrorMessage, tt.why) {
+				t.Errorf("the agent left with %v, want %q", e, tt.why)
+			}
+			cancel()
+		})
+	}
+}
+
+func TestSkipTakesWhatThereIs(t *testing.T) {
+	if err := skip(bytes.NewReader(make([]byte, 1000)), 1000); err != nil {
+		t.Error(err)
+	}
+	if err := skip(bytes.NewReader(make([]byte, 1000)), 1001); err != io.EOF {
+		t.Errorf("1001 of 1000 bytes: %v", err)
+	}
+}
