@@ -130,8 +130,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	return nil
 }
 
-// limited counts a stream that was refused, or a connection that was closed,
-// because of a limit.
+// limited counts what was refused because of a limit.
 func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	g.Metrics.Limited(metrics.LimitOf(string(l)))
 	level := slog.LevelDebug
@@ -140,7 +139,7 @@ func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	}
 	what := "stream refused"
 	if l == tunnel.LimitUnauthenticated {
-		what = "connection closed"
+		what = "connection without credentials closed"
 	}
 	withPeer(g.Logger, p).Log(context.Background(), level, what, "err", e)
 }

@@ -48,8 +48,8 @@ const (
 	LimitStreamsPerIdentity              // streams of one identity
 	LimitSparesPerIdentity               // streams that one identity holds ready
 	LimitMemory                          // memory in use
+	LimitUnauthenticated                 // what peers hold without credentials
 	LimitConnections                     // an agent's connections of clients
-	LimitUnauthenticated                 // connections to a gateway on which no request has authenticated
 	numLimits
 )
 

@@ -97,8 +97,9 @@ func (p *h3Pool) open(ctx context.Context, c *carrier, header http.Header) (exch
 		p.free(c)
 		return nil, err
 	}
-	x := &h3Exchange{stream: stream, ends: stream, conn: c.conn, free: func() { p.free(c) }}
+	x := &h3Exchange{stream: stream, conn: c.conn, free: func() { p.free(c) }}
 	x.request = d.request(header, p.post.Load() || !c.extended)
+	x.onHeader = x.answer
 	x.wrap = func(err error) error { return d.wrapAnswer(TransportH3, header, err) }
 	x.lastByte.Store(clock())
 	return x, nil
@@ -144,7 +145,7 @@ func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *carrier, ready boo
 			return nil, false, context.Cause(ctx)
 		}
 	}
-	c, err = p.add(ctx, true)
+	c, err = p.add(ctx)
 	if err == nil {
 		return c, false, nil
 	}
@@ -195,8 +196,8 @@ func (p *h3Pool) usable() (n int) {
 	return n
 }
 
-// add makes a carrier, which is counted as dialled already, and counts a stream of it if it is to be used.
-func (p *h3Pool) add(ctx context.Context, use bool) (*carrier, error) {
+// add makes a carrier, which is counted as dialled already, and counts a stream of it.
+func (p *h3Pool) add(ctx context.Context) (*carrier, error) {
 	c, err := p.dial(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,31 +211,38 @@ func (p *h3Pool) add(ctx context.Context, use bool) (*carrier, error) {
 	}
 	c.heard = clock()
 	p.list = append(p.list, c)
-	if use {
-		p.use(c)
-	}
+	p.use(c)
 	return c, nil
 }
 
+// fill dials carriers, and has each answer a hello: a gateway closes those on which no request has shown credentials for a while.
 func (p *h3Pool) fill(ctx context.Context, n int) error {
+	open, err := encodeOpen(Open{Target: TargetHello})
+	if err != nil {
+		return err
+	}
 	for range n {
 		p.mu.Lock()
 		p.keep = n
 		p.leastLoaded()
 		enough := p.unused() >= n || p.usable()+p.dialled >= p.d.carriers()
+		p.mu.Unlock()
 		if enough {
-			p.mu.Unlock()
 			return nil
 		}
-		p.dialled++
-		p.mu.Unlock()
-		start := time.Now()
-		ctx, cancel := p.d.bound(ctx)
-		_, err := p.add(ctx, false)
-		cancel()
-		p.d.dialled(TransportH3, err, start)
+		c, _, err := p.d.attempt(ctx, TransportH3, open, true, func(c *Conn, _ bool) error {
+			ctx, cancel := p.d.bound(ctx)
+			defer cancel()
+			if _, err := c.Opened(ctx); err != nil {
+				return p.d.dialError(ctx, TransportH3, err)
+			}
+			return nil
+		})
+		if c != nil {
+			c.Close()
+		}
 		if err != nil {
-			return p.d.dialError(ctx, TransportH3, err)
+			return err
 		}
 	}
 	return nil

@@ -69,6 +69,7 @@ type timing struct {
 	reset     time.Duration // how long the peer may take to take the end of a stream
 	hello     time.Duration // for all of a hello
 	handshake time.Duration // for TCP, TLS and HTTP up to a working exchange
+	stranger  time.Duration // for the first request of a QUIC connection that shows credentials
 	answer    time.Duration // for the answer to OPEN over what was ready, or three round trips if that is longer
 	idle      time.Duration // how long a carrier without streams is kept
 
@@ -102,6 +103,7 @@ var defaultTiming = timing{
 	reset:     5 * time.Second,
 	hello:     10 * time.Second,
 	handshake: 10 * time.Second,
+	stranger:  10 * time.Second,
 	answer:    time.Second,
 	idle:      time.Minute,
 

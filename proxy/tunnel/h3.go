@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-go/qpack"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 )
@@ -49,7 +47,6 @@ func quicConfig(incoming int64, t timing, w windows) *quic.Config {
 // repeated; and the answer is read when somebody reads, without a goroutine that waits for it.
 type h3Exchange struct {
 	stream *quic.Stream
-	ends   streamEnds
 	conn   *quic.Conn
 	free   func() // called once, by Abort
 	once   sync.Once
@@ -57,11 +54,12 @@ type h3Exchange struct {
 	// Owned by the reader.
 	noWait   bool
 	head     [16]byte
-	have     int    // bytes in head
-	typ      uint64 // of the current frame
-	left     uint64 // bytes of its payload still to come
-	answered bool   // the HEADERS of the answer are read; true from the start at the gateway's end
-	block    []byte // of HEADERS, as far as it came
+	have     int                      // bytes in head
+	typ      uint64                   // of the current frame
+	left     uint64                   // bytes of its payload still to come
+	answered bool                     // the peer's HEADERS are read
+	block    []byte                   // of HEADERS, as far as it came
+	onHeader func(block []byte) error // sets answered, unless the HEADERS were none that open a tunnel
 	wrap     func(error) error
 
 	lastByte atomic.Int64
@@ -72,13 +70,6 @@ type h3Exchange struct {
 	request []byte // a HEADERS frame that the first write takes along
 	rest    []byte // what a deadline left unsent
 	unsent  atomic.Bool
-}
-
-// streamEnds are what ends a stream: those of http3.Stream at the gateway's end, for its books to be right, and of quic.Stream at the other.
-type streamEnds interface {
-	Close() error
-	CancelRead(quic.StreamErrorCode)
-	CancelWrite(quic.StreamErrorCode)
 }
 
 func (x *h3Exchange) Transport() string                  { return TransportH3 }
@@ -93,16 +84,16 @@ func (x *h3Exchange) Dirty() bool                        { return x.unsent.Load(
 
 // Abort leaves what is on its way alone when both ends have finished.
 func (x *h3Exchange) Abort() {
-	x.ends.CancelRead(quic.StreamErrorCode(http3.ErrCodeNoError))
+	x.stream.CancelRead(quic.StreamErrorCode(http3.ErrCodeNoError))
 	if !x.closed.Load() || !x.sawEnd.Load() {
-		x.ends.CancelWrite(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+		x.stream.CancelWrite(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
 	}
 	x.once.Do(x.free)
 }
 
 func (x *h3Exchange) CloseWrite() error {
 	x.closed.Store(true)
-	return x.ends.Close()
+	return x.stream.Close()
 }
 
 func (x *h3Exchange) Write(b []byte) error {
@@ -185,9 +176,9 @@ func (x *h3Exchange) step() error {
 	x.have = 0
 	switch {
 	case x.typ == frameData && !x.answered:
-		return protocolError("HTTP/3 DATA before the answer's HEADERS")
+		return protocolError("HTTP/3 DATA before HEADERS")
 	case x.typ == frameHeaders && !x.answered && x.left > maxHeader:
-		return protocolError("HTTP/3 answer with a header of %d bytes, limit %d", x.left, maxHeader)
+		return errHeaderTooLarge
 	}
 	return nil
 }
@@ -203,29 +194,30 @@ func (x *h3Exchange) headerLen() int {
 	return k + varintLen(x.head[k])
 }
 
-// pass reads the payload of a frame that carries no capsules: the answer, trailers, or what we do not know.
+// pass reads the payload of a frame that carries no capsules: the peer's header, trailers, or what we do not know.
 func (x *h3Exchange) pass() error {
 	var scratch [512]byte
 	n, err := x.read(scratch[:min(uint64(len(scratch)), x.left)])
 	x.left -= uint64(n)
-	isAnswer := x.typ == frameHeaders && !x.answered
-	if isAnswer {
+	isHeader := x.typ == frameHeaders && !x.answered
+	if isHeader {
 		x.block = append(x.block, scratch[:n]...)
 	}
 	switch {
 	case x.left > 0:
 		return err
-	case isAnswer:
-		return x.answer()
+	case isHeader:
+		block := x.block
+		x.block = nil
+		return x.onHeader(block)
 	}
 	return nil
 }
 
 // answer takes the answer's header.
-func (x *h3Exchange) answer() error {
-	status, header, err := decodeHeader(x.block)
+func (x *h3Exchange) answer(block []byte) error {
+	status, header, err := decodeAnswer(block)
 	_, ours := header[headerGateway]
-	x.block = nil
 	switch {
 	case err != nil:
 		return protocolError("HTTP/3 answer: %v", err)
@@ -250,87 +242,23 @@ func (x *h3Exchange) body() io.Reader {
 	return x
 }
 
-func decodeHeader(block []byte) (status int, h http.Header, err error) {
+func decodeAnswer(block []byte) (status int, h http.Header, err error) {
+	fields, err := decodeFields(block)
+	if err != nil {
+		return 0, nil, err
+	}
 	h = make(http.Header)
-	for next := qpack.NewDecoder().Decode(block); ; {
-		f, err := next()
-		switch {
-		case err == io.EOF && status == 0:
-			return 0, nil, errors.New("no :status")
-		case err == io.EOF:
-			return status, h, nil
-		case err != nil:
-			return 0, nil, err
-		case f.Name != ":status":
+	for _, f := range fields {
+		if f.Name != ":status" {
 			h.Add(f.Name, f.Value)
 			continue
 		}
 		if status, err = strconv.Atoi(f.Value); err != nil || status < 100 || status > 999 {
-			return 0, nil, fmt.Errorf(":status %q", f.Value)
+			return 0, nil, fmt.Errorf(":status %.20q", f.Value)
 		}
 	}
-}
-
-// listenH3 prepares to serve h3 on udp, and returns what serves until Shutdown.
-func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
-	tr, err := s.quicTransport(udp)
-	if err != nil {
-		return nil, err
+	if status == 0 {
+		return 0, nil, errors.New("no :status")
 	}
-	ln, err := tr.Listen(serverTLS(s.TLS, http3.NextProtoH3), quicConfig(int64(s.w.streams), s.t, s.w))
-	if err != nil {
-		return nil, err
-	}
-	s.buffers.tell(udp, s.log, s.OnUDPBuffers)
-	server := func() *http3.Server {
-		return &http3.Server{Handler: s, MaxHeaderBytes: maxHeader, ConnContext: s.withQUICConn}
-	}
-	// Draining, the first server has said GOAWAY, and the second tells who comes anew.
-	first, second := server(), server()
-	s.mu.Lock()
-	s.drainH3 = func() { s.serves.Go(func() { first.Shutdown(s.carriers) }) }
-	s.closeH3 = func() {
-		first.Close()
-		second.Close()
-		ln.Close()
-		tr.Close()
-		udp.Close()
-	}
-	s.mu.Unlock()
-	if addr, ok := udp.LocalAddr().(*net.UDPAddr); ok {
-		s.altSvc = fmt.Sprintf(`%s=":%d"; ma=86400`, http3.NextProtoH3, addr.Port)
-	}
-	return func() error {
-		if err := first.ServeListener(ln); !s.isDraining() {
-			return err
-		}
-		return second.ServeListener(ln)
-	}, nil
-}
-
-func (s *Server) serveH3(w http.ResponseWriter, r *http.Request, p Peer) {
-	if r.Method == http.MethodPost {
-		describePost(w.Header())
-	}
-	w.WriteHeader(http.StatusOK)
-	str, err := w.(http3.HTTPStreamer).HTTPStream()
-	if err != nil {
-		s.log.Debug("request not answered", "err", err, "agent_addr", p.Addr)
-		return
-	}
-	conn, _ := r.Context().Value(quicConnKey{}).(*quic.Conn)
-	x := &h3Exchange{stream: str.QUICStream(), ends: str, conn: conn, answered: true, free: func() {}}
-	x.lastByte.Store(clock())
-	if c := s.newStream(x); c != nil {
-		go s.serveStream(c, p)
-	}
-}
-
-// quicConnKey is the context key of a request's *quic.Conn.
-type quicConnKey struct{}
-
-func (s *Server) withQUICConn(ctx context.Context, c *quic.Conn) context.Context {
-	s.quic.Add(1)
-	context.AfterFunc(c.Context(), func() { s.quic.Add(-1) })
-	return context.WithValue(ctx, quicConnKey{}, c)
+	return status, h, nil
 }

@@ -102,6 +102,40 @@ func TestNothingThatAGatewaySaysCrashesTheAgent(t *testing.T) {
 	}
 }
 
+// A gateway has one stream of each type and no more, and what it answers to a request is bounded before it is decoded, and while it is.
+func TestAHostileAnswerEndsTheStream(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answer []byte
+		why    string
+	}{
+		"DATA first":          {[]byte{frameData, 1, 0}, "DATA before HEADERS"},
+		"a huge header":       {quicvarint.Append([]byte{frameHeaders}, 1<<62-1), "more than 16384 bytes"},
+		"a header that grows": {append(quicvarint.Append([]byte{frameHeaders}, 12002), append([]byte{0, 0}, bytes.Repeat([]byte{0xc0 | 44}, 12000)...)...), "more than 16384 bytes"},
+		"a dynamic table":     {[]byte{frameHeaders, 3, 1, 0, 0x80}, "HTTP/3 answer"},
+		"no status":           {[]byte{frameHeaders, 2, 0, 0}, "no :status"},
+		"an empty header":     {[]byte{frameHeaders, 0}, "stream cut"},
+		"a long unknown":      {append(quicvarint.Append([]byte{0x21}, 1<<20), make([]byte, 1<<20)...), "stream cut"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newHostileRig(t, func(c *quic.Conn) {
+				say(c, []byte{streamControl, frameSettings, 2, settingExtendedConnect, 1})
+				for {
+					s, err := c.AcceptStream(context.Background())
+					if err != nil {
+						return
+					}
+					s.Write(tt.answer)
+					s.Close()
+				}
+			})
+			_, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil)
+			if err == nil || !strings.Contains(err.Error(), tt.why) {
+				t.Errorf("Dial = %v, want %q", err, tt.why)
+			}
+		})
+	}
+}
+
 func TestSkipTakesWhatThereIs(t *testing.T) {
 	if err := skip(bytes.NewReader(make([]byte, 1000)), 1000); err != nil {
 		t.Error(err)

@@ -25,7 +25,7 @@ const (
 	LimitStreamsPerIdentity Limit = "streams_per_identity"
 	LimitSparesPerIdentity  Limit = "spares_per_identity"
 	LimitMemory             Limit = "memory"
-	LimitUnauthenticated    Limit = "unauthenticated" // connections on which no request has authenticated: the oldest is closed
+	LimitUnauthenticated    Limit = "unauthenticated" // what a peer may hold, and for how long, before a request of it has authenticated
 )
 
 // limitReached is a refusal by name: the agent is told what was reached, and whoever runs the gateway what raises it.

@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -21,35 +20,18 @@ import (
 
 // newH3DoorRig is a rig whose agent meets, over HTTP/3, a front door that keeps extended CONNECTs to itself and leads all else to the gateway.
 func newH3DoorRig(t *testing.T, connect http.HandlerFunc) *rig {
-	var r *rig
-	door := &http3.Server{ConnContext: func(ctx context.Context, c *quic.Conn) context.Context { return r.server.withQUICConn(ctx, c) }}
-	door.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.Method == http.MethodConnect {
-			connect(w, req)
-			return
-		}
-		r.server.ServeHTTP(w, req)
-	})
-	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r = newRig(t, "noudp", func(r *rig) {
-		r.dialer.URL.Host, r.dialer.Transport = udp.LocalAddr().String(), TransportH3
+	return newRig(t, "h3", func(r *rig) {
 		r.dialer.timing = defaultTiming
 		r.dialer.timing.hello, r.dialer.timing.reset = 5*time.Second, 100*time.Millisecond
-		r.server.init()
+		r.server.h3Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodConnect {
+				authenticated(req.Context())
+				connect(w, req)
+				return
+			}
+			r.server.ServeHTTP(w, req)
+		})
 	})
-	door.TLSConfig = http3.ConfigureTLSConfig(r.server.TLS)
-	var serving sync.WaitGroup
-	serving.Go(func() { door.Serve(udp) })
-	t.Cleanup(func() {
-		r.stop()
-		door.Close()
-		udp.Close()
-		serving.Wait()
-	})
-	return r
 }
 
 // Caddy and Envoy before an HTTP/1.1 backend answer extended CONNECT with 200 and then carry nothing, or make a GET of it; Caddy before HTTP/2 loses

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net"
@@ -27,6 +28,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv(strangersEnv) != "" {
 		beStrangers()
 		return
+	}
+	if spec := os.Getenv(attackEnv); spec != "" {
+		if err := runAttack(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"} {
 		os.Unsetenv(name)

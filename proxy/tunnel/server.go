@@ -129,6 +129,10 @@ type Server struct {
 	drainH3  func()
 	closeH3  func()
 
+	strangers *strangers // over QUIC
+
+	h3Handler http.Handler // of requests over HTTP/3, for tests; nil means the Server
+
 	serving atomic.Int64 // streams that are served, as opposed to those that only linger
 	quic    atomic.Int64 // QUIC connections
 }
@@ -157,6 +161,9 @@ func (s *Server) init() {
 		s.spares = make(map[*Conn]any)
 		s.empty = make(chan struct{})
 		s.http, s.late = s.newHTTP(), s.newHTTP()
+		if s.h3Handler == nil {
+			s.h3Handler = s
+		}
 	})
 }
 
@@ -486,6 +493,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	if g := guardOf(r); g != nil {
 		g.lift()
 	}
+	authenticated(r.Context())
 	if s.isDraining() {
 		if r.ProtoMajor == 2 {
 			w.Header().Set("Connection", "close") // which is a GOAWAY there

@@ -39,7 +39,7 @@ func TestAStrangerCostsLittle(t *testing.T) {
 	if underRace { // which takes ten times as long for a handshake
 		n = 5
 	}
-	for i, s := range strangers {
+	for i, s := range tcpStrangers {
 		t.Run(s.name, func(t *testing.T) {
 			r := newStrangersRig(t, s.over)
 			base := holdNow()
@@ -73,7 +73,7 @@ func TestACrowdOfStrangersLeavesRoomForAgents(t *testing.T) {
 	if underRace {
 		n = 200
 	}
-	half := slices.IndexFunc(strangers, func(s stranger) bool { return s.name == "TLS, half a handshake" })
+	half := slices.IndexFunc(tcpStrangers, func(s tcpStranger) bool { return s.name == "TLS, half a handshake" })
 	for name, which := range map[string]string{"all kinds": "all", "half a handshake": strconv.Itoa(half)} {
 		t.Run(name, func(t *testing.T) {
 			r := newStrangersRig(t, "h2")
@@ -149,7 +149,7 @@ func TestAStrangerIsClosedInTime(t *testing.T) {
 		}
 	}
 	var h2 *h2Stranger
-	cases := append(slices.Clone(strangers), []stranger{
+	cases := append(slices.Clone(tcpStrangers), []tcpStranger{
 		{"HTTP/1.1, a byte at a time", "h1", keepOn(func(c net.Conn, i uint32) error {
 			_, err := c.Write([]byte("GET /culvert HTTP/1.1\r\nHost: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")[i:][:1])
 			return err

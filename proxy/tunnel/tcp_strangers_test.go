@@ -25,12 +25,12 @@ import (
 
 // A stranger is a peer without credentials. It is given a connection, and says and withholds there what costs a gateway most. Over "tcp" that is
 // a connection without TLS to a gateway that wants it, over "h1" and "h2" TLS with that ALPN protocol, over "plain" it is to a gateway without TLS.
-type stranger struct {
+type tcpStranger struct {
 	name, over string
 	do         func(net.Conn) error
 }
 
-var strangers = []stranger{
+var tcpStrangers = []tcpStranger{
 	{"TCP, silent", "tcp", silent},
 	{"TLS, half a handshake", "tcp", halfHandshake},
 	{"TLS, silent", "h1", silent},
@@ -199,14 +199,14 @@ func beStrangers() {
 	if _, err := fmt.Sscanf(os.Getenv(strangersEnv), "%s %s %d", &which, &addr, &n); err != nil {
 		panic(err)
 	}
-	withTLS := slices.DeleteFunc(slices.Clone(strangers), func(s stranger) bool { return s.over == "plain" })
+	withTLS := slices.DeleteFunc(slices.Clone(tcpStrangers), func(s tcpStranger) bool { return s.over == "plain" })
 	time.AfterFunc(5*time.Minute, func() { panic("nobody has ended the strangers") })
 	var done, closed sync.WaitGroup
 	slots, read := make(chan struct{}, 100), make(chan struct{})
 	for i := range n {
 		s := withTLS[i%len(withTLS)]
 		if k, err := strconv.Atoi(which); err == nil {
-			s = strangers[k]
+			s = tcpStrangers[k]
 		}
 		done.Add(1)
 		closed.Go(func() {

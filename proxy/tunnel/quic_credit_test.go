@@ -1,0 +1,19 @@
+package tunnel
+
+import (
+	"reflect"
+	"testing"
+)
+
+// This fails when quic-go has changed: see quic_credit.go.
+func TestWhoHasAuthenticatedHasAllTheCredit(t *testing.T) {
+	if err := checkQUIC(); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, "h3")
+	_, s := r.dial()
+	controller := reflect.ValueOf(s.x.(*h3Exchange).conn).Elem().FieldByName("connFlowController").Elem()
+	if n := controller.FieldByName("receiveWindowSize").Int(); n != int64(defaultWindows.connection) {
+		t.Errorf("the window of the connection is %d, want %d", n, defaultWindows.connection)
+	}
+}

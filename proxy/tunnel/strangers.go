@@ -1,0 +1,246 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+)
+
+// A stranger is a QUIC connection on which no request has authenticated yet. quic-go keeps each STREAM frame that comes out of order in 160
+// bytes more than it carries, and each CRYPTO frame in 100, and a frame can carry a single byte. So what a stranger can make us hold is bounded
+// by what it may send at all.
+const (
+	// strangerWindow is the credit of all its streams together. A token and OPEN fit; of what is larger we give the credit as we read.
+	strangerWindow = 512
+
+	// maxStrangeRequests is how many requests of a stranger are read at once. A stream that we have not accepted costs no goroutine.
+	maxStrangeRequests = 1
+
+	// maxStrangers is how many there may be. The oldest makes room for the next: an agent has its answer within two round trips.
+	maxStrangers = 800
+
+	// maxHalfOpen is how many of them may be without a whole ClientHello, which takes an agent two packets. They cannot be closed.
+	maxHalfOpen = 64
+
+	// strangerBytes is what a stranger may send beside what we read of its requests. A handshake takes 4 KiB, and 2 KiB more each time that its
+	// first flight is sent again; what QUIC sends to find out how large packets may be is 6 KiB.
+	strangerBytes = 16 << 10
+
+	// allStrangersBytes is that of all of them together, and keeps them to 256 MiB where they send CRYPTO frames of one byte.
+	allStrangersBytes = maxStrangers * 8 << 10
+
+	// watchStrangers is how often we look at how much strangers have sent.
+	watchStrangers = 25 * time.Millisecond
+)
+
+// strangers are those of one listener.
+type strangers struct {
+	timeout time.Duration
+	credit  int                   // of a connection that has authenticated
+	told    func(net.Addr, error) // a stranger that was turned away; must not block
+
+	mu    sync.Mutex
+	list  []*stranger // the oldest first
+	watch *time.Timer // while there are any
+}
+
+type stranger struct {
+	of    *strangers
+	addr  net.Addr
+	known chan struct{} // closed when a request has authenticated
+	timer *time.Timer
+	read  atomic.Uint64 // bytes of its requests that we have read
+
+	// Guarded by strangers.mu.
+	conn *quic.Conn // nil until its ClientHello is here
+	late bool       // time was over before
+}
+
+type strangerKey struct{}
+
+// strangerOf is who a QUIC connection of ours was, or is, of whose context ctx is one; nil if ctx is of none.
+func strangerOf(ctx context.Context) *stranger {
+	p, _ := ctx.Value(strangerKey{}).(*stranger)
+	return p
+}
+
+func newStrangers(s *Server) *strangers {
+	return &strangers{timeout: s.t.stranger, credit: s.w.connection, told: func(a net.Addr, why error) {
+		if s.OnLimit != nil {
+			s.OnLimit(LimitUnauthenticated, &Error{CodeLimit, why.Error()}, Peer{Addr: a.String(), Transport: TransportH3})
+		}
+	}}
+}
+
+// strangersConfig is a listener's configuration, with the windows that a connection begins with.
+func strangersConfig(c *quic.Config) *quic.Config {
+	c.InitialConnectionReceiveWindow = min(strangerWindow, c.InitialConnectionReceiveWindow)
+	c.AllowConnectionWindowIncrease = func(conn *quic.Conn, _ uint64) bool {
+		return strangerOf(conn.Context()).isKnown()
+	}
+	return c
+}
+
+func (p *stranger) isKnown() bool {
+	select {
+	case <-p.known:
+		return true
+	default:
+		return false
+	}
+}
+
+var (
+	errHalfOpen = fmt.Errorf("the gateway's limit of %d connections without a whole ClientHello is reached", maxHalfOpen)
+	errOldest   = fmt.Errorf("the gateway's limit of %d connections without credentials is reached, and this was the oldest", maxStrangers)
+	errChatty   = errors.New("too many bytes came before a request with credentials")
+)
+
+// arrive is quic.Transport.ConnContext. The context that it returns ends with the connection.
+func (s *strangers) arrive(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.halfOpen() >= maxHalfOpen {
+		s.told(info.RemoteAddr, errHalfOpen)
+		return nil, errHalfOpen
+	}
+	if len(s.list) >= maxStrangers {
+		s.close(s.list[slices.IndexFunc(s.list, (*stranger).closable)], errOldest)
+	}
+	p := &stranger{of: s, addr: info.RemoteAddr, known: make(chan struct{})}
+	p.timer = time.AfterFunc(s.timeout, func() { s.expire(p) })
+	s.list = append(s.list, p)
+	context.AfterFunc(ctx, func() { s.leave(p) })
+	if s.watch == nil {
+		s.watch = time.AfterFunc(watchStrangers, s.look)
+	}
+	return context.WithValue(ctx, strangerKey{}, p), nil
+}
+
+// closable reports whether quic-go has shown us the connection. The caller holds mu.
+func (p *stranger) closable() bool { return p.conn != nil }
+
+// halfOpen is how many cannot be closed. The caller holds mu.
+func (s *strangers) halfOpen() (n int) {
+	for _, p := range s.list {
+		if !p.closable() {
+			n++
+		}
+	}
+	return n
+}
+
+// many reports whether there are so many that those who come have to show that their address is theirs.
+func (s *strangers) many() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.list) >= maxStrangers/2 || s.halfOpen() >= maxHalfOpen/2
+}
+
+// accepted is told the connection of a stranger, and returns what is closed when a request of it has authenticated.
+func (s *strangers) accepted(conn *quic.Conn) (known <-chan struct{}) {
+	p := strangerOf(conn.Context())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.conn = conn
+	if p.late {
+		s.close(p, s.tooLate())
+	}
+	return p.known
+}
+
+// authenticated is to be called when a request has shown its credentials, or needs none. ctx is that of the request.
+func authenticated(ctx context.Context) {
+	p := strangerOf(ctx)
+	if p == nil {
+		return
+	}
+	p.of.mu.Lock()
+	stranger := p.of.remove(p)
+	if stranger {
+		close(p.known)
+	}
+	p.of.mu.Unlock()
+	if stranger {
+		giveCredit(p.conn, p.of.credit)
+	}
+}
+
+func (s *strangers) leave(p *stranger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(p)
+}
+
+// remove reports whether p was there. The caller holds mu.
+func (s *strangers) remove(p *stranger) bool {
+	i := slices.Index(s.list, p)
+	if i < 0 {
+		return false
+	}
+	p.timer.Stop()
+	s.list = slices.Delete(s.list, i, i+1)
+	return true
+}
+
+// close ends a stranger's connection, and counts it no more. The caller holds mu.
+func (s *strangers) close(p *stranger, why error) {
+	if !s.remove(p) {
+		return
+	}
+	s.told(p.addr, why)
+	go p.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), why.Error()) // which waits
+}
+
+func (s *strangers) tooLate() error {
+	return fmt.Errorf("no request with credentials came within %v", s.timeout)
+}
+
+func (s *strangers) expire(p *stranger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.late = p.conn == nil; !p.late {
+		s.close(p, s.tooLate())
+	}
+}
+
+// look closes those that have sent too much: the most first, where it is all together.
+func (s *strangers) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	type sender struct {
+		*stranger
+		sent uint64
+	}
+	var senders []sender
+	all := uint64(0)
+	for _, p := range s.list {
+		if p.conn != nil {
+			read := p.read.Load() // before what has come
+			n := p.conn.ConnectionStats().BytesReceived - read
+			senders = append(senders, sender{p, n})
+			all += n
+		}
+	}
+	slices.SortFunc(senders, func(a, b sender) int { return cmp.Compare(b.sent, a.sent) })
+	for _, p := range senders {
+		if p.sent <= strangerBytes && all <= allStrangersBytes {
+			break
+		}
+		all -= p.sent
+		s.close(p.stranger, errChatty)
+	}
+	s.watch = nil
+	if len(s.list) > 0 {
+		s.watch = time.AfterFunc(watchStrangers, s.look)
+	}
+}
