@@ -101,13 +101,17 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 	if err != nil {
 		return nil, badFile(err)
 	}
+	memory, err := parseMemory(memoryAuto)
+	if err != nil {
+		return nil, err
+	}
 	var dialers []*tunnel.Dialer
 	for _, u := range p.gateways {
 		config, err := files.Config(u.Hostname())
 		if err != nil {
 			return nil, badFile(err)
 		}
-		d := &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Logger: log}
+		d := &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Memory: 2 * memory, Logger: log}
 		if err := f.addIngress(p, d, roots, log); err != nil {
 			return nil, err
 		}

@@ -33,6 +33,7 @@ type carrier struct {
 	conn     *quic.Conn
 	on       *socket
 	settings chan struct{} // closed when SETTINGS came
+	read     atomic.Uint64 // bytes of its streams
 	extended bool          // SETTINGS allow extended CONNECT; valid after settings is closed
 
 	// Guarded by h3Pool.mu.
@@ -59,6 +60,7 @@ type h3Pool struct {
 	post atomic.Bool // POST opens streams also where SETTINGS allow extended CONNECT: a hello has found out that only POST gets through
 
 	buffers bufferReport
+	watch   quicWatch
 
 	mu      sync.Mutex
 	socket  *socket // for new carriers; nil until it is needed
@@ -97,7 +99,7 @@ func (p *h3Pool) open(ctx context.Context, c *carrier, header http.Header) (exch
 		p.free(c)
 		return nil, err
 	}
-	x := &h3Exchange{stream: stream, conn: c.conn, free: func() { p.free(c) }}
+	x := &h3Exchange{stream: stream, conn: c.conn, taken: &c.read, free: func() { p.free(c) }}
 	x.request = d.request(header, p.post.Load() || !c.extended)
 	x.onHeader = x.answer
 	x.wrap = func(err error) error { return d.wrapAnswer(TransportH3, header, err) }
@@ -301,7 +303,7 @@ func (p *h3Pool) free(c *carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.streams--
-	if c.streams > 0 {
+	if c.streams > 0 || c.conn.Context().Err() != nil {
 		return
 	}
 	after := p.d.t.idle
@@ -309,6 +311,16 @@ func (p *h3Pool) free(c *carrier) {
 		after = 0
 	}
 	c.idle = time.AfterFunc(after, func() { p.retire(c) })
+}
+
+// bury forgets a carrier that has ended, and with it what came over it and was not read.
+func (p *h3Pool) bury(c *carrier) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.idle != nil {
+		c.idle.Stop()
+	}
+	p.leastLoaded()
 }
 
 func (p *h3Pool) retire(c *carrier) {
@@ -418,11 +430,13 @@ func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*carrier
 		p.freeSocket(s)
 		return nil, err
 	}
+	c := &carrier{conn: conn, on: s, settings: make(chan struct{})}
 	p.tasks.Go(func() {
 		<-conn.Context().Done()
 		p.freeSocket(s)
+		p.bury(c)
 	})
-	c := &carrier{conn: conn, on: s, settings: make(chan struct{})}
+	p.watch.add(conn, &c.read)
 	if err := p.ready(ctx, c); err != nil {
 		conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 		return nil, err

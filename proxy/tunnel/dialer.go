@@ -49,6 +49,10 @@ type Dialer struct {
 	// DialContext dials TCP, to the gateway or its proxy; nil means a net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// Memory is how many bytes the process may have in use before QUIC connections are closed, first that over which most has come that nobody
+	// has read; 0 is no limit.
+	Memory int64
+
 	// OnDial is told how each dial of a transport went, those of hellos and spares included, unless it was given up because nobody waited
 	// any more.
 	OnDial func(transport string, err error, took time.Duration)
@@ -64,16 +68,17 @@ type Dialer struct {
 	timing  timing  // zero means defaultTiming
 	windows windows // zero means defaultWindows
 
-	once  sync.Once
-	log   *slog.Logger
-	t     timing
-	w     windows
-	tls   *tls.Config // TLS with what a resumed session needs
-	race  *race
-	h3    *h3Pool
-	h2    *h2Pool
-	pools map[string]pool
-	rtt   atomic.Int64 // of the last OPEN that was answered, in nanoseconds
+	once   sync.Once
+	log    *slog.Logger
+	t      timing
+	w      windows
+	tls    *tls.Config // TLS with what a resumed session needs
+	race   *race
+	h3     *h3Pool
+	h2     *h2Pool
+	pools  map[string]pool
+	ledger ledger       // of memory alone
+	rtt    atomic.Int64 // of the last OPEN that was answered, in nanoseconds
 
 	spares  atomic.Int64
 	refill  chan struct{}
@@ -118,7 +123,7 @@ func (d *Dialer) init() {
 		d.streams = make(map[*Conn]struct{})
 		d.refill = make(chan struct{}, 1)
 		d.keeping, d.stop = context.WithCancel(context.Background())
-		d.h3, d.h2 = &h3Pool{d: d}, &h2Pool{d: d}
+		d.h3, d.h2 = &h3Pool{d: d, watch: quicWatch{limit: d.Memory, ledger: &d.ledger, log: d.log}}, &h2Pool{d: d}
 		d.pools = map[string]pool{TransportWS: &wsPool{d: d}, TransportH3: d.h3, TransportH2: d.h2}
 		d.startRace()
 	})

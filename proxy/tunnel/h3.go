@@ -62,6 +62,7 @@ type h3Exchange struct {
 	onHeader func(block []byte) error // sets answered, unless the HEADERS were none that open a tunnel
 	wrap     func(error) error
 
+	taken    *atomic.Uint64 // counts what is read of the connection
 	lastByte atomic.Int64
 	sawEnd   atomic.Bool // the peer's FIN
 	closed   atomic.Bool // CloseWrite was called
@@ -152,6 +153,7 @@ func (x *h3Exchange) read(p []byte) (int, error) {
 	n, err := x.stream.Read(p)
 	if n > 0 {
 		x.lastByte.Store(clock())
+		x.taken.Add(uint64(n))
 	}
 	if err == io.EOF {
 		x.sawEnd.Store(true)

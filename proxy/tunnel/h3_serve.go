@@ -27,6 +27,7 @@ type h3Server struct {
 	tr        *quic.Transport
 	ln        *quic.EarlyListener
 	strangers *strangers
+	watch     quicWatch
 	goaway    context.Context // ends when the connections that there are take no new streams
 	drain     context.CancelFunc
 
@@ -40,6 +41,7 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 		return nil, err
 	}
 	h := &h3Server{s: s, strangers: newStrangers(s), conns: make(map[*quic.Conn]struct{})}
+	h.watch = quicWatch{limit: 2 * s.Limits.Memory, ledger: &s.ledger, log: s.log}
 	if h.tr, err = s.quicTransport(udp); err != nil {
 		return nil, err
 	}
@@ -112,6 +114,7 @@ func (h *h3Server) serveConn(conn *quic.Conn) {
 	tasks.Go(peer.accept)
 
 	known := h.strangers.accepted(conn)
+	h.watch.add(conn, &strangerOf(conn.Context()).read)
 	strange := make(chan struct{}, maxStrangeRequests)
 	goaway, rejecting := h.goaway, false
 	if h.s.isDraining() { // who comes now is told in an answer
@@ -157,7 +160,6 @@ func reject(str *quic.Stream, code http3.ErrCode) {
 
 // serveRequest answers one request. A tunnel that it opens goes on when it has returned.
 func (h *h3Server) serveRequest(conn *quic.Conn, str *quic.Stream) {
-	from := strangerOf(conn.Context())
 	defer func() {
 		if v := recover(); v != nil {
 			h.s.log.Error("request panicked", "err", v, "stack", string(debug.Stack()))
@@ -165,7 +167,7 @@ func (h *h3Server) serveRequest(conn *quic.Conn, str *quic.Stream) {
 		}
 	}()
 	var r *http.Request
-	x := &h3Exchange{stream: str, conn: conn, free: func() {}}
+	x := &h3Exchange{stream: str, conn: conn, taken: &strangerOf(conn.Context()).read, free: func() {}}
 	x.onHeader = func(block []byte) (err error) {
 		r, err = decodeRequest(block)
 		x.answered = err == nil
@@ -174,10 +176,7 @@ func (h *h3Server) serveRequest(conn *quic.Conn, str *quic.Stream) {
 	w := &h3Writer{x: x, header: make(http.Header)}
 	str.SetReadDeadline(time.Now().Add(h.s.t.handshake))
 	for !x.answered {
-		left := x.left
-		err := x.step()
-		from.read.Add(max(left, x.left) - x.left)
-		if errors.Is(err, errHeaderTooLarge) {
+		if err := x.step(); errors.Is(err, errHeaderTooLarge) {
 			w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
 			w.finish()
 			return

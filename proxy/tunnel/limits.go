@@ -13,7 +13,7 @@ type Limits struct {
 	Streams            int   // all that have their OPEN, but for hellos, which are short
 	StreamsPerIdentity int   // those of them that one identity has
 	SparesPerIdentity  int   // what one identity holds ready, without OPEN
-	Memory             int64 // bytes in use by the process, beyond which no stream is opened
+	Memory             int64 // bytes in use by the process, beyond which no stream is opened; beyond twice that QUIC connections are closed
 }
 
 // Limit is the name of one of [Limits].

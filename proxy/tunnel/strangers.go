@@ -58,7 +58,7 @@ type stranger struct {
 	addr  net.Addr
 	known chan struct{} // closed when a request has authenticated
 	timer *time.Timer
-	read  atomic.Uint64 // bytes of its requests that we have read
+	read  atomic.Uint64 // bytes of its request streams that we have read; counted also when it is no stranger any more
 
 	// Guarded by strangers.mu.
 	conn *quic.Conn // nil until its ClientHello is here
