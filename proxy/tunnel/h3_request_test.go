@@ -151,3 +151,28 @@ func TestAnyHTTP3ClientIsAnswered(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a block says, it is refused or makes a request that cannot be mistaken for another.
+func FuzzDecodeRequest(f *testing.F) {
+	f.Add(fieldBlock(connectFields...))
+	f.Add(fieldBlock(with(postFields, "host", "gw", "content-length", "7")...))
+	f.Add([]byte{0, 0, 0x80})
+	f.Fuzz(func(t *testing.T, block []byte) {
+		r, err := decodeRequest(block)
+		if err != nil {
+			return
+		}
+		size := 0
+		for name, values := range r.Header {
+			for _, v := range values {
+				size += len(name) + len(v) + 32
+			}
+			if strings.ContainsAny(name, ":\r\n\x00 ") || http.CanonicalHeaderKey(name) != name {
+				t.Errorf("field %q", name)
+			}
+		}
+		if r.URL == nil || r.Host == "" || r.Method == "" || size > maxHeader || len(r.Header["Content-Length"]) > 1 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
