@@ -68,6 +68,7 @@ type Agent struct {
 
 	headTimeout time.Duration // defaultHeadTimeout, but for tests
 	without     without
+	listenOn    func(network, address string) (net.Listener, error) // as nodes.listen
 
 	nodes     nodes
 	loud      loud
@@ -124,7 +125,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.serveOn = func(ln net.Listener, listen int, node int32) { a.listen(work, ln, listen, node) }
 	a.nodes = nodes{
 		listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
-		serve: a.serveOn, metrics: a.Metrics, log: a.Logger, changed: a.noteChange,
+		serve: a.serveOn, listen: a.listenOn, metrics: a.Metrics, log: a.Logger, changed: a.noteChange,
 	}
 	a.nodes.init()
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -46,8 +47,9 @@ type Brokers struct {
 	Metrics    *metrics.Metrics
 
 	next     atomic.Uint32
-	answered atomic.Bool // one has answered greet
-	credible bool        // for tests: who accepts a connection need not answer
+	answered atomic.Bool                                            // one has answered greet
+	credible bool                                                   // for tests: who accepts a connection need not answer
+	control  func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
 	loopback loopbackMemo
 }
 
@@ -165,7 +167,7 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 			failed = append(failed, err)
 			continue
 		}
-		d := net.Dialer{Timeout: share(ctx, len(ips)-i)}
+		d := net.Dialer{Timeout: share(ctx, len(ips)-i), Control: b.control}
 		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), t.port))
 		if err == nil {
 			return b.secure(ctx, conn, t.host)

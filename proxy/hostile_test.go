@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,7 +34,8 @@ type attackedPath struct {
 	mu      sync.Mutex
 	mode    uint8
 	echo    []byte   // the body of responses that do not name brokers
-	lookups []string // of the gateway
+	lookups []string // of the gateway: names
+	dials   []string // and where they have led
 }
 
 func attackPath(f *testing.F) *attackedPath {
@@ -58,7 +60,7 @@ func attackPath(f *testing.F) *attackedPath {
 		p.brokers = append(p.brokers, net.JoinHostPort(fakekafka.Host(id), port))
 	}
 	g := startGateway(f, []string{ln.Addr().String()}, func(g *Gateway) {
-		g.Logger, g.Brokers.Resolver, p.gateway = nil, p, g
+		g.Logger, g.Brokers.Resolver, g.Brokers.control, p.gateway = nil, p, p.dial, g
 	})
 	agent := startAgent(f, tunnelTo(f, g.address, "ws"), func(a *Agent) { a.Logger, p.agent = nil, a })
 	p.address = agent.address
@@ -71,6 +73,13 @@ func (p *attackedPath) LookupNetIP(ctx context.Context, network, host string) ([
 	p.lookups = append(p.lookups, host)
 	p.mu.Unlock()
 	return fakekafka.Resolver{}.LookupNetIP(ctx, network, host)
+}
+
+func (p *attackedPath) dial(_, address string, _ syscall.RawConn) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dials = append(p.dials, address)
+	return nil
 }
 
 // broker is what brokers do: they name themselves where they are asked to, and
@@ -168,7 +177,12 @@ func (p *attackedPath) check(t *testing.T, got []byte) {
 			t.Errorf("the gateway dials %q", host)
 		}
 	}
-	p.lookups = nil
+	for _, address := range p.dials {
+		if address != p.gateway.Brokers.Bootstrap[0] { // all brokers are there
+			t.Errorf("the gateway dials %s", address)
+		}
+	}
+	p.lookups, p.dials = nil, nil
 }
 
 func (p *attackedPath) mustBeNamed(t *testing.T, who, address string) {

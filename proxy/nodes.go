@@ -76,6 +76,7 @@ type nodes struct {
 	// serve is given each listener that was opened, and its node; it returns at
 	// once and ends the listener with the agent.
 	serve   func(ln net.Listener, listen int, nodeID int32)
+	listen  func(network, address string) (net.Listener, error) // net.Listen, but for tests
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	loud    loud
@@ -96,6 +97,9 @@ type nodes struct {
 var errTooManyNodes = errors.New("too many nodes have listeners already")
 
 func (t *nodes) init() {
+	if t.listen == nil {
+		t.listen = net.Listen
+	}
 	t.known = map[int32]node{}
 	t.tickets = map[string]tunnel.Ticket{}
 	t.locals = map[int32][]endpoint{}
@@ -416,7 +420,7 @@ func (t *nodes) openOne(listen int, id int32, before []endpoint, full bool) (end
 			return e, nil
 		}
 	}
-	ln, err := net.Listen("tcp", bind)
+	ln, err := t.listen("tcp", bind)
 	if err != nil {
 		return endpoint{}, fmt.Errorf("listen on %s for broker %d: %w", bind, id, plainListenError(err))
 	}
@@ -482,7 +486,7 @@ func (t *nodes) deadEnd(listen int) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	ln, err := t.listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return endpoint{}, fmt.Errorf("listen for brokers that have no port: %w", plainListenError(err))
 	}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,8 +35,6 @@ const lapseAfter = 5 * time.Second
 // its key has not been yet, leaves the last good value in force and is logged
 // once. With lapses it does so for lapseAfter and no longer: who deletes a file
 // of those who may come in does not mean that all of them still may.
-//
-// What is no regular file, as a pipe, is read at the start alone.
 type reread[T any] struct {
 	files  []File
 	secret bool // warn when everybody on the machine may read the files
@@ -50,7 +47,6 @@ type reread[T any] struct {
 	failed    error         // of that reading
 	value     T
 	good      bool      // value has been read
-	once      bool      // and cannot be read again
 	looked    time.Time // when value was last what the files hold
 	complaint string    // already logged
 	warned    bool      // of who may read the files
@@ -92,20 +88,12 @@ func (r *reread[T]) get() (T, error) {
 
 // look brings value up to date, or says why it is not.
 func (r *reread[T]) look() error {
-	if r.once {
-		return nil
-	}
 	seen, err := statAll(r.files)
 	if err != nil {
 		r.seen = nil
 		return err
 	}
-	odd := slices.IndexFunc(seen, func(info fs.FileInfo) bool { return !info.Mode().IsRegular() })
-	switch {
-	case odd >= 0 && r.good: // to open a pipe may take for ever
-		r.seen = nil
-		return fmt.Errorf("read %s: it is no regular file any more", r.files[odd])
-	case unchanged(r.seen, seen):
+	if unchanged(r.seen, seen) {
 		return r.failed
 	}
 	value, err := r.read()
@@ -114,7 +102,7 @@ func (r *reread[T]) look() error {
 		r.seen = seen
 	}
 	if err == nil {
-		r.value, r.good, r.once = value, true, odd >= 0
+		r.value, r.good = value, true
 		r.warnOfReaders(seen)
 	}
 	return err
