@@ -20,13 +20,11 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
-	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -101,56 +99,66 @@ func overWebSocket(t *testing.T, address string, b []byte) []byte {
 	return got
 }
 
-// A gateway that the agent trusts says anything, over a WebSocket. The agent
-// must not keep, open or write more than its bounds.
-func FuzzHostileGateway(f *testing.F) {
-	var said atomic.Pointer[[]byte]
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		f.Fatal(err)
-	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { sayOnce(c, *said.Load()) })
-		}
-	})
-	f.Cleanup(func() { ln.Close(); all.Wait() })
+// What a gateway that the agent trusts says, over a WebSocket, crashes nothing and
+// keeps, opens or writes no more than the bounds.
+func TestAnAgentSurvivesItsGateway(t *testing.T) {
 	opened := jsonCapsule(0x07, tunnel.Opened{Version: tunnel.Version, Gateway: "\x1b[2J", Reviewed: []int16{-1, 32767}})
 	ticket := func(id int32, address string) []byte {
 		return jsonCapsule(0x04, tunnel.Ticket{ClusterID: "c", NodeID: id, Address: address, Expires: 1 << 40, MAC: make([]byte, 32)})
 	}
-	f.Add(slicesJoin(opened, ticket(1, "broker-1:9092"), ticket(-19091, "broker-2:9092"), ticket(1<<31-1, "broker-3:9092"), capsule(0x03, nil)))
-	f.Add(slicesJoin(opened, ticket(2, strings.Repeat("a", 8000)+":9092"), ticket(3, "[fe80::1%lo]:22"), capsule(0x01, metadata(1, 3))))
-	f.Add(slicesJoin(ticket(1, "early:9092"), opened, opened))
-	f.Add(jsonCapsule(0x09, tunnel.Error{Code: "draining", Message: strings.Repeat("\x1b", 2000)}))
-	f.Add(slicesJoin(opened, []byte{0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) > 1<<16 {
-			return
-		}
-		said.Store(&b)
-		table := tableInMemory()
-		u := &url.URL{Scheme: "http", Host: ln.Addr().String()}
-		up := NewTunnel(&tunnel.Dialer{URL: u, Transport: tunnel.TransportWS})
-		defer up.close()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		defer cancel()
-		if welcome, err := up.hello(ctx); err == nil && len(welcome.Tickets) > 0 {
-			table.recall("the gateway", welcome.Tickets[0].ClusterID, welcome.Tickets)
-		}
-		if c, err := Open(ctx, up, "", nil, table.addTicket); err == nil {
-			c.SetDeadline(time.Now().Add(20 * time.Second))
-			if _, err := io.Copy(io.Discard, c); isTimeout(err) {
-				t.Error("the stream hangs")
+	for name, said := range map[string][]byte{
+		"nodes without ports":     slicesJoin(opened, ticket(1, "broker-1:9092"), ticket(-19091, "broker-2:9092"), ticket(1<<31-1, "broker-3:9092"), capsule(0x03, nil)),
+		"addresses that are none": slicesJoin(opened, ticket(2, strings.Repeat("a", 8000)+":9092"), ticket(3, "[fe80::1%lo]:22"), capsule(0x01, metadata(1, 3))),
+		"two OPENED":              slicesJoin(ticket(1, "early:9092"), opened, opened),
+		"an ERROR":                jsonCapsule(0x09, tunnel.Error{Code: "limit", Message: strings.Repeat("\x1b", 2000)}),
+		"a capsule without end":   slicesJoin(opened, []byte{0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := fakeBroker(t, func(c net.Conn) { sayOnce(c, said) })
+			table := tableInMemory()
+			d := &tunnel.Dialer{URL: &url.URL{Scheme: "http", Host: host}, Transport: tunnel.TransportWS}
+			defer d.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if c, err := d.Dial(ctx, tunnel.Open{Target: tunnel.TargetBootstrap}, nil); err == nil {
+				c.OnTicket(table.addTicket)
+				c.SetDeadline(time.Now().Add(20 * time.Second))
+				if _, err := io.Copy(io.Discard, c); isTimeout(err) {
+					t.Error("the stream hangs")
+				}
+				c.Close()
 			}
-			c.Close()
+			checkTable(t, table)
+		})
+	}
+}
+
+// A gateway, or a state file, tells of any nodes.
+func FuzzTickets(f *testing.F) {
+	line := func(cluster string, id int32, address string) string {
+		b, _ := json.Marshal(tunnel.Ticket{ClusterID: cluster, NodeID: id, Address: address, Expires: 1 << 40, MAC: []byte("mac")})
+		return string(b)
+	}
+	f.Add(line("c", 1, "broker-1:9092") + "\n" + line("c", -19091, "broker-2:9092") + "\n" + line("d", 1<<31-1, "broker-3:9092"))
+	f.Add(line("c", 2, strings.Repeat("a", 300)+":9092") + "\n" + line("", 3, "[fe80::1%lo]:22") + "\n" + line("\x1b[2J", 4, "127.1:80"))
+	f.Fuzz(func(t *testing.T, lines string) {
+		table := tableInMemory()
+		var tickets []tunnel.Ticket
+		for line := range strings.Lines(lines) {
+			var tk tunnel.Ticket
+			if json.Unmarshal([]byte(line), &tk) == nil {
+				tickets = append(tickets, tk)
+				table.addTicket(tk)
+			}
+		}
+		if len(tickets) > 0 {
+			table.recall("the gateway", tickets[0].ClusterID, tickets)
 		}
 		checkTable(t, table)
+		cluster, kept := table.snapshot()
+		if b, err := (state{}).with(clusterState{"up", cluster, kept}).encode(); err != nil || len(b) > maxState {
+			t.Errorf("a state of %d bytes, %v", len(b), err)
+		}
 	})
 }
 
@@ -175,7 +183,7 @@ func sayOnce(c net.Conn, b []byte) {
 func tableInMemory() *nodes {
 	table := &nodes{
 		listens: []Listen{{Bind: "127.0.0.1:9092"}}, portBase: 19092, listen: listenInMemory, changed: func() {},
-		serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: orDiscard(nil), metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
+		serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: orDiscard(nil), metrics: readingMetrics(),
 	}
 	table.init()
 	return table

@@ -26,7 +26,8 @@ type finisher struct{ *Conn }
 
 func (f finisher) Close() error {
 	f.CloseWrite()
-	return f.Conn.Close()
+	f.Conn.Close() // or the test has, which may be over as soon as the other end has read the end
+	return nil
 }
 
 func TestConnIsANetConn(t *testing.T) {

@@ -58,6 +58,9 @@ func run(ctx context.Context) error {
 	for name, tests := range results.Skipped() {
 		runTests(ctx, &results, ".", nil, []string{"-run=^(" + strings.Join(tests, "|") + ")$", name})
 	}
+	if err := fuzz(ctx, &results, product); err != nil {
+		return err
+	}
 	runTests(ctx, &results, "test/chart", nil, []string{"./..."})
 	// One package at a time: each starts brokers of its own.
 	runTests(ctx, &results, ".", []string{"CULVERT_TEST_REAL=1"}, append([]string{"-p=1"}, real...))

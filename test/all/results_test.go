@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -80,5 +81,13 @@ func TestSkippedTestThatPassesLaterHasPassed(t *testing.T) {
 	r.add(event{Package: "p", Test: "TestAllocs/small", Action: "pass"}, io.Discard)
 	if got, want := r.total(), (counts{passed: 1}); got != want {
 		t.Errorf("total = %+v, want %+v", got, want)
+	}
+}
+
+func TestFuzzTargetsAreFound(t *testing.T) {
+	got := fuzzTargets("FuzzA\nFuzzB\nok  \texample/a\t0.1s\n?   \texample/b\t[no test files]\nok  \texample/c\t0.2s\nFuzzC\nok  \texample/d\t0.3s\n")
+	want := []fuzzTarget{{"example/a", "FuzzA"}, {"example/a", "FuzzB"}, {"example/d", "FuzzC"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

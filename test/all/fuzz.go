@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/test/cache"
+	"github.com/culvert-proxy/culvert/test/proc"
+)
+
+// fuzzTime is how long each fuzz target runs here: long enough to find what is
+// near its seeds. For more, run a target by itself:
+//
+//	go test ./proxy -run=NONE -fuzz=FuzzHostileClient -fuzztime=1h
+const fuzzTime = "3s"
+
+// fuzz runs each fuzz target of the packages for a moment, beyond its seeds,
+// which are tests.
+func fuzz(ctx context.Context, results *Results, packages []string) error {
+	out, err := proc.Run(ctx, exec.Command("go", append([]string{"test", "-list=^Fuzz"}, packages...)...))
+	if err != nil {
+		return err
+	}
+	for _, t := range fuzzTargets(out) {
+		cache.Say("fuzz %s", t.name)
+		results.Check("fuzz "+t.name, command("go", "test", "-run=NONE", "-fuzz=^"+t.name+"$", "-fuzztime="+fuzzTime, t.pkg)(ctx))
+	}
+	return nil
+}
+
+type fuzzTarget struct{ pkg, name string }
+
+// fuzzTargets reads what go test -list prints: the names of a package, and then
+// a line with the package.
+func fuzzTargets(list string) (targets []fuzzTarget) {
+	var names []string
+	for line := range strings.Lines(list) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 1 && strings.HasPrefix(fields[0], "Fuzz"):
+			names = append(names, fields[0])
+		case len(fields) >= 2 && fields[0] == "ok":
+			for _, name := range names {
+				targets = append(targets, fuzzTarget{fields[1], name})
+			}
+			names = nil
+		}
+	}
+	return targets
+}
