@@ -424,7 +424,7 @@ func (c *conn) mayDrain(from *source) bool {
 func (c *conn) request(f *protocol.Flow) error {
 	c.first = false
 	if c.inflight.givenUp() {
-		return c.giveUp(f)
+		return f.PassAll()
 	}
 	r, isToken, err := c.peekRequest(f)
 	if err != nil {
@@ -551,7 +551,8 @@ func (c *conn) unreadable(f *protocol.Flow, err error) error {
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
 	case c.lenient && (framing || err == io.ErrUnexpectedEOF || c.inflight.givenUp()):
-		return c.giveUp(f)
+		c.giveUp(err)
+		return f.PassAll()
 	case errors.Is(err, protocol.ErrForeign):
 		return refuse(metrics.RefusedNotKafka, "read request from %s: %w", c.near.RemoteAddr(), err)
 	case framing:
@@ -560,10 +561,18 @@ func (c *conn) unreadable(f *protocol.Flow, err error) error {
 	return err
 }
 
-// giveUp relays everything that comes, unfollowed, both ways.
-func (c *conn) giveUp(f *protocol.Flow) error {
+// giveUp ends the following of frames, both ways: bytes pass from now on, without
+// tickets, memory and metrics.
+func (c *conn) giveUp(why error) {
+	if c.inflight.givenUp() {
+		return
+	}
+	level := slog.LevelDebug
+	if why != io.ErrUnexpectedEOF && c.loud.again("not followed") { // which is but a client that has ended
+		level = slog.LevelWarn
+	}
+	c.log.Log(context.Background(), level, "connection not followed any more, its bytes pass without tickets and metrics", "err", why)
 	c.inflight.giveUp()
-	return f.PassAll()
 }
 
 // token relays one raw SASL token of the client.
@@ -719,10 +728,10 @@ func (c *conn) strange(f *protocol.Flow, err error) error {
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
 	case c.lenient && (framing || errors.Is(err, errMismatch) || errors.Is(err, errLogin)):
-		if errors.Is(err, protocol.ErrForeign) && c.loud.again("foreign") {
-			c.log.Warn("what answers is no Kafka broker", "err", sayForeign(err))
+		if errors.Is(err, protocol.ErrForeign) {
+			err = sayForeign(err)
 		}
-		c.inflight.giveUp()
+		c.giveUp(err)
 		return c.restore(f)
 	case errors.Is(err, errLogin):
 		return &refusal{metrics.RefusedSASL, err}

@@ -61,7 +61,8 @@ func TestCorrelationIDsArePutBackWhereAGatewayStopsFollowing(t *testing.T) {
 				ids <- got
 				c.Write(test.answers(got))
 			})
-			up := tunnelTo(t, startGateway(t, []string{broker}, nil).address, "ws")
+			log := &memoryLog{}
+			up := tunnelTo(t, startGateway(t, []string{broker}, func(g *Gateway) { g.Logger = log.logger() }).address, "ws")
 			defer up.close()
 			c, err := Open(t.Context(), up, "", nil, nil)
 			if err != nil {
@@ -78,6 +79,9 @@ func TestCorrelationIDsArePutBackWhereAGatewayStopsFollowing(t *testing.T) {
 			}
 			if !bytes.Equal(got, test.want) || err != nil {
 				t.Errorf("the client read %q, %v, want %q", got, err, test.want)
+			}
+			if !warns(log.String(), []string{"not followed any more"}) {
+				t.Errorf("nobody is told why:\n%s", log)
 			}
 			if sent[0] == 5 {
 				t.Error("the broker was given the client's correlation id")
