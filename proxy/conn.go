@@ -72,9 +72,10 @@ type conn struct {
 	// Owned by requests.
 	first bool
 
-	screened   bool      // owned by requests: the request was screened when it was sent
-	firstAt    time.Time // owned by requests: when the first request's header had been read, where that was before run
-	firstID    int32     // owned by requests: the correlation id with which the first request was sent, where that was before run
+	screened   bool           // owned by requests: the request was screened when it was sent
+	firstAt    time.Time      // owned by requests: when the first request's header had been read, where that was before run
+	firstID    int32          // owned by requests: the correlation id with which the first request was sent, where that was before run
+	ids        correlationIDs // owned by requests
 	inflight   *inflight
 	clientSent bool // owned by requests: a frame has been passed
 	unanswered bool // owned by requests: one was passed that wants no answer
@@ -478,7 +479,7 @@ func (c *conn) newID(r protocol.Request) int32 {
 	if c.without.correlationIDs {
 		return r.CorrelationID
 	}
-	return newCorrelationID()
+	return c.ids.next()
 }
 
 // count counts a request.

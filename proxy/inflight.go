@@ -32,12 +32,21 @@ type request struct {
 	token  bool      // a raw SASL token
 }
 
-// newCorrelationID returns an id that nobody can foresee, and never 0.
-func newCorrelationID() int32 {
+// correlationIDs makes ids that nobody can foresee. The zero value is ready.
+type correlationIDs struct {
+	random [32]byte // for some ids: the system is asked for fewer bytes at a time at the same cost
+	left   int
+}
+
+// next is never 0.
+func (c *correlationIDs) next() int32 {
 	for {
-		var b [4]byte
-		rand.Read(b[:])
-		if id := int32(binary.BigEndian.Uint32(b[:])); id != 0 {
+		if c.left == 0 {
+			rand.Read(c.random[:])
+			c.left = len(c.random)
+		}
+		c.left -= 4
+		if id := int32(binary.BigEndian.Uint32(c.random[c.left:])); id != 0 {
 			return id
 		}
 	}
