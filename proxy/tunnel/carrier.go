@@ -217,12 +217,7 @@ func (p *h3Pool) add(ctx context.Context) (*carrier, error) {
 	return c, nil
 }
 
-// fill dials carriers, and has each answer a hello: a gateway closes those on which no request has shown credentials for a while.
 func (p *h3Pool) fill(ctx context.Context, n int) error {
-	open, err := encodeOpen(Open{Target: TargetHello})
-	if err != nil {
-		return err
-	}
 	for range n {
 		p.mu.Lock()
 		p.keep = n
@@ -232,18 +227,7 @@ func (p *h3Pool) fill(ctx context.Context, n int) error {
 		if enough {
 			return nil
 		}
-		c, _, err := p.d.attempt(ctx, TransportH3, open, true, func(c *Conn, _ bool) error {
-			ctx, cancel := p.d.bound(ctx)
-			defer cancel()
-			if _, err := c.Opened(ctx); err != nil {
-				return p.d.dialError(ctx, TransportH3, err)
-			}
-			return nil
-		})
-		if c != nil {
-			c.Close()
-		}
-		if err != nil {
+		if err := p.d.introduce(ctx, TransportH3); err != nil {
 			return err
 		}
 	}

@@ -84,23 +84,13 @@ func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, re
 func (p *h2Pool) fill(ctx context.Context, n int) error {
 	for range n {
 		p.mu.Lock()
-		var c *h2Conn
-		if p.easy() < n && p.usable() < p.d.carriers() {
-			c = p.connect()
-		}
+		enough := p.easy() >= n || p.usable() >= p.d.carriers()
 		p.mu.Unlock()
-		if c == nil {
+		if enough {
 			return nil
 		}
-		start := time.Now()
-		select {
-		case <-c.ready:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		p.d.dialled(TransportH2, c.err, start)
-		if c.err != nil {
-			return p.d.dialError(ctx, TransportH2, c.err)
+		if err := p.d.introduce(ctx, TransportH2); err != nil {
+			return err
 		}
 	}
 	return nil

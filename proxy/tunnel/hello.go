@@ -138,6 +138,27 @@ func unanswered(ctx context.Context, transport string) error {
 	return &HintError{err, "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering"}
 }
 
+// introduce dials a carrier for streams to come, and has the gateway answer a request on it: a carrier on which none has shown credentials for a
+// while is closed there.
+func (d *Dialer) introduce(ctx context.Context, transport string) error {
+	open, err := encodeOpen(Open{Target: TargetHello})
+	if err != nil {
+		return err
+	}
+	c, _, err := d.attempt(ctx, transport, open, true, func(c *Conn, _ bool) error {
+		ctx, cancel := d.bound(ctx)
+		defer cancel()
+		if _, err := c.Opened(ctx); err != nil {
+			return d.dialError(ctx, transport, err)
+		}
+		return nil
+	})
+	if c != nil {
+		c.Close()
+	}
+	return err
+}
+
 // echo sends bytes and wants them back, and then the end.
 func echo(c *Conn) error {
 	sent := make([]byte, helloSize)

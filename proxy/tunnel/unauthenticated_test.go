@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -347,4 +348,37 @@ func TestAStrangerIsNotAnsweredForever(t *testing.T) {
 			t.Errorf("%d bytes of answers in %v, %v, want %d at most and the end at once", n, time.Since(start), err, maxGuardedWrite)
 		}
 	})
+}
+
+// What an agent has ready for streams to come has shown credentials, or the
+// gateway would close it after a while.
+func TestAgentsAreNoStrangersOverTCP(t *testing.T) {
+	for _, kind := range []string{"ws", "h2"} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t, kind, func(r *rig) {
+				r.server.Authenticate = knowsAlice
+				r.dialer.Token = func() (string, error) { return "alice", nil }
+			})
+			const spares = 2*maxShared + 1 // on more than one HTTP/2 connection
+			r.dialer.SetSpares(spares)
+			for (ready(r.dialer) < spares || r.server.unauthenticated.len() > 0) && t.Context().Err() == nil {
+				runtime.Gosched()
+			}
+		})
+	}
+}
+
+// ready is for how many streams there are sockets or room over TCP.
+func ready(d *Dialer) int {
+	h2 := d.h2
+	h2.mu.Lock()
+	n := 0
+	if !slices.ContainsFunc(h2.list, func(c *h2Conn) bool { return !c.isReady() }) {
+		n = h2.easy()
+	}
+	h2.mu.Unlock()
+	ws := d.pools[TransportWS].(*wsPool)
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return n + len(ws.spares)
 }
