@@ -17,6 +17,8 @@ import (
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case !s.answersTo(r.Host) && isProbe(r):
+			s.answerProbe(w, r)
 		case !s.answersTo(r.Host):
 			text(w, http.StatusForbidden, fmt.Sprintf("the admin listener does not answer to the host %s: ask by IP address or as localhost, or name the host with --admin-host",
 				printable.Text(r.Host, printable.Name)))
@@ -26,6 +28,22 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// isProbe reports whether r asks for nothing but yes or no. What probes a
+// platform's containers may do so by any name; nobody can tell us which.
+func isProbe(r *http.Request) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.URL.Path == "/healthz" || r.URL.Path == "/readyz")
+}
+
+// answerProbe says yes or no to whoever asks by a name that is not ours, and not
+// why.
+func (s *Server) answerProbe(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/readyz" && s.Ready != nil && s.Ready() != nil {
+		text(w, http.StatusServiceUnavailable, "not ready; ask by IP address for the reason")
+		return
+	}
+	text(w, http.StatusOK, "ok")
 }
 
 // answersTo reports whether a Host header names us: a name that nobody else can

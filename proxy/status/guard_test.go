@@ -2,6 +2,7 @@ package status_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -27,7 +28,7 @@ func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
 		{"::1", 403}, {"127.0.0.1:x.evil.example", 403}, {"localhost:80:80", 403}, {"127.1", 403}, {"2130706433", 403}, {"0x7f.0.0.1", 403},
 		{"gateway-1.example.com.evil.example", 403}, {"example.com", 403}, {".", 403}, {":9464", 403},
 	} {
-		for _, path := range []string{"/metrics", "/tunnel", "/", "/healthz", "/readyz"} {
+		for _, path := range []string{"/metrics", "/tunnel", "/"} {
 			req, err := http.NewRequest("GET", url+path, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -46,6 +47,33 @@ func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
 			}
 			if tt.code == 403 && (!strings.Contains(string(body), "--admin-host") || strings.Contains(string(body), "secret")) {
 				t.Errorf("%s, Host: %s: %q, want the reason alone", path, tt.host, body)
+			}
+		}
+	}
+}
+
+// A platform may probe by any name. It is told yes or no, and a page that comes by
+// that way learns nothing more.
+func TestProbesAreAnsweredByAnyName(t *testing.T) {
+	for _, tt := range []struct {
+		ready error
+		code  int
+	}{{nil, 200}, {errors.New("secret is not reached"), 503}} {
+		url, client := start(t, &status.Server{Ready: func() error { return tt.ready }})
+		for path, code := range map[string]int{"/healthz": 200, "/readyz": tt.code} {
+			req, err := http.NewRequest("GET", url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = "probe"
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != code || strings.Contains(string(body), "secret") {
+				t.Errorf("%s: %d %q, want %d", path, resp.StatusCode, body, code)
 			}
 		}
 	}
@@ -72,16 +100,16 @@ func raw(t *testing.T, url, request string) (code int, body string) {
 func TestARequestWithoutHostIsOfNoBrowser(t *testing.T) {
 	url, _ := start(t, &status.Server{})
 	for request, want := range map[string]int{
-		"GET /healthz HTTP/1.0\r\n\r\n":                                             200,
-		"GET /healthz HTTP/1.0\r\nHost: evil.example\r\n\r\n":                       403,
-		"GET /healthz HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n":               200,
-		"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n":                        400, // says net/http
-		"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n":    400, // the same
-		"GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n":       403,
-		"GET /healthz HTTP/1.1\r\nHost: \u202e.evil\r\nConnection: close\r\n\r\n":   400,
-		"GET /healthz HTTP/1.1\r\nHost: %1b[2J.evil\r\nConnection: close\r\n\r\n":   403,
-		"GET /healthz HTTP/1.1\r\nHost: a,localhost\r\nConnection: close\r\n\r\n":   403,
-		"GET /healthz HTTP/1.1\r\nHost: a@localhost\r\nConnection: close\r\n\r\n":   400,
+		"GET /metrics HTTP/1.0\r\n\r\n":                                             200,
+		"GET /metrics HTTP/1.0\r\nHost: evil.example\r\n\r\n":                       403,
+		"GET /metrics HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n":               200,
+		"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n":                        400, // says net/http
+		"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n":    400, // the same
+		"GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n":       403,
+		"GET /metrics HTTP/1.1\r\nHost: \u202e.evil\r\nConnection: close\r\n\r\n":   400,
+		"GET /metrics HTTP/1.1\r\nHost: %1b[2J.evil\r\nConnection: close\r\n\r\n":   403,
+		"GET /metrics HTTP/1.1\r\nHost: a,localhost\r\nConnection: close\r\n\r\n":   403,
+		"GET /metrics HTTP/1.1\r\nHost: a@localhost\r\nConnection: close\r\n\r\n":   400,
 		"POST /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n": 403,
 	} {
 		if code, body := raw(t, url, request); code != want {
