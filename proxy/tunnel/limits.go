@@ -49,7 +49,7 @@ type ledger struct {
 	fresh   time.Time // when memory was last collected for an exact answer
 }
 
-type holding struct{ streams, spares int }
+type holding struct{ streams, spares, waiting int }
 
 // open counts a stream, until leave is called, unless that is one too many.
 func (l *ledger) open(identity string) (leave func(), full *limitReached) {
@@ -79,6 +79,17 @@ func (l *ledger) spare(identity string) (leave func(), full *limitReached) {
 	return func() { l.leave(identity, holding{spares: -1}) }, nil
 }
 
+// wait counts a stream whose OPEN has not come, as open does one that has it. There may be as many as all that could become streams and spares.
+func (l *ledger) wait(identity string) (leave func(), full *limitReached) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.StreamsPerIdentity > 0 && l.of[identity].waiting >= l.StreamsPerIdentity+l.SparesPerIdentity {
+		return nil, reached(LimitStreamsPerIdentity, "%d streams for identity %q is reached by streams without OPEN; --max-streams-per-identity raises it", l.StreamsPerIdentity, identity)
+	}
+	l.add(identity, holding{waiting: 1})
+	return func() { l.leave(identity, holding{waiting: -1}) }, nil
+}
+
 func (l *ledger) leave(identity string, h holding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,6 +105,7 @@ func (l *ledger) add(identity string, h holding) {
 	has := l.of[identity]
 	has.streams += h.streams
 	has.spares += h.spares
+	has.waiting += h.waiting
 	l.of[identity] = has
 	if has == (holding{}) {
 		delete(l.of, identity)

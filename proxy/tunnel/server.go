@@ -651,11 +651,18 @@ func (s *Server) serveStream(c *Conn, p Peer) {
 
 // awaitOpen waits for OPEN. A KEEPALIVE in its place makes the stream a spare, which waits as long as its agent lives.
 func (s *Server) awaitOpen(c *Conn, p Peer) error {
+	arrived, full := s.ledger.wait(p.Identity)
+	if full != nil {
+		return s.refuseByLimit(c, full, p)
+	}
+	arrived = sync.OnceFunc(arrived)
+	defer arrived()
 	c.SetDeadline(time.Now().Add(s.t.open))
 	var leave func()
 	c.rlock <- struct{}{}
 	err := c.readSpare(func() {
 		if leave == nil {
+			arrived()
 			leave = s.keepSpare(c, p)
 		}
 	})

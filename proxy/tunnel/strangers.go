@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,9 @@ const (
 	// maxHalfOpen is how many of them may be without a whole ClientHello, which takes an agent two packets. They cannot be closed.
 	maxHalfOpen = 64
 
+	// maxHalfOpenHere is how many of those one place may have that has shown its address, once there are so many that all have to.
+	maxHalfOpenHere = 8
+
 	// strangerBytes is what a stranger may send beside what we read of its requests. A handshake takes 4 KiB, and 2 KiB more each time that its
 	// first flight is sent again; what QUIC sends to find out how large packets may be is 6 KiB.
 	strangerBytes = 16 << 10
@@ -48,14 +52,17 @@ type strangers struct {
 	credit  int                   // of a connection that has authenticated
 	told    func(net.Addr, error) // a stranger that was turned away; must not block
 
-	mu    sync.Mutex
-	list  []*stranger // the oldest first
-	watch *time.Timer // while there are any
+	mu     sync.Mutex
+	list   []*stranger // the oldest first
+	places places
+	watch  *time.Timer // while there are any
 }
 
 type stranger struct {
 	of    *strangers
 	addr  net.Addr
+	from  netip.Prefix
+	shown bool          // addr is its own for certain
 	known chan struct{} // closed when a request has authenticated
 	timer *time.Timer
 	read  atomic.Uint64 // bytes of its request streams that we have read; counted also when it is no stranger any more
@@ -109,16 +116,20 @@ var (
 func (s *strangers) arrive(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.halfOpen() >= maxHalfOpen {
+	p := &stranger{of: s, addr: info.RemoteAddr, from: placeOf(info.RemoteAddr.String()), shown: info.AddrVerified, known: make(chan struct{})}
+	if n := s.halfOpen(); n >= maxHalfOpen || n >= maxHalfOpen/2 && s.halfOpenAt(p.from) >= maxHalfOpenHere {
 		s.told(info.RemoteAddr, errHalfOpen)
 		return nil, errHalfOpen
 	}
 	if len(s.list) >= maxStrangers {
-		s.close(s.list[slices.IndexFunc(s.list, (*stranger).closable)], errOldest)
+		s.close(s.oldest(), errOldest)
 	}
-	p := &stranger{of: s, addr: info.RemoteAddr, known: make(chan struct{})}
 	p.timer = time.AfterFunc(s.timeout, func() { s.expire(p) })
 	s.list = append(s.list, p)
+	if s.places == nil {
+		s.places = make(places)
+	}
+	s.places[p.from]++
 	context.AfterFunc(ctx, func() { s.leave(p) })
 	if s.watch == nil {
 		s.watch = time.AfterFunc(watchStrangers, s.look)
@@ -137,6 +148,26 @@ func (s *strangers) halfOpen() (n int) {
 		}
 	}
 	return n
+}
+
+// halfOpenAt is how many of those there are at a place, as far as they have shown that they are there. The caller holds mu.
+func (s *strangers) halfOpenAt(place netip.Prefix) (n int) {
+	for _, p := range s.list {
+		if p.shown && p.from == place && !p.closable() {
+			n++
+		}
+	}
+	return n
+}
+
+// oldest is that of the place with most of them, as far as it can be closed. The caller holds mu, and there is one.
+func (s *strangers) oldest() *stranger {
+	most := s.places.most()
+	i := slices.IndexFunc(s.list, func(p *stranger) bool { return p.closable() && s.places[p.from] == most })
+	if i < 0 {
+		i = slices.IndexFunc(s.list, (*stranger).closable)
+	}
+	return s.list[i]
 }
 
 // many reports whether there are so many that those who come have to show that their address is theirs.
@@ -188,6 +219,7 @@ func (s *strangers) remove(p *stranger) bool {
 		return false
 	}
 	p.timer.Stop()
+	s.places.leave(p.from)
 	s.list = slices.Delete(s.list, i, i+1)
 	return true
 }

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"container/list"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -12,34 +13,41 @@ import (
 const maxUnauthenticated = 1024
 
 // unauthenticated are the connections of a [Server] on which no request has authenticated yet. Each is closed when it has been one of them for
-// too long, and the oldest when there are too many: agents authenticate at once, so the oldest is the least likely to be an agent's.
+// too long, and the oldest of the place with most of them when there are too many: agents authenticate at once, so that is the least likely to be
+// an agent's. Behind an ingress all come from one place.
 // The zero value is not ready: set within.
 type unauthenticated struct {
 	within time.Duration // how long a connection may take
 	most   int           // 0 means maxUnauthenticated
 	onFull func(evicted Peer, why *Error)
 
-	mu   sync.Mutex
-	list list.List // of *entry, the oldest first
+	mu     sync.Mutex
+	list   list.List // of *entry, the oldest first
+	places places
 }
 
 // An entry is one such connection.
 type entry struct {
 	peer  Peer
 	close func(why error) // ends the connection; called once at most, and on a goroutine that may not wait
-	place *list.Element   // guarded by unauthenticated.mu; nil when the entry is not in the list any more
+	from  netip.Prefix
+	place *list.Element // guarded by unauthenticated.mu; nil when the entry is not in the list any more
 	timer *time.Timer
 }
 
 // add counts a connection, until remove is called. close ends it; it must not wait for the peer.
 func (u *unauthenticated) add(peer Peer, close func(why error)) *entry {
-	e := &entry{peer: peer, close: close}
+	e := &entry{peer: peer, close: close, from: placeOf(peer.Addr)}
 	u.mu.Lock()
+	if u.places == nil {
+		u.places = make(places)
+	}
+	u.places[e.from]++
 	e.place = u.list.PushBack(e)
 	e.timer = time.AfterFunc(u.within, func() { u.expire(e) })
 	var oldest *entry
 	if u.list.Len() > u.limit() {
-		oldest = u.list.Front().Value.(*entry)
+		oldest = u.oldest()
 		u.drop(oldest)
 	}
 	u.mu.Unlock()
@@ -49,6 +57,16 @@ func (u *unauthenticated) add(peer Peer, close func(why error)) *entry {
 		u.onFull(oldest.peer, why)
 	}
 	return e
+}
+
+// oldest is that of the place with most of them. The caller holds mu, and there is one.
+func (u *unauthenticated) oldest() *entry {
+	most := u.places.most()
+	for at := u.list.Front(); ; at = at.Next() {
+		if e := at.Value.(*entry); u.places[e.from] == most {
+			return e
+		}
+	}
 }
 
 func (u *unauthenticated) limit() int {
@@ -72,6 +90,7 @@ func (u *unauthenticated) drop(e *entry) bool {
 	}
 	u.list.Remove(e.place)
 	e.place = nil
+	u.places.leave(e.from)
 	e.timer.Stop()
 	return true
 }
