@@ -232,7 +232,9 @@ func (c *conn) runRequests(f *protocol.Flow, err error, responses <-chan struct{
 	case errors.Is(err, errDraining), errors.As(err, &refused):
 		// Answers to what came before are still the client's.
 		if f.Flush() == nil {
+			stop := c.inflight.bound(c.answerTimeout(err))
 			c.inflight.drain()
+			stop()
 		}
 		c.ended(closeOf(err), err)
 		closeWrite(c.near.Conn)
@@ -279,6 +281,14 @@ func (c *conn) relayLate(f *protocol.Flow) {
 		}
 	}
 	f.Flush()
+}
+
+// answerTimeout is how long the answers to what came before an end may take. A drain has a time of its own.
+func (c *conn) answerTimeout(end error) time.Duration {
+	if errors.Is(end, errDraining) {
+		return 1<<63 - 1
+	}
+	return c.headTimeout
 }
 
 // closeOf is the cause of a connection that we ended ourselves.
@@ -528,10 +538,12 @@ func (c *conn) isToken(f *protocol.Flow) (bool, error) {
 		if err := f.Flush(); err != nil {
 			return false, err
 		}
+		stop := c.inflight.bound(c.headTimeout)
 		var err error
 		if tokens, err = c.inflight.awaitLogin(); err != nil {
 			return false, err
 		}
+		stop()
 	}
 	defer c.timeHead(f)()
 	isToken, err := tokens.Next(f)

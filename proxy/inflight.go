@@ -172,6 +172,12 @@ func (q *inflight) stopAnswers() {
 	q.changed.Broadcast()
 }
 
+// bound ends the waits of the requests' side, who reads from the client no more while it waits, when the time is over: a client that has gone
+// meanwhile is not seen. stop is to be called when the wait has ended.
+func (q *inflight) bound(d time.Duration) (stop func() bool) {
+	return time.AfterFunc(d, q.stopAnswers).Stop
+}
+
 // drain waits until nothing is in flight, or nobody takes answers. For tokens
 // that may stay unanswered it does not wait.
 func (q *inflight) drain() {
