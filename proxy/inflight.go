@@ -15,6 +15,10 @@ import (
 // is simply not read from, as a busy broker would do.
 const maxInflight = 4096
 
+// keptInflight is for how many requests a connection keeps room when it has none:
+// a few KiB.
+const keptInflight = 64
+
 var errConnOver = errors.New("connection is over")
 
 // request is one request in flight, or a raw SASL token, which is answered in
@@ -160,7 +164,9 @@ func (q *inflight) done() {
 func (q *inflight) remove() {
 	*q.at(0) = request{}
 	q.head = (q.head + 1) % len(q.ring)
-	q.n--
+	if q.n--; q.n == 0 && len(q.ring) > keptInflight {
+		q.ring, q.head = nil, 0
+	}
 }
 
 // stopAnswers says that the client is gone: nothing is waited for any more,

@@ -40,6 +40,7 @@ var blocks = []block{
 	never("fd00:42::42/128", "Scaleway's metadata service"),
 
 	never("0.0.0.0/8", "unspecified"),
+	never("::ffff:0:0:0/96", "IPv4-translated (RFC 2765)"),
 	{netip.MustParsePrefix("127.0.0.0/8"), dialOnHost, "loopback"},
 	never("169.254.0.0/16", "link-local"),
 	never("192.0.0.0/24", "for protocols (RFC 6890), and Oracle Cloud's metadata service"),

@@ -51,6 +51,7 @@ var specials = []special{
 	{"::ffff:0:0/96", "::ffff:169.254.169.254", "never"}, // as the IPv4 address
 	{"64:ff9b::/96", "64:ff9b::a9fe:a9fe", "never"},      // as the IPv4 address
 	{"64:ff9b:1::/48", "64:ff9b:1::a01:203", "named"},
+	{"::ffff:0:0:0/96", "::ffff:0:a9fe:a9fe", "never"},
 	{"100::/64", "100::1", "never"},
 	{"100:0:0:1::/64", "100:0:0:1::1", "never"},
 	{"2001::/32", "2001::1", "never"},

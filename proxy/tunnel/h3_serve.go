@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -48,7 +49,7 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	h.tr.ConnContext = h.strangers.arrive
 	h.tr.VerifySourceAddress = func(net.Addr) bool { return h.strangers.many() }
 	// Early: SETTINGS leave with the handshake, and a connection can be closed before that is over. Requests come after it all the same.
-	h.ln, err = h.tr.ListenEarly(serverTLS(s.TLS, http3.NextProtoH3), strangersConfig(quicConfig(int64(s.w.streams), s.t, s.w)))
+	h.ln, err = h.tr.ListenEarly(h.tls(), strangersConfig(quicConfig(int64(s.w.streams), s.t, s.w)))
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +66,20 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 		s.altSvc = fmt.Sprintf(`%s=":%d"; ma=86400`, http3.NextProtoH3, addr.Port)
 	}
 	return h.serve, nil
+}
+
+// tls is the gateway's, and tells when a ClientHello has come.
+func (h *h3Server) tls() *tls.Config {
+	c := serverTLS(h.s.TLS, http3.NextProtoH3)
+	each := c.GetConfigForClient
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		h.strangers.helloCame(hello.Context())
+		if each == nil {
+			return nil, nil
+		}
+		return each(hello)
+	}
+	return c
 }
 
 func (h *h3Server) serve() error {
@@ -189,6 +204,7 @@ func (h *h3Server) serveRequest(conn *quic.Conn, str *quic.Stream) {
 	state := conn.ConnectionState().TLS
 	r.TLS, r.RemoteAddr = &state, conn.RemoteAddr().String()
 	x.lastByte.Store(clock())
+	str.SetWriteDeadline(time.Now().Add(h.s.t.handshake)) // for the answer: a peer that gives no credit holds a request no longer
 	w.noBody = r.Method == http.MethodHead
 	h.s.h3Handler.ServeHTTP(w, r.WithContext(str.Context()))
 	if !w.taken {
@@ -204,6 +220,7 @@ func (s *Server) serveH3(w http.ResponseWriter, r *http.Request, p Peer) {
 	w.WriteHeader(http.StatusOK)
 	answer := w.(*h3Writer)
 	answer.taken = true
+	answer.x.stream.SetWriteDeadline(time.Time{})
 	if c := s.newStream(answer.x); c != nil {
 		go s.serveStream(c, p)
 	}

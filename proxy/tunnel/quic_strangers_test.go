@@ -231,10 +231,22 @@ func TestHalfOpenStrangersAreFew(t *testing.T) {
 	}
 }
 
+// What waits for us, because many agents come at once, is no half-open connection.
+func TestAWholeClientHelloIsNoticed(t *testing.T) {
+	r := newRig(t, "h3")
+	attack{Addr: r.addr, Conns: 5}.start(t)
+	s := r.server.strangers
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.halfOpen(); n > 0 || len(s.list) != 5 {
+		t.Errorf("%d of %d strangers are half open", n, len(s.list))
+	}
+}
+
 func TestFromHalfTheirLimitOnStrangersShowTheirAddress(t *testing.T) {
 	s := &strangers{list: make([]*stranger, maxStrangers/2)}
 	for i := range s.list {
-		s.list[i] = &stranger{conn: new(quic.Conn)}
+		s.list[i] = &stranger{hello: true}
 	}
 	if !s.many() {
 		t.Errorf("%d strangers are not many", len(s.list))

@@ -29,8 +29,24 @@ type quicWatch struct {
 
 // arrears are what has come over a connection and was not read.
 type arrears struct {
-	read  *atomic.Uint64 // bytes of its streams
-	since uint64         // what they were when there was memory enough: acknowledgements come and are not read, and cost nothing
+	read     *atomic.Uint64 // bytes of its streams
+	packets  uint64         // that had come when we looked last
+	received uint64         // bytes of them
+	taken    uint64         // what read was
+	held     int64          // never below 0: what is no stream's, as acknowledgements, earns nothing
+}
+
+// packetOverhead is what a packet has beside bytes of streams: headers of QUIC, of frames and of capsules, and 16 bytes that authenticate it. An
+// acknowledgement by itself is about as large.
+const packetOverhead = 48
+
+// update takes in what has come and was read since we looked last.
+func (a *arrears) update(c *quic.Conn) {
+	taken := a.read.Load() // before what has come, which is more
+	stats := c.ConnectionStats()
+	came := int64(stats.BytesReceived-a.received) - packetOverhead*int64(stats.PacketsReceived-a.packets)
+	a.held = max(0, a.held+came-int64(taken-a.taken))
+	a.packets, a.received, a.taken = stats.PacketsReceived, stats.BytesReceived, taken
 }
 
 // add watches a connection, until it ends; read is counted by whoever reads its streams.
@@ -61,20 +77,13 @@ func (w *quicWatch) look() {
 	if len(w.conns) == 0 {
 		return
 	}
-	switch used := w.ledger.inUse(); {
-	case used < w.limit/2:
-		for c, a := range w.conns {
-			a.since = unread(c, a)
-		}
-	case used > w.limit:
+	for c, a := range w.conns {
+		a.update(c)
+	}
+	if w.ledger.inUse() > w.limit {
 		w.relieve()
 	}
 	w.timer = time.AfterFunc(watchMemory, w.look)
-}
-
-func unread(c *quic.Conn, a *arrears) uint64 {
-	read := a.read.Load() // before what has come, which is more
-	return c.ConnectionStats().BytesReceived - read
 }
 
 // relieve closes the worst connection, if there is still too little memory when what nobody needs is collected. The caller holds mu.
@@ -86,8 +95,8 @@ func (w *quicWatch) relieve() {
 	var worst *quic.Conn
 	most := int64(leastArrears)
 	for c, a := range w.conns {
-		if n := int64(unread(c, a) - a.since); n > most {
-			worst, most = c, n
+		if a.held > most {
+			worst, most = c, a.held
 		}
 	}
 	if worst == nil {

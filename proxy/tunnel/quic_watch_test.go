@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -105,5 +106,26 @@ func TestAHostileGatewayDoesNotTakeAllMemory(t *testing.T) {
 	}
 	if n := inUse() - before; n > room {
 		t.Errorf("the agent holds %d MiB, limit %d", n>>20, room>>20)
+	}
+}
+
+// What an agent that only downloads has sent are acknowledgements, of which
+// nothing is held.
+func TestAcknowledgementsAreNotHeld(t *testing.T) {
+	r := newRig(t, "h3")
+	agent, gateway := r.dial()
+	conn := gateway.Conn.x.(*h3Exchange).conn
+	const size = 50 << 20
+	var reading sync.WaitGroup
+	reading.Go(func() { io.CopyN(io.Discard, agent, size) })
+	for range size >> 20 {
+		if _, err := gateway.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reading.Wait()
+	a := &arrears{read: &strangerOf(conn.Context()).read}
+	if a.update(conn); a.held > leastArrears {
+		t.Errorf("%d bytes count as held of an agent that has sent nothing", a.held)
 	}
 }

@@ -33,7 +33,7 @@ const (
 	maxHalfOpen = 64
 
 	// maxHalfOpenHere is how many of those one place may have that has shown its address, once there are so many that all have to.
-	maxHalfOpenHere = 8
+	maxHalfOpenHere = 16
 
 	// strangerBytes is what a stranger may send beside what we read of its requests. A handshake takes 4 KiB, and 2 KiB more each time that its
 	// first flight is sent again; what QUIC sends to find out how large packets may be is 6 KiB.
@@ -68,8 +68,9 @@ type stranger struct {
 	read  atomic.Uint64 // bytes of its request streams that we have read; counted also when it is no stranger any more
 
 	// Guarded by strangers.mu.
-	conn *quic.Conn // nil until its ClientHello is here
-	late bool       // time was over before
+	hello bool       // its ClientHello is here as a whole
+	conn  *quic.Conn // nil until quic-go has shown it to us
+	late  bool       // time was over before
 }
 
 type strangerKey struct{}
@@ -140,20 +141,30 @@ func (s *strangers) arrive(ctx context.Context, info *quic.ClientInfo) (context.
 // closable reports whether quic-go has shown us the connection. The caller holds mu.
 func (p *stranger) closable() bool { return p.conn != nil }
 
-// halfOpen is how many cannot be closed. The caller holds mu.
+// halfOpen is how many have sent no whole ClientHello. The caller holds mu.
 func (s *strangers) halfOpen() (n int) {
 	for _, p := range s.list {
-		if !p.closable() {
+		if !p.hello {
 			n++
 		}
 	}
 	return n
 }
 
+// helloCame is told that the ClientHello of a stranger is here, of whose context ctx is one. What waits for us from then on is no half-open
+// connection: many agents may come at once.
+func (s *strangers) helloCame(ctx context.Context) {
+	if p := strangerOf(ctx); p != nil {
+		s.mu.Lock()
+		p.hello = true
+		s.mu.Unlock()
+	}
+}
+
 // halfOpenAt is how many of those there are at a place, as far as they have shown that they are there. The caller holds mu.
 func (s *strangers) halfOpenAt(place netip.Prefix) (n int) {
 	for _, p := range s.list {
-		if p.shown && p.from == place && !p.closable() {
+		if p.shown && p.from == place && !p.hello {
 			n++
 		}
 	}
