@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,7 +20,12 @@ type pipe struct {
 	failed         error  // what both get at once
 	left           bool   // the reader is gone; the writer waits to be told why
 	reader, writer deadline
+
+	since atomic.Int64 // the clock when a writer began to wait, or 0
 }
+
+// waits is since when a writer waits for its bytes to be taken, by the clock, or 0.
+func (p *pipe) waits() int64 { return p.since.Load() }
 
 type deadline struct {
 	passed bool
@@ -87,7 +93,9 @@ func (p *pipe) write(b []byte) error {
 	}
 	p.data = b
 	p.change.Broadcast()
+	p.since.Store(clock())
 	err := p.awaitTaken()
+	p.since.Store(0)
 	switch {
 	case isTimeout(err):
 		p.data = bytes.Clone(p.data)

@@ -91,6 +91,7 @@ func (x *postExchange) Abort() {
 			x.out.fail(net.ErrClosed)
 		}
 		x.hangUp(clean)
+		x.hangUp = nil // by which whoever still has the stream would have what net/http keeps of it, too
 	})
 }
 

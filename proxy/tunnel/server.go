@@ -203,6 +203,9 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	}
 	serve := s.listenTCP(tcp)
 	s.serves.Go(func() { failed <- serve() })
+	if s.Limits.Memory > 0 {
+		s.serves.Go(func() { s.relieve(s.carriers) })
+	}
 	select {
 	case <-ctx.Done():
 		s.drain()
