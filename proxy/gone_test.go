@@ -42,16 +42,7 @@ func TestAClientThatIsGoneKeepsNothing(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			m.client.SetLinger(0)
 			m.client.Close()
-			for end := time.Now().Add(4 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-				if gauge(t, m.agent, "culvert_connections") == 0 {
-					return
-				}
-				if time.Now().After(end) {
-					t.Error("the connection is held without its client, until the broker answers")
-					m.broker.Close()
-					return
-				}
-			}
+			waitFor(t, "the connection's end", func() bool { return gauge(t, m.agent, "culvert_connections") == 0 })
 		})
 	}
 }

@@ -186,12 +186,18 @@ func TestAgentsAreNoStrangers(t *testing.T) {
 
 // strangers is how many the gateway has.
 func (r *rig) strangers() int {
+	n, _ := r.countStrangers()
+	return n
+}
+
+// countStrangers is how many there are, and how many of them are half open.
+func (r *rig) countStrangers() (all, halfOpen int) {
 	r.server.mu.Lock()
 	s := r.server.strangers
 	r.server.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.list)
+	return len(s.list), s.halfOpen()
 }
 
 // A request that is refused makes no friend of whoever sent it.
@@ -235,11 +241,8 @@ func TestHalfOpenStrangersAreFew(t *testing.T) {
 func TestAWholeClientHelloIsNoticed(t *testing.T) {
 	r := newRig(t, "h3")
 	attack{Addr: r.addr, Conns: 5}.start(t)
-	s := r.server.strangers
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := s.halfOpen(); n > 0 || len(s.list) != 5 {
-		t.Errorf("%d of %d strangers are half open", n, len(s.list))
+	if all, halfOpen := r.countStrangers(); halfOpen > 0 || all != 5 {
+		t.Errorf("%d of %d strangers are half open", halfOpen, all)
 	}
 }
 
