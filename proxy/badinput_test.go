@@ -39,7 +39,7 @@ func (l *memoryLog) String() string {
 func (l *memoryLog) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 // fakeBroker accepts connections and hands each to serve. It returns where.
-func fakeBroker(t *testing.T, serve func(net.Conn)) string {
+func fakeBroker(t testing.TB, serve func(net.Conn)) string {
 	t.Helper()
 	ln := listenLoopback(t)
 	var all sync.WaitGroup

@@ -155,7 +155,7 @@ func (stuckResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr
 }
 
 // listenLoopback returns a listener that accepts and holds connections.
-func listenLoopback(t *testing.T) net.Listener {
+func listenLoopback(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -227,8 +226,7 @@ func checkTable(t *testing.T, table *nodes) {
 // client can decode names no host but the agent's.
 func FuzzHostileBroker(f *testing.F) {
 	var said atomic.Pointer[[]byte]
-	broker := func(c net.Conn) {
-		defer c.Close()
+	broker := fakeBroker(f, func(c net.Conn) {
 		c.SetDeadline(time.Now().Add(20 * time.Second))
 		for rest := *said.Load(); ; {
 			request, err := readFrame(c)
@@ -240,25 +238,10 @@ func FuzzHostileBroker(f *testing.F) {
 			rest = rest[n:]
 			c.Write(framed(append(bytes.Clone(request[4:8]), body...)))
 		}
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		f.Fatal(err)
-	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { broker(c) })
-		}
 	})
-	f.Cleanup(func() { ln.Close(); all.Wait() })
 	said.Store(new([]byte))
 	var agent *Agent
-	path := startAgent(f, NewDirect(&Brokers{Bootstrap: []string{ln.Addr().String()}, credible: true}), func(a *Agent) {
+	path := startAgent(f, NewDirect(&Brokers{Bootstrap: []string{broker}, credible: true}), func(a *Agent) {
 		a.Logger, a.listenOn, agent = nil, listenInMemory, a
 	})
 	sized := func(bodies ...[]byte) (b []byte) {

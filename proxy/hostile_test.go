@@ -40,26 +40,12 @@ type attackedPath struct {
 
 func attackPath(f *testing.F) *attackedPath {
 	p := &attackedPath{}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		f.Fatal(err)
-	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { serveModel(c, kafkamodel.New(p.broker())) })
-		}
-	})
-	f.Cleanup(func() { ln.Close(); all.Wait() })
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	broker := fakeBroker(f, func(c net.Conn) { serveModel(c, kafkamodel.New(p.broker())) })
+	_, port, _ := net.SplitHostPort(broker)
 	for id := range int32(3) {
 		p.brokers = append(p.brokers, net.JoinHostPort(fakekafka.Host(id), port))
 	}
-	g := startGateway(f, []string{ln.Addr().String()}, func(g *Gateway) {
+	g := startGateway(f, []string{broker}, func(g *Gateway) {
 		g.Logger, g.Brokers.Resolver, g.Brokers.control, p.gateway = nil, p, p.dial, g
 	})
 	agent := startAgent(f, tunnelTo(f, g.address, "ws"), func(a *Agent) { a.Logger, p.agent = nil, a })
