@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // File is a file that a setting names; Flag is how the setting is written, so
@@ -114,7 +114,7 @@ func (r *reread[T]) complain(err error, what string) {
 		return
 	}
 	r.complaint = err.Error()
-	r.log.Error(what, "err", &tunnel.HintError{
+	r.log.Error(what, "err", &hints.Error{
 		Err: err, Remedy: "put it there again, readable for the user of this process: it is used at once, without a restart",
 	})
 }

@@ -22,17 +22,18 @@ var mayImport = map[string]struct {
 }{
 	"protocol":                {others: []string{"github.com/twmb/franz-go/pkg/kmsg"}, never: []string{"net", "os", "sync/atomic", "time", "log", "context"}},
 	"rewrite":                 {ours: []string{"protocol"}, never: []string{"net", "os", "sync", "time", "log", "context"}},
+	"proxy/hints":             {never: []string{"net", "os", "sync", "time", "log", "context"}},
 	"proxy/printable":         {never: []string{"net", "os", "sync", "time", "log", "context"}},
-	"proxy/tunnel":            {ours: []string{"proxy/printable"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
+	"proxy/tunnel":            {ours: []string{"proxy/hints", "proxy/printable"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/metrics":           {ours: []string{"protocol"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status":            {ours: []string{"proxy/printable"}, others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
-	"proxy/doctor":            {ours: []string{"proxy", "proxy/printable", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
+	"proxy/doctor":            {ours: []string{"proxy", "proxy/hints", "proxy/printable", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
 	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
 	"proxy/internal/memnet":   {},
-	"proxy/snowflake":         {ours: []string{"proxy/printable", "proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
+	"proxy/snowflake":         {ours: []string{"proxy/hints", "proxy/printable", "proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
-		ours:   []string{"protocol", "rewrite", "proxy/printable", "proxy/tunnel", "proxy/metrics"},
+		ours:   []string{"protocol", "rewrite", "proxy/hints", "proxy/printable", "proxy/tunnel", "proxy/metrics"},
 		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
 	},
 }

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // errShown ends with exit code 2 where help has already been printed.
@@ -45,7 +45,7 @@ func (a *app) report(err error) int {
 		a.say(slog.LevelError, "culvert failed", slog.Any("err", err))
 	} else {
 		fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
-		for _, hint := range tunnel.Hints(err) {
+		for _, hint := range hints.Of(err) {
 			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", shown(hint))
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // The values of --log-format.
@@ -118,7 +118,7 @@ func spellAny(a slog.Attr) slog.Attr {
 		return a
 	case error:
 		said := slog.String(a.Key, sentence(v))
-		found := tunnel.Hints(v)
+		found := hints.Of(v)
 		if found == nil {
 			return said
 		}

@@ -7,7 +7,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // An Account is an account as two places want it named.
@@ -111,7 +111,7 @@ func isHostName(s string) bool {
 }
 
 func badAccount(why string) error {
-	return &tunnel.HintError{
+	return &hints.Error{
 		Err:    errors.New(why),
 		Remedy: "write it as myorg-myaccount; SELECT CURRENT_ORGANIZATION_NAME() || '-' || CURRENT_ACCOUNT_NAME(); says what it is",
 	}

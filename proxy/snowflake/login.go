@@ -17,6 +17,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -173,7 +174,7 @@ func unreached(err error) error {
 	}](err); ok && h.Hint() != "" {
 		return err
 	}
-	return &tunnel.HintError{
+	return &hints.Error{
 		Err:    err,
 		Remedy: "is --snowflake-account right, and does the way there lead through a proxy (HTTPS_PROXY)? With PrivateLink, or another name, there is --snowflake-token-url",
 	}
@@ -207,7 +208,7 @@ func parseToken(body []byte, contentType string, now time.Time) (value string, l
 	}
 	switch {
 	case isHTML(contentType, text):
-		return "", 0, &tunnel.HintError{
+		return "", 0, &hints.Error{
 			Err:    errors.New("a web page came instead of a token, as of a login"),
 			Remedy: "is --snowflake-account right, or --snowflake-token-url? Nothing on the way may answer in Snowflake's place",
 		}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 const (
@@ -47,5 +47,5 @@ func checkToken(s string) error {
 
 // badFile says what is wrong with the content of a file.
 func badFile(what, remedy string) error {
-	return &tunnel.HintError{Err: errors.New(what), Remedy: remedy}
+	return &hints.Error{Err: errors.New(what), Remedy: remedy}
 }

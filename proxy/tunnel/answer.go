@@ -13,6 +13,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
@@ -127,7 +128,7 @@ func answerOf(status int, h http.Header, body io.Reader) *AnswerError {
 // Explain adds a hint to an error of a dial where there is one to give.
 func Explain(err error) error {
 	if hint := hintFor(err); hint != "" {
-		return &HintError{Err: err, Remedy: hint}
+		return &hints.Error{Err: err, Remedy: hint}
 	}
 	return err
 }

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // helloSize is how much a hello sends and wants back: more than an intermediary that buffers, or drops large packets, lets through unnoticed.
@@ -135,7 +137,7 @@ func unanswered(ctx context.Context, transport string) error {
 	if transport != TransportH2 || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return &HintError{err, "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering"}
+	return &hints.Error{err, "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering"}
 }
 
 // introduce dials a carrier for streams to come, and has the gateway answer a request on it: a carrier on which none has shown credentials for a

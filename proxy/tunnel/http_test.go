@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 func TestTheTokenRidesInItsOwnHeader(t *testing.T) {
@@ -32,7 +34,7 @@ func TestTheTokenRidesInItsOwnHeader(t *testing.T) {
 		if !ok || e.Status != http.StatusUnauthorized || err.Error() != want {
 			t.Errorf("%s: without a token: %v, want %s", kind, err, want)
 		}
-		if h, ok := errors.AsType[*HintError](err); !ok || !strings.Contains(h.Hint(), "--token-file") {
+		if h, ok := errors.AsType[*hints.Error](err); !ok || !strings.Contains(h.Hint(), "--token-file") {
 			t.Errorf("%s: no hint at --token-file in %v", kind, err)
 		}
 		r.dialer.race.mu.Lock()
@@ -140,7 +142,7 @@ func TestWhatAnswersInsteadOfAGateway(t *testing.T) {
 				t.Errorf("Dial = %v, want %q", err, tt.want)
 			}
 			hint := ""
-			if h, ok := errors.AsType[*HintError](err); ok {
+			if h, ok := errors.AsType[*hints.Error](err); ok {
 				hint = h.Hint()
 			}
 			if !strings.Contains(hint, tt.hint) {
@@ -154,7 +156,7 @@ func TestAnUnknownAuthorityIsNamed(t *testing.T) {
 	for _, kind := range []string{"ws", "h3"} {
 		r := newRig(t, kind, func(r *rig) { r.dialer.TLS = nil })
 		_, err := r.dialer.Dial(t.Context(), Open{}, nil)
-		h, ok := errors.AsType[*HintError](err)
+		h, ok := errors.AsType[*hints.Error](err)
 		if !ok || !strings.Contains(err.Error(), "unknown authority") || !strings.Contains(h.Hint(), "--gateway-ca-file") || !strings.Contains(h.Hint(), "CN=culvert test") {
 			t.Errorf("%s: Dial = %v, want an unknown authority and a hint", kind, err)
 		}
@@ -167,7 +169,7 @@ func TestAWrongNameIsNamed(t *testing.T) {
 		r.dialer.TLS.ServerName = "kafka.example.com"
 	})
 	_, err := r.dialer.Dial(t.Context(), Open{}, nil)
-	if h, ok := errors.AsType[*HintError](err); !ok || !strings.Contains(h.Hint(), "a certificate for gateway, 127.0.0.1") {
+	if h, ok := errors.AsType[*hints.Error](err); !ok || !strings.Contains(h.Hint(), "a certificate for gateway, 127.0.0.1") {
 		t.Errorf("Dial = %v, want a hint with the names of the certificate", err)
 	}
 }
@@ -175,7 +177,7 @@ func TestAWrongNameIsNamed(t *testing.T) {
 func TestPlainHTTPWhereTLSIsExpected(t *testing.T) {
 	r := newRig(t, "plain", func(r *rig) { r.dialer.URL.Scheme = "https" })
 	_, err := r.dialer.Dial(t.Context(), Open{}, nil)
-	if h, ok := errors.AsType[*HintError](err); !ok || !strings.Contains(h.Hint(), "does not speak TLS") {
+	if h, ok := errors.AsType[*hints.Error](err); !ok || !strings.Contains(h.Hint(), "does not speak TLS") {
 		t.Errorf("Dial = %v, want a hint that there is no TLS", err)
 	}
 }

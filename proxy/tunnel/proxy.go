@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/net/proxy"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
@@ -73,7 +74,7 @@ func ProxyFromEnvironment(gateway *url.URL) (*url.URL, error) {
 	if u, _ := env.ProxyFunc()(gateway); u == nil {
 		return nil, nil
 	}
-	return nil, &HintError{
+	return nil, &hints.Error{
 		Err:    fmt.Errorf("%s is not the URL of a proxy", variable(gateway)),
 		Remedy: "write it as " + variable(gateway) + "=http://USER:PASSWORD@host:port, with what is special in URLs written as %40 for @",
 	}
@@ -84,7 +85,7 @@ func checkProxy(u *url.URL) (*url.URL, error) {
 	ports := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
 	port, known := ports[u.Scheme]
 	if !known || u.Hostname() == "" {
-		return nil, &HintError{
+		return nil, &hints.Error{
 			Err:    fmt.Errorf("no way to speak to the proxy %s", withoutUser(u)),
 			Remedy: "its URL begins with http://, https:// or socks5://",
 		}
@@ -128,7 +129,7 @@ func (d *Dialer) dialProxy(ctx context.Context, network, addr string) (net.Conn,
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return nil, &HintError{
+	return nil, &hints.Error{
 		Err:    fmt.Errorf("the proxy cannot be reached: %w", err),
 		Remedy: fmt.Sprintf("is %s right? With %s in NO_PROXY the way leads around it", variable(d.URL), d.URL.Hostname()),
 	}

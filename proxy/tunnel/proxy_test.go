@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // A testProxy accepts connections and gives each to serve, which may return at any time.
@@ -212,7 +214,7 @@ func TestWhatAProxySaysInstead(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "pass@") {
 			t.Errorf("%s: %v, want %s…%s", tt.name, err, want, tt.want)
 		}
-		h, _ := errors.AsType[*HintError](err)
+		h, _ := errors.AsType[*hints.Error](err)
 		if (h == nil) != (tt.hint == "") || h != nil && !strings.Contains(h.Hint(), tt.hint) {
 			t.Errorf("%s: hint %v, want …%s…", tt.name, h, tt.hint)
 		}

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -125,41 +124,6 @@ func cut(cause error) error {
 		return ErrCut
 	}
 	return fmt.Errorf("%w: %v", ErrCut, cause)
-}
-
-// HintError is an error with the remedy beside it, for a command line to print on a line of its own.
-type HintError struct {
-	Err    error
-	Remedy string
-}
-
-func (e *HintError) Error() string { return e.Err.Error() }
-func (e *HintError) Unwrap() error { return e.Err }
-
-// Hint says what the reader can do, as a question or a command.
-func (e *HintError) Hint() string { return e.Remedy }
-
-// Hints are what the errors in err's tree propose to do, each once.
-func Hints(err error) []string {
-	var found []string
-	if h, ok := err.(interface{ Hint() string }); ok && h.Hint() != "" {
-		found = append(found, h.Hint())
-	}
-	var inner []error
-	switch e := err.(type) {
-	case interface{ Unwrap() error }:
-		inner = []error{e.Unwrap()}
-	case interface{ Unwrap() []error }:
-		inner = e.Unwrap()
-	}
-	for _, e := range inner {
-		for _, hint := range Hints(e) {
-			if !slices.Contains(found, hint) {
-				found = append(found, hint)
-			}
-		}
-	}
-	return found
 }
 
 // checkVersion reports, as an *Error that names both versions, whether a peer of version theirs is beyond what we talk to.
