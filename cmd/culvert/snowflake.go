@@ -110,6 +110,9 @@ func (f *snowflakeFlags) checkTokenURL(p *agentPlan) error {
 
 // addIngress has d deal with Snowflake's ingress, where it leads there.
 func (f *snowflakeFlags) addIngress(p *agentPlan, d *tunnel.Dialer, roots func() (*x509.CertPool, error), log *slog.Logger) error {
+	if snowflake.IsHost(d.URL.Hostname()) {
+		d.Unlikely = []string{tunnel.TransportH3, tunnel.TransportH2} // this ingress is known for WebSockets alone
+	}
 	i, err := f.ingress(p, d.URL, log)
 	if i == nil || err != nil {
 		return err

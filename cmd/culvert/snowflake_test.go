@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 const (
@@ -272,6 +274,31 @@ func TestTheAgentWarnsOfCredentialsForOtherHosts(t *testing.T) {
 		}
 		if n := strings.Count(agent.text(), warning); n != len(test.warned) {
 			t.Errorf("to %s: warned of %d hosts, want %d", test.gateways, n, len(test.warned))
+		}
+	}
+}
+
+// With credentials or without, auto begins with WebSockets at Snowflake's hosts, and with h3 elsewhere, as at a PrivateLink of any name.
+func TestAutoBeginsWithWebSocketsAtSnowflakesHosts(t *testing.T) {
+	for _, pat := range []string{"", write(t, "a-token-for-the-ingress")} {
+		f := &agentFlags{
+			GatewayURL: []string{"https://" + snowflakeEndpoint, "https://AB1CD.Snowflake.App.", "https://kafka.example.com"},
+			Listen:     []string{"127.0.0.1:0"}, BrokerPortBase: 19092, Transport: tunnel.TransportAuto, Carriers: 1, AdminListen: "none",
+			snowflakeFlags: snowflakeFlags{SnowflakePATFile: pat},
+		}
+		p, err := f.check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.close()
+		dialers, err := f.dialers(p, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range [][]string{{"h3", "h2"}, {"h3", "h2"}, nil} {
+			if got := dialers[i].Unlikely; !slices.Equal(got, want) {
+				t.Errorf("PAT in %q: %s is not expected to work at %s, want %s", pat, got, dialers[i].URL, want)
+			}
 		}
 	}
 }

@@ -574,6 +574,7 @@ func headerOf(f form, token string) string {
 func TestHostsOfSnowflake(t *testing.T) {
 	for host, want := range map[string]bool{
 		testHost: true, "X.SNOWFLAKECOMPUTING.APP.": true, "a.myorg-a.eu-central-1.aws.privatelink.snowflake.app": true,
+		"abc-org-acct.snowflake.app": true, "snowflake.app.example.com": false,
 		"snowflakecomputing.app": false, "myorg-a.snowflakecomputing.com": false, "kafka.example.com": false, "evilsnowflakecomputing.app": false,
 	} {
 		if got := IsHost(host); got != want {

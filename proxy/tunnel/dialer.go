@@ -30,6 +30,10 @@ type Dialer struct {
 	// Transport is "h3", "ws", "h2", or "auto", which also the empty string means: whichever works, the first of these if several do.
 	Transport string
 
+	// Unlikely are transports that are not expected to work at this gateway, because of the ingress before it: auto tries them when the others
+	// have failed, and otherwise seldom.
+	Unlikely []string
+
 	// Carriers is how many streams get a carrier of their own, where streams can share one; 0 means DefaultCarriers.
 	Carriers int
 
@@ -140,9 +144,10 @@ func (d *Dialer) startRace() {
 	}
 	d.race = newRace(order, d.t, d.log, d.welcome)
 	d.race.say = d.OnState
-	if auto && beginsWithWS(d.URL.Hostname()) {
-		d.race.putOff(TransportH3)
-		d.race.putOff(TransportH2)
+	if auto {
+		for _, transport := range d.Unlikely {
+			d.race.putOff(transport)
+		}
 	}
 }
 

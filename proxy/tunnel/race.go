@@ -91,12 +91,6 @@ func transports(scheme string) []string {
 	return []string{TransportH3, TransportWS, TransportH2}
 }
 
-// beginsWithWS reports whether nothing but ws is to be tried first. The ingress of Snowpark Container Services is known for WebSockets alone.
-func beginsWithWS(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	return strings.HasSuffix(host, ".snowflakecomputing.app") || strings.HasSuffix(host, ".snowflake.app")
-}
-
 func newRace(order []string, t timing, log *slog.Logger, hello func(context.Context, string) (Welcome, error)) *race {
 	r := &race{order: order, t: t, log: log, hello: hello, legs: make(map[string]*leg)}
 	for _, transport := range order {

@@ -504,18 +504,7 @@ func TestManyDialsShareARace(t *testing.T) {
 	})
 }
 
-func TestSnowparkBeginsWithWSAndProbesH3Seldom(t *testing.T) {
-	for host, want := range map[string]bool{
-		"kafka.example.com":                   false,
-		"abc-org-acct.snowflakecomputing.app": true,
-		"abc-org-acct.snowflake.app":          true,
-		"ABC-org-acct.Snowflake.App.":         true,
-		"snowflake.app.example.com":           false,
-	} {
-		if got := beginsWithWS(host); got != want {
-			t.Errorf("beginsWithWS(%s) = %t, want %t", host, got, want)
-		}
-	}
+func TestWhatIsUnlikelyIsProbedSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{"h3": true}}
 		r := n.race()
@@ -536,8 +525,8 @@ func TestSnowparkBeginsWithWSAndProbesH3Seldom(t *testing.T) {
 	})
 }
 
-// At Snowpark ws has all the time that it wants, also when it is lost a day later; the others are for when it fails.
-func TestSnowparkTriesH2WhenWSHasFailed(t *testing.T) {
+// What is not unlikely has all the time that it wants, also when it is lost a day later; the others are for when it fails.
+func TestWhatIsUnlikelyIsTriedWhenTheOthersHaveFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{"h3": true}}
 		r := n.race()
@@ -570,6 +559,17 @@ func TestAutoPrefersH3(t *testing.T) {
 	})
 	if c, _ := r.dial(); c.Transport() != TransportH3 {
 		t.Errorf("auto took %s", c.Transport())
+	}
+}
+
+func TestAutoPassesOverWhatIsUnlikely(t *testing.T) {
+	r := newRig(t, TransportAuto, func(r *rig) { r.dialer.Unlikely = []string{TransportH3, TransportH2} })
+	c, _ := r.dial()
+	if s := r.dialer.State(); c.Transport() != TransportWS || s.Why != "h3 is not expected to work at this host" {
+		t.Errorf("auto took %s, state %+v", c.Transport(), s)
+	}
+	if h2 := r.dialer.State().Tried[2]; !h2.Tried.IsZero() {
+		t.Errorf("%+v was tried beside ws", h2)
 	}
 }
 
