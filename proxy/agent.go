@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/culvert-proxy/culvert/proxy/backoff"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
@@ -249,25 +250,23 @@ func (a *Agent) saveState(ctx context.Context) {
 // greet says hello to the gateway until it has answered, and closes done after
 // the first try.
 func (a *Agent) greet(ctx context.Context, done chan<- struct{}) {
-	wait := 200 * time.Millisecond
-	for first := true; ; first = false {
+	for failures := 0; ; failures++ {
 		err := a.hello(ctx)
-		if first {
+		if failures == 0 {
 			close(done)
 		}
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		level := slog.LevelWarn
-		if !first {
+		if failures > 0 {
 			level = slog.LevelDebug
 		}
 		a.Logger.Log(ctx, level, "no answer yet, trying again", "upstream", a.Upstream.name(), "err", err)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
-			wait = min(2*wait, 30*time.Second)
+		case <-time.After(backoff.Delay(failures, 200*time.Millisecond, 30*time.Second)):
 		}
 	}
 }
@@ -308,7 +307,7 @@ func (a *Agent) listen(ctx context.Context, ln net.Listener, listen int, node in
 }
 
 func (a *Agent) accept(ctx context.Context, ln net.Listener, listen int, node int32) {
-	delay := 5 * time.Millisecond
+	failures := 0
 	for {
 		nc, err := ln.Accept()
 		switch {
@@ -321,15 +320,15 @@ func (a *Agent) accept(ctx context.Context, ln net.Listener, listen int, node in
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(delay):
-				delay = min(2*delay, maxAcceptDelay)
+			case <-time.After(backoff.Delay(failures, 5*time.Millisecond, maxAcceptDelay)):
+				failures++
 			}
 		case node == deadEndNode:
 			nc.Close()
 		case !a.hasRoom():
 			a.turnAway(nc)
 		default:
-			delay = 5 * time.Millisecond
+			failures = 0
 			a.serving.Go(func() {
 				defer a.clients.Add(-1)
 				a.serve(ctx, nc, listen, node)

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/backoff"
 )
 
 // A form is a way to show a token to the ingress.
@@ -115,7 +117,7 @@ func (c *formChooser) other(refused int, isCurrent, renew func() bool) bool {
 	if now.Sub(c.stands) > 2*verdictTimeMost {
 		c.verdicts = 0
 	}
-	c.stands, c.step = now.Add(backoff(c.verdicts, verdictTime, verdictTimeMost)), time.Time{}
+	c.stands, c.step = now.Add(backoff.Delay(c.verdicts, verdictTime, verdictTimeMost)), time.Time{}
 	c.verdicts++
 	return false
 }

@@ -3,10 +3,11 @@ package snowflake
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/backoff"
 )
 
 // A token opens the ingress for a while.
@@ -172,12 +173,12 @@ func (t *tokens) settle(fresh token, err error) fetched {
 		t.now, t.failures = fresh, 0
 		next = refreshAfter(time.Until(fresh.expires))
 	} else {
-		next = backoff(t.failures, retryTime, retryTimeMost)
+		next = backoff.Delay(t.failures, retryTime, retryTimeMost)
 		switch {
 		case isHopeless(err):
-			next = backoff(t.failures, hopelessTime, refusedTimeMost)
+			next = backoff.Delay(t.failures, hopelessTime, refusedTimeMost)
 		case isTooMany(err):
-			next = backoff(t.failures, retryTime, refusedTimeMost)
+			next = backoff.Delay(t.failures, retryTime, refusedTimeMost)
 		}
 		t.failures++
 		t.retryAt = time.Now().Add(next)
@@ -228,14 +229,4 @@ func (t *tokens) close() {
 func refreshAfter(life time.Duration) time.Duration {
 	after := min(life-time.Minute, life/5*4)
 	return max(after, life/2, time.Second)
-}
-
-// backoff is first, doubled n times, most at most, and up to a fifth less: who
-// failed together shall not come back together.
-func backoff(n int, first, most time.Duration) time.Duration {
-	d := most
-	if n < 20 && first<<n < most {
-		d = first << n
-	}
-	return d - rand.N(d/5)
 }

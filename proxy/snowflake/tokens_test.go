@@ -166,21 +166,6 @@ func TestFailuresAreRememberedWithBackoff(t *testing.T) {
 	}
 }
 
-// Agents that failed together do not come back together.
-func TestBackoffIsSpread(t *testing.T) {
-	seen := make(map[time.Duration]bool)
-	for n := range 40 {
-		d := backoff(n, time.Second, time.Minute)
-		if d <= 0 || d > time.Minute || n < 5 && (d > time.Second<<n || d <= time.Second<<n*4/5) {
-			t.Errorf("backoff(%d) = %v", n, d)
-		}
-		seen[d] = true
-	}
-	if len(seen) < 30 {
-		t.Errorf("%d different waits of 40", len(seen))
-	}
-}
-
 // After an outage nobody is kept out for much longer than it was.
 func TestAnOutageThatIsOverIsNoticedSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
