@@ -1,11 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/culvert-proxy/culvert/proxy"
 )
 
 // configCmd prints the settings with which a command would run.
@@ -21,11 +29,11 @@ func (*configCmd) Help() string {
 
 type configAgentCmd struct{ agentFlags }
 
-func (c *configAgentCmd) Run(a *app, ctx *kong.Context) error {
+func (c *configAgentCmd) Run(a *app, s *sources, ctx *kong.Context) error {
 	if c.StateFile == stateFileAuto {
 		c.StateFile = c.defaultStateFile()
 	}
-	if err := a.printConfig(ctx); err != nil {
+	if err := s.print(a.stdout, ctx); err != nil {
 		return err
 	}
 	_, err := c.check()
@@ -39,8 +47,8 @@ func (*configAgentCmd) Help() string {
 
 type configGatewayCmd struct{ gatewayFlags }
 
-func (c *configGatewayCmd) Run(a *app, ctx *kong.Context) error {
-	if err := a.printConfig(ctx); err != nil {
+func (c *configGatewayCmd) Run(a *app, s *sources, ctx *kong.Context) error {
+	if err := s.print(a.stdout, ctx); err != nil {
 		return err
 	}
 	_, err := c.check()
@@ -52,9 +60,9 @@ func (*configGatewayCmd) Help() string {
   culvert config gateway --bootstrap kafka-0:9092 --token-file tokens.txt > culvert.yaml`
 }
 
-// printConfig prints a configuration file that says in comments where each
+// print prints a configuration file that says in comments where each
 // setting came from. Secrets are not in it: settings name only their files.
-func (a *app) printConfig(ctx *kong.Context) error {
+func (s *sources) print(w io.Writer, ctx *kong.Context) error {
 	flags := settings(ctx.Selected())
 	document := &yaml.Node{Kind: yaml.MappingNode}
 	for _, group := range groups(ctx.Selected()) {
@@ -63,7 +71,7 @@ func (a *app) printConfig(ctx *kong.Context) error {
 				continue
 			}
 			value := settingNode(flag)
-			value.LineComment = a.originOf(ctx, flag)
+			value.LineComment = s.originOf(ctx, flag)
 			document.Content = append(document.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: flag.Name}, value)
 		}
 	}
@@ -71,7 +79,7 @@ func (a *app) printConfig(ctx *kong.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.stdout.Write(text)
+	_, err = w.Write(text)
 	return err
 }
 
@@ -94,14 +102,271 @@ func scalar(text string) *yaml.Node {
 	return node
 }
 
-func (a *app) originOf(ctx *kong.Context, flag *kong.Flag) string {
+func (s *sources) originOf(ctx *kong.Context, flag *kong.Flag) string {
 	for _, p := range ctx.Path {
 		if p.Flag == flag && !p.Resolved {
 			return "flag"
 		}
 	}
-	if origin, ok := a.sources.origin[flag.Name]; ok {
+	if origin, ok := s.origin[flag.Name]; ok {
 		return origin
 	}
 	return "default"
+}
+
+// envPrefix begins the names of our environment variables.
+const envPrefix = "CULVERT_"
+
+// sources finds the settings that the command line left open: in the
+// environment, then in the configuration file. Kong asks it for each flag.
+type sources struct {
+	file   string
+	keys   map[string]any    // of the file: string or []any of strings
+	origin map[string]string // of the flags found here: a variable or the file
+	asked  string            // the flag found last, which is the one being parsed
+}
+
+var _ kong.Resolver = (*sources)(nil)
+
+// Validate does nothing: the file was checked when it was read.
+func (s *sources) Validate(*kong.Application) error { return nil }
+
+// Resolve returns what the environment or the file say, or nil.
+func (s *sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if !isSetting(flag) {
+		return nil, nil
+	}
+	if value, ok := os.LookupEnv(envName(flag.Name)); ok {
+		s.found(flag.Name, envName(flag.Name))
+		return value, nil
+	}
+	if value, ok := s.keys[flag.Name]; ok {
+		s.found(flag.Name, s.file)
+		return value, nil
+	}
+	return nil, nil
+}
+
+func (s *sources) found(flag, origin string) {
+	if s.origin == nil {
+		s.origin = map[string]string{}
+	}
+	s.origin[flag], s.asked = origin, flag
+}
+
+// explain adds to an error of parsing where the value came from.
+func (s *sources) explain(err error) error {
+	if s.asked == "" || !strings.HasPrefix(err.Error(), "--"+s.asked+":") {
+		return err
+	}
+	return fmt.Errorf("%w (from %s)", err, s.origin[s.asked])
+}
+
+// isSetting tells settings from what is only for the moment.
+func isSetting(flag *kong.Flag) bool { return flag.Name != "help" }
+
+func envName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// load reads the configuration file, if --config or CULVERT_CONFIG names one. The command line has been parsed before: it
+// says which command's settings the file may hold, and --config beats the environment.
+func (s *sources) load(ctx *kong.Context) error {
+	path, from := os.Getenv(envName("config")), envName("config")
+	for _, p := range ctx.Path {
+		if p.Flag != nil && p.Flag.Name == "config" {
+			path, from = ctx.FlagValue(p.Flag).(string), "--config"
+		}
+	}
+	command := ctx.Selected()
+	if path == "" || command == nil {
+		return nil
+	}
+	err := s.read(path, command)
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return wrong("", "read %s %s: %w", from, path, pe.Err)
+	}
+	return err
+}
+
+// read takes the file's keys, each of which must be a flag of the command.
+func (s *sources) read(path string, command *kong.Node) error {
+	content, err := proxy.ReadFile(path, proxy.MaxFile)
+	if err != nil {
+		return err
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(content, &document); err != nil {
+		return wrong("", "read %s: %w", path, err)
+	}
+	s.file, s.keys = path, map[string]any{}
+	if len(document.Content) == 0 {
+		return nil
+	}
+	root := document.Content[0]
+	if root.Kind != yaml.MappingNode {
+		return wrong("write one setting a line, as in log-level: debug", "read %s: line %d is no setting", path, root.Line)
+	}
+	flags := settings(command)
+	for i := 0; i < len(root.Content); i += 2 {
+		key, value := root.Content[i], root.Content[i+1]
+		flag, known := flags[key.Value]
+		if !known {
+			return wrong(unknownKey(key.Value, command), "%s, line %d: unknown key %q", path, key.Line, key.Value)
+		}
+		if _, again := s.keys[key.Value]; again {
+			return wrong("what may be repeated is a list: "+key.Value+": [a, b]", "%s, line %d: key %q again", path, key.Line, key.Value)
+		}
+		text, err := keyValue(value, flag)
+		if err != nil {
+			return wrong("", "%s, line %d: %s: %w", path, value.Line, key.Value, err)
+		}
+		if text != nil {
+			s.keys[key.Value] = text
+		}
+	}
+	return nil
+}
+
+// keyValue returns the value's text, or texts, as they are written: what 0-5
+// or 12:30 mean is the flag's to say, not YAML's. Null is nil: not set.
+func keyValue(value *yaml.Node, flag *kong.Flag) (any, error) {
+	for value.Kind == yaml.AliasNode {
+		value = value.Alias
+	}
+	switch {
+	case value.Kind == yaml.ScalarNode && value.Tag == "!!null":
+		return nil, nil
+	case value.Kind == yaml.ScalarNode:
+		return value.Value, nil
+	case value.Kind != yaml.SequenceNode:
+		return nil, errors.New("a setting is a value or a list of values, not a mapping")
+	case !flag.IsSlice():
+		return nil, errors.New("this setting has one value, not a list")
+	}
+	var list []any
+	for _, item := range value.Content {
+		if item.Kind != yaml.ScalarNode {
+			return nil, errors.New("the items of a list are plain values")
+		}
+		list = append(list, item.Value)
+	}
+	return list, nil
+}
+
+// wantsJSON reports whether --log-format json holds, in args, in the environment or in the file. Errors of parsing are
+// printed as JSON too, so it cannot ask kong: parsed is empty where kong stopped early.
+func (s *sources) wantsJSON(args []string, parsed string) bool {
+	if parsed != "" {
+		return parsed == formatJSON
+	}
+	for i, arg := range args {
+		if value, ok := strings.CutPrefix(arg, "--log-format="); ok {
+			return value == formatJSON
+		}
+		if arg == "--log-format" && i+1 < len(args) {
+			return args[i+1] == formatJSON
+		}
+	}
+	if value, set := os.LookupEnv(envName("log-format")); set {
+		return value == formatJSON
+	}
+	return s.keys["log-format"] == formatJSON
+}
+
+// settings are the flags that may stand in a command's file, by name. A file
+// names no further file.
+func settings(command *kong.Node) map[string]*kong.Flag {
+	flags := map[string]*kong.Flag{}
+	for n := command; n != nil; n = n.Parent {
+		for _, flag := range n.Flags {
+			if isSetting(flag) && flag.Name != "config" {
+				flags[flag.Name] = flag
+			}
+		}
+	}
+	return flags
+}
+
+// unknownKey is the way out for a key that command has not.
+func unknownKey(key string, command *kong.Node) string {
+	for _, other := range root(command).Children {
+		if _, ok := settings(other)[key]; ok {
+			return fmt.Sprintf("it is a setting of culvert %s: give each command a file of its own", other.Name)
+		}
+	}
+	var names []string
+	for name := range settings(command) {
+		names = append(names, name)
+	}
+	if name := nearest(key, names); name != "" {
+		return fmt.Sprintf("did you mean %s?", name)
+	}
+	return "see " + command.FullPath() + " --help"
+}
+
+func root(node *kong.Node) *kong.Node {
+	for node.Parent != nil {
+		node = node.Parent
+	}
+	return node
+}
+
+// warnOfUnknown warns of variables that look like ours and are not. They are no
+// errors: Kubernetes invents some for a service that is called culvert.
+func (s *sources) warnOfUnknown(log *slog.Logger, root *kong.Node) {
+	known := []string{envName("config")}
+	for _, command := range root.Children {
+		for name := range settings(command) {
+			known = append(known, envName(name))
+		}
+	}
+	var unknown []string
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) {
+			continue
+		}
+		if meant := nearest(name, known); meant != "" {
+			log.Warn("unknown environment variable ignored", "name", name, "did_you_mean", meant)
+			continue
+		}
+		unknown = append(unknown, name)
+	}
+	if unknown != nil {
+		log.Warn("unknown environment variables ignored", "names", strings.Join(unknown, ","))
+	}
+}
+
+// nearest returns the name that needs the fewest edits to become what was
+// written, if these are few.
+func nearest(written string, names []string) string {
+	best, fewest := "", 1+len(written)/4
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		if d := distance(strings.ToLower(written), strings.ToLower(name)); d < fewest {
+			best, fewest = name, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's: the least number of bytes to insert, drop or replace.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }

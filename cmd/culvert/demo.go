@@ -36,21 +36,21 @@ func (*demoCmd) Help() string {
 
 // Run tells the story, the last act of which lasts until the process is told to
 // stop.
-func (c *demoCmd) Run(a *app) error {
+func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	listen, err := c.check()
 	if err != nil {
 		return err
 	}
 	t := &story{w: a.stdout}
 	t.say("culvert demo: Kafka behind a door that lets in HTTPS only, all in this process.")
-	ctx, stop := a.untilSignal()
+	ctx, stop := a.untilSignal(ctx)
 	defer stop()
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
 	if err := mustBeFree(listen); err != nil {
 		return err
 	}
-	s := &stage{transport: c.Transport, listen: listen, log: slog.New(fromWarn(a.log)), failed: failed}
+	s := &stage{transport: c.Transport, listen: listen, log: unlessDebug(ctx, a.log, slog.LevelWarn), failed: failed}
 	defer s.stop()
 	err = c.tell(ctx, t, s)
 	if cause := context.Cause(ctx); cause != nil {
@@ -64,7 +64,7 @@ func (c *demoCmd) Run(a *app) error {
 
 // check refuses settings that have the wrong form.
 func (c *demoCmd) check() (l proxy.Listen, err error) {
-	if err := (&agentFlags{Transport: c.Transport}).checkTransport(nil); err != nil {
+	if err := checkTransport(c.Transport); err != nil {
 		return l, err
 	}
 	return parseListen(c.Listen)
@@ -224,23 +224,3 @@ func (t *story) yourTurn(ctx context.Context, s *stage) {
 	t.say("For your own cluster: culvert gateway --help, culvert agent --help")
 	<-ctx.Done()
 }
-
-// fromWarn passes on what is worth a warning, or everything where the user asked
-// for debug.
-func fromWarn(log *slog.Logger) slog.Handler {
-	if log.Enabled(context.Background(), slog.LevelDebug) {
-		return log.Handler()
-	}
-	return warnings{log.Handler()}
-}
-
-// warnings drops what is below them.
-type warnings struct{ slog.Handler }
-
-func (h warnings) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= slog.LevelWarn && h.Handler.Enabled(ctx, l)
-}
-func (h warnings) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return warnings{h.Handler.WithAttrs(attrs)}
-}
-func (h warnings) WithGroup(name string) slog.Handler { return warnings{h.Handler.WithGroup(name)} }

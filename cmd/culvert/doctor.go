@@ -34,7 +34,7 @@ Example:
 }
 
 // Run examines each gateway, or the brokers where there is none.
-func (c *doctorCmd) Run(a *app) error {
+func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	plan, err := c.check()
 	if err != nil {
 		return err
@@ -42,7 +42,7 @@ func (c *doctorCmd) Run(a *app) error {
 	if c.Idle < 0 {
 		return wrong("0 leaves that out", "--idle %v: it may not be negative", c.Idle)
 	}
-	ctx, stop := a.untilSignal()
+	ctx, stop := a.untilSignal(ctx)
 	defer stop()
 	d := &doctor.Doctor{Idle: c.Idle, Report: func(f doctor.Finding) { c.print(a.stdout, f) }}
 	defer plan.close()
@@ -61,7 +61,7 @@ func (c *doctorCmd) Run(a *app) error {
 }
 
 func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan, log *slog.Logger) error {
-	log = slog.New(fromDebug(log)) // what it would warn of are findings
+	log = unlessDebug(ctx, log, silent) // what it would warn of are findings
 	if len(p.gateways) == 0 {
 		brokers, err := c.brokerFlags.build(p.brokers, nil, log)
 		if err != nil {
@@ -111,12 +111,4 @@ func (c *doctorCmd) print(w io.Writer, f doctor.Finding) {
 	if f.Remedy != "" {
 		fmt.Fprint(w, wrap("hint: "+f.Remedy, fmt.Sprintf("%*s", indent, "")))
 	}
-}
-
-// fromDebug passes on everything where the user asked for debug, and else nothing.
-func fromDebug(log *slog.Logger) slog.Handler {
-	if log.Enabled(context.Background(), slog.LevelDebug) {
-		return log.Handler()
-	}
-	return slog.DiscardHandler
 }

@@ -65,7 +65,7 @@ func (*gatewayCmd) Help() string {
 }
 
 // Run serves until the process is told to stop.
-func (c *gatewayCmd) Run(a *app) error {
+func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	allow, err := c.check()
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func (c *gatewayCmd) Run(a *app) error {
 		return err
 	}
 	c.warn(a.log)
-	ctx, stop := a.untilSignal()
+	ctx, stop := a.untilSignal(ctx)
 	defer stop()
 	tcp, udp, err := c.listen(ctx)
 	if err != nil {
@@ -87,7 +87,7 @@ func (c *gatewayCmd) Run(a *app) error {
 		closeAll(tcp, udp)
 		return err
 	}
-	a.say(slog.LevelInfo, fmt.Sprintf("culvert gateway ready: listening on %s (%s), bootstrap %s, %s",
+	a.say(fmt.Sprintf("culvert gateway ready: listening on %s (%s), bootstrap %s, %s",
 		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), admin))
 	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 }

@@ -4,13 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/alecthomas/kong"
 )
-
-// helpWidth is the column at which help is wrapped: that of a plain terminal.
-const helpWidth = 80
 
 // errHelp is what parsing ends with when help was asked for.
 var errHelp = errors.New("help was asked for")
@@ -92,27 +88,4 @@ func printFlag(w io.Writer, flag *kong.Flag) {
 		help += " (default " + flag.Default + ")"
 	}
 	fmt.Fprintf(w, "  %s\n%s", name, wrap(help, "      "))
-}
-
-// wrap breaks text into lines, each behind indent.
-func wrap(text, indent string) string {
-	var b strings.Builder
-	column := 0
-	for word := range strings.FieldsSeq(text) {
-		switch {
-		case column == 0:
-			b.WriteString(indent)
-			column = len(indent)
-		case column+1+len(word) > helpWidth:
-			b.WriteString("\n" + indent)
-			column = len(indent)
-		default:
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += len(word)
-	}
-	b.WriteByte('\n')
-	return b.String()
 }

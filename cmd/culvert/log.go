@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
@@ -19,6 +18,9 @@ const (
 	formatJSON = "json"
 )
 
+// levels are the values of --log-level, in any case of letters.
+var levels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+
 // commonFlags are those of every command.
 type commonFlags struct {
 	HelpFlag  helpFlag `name:"help" short:"h" group:"Common" help:"Show this text."`
@@ -29,60 +31,18 @@ type commonFlags struct {
 
 // logger writes to w, which is stderr.
 func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
-	options := slog.HandlerOptions{ReplaceAttr: spell}
-	switch level := strings.ToLower(c.LogLevel); level {
-	case "debug", "info", "warn", "error":
-		var l slog.Level
-		if err := l.UnmarshalText([]byte(level)); err != nil {
-			return nil, err
-		}
-		options.Level = l
-	default:
-		return nil, wrong("it is one of debug, info, warn, error", "--log-level %s: no such level", c.LogLevel)
+	level, known := levels[strings.ToLower(c.LogLevel)]
+	if !known {
+		return nil, wrong("use debug, info, warn or error", "--log-level %s: no such level", c.LogLevel)
 	}
+	options := slog.HandlerOptions{Level: level, ReplaceAttr: spell}
 	switch {
 	case c.LogFormat == formatText, c.LogFormat == "" && isTerminal(w):
 		return slog.New(slog.NewTextHandler(w, &options)), nil
 	case c.LogFormat == formatJSON, c.LogFormat == "":
 		return slog.New(slog.NewJSONHandler(w, &options)), nil
 	}
-	return nil, wrong("it is one of text, json", "--log-format %s: no such format", c.LogFormat)
-}
-
-// allJSON reports whether whoever reads stderr was promised JSON. Where the
-// command line could not be parsed, the words for it are looked for.
-func (a *app) allJSON(args []string, c *commonFlags) bool {
-	if c.LogFormat != "" {
-		return c.LogFormat == formatJSON
-	}
-	for i, arg := range args {
-		if value, ok := strings.CutPrefix(arg, "--log-format="); ok {
-			return value == formatJSON
-		}
-		if arg == "--log-format" && i+1 < len(args) {
-			return args[i+1] == formatJSON
-		}
-	}
-	if value, set := os.LookupEnv(envName("log-format")); set {
-		return value == formatJSON
-	}
-	return a.sources.keys["log-format"] == formatJSON
-}
-
-// maxSaid is the most bytes of a line for people: it may list every address of
-// this process.
-const maxSaid = 64 << 10
-
-// say writes one line for people, or the record that stands for it, whatever
-// the log's level.
-func (a *app) say(level slog.Level, line string, attrs ...slog.Attr) {
-	if !a.json {
-		fmt.Fprintln(a.stderr, printable.Text(line, maxSaid))
-		return
-	}
-	r := slog.NewRecord(time.Now(), level, line, 0)
-	r.AddAttrs(attrs...)
-	slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{ReplaceAttr: spell}).Handle(context.Background(), r)
+	return nil, wrong("use text or json", "--log-format %s: no such format", c.LogFormat)
 }
 
 // spell makes every message and every attribute printable, whoever said it, for
@@ -102,7 +62,7 @@ func spell(_ []string, a slog.Attr) slog.Attr {
 func spellString(a slog.Attr) slog.Attr {
 	switch a.Key {
 	case slog.MessageKey: // the line of say, among others
-		return slog.String(a.Key, printable.Text(a.Value.String(), maxSaid))
+		return slog.String(a.Key, printable.Text(a.Value.String(), maxMessage))
 	case stackKey:
 		return a // of our own making, and of many lines
 	}
@@ -135,4 +95,39 @@ func isTerminal(w io.Writer) bool {
 	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// catchOtherLogs makes a debug record of each line that a library writes with package log or the default slog logger.
+func catchOtherLogs(log *slog.Logger) {
+	slog.SetLogLoggerLevel(slog.LevelDebug)
+	slog.SetDefault(log)
+}
+
+// silent is above every level in use.
+const silent = slog.LevelError + 1
+
+// unlessDebug returns log itself where it shows debug records, else one that drops what is below least.
+func unlessDebug(ctx context.Context, log *slog.Logger, least slog.Level) *slog.Logger {
+	if log.Enabled(ctx, slog.LevelDebug) {
+		return log
+	}
+	return slog.New(leveled{log.Handler(), least})
+}
+
+// leveled drops records below a level.
+type leveled struct {
+	slog.Handler
+	least slog.Level
+}
+
+func (h leveled) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= h.least && h.Handler.Enabled(ctx, l)
+}
+
+func (h leveled) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return leveled{h.Handler.WithAttrs(attrs), h.least}
+}
+
+func (h leveled) WithGroup(name string) slog.Handler {
+	return leveled{h.Handler.WithGroup(name), h.least}
 }

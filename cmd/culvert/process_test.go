@@ -469,7 +469,7 @@ func TestASignalsEchoIsNotASecondOne(t *testing.T) {
 		time.Sleep(2 * time.Nanosecond)
 		signals <- os.Interrupt
 		<-done
-		if got := strings.Join(acts, ", "); got != "told to stop, exit" {
+		if got := strings.Join(acts, ", "); got != "stopped by a signal, exit" {
 			t.Errorf("a signal, its echo and another one did %q", got)
 		}
 	})

@@ -3,68 +3,14 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/status"
 )
 
 // noAdmin is the --admin-listen that opens no listener.
 const noAdmin = "none"
-
-// signalEcho is how long a signal may be the first one once more: timeout(1) and
-// others send theirs to the process and then to its group.
-const signalEcho = time.Second
-
-// errSignal is why a process ends that was told to.
-var errSignal = errors.New("told to stop")
-
-// untilSignal returns a context that the first SIGINT or SIGTERM ends. A second
-// one ends the process: who says it twice does not want to wait for clients.
-func (a *app) untilSignal() (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	done := make(chan struct{})
-	go awaitSignals(signals, done, cancel, func() {
-		a.say(slog.LevelError, "culvert: error: stopped before connections had ended")
-		os.Exit(1)
-	})
-	return ctx, func() {
-		signal.Stop(signals)
-		close(done)
-		cancel(nil)
-	}
-}
-
-// awaitSignals acts on the first signal, and on one that comes after its echo.
-func awaitSignals(signals <-chan os.Signal, done <-chan struct{}, first context.CancelCauseFunc, second func()) {
-	select {
-	case <-signals:
-		first(errSignal)
-	case <-done:
-		return
-	}
-	echo := time.After(signalEcho)
-	for over := false; ; {
-		select {
-		case <-echo:
-			over = true
-		case <-signals:
-			if over {
-				second()
-				return
-			}
-		case <-done:
-			return
-		}
-	}
-}
 
 // admin is the listener for those who look after the process; nil means none.
 type admin struct {

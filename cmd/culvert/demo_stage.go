@@ -2,13 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -27,8 +31,28 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
+// selfSigned makes a certificate for this machine, in memory, which whoever is
+// to believe it must be given.
+func selfSigned() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "culvert demo"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 1, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
+}
+
 const (
-	demoBrokers = 3
 	// demoDrain is how long connections have to end at the end of the demo.
 	demoDrain = 3 * time.Second
 	// demoUser comes in with demoRole, which the ingress lets in.
@@ -62,8 +86,8 @@ type part struct {
 }
 
 // run starts a part, which stop ends. If it fails, so does the story.
-func (s *stage) run(serve func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
+func (s *stage) run(ctx context.Context, serve func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &part{cancel, make(chan error, 1)}
 	s.parts = append(s.parts, p)
 	go s.serve(ctx, p, serve)
@@ -91,7 +115,7 @@ func (s *stage) startInside(ctx context.Context) (err error) {
 	if s.cluster, err = fakekafka.Start(demoBrokers, kfake.MaxVersions(demoVersions())); err != nil {
 		return err
 	}
-	s.run(func(ctx context.Context) error {
+	s.run(ctx, func(ctx context.Context) error {
 		<-ctx.Done()
 		s.cluster.Close()
 		return nil
@@ -123,7 +147,7 @@ func (s *stage) startGatewayBehindIngress(ctx context.Context, certificate tls.C
 		return err
 	}
 	gateway := s.gateway(nil)
-	s.run(func(ctx context.Context) error { return gateway.Run(ctx, inner, nil) })
+	s.run(ctx, func(ctx context.Context) error { return gateway.Run(ctx, inner, nil) })
 
 	outer, err := listenLoopback(ctx)
 	if err != nil {
@@ -131,7 +155,7 @@ func (s *stage) startGatewayBehindIngress(ctx context.Context, certificate tls.C
 	}
 	s.door = &url.URL{Scheme: "https", Host: outer.Addr().String()}
 	in := s.ingress(inner.Addr().String(), certificate)
-	s.run(func(ctx context.Context) error { return in.Serve(ctx, outer) })
+	s.run(ctx, func(ctx context.Context) error { return in.Serve(ctx, outer) })
 	return nil
 }
 
@@ -162,7 +186,7 @@ func (s *stage) startOpenGateway(ctx context.Context, certificate tls.Certificat
 	}
 	s.door = &url.URL{Scheme: "https", Host: tcp.Addr().String()}
 	gateway := s.gateway(&tls.Config{Certificates: []tls.Certificate{certificate}})
-	s.run(func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
+	s.run(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 	return nil
 }
 
@@ -207,7 +231,7 @@ func (s *stage) startAgent(ctx context.Context) error {
 	if s.pat != nil {
 		in := &snowflake.Ingress{Host: s.door.Hostname(), PAT: s.pat, Logger: log}
 		dialer.Ingress = in
-		s.run(func(ctx context.Context) error {
+		s.run(ctx, func(ctx context.Context) error {
 			<-ctx.Done()
 			return in.Close()
 		})
@@ -221,7 +245,7 @@ func (s *stage) startAgent(ctx context.Context) error {
 		Upstream: proxy.NewTunnel(dialer), DrainTimeout: demoDrain, Metrics: m, Logger: log,
 		Listening: func(bootstrap []string) { listening <- bootstrap },
 	}
-	s.run(agent.Run)
+	s.run(ctx, agent.Run)
 	select {
 	case addresses := <-listening:
 		s.bootstrap = reachable(addresses[0], listen.Host)

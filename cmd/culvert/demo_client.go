@@ -18,6 +18,7 @@ const (
 	demoTopic      = "demo"
 	demoGroup      = "demo-readers"
 	demoPartitions = 6
+	demoBrokers    = 3 // one replica on each
 	// attemptTimeout is how long a client tries that is meant to fail.
 	attemptTimeout = time.Second
 	// attemptDialTimeout is how long it waits where a resolver is silent. It dials

@@ -19,6 +19,13 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
+const (
+	// stateFileAuto is the --state-file that we choose a place for.
+	stateFileAuto = "auto"
+	// stateFileNone is the --state-file that keeps nothing, as an empty one does.
+	stateFileNone = "none"
+)
+
 // build reads the files that settings name, and puts the agent together.
 func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slog.Logger) (*proxy.Agent, error) {
 	m := metrics.New(registry, metrics.Agent, version())

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/printable"
+)
+
+// app is what every command runs with.
+type app struct {
+	stdout, stderr io.Writer
+	json           bool // everything on stderr is JSON
+	log            *slog.Logger
+}
+
+// Exit codes. Scripts and Kubernetes read them: a wrong command line never gets better by trying again, a failure may.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errHelpShown ends a run that was called without arguments: help was printed to stderr in place of an error.
+var errHelpShown = errors.New("help was shown")
+
+// report prints err and returns the exit code.
+func (a *app) report(err error) int {
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, errHelpShown):
+		return exitUsage
+	}
+	if a.json {
+		a.recorder().Error("culvert failed", "err", err)
+	} else {
+		fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
+		for _, hint := range hints.Of(err) {
+			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", shown(hint))
+		}
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// say writes one line for people, whatever --log-level is: scripts and tests wait for the line with "ready".
+func (a *app) say(line string) {
+	if a.json {
+		a.recorder().Info(line)
+		return
+	}
+	fmt.Fprintln(a.stderr, printable.Text(line, maxMessage))
+}
+
+// recorder writes the records that stand for lines for people where stderr is JSON.
+func (a *app) recorder() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{ReplaceAttr: spell}))
+}
+
+// signalEcho is how long after the first signal another one counts as the same: timeout(1), for one, sends its signal to
+// the process and then to the process group.
+const signalEcho = time.Second
+
+// errSignal is the cause of a context that a signal ended.
+var errSignal = errors.New("stopped by a signal")
+
+// untilSignal returns a context that the first SIGINT or SIGTERM ends, so that connections can drain. A second signal
+// exits at once: the user does not want to wait. The caller calls stop, after which signals act as by default.
+func (a *app) untilSignal(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go awaitSignals(signals, done, cancel, func() {
+		os.Exit(a.report(errors.New("stopped before all connections had ended")))
+	})
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
+
+// awaitSignals calls first on the first signal, and second on the first one after signalEcho. It returns when done is closed.
+func awaitSignals(signals <-chan os.Signal, done <-chan struct{}, first context.CancelCauseFunc, second func()) {
+	select {
+	case <-signals:
+		first(errSignal)
+	case <-done:
+		return
+	}
+	echo := time.After(signalEcho)
+	for over := false; ; {
+		select {
+		case <-echo:
+			over = true
+		case <-signals:
+			if over {
+				second()
+				return
+			}
+		case <-done:
+			return
+		}
+	}
+}
