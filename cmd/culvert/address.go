@@ -14,10 +14,12 @@ import (
 
 const (
 	maxPort = 65535
-	// maxExpected bounds the ports that are open from the start.
+	// maxExpected bounds --expect-nodes, for each node opens a listener at start. A range with a typo must not open
+	// thousands.
 	maxExpected = 1024
-	// assumedNodes is how many node ids from 0 have their ports kept free of our
-	// other listeners, where --expect-nodes does not say which ones will come.
+	// assumedNodes is how many node ids from 0 have their ports kept free of our other listeners, where --expect-nodes
+	// does not say which ids exist. Clusters are seldom larger, and a listener in the way of a node would be found only
+	// when that node first appears.
 	assumedNodes = 100
 )
 
@@ -30,13 +32,13 @@ func parseListen(s string) (proxy.Listen, error) {
 	case err != nil:
 		return l, wrong("write it as 127.0.0.1:9092, or as 0.0.0.0:9092=HOST", "--listen %s: %w", s, err)
 	case isWildcard(bindHost) && l.Host == "":
-		return l, wrong(fmt.Sprintf("add the host under which clients reach this agent: --listen %s=HOST", bind),
-			"--listen %s: clients cannot be told to connect to every address of this machine", s)
+		return l, wrong(fmt.Sprintf("add the host name or IP address at which clients reach this agent: --listen %s=HOST", bind),
+			"--listen %s: clients cannot connect to a wildcard address", s)
 	case l.Host == "":
 		return l, nil
 	}
 	if err := checkHost(l.Host); err != nil {
-		return l, wrong("behind the equals sign stands a host without a port: brokers get ports from --broker-port-base", "--listen %s: %w", s, err)
+		return l, wrong("write a host without a port after the equals sign: ports come from --broker-port-base", "--listen %s: %w", s, err)
 	}
 	return l, nil
 }
@@ -55,8 +57,8 @@ func parseNodeAddress(s string) (id int32, a proxy.NodeAddress, err error) {
 	}
 	if a.Advertise == "" {
 		if isWildcard(bindHost) {
-			return 0, a, wrong(fmt.Sprintf("add the address under which clients reach this node: --node-address %s=HOST:PORT", s),
-				"--node-address %s: clients cannot be told to connect to every address of this machine", s)
+			return 0, a, wrong(fmt.Sprintf("add the address at which clients reach this node: --node-address %s=HOST:PORT", s),
+				"--node-address %s: clients cannot connect to a wildcard address", s)
 		}
 		return id, a, nil
 	}
@@ -73,7 +75,7 @@ func parseNodeAddress(s string) (id int32, a proxy.NodeAddress, err error) {
 func parseNodeID(s string) (int32, error) {
 	id, err := strconv.ParseInt(s, 10, 32)
 	if err != nil || id < 0 {
-		return 0, fmt.Errorf("%q is no node id: these are numbers from 0 to 2147483647", s)
+		return 0, fmt.Errorf("%q is not a node id: want a number from 0 to 2147483647", s)
 	}
 	return int32(id), nil
 }
@@ -98,7 +100,7 @@ func parseNodeIDs(ranges []string) ([]int32, error) {
 		case high < low:
 			return nil, wrong(form, "--expect-nodes %s: the range ends before it begins", s)
 		case int(high)-int(low) >= maxExpected-len(ids):
-			return nil, wrong("name the nodes that the cluster has", "--expect-nodes %s: more than %d nodes", s, maxExpected)
+			return nil, wrong("list only the nodes that the cluster has", "--expect-nodes %s: more than %d nodes", s, maxExpected)
 		}
 		for id := int(low); id <= int(high); id++ {
 			ids = append(ids, int32(id))
@@ -107,54 +109,11 @@ func parseNodeIDs(ranges []string) ([]int32, error) {
 	return ids, nil
 }
 
-// splitAddress reads HOST:PORT, whose host may be empty. A least port of 0
-// allows the port to be chosen by the system.
-func splitAddress(s string, least int) (host string, port int, err error) {
-	host, number, err := net.SplitHostPort(s)
-	if err != nil {
-		return "", 0, fmt.Errorf("%q is no HOST:PORT", s)
-	}
-	port, err = strconv.Atoi(number)
-	if err != nil || port < least || port > maxPort {
-		return "", 0, fmt.Errorf("%q is no port between %d and %d", number, least, maxPort)
-	}
-	return host, port, nil
-}
-
-// checkHost refuses what clients could not connect to.
-func checkHost(host string) error {
-	if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsAny(host, ":/=[] ")) {
-		return fmt.Errorf("%q is no host", host)
-	}
-	if isWildcard(host) {
-		return fmt.Errorf("%s means every address of a machine: clients need one of them", host)
-	}
-	return nil
-}
-
-// isWildcard reports whether listening on host means on every address.
-func isWildcard(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "" || err == nil && ip.Unmap().IsUnspecified()
-}
-
-// isLoopback reports whether nobody outside this machine reaches host.
-func isLoopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
-}
-
-func bindHost(l proxy.Listen) string {
-	host, _, _ := splitAddress(l.Bind, 0)
-	return host
-}
-
-// parseGateways reads the URLs: of gateways, or of brokers to dial from here. A
-// comma separates brokers as it does URLs, so what has no scheme continues a
-// list of brokers.
+// parseGateways reads the values of --gateway-url: URLs of gateways, or tcp:// and brokers to dial without one. A comma
+// separates brokers as well as URLs, so a value without a scheme continues the list of brokers before it.
 func parseGateways(list []string) (gateways []*url.URL, brokers []string, err error) {
 	direct := false
-	for _, s := range values(strings.Split(strings.Join(list, ","), ",")) {
+	for _, s := range nonBlank(strings.Split(strings.Join(list, ","), ",")) {
 		hosts, isTCP := strings.CutPrefix(s, "tcp://")
 		if isTCP || direct && !strings.Contains(s, "://") {
 			direct = true
@@ -170,9 +129,10 @@ func parseGateways(list []string) (gateways []*url.URL, brokers []string, err er
 	}
 	switch {
 	case len(gateways) == 0 && len(brokers) == 0:
-		return nil, nil, wrong("give the gateway's, as in --gateway-url https://kafka.example.com, or tcp://BROKER:PORT for no tunnel", "--gateway-url is missing")
+		return nil, nil, wrong("give the gateway's URL: --gateway-url https://kafka.example.com; or, to use no gateway, --gateway-url tcp://BROKER:PORT",
+			"--gateway-url is missing")
 	case len(gateways) > 0 && len(brokers) > 0:
-		return nil, nil, wrong("start one agent for each", "--gateway-url %s and tcp://%s: an agent goes through gateways or to brokers, not both",
+		return nil, nil, wrong("start one agent for each", "--gateway-url %s and tcp://%s: an agent connects to gateways or to brokers, not to both",
 			gateways[0], strings.Join(brokers, ","))
 	}
 	return gateways, brokers, nil
@@ -182,16 +142,16 @@ func parseGateway(s string) (*url.URL, error) {
 	const form = "write it as https://kafka.example.com, https://kafka.example.com:8443/prefix or tcp://kafka-0:9092"
 	u, err := url.Parse(s)
 	if err != nil {
-		return nil, wrong(form, "--gateway-url %s: it is no URL", s)
+		return nil, wrong(form, "--gateway-url %s: not a URL", s) // err would repeat a password in it
 	}
 	switch {
 	case u.Scheme == "http":
-		return nil, wrong(fmt.Sprintf("is it https://%s? A gateway without TLS is reached through the ingress that ends TLS for it", strings.TrimSuffix(u.Host, ":80")),
-			"--gateway-url %s: tokens and records would go unencrypted", s)
+		return nil, wrong(fmt.Sprintf("did you mean https://%s? A gateway without TLS is reached through an ingress that terminates TLS", strings.TrimSuffix(u.Host, ":80")),
+			"--gateway-url %s: tokens and records would be sent unencrypted", s)
 	case u.Scheme != "https", u.Hostname() == "", u.Opaque != "":
-		return nil, wrong(form, "--gateway-url %s: it is no https:// URL", s)
+		return nil, wrong(form, "--gateway-url %s: not an https:// URL", s)
 	case u.User != nil:
-		return nil, wrong("put the token into a file: --token-file", "--gateway-url %s: a URL is no place for secrets", s)
+		return nil, wrong("put the token into a file and name that with --token-file", "--gateway-url %s: a URL must not contain secrets", s)
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, wrong(form, "--gateway-url %s: it has a query or a fragment", s)
 	}
@@ -203,14 +163,57 @@ func parseGateway(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// socket is a listener that is going to be opened, and what asked for it.
+// splitAddress reads HOST:PORT, whose host may be empty. With a lowest port of 0, the system may choose the port.
+func splitAddress(s string, lowest int) (host string, port int, err error) {
+	host, number, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", 0, fmt.Errorf("%q is not HOST:PORT", s)
+	}
+	port, err = strconv.Atoi(number)
+	if err != nil || port < lowest || port > maxPort {
+		return "", 0, fmt.Errorf("%q is not a port from %d to %d", number, lowest, maxPort)
+	}
+	return host, port, nil
+}
+
+// bindHost is the host that l binds.
+func bindHost(l proxy.Listen) string {
+	host, _, _ := splitAddress(l.Bind, 0)
+	return host
+}
+
+// checkHost refuses hosts that clients could not connect to.
+func checkHost(host string) error {
+	if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsAny(host, ":/=[] ")) {
+		return fmt.Errorf("%q is not a host name or an IP address", host)
+	}
+	if isWildcard(host) {
+		return fmt.Errorf("%s is a wildcard address: clients need a single one", host)
+	}
+	return nil
+}
+
+// isWildcard reports whether listening on host means listening on every address.
+func isWildcard(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.Unmap().IsUnspecified()
+}
+
+// isLoopback reports whether only this machine can reach host.
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
+}
+
+// socket is a TCP listener that is about to be opened. Settings that need the same port are refused before any is opened:
+// otherwise the error would come late, or never, where the system lets two listeners share a port.
 type socket struct {
 	host string
 	port int
-	why  string
+	why  string // the setting that asked for it, for an error
 }
 
-// overlaps reports whether not both can be opened.
+// overlaps reports whether s and t cannot both be opened.
 func (s socket) overlaps(t socket) bool {
 	return s.port == t.port && s.port != 0 && sameHost(s.host, t.host)
 }
@@ -224,11 +227,10 @@ func (s socket) clash(others []socket) (t socket, found bool) {
 	return others[i], true
 }
 
+// sameHost reports whether listening on a and on b takes a port of the same address. Names other than localhost are not
+// resolved.
 func sameHost(a, b string) bool {
-	if isWildcard(a) || isWildcard(b) {
-		return true
-	}
-	return canonicalHost(a) == canonicalHost(b)
+	return isWildcard(a) || isWildcard(b) || canonicalHost(a) == canonicalHost(b)
 }
 
 func canonicalHost(host string) string {

@@ -12,17 +12,17 @@ import (
 // noAdmin is the --admin-listen that opens no listener.
 const noAdmin = "none"
 
-// admin is the listener for those who look after the process; nil means none.
+// admin is the listener for metrics and probes; nil means none.
 type admin struct {
 	ln     net.Listener
 	server status.Server
 }
 
-// checkAdmin reads --admin-listen and --admin-host.
+// checkAdmin refuses an --admin-listen that is not an address, and an --admin-host that is not a bare name.
 func checkAdmin(address string, hosts []string) error {
-	for _, host := range values(hosts) {
+	for _, host := range nonBlank(hosts) {
 		if strings.ContainsAny(host, ":/@*[] ") || strings.Trim(host, ".") == "" {
-			return wrong("write the name alone, as in http://NAME:9464/metrics: --admin-host NAME", "--admin-host %s: it is no host name", host)
+			return wrong("write only the host name, without scheme and port: --admin-host prometheus.example", "--admin-host %s: not a host name", host)
 		}
 	}
 	if address == noAdmin {
@@ -34,15 +34,15 @@ func checkAdmin(address string, hosts []string) error {
 	return nil
 }
 
-// listenAdmin opens the admin listener, for server, whose Tunnel is shown only
-// to those on this machine.
+// listenAdmin opens the admin listener for server. Beyond loopback it does not serve /tunnel, which names addresses and
+// errors: anyone who reaches the listener can read it.
 func listenAdmin(address string, server status.Server) (*admin, error) {
 	if address == noAdmin {
 		return nil, nil
 	}
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, sayListen(err, address, "--admin-listen")
+		return nil, listenFailed(err, address, "--admin-listen")
 	}
 	host, _, _ := net.SplitHostPort(ln.Addr().String())
 	if !isLoopback(host) {
@@ -51,8 +51,8 @@ func listenAdmin(address string, server status.Server) (*admin, error) {
 	return &admin{ln, server}, nil
 }
 
-// during serves while run runs, its drain included, so that the last figures
-// can be scraped. If it cannot go on, it ends run.
+// during serves while run runs, which includes the drain after ctx is done, so that the last figures can be scraped. If
+// serving fails, it cancels run's context.
 func (s *admin) during(ctx context.Context, run func(context.Context) error) error {
 	if s == nil {
 		return run(ctx)
@@ -76,8 +76,7 @@ func (s *admin) serve(ctx context.Context, failed context.CancelCauseFunc, serve
 	served <- err
 }
 
-// String is how the listener is spoken of in the line that says that clients
-// may come.
+// String is what the line with "ready" says of the listener.
 func (s *admin) String() string {
 	if s == nil {
 		return "no admin listener"

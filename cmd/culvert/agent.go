@@ -12,7 +12,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/status"
 )
 
-// agentCmd is culvert agent.
+// agentCmd is culvert agent. Its flags are in plan.go.
 type agentCmd struct{ agentFlags }
 
 func (*agentCmd) Help() string {
@@ -27,7 +27,7 @@ With a gateway in Snowpark Container Services:
     --token-file token.txt --snowflake-pat-file pat.txt`
 }
 
-// Run serves until the process is told to stop.
+// Run serves until a signal ends ctx and connections have drained.
 func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	plan, err := c.check()
 	if err != nil {
@@ -46,17 +46,17 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	if len(plan.gateways) > 0 {
 		tunnels = func() any { return agent.Tunnels() }
 	}
-	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: agent.Ready, Tunnel: tunnels, Hosts: values(c.AdminHost), Logger: a.log})
+	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: agent.Ready, Tunnel: tunnels, Hosts: nonBlank(c.AdminHost), Logger: a.log})
 	if err != nil {
 		return err
 	}
 	agent.Listening = func(bootstrap []string) {
 		a.say(fmt.Sprintf("culvert agent ready: bootstrap %s, brokers from port %d, %s, %s",
-			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.way(), admin))
+			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.destination(), admin))
 	}
 	err = admin.during(ctx, agent.Run)
 	if le, ok := errors.AsType[*proxy.ListenError](err); ok {
-		return sayListen(le.Err, le.Address, "--listen")
+		return listenFailed(le.Err, le.Address, "--listen")
 	}
 	return err
 }

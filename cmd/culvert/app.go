@@ -43,9 +43,9 @@ func (a *app) report(err error) int {
 	if a.json {
 		a.recorder().Error("culvert failed", "err", err)
 	} else {
-		fmt.Fprintf(a.stderr, "culvert: error: %s\n", sentence(err))
+		fmt.Fprintf(a.stderr, "culvert: error: %s\n", oneLine(err))
 		for _, hint := range hints.Of(err) {
-			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", shown(hint))
+			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", sanitize(hint))
 		}
 	}
 	if _, ok := errors.AsType[usageError](err); ok {

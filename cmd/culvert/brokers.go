@@ -7,17 +7,16 @@ import (
 	"github.com/culvert-proxy/culvert/proxy"
 )
 
-// brokerFlags say how brokers are dialled: by a gateway, or by an agent without
-// one.
+// brokerFlags say how to connect to brokers: from a gateway, or from an agent that uses none.
 type brokerFlags struct {
-	BrokerTLS        bool   `group:"TLS to the brokers" help:"Speak TLS to the brokers. An agent dials these only with --gateway-url tcp://BROKER:PORT."`
-	BrokerCAFile     string `group:"TLS to the brokers" placeholder:"FILE" help:"Believe brokers whose certificates these have signed, not those that the system trusts."`
-	BrokerCertFile   string `group:"TLS to the brokers" placeholder:"FILE" help:"Certificate to show to brokers."`
-	BrokerKeyFile    string `group:"TLS to the brokers" placeholder:"FILE" help:"Its key."`
-	BrokerServerName string `group:"TLS to the brokers" placeholder:"NAME" help:"Name in the brokers' certificates; unset: the host that is dialled."`
+	BrokerTLS        bool   `group:"TLS with brokers" help:"Speak TLS to the brokers. An agent dials brokers only with --gateway-url tcp://BROKER:PORT."`
+	BrokerCAFile     string `group:"TLS with brokers" placeholder:"FILE" help:"Certificate authorities to trust for the brokers' certificates, instead of the system's."`
+	BrokerCertFile   string `group:"TLS with brokers" placeholder:"FILE" help:"Client certificate for the brokers."`
+	BrokerKeyFile    string `group:"TLS with brokers" placeholder:"FILE" help:"Private key of that certificate."`
+	BrokerServerName string `group:"TLS with brokers" placeholder:"NAME" help:"Name to expect in the brokers' certificates; unset: the host that is dialled."`
 }
 
-// given names the flags that are set.
+// given lists the flags that are set.
 func (f *brokerFlags) given() []string {
 	return given(map[string]bool{
 		"--broker-tls": f.BrokerTLS, "--broker-ca-file": f.BrokerCAFile != "", "--broker-cert-file": f.BrokerCertFile != "",
@@ -25,14 +24,17 @@ func (f *brokerFlags) given() []string {
 	})
 }
 
+// check refuses the other flags without --broker-tls, for a CA file does not turn TLS on by itself: nobody should believe
+// that a connection is encrypted because a certificate is configured.
 func (f *brokerFlags) check() error {
 	if set := f.given(); len(set) > 0 && !f.BrokerTLS {
-		return wrong("add --broker-tls", "%s: brokers are spoken to in plaintext", strings.Join(set, ", "))
+		return wrong("add --broker-tls", "%s: connections to the brokers are in plaintext", strings.Join(set, ", "))
 	}
 	return checkPair("--broker-cert-file", f.BrokerCertFile, "--broker-key-file", f.BrokerKeyFile)
 }
 
-// build reads the files.
+// build reads the files that the flags name. bootstrap finds the cluster; allow are patterns of addresses that may be dialled
+// although no broker named them.
 func (f *brokerFlags) build(bootstrap, allow []string, log *slog.Logger) (*proxy.Brokers, error) {
 	b := &proxy.Brokers{Bootstrap: bootstrap, Allow: allow, ServerName: f.BrokerServerName}
 	if !f.BrokerTLS {

@@ -16,7 +16,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy"
 )
 
-// configCmd prints the settings with which a command would run.
+// configCmd is culvert config. It prints the settings with which a command would run, and then checks them.
 type configCmd struct {
 	Agent   configAgentCmd   `cmd:"" help:"Print the effective settings of culvert agent."`
 	Gateway configGatewayCmd `cmd:"" help:"Print the effective settings of culvert gateway."`
@@ -27,6 +27,7 @@ func (*configCmd) Help() string {
   culvert config agent --gateway-url https://kafka.example.com > culvert.yaml`
 }
 
+// configAgentCmd is culvert config agent. It prints the default --state-file as the path that an agent would use.
 type configAgentCmd struct{ agentFlags }
 
 func (c *configAgentCmd) Run(a *app, s *sources, ctx *kong.Context) error {
@@ -45,6 +46,7 @@ func (*configAgentCmd) Help() string {
   culvert config agent --gateway-url https://kafka.example.com > culvert.yaml`
 }
 
+// configGatewayCmd is culvert config gateway.
 type configGatewayCmd struct{ gatewayFlags }
 
 func (c *configGatewayCmd) Run(a *app, s *sources, ctx *kong.Context) error {
@@ -60,8 +62,8 @@ func (*configGatewayCmd) Help() string {
   culvert config gateway --bootstrap kafka-0:9092 --token-file tokens.txt > culvert.yaml`
 }
 
-// print prints a configuration file that says in comments where each
-// setting came from. Secrets are not in it: settings name only their files.
+// print writes a configuration file that says in comments where each setting came from. There are no secrets in it, for
+// settings only name files that hold secrets; a secret by mistake is redacted.
 func (s *sources) print(w io.Writer, ctx *kong.Context) error {
 	flags := settings(ctx.Selected())
 	document := &yaml.Node{Kind: yaml.MappingNode}
@@ -83,6 +85,7 @@ func (s *sources) print(w io.Writer, ctx *kong.Context) error {
 	return err
 }
 
+// settingNode is a flag's value in YAML.
 func settingNode(flag *kong.Flag) *yaml.Node {
 	if list, ok := flag.Target.Interface().([]string); ok {
 		node := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
@@ -102,6 +105,7 @@ func scalar(text string) *yaml.Node {
 	return node
 }
 
+// originOf says where a flag's value came from: "flag", the name of a variable, the file or "default".
 func (s *sources) originOf(ctx *kong.Context, flag *kong.Flag) string {
 	for _, p := range ctx.Path {
 		if p.Flag == flag && !p.Resolved {
@@ -117,21 +121,22 @@ func (s *sources) originOf(ctx *kong.Context, flag *kong.Flag) string {
 // envPrefix begins the names of our environment variables.
 const envPrefix = "CULVERT_"
 
-// sources finds the settings that the command line left open: in the
-// environment, then in the configuration file. Kong asks it for each flag.
+// sources finds the values of flags that are not on the command line: in the environment, then in the configuration file.
+// Kong has a loader of files, which would let the file override the environment.
 type sources struct {
-	file   string
-	keys   map[string]any    // of the file: string or []any of strings
-	origin map[string]string // of the flags found here: a variable or the file
-	asked  string            // the flag found last, which is the one being parsed
+	file   string            // the name of the configuration file; "" if there is none
+	keys   map[string]any    // what is in it: a string, or []any of strings
+	origin map[string]string // by flag: the variable or the file that its value came from
+	last   string            // the flag found last; an error of parsing is about this one
 }
 
 var _ kong.Resolver = (*sources)(nil)
 
-// Validate does nothing: the file was checked when it was read.
+// Validate does nothing: the file has been checked by read.
 func (s *sources) Validate(*kong.Application) error { return nil }
 
-// Resolve returns what the environment or the file say, or nil.
+// Resolve returns the value of a flag in the environment or the file, or nil. Kong calls it for each flag that is not on the
+// command line; nil leaves the default.
 func (s *sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	if !isSetting(flag) {
 		return nil, nil
@@ -151,18 +156,19 @@ func (s *sources) found(flag, origin string) {
 	if s.origin == nil {
 		s.origin = map[string]string{}
 	}
-	s.origin[flag], s.asked = origin, flag
+	s.origin[flag], s.last = origin, flag
 }
 
-// explain adds to an error of parsing where the value came from.
-func (s *sources) explain(err error) error {
-	if s.asked == "" || !strings.HasPrefix(err.Error(), "--"+s.asked+":") {
+// withOrigin adds to an error of parsing where the value came from. Without it, an error would name a flag that is nowhere on
+// the command line.
+func (s *sources) withOrigin(err error) error {
+	if s.last == "" || !strings.HasPrefix(err.Error(), "--"+s.last+":") {
 		return err
 	}
-	return fmt.Errorf("%w (from %s)", err, s.origin[s.asked])
+	return fmt.Errorf("%w (from %s)", err, s.origin[s.last])
 }
 
-// isSetting tells settings from what is only for the moment.
+// isSetting reports whether a flag may be set in the environment: CULVERT_HELP would make every command print help.
 func isSetting(flag *kong.Flag) bool { return flag.Name != "help" }
 
 func envName(flag string) string {
@@ -189,7 +195,8 @@ func (s *sources) load(ctx *kong.Context) error {
 	return err
 }
 
-// read takes the file's keys, each of which must be a flag of the command.
+// read reads the file's keys, each of which must be a flag of command: an unknown key is most likely a typo, and ignoring it
+// would leave a default in force unnoticed.
 func (s *sources) read(path string, command *kong.Node) error {
 	content, err := proxy.ReadFile(path, proxy.MaxFile)
 	if err != nil {
@@ -205,7 +212,7 @@ func (s *sources) read(path string, command *kong.Node) error {
 	}
 	root := document.Content[0]
 	if root.Kind != yaml.MappingNode {
-		return wrong("write one setting a line, as in log-level: debug", "read %s: line %d is no setting", path, root.Line)
+		return wrong("write one setting per line, such as log-level: debug", "read %s: line %d is not a setting", path, root.Line)
 	}
 	flags := settings(command)
 	for i := 0; i < len(root.Content); i += 2 {
@@ -215,7 +222,7 @@ func (s *sources) read(path string, command *kong.Node) error {
 			return wrong(unknownKey(key.Value, command), "%s, line %d: unknown key %q", path, key.Line, key.Value)
 		}
 		if _, again := s.keys[key.Value]; again {
-			return wrong("what may be repeated is a list: "+key.Value+": [a, b]", "%s, line %d: key %q again", path, key.Line, key.Value)
+			return wrong("write repeated values as a list: "+key.Value+": [a, b]", "%s, line %d: duplicate key %q", path, key.Line, key.Value)
 		}
 		text, err := keyValue(value, flag)
 		if err != nil {
@@ -228,8 +235,8 @@ func (s *sources) read(path string, command *kong.Node) error {
 	return nil
 }
 
-// keyValue returns the value's text, or texts, as they are written: what 0-5
-// or 12:30 mean is the flag's to say, not YAML's. Null is nil: not set.
+// keyValue returns the value's text, or a list of texts, as written: the flag's type decides what 0-5 or 12:30 means, not
+// YAML's. Null is nil: not set.
 func keyValue(value *yaml.Node, flag *kong.Flag) (any, error) {
 	for value.Kind == yaml.AliasNode {
 		value = value.Alias
@@ -242,12 +249,12 @@ func keyValue(value *yaml.Node, flag *kong.Flag) (any, error) {
 	case value.Kind != yaml.SequenceNode:
 		return nil, errors.New("a setting is a value or a list of values, not a mapping")
 	case !flag.IsSlice():
-		return nil, errors.New("this setting has one value, not a list")
+		return nil, errors.New("this setting takes one value, not a list")
 	}
 	var list []any
 	for _, item := range value.Content {
 		if item.Kind != yaml.ScalarNode {
-			return nil, errors.New("the items of a list are plain values")
+			return nil, errors.New("the items of a list must be plain values")
 		}
 		list = append(list, item.Value)
 	}
@@ -274,8 +281,7 @@ func (s *sources) wantsJSON(args []string, parsed string) bool {
 	return s.keys["log-format"] == formatJSON
 }
 
-// settings are the flags that may stand in a command's file, by name. A file
-// names no further file.
+// settings are the flags that a command's file may hold, by name. A file cannot name another file.
 func settings(command *kong.Node) map[string]*kong.Flag {
 	flags := map[string]*kong.Flag{}
 	for n := command; n != nil; n = n.Parent {
@@ -288,11 +294,11 @@ func settings(command *kong.Node) map[string]*kong.Flag {
 	return flags
 }
 
-// unknownKey is the way out for a key that command has not.
+// unknownKey is the hint for a key that is no flag of command.
 func unknownKey(key string, command *kong.Node) string {
 	for _, other := range root(command).Children {
 		if _, ok := settings(other)[key]; ok {
-			return fmt.Sprintf("it is a setting of culvert %s: give each command a file of its own", other.Name)
+			return fmt.Sprintf("this is a setting of culvert %s: give each command a file of its own", other.Name)
 		}
 	}
 	var names []string
@@ -312,8 +318,8 @@ func root(node *kong.Node) *kong.Node {
 	return node
 }
 
-// warnOfUnknown warns of variables that look like ours and are not. They are no
-// errors: Kubernetes invents some for a service that is called culvert.
+// warnOfUnknown warns of variables that begin like ours and are no setting. They are not errors: Kubernetes sets some, such as
+// CULVERT_SERVICE_HOST, for a service called culvert. Only names are logged, for a misspelt setting may hold a secret.
 func (s *sources) warnOfUnknown(log *slog.Logger, root *kong.Node) {
 	known := []string{envName("config")}
 	for _, command := range root.Children {
@@ -338,8 +344,7 @@ func (s *sources) warnOfUnknown(log *slog.Logger, root *kong.Node) {
 	}
 }
 
-// nearest returns the name that needs the fewest edits to become what was
-// written, if these are few.
+// nearest returns the name that is the fewest edits away from what was written; "" if that is more than a quarter of it.
 func nearest(written string, names []string) string {
 	best, fewest := "", 1+len(written)/4
 	for _, name := range slices.Sorted(slices.Values(names)) {
@@ -350,7 +355,8 @@ func nearest(written string, names []string) string {
 	return best
 }
 
-// distance is Levenshtein's: the least number of bytes to insert, drop or replace.
+// distance is the Levenshtein distance: the least number of bytes to insert, drop or replace. Kong has one that it does not
+// export.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -64,7 +64,7 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 
 // check refuses settings that have the wrong form.
 func (c *demoCmd) check() (l proxy.Listen, err error) {
-	if err := checkTransport(c.Transport); err != nil {
+	if err := checkTransportName(c.Transport); err != nil {
 		return l, err
 	}
 	return parseListen(c.Listen)
@@ -126,7 +126,7 @@ func (t *story) fails(ctx context.Context, client kafkaClient) error {
 	if err == nil {
 		return fmt.Errorf("demo: a client got past the door without culvert: what resolves names in %s here?", fakekafka.Domain)
 	}
-	fmt.Fprint(t.w, wrap("error: "+shown(plain(err)), "  "))
+	fmt.Fprint(t.w, wrap("error: "+sanitize(plain(err)), "  "))
 	return nil
 }
 

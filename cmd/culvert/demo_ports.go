@@ -25,7 +25,7 @@ func mustBeFree(l proxy.Listen) error {
 	if l.Bind == demoListen {
 		return nil
 	}
-	return sayListen(tryListen(l.Bind), l.Bind, "--listen")
+	return listenFailed(tryListen(l.Bind), l.Bind, "--listen")
 }
 
 // choosePorts returns --listen and the base of the brokers' ports, or others

@@ -222,12 +222,9 @@ func (s *stage) startAgent(ctx context.Context) error {
 	log := s.log.With("end", "agent")
 	dialer := &tunnel.Dialer{
 		URL: s.door, Transport: s.transport, TLS: &tls.Config{RootCAs: s.roots}, Logger: log,
-		Token:   func() (string, error) { return s.token, nil },
-		OnState: follow(m.Tunnel(s.door.Host)), OnUDPBuffers: m.UDPBuffers,
-		OnDial: func(transport string, err error, took time.Duration) {
-			m.TunnelDial(transport, metrics.ResultOf(err), took)
-		},
+		Token: func() (string, error) { return s.token, nil },
 	}
+	measure(dialer, m)
 	if s.pat != nil {
 		in := &snowflake.Ingress{Host: s.door.Hostname(), PAT: s.pat, Logger: log}
 		dialer.Ingress = in

@@ -8,39 +8,36 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/doctor"
-	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// doctorCmd is culvert doctor. It takes what the agent takes, so that a command
-// line that does not work needs one word changed.
+// doctorCmd is culvert doctor. It takes the agent's flags, so that a command line that does not work needs one word changed.
 type doctorCmd struct {
 	JSON bool          `name:"json" group:"The doctor" help:"Print each finding as a line of JSON."`
-	Idle time.Duration `group:"The doctor" placeholder:"TIME" help:"Leave a connection without requests for this long, to see whether something cuts it. 100s tells of most ingresses."`
+	Idle time.Duration `group:"The doctor" placeholder:"TIME" help:"Keep a connection without requests for this long, to see whether something on the path cuts it. 100s is longer than most ingresses allow."`
 
 	agentFlags
 }
 
 func (*doctorCmd) Help() string {
-	return `Nothing is changed, and nothing is listened on: it may run beside an agent. The
+	return `It changes nothing and opens no listener, so it can run beside an agent. The
 exit code is 0 if clients would get through, else 1.
 
 Example:
   culvert doctor --gateway-url https://kafka.example.com --token-file token.txt`
 }
 
-// Run examines each gateway, or the brokers where there is none.
+// Run examines each gateway, or the brokers where there is none. Findings are printed as they come; the error only counts
+// those that failed.
 func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	plan, err := c.check()
 	if err != nil {
 		return err
 	}
 	if c.Idle < 0 {
-		return wrong("0 leaves that out", "--idle %v: it may not be negative", c.Idle)
+		return wrong("0 skips that check", "--idle %v: must not be negative", c.Idle)
 	}
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
@@ -61,13 +58,12 @@ func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 }
 
 func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan, log *slog.Logger) error {
-	log = unlessDebug(ctx, log, silent) // what it would warn of are findings
+	log = unlessDebug(ctx, log, silent) // what the parts would warn of is a finding here
 	if len(p.gateways) == 0 {
 		brokers, err := c.brokerFlags.build(p.brokers, nil, log)
 		if err != nil {
 			return err
 		}
-		brokers.Metrics = metrics.New(prometheus.NewRegistry(), metrics.Agent, version())
 		d.Brokers(ctx, proxy.NewDirect(brokers), nil)
 		return nil
 	}
@@ -88,7 +84,8 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan,
 	return nil
 }
 
-// transports are those to try.
+// transports are those to examine: the one that was asked for or else all, the most widely supported first.
+// http:// has no h3, which needs TLS.
 func (c *doctorCmd) transports(dialer *tunnel.Dialer) []string {
 	switch {
 	case c.Transport != tunnel.TransportAuto:
@@ -100,12 +97,12 @@ func (c *doctorCmd) transports(dialer *tunnel.Dialer) []string {
 }
 
 func (c *doctorCmd) print(w io.Writer, f doctor.Finding) {
-	f.Text, f.Remedy = shown(f.Text), shown(f.Remedy)
+	f.Text, f.Remedy = sanitize(f.Text), sanitize(f.Remedy)
 	if c.JSON {
 		json.NewEncoder(w).Encode(f)
 		return
 	}
-	const indent = 19 // of the text
+	const indent = 19 // the columns before the text: five, a space, twelve, a space
 	text := wrap(f.Text, fmt.Sprintf("%*s", indent, ""))
 	fmt.Fprintf(w, "%-5s %-12s %s", f.Result, f.Hop, text[indent:])
 	if f.Remedy != "" {

@@ -5,18 +5,7 @@ import (
 	"strings"
 )
 
-// checkPair refuses one of two settings that need each other.
-func checkPair(certFlag, cert, keyFlag, key string) error {
-	switch {
-	case cert != "" && key == "":
-		return wrong("add "+keyFlag+" with its key", "%s %s: a certificate needs its key", certFlag, cert)
-	case cert == "" && key != "":
-		return wrong("add "+certFlag+" with its certificate", "%s %s: a key needs its certificate", keyFlag, key)
-	}
-	return nil
-}
-
-// given lists, in order, the flags that are set.
+// given lists the flags that are set, sorted.
 func given(flags map[string]bool) []string {
 	var set []string
 	for name, is := range flags {
@@ -28,8 +17,9 @@ func given(flags map[string]bool) []string {
 	return set
 }
 
-// values are those of a repeatable setting, without blanks.
-func values(list []string) []string {
+// nonBlank returns the values of a repeatable setting without spaces around them and without empty ones: a variable that is
+// set to "" means no values, not one empty value.
+func nonBlank(list []string) []string {
 	var kept []string
 	for _, v := range list {
 		if v = strings.TrimSpace(v); v != "" {
@@ -37,4 +27,15 @@ func values(list []string) []string {
 		}
 	}
 	return kept
+}
+
+// checkPair refuses a certificate without its key, and a key without its certificate.
+func checkPair(certFlag, cert, keyFlag, key string) error {
+	switch {
+	case cert != "" && key == "":
+		return wrong("add "+keyFlag+" with its key", "%s %s: a certificate needs its key", certFlag, cert)
+	case cert == "" && key != "":
+		return wrong("add "+certFlag+" with its certificate", "%s %s: a key needs its certificate", keyFlag, key)
+	}
+	return nil
 }

@@ -19,39 +19,43 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// gatewayFlags are the settings of the gateway's end.
+// gatewayFlags are the settings of a gateway. The order here is the order of --help.
 type gatewayFlags struct {
-	Bootstrap []string `group:"The three that matter" placeholder:"HOST:PORT" help:"Brokers to find the cluster by; may be repeated."`
-	TokenFile string   `group:"The three that matter" placeholder:"FILE" help:"Tokens that let agents in, one a line, as NAME=TOKEN."`
-	Listen    string   `group:"The three that matter" placeholder:"ADDRESS" default:":8443" help:"TCP for ws and UDP for h3."`
+	Bootstrap []string `group:"Main settings" placeholder:"HOST:PORT" help:"Brokers to find the cluster by. May be repeated."`
+	TokenFile string   `group:"Main settings" placeholder:"FILE" help:"Tokens that agents may authenticate with, one per line: NAME=TOKEN."`
+	Listen    string   `group:"Main settings" placeholder:"ADDRESS" default:":8443" help:"Address for agents: TCP for ws and h2, UDP for h3."`
 
-	TLSCertFile string `name:"tls-cert-file" group:"TLS with the agents" placeholder:"FILE" help:"Certificate. Without it: plain HTTP and no h3, for a place behind an ingress."`
-	TLSKeyFile  string `name:"tls-key-file" group:"TLS with the agents" placeholder:"FILE" help:"Its key."`
+	TLSCertFile string `name:"tls-cert-file" group:"TLS with agents" placeholder:"FILE" help:"Certificate. Unset: plain HTTP and no h3, for a gateway behind an ingress."`
+	TLSKeyFile  string `name:"tls-key-file" group:"TLS with agents" placeholder:"FILE" help:"Private key of that certificate."`
 
-	StatelessResetKeyFile string `group:"TLS with the agents" placeholder:"FILE" help:"A secret that outlives the process, so that h3 agents learn of a restart at once. Only for a single gateway, or behind a balancer that routes by QUIC connection ID."`
+	StatelessResetKeyFile string `group:"TLS with agents" placeholder:"FILE" help:"Secret that stays the same across restarts, so that h3 agents notice a restart at once. Only for a single gateway, or behind a load balancer that routes by QUIC connection ID."`
 
-	ClientCAFile   string   `group:"Who may come in" placeholder:"FILE" help:"Let in only agents that show a certificate which these have signed."`
-	AllowUser      []string `group:"Who may come in" placeholder:"USER" help:"Of those, let in only requests that Snowflake's ingress says are this user's (Sf-Context-Current-User); may be repeated. Names are SQL's: alice is ALICE, and a name that is not in upper case stands in double quotes."`
-	RevokeStreams  bool     `group:"Who may come in" help:"End, between two requests, the streams that were opened with a token or certificate which is not accepted any more. Without it they go on, and no new ones are opened."`
-	InsecureNoAuth bool     `group:"Who may come in" help:"Let everybody in: nothing else may be said about who may."`
+	ClientCAFile   string   `group:"Access" placeholder:"FILE" help:"Accept only agents with a certificate from these authorities."`
+	AllowUser      []string `group:"Access" placeholder:"USER" help:"Of the agents with a token or certificate, accept only requests that Snowflake's ingress says are from this user (Sf-Context-Current-User). May be repeated. Names follow SQL: alice is ALICE, and a name that is not all upper case stands in double quotes."`
+	RevokeStreams  bool     `group:"Access" help:"When a token or certificate is no longer accepted, end the streams that were opened with it, between two requests. Without this flag they continue, and only new ones are refused."`
+	InsecureNoAuth bool     `group:"Access" help:"Accept everyone. Then neither tokens nor certificates may be configured."`
 
-	AllowBroker   []string `group:"What may be dialled" placeholder:"PATTERN" help:"Dial these without a broker having named them: HOST:PORT or CIDR:PORT, where * in a name is one label; may be repeated."`
-	TicketKeyFile string   `group:"What may be dialled" placeholder:"FILE" help:"Keys, one a line, that sign which addresses brokers have named; the first one signs. Several replicas need it. Unset: a random one."`
+	AllowBroker   []string `group:"Brokers to dial" placeholder:"PATTERN" help:"Addresses that may be dialled although no broker has named them: HOST:PORT or CIDR:PORT, where * in a name is one label. May be repeated."`
+	TicketKeyFile string   `group:"Brokers to dial" placeholder:"FILE" help:"Keys, one per line, for tickets: signed addresses that brokers have named. The first key signs, all verify. Needed with several replicas. Unset: a random key."`
 
 	brokerFlags
 
-	MaxStreams            int    `group:"How much at a time" placeholder:"N" default:"10000" help:"Refuse streams beyond this many, each of which is a connection of a Kafka client; 0: no limit."`
-	MaxStreamsPerIdentity int    `group:"How much at a time" placeholder:"N" default:"5000" help:"The same for one identity, which is a token's name or a certificate's."`
-	MaxSparesPerIdentity  int    `group:"How much at a time" placeholder:"N" default:"64" help:"Streams that one identity may hold ready before clients come. Each agent has up to 8."`
-	MaxMemory             string `group:"How much at a time" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB; auto: a quarter of what the process may have, none: no limit."`
+	MaxStreams int `group:"Limits" placeholder:"N" default:"10000" help:"Refuse streams beyond this many, each of which is a connection of a Kafka client; 0: no limit."`
+	// One stolen or misused token must not take all of --max-streams.
+	MaxStreamsPerIdentity int `group:"Limits" placeholder:"N" default:"5000" help:"The same for one identity: the name of a token or of a certificate."`
+	// A spare costs as much as any stream, and serves nobody yet: eight agents may share a token.
+	MaxSparesPerIdentity int    `group:"Limits" placeholder:"N" default:"64" help:"Streams that one identity may hold ready before clients connect. Each agent holds up to 8."`
+	MaxMemory            string `group:"Limits" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB. auto: a quarter of what the process may use; none: no limit."`
 
-	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"/metrics, /healthz and /readyz; none: nowhere."`
-	AdminHost    []string      `group:"The process" placeholder:"NAME" help:"Answer there to this host name too, not only to localhost and IP addresses; may be repeated."`
-	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long streams may take to end when the process is told to stop."`
+	// The admin listener asks for no credentials: it is on loopback by default.
+	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve /metrics, /healthz and /readyz. none: nowhere."`
+	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
+	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for closing.
+	DrainTimeout time.Duration `group:"Process" placeholder:"TIME" default:"25s" help:"How long streams may take to end after SIGTERM or SIGINT."`
 }
 
-// maxLinger is how long balancers have to see that a gateway drains. Who is led
-// to it after that finds nobody.
+// maxLinger is how long a draining gateway goes on telling newcomers that it drains after its last stream has ended. Load
+// balancers need about that long to notice; whoever they route here later finds nothing listening.
 const maxLinger = 2 * time.Second
 
 // gatewayCmd is culvert gateway.
@@ -64,7 +68,7 @@ func (*gatewayCmd) Help() string {
     --tls-cert-file cert.pem --tls-key-file key.pem`
 }
 
-// Run serves until the process is told to stop.
+// Run serves until a signal ends ctx and streams have drained.
 func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	allow, err := c.check()
 	if err != nil {
@@ -82,7 +86,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: gateway.Ready, Hosts: values(c.AdminHost), Logger: a.log})
+	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: gateway.Ready, Hosts: nonBlank(c.AdminHost), Logger: a.log})
 	if err != nil {
 		closeAll(tcp, udp)
 		return err
@@ -92,6 +96,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 }
 
+// transports is what the line with "ready" says that agents may use. Without a certificate there is no h3, which needs TLS.
 func (f *gatewayFlags) transports() string {
 	if f.TLSCertFile == "" {
 		return "ws, h2 behind an ingress"
@@ -99,15 +104,16 @@ func (f *gatewayFlags) transports() string {
 	return "h3, ws, h2"
 }
 
-// gatewayPlan is what the flags mean. Nothing has been opened for it yet.
+// gatewayPlan is what the flags mean, parsed and checked. No file has been read for it and nothing has been opened.
 type gatewayPlan struct {
 	bootstrap, allowBroker, allowUser []string
 	limits                            tunnel.Limits
 }
 
-// check refuses settings that have the wrong form or do not go together.
+// check parses the settings and refuses those that contradict each other. It opens nothing, so that a wrong command line is
+// reported before anything else can fail.
 func (f *gatewayFlags) check() (*gatewayPlan, error) {
-	p := &gatewayPlan{bootstrap: values(f.Bootstrap), allowBroker: values(f.AllowBroker), allowUser: values(f.AllowUser)}
+	p := &gatewayPlan{bootstrap: nonBlank(f.Bootstrap), allowBroker: nonBlank(f.AllowBroker), allowUser: nonBlank(f.AllowUser)}
 	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkListen, f.checkTLS, f.checkAuth, f.checkKeys, f.checkLimits} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -118,7 +124,7 @@ func (f *gatewayFlags) check() (*gatewayPlan, error) {
 
 func (f *gatewayFlags) checkBrokers(p *gatewayPlan) error {
 	if len(p.bootstrap) == 0 {
-		return wrong("name some of the cluster's brokers: --bootstrap kafka-0:9092,kafka-1:9092", "--bootstrap is missing")
+		return wrong("name one or more brokers of the cluster: --bootstrap kafka-0:9092,kafka-1:9092", "--bootstrap is missing")
 	}
 	if err := (&proxy.Brokers{Bootstrap: p.bootstrap}).Validate(); err != nil {
 		return wrong("write it as --bootstrap kafka-0:9092,kafka-1:9092", "--bootstrap: %w", err)
@@ -139,28 +145,30 @@ func (f *gatewayFlags) checkListen(*gatewayPlan) error {
 	}
 	adminHost, adminPort, err := splitAddress(f.AdminListen, 0)
 	if err == nil && (socket{host, port, ""}).overlaps(socket{adminHost, adminPort, ""}) {
-		return wrong("choose another port for one of them", "--admin-listen %s: port %d is that of --listen %s", f.AdminListen, port, f.Listen)
+		return wrong("choose another port for one of them", "--admin-listen %s: port %d is already used by --listen %s", f.AdminListen, port, f.Listen)
 	}
 	return nil
 }
 
 func (f *gatewayFlags) checkTLS(*gatewayPlan) error {
 	if f.ClientCAFile != "" && f.TLSCertFile == "" {
-		return wrong("add --tls-cert-file and --tls-key-file; behind an ingress that ends TLS use --token-file",
-			"--client-ca-file %s: without TLS agents show no certificates", f.ClientCAFile)
+		return wrong("add --tls-cert-file and --tls-key-file; behind an ingress that terminates TLS, use --token-file",
+			"--client-ca-file %s: without TLS, agents cannot present certificates", f.ClientCAFile)
 	}
 	if f.StatelessResetKeyFile != "" && f.TLSCertFile == "" {
-		return wrong("leave it out, or add --tls-cert-file and --tls-key-file",
-			"--stateless-reset-key-file %s: without TLS there is no h3", f.StatelessResetKeyFile)
+		return wrong("remove it, or add --tls-cert-file and --tls-key-file",
+			"--stateless-reset-key-file %s: h3 needs TLS, which is off", f.StatelessResetKeyFile)
 	}
 	return checkPair("--tls-cert-file", f.TLSCertFile, "--tls-key-file", f.TLSKeyFile)
 }
 
+// checkAuth refuses to start without access control unless that is asked for by name: a gateway that anyone may use must be
+// somebody's decision, not a forgotten flag.
 func (f *gatewayFlags) checkAuth(p *gatewayPlan) error {
 	for i, user := range p.allowUser {
 		name, err := proxy.ParseUser(user)
 		if err != nil {
-			return wrong("write it as in SQL: --allow-user ALICE, or --allow-user '\"alice\"' for one whose name is not in upper case",
+			return wrong("write it as in SQL: --allow-user ALICE, or --allow-user '\"alice\"' for a name that is not all upper case",
 				"--allow-user %s: %w", user, err)
 		}
 		p.allowUser[i] = name
@@ -168,27 +176,28 @@ func (f *gatewayFlags) checkAuth(p *gatewayPlan) error {
 	set := given(map[string]bool{"--token-file": f.TokenFile != "", "--client-ca-file": f.ClientCAFile != ""})
 	switch {
 	case len(p.allowUser) > 0 && len(set) == 0:
-		return wrong("add --token-file; whoever reaches this gateway around the ingress can say that he is anybody",
-			"--allow-user only narrows whom --token-file or --client-ca-file let in, and neither is set")
+		return wrong("add --token-file; whoever reaches this gateway without passing the ingress can claim to be any user",
+			"--allow-user only restricts whom --token-file or --client-ca-file accept, and neither is set")
 	case len(set) == 0 && !f.InsecureNoAuth:
-		return wrong("add --token-file or --client-ca-file; to let everybody in who reaches this gateway, say so: --insecure-no-auth",
-			"neither --token-file nor --client-ca-file is set: anybody could come in")
+		return wrong("add --token-file or --client-ca-file; to accept everyone who can reach this gateway, set --insecure-no-auth",
+			"neither --token-file nor --client-ca-file is set: anyone could connect")
 	case f.InsecureNoAuth && f.RevokeStreams:
-		return wrong("leave out one of them", "--revoke-streams: with --insecure-no-auth there is nothing to revoke")
+		return wrong("remove one of them", "--revoke-streams: with --insecure-no-auth there is nothing to revoke")
 	case len(set) > 0 && f.InsecureNoAuth:
-		return wrong("leave out --insecure-no-auth", "--insecure-no-auth lets everybody in, and %s does not", strings.Join(set, ", "))
+		return wrong("remove --insecure-no-auth", "--insecure-no-auth accepts everyone, and %s does not", strings.Join(set, ", "))
 	}
 	return nil
 }
 
-// checkKeys keeps the key that makes tickets from those who show tickets.
+// checkKeys refuses a key file that is also the token file: agents know what is in that.
 func (f *gatewayFlags) checkKeys(*gatewayPlan) error {
-	if f.TicketKeyFile != "" && filepath.Clean(f.TicketKeyFile) == filepath.Clean(f.TokenFile) {
-		return wrong("make a key that only gateways hold: openssl rand -hex 32 > ticket.key",
+	same := func(file string) bool { return file != "" && filepath.Clean(file) == filepath.Clean(f.TokenFile) }
+	switch {
+	case same(f.TicketKeyFile):
+		return wrong("make a key that only gateways have: openssl rand -hex 32 > ticket.key",
 			"--ticket-key-file %s is also the --token-file: agents could make their own tickets", f.TicketKeyFile)
-	}
-	if f.StatelessResetKeyFile != "" && filepath.Clean(f.StatelessResetKeyFile) == filepath.Clean(f.TokenFile) {
-		return wrong("make a key that only gateways hold: openssl rand -hex 32 > reset.key",
+	case same(f.StatelessResetKeyFile):
+		return wrong("make a key that only gateways have: openssl rand -hex 32 > reset.key",
 			"--stateless-reset-key-file %s is also the --token-file: agents could end each other's connections", f.StatelessResetKeyFile)
 	}
 	return nil
@@ -203,13 +212,13 @@ func (f *gatewayFlags) checkLimits(p *gatewayPlan) error {
 		Streams: f.MaxStreams, StreamsPerIdentity: f.MaxStreamsPerIdentity, SparesPerIdentity: f.MaxSparesPerIdentity, Memory: memory,
 	}
 	if f.MaxStreams < 0 || f.MaxStreamsPerIdentity < 0 || f.MaxSparesPerIdentity < 0 {
-		return wrong("0 is no limit", "--max-streams %d, --max-streams-per-identity %d, --max-spares-per-identity %d: none may be negative",
+		return wrong("0 means no limit", "--max-streams %d, --max-streams-per-identity %d, --max-spares-per-identity %d: none may be negative",
 			f.MaxStreams, f.MaxStreamsPerIdentity, f.MaxSparesPerIdentity)
 	}
 	return nil
 }
 
-// build reads the files that settings name, and puts the gateway together.
+// build reads the files that the flags name, and makes the gateway of them and of p.
 func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log *slog.Logger) (*proxy.Gateway, error) {
 	m := metrics.New(registry, metrics.Gateway, version())
 	brokers, err := f.brokerFlags.build(p.bootstrap, p.allowBroker, log)
@@ -217,7 +226,10 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 		return nil, err
 	}
 	brokers.Metrics = m
-	g := &proxy.Gateway{Version: version(), Brokers: brokers, DrainTimeout: f.DrainTimeout, Linger: min(maxLinger, f.DrainTimeout/4), Limits: p.limits, Metrics: m, Logger: log}
+	g := &proxy.Gateway{
+		Version: version(), Brokers: brokers, Limits: p.limits, Metrics: m, Logger: log,
+		DrainTimeout: f.DrainTimeout, Linger: min(maxLinger, f.DrainTimeout/4),
+	}
 	credentials, err := f.credentials(p, log)
 	if err != nil {
 		return nil, badFile(err)
@@ -242,6 +254,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 	return g, nil
 }
 
+// credentials decide who is accepted.
 func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *proxy.Credentials, err error) {
 	c = &proxy.Credentials{AllowUsers: p.allowUser, InsecureNoAuth: f.InsecureNoAuth}
 	if f.TokenFile != "" {
@@ -255,8 +268,8 @@ func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *proxy.C
 	return c, err
 }
 
-// tls only asks for certificates: the credentials look at them, and answer in
-// words.
+// tls asks for client certificates and does not verify them: the credentials do. Their refusal is an HTTP answer with a
+// reason, where a failed handshake would be an alert without one.
 func (f *gatewayFlags) tls(log *slog.Logger) (*tls.Config, error) {
 	config, err := proxy.ServerTLS{
 		CertFile: proxy.File{Path: f.TLSCertFile, Flag: "--tls-cert-file"},
@@ -269,21 +282,21 @@ func (f *gatewayFlags) tls(log *slog.Logger) (*tls.Config, error) {
 	return config, err
 }
 
-// listen opens the port, for TCP and, with TLS, for UDP.
+// listen opens the port for TCP and, with TLS, for UDP. The caller closes both.
 func (f *gatewayFlags) listen(ctx context.Context) (tcp net.Listener, udp net.PacketConn, err error) {
 	var lc net.ListenConfig
 	tcp, err = lc.Listen(ctx, "tcp", f.Listen)
 	if err != nil {
-		return nil, nil, sayListen(err, f.Listen, "--listen")
+		return nil, nil, listenFailed(err, f.Listen, "--listen")
 	}
 	if f.TLSCertFile == "" {
 		return tcp, nil, nil
 	}
-	address := tcp.Addr().String() // the port may have been the system's to choose
+	address := tcp.Addr().String() // --listen may have left the port to the system
 	udp, err = lc.ListenPacket(ctx, "udp", address)
 	if err != nil {
 		tcp.Close()
-		return nil, nil, sayListen(err, address+" (UDP)", "--listen")
+		return nil, nil, listenFailed(err, address+" (UDP)", "--listen")
 	}
 	return tcp, udp, nil
 }
@@ -295,12 +308,12 @@ func closeAll(tcp net.Listener, udp net.PacketConn) error {
 	return errors.Join(tcp.Close(), udp.Close())
 }
 
-// warn says what is allowed and seldom meant.
+// warn logs settings that are allowed and often a mistake.
 func (f *gatewayFlags) warn(log *slog.Logger) {
 	if f.InsecureNoAuth {
-		log.Warn("everybody who reaches this gateway reaches the brokers: --insecure-no-auth")
+		log.Warn("whoever can reach this gateway can reach the brokers: --insecure-no-auth is set")
 	}
 	if f.TicketKeyFile == "" {
-		log.Info("tickets are signed with a key of this process: several replicas need --ticket-key-file")
+		log.Info("tickets are signed with a random key: several replicas need --ticket-key-file")
 	}
 }

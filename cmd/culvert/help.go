@@ -8,17 +8,15 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// errHelp is what parsing ends with when help was asked for.
+// errHelp ends parsing when help was asked for.
 var errHelp = errors.New("help was asked for")
 
-// helpFlag ends parsing before settings are looked for, so that help comes
-// whatever they are.
+// helpFlag ends parsing before the environment and the file are read, so that help is printed even if they are wrong.
 type helpFlag bool
 
 func (helpFlag) BeforeReset() error { return errHelp }
 
-// printHelp opens with one sentence, shows what matters first, and ends with
-// an example to paste.
+// printHelp opens with one sentence, lists the main settings first, and ends with an example to paste.
 func printHelp(w io.Writer, node *kong.Node) {
 	fmt.Fprintf(w, "%s\nUsage: %s\n", wrap(node.Help, ""), usageLine(node))
 	printCommands(w, node)
@@ -29,8 +27,8 @@ func printHelp(w io.Writer, node *kong.Node) {
 		}
 	}
 	if node.Type == kong.CommandNode && len(node.Flags) > 0 {
-		fmt.Fprint(w, "\n", wrap("Each flag is also a variable and a key of the file: --log-level is CULVERT_LOG_LEVEL and log-level:. "+
-			"A flag goes before the environment, that before the file. What may be repeated is separated by commas, or a list in the file.", ""))
+		fmt.Fprint(w, "\n", wrap("Each flag is also an environment variable and a key of the file: --log-level is CULVERT_LOG_LEVEL and log-level:. "+
+			"A flag overrides the environment, which overrides the file. Separate repeated values by commas; in the file, a list works too.", ""))
 	}
 	if node.Detail != "" {
 		fmt.Fprintf(w, "\n%s\n", node.Detail)
@@ -59,8 +57,8 @@ type flagGroup struct {
 	flags []*kong.Flag
 }
 
-// groups are those of node's flags and then of its parents', in the order in
-// which they are declared.
+// groups are the groups of node's flags and then of its parents' flags, in the order of declaration. Neighbours with the same
+// title are one group.
 func groups(node *kong.Node) []flagGroup {
 	var all []flagGroup
 	for n := node; n != nil; n = n.Parent {

@@ -16,21 +16,23 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// wrong makes a usageError. The hint says what to do: a question or a command; "" where err has a hint of its own.
+// wrong makes a usageError. The hint is a question or a command; it is "" where the wrapped error has a hint of its own.
 func wrong(hint, format string, args ...any) error {
 	return usageError{&hints.Error{Err: fmt.Errorf(format, args...), Remedy: hint}}
 }
 
-// listenError is net's error of a listener that could not be opened, in our
-// words and with a way out.
+// badFile makes a usageError of one about a file that a setting names: its text names the setting already.
+func badFile(err error) error { return wrong("", "%w", err) }
+
+// listenError says that a listener could not be opened. It is not about usage: the same setting works once the port is free.
 type listenError struct {
 	address string
 	cause   error
-	flag    string // which setting chooses another address
+	flag    string // the setting that chooses another address
 }
 
-// sayListen replaces what package net says of a listener.
-func sayListen(err error, address, flag string) error {
+// listenFailed turns package net's error of a listener into a listenError, whose text has the address once. nil stays nil.
+func listenFailed(err error, address, flag string) error {
 	if err == nil {
 		return nil
 	}
@@ -44,23 +46,23 @@ func sayListen(err error, address, flag string) error {
 }
 
 func (e *listenError) Error() string { return fmt.Sprintf("listen on %s: %v", e.address, e.cause) }
-
 func (e *listenError) Unwrap() error { return e.cause }
 
+// Hint depends on the cause; "" where we know of nothing to do.
 func (e *listenError) Hint() string {
 	switch {
 	case errors.Is(e.cause, syscall.EADDRINUSE):
-		return fmt.Sprintf("choose another address with %s, or see who has the port: %s", e.flag, whoHas(e.address))
+		return fmt.Sprintf("choose another address with %s, or find out what uses the port: %s", e.flag, showListeners(e.address))
 	case errors.Is(e.cause, syscall.EACCES):
 		return fmt.Sprintf("ports below 1024 may be reserved: choose a higher one with %s", e.flag)
 	case errors.Is(e.cause, syscall.EADDRNOTAVAIL):
-		return fmt.Sprintf("this machine does not have that address: choose one of its own with %s", e.flag)
+		return fmt.Sprintf("this machine does not have that address: choose one that it has with %s", e.flag)
 	}
 	return ""
 }
 
-// whoHas is the command that shows who listens on the port of address.
-func whoHas(address string) string {
+// showListeners is this system's command that shows which process listens on the port of address.
+func showListeners(address string) string {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		port = address
@@ -73,6 +75,3 @@ func whoHas(address string) string {
 	}
 	return "ss -ltnp 'sport = :" + port + "'"
 }
-
-// badFile is an error about the content of a file that a setting names.
-func badFile(err error) error { return wrong("", "%w", err) }

@@ -21,15 +21,15 @@ const (
 // levels are the values of --log-level, in any case of letters.
 var levels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 
-// commonFlags are those of every command.
+// commonFlags are the flags of every command.
 type commonFlags struct {
 	HelpFlag  helpFlag `name:"help" short:"h" group:"Common" help:"Show this text."`
-	ConfigYML string   `name:"config" group:"Common" placeholder:"FILE" help:"YAML file of settings: the names of the flags, without the dashes, at the top level."`
+	ConfigYML string   `name:"config" group:"Common" placeholder:"FILE" help:"YAML file of settings, named as the flags without the dashes, all at the top level."`
 	LogLevel  string   `group:"Common" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
-	LogFormat string   `group:"Common" placeholder:"FORMAT" help:"text or json; unset: text on a terminal, else json. Asked for, json is all that stderr gets, the lines with ready and with errors among it."`
+	LogFormat string   `group:"Common" placeholder:"FORMAT" help:"text or json. Unset: text on a terminal, else json. If json is set, everything on stderr is JSON, including errors and the line with ready."`
 }
 
-// logger writes to w, which is stderr.
+// logger writes to w, which is stderr. People read a terminal, so it gets text; a file or a pipe is read by a log collector.
 func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 	level, known := levels[strings.ToLower(c.LogLevel)]
 	if !known {
@@ -45,10 +45,9 @@ func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 	return nil, wrong("use text or json", "--log-format %s: no such format", c.LogFormat)
 }
 
-// spell makes every message and every attribute printable, whoever said it, for
-// the handlers quote less than that: JSON lets pass what turns a line around. It
-// writes addresses as they are written elsewhere, and puts beside an error what
-// can be done about it.
+// spell makes every message and every attribute printable, for text may come from a peer. The handlers quote less than
+// that: JSON passes on characters that reverse the direction of a line. It writes addresses as they are written elsewhere,
+// and adds to an error its hints.
 func spell(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:
@@ -61,10 +60,10 @@ func spell(_ []string, a slog.Attr) slog.Attr {
 
 func spellString(a slog.Attr) slog.Attr {
 	switch a.Key {
-	case slog.MessageKey: // the line of say, among others
+	case slog.MessageKey: // may be the line of say
 		return slog.String(a.Key, printable.Text(a.Value.String(), maxMessage))
 	case stackKey:
-		return a // of our own making, and of many lines
+		return a // made by us, and of many lines
 	}
 	return slog.String(a.Key, printable.Text(a.Value.String(), printable.Record))
 }
@@ -77,17 +76,18 @@ func spellAny(a slog.Attr) slog.Attr {
 	case nil, slog.Level:
 		return a
 	case error:
-		said := slog.String(a.Key, sentence(v))
+		said := slog.String(a.Key, oneLine(v))
 		found := hints.Of(v)
 		if found == nil {
 			return said
 		}
-		return slog.Group("", said, slog.String("hint", shown(strings.Join(found, "; "))))
-	default: // of an address, what its String says
+		return slog.Group("", said, slog.String("hint", sanitize(strings.Join(found, "; "))))
+	default: // addresses, by their String method
 		return slog.String(a.Key, printable.Text(fmt.Sprint(v), printable.Record))
 	}
 }
 
+// isTerminal reports whether w is a character device. Of /dev/null that is true too, where it does no harm.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -103,7 +103,7 @@ func catchOtherLogs(log *slog.Logger) {
 	slog.SetDefault(log)
 }
 
-// silent is above every level in use.
+// silent is above every level in use: see unlessDebug.
 const silent = slog.LevelError + 1
 
 // unlessDebug returns log itself where it shows debug records, else one that drops what is below least.

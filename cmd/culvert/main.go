@@ -80,7 +80,7 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 	return command.Run()
 }
 
-// parseError prints help where that was asked for, and turns what kong says into an error of usage.
+// parseError prints help where that was asked for, and turns the rest into a usageError.
 func parseError(a *app, s *sources, err error) error {
 	pe, ok := errors.AsType[*kong.ParseError](err)
 	if !ok {
@@ -94,5 +94,5 @@ func parseError(a *app, s *sources, err error) error {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return err
 	}
-	return s.explain(wrong("see "+node.FullPath()+" --help", "%w", pe.Unwrap()))
+	return s.withOrigin(wrong("see "+node.FullPath()+" --help", "%w", pe.Unwrap()))
 }

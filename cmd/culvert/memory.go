@@ -10,17 +10,19 @@ import (
 	"strings"
 )
 
-// memoryAuto is the --max-memory that we choose, memoryNone the one that is none.
+// The values of --max-memory that are not a size.
 const (
-	memoryAuto = "auto"
-	memoryNone = "none"
+	memoryAuto = "auto" // a quarter of availableMemory
+	memoryNone = "none" // no limit; an empty value means the same
 )
 
-// parseMemory reads --max-memory. 0 is no limit.
+// parseMemory reads --max-memory, in bytes; 0 is no limit. Only KiB, MiB and GiB are units: MB could mean either of two
+// sizes. The default is a quarter because what is counted is not all that the process uses, and the garbage collector may
+// let the heap double before it frees anything.
 func parseMemory(s string) (int64, error) {
 	switch s {
 	case memoryAuto:
-		return mayHave("/") / 4, nil
+		return availableMemory("/") / 4, nil
 	case memoryNone, "":
 		return 0, nil
 	}
@@ -32,15 +34,14 @@ func parseMemory(s string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
 	if err != nil || n <= 0 || n > math.MaxInt64>>shift {
-		return 0, errors.New("no size in bytes, KiB, MiB or GiB")
+		return 0, errors.New("not a size in bytes, KiB, MiB or GiB")
 	}
 	return n << shift, nil
 }
 
-// mayHave is how much memory this process may have: the least of GOMEMLIMIT,
-// what its cgroup allows, and what the machine has. 0 is not known. root is
-// where the system's files are.
-func mayHave(root string) int64 {
+// availableMemory is how many bytes this process may use: the least of GOMEMLIMIT, what its cgroup allows, and what the
+// machine has. 0 means unknown, as on systems other than Linux. root is "/" except in tests.
+func availableMemory(root string) int64 {
 	least := debug.SetMemoryLimit(-1)
 	for _, n := range append(cgroupLimits(root), machineMemory(root)) {
 		if n > 0 {
@@ -53,7 +54,7 @@ func mayHave(root string) int64 {
 	return least
 }
 
-// cgroupLimits are those of this process's cgroup and of all above it.
+// cgroupLimits are the limits of this process's cgroup and of every cgroup above it, for each of them holds.
 func cgroupLimits(root string) (limits []int64) {
 	list, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
 	for line := range strings.Lines(string(list)) {
@@ -64,10 +65,11 @@ func cgroupLimits(root string) (limits []int64) {
 			group = filepath.Dir(group)
 		}
 	}
+	// version 1, which containers mount as their own root
 	return append(limits, readNumber(filepath.Join(root, "sys/fs/cgroup/memory/memory.limit_in_bytes")))
 }
 
-// readNumber returns 0 where there is none, such as for "max".
+// readNumber returns the number in a file; 0 where there is none, as in "max", which means no limit.
 func readNumber(file string) int64 {
 	b, _ := os.ReadFile(file)
 	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)

@@ -41,7 +41,7 @@ func TestTheLeastOfWhatTheSystemAllowsCounts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := mayHave(root); got != tt.want {
+		if got := availableMemory(root); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
 	}

@@ -19,14 +19,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-const (
-	// stateFileAuto is the --state-file that we choose a place for.
-	stateFileAuto = "auto"
-	// stateFileNone is the --state-file that keeps nothing, as an empty one does.
-	stateFileNone = "none"
-)
-
-// build reads the files that settings name, and puts the agent together.
+// build reads the files that the flags name, and makes the agent of them and of p. The caller closes p when the agent has
+// run.
 func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slog.Logger) (*proxy.Agent, error) {
 	m := metrics.New(registry, metrics.Agent, version())
 	listenTLS, err := f.listenTLS(log)
@@ -48,6 +42,7 @@ func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slo
 	}, nil
 }
 
+// listenTLS is how to speak TLS to clients; nil means plaintext.
 func (f *agentFlags) listenTLS(log *slog.Logger) (*tls.Config, error) {
 	if f.ListenTLSCertFile == "" {
 		return nil, nil
@@ -64,6 +59,7 @@ func (f *agentFlags) listenTLS(log *slog.Logger) (*tls.Config, error) {
 	return config, nil
 }
 
+// upstream is where the agent gets its connections to brokers: through gateways, or straight.
 func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger) (proxy.Upstream, error) {
 	if len(p.gateways) == 0 {
 		brokers, err := f.brokerFlags.build(p.brokers, nil, log)
@@ -78,10 +74,7 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 		return nil, err
 	}
 	for _, d := range dialers {
-		d.OnState, d.OnUDPBuffers = follow(m.Tunnel(d.URL.Host)), m.UDPBuffers
-		d.OnDial = func(transport string, err error, took time.Duration) {
-			m.TunnelDial(transport, metrics.ResultOf(err), took)
-		}
+		measure(d, m)
 		if i, ok := d.Ingress.(*snowflake.Ingress); ok && i.KeyPair != nil {
 			i.OnLogin = m.Snowflake(d.URL.Host).Login
 		}
@@ -89,7 +82,7 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 	return proxy.NewTunnel(dialers...), nil
 }
 
-// dialers are the ways to the gateways, in order.
+// dialers make one dialer per gateway, in the order of --gateway-url. The doctor uses them too.
 func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, error) {
 	var token func() (string, error)
 	if f.TokenFile != "" {
@@ -108,17 +101,16 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 	if err != nil {
 		return nil, badFile(err)
 	}
-	memory, err := parseMemory(memoryAuto)
-	if err != nil {
-		return nil, err
-	}
+	// An agent has no --max-memory: it closes QUIC connections at half of what the process may use, as a gateway does with
+	// the default, at twice a quarter.
+	memory := availableMemory("/") / 2
 	var dialers []*tunnel.Dialer
 	for _, u := range p.gateways {
 		config, err := files.Config(u.Hostname())
 		if err != nil {
 			return nil, badFile(err)
 		}
-		d := &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Memory: 2 * memory, Logger: log}
+		d := &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Memory: memory, Logger: log}
 		if err := f.addIngress(p, d, roots, log); err != nil {
 			return nil, err
 		}
@@ -127,18 +119,29 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 	return dialers, nil
 }
 
-// follow has metrics show what a dialer knows.
-func follow(m *metrics.Tunnel) func(tunnel.State) {
-	return func(s tunnel.State) {
-		m.Uses(s.Transport)
-		for _, t := range s.Tried {
-			m.NextProbe(t.Transport, t.NextProbe)
+// measure has m count the dials of d, and show which transport it uses and when it tries the others again.
+func measure(d *tunnel.Dialer, m *metrics.Metrics) {
+	t := m.Tunnel(d.URL.Host)
+	d.OnUDPBuffers = m.UDPBuffers
+	d.OnDial = func(transport string, err error, took time.Duration) {
+		m.TunnelDial(transport, metrics.ResultOf(err), took)
+	}
+	d.OnState = func(s tunnel.State) {
+		t.Uses(s.Transport)
+		for _, tried := range s.Tried {
+			t.NextProbe(tried.Transport, tried.NextProbe)
 		}
 	}
 }
 
-// stateFile is where the agent remembers its nodes; "" means nowhere. A place
-// that we chose ourselves must not be an obstacle: containers often have none.
+// The values of --state-file that are not the name of a file.
+const (
+	stateFileAuto = "auto" // in the user's cache directory
+	stateFileNone = "none" // nodes are not remembered; an empty value means the same
+)
+
+// stateFile is where the agent remembers its nodes; "" means nowhere. That the default place cannot be used is no error:
+// containers often have no cache directory. A place that the user chose must work.
 func (f *agentFlags) stateFile(log *slog.Logger) (string, error) {
 	switch f.StateFile {
 	case "", stateFileNone:
@@ -146,7 +149,7 @@ func (f *agentFlags) stateFile(log *slog.Logger) (string, error) {
 	case stateFileAuto:
 		file := f.defaultStateFile()
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); file == stateFileNone || err != nil {
-			log.Info("nodes are not remembered over a restart: no cache directory", "err", err)
+			log.Info("nodes will not be remembered across restarts: no cache directory", "err", err)
 			return "", nil
 		}
 		return file, nil
@@ -159,8 +162,8 @@ func (f *agentFlags) stateFile(log *slog.Logger) (string, error) {
 	return f.StateFile, nil
 }
 
-// defaultStateFile is a file of its own for what this agent is: two agents on
-// one machine, for two clusters, must not mix their nodes.
+// defaultStateFile has a name that depends on where the agent connects to and where it listens: two agents on one machine,
+// for two clusters, must not mix their nodes.
 func (f *agentFlags) defaultStateFile() string {
 	dir, err := os.UserCacheDir()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -14,63 +15,67 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// maxCarriers bounds --carriers: each may hold the connection window in memory.
+// maxCarriers bounds --carriers: each QUIC connection may hold a flow-control window of received bytes in memory.
 const maxCarriers = 256
 
-// agentFlags are the settings of the agent's end.
+// agentFlags are the settings of an agent. Doctor and config take them too, so that a command line that does not work
+// needs one word changed. The order here is the order of --help.
 type agentFlags struct {
-	GatewayURL []string `group:"The three that matter" placeholder:"URL" help:"https://HOST[:PORT][/PREFIX] of the gateway; may be repeated: tried in order. Or tcp://BROKER:PORT[,BROKER:PORT] for no tunnel: the brokers are dialled from here."`
-	Listen     []string `group:"The three that matter" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address for clients; may be repeated. HOST is what responses tell clients to connect to, where that is not BIND's own host."`
-	TokenFile  string   `group:"The three that matter" placeholder:"FILE" help:"File whose first token opens the gateway."`
+	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated; gateways are tried in order. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
+	Listen     []string `group:"Main settings" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address for clients. May be repeated. HOST is what clients are told to connect to, if that is not BIND's host."`
+	TokenFile  string   `group:"Main settings" placeholder:"FILE" help:"File whose first token authenticates this agent to the gateway."`
 
-	BrokerPortBase   int      `group:"Addresses of the brokers" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen."`
-	NodeAddress      []string `group:"Addresses of the brokers" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for a node whose id does not fit; may be repeated."`
-	ExpectNodes      []string `group:"Addresses of the brokers" placeholder:"IDS" help:"Node ids, as in 0-5,1001-1003, whose ports are open from the start. Several agents behind one address need it."`
-	StateFile        string   `group:"Addresses of the brokers" placeholder:"FILE" default:"auto" help:"Where to remember nodes over a restart; auto: in the user's cache directory, none: nowhere."`
-	RelayUnknownAPIs bool     `name:"relay-unknown-apis" group:"Addresses of the brokers" help:"Relay API keys that are not Kafka's own. Their responses are not looked at, and may name addresses."`
+	// A node has the same port on every agent and after every restart, so clients may keep what they were told.
+	BrokerPortBase   int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen."`
+	NodeAddress      []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose id is too large to be added to the port. May be repeated."`
+	ExpectNodes      []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
+	StateFile        string   `group:"Broker addresses" placeholder:"FILE" default:"auto" help:"Where to remember nodes across restarts. auto: in the user's cache directory; none: nowhere."`
+	RelayUnknownAPIs bool     `name:"relay-unknown-apis" group:"Broker addresses" help:"Relay requests with API keys that are not Kafka's own. Their responses are not decoded and may contain broker addresses."`
 
-	Transport       string `group:"The way to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
-	Carriers        int    `group:"The way to the gateway" placeholder:"N" default:"16" help:"Over h3 this many Kafka connections get a QUIC connection of their own; more of them share. Over h2 it is eight to each."`
-	GatewayCAFile   string `group:"The way to the gateway" placeholder:"FILE" help:"Believe a gateway whose certificate these have signed, not those that the system trusts."`
-	GatewayCertFile string `group:"The way to the gateway" placeholder:"FILE" help:"Certificate to show to the gateway."`
-	GatewayKeyFile  string `group:"The way to the gateway" placeholder:"FILE" help:"Its key."`
+	Transport       string `group:"Connection to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
+	Carriers        int    `group:"Connection to the gateway" placeholder:"N" default:"16" help:"With h3, this many Kafka connections get a QUIC connection each; further ones share them. With h2, eight share a TCP connection before another is opened."`
+	GatewayCAFile   string `group:"Connection to the gateway" placeholder:"FILE" help:"Certificate authorities to trust for the gateway's certificate, instead of the system's."`
+	GatewayCertFile string `group:"Connection to the gateway" placeholder:"FILE" help:"Client certificate for the gateway."`
+	GatewayKeyFile  string `group:"Connection to the gateway" placeholder:"FILE" help:"Private key of that certificate."`
 
 	snowflakeFlags
 
-	ListenTLSCertFile  string `group:"TLS with the clients" placeholder:"FILE" help:"Speak TLS to clients, with this certificate."`
-	ListenTLSKeyFile   string `group:"TLS with the clients" placeholder:"FILE" help:"Its key."`
-	ListenClientCAFile string `group:"TLS with the clients" placeholder:"FILE" help:"Let in only clients that show a certificate which these have signed."`
+	ListenTLSCertFile  string `group:"TLS with clients" placeholder:"FILE" help:"Certificate to speak TLS with clients; unset: plaintext."`
+	ListenTLSKeyFile   string `group:"TLS with clients" placeholder:"FILE" help:"Private key of that certificate."`
+	ListenClientCAFile string `group:"TLS with clients" placeholder:"FILE" help:"Accept only clients with a certificate from these authorities."`
 
 	brokerFlags
 
-	AdminListen  string        `group:"The process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"/metrics, /healthz, /readyz and, on loopback alone, /tunnel; none: nowhere."`
-	AdminHost    []string      `group:"The process" placeholder:"NAME" help:"Answer there to this host name too, not only to localhost and IP addresses; may be repeated."`
-	DrainTimeout time.Duration `group:"The process" placeholder:"TIME" default:"25s" help:"How long connections may take to end when the process is told to stop."`
-
-	MaxConnections int `group:"The process" placeholder:"N" default:"10000" help:"Reset clients beyond this many; 0: no limit."`
+	// The admin listener asks for no credentials, and /tunnel names addresses: it is on loopback by default.
+	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"Where to serve /metrics, /healthz, /readyz and, only on loopback, /tunnel. none: nowhere."`
+	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
+	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for closing.
+	DrainTimeout time.Duration `group:"Process" placeholder:"TIME" default:"25s" help:"How long connections may take to end after SIGTERM or SIGINT."`
+	// Each connection holds a few buffers and a file descriptor. The default is that of the gateway's --max-streams.
+	MaxConnections int `group:"Process" placeholder:"N" default:"10000" help:"Reset client connections beyond this many; 0: no limit."`
 }
 
-// agentPlan is what the flags mean. Nothing has been opened for it yet.
+// agentPlan is what the flags mean, parsed and checked. No file has been read for it and nothing has been opened.
 type agentPlan struct {
 	listens  []proxy.Listen
-	nodes    map[int32]proxy.NodeAddress
-	expect   []int32
-	gateways []*url.URL // none: the brokers are dialled from here
-	brokers  []string
+	nodes    map[int32]proxy.NodeAddress // of --node-address
+	expect   []int32                     // of --expect-nodes
+	gateways []*url.URL                  // empty: the agent dials brokers itself
+	brokers  []string                    // those to dial then
 
 	snowflake snowflakePlan
-	ingresses []*snowflake.Ingress // that were made for gateways
+	ingresses []*snowflake.Ingress // made when the dialers are, for close
 }
 
-// close ends what was made of the plan and belongs to nobody else.
+// close ends what the dialers started and do not end themselves. The caller calls it when they are no longer in use.
 func (p *agentPlan) close() {
 	for _, i := range p.ingresses {
 		i.Close()
 	}
 }
 
-// way says where connections go.
-func (p *agentPlan) way() string {
+// destination says where the agent connects to, for the line with "ready".
+func (p *agentPlan) destination() string {
 	if len(p.gateways) == 0 {
 		return "brokers at " + strings.Join(p.brokers, ", ")
 	}
@@ -81,12 +86,12 @@ func (p *agentPlan) way() string {
 	return "gateway " + strings.Join(urls, ", ")
 }
 
-// check reads the settings that have a form and refuses those that do not go
-// together.
+// check parses the settings and refuses those that contradict each other. It opens nothing, so that a wrong command line is
+// reported before anything else can fail. Steps run in order: checkPorts needs what checkListens and checkNodes parsed.
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
-		f.checkGateways, f.checkListens, f.checkNodes, func(*agentPlan) error { return checkTransport(f.Transport) }, f.checkCarriers, f.checkSnowflake, f.checkTLS, f.checkPorts, f.checkConnections,
+		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkSnowflake, f.checkTLS, f.checkPorts, f.checkConnections,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -108,13 +113,14 @@ func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 		}
 	}
 	if set := f.brokerFlags.given(); len(set) > 0 {
-		return wrong("give it to culvert gateway; an agent dials brokers only with --gateway-url tcp://BROKER:PORT",
+		return wrong("set it on culvert gateway; an agent dials brokers only with --gateway-url tcp://BROKER:PORT",
 			"%s: the gateway dials the brokers, not this agent", strings.Join(set, ", "))
 	}
 	return nil
 }
 
-// checkDirect refuses settings of a tunnel where there is none.
+// checkDirect refuses settings that need a gateway where there is none: ignoring --token-file, say, would look as if the
+// connection were authenticated.
 func (f *agentFlags) checkDirect(p *agentPlan) error {
 	set := given(map[string]bool{
 		"--token-file": f.TokenFile != "", "--gateway-ca-file": f.GatewayCAFile != "",
@@ -123,8 +129,8 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 	})
 	set = append(set, f.snowflakeFlags.given()...)
 	if len(set) > 0 {
-		return wrong("leave it out, or give the https:// URL of a gateway; for TLS to the brokers there are --broker-tls and --broker-ca-file",
-			"%s: --gateway-url tcp://%s leads to no gateway", strings.Join(set, ", "), strings.Join(p.brokers, ","))
+		return wrong("remove it, or give the https:// URL of a gateway; for TLS to the brokers, use --broker-tls and --broker-ca-file",
+			"%s: not used without a gateway, and --gateway-url tcp://%s has none", strings.Join(set, ", "), strings.Join(p.brokers, ","))
 	}
 	if err := (&proxy.Brokers{Bootstrap: p.brokers}).Validate(); err != nil {
 		return wrong("write it as tcp://kafka-0:9092,kafka-1:9092", "--gateway-url tcp://%s: %w", strings.Join(p.brokers, ","), err)
@@ -133,7 +139,7 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 }
 
 func (f *agentFlags) checkListens(p *agentPlan) error {
-	for _, s := range values(f.Listen) {
+	for _, s := range nonBlank(f.Listen) {
 		l, err := parseListen(s)
 		if err != nil {
 			return err
@@ -141,12 +147,12 @@ func (f *agentFlags) checkListens(p *agentPlan) error {
 		p.listens = append(p.listens, l)
 	}
 	if len(p.listens) == 0 {
-		return wrong("give one: --listen 127.0.0.1:9092", "--listen is empty: there is nothing for clients to connect to")
+		return wrong("give an address: --listen 127.0.0.1:9092", "--listen is empty: there is nothing for clients to connect to")
 	}
 	for i, l := range p.listens {
 		for _, m := range p.listens[:i] {
 			if sameHost(bindHost(l), bindHost(m)) {
-				return wrong("give each a host of its own, as 127.0.0.1 and 172.17.0.1=host.docker.internal",
+				return wrong("give each a host of its own, such as 127.0.0.1:9092 and 172.17.0.1:9092=host.docker.internal",
 					"--listen %s and --listen %s are on the same host: their brokers' ports would be the same", m.Bind, l.Bind)
 			}
 		}
@@ -156,39 +162,43 @@ func (f *agentFlags) checkListens(p *agentPlan) error {
 
 func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 	p.nodes = map[int32]proxy.NodeAddress{}
-	for _, s := range values(f.NodeAddress) {
+	for _, s := range nonBlank(f.NodeAddress) {
 		id, address, err := parseNodeAddress(s)
 		if err != nil {
 			return err
 		}
 		if _, again := p.nodes[id]; again {
-			return wrong("leave one out", "--node-address %s: node %d has another one already", s, id)
+			return wrong("remove one of them", "--node-address %s: node %d already has an address", s, id)
 		}
 		p.nodes[id] = address
 	}
 	if len(p.nodes) > 0 && len(p.listens) > 1 {
-		return wrong("give each --listen an agent of its own, or another --broker-port-base to both",
-			"--node-address with several --listen: clients of all but the first would be told addresses of the first")
+		return wrong("run one agent per --listen, or choose a --broker-port-base that fits every node",
+			"--node-address with several --listen: clients of all of them would be given the same address")
 	}
-	p.expect, err = parseNodeIDs(values(f.ExpectNodes))
+	p.expect, err = parseNodeIDs(nonBlank(f.ExpectNodes))
 	return err
 }
 
 func (f *agentFlags) checkConnections(*agentPlan) error {
 	if f.MaxConnections < 0 {
-		return wrong("0 is no limit", "--max-connections %d: it may not be negative", f.MaxConnections)
+		return wrong("0 means no limit", "--max-connections %d: must not be negative", f.MaxConnections)
 	}
 	return nil
 }
 
-func (f *agentFlags) checkCarriers(*agentPlan) error {
+func (f *agentFlags) checkTransport(*agentPlan) error {
+	if err := checkTransportName(f.Transport); err != nil {
+		return err
+	}
 	if f.Carriers < 1 || f.Carriers > maxCarriers {
 		return wrong("the default is 16", "--carriers %d: want 1 to %d", f.Carriers, maxCarriers)
 	}
 	return nil
 }
 
-func checkTransport(name string) error {
+// checkTransportName reads --transport, which the demo has too.
+func checkTransportName(name string) error {
 	switch name {
 	case tunnel.TransportAuto, tunnel.TransportH3, tunnel.TransportWS, tunnel.TransportH2:
 		return nil
@@ -199,7 +209,7 @@ func checkTransport(name string) error {
 func (f *agentFlags) checkTLS(*agentPlan) error {
 	if f.ListenClientCAFile != "" && f.ListenTLSCertFile == "" {
 		return wrong("add --listen-tls-cert-file and --listen-tls-key-file",
-			"--listen-client-ca-file %s: without TLS clients show no certificates", f.ListenClientCAFile)
+			"--listen-client-ca-file %s: without TLS, clients cannot present certificates", f.ListenClientCAFile)
 	}
 	return errors.Join(
 		checkPair("--gateway-cert-file", f.GatewayCertFile, "--gateway-key-file", f.GatewayKeyFile),
@@ -207,26 +217,25 @@ func (f *agentFlags) checkTLS(*agentPlan) error {
 	)
 }
 
-// warn says what is allowed and seldom meant.
+// warn logs settings that are allowed and often a mistake.
 func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 	for _, l := range p.listens {
 		if !isLoopback(bindHost(l)) && f.ListenClientCAFile == "" {
-			log.Warn("whoever reaches this listener uses this agent's credentials; --listen-client-ca-file asks clients for certificates",
+			log.Warn("whoever can reach this listener uses this agent's credentials; --listen-client-ca-file requires client certificates",
 				"listener", l.Bind)
 		}
 	}
 	for _, i := range p.ingresses {
 		if !snowflake.IsHost(i.Host) && !isLoopback(i.Host) {
-			log.Warn("credentials for Snowflake's ingress go to this host, which is no host name of Snowflake's", "host", i.Host)
+			log.Warn("credentials for Snowflake's ingress are sent to a host that is not Snowflake's", "host", i.Host)
 		}
 	}
 }
 
-// checkPorts refuses ports that do not exist and ports that two listeners of
-// this agent would need.
+// checkPorts refuses ports out of range, and ports that two listeners of this agent would need.
 func (f *agentFlags) checkPorts(p *agentPlan) error {
 	if f.BrokerPortBase < 1 || f.BrokerPortBase > maxPort {
-		return wrong("leave it out for 19092", "--broker-port-base %d: ports are between 1 and %d", f.BrokerPortBase, maxPort)
+		return wrong("remove it to use 19092", "--broker-port-base %d: ports are from 1 to %d", f.BrokerPortBase, maxPort)
 	}
 	if err := checkAdmin(f.AdminListen, f.AdminHost); err != nil {
 		return err
@@ -238,35 +247,34 @@ func (f *agentFlags) checkPorts(p *agentPlan) error {
 	sockets := f.ownSockets(p)
 	for i, s := range sockets {
 		if t, clash := s.clash(nodes); clash {
-			return wrong("choose another port, or say with --expect-nodes which node ids there are", "%s: port %d is that of %s", s.why, s.port, t.why)
+			return wrong("choose another port, or list the node ids that exist with --expect-nodes", "%s: port %d is needed for %s", s.why, s.port, t.why)
 		}
 		if t, clash := s.clash(sockets[:i]); clash {
-			return wrong("choose another port for one of them", "%s: port %d is that of %s", s.why, s.port, t.why)
+			return wrong("choose another port for one of them", "%s: port %d is already used by %s", s.why, s.port, t.why)
 		}
 	}
 	return nil
 }
 
-// ownSockets are the listeners that belong to no port range.
+// ownSockets are the listeners whose ports are set one by one, rather than by --broker-port-base.
 func (f *agentFlags) ownSockets(p *agentPlan) []socket {
 	var all []socket
 	add := func(flag, address, written string) {
-		if host, port, err := splitAddress(address, 0); err == nil {
+		if host, port, err := splitAddress(address, 0); err == nil { // --admin-listen none has no port
 			all = append(all, socket{host, port, flag + " " + written})
 		}
 	}
 	for _, l := range p.listens {
 		add("--listen", l.Bind, l.Bind)
 	}
-	for _, id := range sortedIDs(p.nodes) {
+	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
 		add("--node-address", p.nodes[id].Bind, fmt.Sprintf("%d=%s", id, p.nodes[id].Bind))
 	}
 	add("--admin-listen", f.AdminListen, f.AdminListen)
 	return all
 }
 
-// nodeSockets are the listeners of the nodes that are expected or, when none
-// are, of those that small clusters have.
+// nodeSockets are the listeners of the nodes of --expect-nodes or, where that is not set, of the first assumedNodes ids.
 func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
 	ids := p.expect
 	for id := int32(0); len(p.expect) == 0 && id < assumedNodes; id++ {
@@ -279,21 +287,12 @@ func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
 		}
 		port := f.BrokerPortBase + int(id)
 		if port > maxPort && len(p.expect) > 0 {
-			return nil, wrong(fmt.Sprintf("lower --broker-port-base, or place the node with --node-address %d=127.0.0.1:PORT", id),
-				"--expect-nodes %d: with --broker-port-base %d it would listen on port %d, and ports end at %d", id, f.BrokerPortBase, port, maxPort)
+			return nil, wrong(fmt.Sprintf("lower --broker-port-base, or give the node an address: --node-address %d=127.0.0.1:PORT", id),
+				"--expect-nodes %d: with --broker-port-base %d the node would need port %d, and the highest port is %d", id, f.BrokerPortBase, port, maxPort)
 		}
 		for _, l := range p.listens {
 			all = append(all, socket{bindHost(l), port, fmt.Sprintf("node %d (--broker-port-base %d)", id, f.BrokerPortBase)})
 		}
 	}
 	return all, nil
-}
-
-func sortedIDs(nodes map[int32]proxy.NodeAddress) []int32 {
-	var ids []int32
-	for id := range nodes {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return ids
 }

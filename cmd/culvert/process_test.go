@@ -387,7 +387,7 @@ func TestATakenPortIsSaidWithWhoMayHaveIt(t *testing.T) {
 		}
 		for _, want := range []string{
 			fmt.Sprintf("culvert: error: listen on %s: %v\n", taken, syscall.EADDRINUSE),
-			fmt.Sprintf("culvert: hint: choose another address with %s, or see who has the port: %s\n", test.flag, whoHas(taken)),
+			fmt.Sprintf("culvert: hint: choose another address with %s, or find out what uses the port: %s\n", test.flag, showListeners(taken)),
 		} {
 			if !strings.Contains(p.text(), want) {
 				t.Errorf("%q on port %s said\n%swant %q", test.args, port, p.text(), want)

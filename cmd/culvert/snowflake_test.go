@@ -250,7 +250,7 @@ func TestANewPATIsUsedAtOnce(t *testing.T) {
 func TestTheAgentWarnsOfCredentialsForOtherHosts(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // no name is looked up
 	t.Setenv("NO_PROXY", "")
-	const warning = `level=WARN msg="credentials for Snowflake's ingress go to this host, which is no host name of Snowflake's" host=`
+	const warning = `level=WARN msg="credentials for Snowflake's ingress are sent to a host that is not Snowflake's" host=`
 	snowflakes := "https://" + snowflakeEndpoint
 	for _, test := range []struct {
 		gateways []string

@@ -8,9 +8,10 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// release is set by the linker for released binaries.
+// release is set by the linker for released binaries: -X main.release=v1.2.3.
 var release string
 
+// versionCmd is culvert version.
 type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
