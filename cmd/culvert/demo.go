@@ -17,15 +17,15 @@ import (
 
 const (
 	demoRecords = 300
-	// actTimeout bounds an act, which takes a second.
-	actTimeout = 30 * time.Second
+	// stepTimeout bounds each of the first two steps, which take about a second: a demo must not hang.
+	stepTimeout = 30 * time.Second
 )
 
-// demoCmd is culvert demo: a story in three acts, all of which really happens.
+// demoCmd is culvert demo. Everything that it prints really happens, on this machine and without a network.
 type demoCmd struct {
-	Once      bool   `group:"The demo" help:"End when all is shown. The exit code is 0 if every record has arrived."`
-	Transport string `group:"The demo" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2. With h3 and h2 there is no ingress: Snowflake's has neither."`
-	Listen    string `group:"The demo" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address, as that of culvert agent. If the default is taken, another one is chosen."`
+	Once      bool   `group:"The demo" help:"Exit when everything has been shown. The exit code is 0 if every record has arrived."`
+	Transport string `group:"The demo" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2. With h3 and h2 there is no ingress: Snowflake's supports neither."`
+	Listen    string `group:"The demo" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address, as in culvert agent. If the default is taken, another one is chosen."`
 }
 
 func (*demoCmd) Help() string {
@@ -34,35 +34,34 @@ func (*demoCmd) Help() string {
   kcat -b 127.0.0.1:9092 -C -t demo -e`
 }
 
-// Run tells the story, the last act of which lasts until the process is told to
-// stop.
+// Run shows the three steps. The last one lasts until a signal ends ctx, which is then no error.
 func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	listen, err := c.check()
 	if err != nil {
 		return err
 	}
-	t := &story{w: a.stdout}
-	t.say("culvert demo: Kafka behind a door that lets in HTTPS only, all in this process.")
+	w := &walkthrough{w: a.stdout}
+	w.say("culvert demo: Kafka behind an endpoint that accepts only HTTPS, all in this process.")
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
-	if err := mustBeFree(listen); err != nil {
+	if err := checkListenFree(listen); err != nil {
 		return err
 	}
-	s := &stage{transport: c.Transport, listen: listen, log: unlessDebug(ctx, a.log, slog.LevelWarn), failed: failed}
-	defer s.stop()
-	err = c.tell(ctx, t, s)
+	bed := &testbed{transport: c.Transport, listen: listen, log: unlessDebug(ctx, a.log, slog.LevelWarn), failed: failed}
+	defer bed.stop()
+	err = c.show(ctx, w, bed)
 	if cause := context.Cause(ctx); cause != nil {
-		err = cause // and not what followed from it
+		err = cause // a signal, or the part that failed; err is what followed from that
 	}
-	if errors.Is(err, errSignal) && t.over {
+	if errors.Is(err, errSignal) && w.complete {
 		return nil
 	}
 	return err
 }
 
-// check refuses settings that have the wrong form.
+// check parses the settings and refuses wrong ones.
 func (c *demoCmd) check() (l proxy.Listen, err error) {
 	if err := checkTransportName(c.Transport); err != nil {
 		return l, err
@@ -70,157 +69,158 @@ func (c *demoCmd) check() (l proxy.Listen, err error) {
 	return parseListen(c.Listen)
 }
 
-func (c *demoCmd) tell(ctx context.Context, t *story, s *stage) error {
-	if err := t.without(ctx, s); err != nil {
+func (c *demoCmd) show(ctx context.Context, w *walkthrough, bed *testbed) error {
+	if err := w.withoutCulvert(ctx, bed); err != nil {
 		return err
 	}
-	if err := t.with(ctx, s); err != nil {
+	if err := w.withCulvert(ctx, bed); err != nil {
 		return err
 	}
-	if t.over = true; c.Once {
-		t.say("\nDone. Without --once all of it stays up for a client of yours.")
+	if w.complete = true; c.Once {
+		w.say("\nDone. Without --once, everything stays up for a client of your own.")
 		return nil
 	}
-	t.yourTurn(ctx, s)
+	w.yourTurn(ctx, bed)
 	return nil
 }
 
-// story prints what happens.
-type story struct {
-	w    io.Writer
-	over bool // all is shown
+// walkthrough prints what happens.
+type walkthrough struct {
+	w        io.Writer
+	complete bool // all that can fail has been shown
 }
 
-func (t *story) say(format string, args ...any) { fmt.Fprintf(t.w, format+"\n", args...) }
+func (w *walkthrough) say(format string, args ...any) { fmt.Fprintf(w.w, format+"\n", args...) }
 
-// without shows both problems by the errors that a client gets.
-func (t *story) without(ctx context.Context, s *stage) error {
-	ctx, cancel := context.WithTimeout(ctx, actTimeout)
+// withoutCulvert shows both problems by the errors that a client gets.
+func (w *walkthrough) withoutCulvert(ctx context.Context, bed *testbed) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	if err := s.startInside(ctx); err != nil {
+	if err := bed.startGatewayEnd(ctx); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	t.say("Behind it are three brokers, with names that only their own network resolves:")
+	w.say("Behind it are three brokers, whose names resolve only in their own network:")
 	for id := range int32(demoBrokers) {
-		t.say("  %s", fakekafka.Host(id))
+		w.say("  %s", fakekafka.Host(id))
 	}
-	t.say("\n1. WITHOUT CULVERT")
-	t.say("A Kafka client tries the door, %s, with TLS:", s.door)
-	client := kafkaClient{bootstrap: s.door.Host, tls: &tls.Config{RootCAs: s.roots}}
-	if err := t.fails(ctx, client); err != nil {
+	w.say("\n1. WITHOUT CULVERT")
+	w.say("A Kafka client connects to the endpoint, %s, with TLS:", bed.endpoint)
+	client := kafkaClient{bootstrap: bed.endpoint.Host, tls: &tls.Config{RootCAs: bed.roots}}
+	if err := w.showFailure(ctx, client); err != nil {
 		return err
 	}
-	t.say("Problem one: Kafka is not HTTP. Say that somebody forwards a port past the door.")
-	t.say("The client reaches broker 0, is told where the others are, and goes there:")
-	client = kafkaClient{bootstrap: s.cluster.Bootstrap()[0]}
-	if err := t.fails(ctx, client); err != nil {
+	w.say("Problem one: Kafka is not HTTP. Suppose that somebody forwards a port past the endpoint.")
+	w.say("The client connects to broker 0, is told where the other brokers are, and goes there:")
+	client = kafkaClient{bootstrap: bed.cluster.Bootstrap()[0]}
+	if err := w.showFailure(ctx, client); err != nil {
 		return err
 	}
-	t.say("Problem two: brokers answer with addresses of their own, which lead nowhere here.")
+	w.say("Problem two: brokers tell clients their own addresses, which cannot be reached from here.")
 	return nil
 }
 
-// fails shows the error of a client that cannot do its work.
-func (t *story) fails(ctx context.Context, client kafkaClient) error {
+// showFailure prints the error of a client that cannot work. That it works is the error here: some resolvers answer every
+// name.
+func (w *walkthrough) showFailure(ctx context.Context, client kafkaClient) error {
 	err := client.attempt(ctx)
 	if err == nil {
-		return fmt.Errorf("demo: a client got past the door without culvert: what resolves names in %s here?", fakekafka.Domain)
+		return fmt.Errorf("demo: a client reached the brokers without culvert: does a resolver here answer names in %s?", fakekafka.Domain)
 	}
-	fmt.Fprint(t.w, wrap("error: "+sanitize(plain(err)), "  "))
+	fmt.Fprint(w.w, wrap("error: "+sanitize(clientError(err)), "  "))
 	return nil
 }
 
-// with has the same client do its work through culvert.
-func (t *story) with(ctx context.Context, s *stage) error {
-	ctx, cancel := context.WithTimeout(ctx, actTimeout)
+// withCulvert has the same client work through culvert.
+func (w *walkthrough) withCulvert(ctx context.Context, bed *testbed) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	t.say("\n2. WITH CULVERT")
-	if err := s.startAgent(ctx); err != nil {
+	w.say("\n2. WITH CULVERT")
+	if err := bed.startAgent(ctx); err != nil {
 		return fmt.Errorf("demo: start the agent: %w", err)
 	}
-	t.picture(s)
-	for _, sentence := range s.moved {
-		t.say("%s", sentence)
+	w.drawPath(bed.transport)
+	for _, sentence := range bed.portsMoved {
+		w.say("%s", sentence)
 	}
-	t.say("The same client, with nothing changed but its bootstrap address, %s:", s.bootstrap)
-	if err := t.work(ctx, kafkaClient{bootstrap: s.bootstrap}); err != nil {
+	w.say("The same client, with nothing changed but its bootstrap address, %s:", bed.bootstrap)
+	if err := w.useKafka(ctx, kafkaClient{bootstrap: bed.bootstrap}); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	return t.latency(s)
+	return w.latency(bed)
 }
 
-// picture shows the way that a connection takes.
-func (t *story) picture(s *stage) {
-	t.say("An agent beside the client, a gateway beside the brokers, HTTPS between them:")
-	switch s.transport {
+// drawPath shows what a connection passes, and says why that depends on the transport.
+func (w *walkthrough) drawPath(transport string) {
+	w.say("An agent beside the client, a gateway beside the brokers, HTTPS between them:")
+	switch transport {
 	case tunnel.TransportH3:
-		t.say("  client -- agent == HTTP/3 ==> gateway -- brokers")
-		t.say("No ingress here: Snowflake's has no UDP, so the gateway is reached directly.")
+		w.say("  client -- agent == HTTP/3 ==> gateway -- brokers")
+		w.say("No ingress here: Snowflake's has no UDP, so the agent connects to the gateway itself.")
 		return
 	case tunnel.TransportH2:
-		t.say("  client -- agent == HTTP/2 ==> gateway -- brokers")
-		t.say("No ingress here: Snowflake's is known for HTTP/1.1, so the gateway is reached directly.")
+		w.say("  client -- agent == HTTP/2 ==> gateway -- brokers")
+		w.say("No ingress here: Snowflake's speaks HTTP/1.1, so the agent connects to the gateway itself.")
 		return
 	}
-	t.say("  client -- agent == WebSocket over TLS ==> ingress -- gateway -- brokers")
-	if s.transport == tunnel.TransportAuto {
-		t.say("The ingress stands in for Snowflake's: it lets in who shows a token of the account,")
-		t.say("and has no UDP. The agent tried HTTP/3 first, got no answer, and took WebSocket.")
+	w.say("  client -- agent == WebSocket over TLS ==> ingress -- gateway -- brokers")
+	w.say("The ingress stands in for Snowflake's: it accepts whoever presents a token of the account,")
+	if transport == tunnel.TransportAuto {
+		w.say("and has no UDP. The agent tried HTTP/3 first, got no answer, and took WebSocket.")
 		return
 	}
-	t.say("The ingress stands in for Snowflake's: it lets in who shows a token of the account,")
-	t.say("and knows HTTP/1.1, WebSocket, and nothing else.")
+	w.say("and speaks HTTP/1.1 and WebSocket, nothing else.")
 }
 
-func (t *story) work(ctx context.Context, client kafkaClient) error {
+// useKafka creates a topic, produces and consumes.
+func (w *walkthrough) useKafka(ctx context.Context, client kafkaClient) error {
 	brokers, err := client.createTopic(ctx)
 	if err != nil {
 		return fmt.Errorf("create topic %s: %w", demoTopic, err)
 	}
-	t.say("  created   topic %s, %d partitions, %d replicas", demoTopic, demoPartitions, demoBrokers)
-	t.say("  was told  brokers at %s", strings.Join(brokers, ", "))
+	w.say("  created   topic %s, %d partitions, %d replicas", demoTopic, demoPartitions, demoBrokers)
+	w.say("  was told  brokers at %s", strings.Join(brokers, ", "))
 	if err := client.produce(ctx, demoRecords); err != nil {
 		return fmt.Errorf("produce: %w", err)
 	}
-	t.say("  produced  %d records with acks=all, one at a time, all acknowledged", demoRecords)
+	w.say("  produced  %d records with acks=all, one at a time, all acknowledged", demoRecords)
 	counts, err := client.consume(ctx, demoRecords)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
-	t.say("  consumed  %d records in group %s: none lost, none twice, in order", demoRecords, demoGroup)
-	t.say("            (%s in partitions 0 to %d)", strings.Trim(fmt.Sprint(counts), "[]"), demoPartitions-1)
+	w.say("  consumed  %d records in group %s: none lost, none twice, in order", demoRecords, demoGroup)
+	w.say("            (%s in partitions 0 to %d)", strings.Trim(fmt.Sprint(counts), "[]"), demoPartitions-1)
 	return nil
 }
 
-// latency shows what the two ends have measured.
-func (t *story) latency(s *stage) error {
-	t.say("Both ends time each request; the difference is what the tunnel costs. Means in ms:")
-	t.say("  %10s %9s %9s %9s %9s", "", "requests", "agent", "gateway", "tunnel")
+// latency shows the time that requests took, as both ends measured it.
+func (w *walkthrough) latency(bed *testbed) error {
+	w.say("Both ends time each request; the difference is what the tunnel costs. Means in ms:")
+	w.say("  %10s %9s %9s %9s %9s", "", "requests", "agent", "gateway", "tunnel")
 	for _, key := range []string{"Metadata", "Produce", "Fetch"} {
-		agent, err := measured(s.agentMetrics, key)
+		agent, err := measured(bed.agentMetrics, key)
 		if err != nil {
 			return err
 		}
-		gateway, err := measured(s.gatewayMetrics, key)
+		gateway, err := measured(bed.gatewayMetrics, key)
 		if err != nil {
 			return err
 		}
-		t.say("  %-10s %9d %9.2f %9.2f %9.2f", key, agent.requests, millis(agent.mean), millis(gateway.mean), millis(agent.mean-gateway.mean))
+		w.say("  %-10s %9d %9.2f %9.2f %9.2f", key, agent.requests, millis(agent.mean), millis(gateway.mean), millis(agent.mean-gateway.mean))
 	}
 	return nil
 }
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// yourTurn says how to use what is up, until ctx is done.
-func (t *story) yourTurn(ctx context.Context, s *stage) {
-	t.say("\n3. YOUR TURN")
-	t.say("All of it stays up until Ctrl-C, with records in memory. In another terminal:")
-	t.say("  kcat -b %s -L", s.bootstrap)
-	t.say("  kcat -b %s -C -t %s -o beginning -e", s.bootstrap, demoTopic)
-	t.say("  kafka-console-producer.sh --bootstrap-server %s --topic %s", s.bootstrap, demoTopic)
-	t.say("  kafka-console-consumer.sh --bootstrap-server %s --topic %s --from-beginning", s.bootstrap, demoTopic)
-	t.say("or, in your own code, bootstrap.servers=%s and nothing else.", s.bootstrap)
-	t.say("For your own cluster: culvert gateway --help, culvert agent --help")
+// yourTurn says how to use what is running, and waits until ctx is done.
+func (w *walkthrough) yourTurn(ctx context.Context, bed *testbed) {
+	w.say("\n3. YOUR TURN")
+	w.say("Everything stays up until Ctrl-C, with records in memory. In another terminal:")
+	w.say("  kcat -b %s -L", bed.bootstrap)
+	w.say("  kcat -b %s -C -t %s -o beginning -e", bed.bootstrap, demoTopic)
+	w.say("  kafka-console-producer.sh --bootstrap-server %s --topic %s", bed.bootstrap, demoTopic)
+	w.say("  kafka-console-consumer.sh --bootstrap-server %s --topic %s --from-beginning", bed.bootstrap, demoTopic)
+	w.say("or, in your own code, bootstrap.servers=%s and nothing else.", bed.bootstrap)
+	w.say("For your own cluster: culvert gateway --help, culvert agent --help")
 	<-ctx.Done()
 }

@@ -19,15 +19,14 @@ const (
 	demoGroup      = "demo-readers"
 	demoPartitions = 6
 	demoBrokers    = 3 // one replica on each
-	// attemptTimeout is how long a client tries that is meant to fail.
+	// attemptTimeout bounds a client that is meant to fail.
 	attemptTimeout = time.Second
-	// attemptDialTimeout is how long it waits where a resolver is silent. It dials
-	// twice, and its own error names the address.
+	// attemptDialTimeout bounds each of its two dials, where a resolver does not answer. It is less than half of
+	// attemptTimeout, so that the error printed is the client's own, which names the address.
 	attemptDialTimeout = 400 * time.Millisecond
 )
 
-// kafkaClient is a client as anybody would write it, which knows nothing of
-// culvert.
+// kafkaClient is an ordinary Kafka client: nothing in it knows of culvert.
 type kafkaClient struct {
 	bootstrap string
 	tls       *tls.Config // nil: plaintext
@@ -42,8 +41,7 @@ func (k kafkaClient) new(more ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append(options, more...)...)
 }
 
-// createTopic creates the topic and returns where the client has been told that
-// the brokers are.
+// createTopic creates the topic, and returns the addresses of brokers that the client has been told.
 func (k kafkaClient) createTopic(ctx context.Context) (brokers []string, err error) {
 	client, err := k.new()
 	if err != nil {
@@ -61,7 +59,7 @@ func (k kafkaClient) createTopic(ctx context.Context) (brokers []string, err err
 	return brokers, err
 }
 
-// attempt is createTopic by a client that soon gives up.
+// attempt is createTopic by a client that gives up soon and does not retry.
 func (k kafkaClient) attempt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
@@ -70,8 +68,7 @@ func (k kafkaClient) attempt(ctx context.Context) error {
 	return err
 }
 
-// produce writes records that are numbered, each when the one before has been
-// acknowledged.
+// produce writes n numbered records, each after the one before has been acknowledged.
 func (k kafkaClient) produce(ctx context.Context, n int) error {
 	client, err := k.new(kgo.DefaultProduceTopic(demoTopic), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))
 	if err != nil {
@@ -87,8 +84,8 @@ func (k kafkaClient) produce(ctx context.Context, n int) error {
 	return nil
 }
 
-// consume reads n records as a member of a group, commits, and returns how many
-// were in each partition. It fails unless they are those that produce wrote.
+// consume reads n records as a member of a group, commits, and returns how many were in each partition. It fails unless they
+// are exactly those that produce wrote.
 func (k kafkaClient) consume(ctx context.Context, n int) (counts []int, err error) {
 	client, err := k.new(
 		kgo.ConsumerGroup(demoGroup), kgo.ConsumeTopics(demoTopic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
@@ -99,86 +96,86 @@ func (k kafkaClient) consume(ctx context.Context, n int) (counts []int, err erro
 		return nil, err
 	}
 	defer client.Close()
-	l := newLedger(n)
-	for l.total < n {
+	check := newRecordCheck(n)
+	for check.total < n {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
-			return nil, fmt.Errorf("%d of %d records: %w", l.total, n, err)
+			return nil, fmt.Errorf("%d of %d records: %w", check.total, n, err)
 		}
-		fetches.EachPartition(l.note)
+		fetches.EachPartition(check.add)
 	}
-	if err := l.check(); err != nil {
+	if err := check.verify(); err != nil {
 		return nil, err
 	}
-	return l.counts[:], client.CommitUncommittedOffsets(ctx)
+	return check.counts[:], client.CommitUncommittedOffsets(ctx)
 }
 
-// ledger holds what was consumed against what was produced: the numbers from 0,
-// rising within each partition.
-type ledger struct {
-	times  []int // that each number came
-	total  int
-	counts [demoPartitions]int   // by partition
-	ends   [demoPartitions]int64 // their logs'
-	last   [demoPartitions]int   // numbers
-	wrong  error                 // the first thing that was
+// recordCheck compares what was consumed with what produce wrote: the numbers from 0, rising within each partition.
+type recordCheck struct {
+	seen   []int                 // how often each number was consumed
+	total  int                   // records consumed
+	counts [demoPartitions]int   // records consumed, by partition
+	ends   [demoPartitions]int64 // high watermarks
+	last   [demoPartitions]int   // the number consumed last
+	err    error                 // the first thing that was wrong
 }
 
-func newLedger(n int) *ledger {
-	l := &ledger{times: make([]int, n)}
-	for p := range l.last {
-		l.last[p] = -1
+func newRecordCheck(n int) *recordCheck {
+	c := &recordCheck{seen: make([]int, n)}
+	for p := range c.last {
+		c.last[p] = -1
 	}
-	return l
+	return c
 }
 
-func (l *ledger) note(p kgo.FetchTopicPartition) {
-	l.ends[p.Partition] = p.HighWatermark
+// add takes the records of one partition out of one Fetch response.
+func (c *recordCheck) add(p kgo.FetchTopicPartition) {
+	c.ends[p.Partition] = p.HighWatermark
 	p.EachRecord(func(r *kgo.Record) {
-		if err := l.add(r); err != nil && l.wrong == nil {
-			l.wrong = fmt.Errorf("partition %d, offset %d: %w", r.Partition, r.Offset, err)
+		if err := c.addRecord(r); err != nil && c.err == nil {
+			c.err = fmt.Errorf("partition %d, offset %d: %w", r.Partition, r.Offset, err)
 		}
 	})
 }
 
-func (l *ledger) add(r *kgo.Record) error {
-	l.total++
-	l.counts[r.Partition]++
+func (c *recordCheck) addRecord(r *kgo.Record) error {
+	c.total++
+	c.counts[r.Partition]++
 	i, err := strconv.Atoi(string(r.Value))
-	if err != nil || i < 0 || i >= len(l.times) {
+	if err != nil || i < 0 || i >= len(c.seen) {
 		return fmt.Errorf("%q was never produced", r.Value)
 	}
-	last := l.last[r.Partition]
-	l.times[i]++
-	l.last[r.Partition] = i
+	last := c.last[r.Partition]
+	c.seen[i]++
+	c.last[r.Partition] = i
 	if i < last {
 		return fmt.Errorf("record %d after record %d", i, last)
 	}
 	return nil
 }
 
-// check fails unless each number came once, in order, and the logs hold no more.
-func (l *ledger) check() error {
-	if l.wrong != nil {
-		return l.wrong
+// verify fails unless each number came exactly once, in order, and the brokers hold no further records.
+func (c *recordCheck) verify() error {
+	if c.err != nil {
+		return c.err
 	}
-	for i, n := range l.times {
+	for i, n := range c.seen {
 		if n != 1 {
 			return fmt.Errorf("record %d came %d times", i, n)
 		}
 	}
 	var written int64
-	for _, end := range l.ends {
+	for _, end := range c.ends {
 		written += end
 	}
-	if written != int64(l.total) {
-		return fmt.Errorf("the brokers hold %d records, and %d were produced", written, l.total)
+	if written != int64(c.total) {
+		return fmt.Errorf("the brokers hold %d records, and %d were produced", written, c.total)
 	}
 	return nil
 }
 
-// plain is what a client's error says has happened.
-func plain(err error) string {
+// clientError is the text of a client's error without the layers that name its retries and requests.
+func clientError(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Error()
 	}
@@ -194,7 +191,7 @@ type timing struct {
 	mean     time.Duration
 }
 
-// measured reads culvert_request_duration_seconds.
+// measured reads culvert_request_duration_seconds of one end. Its only label is the API key.
 func measured(g prometheus.Gatherer, apiKey string) (t timing, err error) {
 	families, err := g.Gather()
 	if err != nil {

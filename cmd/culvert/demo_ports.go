@@ -10,26 +10,26 @@ import (
 )
 
 const (
-	demoListen   = "127.0.0.1:9092" // the default of --listen
-	demoPortBase = 19092            // that of culvert agent --broker-port-base
-	// When a default port is taken, the next one is tried portStep above it, so
-	// that both are easy to tell; portTries of them are never all taken.
+	demoListen   = "127.0.0.1:9092" // the default of demo --listen
+	demoPortBase = 19092            // the default of agent --broker-port-base
+	// Where a default port is taken, ports in steps of portStep above it are tried, so that a port still shows which
+	// default it replaces.
 	portStep  = 100
 	portTries = 50
-	// dialCheck is how long we wait for somebody to accept on this machine.
+	// dialCheck bounds a dial on loopback, which is answered or refused at once.
 	dialCheck = 100 * time.Millisecond
 )
 
-// mustBeFree refuses a --listen that is taken, unless it is the default.
-func mustBeFree(l proxy.Listen) error {
+// checkListenFree refuses a --listen that is taken. The default is not refused: choosePorts replaces it.
+func checkListenFree(l proxy.Listen) error {
 	if l.Bind == demoListen {
 		return nil
 	}
 	return listenFailed(tryListen(l.Bind), l.Bind, "--listen")
 }
 
-// choosePorts returns --listen and the base of the brokers' ports, or others
-// where the defaults are not free. moved says so.
+// choosePorts returns --listen and the base of the brokers' ports, or others where the defaults are taken; moved has a
+// sentence for each of those.
 func choosePorts(l proxy.Listen) (listen proxy.Listen, portBase int, moved []string, err error) {
 	host, port, err := splitAddress(l.Bind, 0)
 	if err != nil {
@@ -40,23 +40,22 @@ func choosePorts(l proxy.Listen) (listen proxy.Listen, portBase int, moved []str
 			return l, 0, nil, err
 		}
 		if l.Bind = net.JoinHostPort(host, strconv.Itoa(port)); l.Bind != demoListen {
-			moved = append(moved, fmt.Sprintf("Something else is at %s here, so the agent is at %s.", demoListen, l.Bind))
+			moved = append(moved, fmt.Sprintf("%s is taken, so the agent listens on %s.", demoListen, l.Bind))
 		}
 	}
 	if portBase, err = freeRange(host, demoPortBase, demoBrokers, port); err != nil {
 		return l, 0, nil, err
 	}
 	if portBase != demoPortBase {
-		moved = append(moved, fmt.Sprintf("Ports from %d are taken, so the brokers are at those from %d.", demoPortBase, portBase))
+		moved = append(moved, fmt.Sprintf("Ports from %d are taken, so brokers have ports from %d.", demoPortBase, portBase))
 	}
 	return l, portBase, moved, nil
 }
 
-// noPort is the reserved port of freeRange where there is none.
+// noPort is freeRange's reserved where no port is.
 const noPort = -1
 
-// freeRange returns the lowest port, first or some steps above it, from which n
-// are free on host and not reserved.
+// freeRange returns the first port of n in a row that are free on host and not reserved: first, or a number of steps above.
 func freeRange(host string, first, n, reserved int) (int, error) {
 	var err error
 	for try := range portTries {
@@ -68,25 +67,26 @@ func freeRange(host string, first, n, reserved int) (int, error) {
 	return 0, fmt.Errorf("no %d free ports on %s in %d places from %d: %w", n, host, portTries, first, err)
 }
 
+// checkFree refuses n ports from base if one of them is reserved or taken.
 func checkFree(host string, base, n, reserved int) error {
 	for port := base; port < base+n; port++ {
 		address := net.JoinHostPort(host, strconv.Itoa(port))
 		if port == reserved {
-			return fmt.Errorf("port %d is that of --listen", port)
+			return fmt.Errorf("port %d is needed for --listen", port)
 		}
 		if err := tryListen(address); err != nil {
 			return err
 		}
-		// Some systems let 127.0.0.1:9092 be taken from under whoever listens on
-		// *:9092, whose clients we would get.
+		// Some systems let us listen on 127.0.0.1:9092 while another process listens on *:9092. We would get its clients.
 		if conn, err := net.DialTimeout("tcp", address, dialCheck); err == nil {
 			conn.Close()
-			return fmt.Errorf("somebody answers at %s", address)
+			return fmt.Errorf("another process answers at %s", address)
 		}
 	}
 	return nil
 }
 
+// tryListen listens on address for a moment.
 func tryListen(address string) error {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {

@@ -38,7 +38,7 @@ func TestDemoShowsBothProblemsAndSolvesThem(t *testing.T) {
 
 			without, with, _ := strings.Cut(stdout.String(), "2. WITH CULVERT")
 			for _, want := range []string{
-				`\Aculvert demo: `, `(?s)tries the door, https://127\.0\.0\.1:\d+.*\n  error: .*Problem one`,
+				`\Aculvert demo: `, `(?s)connects to the endpoint, https://127\.0\.0\.1:\d+.*\n  error: .*Problem one`,
 				`(?s)\n  error: dial tcp.*\nProblem two`,
 			} {
 				wantMatch(t, want, without)
@@ -65,10 +65,10 @@ func wantMatch(t *testing.T, pattern, text string) {
 	}
 }
 
-// wantReadable fails for a story that does not fit a terminal.
-func wantReadable(t *testing.T, story string) {
+// wantReadable fails for output that does not fit a terminal.
+func wantReadable(t *testing.T, output string) {
 	t.Helper()
-	lines := strings.Split(strings.TrimSpace(story), "\n")
+	lines := strings.Split(strings.TrimSpace(output), "\n")
 	if len(lines) > 40 {
 		t.Errorf("%d lines, want 40 at most", len(lines))
 	}
@@ -163,7 +163,7 @@ func TestDemoLeavesAnotherListenWhereItIs(t *testing.T) {
 	}
 }
 
-func TestLedgerFindsWhatIsWrong(t *testing.T) {
+func TestRecordCheckFindsWhatIsWrong(t *testing.T) {
 	record := func(partition int32, value string) kgo.FetchTopicPartition {
 		r := &kgo.Record{Partition: partition, Value: []byte(value)}
 		return kgo.FetchTopicPartition{FetchPartition: kgo.FetchPartition{Partition: partition, HighWatermark: 1, Records: []*kgo.Record{r}}}
@@ -181,16 +181,16 @@ func TestLedgerFindsWhatIsWrong(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			l := newLedger(2)
+			c := newRecordCheck(2)
 			for _, p := range test.came {
-				l.note(p)
+				c.add(p)
 			}
-			err := l.check()
+			err := c.verify()
 			if test.want == "" && err == nil {
 				return
 			}
 			if err == nil || test.want == "" || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("check: %v, want %q", err, test.want)
+				t.Errorf("verify: %v, want %q", err, test.want)
 			}
 		})
 	}
