@@ -14,16 +14,17 @@ import (
 
 const (
 	maxPort = 65535
-	// maxExpected bounds --expect-nodes, for each node opens a listener at start. A range with a typo must not open
-	// thousands.
+	// maxExpected bounds --expect-nodes, for each node opens a listener at start. A range with a
+	// typo must not open thousands.
 	maxExpected = 1024
-	// assumedNodes is how many node ids from 0 have their ports kept free of our other listeners, where --expect-nodes
-	// does not say which ids exist. Clusters are seldom larger, and a listener in the way of a node would be found only
-	// when that node first appears.
+	// assumedNodes is how many node ids from 0 have their ports kept free of our other listeners,
+	// where --expect-nodes does not say which ids exist. Clusters are seldom larger, and a listener
+	// in the way of a node would be found only when that node first appears.
 	assumedNodes = 100
 )
 
-// parseListen reads BIND[=HOST].
+// parseListen reads BIND[=HOST]. BIND may have port 0, where the system chooses one. HOST is needed
+// where BIND is a wildcard: responses must name an address that clients can connect to.
 func parseListen(s string) (proxy.Listen, error) {
 	bind, host, _ := strings.Cut(s, "=")
 	l := proxy.Listen{Bind: bind, Host: strings.Trim(host, "[]")}
@@ -43,7 +44,8 @@ func parseListen(s string) (proxy.Listen, error) {
 	return l, nil
 }
 
-// parseNodeAddress reads ID=BIND:PORT[=HOST:PORT].
+// parseNodeAddress reads ID=BIND:PORT[=HOST:PORT]. The second address is what clients are told,
+// where something between them and the agent maps ports, such as Docker.
 func parseNodeAddress(s string) (id int32, a proxy.NodeAddress, err error) {
 	const form = "write it as 7=127.0.0.1:9107, or as 7=0.0.0.0:9107=HOST:PORT"
 	number, rest, _ := strings.Cut(s, "=")
@@ -72,6 +74,8 @@ func parseNodeAddress(s string) (id int32, a proxy.NodeAddress, err error) {
 	return id, a, nil
 }
 
+// parseNodeID reads a node id. Kafka uses negative ones for "no node", and clients for bootstrap
+// addresses.
 func parseNodeID(s string) (int32, error) {
 	id, err := strconv.ParseInt(s, 10, 32)
 	if err != nil || id < 0 {
@@ -109,8 +113,9 @@ func parseNodeIDs(ranges []string) ([]int32, error) {
 	return ids, nil
 }
 
-// parseGateways reads the values of --gateway-url: URLs of gateways, or tcp:// and brokers to dial without one. A comma
-// separates brokers as well as URLs, so a value without a scheme continues the list of brokers before it.
+// parseGateways reads the values of --gateway-url: URLs of gateways, or tcp:// and brokers to dial
+// without one. A comma separates brokers as well as URLs, so a value without a scheme continues the
+// list of brokers before it.
 func parseGateways(list []string) (gateways []*url.URL, brokers []string, err error) {
 	direct := false
 	for _, s := range nonBlank(strings.Split(strings.Join(list, ","), ",")) {
@@ -129,15 +134,20 @@ func parseGateways(list []string) (gateways []*url.URL, brokers []string, err er
 	}
 	switch {
 	case len(gateways) == 0 && len(brokers) == 0:
-		return nil, nil, wrong("give the gateway's URL: --gateway-url https://kafka.example.com; or, to use no gateway, --gateway-url tcp://BROKER:PORT",
+		return nil, nil, wrong("give the gateway's URL: --gateway-url https://kafka.example.com; "+
+			"or, to use no gateway, --gateway-url tcp://BROKER:PORT",
 			"--gateway-url is missing")
 	case len(gateways) > 0 && len(brokers) > 0:
-		return nil, nil, wrong("start one agent for each", "--gateway-url %s and tcp://%s: an agent connects to gateways or to brokers, not to both",
+		return nil, nil, wrong("start one agent for each",
+			"--gateway-url %s and tcp://%s: an agent connects to gateways or to brokers, not to both",
 			gateways[0], strings.Join(brokers, ","))
 	}
 	return gateways, brokers, nil
 }
 
+// parseGateway reads the URL of one gateway. http:// is refused although tunnel.Dialer takes it:
+// whoever is on the path could read the token and every record. A path is a prefix, for ingresses
+// that route by it.
 func parseGateway(s string) (*url.URL, error) {
 	const form = "write it as https://kafka.example.com, https://kafka.example.com:8443/prefix or tcp://kafka-0:9092"
 	u, err := url.Parse(s)
@@ -146,7 +156,8 @@ func parseGateway(s string) (*url.URL, error) {
 	}
 	switch {
 	case u.Scheme == "http":
-		return nil, wrong(fmt.Sprintf("did you mean https://%s? A gateway without TLS is reached through an ingress that terminates TLS", strings.TrimSuffix(u.Host, ":80")),
+		return nil, wrong("did you mean https://"+strings.TrimSuffix(u.Host, ":80")+
+			"? A gateway without TLS is reached through an ingress that terminates TLS",
 			"--gateway-url %s: tokens and records would be sent unencrypted", s)
 	case u.Scheme != "https", u.Hostname() == "", u.Opaque != "":
 		return nil, wrong(form, "--gateway-url %s: not an https:// URL", s)
@@ -163,7 +174,8 @@ func parseGateway(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// splitAddress reads HOST:PORT, whose host may be empty. With a lowest port of 0, the system may choose the port.
+// splitAddress reads HOST:PORT, whose host may be empty. With a lowest port of 0, the system may
+// choose the port.
 func splitAddress(s string, lowest int) (host string, port int, err error) {
 	host, number, err := net.SplitHostPort(s)
 	if err != nil {
@@ -205,8 +217,9 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
 }
 
-// socket is a TCP listener that is about to be opened. Settings that need the same port are refused before any is opened:
-// otherwise the error would come late, or never, where the system lets two listeners share a port.
+// socket is a TCP listener that is about to be opened. Settings that need the same port are refused
+// before any is opened: otherwise the error would come late, or never, where the system lets two
+// listeners share a port.
 type socket struct {
 	host string
 	port int
@@ -227,12 +240,14 @@ func (s socket) clash(others []socket) (t socket, found bool) {
 	return others[i], true
 }
 
-// sameHost reports whether listening on a and on b takes a port of the same address. Names other than localhost are not
-// resolved.
+// sameHost reports whether listening on a and on b takes a port of the same address. Names other
+// than localhost are not resolved.
 func sameHost(a, b string) bool {
 	return isWildcard(a) || isWildcard(b) || canonicalHost(a) == canonicalHost(b)
 }
 
+// canonicalHost is the same for hosts that are the same address: localhost, 127.0.0.1 and
+// ::ffff:127.0.0.1.
 func canonicalHost(host string) string {
 	host = strings.ToLower(host)
 	if host == "localhost" {

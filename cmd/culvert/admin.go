@@ -9,7 +9,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/status"
 )
 
-// noAdmin is the --admin-listen that opens no listener.
+// noAdmin is the --admin-listen that opens no listener. An empty value is refused: it is more
+// likely a variable that is missing than a wish to go without metrics.
 const noAdmin = "none"
 
 // admin is the listener for metrics and probes; nil means none.
@@ -18,11 +19,13 @@ type admin struct {
 	server status.Server
 }
 
-// checkAdmin refuses an --admin-listen that is not an address, and an --admin-host that is not a bare name.
+// checkAdmin refuses an --admin-listen that is not an address, and an --admin-host that is not a
+// bare name.
 func checkAdmin(address string, hosts []string) error {
 	for _, host := range nonBlank(hosts) {
 		if strings.ContainsAny(host, ":/@*[] ") || strings.Trim(host, ".") == "" {
-			return wrong("write only the host name, without scheme and port: --admin-host prometheus.example", "--admin-host %s: not a host name", host)
+			return wrong("write only the host name, without scheme and port: --admin-host prometheus.example",
+				"--admin-host %s: not a host name", host)
 		}
 	}
 	if address == noAdmin {
@@ -34,8 +37,8 @@ func checkAdmin(address string, hosts []string) error {
 	return nil
 }
 
-// listenAdmin opens the admin listener for server. Beyond loopback it does not serve /tunnel, which names addresses and
-// errors: anyone who reaches the listener can read it.
+// listenAdmin opens the admin listener for server. Beyond loopback it does not serve /tunnel, which
+// names addresses and errors: anyone who reaches the listener can read it.
 func listenAdmin(address string, server status.Server) (*admin, error) {
 	if address == noAdmin {
 		return nil, nil
@@ -51,8 +54,8 @@ func listenAdmin(address string, server status.Server) (*admin, error) {
 	return &admin{ln, server}, nil
 }
 
-// during serves while run runs, which includes the drain after ctx is done, so that the last figures can be scraped. If
-// serving fails, it cancels run's context.
+// during serves while run runs, which includes the drain after ctx is done, so that the last
+// figures can be scraped. If serving fails, it cancels run's context.
 func (s *admin) during(ctx context.Context, run func(context.Context) error) error {
 	if s == nil {
 		return run(ctx)
@@ -68,6 +71,8 @@ func (s *admin) during(ctx context.Context, run func(context.Context) error) err
 	return errors.Join(err, <-served)
 }
 
+// serve serves until ctx is done. An error goes to failed, which ends the process in good order,
+// and to served, which has it reported.
 func (s *admin) serve(ctx context.Context, failed context.CancelCauseFunc, served chan<- error) {
 	err := s.server.Serve(ctx, s.ln)
 	if err != nil {

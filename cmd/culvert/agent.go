@@ -15,6 +15,7 @@ import (
 // agentCmd is culvert agent. Its flags are in plan.go.
 type agentCmd struct{ agentFlags }
 
+// Help is printed below the flags.
 func (*agentCmd) Help() string {
 	return `HTTPS_PROXY and NO_PROXY are honoured; h3 is not tried through a proxy.
 
@@ -29,6 +30,8 @@ With a gateway in Snowpark Container Services:
 
 // Run serves until a signal ends ctx and connections have drained.
 func (c *agentCmd) Run(ctx context.Context, a *app) error {
+	// What can be wrong is found before a port opens: settings by check, the content of files by
+	// build.
 	plan, err := c.check()
 	if err != nil {
 		return err
@@ -42,11 +45,13 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	c.warn(plan, a.log)
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	var tunnels func() any
+	var tunnels func() any // nil: there is no tunnel to show
 	if len(plan.gateways) > 0 {
 		tunnels = func() any { return agent.Tunnels() }
 	}
-	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: agent.Ready, Tunnel: tunnels, Hosts: nonBlank(c.AdminHost), Logger: a.log})
+	admin, err := listenAdmin(c.AdminListen, status.Server{
+		Gatherer: registry, Ready: agent.Ready, Tunnel: tunnels, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+	})
 	if err != nil {
 		return err
 	}

@@ -22,14 +22,19 @@ type app struct {
 	log            *slog.Logger
 }
 
-// Exit codes. Scripts and Kubernetes read them: a wrong command line never gets better by trying again, a failure may.
+// The exit codes. Whoever starts culvert again and again can tell by them whether that may help.
 const (
-	exitDone   = 0
+	exitDone = 0 // the command did its work; agent and gateway: a signal, and all connections ended
+	// Something failed that may work another time: a port was taken, or a hop of culvert doctor
+	// failed. A second signal ends with it too, for connections were cut.
 	exitFailed = 1
-	exitUsage  = 2
+	// The command line, a variable or a file is wrong, and will be the next time. No socket was
+	// opened.
+	exitUsage = 2
 )
 
-// errHelpShown ends a run that was called without arguments: help was printed to stderr in place of an error.
+// errHelpShown ends a run that was called without arguments: help was printed to stderr in place of
+// an error.
 var errHelpShown = errors.New("help was shown")
 
 // report prints err and returns the exit code.
@@ -54,7 +59,8 @@ func (a *app) report(err error) int {
 	return exitFailed
 }
 
-// say writes one line for people, whatever --log-level is: scripts and tests wait for the line with "ready".
+// say writes one line for people, whatever --log-level is: scripts and tests wait for the line with
+// "ready".
 func (a *app) say(line string) {
 	if a.json {
 		a.recorder().Info(line)
@@ -68,15 +74,16 @@ func (a *app) recorder() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{ReplaceAttr: spell}))
 }
 
-// signalEcho is how long after the first signal another one counts as the same: timeout(1), for one, sends its signal to
-// the process and then to the process group.
+// signalEcho is how long after the first signal another one counts as the same: timeout(1), for
+// one, sends its signal to the process and then to the process group.
 const signalEcho = time.Second
 
 // errSignal is the cause of a context that a signal ended.
 var errSignal = errors.New("stopped by a signal")
 
-// untilSignal returns a context that the first SIGINT or SIGTERM ends, so that connections can drain. A second signal
-// exits at once: the user does not want to wait. The caller calls stop, after which signals act as by default.
+// untilSignal returns a context that the first SIGINT or SIGTERM ends, so that connections can
+// drain. A second signal exits at once: the user does not want to wait. The caller calls stop,
+// after which signals act as by default.
 func (a *app) untilSignal(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 2)
@@ -92,7 +99,8 @@ func (a *app) untilSignal(ctx context.Context) (_ context.Context, stop func()) 
 	}
 }
 
-// awaitSignals calls first on the first signal, and second on the first one after signalEcho. It returns when done is closed.
+// awaitSignals calls first on the first signal, and second on the first one after signalEcho. It
+// returns when done is closed.
 func awaitSignals(signals <-chan os.Signal, done <-chan struct{}, first context.CancelCauseFunc, second func()) {
 	select {
 	case <-signals:

@@ -24,8 +24,8 @@ func (f *brokerFlags) given() []string {
 	})
 }
 
-// check refuses the other flags without --broker-tls, for a CA file does not turn TLS on by itself: nobody should believe
-// that a connection is encrypted because a certificate is configured.
+// check refuses the other flags without --broker-tls, for a CA file does not turn TLS on by itself:
+// nobody should believe that a connection is encrypted because a certificate is configured.
 func (f *brokerFlags) check() error {
 	if set := f.given(); len(set) > 0 && !f.BrokerTLS {
 		return wrong("add --broker-tls", "%s: connections to the brokers are in plaintext", strings.Join(set, ", "))
@@ -33,13 +33,14 @@ func (f *brokerFlags) check() error {
 	return checkPair("--broker-cert-file", f.BrokerCertFile, "--broker-key-file", f.BrokerKeyFile)
 }
 
-// build reads the files that the flags name. bootstrap finds the cluster; allow are patterns of addresses that may be dialled
-// although no broker named them.
+// build reads the files that the flags name. bootstrap finds the cluster; allow are patterns of
+// addresses that may be dialled although no broker named them.
 func (f *brokerFlags) build(bootstrap, allow []string, log *slog.Logger) (*proxy.Brokers, error) {
 	b := &proxy.Brokers{Bootstrap: bootstrap, Allow: allow, ServerName: f.BrokerServerName}
 	if !f.BrokerTLS {
 		return b, nil
 	}
+	// The CA file is not among these: the name to verify is known only when a broker is dialled.
 	files := proxy.ClientTLS{
 		CertFile: proxy.File{Path: f.BrokerCertFile, Flag: "--broker-cert-file"},
 		KeyFile:  proxy.File{Path: f.BrokerKeyFile, Flag: "--broker-key-file"},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -16,7 +17,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy"
 )
 
-// configCmd is culvert config. It prints the settings with which a command would run, and then checks them.
+// configCmd is culvert config. It prints the settings with which a command would run, and then
+// checks them.
 type configCmd struct {
 	Agent   configAgentCmd   `cmd:"" help:"Print the effective settings of culvert agent."`
 	Gateway configGatewayCmd `cmd:"" help:"Print the effective settings of culvert gateway."`
@@ -27,9 +29,12 @@ func (*configCmd) Help() string {
   culvert config agent --gateway-url https://kafka.example.com > culvert.yaml`
 }
 
-// configAgentCmd is culvert config agent. It prints the default --state-file as the path that an agent would use.
+// configAgentCmd is culvert config agent. It prints the default --state-file as the path that an
+// agent would use.
 type configAgentCmd struct{ agentFlags }
 
+// Run prints before it checks: wrong settings are easier to find when one sees where they came
+// from.
 func (c *configAgentCmd) Run(a *app, s *sources, ctx *kong.Context) error {
 	if c.StateFile == stateFileAuto {
 		c.StateFile = c.defaultStateFile()
@@ -49,6 +54,7 @@ func (*configAgentCmd) Help() string {
 // configGatewayCmd is culvert config gateway.
 type configGatewayCmd struct{ gatewayFlags }
 
+// Run prints before it checks, as that of configAgentCmd does.
 func (c *configGatewayCmd) Run(a *app, s *sources, ctx *kong.Context) error {
 	if err := s.print(a.stdout, ctx); err != nil {
 		return err
@@ -62,8 +68,9 @@ func (*configGatewayCmd) Help() string {
   culvert config gateway --bootstrap kafka-0:9092 --token-file tokens.txt > culvert.yaml`
 }
 
-// print writes a configuration file that says in comments where each setting came from. There are no secrets in it, for
-// settings only name files that hold secrets; a secret by mistake is redacted.
+// print writes a configuration file that says in comments where each setting came from. There are
+// no secrets in it, for settings only name files that hold secrets; a secret by mistake is
+// redacted.
 func (s *sources) print(w io.Writer, ctx *kong.Context) error {
 	flags := settings(ctx.Selected())
 	document := &yaml.Node{Kind: yaml.MappingNode}
@@ -97,6 +104,7 @@ func settingNode(flag *kong.Flag) *yaml.Node {
 	return scalar(fmt.Sprint(flag.Target.Interface()))
 }
 
+// scalar is a value that reads back as itself. Unquoted, YAML reads an empty one as null.
 func scalar(text string) *yaml.Node {
 	node := &yaml.Node{Kind: yaml.ScalarNode, Value: redact(text)}
 	if text == "" || strings.ContainsAny(text, ",") {
@@ -105,7 +113,8 @@ func scalar(text string) *yaml.Node {
 	return node
 }
 
-// originOf says where a flag's value came from: "flag", the name of a variable, the file or "default".
+// originOf says where a flag's value came from: "flag", the name of a variable, the file or
+// "default".
 func (s *sources) originOf(ctx *kong.Context, flag *kong.Flag) string {
 	for _, p := range ctx.Path {
 		if p.Flag == flag && !p.Resolved {
@@ -121,8 +130,9 @@ func (s *sources) originOf(ctx *kong.Context, flag *kong.Flag) string {
 // envPrefix begins the names of our environment variables.
 const envPrefix = "CULVERT_"
 
-// sources finds the values of flags that are not on the command line: in the environment, then in the configuration file.
-// Kong has a loader of files, which would let the file override the environment.
+// sources finds the values of flags that are not on the command line: in the environment, then in
+// the configuration file. Kong has a loader of files, which would let the file override the
+// environment.
 type sources struct {
 	file   string            // the name of the configuration file; "" if there is none
 	keys   map[string]any    // what is in it: a string, or []any of strings
@@ -135,8 +145,8 @@ var _ kong.Resolver = (*sources)(nil)
 // Validate does nothing: the file has been checked by read.
 func (s *sources) Validate(*kong.Application) error { return nil }
 
-// Resolve returns the value of a flag in the environment or the file, or nil. Kong calls it for each flag that is not on the
-// command line; nil leaves the default.
+// Resolve returns the value of a flag in the environment or the file, or nil. Kong calls it for
+// each flag that is not on the command line; nil leaves the default.
 func (s *sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	if !isSetting(flag) {
 		return nil, nil
@@ -152,6 +162,7 @@ func (s *sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 	return nil, nil
 }
 
+// found records where a value came from, for originOf and withOrigin.
 func (s *sources) found(flag, origin string) {
 	if s.origin == nil {
 		s.origin = map[string]string{}
@@ -159,8 +170,8 @@ func (s *sources) found(flag, origin string) {
 	s.origin[flag], s.last = origin, flag
 }
 
-// withOrigin adds to an error of parsing where the value came from. Without it, an error would name a flag that is nowhere on
-// the command line.
+// withOrigin adds to an error of parsing where the value came from. Without it, an error would name
+// a flag that is nowhere on the command line.
 func (s *sources) withOrigin(err error) error {
 	if s.last == "" || !strings.HasPrefix(err.Error(), "--"+s.last+":") {
 		return err
@@ -168,16 +179,20 @@ func (s *sources) withOrigin(err error) error {
 	return fmt.Errorf("%w (from %s)", err, s.origin[s.last])
 }
 
-// isSetting reports whether a flag may be set in the environment: CULVERT_HELP would make every command print help.
+// isSetting reports whether a flag may be set in the environment: CULVERT_HELP would make every
+// command print help.
 func isSetting(flag *kong.Flag) bool { return flag.Name != "help" }
 
+// envName is the variable that sets a flag: CULVERT_LOG_LEVEL for log-level.
 func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// load reads the configuration file, if --config or CULVERT_CONFIG names one. The command line has been parsed before: it
-// says which command's settings the file may hold, and --config beats the environment.
+// load reads the configuration file, if --config or CULVERT_CONFIG names one. The command line has
+// been parsed before: it says which command's settings the file may hold, and --config beats the
+// environment.
 func (s *sources) load(ctx *kong.Context) error {
+	// ctx.Path has the flags that are on the command line, and no others yet.
 	path, from := os.Getenv(envName("config")), envName("config")
 	for _, p := range ctx.Path {
 		if p.Flag != nil && p.Flag.Name == "config" {
@@ -195,8 +210,8 @@ func (s *sources) load(ctx *kong.Context) error {
 	return err
 }
 
-// read reads the file's keys, each of which must be a flag of command: an unknown key is most likely a typo, and ignoring it
-// would leave a default in force unnoticed.
+// read reads the file's keys, each of which must be a flag of command: an unknown key is most
+// likely a typo, and ignoring it would leave a default in force unnoticed.
 func (s *sources) read(path string, command *kong.Node) error {
 	content, err := proxy.ReadFile(path, proxy.MaxFile)
 	if err != nil {
@@ -235,15 +250,15 @@ func (s *sources) read(path string, command *kong.Node) error {
 	return nil
 }
 
-// keyValue returns the value's text, or a list of texts, as written: the flag's type decides what 0-5 or 12:30 means, not
-// YAML's. Null is nil: not set.
+// keyValue returns the value's text, or a list of texts, as written: the flag's type decides what
+// 0-5 or 12:30 means, not YAML's. Null is nil: not set.
 func keyValue(value *yaml.Node, flag *kong.Flag) (any, error) {
 	for value.Kind == yaml.AliasNode {
 		value = value.Alias
 	}
 	switch {
 	case value.Kind == yaml.ScalarNode && value.Tag == "!!null":
-		return nil, nil
+		return nil, nil // as in "token-file:" and "token-file: ~"
 	case value.Kind == yaml.ScalarNode:
 		return value.Value, nil
 	case value.Kind != yaml.SequenceNode:
@@ -261,8 +276,9 @@ func keyValue(value *yaml.Node, flag *kong.Flag) (any, error) {
 	return list, nil
 }
 
-// wantsJSON reports whether --log-format json holds, in args, in the environment or in the file. Errors of parsing are
-// printed as JSON too, so it cannot ask kong: parsed is empty where kong stopped early.
+// wantsJSON reports whether --log-format json holds, in args, in the environment or in the file.
+// Errors of parsing are printed as JSON too, so it cannot ask kong: parsed is empty where kong
+// stopped early.
 func (s *sources) wantsJSON(args []string, parsed string) bool {
 	if parsed != "" {
 		return parsed == formatJSON
@@ -301,16 +317,13 @@ func unknownKey(key string, command *kong.Node) string {
 			return fmt.Sprintf("this is a setting of culvert %s: give each command a file of its own", other.Name)
 		}
 	}
-	var names []string
-	for name := range settings(command) {
-		names = append(names, name)
-	}
-	if name := nearest(key, names); name != "" {
+	if name := nearest(key, slices.Collect(maps.Keys(settings(command)))); name != "" {
 		return fmt.Sprintf("did you mean %s?", name)
 	}
 	return "see " + command.FullPath() + " --help"
 }
 
+// root is the application that node belongs to.
 func root(node *kong.Node) *kong.Node {
 	for node.Parent != nil {
 		node = node.Parent
@@ -318,10 +331,11 @@ func root(node *kong.Node) *kong.Node {
 	return node
 }
 
-// warnOfUnknown warns of variables that begin like ours and are no setting. They are not errors: Kubernetes sets some, such as
-// CULVERT_SERVICE_HOST, for a service called culvert. Only names are logged, for a misspelt setting may hold a secret.
+// warnOfUnknown warns of variables that begin like ours and are no setting. They are not errors:
+// Kubernetes sets some, such as CULVERT_SERVICE_HOST, for a service called culvert. Only names are
+// logged, for a misspelt setting may hold a secret.
 func (s *sources) warnOfUnknown(log *slog.Logger, root *kong.Node) {
-	known := []string{envName("config")}
+	known := []string{envName("config")} // a variable, though not a key of the file
 	for _, command := range root.Children {
 		for name := range settings(command) {
 			known = append(known, envName(name))
@@ -344,7 +358,8 @@ func (s *sources) warnOfUnknown(log *slog.Logger, root *kong.Node) {
 	}
 }
 
-// nearest returns the name that is the fewest edits away from what was written; "" if that is more than a quarter of it.
+// nearest returns the name that is the fewest edits away from what was written; "" if that is more
+// than a quarter of it.
 func nearest(written string, names []string) string {
 	best, fewest := "", 1+len(written)/4
 	for _, name := range slices.Sorted(slices.Values(names)) {
@@ -355,8 +370,8 @@ func nearest(written string, names []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance: the least number of bytes to insert, drop or replace. Kong has one that it does not
-// export.
+// distance is the Levenshtein distance: the least number of bytes to insert, drop or replace. Kong
+// has one that it does not export.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -17,11 +17,13 @@ import (
 
 const (
 	demoRecords = 300
-	// stepTimeout bounds each of the first two steps, which take about a second: a demo must not hang.
+	// stepTimeout bounds each of the first two steps, which take about a second: a demo must not
+	// hang.
 	stepTimeout = 30 * time.Second
 )
 
-// demoCmd is culvert demo. Everything that it prints really happens, on this machine and without a network.
+// demoCmd is culvert demo. Everything that it prints really happens, on this machine and without a
+// network.
 type demoCmd struct {
 	Once      bool   `group:"The demo" help:"Exit when everything has been shown. The exit code is 0 if every record has arrived."`
 	Transport string `group:"The demo" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2. With h3 and h2 there is no ingress: Snowflake's supports neither."`
@@ -46,6 +48,7 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	defer stop()
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
+	// Before anything starts: an error after a page of output would be overlooked.
 	if err := checkListenFree(listen); err != nil {
 		return err
 	}
@@ -69,6 +72,8 @@ func (c *demoCmd) check() (l proxy.Listen, err error) {
 	return parseListen(c.Listen)
 }
 
+// show goes through the steps. Those before the last are complete when it sets complete: from then
+// on a signal is the way to end the demo, not a failure.
 func (c *demoCmd) show(ctx context.Context, w *walkthrough, bed *testbed) error {
 	if err := w.withoutCulvert(ctx, bed); err != nil {
 		return err
@@ -119,8 +124,8 @@ func (w *walkthrough) withoutCulvert(ctx context.Context, bed *testbed) error {
 	return nil
 }
 
-// showFailure prints the error of a client that cannot work. That it works is the error here: some resolvers answer every
-// name.
+// showFailure prints the error of a client that cannot work. That it works is the error here: some
+// resolvers answer every name.
 func (w *walkthrough) showFailure(ctx context.Context, client kafkaClient) error {
 	err := client.attempt(ctx)
 	if err == nil {

@@ -21,8 +21,9 @@ const (
 	demoBrokers    = 3 // one replica on each
 	// attemptTimeout bounds a client that is meant to fail.
 	attemptTimeout = time.Second
-	// attemptDialTimeout bounds each of its two dials, where a resolver does not answer. It is less than half of
-	// attemptTimeout, so that the error printed is the client's own, which names the address.
+	// attemptDialTimeout bounds each of its two dials, where a resolver does not answer. It is less
+	// than half of attemptTimeout, so that the error printed is the client's own, which names the
+	// address.
 	attemptDialTimeout = 400 * time.Millisecond
 )
 
@@ -33,6 +34,7 @@ type kafkaClient struct {
 	options   []kgo.Opt
 }
 
+// new makes a client of franz-go. The caller closes it.
 func (k kafkaClient) new(more ...kgo.Opt) (*kgo.Client, error) {
 	options := append([]kgo.Opt{kgo.SeedBrokers(k.bootstrap)}, k.options...)
 	if k.tls != nil {
@@ -41,7 +43,8 @@ func (k kafkaClient) new(more ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append(options, more...)...)
 }
 
-// createTopic creates the topic, and returns the addresses of brokers that the client has been told.
+// createTopic creates the topic, and returns the addresses of brokers that the client has been
+// told.
 func (k kafkaClient) createTopic(ctx context.Context) (brokers []string, err error) {
 	client, err := k.new()
 	if err != nil {
@@ -84,8 +87,8 @@ func (k kafkaClient) produce(ctx context.Context, n int) error {
 	return nil
 }
 
-// consume reads n records as a member of a group, commits, and returns how many were in each partition. It fails unless they
-// are exactly those that produce wrote.
+// consume reads n records as a member of a group, commits, and returns how many were in each
+// partition. It fails unless they are exactly those that produce wrote.
 func (k kafkaClient) consume(ctx context.Context, n int) (counts []int, err error) {
 	client, err := k.new(
 		kgo.ConsumerGroup(demoGroup), kgo.ConsumeTopics(demoTopic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
@@ -110,7 +113,8 @@ func (k kafkaClient) consume(ctx context.Context, n int) (counts []int, err erro
 	return check.counts[:], client.CommitUncommittedOffsets(ctx)
 }
 
-// recordCheck compares what was consumed with what produce wrote: the numbers from 0, rising within each partition.
+// recordCheck compares what was consumed with what produce wrote: the numbers from 0, rising within
+// each partition.
 type recordCheck struct {
 	seen   []int                 // how often each number was consumed
 	total  int                   // records consumed
@@ -120,10 +124,11 @@ type recordCheck struct {
 	err    error                 // the first thing that was wrong
 }
 
+// newRecordCheck makes a check of n records.
 func newRecordCheck(n int) *recordCheck {
 	c := &recordCheck{seen: make([]int, n)}
 	for p := range c.last {
-		c.last[p] = -1
+		c.last[p] = -1 // less than any number
 	}
 	return c
 }
@@ -154,7 +159,8 @@ func (c *recordCheck) addRecord(r *kgo.Record) error {
 	return nil
 }
 
-// verify fails unless each number came exactly once, in order, and the brokers hold no further records.
+// verify fails unless each number came exactly once, in order, and the brokers hold no further
+// records.
 func (c *recordCheck) verify() error {
 	if c.err != nil {
 		return c.err
@@ -174,7 +180,8 @@ func (c *recordCheck) verify() error {
 	return nil
 }
 
-// clientError is the text of a client's error without the layers that name its retries and requests.
+// clientError is the text of a client's error without the layers that name its retries and
+// requests.
 func clientError(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Error()

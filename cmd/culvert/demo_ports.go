@@ -12,15 +12,16 @@ import (
 const (
 	demoListen   = "127.0.0.1:9092" // the default of demo --listen
 	demoPortBase = 19092            // the default of agent --broker-port-base
-	// Where a default port is taken, ports in steps of portStep above it are tried, so that a port still shows which
-	// default it replaces.
+	// Where a default port is taken, ports in steps of portStep above it are tried, so that a port
+	// still shows which default it replaces.
 	portStep  = 100
 	portTries = 50
 	// dialCheck bounds a dial on loopback, which is answered or refused at once.
 	dialCheck = 100 * time.Millisecond
 )
 
-// checkListenFree refuses a --listen that is taken. The default is not refused: choosePorts replaces it.
+// checkListenFree refuses a --listen that is taken. The default is not refused: choosePorts
+// replaces it.
 func checkListenFree(l proxy.Listen) error {
 	if l.Bind == demoListen {
 		return nil
@@ -28,8 +29,8 @@ func checkListenFree(l proxy.Listen) error {
 	return listenFailed(tryListen(l.Bind), l.Bind, "--listen")
 }
 
-// choosePorts returns --listen and the base of the brokers' ports, or others where the defaults are taken; moved has a
-// sentence for each of those.
+// choosePorts returns --listen and the base of the brokers' ports, or others where the defaults are
+// taken; moved has a sentence for each of those.
 func choosePorts(l proxy.Listen) (listen proxy.Listen, portBase int, moved []string, err error) {
 	host, port, err := splitAddress(l.Bind, 0)
 	if err != nil {
@@ -55,7 +56,8 @@ func choosePorts(l proxy.Listen) (listen proxy.Listen, portBase int, moved []str
 // noPort is freeRange's reserved where no port is.
 const noPort = -1
 
-// freeRange returns the first port of n in a row that are free on host and not reserved: first, or a number of steps above.
+// freeRange returns the first port of n in a row that are free on host and not reserved: first, or
+// a number of steps above.
 func freeRange(host string, first, n, reserved int) (int, error) {
 	var err error
 	for try := range portTries {
@@ -77,7 +79,8 @@ func checkFree(host string, base, n, reserved int) error {
 		if err := tryListen(address); err != nil {
 			return err
 		}
-		// Some systems let us listen on 127.0.0.1:9092 while another process listens on *:9092. We would get its clients.
+		// Some systems let us listen on 127.0.0.1:9092 while another process listens on *:9092. We
+		// would get its clients.
 		if conn, err := net.DialTimeout("tcp", address, dialCheck); err == nil {
 			conn.Close()
 			return fmt.Errorf("another process answers at %s", address)

@@ -95,6 +95,7 @@ func (b *testbed) run(ctx context.Context, serve func(context.Context) error) {
 	go b.serve(ctx, p, serve)
 }
 
+// serve is the goroutine of a part.
 func (b *testbed) serve(ctx context.Context, p *part, serve func(context.Context) error) {
 	defer close(p.done)
 	if err := serve(ctx); err != nil {
@@ -179,6 +180,7 @@ func (b *testbed) startDirectGateway(ctx context.Context, certificate tls.Certif
 	if err != nil {
 		return err
 	}
+	// h3 is found on the UDP port of the same number.
 	udp, err := new(net.ListenConfig).ListenPacket(ctx, "udp", tcp.Addr().String())
 	if err != nil {
 		tcp.Close()
@@ -278,6 +280,7 @@ func clientAddress(bound, host string) string {
 	return net.JoinHostPort(host, port)
 }
 
+// listenLoopback listens on a port that is free, and that nobody outside this machine can reach.
 func listenLoopback(ctx context.Context) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 }

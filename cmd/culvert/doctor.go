@@ -13,7 +13,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// doctorCmd is culvert doctor. It takes the agent's flags, so that a command line that does not work needs one word changed.
+// doctorCmd is culvert doctor. It takes the agent's flags, so that a command line that does not
+// work needs one word changed.
 type doctorCmd struct {
 	JSON bool          `name:"json" group:"The doctor" help:"Print each finding as a line of JSON."`
 	Idle time.Duration `group:"The doctor" placeholder:"TIME" help:"Keep a connection without requests for this long, to see whether something on the path cuts it. 100s is longer than most ingresses allow."`
@@ -29,8 +30,8 @@ Example:
   culvert doctor --gateway-url https://kafka.example.com --token-file token.txt`
 }
 
-// Run examines each gateway, or the brokers where there is none. Findings are printed as they come; the error only counts
-// those that failed.
+// Run examines each gateway, or the brokers where there is none. Findings are printed as they come;
+// the error only counts those that failed.
 func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	plan, err := c.check()
 	if err != nil {
@@ -47,7 +48,7 @@ func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	switch n := d.Failed(); {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil: // what was not examined has not failed
 		return context.Cause(ctx)
 	case n == 1:
 		return fmt.Errorf("one hop failed")
@@ -57,6 +58,8 @@ func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	return nil
 }
 
+// examine reads the files that an agent would read, and has d examine each gateway or, without one,
+// the brokers.
 func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan, log *slog.Logger) error {
 	log = unlessDebug(ctx, log, silent) // what the parts would warn of is a finding here
 	if len(p.gateways) == 0 {
@@ -75,6 +78,8 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan,
 		if len(dialers) > 1 {
 			d.Report(doctor.Finding{Hop: "url", Result: doctor.OK, Text: dialer.URL.String()})
 		}
+		// A dialer of its own for each transport: one with several would race them, and hide those
+		// that lose.
 		d.Gateway(ctx, func(transport string) *tunnel.Dialer {
 			return &tunnel.Dialer{
 				URL: dialer.URL, Transport: transport, TLS: dialer.TLS, Token: dialer.Token, Ingress: dialer.Ingress, Logger: log,
@@ -84,18 +89,18 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan,
 	return nil
 }
 
-// transports are those to examine: the one that was asked for or else all, the most widely supported first.
-// http:// has no h3, which needs TLS.
+// transports are those to examine: the one that was asked for or else all, the most widely
+// supported first.
 func (c *doctorCmd) transports(dialer *tunnel.Dialer) []string {
 	switch {
 	case c.Transport != tunnel.TransportAuto:
 		return []string{c.Transport}
-	case dialer.URL.Scheme == "http":
-		return []string{tunnel.TransportWS, tunnel.TransportH2}
 	}
 	return []string{tunnel.TransportWS, tunnel.TransportH2, tunnel.TransportH3}
 }
 
+// print writes one finding: a line of JSON, or columns with the hint below. Texts may hold what a
+// peer sent.
 func (c *doctorCmd) print(w io.Writer, f doctor.Finding) {
 	f.Text, f.Remedy = sanitize(f.Text), sanitize(f.Remedy)
 	if c.JSON {

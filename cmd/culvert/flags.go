@@ -17,8 +17,8 @@ func given(flags map[string]bool) []string {
 	return set
 }
 
-// nonBlank returns the values of a repeatable setting without spaces around them and without empty ones: a variable that is
-// set to "" means no values, not one empty value.
+// nonBlank returns the values of a repeatable setting without spaces around them and without empty
+// ones: a variable that is set to "" means no values, not one empty value.
 func nonBlank(list []string) []string {
 	var kept []string
 	for _, v := range list {

@@ -21,6 +21,8 @@ import (
 
 // gatewayFlags are the settings of a gateway. The order here is the order of --help.
 type gatewayFlags struct {
+	// --listen is above 1024, so that no privileges are needed; an ingress or a service maps 443 to
+	// it.
 	Bootstrap []string `group:"Main settings" placeholder:"HOST:PORT" help:"Brokers to find the cluster by. May be repeated."`
 	TokenFile string   `group:"Main settings" placeholder:"FILE" help:"Tokens that agents may authenticate with, one per line: NAME=TOKEN."`
 	Listen    string   `group:"Main settings" placeholder:"ADDRESS" default:":8443" help:"Address for agents: TCP for ws and h2, UDP for h3."`
@@ -35,6 +37,8 @@ type gatewayFlags struct {
 	RevokeStreams  bool     `group:"Access" help:"When a token or certificate is no longer accepted, end the streams that were opened with it, between two requests. Without this flag they continue, and only new ones are refused."`
 	InsecureNoAuth bool     `group:"Access" help:"Accept everyone. Then neither tokens nor certificates may be configured."`
 
+	// Tickets normally decide what may be dialled. This is for addresses without a valid one, such
+	// as those that an agent has remembered for longer than a ticket lasts.
 	AllowBroker   []string `group:"Brokers to dial" placeholder:"PATTERN" help:"Addresses that may be dialled although no broker has named them: HOST:PORT or CIDR:PORT, where * in a name is one label. May be repeated."`
 	TicketKeyFile string   `group:"Brokers to dial" placeholder:"FILE" help:"Keys, one per line, for tickets: signed addresses that brokers have named. The first key signs, all verify. Needed with several replicas. Unset: a random key."`
 
@@ -50,12 +54,14 @@ type gatewayFlags struct {
 	// The admin listener asks for no credentials: it is on loopback by default.
 	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve /metrics, /healthz and /readyz. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
-	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for closing.
+	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for
+	// closing.
 	DrainTimeout time.Duration `group:"Process" placeholder:"TIME" default:"25s" help:"How long streams may take to end after SIGTERM or SIGINT."`
 }
 
-// maxLinger is how long a draining gateway goes on telling newcomers that it drains after its last stream has ended. Load
-// balancers need about that long to notice; whoever they route here later finds nothing listening.
+// maxLinger is how long a draining gateway goes on telling newcomers that it drains after its last
+// stream has ended. Load balancers need about that long to notice; whoever they route here later
+// finds nothing listening.
 const maxLinger = 2 * time.Second
 
 // gatewayCmd is culvert gateway.
@@ -70,12 +76,14 @@ func (*gatewayCmd) Help() string {
 
 // Run serves until a signal ends ctx and streams have drained.
 func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
-	allow, err := c.check()
+	// What can be wrong is found before a port opens: settings by check, the content of files by
+	// build.
+	plan, err := c.check()
 	if err != nil {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	gateway, err := c.build(allow, registry, a.log)
+	gateway, err := c.build(plan, registry, a.log)
 	if err != nil {
 		return err
 	}
@@ -86,7 +94,9 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	admin, err := listenAdmin(c.AdminListen, status.Server{Gatherer: registry, Ready: gateway.Ready, Hosts: nonBlank(c.AdminHost), Logger: a.log})
+	admin, err := listenAdmin(c.AdminListen, status.Server{
+		Gatherer: registry, Ready: gateway.Ready, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+	})
 	if err != nil {
 		closeAll(tcp, udp)
 		return err
@@ -96,7 +106,8 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 }
 
-// transports is what the line with "ready" says that agents may use. Without a certificate there is no h3, which needs TLS.
+// transports is what the line with "ready" says that agents may use. Without a certificate there is
+// no h3, which needs TLS.
 func (f *gatewayFlags) transports() string {
 	if f.TLSCertFile == "" {
 		return "ws, h2 behind an ingress"
@@ -104,14 +115,15 @@ func (f *gatewayFlags) transports() string {
 	return "h3, ws, h2"
 }
 
-// gatewayPlan is what the flags mean, parsed and checked. No file has been read for it and nothing has been opened.
+// gatewayPlan is what the flags mean, parsed and checked. No file has been read for it and nothing
+// has been opened.
 type gatewayPlan struct {
 	bootstrap, allowBroker, allowUser []string
 	limits                            tunnel.Limits
 }
 
-// check parses the settings and refuses those that contradict each other. It opens nothing, so that a wrong command line is
-// reported before anything else can fail.
+// check parses the settings and refuses those that contradict each other. It opens nothing, so that
+// a wrong command line is reported before anything else can fail.
 func (f *gatewayFlags) check() (*gatewayPlan, error) {
 	p := &gatewayPlan{bootstrap: nonBlank(f.Bootstrap), allowBroker: nonBlank(f.AllowBroker), allowUser: nonBlank(f.AllowUser)}
 	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkListen, f.checkTLS, f.checkAuth, f.checkKeys, f.checkLimits} {
@@ -122,6 +134,7 @@ func (f *gatewayFlags) check() (*gatewayPlan, error) {
 	return p, nil
 }
 
+// checkBrokers validates twice, so that an error of the second time is about --allow-broker.
 func (f *gatewayFlags) checkBrokers(p *gatewayPlan) error {
 	if len(p.bootstrap) == 0 {
 		return wrong("name one or more brokers of the cluster: --bootstrap kafka-0:9092,kafka-1:9092", "--bootstrap is missing")
@@ -135,6 +148,7 @@ func (f *gatewayFlags) checkBrokers(p *gatewayPlan) error {
 	return f.brokerFlags.check()
 }
 
+// checkListen refuses ports that --listen and --admin-listen would both need.
 func (f *gatewayFlags) checkListen(*gatewayPlan) error {
 	host, port, err := splitAddress(f.Listen, 0)
 	if err != nil {
@@ -145,11 +159,14 @@ func (f *gatewayFlags) checkListen(*gatewayPlan) error {
 	}
 	adminHost, adminPort, err := splitAddress(f.AdminListen, 0)
 	if err == nil && (socket{host, port, ""}).overlaps(socket{adminHost, adminPort, ""}) {
-		return wrong("choose another port for one of them", "--admin-listen %s: port %d is already used by --listen %s", f.AdminListen, port, f.Listen)
+		return wrong("choose another port for one of them",
+			"--admin-listen %s: port %d is already used by --listen %s", f.AdminListen, port, f.Listen)
 	}
 	return nil
 }
 
+// checkTLS refuses flags that have no effect without TLS. Ignoring --client-ca-file would let
+// agents in unchecked.
 func (f *gatewayFlags) checkTLS(*gatewayPlan) error {
 	if f.ClientCAFile != "" && f.TLSCertFile == "" {
 		return wrong("add --tls-cert-file and --tls-key-file; behind an ingress that terminates TLS, use --token-file",
@@ -162,8 +179,8 @@ func (f *gatewayFlags) checkTLS(*gatewayPlan) error {
 	return checkPair("--tls-cert-file", f.TLSCertFile, "--tls-key-file", f.TLSKeyFile)
 }
 
-// checkAuth refuses to start without access control unless that is asked for by name: a gateway that anyone may use must be
-// somebody's decision, not a forgotten flag.
+// checkAuth refuses to start without access control unless that is asked for by name: a gateway
+// that anyone may use must be somebody's decision, not a forgotten flag.
 func (f *gatewayFlags) checkAuth(p *gatewayPlan) error {
 	for i, user := range p.allowUser {
 		name, err := proxy.ParseUser(user)
@@ -203,6 +220,7 @@ func (f *gatewayFlags) checkKeys(*gatewayPlan) error {
 	return nil
 }
 
+// checkLimits parses the limits, of which 0 means none.
 func (f *gatewayFlags) checkLimits(p *gatewayPlan) error {
 	memory, err := parseMemory(f.MaxMemory)
 	if err != nil {
@@ -268,8 +286,8 @@ func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *proxy.C
 	return c, err
 }
 
-// tls asks for client certificates and does not verify them: the credentials do. Their refusal is an HTTP answer with a
-// reason, where a failed handshake would be an alert without one.
+// tls asks for client certificates and does not verify them: the credentials do. Their refusal is
+// an HTTP answer with a reason, where a failed handshake would be an alert without one.
 func (f *gatewayFlags) tls(log *slog.Logger) (*tls.Config, error) {
 	config, err := proxy.ServerTLS{
 		CertFile: proxy.File{Path: f.TLSCertFile, Flag: "--tls-cert-file"},
@@ -301,6 +319,7 @@ func (f *gatewayFlags) listen(ctx context.Context) (tcp net.Listener, udp net.Pa
 	return tcp, udp, nil
 }
 
+// closeAll closes both listeners; udp is nil without TLS.
 func closeAll(tcp net.Listener, udp net.PacketConn) error {
 	if udp == nil {
 		return tcp.Close()

@@ -11,12 +11,15 @@ import (
 // errHelp ends parsing when help was asked for.
 var errHelp = errors.New("help was asked for")
 
-// helpFlag ends parsing before the environment and the file are read, so that help is printed even if they are wrong.
+// helpFlag ends parsing before the environment and the file are read, so that help is printed even
+// if they are wrong.
 type helpFlag bool
 
+// BeforeReset is the first hook that kong calls.
 func (helpFlag) BeforeReset() error { return errHelp }
 
-// printHelp opens with one sentence, lists the main settings first, and ends with an example to paste.
+// printHelp opens with one sentence, lists the main settings first, and ends with an example to
+// paste.
 func printHelp(w io.Writer, node *kong.Node) {
 	fmt.Fprintf(w, "%s\nUsage: %s\n", wrap(node.Help, ""), usageLine(node))
 	printCommands(w, node)
@@ -27,6 +30,7 @@ func printHelp(w io.Writer, node *kong.Node) {
 		}
 	}
 	if node.Type == kong.CommandNode && len(node.Flags) > 0 {
+		// The three places where a setting may stand, and which of them wins: see sources.
 		fmt.Fprint(w, "\n", wrap("Each flag is also an environment variable and a key of the file: --log-level is CULVERT_LOG_LEVEL and log-level:. "+
 			"A flag overrides the environment, which overrides the file. Separate repeated values by commas; in the file, a list works too.", ""))
 	}
@@ -42,6 +46,7 @@ func usageLine(node *kong.Node) string {
 	return node.FullPath() + " [flags]"
 }
 
+// printCommands lists the commands below node, if there are any.
 func printCommands(w io.Writer, node *kong.Node) {
 	if len(node.Children) == 0 {
 		return
@@ -52,13 +57,14 @@ func printCommands(w io.Writer, node *kong.Node) {
 	}
 }
 
+// flagGroup is a heading of help and the flags below it.
 type flagGroup struct {
 	title string
 	flags []*kong.Flag
 }
 
-// groups are the groups of node's flags and then of its parents' flags, in the order of declaration. Neighbours with the same
-// title are one group.
+// groups are the groups of node's flags and then of its parents' flags, in the order of
+// declaration. Neighbours with the same title are one group.
 func groups(node *kong.Node) []flagGroup {
 	var all []flagGroup
 	for n := node; n != nil; n = n.Parent {
@@ -73,6 +79,7 @@ func groups(node *kong.Node) []flagGroup {
 	return all
 }
 
+// printFlag prints the flag on a line and its help below, where there is room for sentences.
 func printFlag(w io.Writer, flag *kong.Flag) {
 	name := "--" + flag.Name
 	if flag.Short != 0 {

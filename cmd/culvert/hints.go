@@ -16,22 +16,26 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// wrong makes a usageError. The hint is a question or a command; it is "" where the wrapped error has a hint of its own.
+// wrong makes a usageError. The hint is a question or a command; it is "" where the wrapped error
+// has a hint of its own.
 func wrong(hint, format string, args ...any) error {
 	return usageError{&hints.Error{Err: fmt.Errorf(format, args...), Remedy: hint}}
 }
 
-// badFile makes a usageError of one about a file that a setting names: its text names the setting already.
+// badFile makes a usageError of one about a file that a setting names: its text names the setting
+// already.
 func badFile(err error) error { return wrong("", "%w", err) }
 
-// listenError says that a listener could not be opened. It is not about usage: the same setting works once the port is free.
+// listenError says that a listener could not be opened. It is not about usage: the same setting
+// works once the port is free.
 type listenError struct {
 	address string
 	cause   error
 	flag    string // the setting that chooses another address
 }
 
-// listenFailed turns package net's error of a listener into a listenError, whose text has the address once. nil stays nil.
+// listenFailed turns package net's error of a listener into a listenError, whose text has the
+// address once. nil stays nil.
 func listenFailed(err error, address, flag string) error {
 	if err == nil {
 		return nil

@@ -25,11 +25,14 @@ var levels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelI
 type commonFlags struct {
 	HelpFlag  helpFlag `name:"help" short:"h" group:"Common" help:"Show this text."`
 	ConfigYML string   `name:"config" group:"Common" placeholder:"FILE" help:"YAML file of settings, named as the flags without the dashes, all at the top level."`
-	LogLevel  string   `group:"Common" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
-	LogFormat string   `group:"Common" placeholder:"FORMAT" help:"text or json. Unset: text on a terminal, else json. If json is set, everything on stderr is JSON, including errors and the line with ready."`
+	// info is the life of the process, about ten lines from start to ready. Steady traffic logs
+	// nothing at it.
+	LogLevel  string `group:"Common" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
+	LogFormat string `group:"Common" placeholder:"FORMAT" help:"text or json. Unset: text on a terminal, else json. If json is set, everything on stderr is JSON, including errors and the line with ready."`
 }
 
-// logger writes to w, which is stderr. People read a terminal, so it gets text; a file or a pipe is read by a log collector.
+// logger writes to w, which is stderr. People read a terminal, so it gets text; a file or a pipe is
+// read by a log collector.
 func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 	level, known := levels[strings.ToLower(c.LogLevel)]
 	if !known {
@@ -45,9 +48,9 @@ func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 	return nil, wrong("use text or json", "--log-format %s: no such format", c.LogFormat)
 }
 
-// spell makes every message and every attribute printable, for text may come from a peer. The handlers quote less than
-// that: JSON passes on characters that reverse the direction of a line. It writes addresses as they are written elsewhere,
-// and adds to an error its hints.
+// spell makes every message and every attribute printable, for text may come from a peer. The
+// handlers quote less than that: JSON passes on characters that reverse the direction of a line. It
+// writes addresses as they are written elsewhere, and adds to an error its hints.
 func spell(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:
@@ -58,6 +61,7 @@ func spell(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
+// spellString bounds messages and values: a peer must not fill a log with one line.
 func spellString(a slog.Attr) slog.Attr {
 	switch a.Key {
 	case slog.MessageKey: // may be the line of say
@@ -71,6 +75,8 @@ func spellString(a slog.Attr) slog.Attr {
 // stackKey is the attribute with the stack of a goroutine that panicked.
 const stackKey = "stack"
 
+// spellAny turns errors and other values into text here, for the handlers would do so after
+// ReplaceAttr, unsanitized.
 func spellAny(a slog.Attr) slog.Attr {
 	switch v := a.Value.Any().(type) {
 	case nil, slog.Level:
@@ -87,7 +93,8 @@ func spellAny(a slog.Attr) slog.Attr {
 	}
 }
 
-// isTerminal reports whether w is a character device. Of /dev/null that is true too, where it does no harm.
+// isTerminal reports whether w is a character device. Of /dev/null that is true too, where it does
+// no harm.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -97,7 +104,8 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// catchOtherLogs makes a debug record of each line that a library writes with package log or the default slog logger.
+// catchOtherLogs makes a debug record of each line that a library writes with package log or the
+// default slog logger.
 func catchOtherLogs(log *slog.Logger) {
 	slog.SetLogLoggerLevel(slog.LevelDebug)
 	slog.SetDefault(log)
@@ -106,7 +114,8 @@ func catchOtherLogs(log *slog.Logger) {
 // silent is above every level in use: see unlessDebug.
 const silent = slog.LevelError + 1
 
-// unlessDebug returns log itself where it shows debug records, else one that drops what is below least.
+// unlessDebug returns log itself where it shows debug records, else one that drops what is below
+// least.
 func unlessDebug(ctx context.Context, log *slog.Logger, least slog.Level) *slog.Logger {
 	if log.Enabled(ctx, slog.LevelDebug) {
 		return log

@@ -1,7 +1,7 @@
 // Command culvert carries Kafka through an ingress that lets in HTTPS only.
 //
-// Results go to stdout, everything else to stderr. Exit code 0: done; 1: failed; 2: wrong usage, found before any
-// socket was opened.
+// Results go to stdout, everything else to stderr. Exit code 0: done; 1: failed; 2: wrong usage,
+// found before any socket was opened.
 package main
 
 import (
@@ -19,8 +19,8 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// silenceQUICWarning keeps quic-go from printing its warning of small UDP buffers to stderr: our log has one of its own,
-// with a hint. Whoever sets the variable decides.
+// silenceQUICWarning keeps quic-go from printing its warning of small UDP buffers to stderr: our
+// log has one of its own, with a hint. Whoever sets the variable decides.
 func silenceQUICWarning() {
 	const quiet = "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING"
 	if _, set := os.LookupEnv(quiet); !set {
@@ -28,8 +28,8 @@ func silenceQUICWarning() {
 	}
 }
 
-// cli is the command line. Its flags are also the environment variables and the keys of the configuration file; each
-// command has a file of its own here.
+// cli is the command line. Its flags are also the environment variables and the keys of the
+// configuration file; each command has a file of its own here.
 type cli struct {
 	commonFlags
 	Agent   agentCmd   `cmd:"" help:"Give Kafka clients local addresses, and carry their connections to a gateway over HTTPS."`
@@ -40,12 +40,14 @@ type cli struct {
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
+// Help is printed below the list of commands.
 func (*cli) Help() string {
 	return `Try it without a cluster and without a network:
   culvert demo`
 }
 
-// BeforeResolve is called by kong when it has read the command line and not yet looked for the other settings.
+// BeforeResolve is called by kong when it has read the command line and not yet looked for the
+// other settings.
 func (*cli) BeforeResolve(ctx *kong.Context, s *sources) error { return s.load(ctx) }
 
 // run is the whole program except for the process: tests call it. It returns the exit code.
@@ -54,12 +56,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return a.report(parseAndRun(context.Background(), a, args))
 }
 
+// parseAndRun finds the command and its settings, prepares what every command runs with, and runs
+// it.
 func parseAndRun(ctx context.Context, a *app, args []string) error {
 	var c cli
 	s := &sources{}
 	parser, err := kong.New(&c, kong.Name("culvert"),
 		kong.Description("Kafka through an HTTPS-only ingress: any client outside, unmodified brokers inside."),
-		kong.NoDefaultHelp(), kong.Writers(a.stdout, a.stderr), kong.Bind(a, s), kong.BindTo(ctx, (*context.Context)(nil)), kong.Resolvers(s))
+		kong.NoDefaultHelp(), kong.Writers(a.stdout, a.stderr), kong.Resolvers(s),
+		kong.Bind(a, s), kong.BindTo(ctx, (*context.Context)(nil))) // what the Run methods of commands may ask for
 	if err != nil {
 		return err
 	}
@@ -68,7 +73,7 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 		return errHelpShown
 	}
 	command, err := parser.Parse(args)
-	a.json = s.wantsJSON(args, c.LogFormat)
+	a.json = s.wantsJSON(args, c.LogFormat) // before err is looked at, which is to be JSON too
 	if err != nil {
 		return parseError(a, s, err)
 	}

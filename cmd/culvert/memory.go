@@ -16,9 +16,9 @@ const (
 	memoryNone = "none" // no limit; an empty value means the same
 )
 
-// parseMemory reads --max-memory, in bytes; 0 is no limit. Only KiB, MiB and GiB are units: MB could mean either of two
-// sizes. The default is a quarter because what is counted is not all that the process uses, and the garbage collector may
-// let the heap double before it frees anything.
+// parseMemory reads --max-memory, in bytes; 0 is no limit. Only KiB, MiB and GiB are units: MB
+// could mean either of two sizes. The default is a quarter because what is counted is not all that
+// the process uses, and the garbage collector may let the heap double before it frees anything.
 func parseMemory(s string) (int64, error) {
 	switch s {
 	case memoryAuto:
@@ -39,8 +39,9 @@ func parseMemory(s string) (int64, error) {
 	return n << shift, nil
 }
 
-// availableMemory is how many bytes this process may use: the least of GOMEMLIMIT, what its cgroup allows, and what the
-// machine has. 0 means unknown, as on systems other than Linux. root is "/" except in tests.
+// availableMemory is how many bytes this process may use: the least of GOMEMLIMIT, what its cgroup
+// allows, and what the machine has. 0 means unknown, as on systems other than Linux. root is "/"
+// except in tests.
 func availableMemory(root string) int64 {
 	least := debug.SetMemoryLimit(-1)
 	for _, n := range append(cgroupLimits(root), machineMemory(root)) {
@@ -54,7 +55,8 @@ func availableMemory(root string) int64 {
 	return least
 }
 
-// cgroupLimits are the limits of this process's cgroup and of every cgroup above it, for each of them holds.
+// cgroupLimits are the limits of this process's cgroup and of every cgroup above it, for each of
+// them holds.
 func cgroupLimits(root string) (limits []int64) {
 	list, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
 	for line := range strings.Lines(string(list)) {
@@ -69,7 +71,8 @@ func cgroupLimits(root string) (limits []int64) {
 	return append(limits, readNumber(filepath.Join(root, "sys/fs/cgroup/memory/memory.limit_in_bytes")))
 }
 
-// readNumber returns the number in a file; 0 where there is none, as in "max", which means no limit.
+// readNumber returns the number in a file; 0 where there is none, as in "max", which means no
+// limit.
 func readNumber(file string) int64 {
 	b, _ := os.ReadFile(file)
 	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
@@ -79,6 +82,7 @@ func readNumber(file string) int64 {
 	return n
 }
 
+// machineMemory is MemTotal of /proc/meminfo, which is in KiB.
 func machineMemory(root string) int64 {
 	b, _ := os.ReadFile(filepath.Join(root, "proc/meminfo"))
 	for line := range strings.Lines(string(b)) {

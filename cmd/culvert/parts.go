@@ -19,8 +19,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// build reads the files that the flags name, and makes the agent of them and of p. The caller closes p when the agent has
-// run.
+// build reads the files that the flags name, and makes the agent of them and of p. The caller
+// closes p when the agent has run.
 func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slog.Logger) (*proxy.Agent, error) {
 	m := metrics.New(registry, metrics.Agent, version())
 	listenTLS, err := f.listenTLS(log)
@@ -73,7 +73,7 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range dialers {
+	for _, d := range dialers { // not in dialers: the doctor has no metrics
 		measure(d, m)
 		if i, ok := d.Ingress.(*snowflake.Ingress); ok && i.KeyPair != nil {
 			i.OnLogin = m.Snowflake(d.URL.Host).Login
@@ -101,8 +101,8 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 	if err != nil {
 		return nil, badFile(err)
 	}
-	// An agent has no --max-memory: it closes QUIC connections at half of what the process may use, as a gateway does with
-	// the default, at twice a quarter.
+	// An agent has no --max-memory: it closes QUIC connections at half of what the process may use,
+	// as a gateway does with the default, at twice a quarter.
 	memory := availableMemory("/") / 2
 	var dialers []*tunnel.Dialer
 	for _, u := range p.gateways {
@@ -119,7 +119,8 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 	return dialers, nil
 }
 
-// measure has m count the dials of d, and show which transport it uses and when it tries the others again.
+// measure has m count the dials of d, and show which transport it uses and when it tries the others
+// again.
 func measure(d *tunnel.Dialer, m *metrics.Metrics) {
 	t := m.Tunnel(d.URL.Host)
 	d.OnUDPBuffers = m.UDPBuffers
@@ -140,8 +141,9 @@ const (
 	stateFileNone = "none" // nodes are not remembered; an empty value means the same
 )
 
-// stateFile is where the agent remembers its nodes; "" means nowhere. That the default place cannot be used is no error:
-// containers often have no cache directory. A place that the user chose must work.
+// stateFile is where the agent remembers its nodes; "" means nowhere. That the default place cannot
+// be used is no error: containers often have no cache directory. A place that the user chose must
+// work.
 func (f *agentFlags) stateFile(log *slog.Logger) (string, error) {
 	switch f.StateFile {
 	case "", stateFileNone:
@@ -154,6 +156,8 @@ func (f *agentFlags) stateFile(log *slog.Logger) (string, error) {
 		}
 		return file, nil
 	}
+	// That it does not exist is fine: the agent makes it. It is replaced by renaming, which would
+	// destroy a device.
 	if info, err := os.Stat(f.StateFile); err == nil && info.IsDir() {
 		return "", wrong("name a file in it", "--state-file %s: it is a directory", f.StateFile)
 	} else if err == nil && !info.Mode().IsRegular() {
@@ -162,8 +166,8 @@ func (f *agentFlags) stateFile(log *slog.Logger) (string, error) {
 	return f.StateFile, nil
 }
 
-// defaultStateFile has a name that depends on where the agent connects to and where it listens: two agents on one machine,
-// for two clusters, must not mix their nodes.
+// defaultStateFile has a name that depends on where the agent connects to and where it listens: two
+// agents on one machine, for two clusters, must not mix their nodes.
 func (f *agentFlags) defaultStateFile() string {
 	dir, err := os.UserCacheDir()
 	if err != nil {

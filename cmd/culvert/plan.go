@@ -15,24 +15,33 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// maxCarriers bounds --carriers: each QUIC connection may hold a flow-control window of received bytes in memory.
+// maxCarriers bounds --carriers: each QUIC connection may hold a flow-control window of received
+// bytes in memory.
 const maxCarriers = 256
 
-// agentFlags are the settings of an agent. Doctor and config take them too, so that a command line that does not work
-// needs one word changed. The order here is the order of --help.
+// agentFlags are the settings of an agent. Doctor and config take them too, so that a command line
+// that does not work needs one word changed. The order here is the order of --help.
 type agentFlags struct {
 	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated; gateways are tried in order. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
 	Listen     []string `group:"Main settings" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address for clients. May be repeated. HOST is what clients are told to connect to, if that is not BIND's host."`
 	TokenFile  string   `group:"Main settings" placeholder:"FILE" help:"File whose first token authenticates this agent to the gateway."`
 
-	// A node has the same port on every agent and after every restart, so clients may keep what they were told.
-	BrokerPortBase   int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen."`
-	NodeAddress      []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose id is too large to be added to the port. May be repeated."`
-	ExpectNodes      []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
-	StateFile        string   `group:"Broker addresses" placeholder:"FILE" default:"auto" help:"Where to remember nodes across restarts. auto: in the user's cache directory; none: nowhere."`
-	RelayUnknownAPIs bool     `name:"relay-unknown-apis" group:"Broker addresses" help:"Relay requests with API keys that are not Kafka's own. Their responses are not decoded and may contain broker addresses."`
+	// A node has the same port on every agent and after every restart, so clients may keep what
+	// they were told. The default is below the ports that Linux uses for outgoing connections, from
+	// 32768.
+	BrokerPortBase int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen."`
+	NodeAddress    []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose id is too large to be added to the port. May be repeated."`
+	// A client may be told of a node by one agent and connect to another, which has not seen that
+	// node yet.
+	ExpectNodes []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
+	// After a restart, clients connect to ports that they were told before; these are open again at
+	// once.
+	StateFile string `group:"Broker addresses" placeholder:"FILE" default:"auto" help:"Where to remember nodes across restarts. auto: in the user's cache directory; none: nowhere."`
+	// Off: an address in such a response would lead clients past the agent, or nowhere.
+	RelayUnknownAPIs bool `name:"relay-unknown-apis" group:"Broker addresses" help:"Relay requests with API keys that are not Kafka's own. Their responses are not decoded and may contain broker addresses."`
 
-	Transport       string `group:"Connection to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
+	Transport string `group:"Connection to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
+	// The default is tunnel.DefaultCarriers: checkDirect takes another value for one that was set.
 	Carriers        int    `group:"Connection to the gateway" placeholder:"N" default:"16" help:"With h3, this many Kafka connections get a QUIC connection each; further ones share them. With h2, eight share a TCP connection before another is opened."`
 	GatewayCAFile   string `group:"Connection to the gateway" placeholder:"FILE" help:"Certificate authorities to trust for the gateway's certificate, instead of the system's."`
 	GatewayCertFile string `group:"Connection to the gateway" placeholder:"FILE" help:"Client certificate for the gateway."`
@@ -46,16 +55,20 @@ type agentFlags struct {
 
 	brokerFlags
 
-	// The admin listener asks for no credentials, and /tunnel names addresses: it is on loopback by default.
+	// The admin listener asks for no credentials, and /tunnel names addresses: it is on loopback by
+	// default.
 	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"Where to serve /metrics, /healthz, /readyz and, only on loopback, /tunnel. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
-	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for closing.
+	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for
+	// closing.
 	DrainTimeout time.Duration `group:"Process" placeholder:"TIME" default:"25s" help:"How long connections may take to end after SIGTERM or SIGINT."`
-	// Each connection holds a few buffers and a file descriptor. The default is that of the gateway's --max-streams.
+	// Each connection holds a few buffers and a file descriptor. The default is that of the
+	// gateway's --max-streams.
 	MaxConnections int `group:"Process" placeholder:"N" default:"10000" help:"Reset client connections beyond this many; 0: no limit."`
 }
 
-// agentPlan is what the flags mean, parsed and checked. No file has been read for it and nothing has been opened.
+// agentPlan is what the flags mean, parsed and checked. No file has been read for it and nothing
+// has been opened.
 type agentPlan struct {
 	listens  []proxy.Listen
 	nodes    map[int32]proxy.NodeAddress // of --node-address
@@ -67,7 +80,8 @@ type agentPlan struct {
 	ingresses []*snowflake.Ingress // made when the dialers are, for close
 }
 
-// close ends what the dialers started and do not end themselves. The caller calls it when they are no longer in use.
+// close ends what the dialers started and do not end themselves. The caller calls it when they are
+// no longer in use.
 func (p *agentPlan) close() {
 	for _, i := range p.ingresses {
 		i.Close()
@@ -86,8 +100,9 @@ func (p *agentPlan) destination() string {
 	return "gateway " + strings.Join(urls, ", ")
 }
 
-// check parses the settings and refuses those that contradict each other. It opens nothing, so that a wrong command line is
-// reported before anything else can fail. Steps run in order: checkPorts needs what checkListens and checkNodes parsed.
+// check parses the settings and refuses those that contradict each other. It opens nothing, so that
+// a wrong command line is reported before anything else can fail. Steps run in order: checkPorts
+// needs what checkListens and checkNodes parsed.
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
@@ -100,6 +115,8 @@ func (f *agentFlags) check() (*agentPlan, error) {
 	return p, nil
 }
 
+// checkGateways parses --gateway-url, and refuses settings that belong to the other way of reaching
+// brokers.
 func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 	if p.gateways, p.brokers, err = parseGateways(f.GatewayURL); err != nil {
 		return err
@@ -108,6 +125,7 @@ func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 		return f.checkDirect(p)
 	}
 	for _, u := range p.gateways {
+		// A wrong HTTPS_PROXY is found here rather than by the first dial.
 		if _, err := tunnel.ProxyFromEnvironment(u); err != nil {
 			return wrong("", "--gateway-url %s: %w", u.Redacted(), err)
 		}
@@ -119,8 +137,8 @@ func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 	return nil
 }
 
-// checkDirect refuses settings that need a gateway where there is none: ignoring --token-file, say, would look as if the
-// connection were authenticated.
+// checkDirect refuses settings that need a gateway where there is none: ignoring --token-file, say,
+// would look as if the connection were authenticated.
 func (f *agentFlags) checkDirect(p *agentPlan) error {
 	set := given(map[string]bool{
 		"--token-file": f.TokenFile != "", "--gateway-ca-file": f.GatewayCAFile != "",
@@ -138,6 +156,8 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 	return f.brokerFlags.check()
 }
 
+// checkListens parses --listen. Several listens need several hosts, for every node has the same
+// port on each of them.
 func (f *agentFlags) checkListens(p *agentPlan) error {
 	for _, s := range nonBlank(f.Listen) {
 		l, err := parseListen(s)
@@ -160,6 +180,8 @@ func (f *agentFlags) checkListens(p *agentPlan) error {
 	return nil
 }
 
+// checkNodes parses --node-address and --expect-nodes. A node address belongs to no --listen in
+// particular, so with several of them clients of one would be sent to another.
 func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 	p.nodes = map[int32]proxy.NodeAddress{}
 	for _, s := range nonBlank(f.NodeAddress) {
@@ -180,6 +202,7 @@ func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 	return err
 }
 
+// checkConnections refuses a negative limit; 0 is none.
 func (f *agentFlags) checkConnections(*agentPlan) error {
 	if f.MaxConnections < 0 {
 		return wrong("0 means no limit", "--max-connections %d: must not be negative", f.MaxConnections)
@@ -187,6 +210,7 @@ func (f *agentFlags) checkConnections(*agentPlan) error {
 	return nil
 }
 
+// checkTransport reads --transport and --carriers.
 func (f *agentFlags) checkTransport(*agentPlan) error {
 	if err := checkTransportName(f.Transport); err != nil {
 		return err
@@ -206,6 +230,8 @@ func checkTransportName(name string) error {
 	return wrong("use auto, h3, ws or h2", "--transport %s: no such transport", name)
 }
 
+// checkTLS refuses certificates without keys, and client certificates without TLS: ignoring
+// --listen-client-ca-file would let clients in unchecked.
 func (f *agentFlags) checkTLS(*agentPlan) error {
 	if f.ListenClientCAFile != "" && f.ListenTLSCertFile == "" {
 		return wrong("add --listen-tls-cert-file and --listen-tls-key-file",
@@ -221,6 +247,7 @@ func (f *agentFlags) checkTLS(*agentPlan) error {
 func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 	for _, l := range p.listens {
 		if !isLoopback(bindHost(l)) && f.ListenClientCAFile == "" {
+			// A client certificate is not asked for by default: few Kafka clients have one.
 			log.Warn("whoever can reach this listener uses this agent's credentials; --listen-client-ca-file requires client certificates",
 				"listener", l.Bind)
 		}
@@ -247,7 +274,8 @@ func (f *agentFlags) checkPorts(p *agentPlan) error {
 	sockets := f.ownSockets(p)
 	for i, s := range sockets {
 		if t, clash := s.clash(nodes); clash {
-			return wrong("choose another port, or list the node ids that exist with --expect-nodes", "%s: port %d is needed for %s", s.why, s.port, t.why)
+			return wrong("choose another port, or list the node ids that exist with --expect-nodes",
+				"%s: port %d is needed for %s", s.why, s.port, t.why)
 		}
 		if t, clash := s.clash(sockets[:i]); clash {
 			return wrong("choose another port for one of them", "%s: port %d is already used by %s", s.why, s.port, t.why)
@@ -274,7 +302,8 @@ func (f *agentFlags) ownSockets(p *agentPlan) []socket {
 	return all
 }
 
-// nodeSockets are the listeners of the nodes of --expect-nodes or, where that is not set, of the first assumedNodes ids.
+// nodeSockets are the listeners of the nodes of --expect-nodes or, where that is not set, of the
+// first assumedNodes ids.
 func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
 	ids := p.expect
 	for id := int32(0); len(p.expect) == 0 && id < assumedNodes; id++ {
@@ -285,10 +314,11 @@ func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
 		if _, elsewhere := p.nodes[id]; elsewhere {
 			continue
 		}
-		port := f.BrokerPortBase + int(id)
+		port := f.BrokerPortBase + int(id) // beyond maxPort, an id that is only assumed does no harm
 		if port > maxPort && len(p.expect) > 0 {
 			return nil, wrong(fmt.Sprintf("lower --broker-port-base, or give the node an address: --node-address %d=127.0.0.1:PORT", id),
-				"--expect-nodes %d: with --broker-port-base %d the node would need port %d, and the highest port is %d", id, f.BrokerPortBase, port, maxPort)
+				"--expect-nodes %d: with --broker-port-base %d the node would need port %d, and the highest port is %d",
+				id, f.BrokerPortBase, port, maxPort)
 		}
 		for _, l := range p.listens {
 			all = append(all, socket{bindHost(l), port, fmt.Sprintf("node %d (--broker-port-base %d)", id, f.BrokerPortBase)})

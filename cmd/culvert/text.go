@@ -10,8 +10,8 @@ import (
 // helpWidth is the column at which text is wrapped: the width of a plain terminal.
 const helpWidth = 80
 
-// maxMessage is the most bytes of a line for people and of a log message. It is large because the line with "ready" lists
-// every bootstrap address.
+// maxMessage is the most bytes of a line for people and of a log message. It is large because the
+// line with "ready" lists every bootstrap address.
 const maxMessage = 64 << 10
 
 // wrap breaks text into lines of at most helpWidth columns, each after indent.
@@ -40,19 +40,20 @@ func wrap(text, indent string) string {
 // oneLine is the text of err on one line, sanitized. Joined errors have a line each.
 func oneLine(err error) string { return sanitize(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
-// sanitize makes text fit for a terminal and a log: it may hold secrets of ours, and bytes that a peer chose.
+// sanitize makes text fit for a terminal and a log: it may hold secrets of ours, and bytes that a
+// peer chose.
 func sanitize(s string) string { return printable.Text(redact(s), printable.Record) }
 
-// userinfo is what stands before the host in a URL, up to the last at sign. It matches broken URLs too, such as one with a
-// space in its password: those are quoted in errors.
+// userinfo is what stands before the host in a URL, up to the last at sign. It matches broken URLs
+// too, such as one with a space in its password: those are quoted in errors.
 var userinfo = regexp.MustCompile(`://[^\s,"]*@|://[^,"]*@`)
 
-// secretForm matches a token or a key, which users sometimes give where the name of its file belongs. It does not match
-// our own hints that say how a key begins.
+// secretForm matches a token or a key, which users sometimes give where the name of its file
+// belongs. It does not match our own hints that say how a key begins.
 var secretForm = regexp.MustCompile(`eyJ[A-Za-z0-9_.-]{10,}|(?s)-----BEGIN [A-Z0-9 ]*-----[\s;]*[A-Za-z0-9+/]{16}.*`)
 
-// redact hides passwords in URLs, and tokens and keys in the forms that Snowflake uses. The placeholder USER:PASSWORD, which
-// our hints use, stays.
+// redact hides passwords in URLs, and tokens and keys in the forms that Snowflake uses. The
+// placeholder USER:PASSWORD, which our hints use, stays.
 func redact(s string) string {
 	s = secretForm.ReplaceAllString(s, "xxxxx")
 	return userinfo.ReplaceAllStringFunc(s, func(found string) string {

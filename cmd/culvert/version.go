@@ -14,13 +14,15 @@ var release string
 // versionCmd is culvert version.
 type versionCmd struct{}
 
+// Run prints the version of culvert and of the tunnel's wire format: agent and gateway work
+// together if that fits.
 func (versionCmd) Run(a *app) error {
 	_, err := fmt.Fprintf(a.stdout, "culvert %s (tunnel %s, %s, %s/%s)\n",
 		version(), tunnel.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }
 
-// version is the release or, without one, what the Go command knows.
+// version is the release or, for other builds, the version that the go command recorded.
 func version() string {
 	if release != "" {
 		return release
