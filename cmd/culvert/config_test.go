@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// effective returns what culvert config prints of a setting: value and origin.
+// effective returns what culvert config prints for a setting: its value and its origin.
 func effective(t *testing.T, setting string, args ...string) string {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -21,7 +21,7 @@ func effective(t *testing.T, setting string, args ...string) string {
 			return strings.TrimSpace(value)
 		}
 	}
-	t.Fatalf("culvert config %q says nothing of %s", args, setting)
+	t.Fatalf("culvert config %q does not print %s", args, setting)
 	return ""
 }
 
@@ -58,7 +58,7 @@ func TestAFlagBeatsTheEnvironmentBeatsTheFileBeatsTheDefault(t *testing.T) {
 	}
 }
 
-// What may be repeated is the same list in all three places.
+// A repeated setting can be written the same way on the command line, in the environment and in the file.
 func TestAListIsWrittenAlikeEverywhere(t *testing.T) {
 	const want = "[tcp://kafka-0:9092, tcp://kafka-1:9092]"
 	file := filepath.Join(t.TempDir(), "culvert.yaml")
@@ -84,7 +84,7 @@ func TestAListIsWrittenAlikeEverywhere(t *testing.T) {
 	check("environment")
 }
 
-// Every list of brokers without a tunnel means the same.
+// However a list of brokers is written after tcp://, it means the same.
 func TestACommaContinuesAListOfBrokers(t *testing.T) {
 	for _, list := range [][]string{
 		{"tcp://a:1", "b:2"}, {"tcp://a:1,b:2"}, {"tcp://a:1", "tcp://b:2"}, {"tcp://a:1/", " tcp://b:2 "},
@@ -99,7 +99,7 @@ func TestACommaContinuesAListOfBrokers(t *testing.T) {
 	}
 }
 
-func TestTheNearestNameIsProposedIfItIsNear(t *testing.T) {
+func TestTheNearestNameIsSuggestedIfItIsNear(t *testing.T) {
 	names := []string{"gateway-url", "gateway-ca-file", "token-file", "listen"}
 	for written, want := range map[string]string{
 		"gatway-url": "gateway-url", "gateway_url": "gateway-url", "GATEWAY-URL": "gateway-url", "tokenfile": "token-file",

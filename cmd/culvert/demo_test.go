@@ -79,7 +79,7 @@ func wantReadable(t *testing.T, output string) {
 	}
 }
 
-func TestDemoStaysUpForClientsUntilItIsToldToStop(t *testing.T) {
+func TestDemoStaysUpForClientsUntilASignal(t *testing.T) {
 	needSignals(t)
 	cmd := exec.Command("culvert", "demo", "--listen", "127.0.0.1:0", "--transport", "ws")
 	cmd.Stderr = os.Stderr
@@ -128,6 +128,7 @@ func TestDemoSaysThatItsListenIsTaken(t *testing.T) {
 	wantMatch(t, `error: listen on `+taken+`: (?s:.*)hint: choose another address with --listen`, stderr.String())
 }
 
+// listenOn listens until the test ends, accepts nothing, and returns the address.
 func listenOn(t *testing.T, address string) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", address)
@@ -155,7 +156,7 @@ func TestDemoMovesToFreePorts(t *testing.T) {
 	}
 }
 
-func TestDemoLeavesAnotherListenWhereItIs(t *testing.T) {
+func TestDemoKeepsAListenThatIsNotTheDefault(t *testing.T) {
 	want := proxy.Listen{Bind: "127.0.0.1:0", Host: "kafka.local"}
 	got, _, _, err := choosePorts(want)
 	if err != nil || got != want {

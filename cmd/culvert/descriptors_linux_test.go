@@ -1,9 +1,7 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -15,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An end that has run out of file descriptors says so without a storm, goes on
-// with what is open, and serves again by itself when some are free.
+// An agent or gateway that has run out of file descriptors logs that at a bounded rate, keeps serving
+// its open connections, and accepts new ones again when descriptors are free.
 func TestAnEndWithoutDescriptorsRecovers(t *testing.T) {
 	broker := cluster(t)
 	cert, key := certificate(t)
@@ -65,7 +63,7 @@ func TestAnEndWithoutDescriptorsRecovers(t *testing.T) {
 	}
 }
 
-// limitDescriptors lets the process have n more than it has.
+// limitDescriptors lets the process open n more descriptors than it has.
 func (p *process) limitDescriptors(n uint64) (restore func()) {
 	p.t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
@@ -96,7 +94,7 @@ func dial(t *testing.T, address string) net.Conn {
 	return c
 }
 
-// ask sends an ApiVersions request and reads all of the answer.
+// ask sends an ApiVersions request and reads the whole response.
 func ask(t *testing.T, c net.Conn) {
 	t.Helper()
 	request := kmsg.NewPtrApiVersionsRequest()
@@ -104,18 +102,7 @@ func ask(t *testing.T, c net.Conn) {
 	if _, err := c.Write(frame); err != nil {
 		t.Fatalf("ask on the connection that is open: %v", err)
 	}
-	if _, err := readFrame(c); err != nil {
+	if _, err := nextFrame(c); err != nil {
 		t.Fatalf("answer on the connection that is open: %v", err)
 	}
-}
-
-// readFrame reads a response, of which it returns all but the length.
-func readFrame(r io.Reader) ([]byte, error) {
-	var length [4]byte
-	if _, err := io.ReadFull(r, length[:]); err != nil {
-		return nil, err
-	}
-	frame := make([]byte, binary.BigEndian.Uint32(length[:]))
-	_, err := io.ReadFull(r, frame)
-	return frame, err
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// records decodes all that a process has said. Each line must be a record.
+// records decodes the stderr of a process, every line of which must be a JSON record.
 func records(t *testing.T, p *process) (all []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(p.text()) {
@@ -29,7 +29,7 @@ func records(t *testing.T, p *process) (all []map[string]any) {
 	return all
 }
 
-// What reads the lines of a container's stderr has no use for one that is text.
+// A collector that parses a container's stderr as JSON cannot parse a line of text among it.
 func TestWithJSONEveryLineIsARecord(t *testing.T) {
 	needSignals(t)
 	tokens := write(t, "laptop=0123456789abcdef\n")
@@ -62,7 +62,7 @@ func TestWithJSONEveryLineIsARecord(t *testing.T) {
 		}
 	}
 	failed := start(t, "gateway", "--bootstrap", "127.0.0.1:1", "--token-file", tokens, "--listen", "127.0.0.1:0",
-		"--admin-listen", silentPort(t), "--log-format", "json")
+		"--admin-listen", listenOn(t, "127.0.0.1:0"), "--log-format", "json")
 	if code := failed.ended(); code != 1 {
 		t.Errorf("ended with %d, want 1", code)
 	}
@@ -73,19 +73,8 @@ func TestWithJSONEveryLineIsARecord(t *testing.T) {
 	}
 }
 
-// silentPort is an address that somebody has.
-func silentPort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	return ln.Addr().String()
-}
-
-// Beyond loopback, where probes and scrapers of the platform come from, the
-// admin listener has three pages and what lists them.
+// Beyond loopback, where a platform's probes and scrapers connect, the admin listener serves three
+// pages and their index.
 func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 	broker := cluster(t)
 	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", ":0").ready()
@@ -107,7 +96,7 @@ func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 	}
 }
 
-// A page that a browser shows could point a name of its own at the listener.
+// A web page could have its own host name resolve to the listener: DNS rebinding.
 func TestTheAdminListenerAnswersToNamesThatItWasGiven(t *testing.T) {
 	broker := cluster(t)
 	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
@@ -134,7 +123,7 @@ func TestTheAdminListenerAnswersToNamesThatItWasGiven(t *testing.T) {
 	}
 }
 
-// With --revoke-streams a client's connection ends with the token behind it.
+// With --revoke-streams, a client's connection ends when the token of its stream is removed.
 func TestRevokeStreamsEndsWhatATokenOpened(t *testing.T) {
 	certFile, keyFile := certificate(t)
 	tokens := write(t, "agent=one\nother=two\n")
@@ -161,10 +150,10 @@ func TestRevokeStreamsEndsWhatATokenOpened(t *testing.T) {
 	gateway.says("streams end, what opened them is not accepted any more.*agent")
 }
 
-// await waits for what must come.
-func await(t *testing.T, what string, come func() bool) {
+// await waits until done, and fails the test after readyTimeout.
+func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.After(readyTimeout); !come(); {
+	for deadline := time.After(readyTimeout); !done(); {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-deadline:
@@ -173,8 +162,8 @@ func await(t *testing.T, what string, come func() bool) {
 	}
 }
 
-// stuckGateway starts a gateway whose peers, clients and brokers, do all that
-// could keep it, and tells it to stop.
+// stuckGateway starts a gateway, has clients and brokers do whatever could keep it from ending, and
+// sends it SIGTERM.
 func stuckGateway(t *testing.T, args ...string) (gateway *process, admin string) {
 	t.Helper()
 	needSignals(t)
@@ -218,8 +207,7 @@ func stuckGateway(t *testing.T, args ...string) (gateway *process, admin string)
 
 const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// A platform kills 30 s after SIGTERM. Whatever peers do, or do not, a gateway
-// has ended by itself then.
+// A platform kills a process 30 s after SIGTERM. Whatever its peers do, a gateway ends before that.
 func TestStuckPeersDoNotKeepAGateway(t *testing.T) {
 	gateway, _ := stuckGateway(t, "--drain-timeout", "1s")
 	if code := gateway.ended(); code != 0 {
@@ -230,7 +218,7 @@ func TestStuckPeersDoNotKeepAGateway(t *testing.T) {
 	}
 }
 
-// The platform must send no more agents from the moment on.
+// From SIGTERM on, the platform must route no more agents to this gateway.
 func TestReadinessEndsWithSIGTERM(t *testing.T) {
 	_, admin := stuckGateway(t)
 	await(t, "readiness to end", func() bool {
@@ -249,8 +237,7 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flood is a broker that answers what it is asked first, sends without end behind
-// that, and never reads.
+// flood is a broker that answers the first request, then sends without end and never reads.
 func flood(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

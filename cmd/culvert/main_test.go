@@ -11,7 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain makes this binary run as culvert too, under that name.
+// TestMain lets this binary run as culvert too, if it is started under that name.
 func TestMain(m *testing.M) {
 	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") != "culvert" {
 		forgetSettings()
@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"culvert": main})
 }
 
-// forgetSettings unsets our variables, of whoever runs the tests.
+// forgetSettings unsets the CULVERT_ variables of the user who runs the tests.
 func forgetSettings() {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, envPrefix) {
@@ -38,24 +38,24 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// failed runs a command that must end with the exit code of what can never work.
+// failed runs a command that must end with exitFailed.
 func failed(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: failed command [args...]")
 	}
 	err := ts.Exec(args[0], args[1:]...)
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != exitFailed {
 		ts.Fatalf("ended with %v, want exit status 1", err)
 	}
 }
 
-// refused runs a command that must end with the exit code of wrong usage.
+// refused runs a command that must end with exitUsage.
 func refused(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: refused command [args...]")
 	}
 	err := ts.Exec(args[0], args[1:]...)
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 2 {
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != exitUsage {
 		ts.Fatalf("ended with %v, want exit status 2", err)
 	}
 }

@@ -19,7 +19,7 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-func TestTheLeastOfWhatTheSystemAllowsCounts(t *testing.T) {
+func TestTheLowestMemoryLimitCounts(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		files map[string]string

@@ -39,10 +39,10 @@ const (
 	stopTimeout  = 30 * time.Second // longer than the default of --drain-timeout
 )
 
-// readyLine matches the word, and not that an address is already in use.
+// readyLine matches the word ready, but not "already in use".
 var readyLine = regexp.MustCompile(`\bready\b`)
 
-// process is a culvert of its own.
+// process is a culvert that a test has started.
 type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -53,7 +53,7 @@ type process struct {
 	stderr strings.Builder
 }
 
-// start starts culvert with a home of its own. The test ends it.
+// start starts culvert with its own home directory. It is killed when the test ends.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.Command("culvert", args...), said: make(chan string, 1), done: make(chan struct{})}
@@ -77,7 +77,7 @@ func start(t *testing.T, args ...string) *process {
 	return p
 }
 
-// listen keeps what the process says until it has ended.
+// listen collects stderr until the process has ended.
 func (p *process) listen(pipe io.Reader) {
 	defer close(p.done)
 	for lines := bufio.NewScanner(pipe); lines.Scan(); {
@@ -101,7 +101,7 @@ func (p *process) text() string {
 	return p.stderr.String()
 }
 
-// says waits for a line that matches.
+// says waits for a line that matches pattern.
 func (p *process) says(pattern string) {
 	p.t.Helper()
 	line := regexp.MustCompile(pattern)
@@ -114,7 +114,7 @@ func (p *process) says(pattern string) {
 	}
 }
 
-// ready waits for the line that says that clients may come.
+// ready waits for the line with "ready".
 func (p *process) ready() string {
 	p.t.Helper()
 	select {
@@ -129,7 +129,7 @@ func (p *process) ready() string {
 	return ""
 }
 
-// ended waits for the end and returns the exit code.
+// ended waits until the process has ended, and returns its exit code.
 func (p *process) ended() int {
 	p.t.Helper()
 	select {
@@ -140,7 +140,7 @@ func (p *process) ended() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// stop tells the process to stop and returns the exit code.
+// stop sends SIGTERM and returns the exit code.
 func (p *process) stop() int {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -156,7 +156,7 @@ func needSignals(t *testing.T) {
 	}
 }
 
-// find returns the group of pattern in the line.
+// find returns the first group of pattern in line.
 func find(t *testing.T, pattern, line string) string {
 	t.Helper()
 	m := regexp.MustCompile(pattern).FindStringSubmatch(line)
@@ -186,7 +186,7 @@ func write(t *testing.T, content string) string {
 	return file
 }
 
-// certificate makes one for this machine that has signed itself.
+// certificate makes a self-signed certificate for 127.0.0.1, and returns the names of its files.
 func certificate(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -210,7 +210,7 @@ func certificate(t *testing.T) (certFile, keyFile string) {
 		write(t, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 }
 
-// cluster starts one broker and returns where it is.
+// cluster starts one broker and returns its address.
 func cluster(t *testing.T, opts ...kfake.Opt) string {
 	t.Helper()
 	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(1), kfake.SeedTopics(1, "records"))...)
@@ -243,7 +243,7 @@ func roundTrip(t *testing.T, bootstrap string, opts ...kgo.Opt) {
 	}
 }
 
-// get asks the admin listener.
+// get sends a GET request to the admin listener.
 func get(t *testing.T, url string) (code int, body string) {
 	t.Helper()
 	response, err := http.Get(url)
@@ -260,7 +260,7 @@ func get(t *testing.T, url string) (code int, body string) {
 
 const agentLine = `^culvert agent ready: bootstrap (127\.0\.0\.1:\d+), brokers from port \d+, .+, admin http://127\.0\.0\.1:\d+$`
 
-func TestRecordsGoThroughBothEndsAndSIGTERMEndsThemWell(t *testing.T) {
+func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 	needSignals(t)
 	broker := cluster(t)
 	cert, key := certificate(t)
@@ -321,8 +321,8 @@ func TestWithoutATunnelTheAgentDialsTheBrokers(t *testing.T) {
 	roundTrip(t, find(t, agentLine, agent.ready()))
 }
 
-// One certificate, for 127.0.0.1, is shown and believed on each hop, both ways
-// where both ways can be asked for.
+// One certificate, for 127.0.0.1, is presented and trusted on each hop, in both directions where a
+// client certificate can be required.
 func TestEachHopIsTLSWithItsOwnFiles(t *testing.T) {
 	needSignals(t)
 	cert, key := certificate(t)
@@ -357,7 +357,7 @@ func TestEachHopIsTLSWithItsOwnFiles(t *testing.T) {
 	anonymous.says("no client certificate: give the agent --gateway-cert-file")
 }
 
-func TestATakenPortIsSaidWithWhoMayHaveIt(t *testing.T) {
+func TestATakenPortGetsAHintThatFindsItsProcess(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -369,7 +369,7 @@ func TestATakenPortIsSaidWithWhoMayHaveIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The taken port lies below the brokers': it is refused for another reason there.
+	// The taken port is below those of the brokers, among which it would be refused for another reason.
 	agent := []string{"agent", "--gateway-url", "https://127.0.0.1:1", "--broker-port-base", strconv.Itoa(n + 1)}
 	gateway := []string{"gateway", "--bootstrap", "127.0.0.1:1", "--insecure-no-auth"}
 	for _, test := range []struct {
@@ -396,8 +396,8 @@ func TestATakenPortIsSaidWithWhoMayHaveIt(t *testing.T) {
 	}
 }
 
-// A log line says what can be done, as the command line's own errors do.
-func TestWhatAnswersInsteadOfAGatewayIsSaidWithAHint(t *testing.T) {
+// A log record has a hint, as errors of the command line have.
+func TestAnAnswerThatIsNotAGatewaysIsLoggedWithAHint(t *testing.T) {
 	page := httptest.NewTLSServer(http.NotFoundHandler())
 	defer page.Close()
 	ca := write(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: page.Certificate().Raw})))
@@ -417,7 +417,7 @@ func TestWhatAnswersInsteadOfAGatewayIsSaidWithAHint(t *testing.T) {
 	}
 }
 
-func TestBeyondLoopbackTheAgentWarnsOfItsCredentials(t *testing.T) {
+func TestBeyondLoopbackTheAgentWarnsThatAllUseItsCredentials(t *testing.T) {
 	agent := start(t, "agent", "--gateway-url", "https://127.0.0.1:1", "--listen", "0.0.0.0:0=kafka.local",
 		"--broker-port-base", freePort(t), "--admin-listen", "none")
 	agent.says(`"level":"WARN".*uses this agent's credentials`)
@@ -455,7 +455,7 @@ func TestTheSecondSignalDoesNotWaitForClients(t *testing.T) {
 	}
 }
 
-func TestASignalsEchoIsNotASecondOne(t *testing.T) {
+func TestAnEchoedSignalIsNotASecondOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		signals, done := make(chan os.Signal), make(chan struct{})
 		var acts []string
@@ -475,7 +475,7 @@ func TestASignalsEchoIsNotASecondOne(t *testing.T) {
 	})
 }
 
-func TestWhoIsDoneAwaitsNoSignal(t *testing.T) {
+func TestAwaitSignalsReturnsWhenDone(t *testing.T) {
 	done := make(chan struct{})
 	close(done)
 	awaitSignals(nil, done, nil, nil)

@@ -27,18 +27,18 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// What a stranger would like a terminal to do: take a title, clear its screen,
-// turn the line around, obey C1 as a character and as a byte, swallow.
+// hostile sets a terminal's title, clears its screen, reverses the direction of the line, uses C1 controls
+// as characters and as bytes, and hides text.
 const hostile = "\x1b]0;owned\a\x1b[2J\u202e\u009b2J\x9b2J\x00\x7f\u2028\ufe0f\u200b\r\n\tend"
 
-// huge is more of it than anybody wants to read.
+// huge is hostile and too long for a log record.
 var huge = hostile + strings.Repeat("A", 1<<20)
 
-// maxLine is what no line exceeds that we print: an error and its hint, each
-// bounded, with every character of them escaped.
+// maxLine is the longest line that culvert may print: an error and its hint, each of the largest size and
+// with every character escaped.
 const maxLine = 24 << 10
 
-// checkText complains about whatever in text a terminal would act on.
+// checkText fails the test if a terminal would act on anything in text.
 func checkText(t *testing.T, what, text string) {
 	t.Helper()
 	for line := range strings.Lines(text) {
@@ -58,8 +58,7 @@ func checkText(t *testing.T, what, text string) {
 	}
 }
 
-// examine runs culvert doctor, both ways of printing, and returns all that it
-// said.
+// examine runs culvert doctor with and without --json, and returns its output.
 func examine(t *testing.T, what string, args ...string) string {
 	t.Helper()
 	var all strings.Builder
@@ -73,8 +72,7 @@ func examine(t *testing.T, what string, args ...string) string {
 	return all.String()
 }
 
-// hostileCertificate says it is for what a terminal should not show; its file
-// makes it trusted.
+// hostileCertificate has names that a terminal should not show. Its file makes it trusted.
 func hostileCertificate(t *testing.T, names ...string) (pair tls.Certificate, file string) {
 	t.Helper()
 	return certificateOf(t, strings.ToValidUTF8(hostile, "?")+strings.Repeat("A", 10<<10), names)
@@ -102,7 +100,7 @@ func certificateOf(t *testing.T, commonName string, names []string) (pair tls.Ce
 		write(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
 }
 
-// ascii is as much of hostile as a DNS name in a certificate may hold.
+// ascii is the part of hostile that a DNS name in a certificate can hold.
 var ascii = strings.Map(func(r rune) rune {
 	if r > unicode.MaxASCII {
 		return -1
@@ -110,8 +108,7 @@ var ascii = strings.Map(func(r rune) rune {
 	return r
 }, hostile)
 
-// serveConns calls serve for each connection to a port of its own until the
-// test ends, and closes them.
+// serveConns listens on a free port, calls serve for each connection, and closes them when the test ends.
 func serveConns(t *testing.T, config *tls.Config, serve func(net.Conn)) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -150,7 +147,7 @@ func answerWith(answer string) func(net.Conn) {
 	}
 }
 
-// hostileAnswers are what stands in a gateway's place may answer.
+// hostileAnswers are HTTP answers from something that is not a gateway.
 var hostileAnswers = map[string]string{
 	"body of a gateway":     "HTTP/1.1 401 Unauthorized\r\nCulvert-Gateway: x\r\nConnection: close\r\n\r\n" + huge,
 	"body of a gateway 400": "HTTP/1.1 400 Bad Request\r\nCulvert-Gateway: x\r\nConnection: close\r\n\r\n" + hostile,
@@ -163,7 +160,7 @@ var hostileAnswers = map[string]string{
 	"header line":           "HTTP/1.1 200 OK\r\n\x1b]0;owned\a\u202e\r\n\r\n",
 }
 
-// trusted is a certificate that an agent believes with the flags that come along.
+// trusted is a certificate, and the flags with which an agent trusts it.
 func trusted(t *testing.T) (config *tls.Config, flags []string) {
 	t.Helper()
 	certFile, keyFile := certificate(t)
@@ -204,7 +201,7 @@ func TestADoctorPrintsNothingRawOfACertificate(t *testing.T) {
 	}
 }
 
-// hostileGateway speaks the tunnel, and says what it likes.
+// hostileGateway speaks the protocol of the tunnel, with hostile texts in it.
 func hostileGateway(t *testing.T, config *tls.Config, refuse bool) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -240,7 +237,7 @@ func hostileGateway(t *testing.T, config *tls.Config, refuse bool) (address stri
 	return address
 }
 
-// brokerSays answers as a broker with names of its own choice.
+// brokerSays is a broker that answers with hostile names.
 func brokerSays(c net.Conn) {
 	for {
 		frame, err := nextFrame(c)
@@ -294,7 +291,7 @@ func TestADoctorPrintsNothingRawOfWhatAGatewayAndABrokerSay(t *testing.T) {
 	}
 }
 
-// nextFrame reads a frame of Kafka's, of which it returns all but the length.
+// nextFrame reads a Kafka frame and returns it without its length.
 func nextFrame(r io.Reader) ([]byte, error) {
 	var length [4]byte
 	if _, err := io.ReadFull(r, length[:]); err != nil {
@@ -305,7 +302,7 @@ func nextFrame(r io.Reader) ([]byte, error) {
 	return frame, err
 }
 
-// askForNodes does what a Kafka client does first.
+// askForNodes sends what a Kafka client sends first.
 func askForNodes(t *testing.T, address string) {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
