@@ -131,8 +131,9 @@ func (s *sources) originOf(ctx *kong.Context, flag *kong.Flag) string {
 const envPrefix = "CULVERT_"
 
 // sources finds the values of flags that are not on the command line: in the environment, then in
-// the configuration file. Kong has a loader of files, which would let the file override the
-// environment.
+// the configuration file. What is set for one start overrides what is set for all: a flag beats a
+// variable, which beats the file, which beats the default. Kong has a loader of files, which would
+// let the file beat the environment.
 type sources struct {
 	file   string            // the name of the configuration file; "" if there is none
 	keys   map[string]any    // what is in it: a string, or []any of strings

@@ -16,8 +16,8 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// wrong makes a usageError. The hint is a question or a command; it is "" where the wrapped error
-// has a hint of its own.
+// wrong makes a usageError: the text names the flag and its value, the hint is a question or a
+// command. The hint is "" where the wrapped error has one of its own.
 func wrong(hint, format string, args ...any) error {
 	return usageError{&hints.Error{Err: fmt.Errorf(format, args...), Remedy: hint}}
 }

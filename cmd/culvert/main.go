@@ -2,6 +2,19 @@
 //
 // Results go to stdout, everything else to stderr. Exit code 0: done; 1: failed; 2: wrong usage,
 // found before any socket was opened.
+//
+// Each command has a file. The files use each other in one direction, from the first to the last:
+//
+//	main.go                              the command line
+//	agent.go gateway.go doctor.go        a command each
+//	demo.go demo_*.go
+//	config.go                            where settings come from, and the command that prints them
+//	plan.go parts.go                     an agent's flags, checked; the parts that are made of them
+//	version.go                           the version, and the command that prints it
+//	snowflake.go brokers.go admin.go     flags that belong together, and what is made of them
+//	app.go log.go help.go                what every command runs with
+//	address.go memory.go flags.go        forms of values
+//	hints.go text.go                     errors and their hints; text for a terminal
 package main
 
 import (

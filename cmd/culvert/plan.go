@@ -24,7 +24,8 @@ const maxCarriers = 256
 type agentFlags struct {
 	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated; gateways are tried in order. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
 	Listen     []string `group:"Main settings" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address for clients. May be repeated. HOST is what clients are told to connect to, if that is not BIND's host."`
-	TokenFile  string   `group:"Main settings" placeholder:"FILE" help:"File whose first token authenticates this agent to the gateway."`
+	// Secrets are in files: process lists and shell histories show the values of flags.
+	TokenFile string `group:"Main settings" placeholder:"FILE" help:"File whose first token authenticates this agent to the gateway."`
 
 	// A node has the same port on every agent and after every restart, so clients may keep what
 	// they were told. The default is below the ports that Linux uses for outgoing connections, from

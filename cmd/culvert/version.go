@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -24,11 +25,9 @@ func (versionCmd) Run(a *app) error {
 
 // version is the release or, for other builds, the version that the go command recorded.
 func version() string {
-	if release != "" {
-		return release
+	var recorded string
+	if info, ok := debug.ReadBuildInfo(); ok {
+		recorded = info.Main.Version
 	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
+	return cmp.Or(release, recorded, "(devel)")
 }
