@@ -152,8 +152,8 @@ func (p *ourPackage) printed(f *ast.File) (lines []string) {
 func (p *ourPackage) prints(n ast.Node) string {
 	switch n := n.(type) {
 	case *ast.CompositeLit: // what a doctor has found, or one end of the tunnel tells the other
-		for _, name := range []string{"proxy/doctor.Finding", "proxy/tunnel.Error"} {
-			if p.info.Types[n].Type.String() == module+name {
+		for _, name := range []string{"proxy/doctor.Finding", "proxy/tunnel/exchange.Error"} {
+			if types.Unalias(p.info.Types[n].Type).String() == module+name {
 				return name[strings.LastIndex(name, "/")+1:] + p.texts(n.Elts)
 			}
 		}
@@ -176,7 +176,7 @@ var printers = map[string]bool{
 	"log/slog.NewTextHandler": true, "log/slog.NewJSONHandler": true, "log/slog.NewLogLogger": true,
 	"(*log/slog.Logger).Debug": true, "(*log/slog.Logger).Info": true, "(*log/slog.Logger).Warn": true, "(*log/slog.Logger).Error": true,
 	"(*log/slog.Logger).Log": true, "(*log/slog.Logger).LogAttrs": true, "(*log/slog.Logger).With": true,
-	module + "proxy/doctor.ok": true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel.protocolError": true, module + "proxy/status.text": true,
+	module + "proxy/doctor.ok": true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel/exchange.ProtocolError": true, module + "proxy/status.text": true,
 }
 
 // callee is the name of a printer that is called, or of any function of package
@@ -203,7 +203,7 @@ func (p *ourPackage) callee(call *ast.CallExpr) string {
 	if strings.HasPrefix(name, "(*log/slog.Logger).") {
 		return "log"
 	}
-	return strings.NewReplacer(module+"proxy/", "", "log/slog", "slog", "net/http", "http", "encoding/", "", "*", "").Replace(name)
+	return strings.NewReplacer(module+"proxy/tunnel/", "", module+"proxy/", "", "log/slog", "slog", "net/http", "http", "encoding/", "", "*", "").Replace(name)
 }
 
 // ownBuffer reports whether a call writes into memory, or a hash.

@@ -12,8 +12,8 @@ func TestDelayDoublesUpToTheMost(t *testing.T) {
 		0: time.Second, 1: 2 * time.Second, 5: 32 * time.Second, 6: most, 7: most, 62: most, 63: most, 64: most, math.MaxInt: most,
 	} {
 		for range 100 {
-			if d := Delay(n, first, most); d < full-full/5 || d > full {
-				t.Errorf("Delay(%d) = %v, want %v less up to a fifth", n, d, full)
+			if d := Delay(n, first, most); d < full-full/10 || d > full {
+				t.Errorf("Delay(%d) = %v, want %v less up to a tenth", n, d, full)
 			}
 		}
 	}

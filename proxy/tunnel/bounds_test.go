@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // Whatever is in its text, an ERROR arrives, as a valid and bounded one.
@@ -18,13 +20,13 @@ func TestEveryErrorCanBeSent(t *testing.T) {
 		text := strings.Repeat(unit, 20_000)
 		inBubbles(t, func(t *testing.T, r *rig) {
 			c, s := r.dial()
-			s.Reset(&Error{Code(text), text})
+			s.Reset(&Error{Code: Code(text), Message: text})
 			_, err := c.Read(make([]byte, 1))
 			e, ok := errors.AsType[*Error](err)
 			if !ok {
 				t.Fatalf("text of %q: %v, want an ERROR", unit, err)
 			}
-			if n := len(e.Message); n < maxMessage/2 || !utf8.ValidString(e.Message) {
+			if n := len(e.Message); n < exchange.MaxMessage/2 || !utf8.ValidString(e.Message) {
 				t.Errorf("text of %q: %d bytes arrived", unit, n)
 			}
 		})
@@ -33,14 +35,14 @@ func TestEveryErrorCanBeSent(t *testing.T) {
 
 // longError is an ERROR as a peer can send it that has no bounds of ours.
 func longError() []byte {
-	value, _ := json.Marshal(&Error{Code(strings.Repeat("c", 8<<10)), strings.Repeat("m", 7<<10)})
+	value, _ := json.Marshal(&Error{Code: Code(strings.Repeat("c", 8<<10)), Message: strings.Repeat("m", 7<<10)})
 	return appendCapsule(nil, capsuleError, value)
 }
 
 // What a peer says is not repeated at its length.
 func TestWhatAPeerSaysIsCutShort(t *testing.T) {
 	long := strings.Repeat("9", 15<<10)
-	const most = maxMessage + maxWord + 100
+	const most = exchange.MaxMessage + exchange.MaxWord + 100
 	for name, wire := range map[string][]byte{
 		"message and code": append(bytes.Clone(openCapsule), longError()...),
 		"version":          appendCapsule(nil, capsuleOpen, []byte(`{"version":"`+long+`","target":"bootstrap"}`)),
@@ -58,7 +60,7 @@ func TestWhatAPeerSaysIsCutShort(t *testing.T) {
 	}
 
 	c := agentConn(t, bytes.NewReader(appendCapsule(nil, capsuleOpened, []byte(`{"version":"1.0","gateway":"`+long+`"}`))))
-	if o, err := c.Opened(context.Background()); err != nil || len(o.Gateway) > maxWord+len("…") {
+	if o, err := c.Opened(context.Background()); err != nil || len(o.Gateway) > exchange.MaxWord+len("…") {
 		t.Errorf("the gateway's version has %d bytes, %v", len(o.Gateway), err)
 	}
 }
@@ -81,10 +83,10 @@ func TestAnHTTPAnswerIsCutShort(t *testing.T) {
 	s := &Server{Authenticate: func(*http.Request) (string, error) { return "", errors.New(strings.Repeat("x", 20_000)) }}
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodPost, Path, strings.NewReader(""))
-	r.ContentLength, r.Header = -1, http.Header{"Content-Type": {postType}}
+	r.ContentLength, r.Header = -1, http.Header{"Content-Type": {exchange.PostType}}
 	s.init()
 	s.ServeHTTP(w, r)
-	if w.Code != http.StatusUnauthorized || w.Body.Len() > maxMessage+10 {
+	if w.Code != http.StatusUnauthorized || w.Body.Len() > exchange.MaxMessage+10 {
 		t.Errorf("%d, %d bytes", w.Code, w.Body.Len())
 	}
 }

@@ -1,10 +1,11 @@
 package tunnel
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // A capsule is type, length, value; type and length are QUIC variable-length integers (RFC 9297 §3.2, RFC 9000 §16). Capsule boundaries mean
@@ -44,44 +45,11 @@ func (t capsuleType) String() string {
 	return fmt.Sprintf("capsule type 0x%02x", uint64(t))
 }
 
-const (
-	maxJSON          = 16 << 10 // value of a JSON capsule: a ticket and a few names; whoever wants more is not one of us
-	maxCapsuleHeader = 16       // two varints of eight bytes
-	maxVarint        = 1<<62 - 1
-)
-
-// appendVarint appends v in its shortest form. v must not exceed maxVarint.
-func appendVarint(b []byte, v uint64) []byte {
-	switch {
-	case v < 1<<6:
-		return append(b, byte(v))
-	case v < 1<<14:
-		return binary.BigEndian.AppendUint16(b, uint16(v)|1<<14)
-	case v < 1<<30:
-		return binary.BigEndian.AppendUint32(b, uint32(v)|2<<30)
-	default:
-		return binary.BigEndian.AppendUint64(b, v|3<<62)
-	}
-}
-
-// varintLen is the length of a varint whose first byte is b.
-func varintLen(b byte) int { return 1 << (b >> 6) }
-
-// parseVarint decodes b, which holds exactly one varint.
-func parseVarint(b []byte) uint64 {
-	v := uint64(b[0] & 0x3f)
-	for _, c := range b[1:] {
-		v = v<<8 | uint64(c)
-	}
-	return v
-}
-
-func appendCapsuleHeader(b []byte, t capsuleType, length int) []byte {
-	return appendVarint(appendVarint(b, uint64(t)), uint64(length))
-}
+// maxJSON bounds the value of a JSON capsule, in bytes: a ticket and a few names; whoever wants more is not one of us.
+const maxJSON = 16 << 10
 
 func appendCapsule(b []byte, t capsuleType, value []byte) []byte {
-	return append(appendCapsuleHeader(b, t, len(value)), value...)
+	return append(exchange.AppendTypeLength(b, uint64(t), uint64(len(value))), value...)
 }
 
 // encodeJSON makes the value of a JSON capsule.
@@ -99,8 +67,7 @@ func encodeJSON(t capsuleType, v any) ([]byte, error) {
 // A decoder finds the capsules in what a reader gives. It keeps its place when the reader fails, so that a read that timed out can go on
 // later at the very byte. It holds at most a header, and the value of one JSON capsule.
 type decoder struct {
-	head [maxCapsuleHeader]byte
-	have int // bytes in head
+	head exchange.TypeLength
 
 	inValue bool // between a header and the end of its value
 	typ     capsuleType
@@ -110,29 +77,12 @@ type decoder struct {
 
 // header reads up to the end of the next header, after which typ and left are set and inValue is true.
 func (d *decoder) header(r io.Reader) error {
-	for need := d.need(); d.have < need; need = d.need() {
-		n, err := r.Read(d.head[d.have:need])
-		d.have += n
-		if err != nil && d.have < d.need() {
-			return err
-		}
+	typ, length, err := d.head.Read(r)
+	if err != nil {
+		return err
 	}
-	k := varintLen(d.head[0])
-	d.typ, d.left = capsuleType(parseVarint(d.head[:k])), parseVarint(d.head[k:d.have])
-	d.have, d.inValue = 0, true
+	d.typ, d.left, d.inValue = capsuleType(typ), length, true
 	return nil
-}
-
-// need is how many bytes the header has at least, after what is known of it.
-func (d *decoder) need() int {
-	if d.have == 0 {
-		return 2
-	}
-	k := varintLen(d.head[0])
-	if d.have <= k {
-		return k + 1
-	}
-	return k + varintLen(d.head[k])
 }
 
 // some reads at most len(p) bytes of the value. The value is over when done is true, which may come with n == 0.
@@ -152,7 +102,7 @@ func (d *decoder) some(r io.Reader, p []byte) (n int, done bool, err error) {
 // the next capsule.
 func (d *decoder) whole(r io.Reader) ([]byte, error) {
 	if size := d.left + uint64(len(d.value)); size > maxJSON {
-		return nil, protocolError("%s of %d bytes exceeds the limit of %d", d.typ, size, maxJSON)
+		return nil, exchange.ProtocolError("%s of %d bytes exceeds the limit of %d", d.typ, size, maxJSON)
 	}
 	var scratch [512]byte
 	for {

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -16,33 +15,17 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-)
 
-func TestVarintsAreThoseOfRFC9000(t *testing.T) {
-	for _, tt := range []struct {
-		v    uint64
-		wire string
-	}{
-		{0, "00"}, {37, "25"}, {63, "3f"}, {64, "4040"}, {15293, "7bbd"}, {16383, "7fff"}, {16384, "80004000"},
-		{494878333, "9d7f3e7d"}, {1<<30 - 1, "bfffffff"}, {1 << 30, "c000000040000000"}, {151288809941952652, "c2197c5eff14e88c"}, {maxVarint, "ffffffffffffffff"},
-	} {
-		b := appendVarint(nil, tt.v)
-		if got := hex.EncodeToString(b); got != tt.wire {
-			t.Errorf("appendVarint(%d) = %s, want %s", tt.v, got, tt.wire)
-		}
-		if got := parseVarint(b); got != tt.v || varintLen(b[0]) != len(b) {
-			t.Errorf("parseVarint(%s) = %d of %d bytes, want %d", tt.wire, got, varintLen(b[0]), tt.v)
-		}
-	}
-}
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+)
 
 // A fakeExchange is a wire that the test has written.
 type fakeExchange struct {
-	exchange // nil: what a test does not expect panics
-	r        io.Reader
-	wait     bool
-	sent     bytes.Buffer
-	aborted  bool
+	exchange.Exchange // nil: what a test does not expect panics
+	r                 io.Reader
+	wait              bool
+	sent              bytes.Buffer
+	aborted           bool
 }
 
 func (x *fakeExchange) Read(p []byte) (int, error) { return x.r.Read(p) }
@@ -54,15 +37,15 @@ func (x *fakeExchange) CloseWrite() error          { return nil }
 func (x *fakeExchange) Abort()                     { x.aborted = true }
 func (x *fakeExchange) LastByte() int64            { return 0 }
 func (x *fakeExchange) Write(b []byte) error {
-	x.sent.Write(b[headroom:])
+	x.sent.Write(b[exchange.Headroom:])
 	return nil
 }
 
 // gatewayConn is the gateway's end of a stream on which in arrives.
 func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
-	x := &fakeExchange{r: in, exchange: deadlines{}}
+	x := &fakeExchange{r: in, Exchange: deadlines{}}
 	over := make(chan struct{})
-	c := newConn(x, defaultTiming, func() { close(over) })
+	c := newConn(x, TransportWS, defaultTiming, func() { close(over) })
 	t.Cleanup(func() {
 		c.Close()
 		<-over
@@ -71,7 +54,7 @@ func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
 }
 
 // deadlines are ignored.
-type deadlines struct{ exchange }
+type deadlines struct{ exchange.Exchange }
 
 func (deadlines) SetReadDeadline(time.Time) error  { return nil }
 func (deadlines) SetWriteDeadline(time.Time) error { return nil }
@@ -86,7 +69,7 @@ func transfer(t testing.TB, r io.Reader) (data []byte, err error, sent []byte) {
 		if err == nil {
 			break
 		}
-		if !isTimeout(err) {
+		if !exchange.IsTimeout(err) {
 			return nil, err, x.sent.Bytes()
 		}
 	}
@@ -99,7 +82,7 @@ type retrier struct{ io.Reader }
 
 func (r retrier) Read(p []byte) (n int, err error) {
 	for {
-		if n, err = r.Reader.Read(p); !isTimeout(err) {
+		if n, err = r.Reader.Read(p); !exchange.IsTimeout(err) {
 			return n, err
 		}
 	}
@@ -252,18 +235,6 @@ func FuzzHello(f *testing.F) {
 		got, readErr := io.ReadAll(agentConn(t, bytes.NewReader(wire)))
 		if is := readErr == nil && bytes.Equal(got, echoed); (err == nil) != is {
 			t.Errorf("echo = %v of %d bytes, %v", err, len(got), readErr)
-		}
-	})
-}
-
-func FuzzVarint(f *testing.F) {
-	f.Add(uint64(0))
-	f.Add(uint64(maxVarint))
-	f.Fuzz(func(t *testing.T, v uint64) {
-		v &= maxVarint
-		b := appendVarint(nil, v)
-		if len(b) != varintLen(b[0]) || parseVarint(b) != v {
-			t.Errorf("%d became %x and %d", v, b, parseVarint(b))
 		}
 	})
 }

@@ -12,14 +12,14 @@ func (c *Conn) Reset(e *Error) error { return c.reset(e, net.ErrClosed) }
 
 // reset is Reset; cause is what calls of this end return from now on.
 func (c *Conn) reset(e *Error, cause error) error {
-	c.mu.Lock()
-	if c.cause != nil {
-		c.mu.Unlock()
+	c.ending.mu.Lock()
+	if c.ending.cause != nil {
+		c.ending.mu.Unlock()
 		return c.endCause()
 	}
 	c.endLocked(cause)
-	c.lingering = true
-	c.mu.Unlock()
+	c.ending.lingering = true
+	c.ending.mu.Unlock()
 	c.x.SetReadDeadline(aLongTimeAgo)
 	c.x.SetWriteDeadline(time.Now().Add(c.t.reset))
 	if err := c.writeError(e); err != nil {
@@ -31,12 +31,12 @@ func (c *Conn) reset(e *Error, cause error) error {
 }
 
 func (c *Conn) writeError(e *Error) error {
-	value, err := encodeJSON(capsuleError, e.bounded())
+	value, err := encodeJSON(capsuleError, e.Bounded())
 	if err != nil {
 		return err
 	}
-	outlast(c.wlock)
-	if !c.openSent.Load() {
+	outlast(c.writing.lock)
+	if !c.writing.openSent.Load() {
 		return nil // the peer knows nothing of this stream
 	}
 	if err := c.x.Flush(); err != nil {
@@ -47,17 +47,17 @@ func (c *Conn) writeError(e *Error) error {
 
 // Close frees what the stream holds. Behind a CloseWrite the peer still gets everything; otherwise the stream is cut.
 func (c *Conn) Close() error {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
+	c.ending.mu.Lock()
+	if c.ending.closed {
+		c.ending.mu.Unlock()
 		return net.ErrClosed
 	}
-	c.closed = true
-	complete := c.cause == nil && c.finalSent.Load()
+	c.ending.closed = true
+	complete := c.ending.cause == nil && c.writing.final.Load()
 	c.endLocked(net.ErrClosed)
-	lingering := c.lingering
-	c.lingering = lingering || complete
-	c.mu.Unlock()
+	lingering := c.ending.lingering
+	c.ending.lingering = lingering || complete
+	c.ending.mu.Unlock()
 	switch {
 	case lingering:
 	case complete:
@@ -79,7 +79,7 @@ func (c *Conn) Close() error {
 // longer than patience: the peer may have its own reasons not to finish.
 func (c *Conn) linger(patience time.Duration) {
 	defer c.over()
-	both := c.finalSeen.Load()
+	both := c.reading.final.Load()
 	if both && !c.dialling {
 		c.discard(patience, true)
 		c.lastWords()
@@ -92,7 +92,7 @@ func (c *Conn) linger(patience time.Duration) {
 
 // discard reads until the peer has finished, or until nothing came for patience, or, without renew, until patience is over.
 func (c *Conn) discard(patience time.Duration, renew bool) {
-	outlast(c.rlock)
+	outlast(c.reading.lock)
 	scratch := make([]byte, 1024)
 	c.x.SetReadDeadline(time.Now().Add(patience))
 	for {
@@ -106,7 +106,7 @@ func (c *Conn) discard(patience time.Duration, renew bool) {
 }
 
 func (c *Conn) lastWords() bool {
-	outlast(c.wlock)
+	outlast(c.writing.lock)
 	return c.x.Flush() == nil && c.x.CloseWrite() == nil
 }
 
@@ -120,26 +120,26 @@ func outlast(lock chan struct{}) {
 // over ends the exchange.
 func (c *Conn) over() {
 	c.x.Abort()
-	c.once.Do(c.done)
+	c.ending.once.Do(c.done)
 }
 
 // end settles why the stream is over, unless that is settled.
 func (c *Conn) end(cause error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
 	c.endLocked(cause)
 }
 
 func (c *Conn) endLocked(cause error) {
-	if c.cause == nil {
-		c.cause = cause
-		c.ended.Store(true)
-		c.timer.Stop()
+	if c.ending.cause == nil {
+		c.ending.cause = cause
+		c.ending.over.Store(true)
+		c.ending.timer.Stop()
 	}
 }
 
 func (c *Conn) endCause() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cause
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	return c.ending.cause
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // Conn is one stream, and both ends use it. It is a net.Conn whose methods may be called concurrently, with these particulars:
@@ -20,35 +22,50 @@ import (
 //
 // Whoever holds a Conn must Close it, however it ended.
 type Conn struct {
-	x        exchange
-	t        timing
-	dialling bool
-
-	rlock    chan struct{} // holds a token while somebody reads; a channel, for it is held across I/O
-	dec      decoder       // owned by rlock
-	readErr  error         // owned by rlock: what Read says from now on
-	onTicket func(Ticket)
-	waiting  atomic.Int64 // the clock when Read began to wait, or 0
-
-	finalSeen atomic.Bool // the peer's FINAL_DATA was read
+	x         exchange.Exchange
+	transport string
+	t         timing
+	dialling  bool   // this is the agent's end
+	done      func() // called once, when the exchange is over
 
 	opened chan struct{} // closed when OPEN or OPENED has come
-	openIn Open          // gateway's end; set before opened is closed
-	answer Opened        // dialling end; set before opened is closed
+	openIn Open          // at the gateway's end; set before opened is closed
+	answer Opened        // at the agent's end; set before opened is closed
 
-	wlock     chan struct{} // as rlock, for writing
-	openOut   []byte        // owned by wlock: the OPEN capsule, until it is sent
-	openSent  atomic.Bool
-	finalSent atomic.Bool
-	writeErr  error        // owned by wlock: what Write says from now on
-	lastWrite atomic.Int64 // the clock
-	writeBy   atomic.Int64 // write deadline in Unix nanoseconds, or 0
+	reading reading
+	writing writing
+	ending  ending
+}
 
-	told   atomic.Bool // the peer has sent ERROR
-	wasCut atomic.Bool // the exchange ended without FINAL_DATA and without ERROR
-	ended  atomic.Bool // cause is set
-	once   sync.Once
-	done   func() // called once, when the exchange is over
+// reading is what a Conn knows of the direction that it reads.
+type reading struct {
+	lock     chan struct{} // holds a token while somebody reads; a channel, for it is held across I/O
+	dec      decoder       // guarded by lock
+	err      error         // guarded by lock: what Read returns from now on
+	onTicket func(Ticket)
+
+	waiting atomic.Int64 // the clock when Read began to wait, or 0
+	final   atomic.Bool  // the peer's FINAL_DATA was read
+}
+
+// writing is what a Conn knows of the direction that it writes.
+type writing struct {
+	lock chan struct{} // as reading.lock
+	open []byte        // guarded by lock: the OPEN capsule, until it is sent
+	err  error         // guarded by lock: what Write returns from now on
+
+	openSent atomic.Bool
+	final    atomic.Bool  // FINAL_DATA is sent
+	last     atomic.Int64 // the clock of the last write
+	by       atomic.Int64 // write deadline in Unix nanoseconds, or 0
+}
+
+// ending is how a Conn comes to its end.
+type ending struct {
+	told atomic.Bool // the peer has sent ERROR
+	cut  atomic.Bool // the exchange ended without FINAL_DATA and without ERROR
+	over atomic.Bool // cause is set
+	once sync.Once   // of done
 
 	mu           sync.Mutex
 	cause        error // what calls return after the end, as far as this end knows better than the exchange
@@ -68,41 +85,41 @@ var (
 )
 
 // newConn makes a stream of an exchange at the gateway's end. It calls done once, when the exchange is over, which may be after Close.
-func newConn(x exchange, t timing, done func()) *Conn {
-	c := makeConn(x, t, done)
-	c.openSent.Store(true)
+func newConn(x exchange.Exchange, transport string, t timing, done func()) *Conn {
+	c := makeConn(x, transport, t, done)
+	c.writing.openSent.Store(true)
 	c.start()
 	return c
 }
 
 // newDialled is newConn for the dialling end. open is the OPEN capsule, nil for a spare.
-func newDialled(x exchange, t timing, open []byte, done func()) *Conn {
-	c := makeConn(x, t, done)
-	c.dialling, c.openOut = true, open
+func newDialled(x exchange.Exchange, transport string, t timing, open []byte, done func()) *Conn {
+	c := makeConn(x, transport, t, done)
+	c.dialling, c.writing.open = true, open
 	c.start()
 	return c
 }
 
-func makeConn(x exchange, t timing, done func()) *Conn {
+func makeConn(x exchange.Exchange, transport string, t timing, done func()) *Conn {
 	return &Conn{
-		x: x, t: t, done: done,
-		rlock: make(chan struct{}, 1), wlock: make(chan struct{}, 1), opened: make(chan struct{}),
+		x: x, transport: transport, t: t, done: done, opened: make(chan struct{}),
+		reading: reading{lock: make(chan struct{}, 1)}, writing: writing{lock: make(chan struct{}, 1)},
 	}
 }
 
 func (c *Conn) start() {
-	c.lastWrite.Store(clock())
+	c.writing.last.Store(exchange.Clock())
 	c.x.OnDirty(c.tickNow)
-	c.mu.Lock() // tick waits for the field
-	c.timer = time.AfterFunc(c.t.keepalive, c.tick)
-	c.mu.Unlock()
+	c.ending.mu.Lock() // tick waits for the field
+	c.ending.timer = time.AfterFunc(c.t.keepalive, c.tick)
+	c.ending.mu.Unlock()
 }
 
 // silent is how long nothing has come.
-func (c *Conn) silent() time.Duration { return time.Duration(clock() - c.x.LastByte()) }
+func (c *Conn) silent() time.Duration { return time.Duration(exchange.Clock() - c.x.LastByte()) }
 
 // Transport is "h3", "ws" or "h2".
-func (c *Conn) Transport() string { return c.x.Transport() }
+func (c *Conn) Transport() string { return c.transport }
 
 // LocalAddr is that of the carrier.
 func (c *Conn) LocalAddr() net.Addr { return c.x.LocalAddr() }
@@ -111,7 +128,7 @@ func (c *Conn) LocalAddr() net.Addr { return c.x.LocalAddr() }
 func (c *Conn) RemoteAddr() net.Addr { return c.x.RemoteAddr() }
 
 // OnTicket sets who is told of tickets; each comes before the bytes that were written after it. Set it before the first Read, which calls it.
-func (c *Conn) OnTicket(f func(Ticket)) { c.onTicket = f }
+func (c *Conn) OnTicket(f func(Ticket)) { c.reading.onTicket = f }
 
 // SetDeadline sets both deadlines.
 func (c *Conn) SetDeadline(t time.Time) error {
@@ -120,36 +137,36 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline bounds this and later Reads. A Read that timed out may be repeated.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cause != nil {
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	if c.ending.cause != nil {
 		return net.ErrClosed
 	}
-	c.readDeadline = t
+	c.ending.readDeadline = t
 	return c.x.SetReadDeadline(t)
 }
 
 func (c *Conn) userReadDeadline() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.readDeadline
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	return c.ending.readDeadline
 }
 
 // SetWriteDeadline bounds this and later Writes. A Write that timed out may be repeated with the bytes it did not count.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cause != nil {
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	if c.ending.cause != nil {
 		return net.ErrClosed
 	}
 	by := int64(0)
 	if !t.IsZero() {
 		by = t.UnixNano()
 	}
-	c.writeBy.Store(by)
+	c.writing.by.Store(by)
 	err := c.x.SetWriteDeadline(t)
 	if c.x.Dirty() {
-		c.timer.Reset(atOnce) // what an earlier deadline left unsent
+		c.ending.timer.Reset(atOnce) // what an earlier deadline left unsent
 	}
 	return err
 }

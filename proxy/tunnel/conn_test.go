@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/nettest"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 var kinds = []string{"ws", "plain", "h3", "h3post", "h2", "h2c"}
@@ -67,7 +69,7 @@ func TestResetComesBehindTheBytes(t *testing.T) {
 		want := random(1 << 20)
 		go func() {
 			s.Write(want)
-			s.Reset(&Error{CodeBroker, "connection reset by broker"})
+			s.Reset(&Error{Code: CodeBroker, Message: "connection reset by broker"})
 		}()
 		got, err := io.ReadAll(c)
 		if !bytes.Equal(got, want) {
@@ -90,7 +92,7 @@ func TestResetByTheDiallingEnd(t *testing.T) {
 	forEachKind(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		io.WriteString(c, "acks=0")
-		c.Reset(&Error{CodeClient, "connection reset by client"})
+		c.Reset(&Error{Code: CodeClient, Message: "connection reset by client"})
 		got, err := io.ReadAll(s)
 		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeClient || string(got) != "acks=0" {
 			t.Errorf("ReadAll = %q, %v", got, err)
@@ -136,7 +138,7 @@ func TestAWriterBlocksWhenNobodyReads(t *testing.T) {
 		c, _ := r.dial()
 		c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 		n, err := c.Write(make([]byte, 64<<20))
-		if !isTimeout(err) || n > 16<<20 {
+		if !exchange.IsTimeout(err) || n > 16<<20 {
 			t.Errorf("Write without a reader = %d, %v, want a timeout within 16 MiB", n, err)
 		}
 	})

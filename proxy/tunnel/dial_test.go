@@ -31,8 +31,10 @@ type line struct {
 func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	l.set(func() { l.dials++ })
 	for l.isHole() { // SYN after SYN
-		if err := sleep(ctx, 100*time.Millisecond); err != nil {
-			return nil, err
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
 	}
 	time.Sleep(l.roundTrip()) // SYN and its answer

@@ -1,25 +1,20 @@
 package tunnel
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"maps"
 	"net"
-	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/gobwas/ws"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
 // A Dialer is the agent's end of the tunnel to one gateway. Set the fields before the first use; then it may be used concurrently.
@@ -69,37 +64,26 @@ type Dialer struct {
 
 	Logger *slog.Logger // nil discards
 
-	timing  timing  // zero means defaultTiming
-	windows windows // zero means defaultWindows
-
-	once   sync.Once
-	log    *slog.Logger
-	t      timing
-	w      windows
-	tls    *tls.Config // TLS with what a resumed session needs
-	race   *race
-	h3     *h3Pool
-	h2     *h2Pool
-	pools  map[string]pool
-	ledger ledger       // of memory alone
-	rtt    atomic.Int64 // of the last OPEN that was answered, in nanoseconds
-
-	spares  atomic.Int64
-	refill  chan struct{}
-	keeping context.Context // of the goroutine that keeps spares
-	stop    context.CancelFunc
-	tasks   sync.WaitGroup
-
-	proxy    *url.URL // nil means none
-	proxyErr error
-	tcp      tuner
+	timing   timing      // zero means defaultTiming
+	windows  windows     // zero means defaultWindows
 	proxyTLS *tls.Config // with the proxy, for tests; nil means the system's roots
 
-	mu      sync.Mutex
-	closed  bool
-	kept    bool // the goroutine was started
-	streams map[*Conn]struct{}
-	pending sync.WaitGroup // a count for each of streams, and for each dial in progress
+	once sync.Once
+	dialling
+}
+
+// dialling is the state of a Dialer.
+type dialling struct {
+	log     *slog.Logger
+	t       timing
+	w       windows
+	route   *route
+	race    *race.Race[Welcome]
+	pools   map[string]pool
+	limiter limiter // of memory alone
+	spares  *spareKeeper
+	streams streamSet
+	rtt     atomic.Int64 // of the last OPEN that was answered, in nanoseconds
 }
 
 func (d *Dialer) init() {
@@ -112,51 +96,57 @@ func (d *Dialer) init() {
 			d.t = defaultTiming
 		}
 		d.w = cmp.Or(d.windows, defaultWindows)
-		d.tls = &tls.Config{}
-		if d.TLS != nil {
-			d.tls = d.TLS.Clone()
-		}
-		if d.tls.ServerName == "" {
-			d.tls.ServerName = d.URL.Hostname()
-		}
-		if d.tls.ClientSessionCache == nil {
-			d.tls.ClientSessionCache = tls.NewLRUClientSessionCache(64)
-		}
-		d.tls.DynamicRecordSizingDisabled = true
+		d.route = newRoute(d.URL, d.TLS, d.log)
+		d.route.dialContext, d.route.proxyTLS = d.DialContext, d.proxyTLS
 		d.findProxy()
-		d.streams = make(map[*Conn]struct{})
-		d.refill = make(chan struct{}, 1)
-		d.keeping, d.stop = context.WithCancel(context.Background())
-		d.h3, d.h2 = &h3Pool{d: d, watch: quicWatch{limit: d.Memory, ledger: &d.ledger, log: d.log}}, &h2Pool{d: d}
-		d.pools = map[string]pool{TransportWS: &wsPool{d: d}, TransportH3: d.h3, TransportH2: d.h2}
-		d.startRace()
+		d.race = race.New(race.Config[Welcome]{
+			Transports: d.candidates(), Hello: d.welcome, OnState: d.OnState, Timing: d.t.race, Log: d.log,
+		})
+		d.spares = newSpareKeeper(d.t.spares, d.fillSpares)
+		env := &poolEnv{
+			route: d.route, credentials: &credentials{d.Token, d.Ingress, d.route, d.race.Proven}, t: d.t, w: d.w, log: d.log,
+			carriers: cmp.Or(d.Carriers, DefaultCarriers), spares: d.spares.wanted,
+			memory:       &memoryWatch{limit: d.Memory, limiter: &d.limiter, log: d.log},
+			onUDPBuffers: d.OnUDPBuffers,
+			newStream:    d.newStream, dialSpare: d.dialSpare, introduce: d.introduce, wantSpares: d.spares.look,
+		}
+		d.pools = make(map[string]pool)
+		for _, t := range transports() {
+			d.pools[t.name] = t.newPool(env)
+		}
 	})
 }
 
-func (d *Dialer) startRace() {
-	order := []string{d.Transport}
-	auto := d.Transport == "" || d.Transport == TransportAuto
-	if auto {
-		order = transports(d.URL.Scheme)
+func (d *Dialer) findProxy() {
+	d.route.findProxy(d.Proxy)
+	if d.route.proxy == nil {
+		return
 	}
-	if auto && d.proxied() {
-		order = slices.DeleteFunc(order, func(transport string) bool { return transport == TransportH3 })
-	}
-	d.race = newRace(order, d.t, d.log, d.welcome)
-	d.race.say = d.OnState
-	if auto {
-		for _, transport := range d.Unlikely {
-			d.race.putOff(transport)
-		}
+	log := d.log.With("gateway", d.route.addr(), "proxy", withoutUser(d.route.proxy))
+	log.Info("gateway is reached through a proxy")
+	if t, ok := transportNamed(d.Transport); ok && t.overUDP {
+		log.Warn(t.name + " goes around the proxy, for there is no way through it for UDP")
 	}
 }
 
-func (d *Dialer) carriers() int { return cmp.Or(d.Carriers, DefaultCarriers) }
+// candidates are the transports that the race chooses from.
+func (d *Dialer) candidates() (list []race.Transport) {
+	auto := d.Transport == "" || d.Transport == TransportAuto
+	for _, t := range transports() {
+		if t.name == d.Transport || auto && (d.URL.Scheme != "http" || !t.needsTLS) && (!d.route.proxied() || !t.overUDP) {
+			list = append(list, race.Transport{Name: t.name, HeadStart: t.headStart(d.t), Unlikely: auto && slices.Contains(d.Unlikely, t.name)})
+		}
+	}
+	if len(list) == 0 { // no such transport: each dial says so
+		list = append(list, race.Transport{Name: d.Transport})
+	}
+	return list
+}
 
 // State says which transport is used, and why, and what is known of the others.
 func (d *Dialer) State() State {
 	d.init()
-	return d.race.state()
+	return d.race.State()
 }
 
 // maxTries is how often Dial tries: over what is ready, over a fresh carrier, and once more where another transport has taken over.
@@ -172,7 +162,7 @@ func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err e
 	if err := d.start(); err != nil {
 		return nil, err
 	}
-	defer d.pending.Done()
+	defer d.streams.done()
 	for try := 1; ; try++ {
 		var again bool
 		c, again, err = d.try(ctx, o, first, try > 1)
@@ -183,356 +173,81 @@ func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err e
 	}
 }
 
-// try opens a stream over the best transport. again says that another try may do better at once. patient says that what is ready now was made
-// lately, and deserves to be waited for: on a slow network an answer may take long.
-func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c *Conn, again bool, err error) {
-	chosen, err := d.race.choose(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	open, err := encodeOpen(o)
-	if err != nil {
-		return nil, false, err
-	}
-	pool := d.pools[chosen.transport]
-	start := time.Now()
-	c, ready, err := d.attempt(ctx, chosen.transport, open, false, func(c *Conn, ready bool) error {
-		return d.await(ctx, c, ready && !patient, first)
-	})
-	if err == nil {
-		return c, false, nil
-	}
-	answered := false
-	if c != nil {
-		c.Close()
-		answered = c.told.Load()
-	}
-	if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeVersion {
-		answered = true
-	}
-	slow := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(start) > d.t.handshake/2
-	switch {
-	case draining(err): // a fresh carrier may lead to another gateway
-		pool.drop()
-		return nil, true, err
-	case answered || ctx.Err() != nil && !slow:
-		return nil, false, err
-	case ready && !authoritative(err):
-		d.race.unanswered(chosen, err, pool.drop)
-		return nil, true, err
-	}
-	return nil, d.race.refused(chosen, err), err
-}
-
-func encodeOpen(o Open) ([]byte, error) {
-	o.Version = Version
-	value, err := encodeJSON(capsuleOpen, o)
-	if err != nil {
-		return nil, err
-	}
-	return appendCapsule(nil, capsuleOpen, value), nil
-}
-
-// await sends OPEN and first, and waits for the answer to OPEN: not for long where the stream is made of what was ready.
-func (d *Dialer) await(ctx context.Context, c *Conn, ready bool, first []byte) error {
-	wait := d.t.handshake
-	if ready {
-		wait = max(d.t.answer, 3*time.Duration(d.rtt.Load()))
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer to OPEN within %v", wait))
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { c.SetWriteDeadline(aLongTimeAgo) })
-	defer stop()
-	start := time.Now()
-	if len(first) > 0 {
-		if _, err := c.Write(first); err != nil {
-			return d.dialError(ctx, c.Transport(), err)
-		}
-	}
-	if _, err := c.Opened(ctx); err != nil {
-		return d.dialError(ctx, c.Transport(), err)
-	}
-	if !stop() {
-		return d.dialError(ctx, c.Transport(), context.Cause(ctx))
-	}
-	d.rtt.Store(int64(time.Since(start)))
-	return nil
-}
-
-// dial makes a stream over one transport, up to where OPEN can leave.
-func (d *Dialer) dial(ctx context.Context, transport string, open []byte, fresh bool) (c *Conn, ready bool, err error) {
-	if err := d.start(); err != nil {
-		return nil, false, err
-	}
-	defer d.pending.Done()
+// DialTCP opens a connection like those that ws and h2 stand on, through a proxy if one is set, for those who look into what is wrong. The
+// caller closes it.
+func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
+	d.init()
 	ctx, cancel := d.bound(ctx)
 	defer cancel()
-	start := time.Now()
-	p, ok := d.pools[transport]
-	if !ok {
-		return nil, false, fmt.Errorf("dial gateway %s over %s: no such transport", d.addr(), transport)
-	}
-	c, ready, err = p.take(ctx, open, fresh)
-	if !ready {
-		d.dialled(transport, err, start)
-	}
-	if err != nil {
-		return nil, ready, d.dialError(ctx, transport, err)
-	}
-	if ready {
-		d.wantSpares()
-	}
-	return c, ready, nil
-}
-
-// dialFresh is dial where nothing that is ready will do, and the gateway's answer is not waited for.
-func (d *Dialer) dialFresh(ctx context.Context, transport string, open []byte) (*Conn, error) {
-	c, _, err := d.attempt(ctx, transport, open, true, func(*Conn, bool) error { return nil })
-	return c, err
-}
-
-// bound is how long a dial may take.
-func (d *Dialer) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d.t.handshake, fmt.Errorf("no exchange within %v", d.t.handshake))
-}
-
-// dialled reports a dial of a transport.
-func (d *Dialer) dialled(transport string, err error, start time.Time) {
-	if d.OnDial != nil && !errors.Is(err, context.Canceled) {
-		d.OnDial(transport, err, time.Since(start))
-	}
-}
-
-// dialError says what was done, and why it failed.
-func (d *Dialer) dialError(ctx context.Context, transport string, err error) error {
-	if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
-		err = context.Cause(ctx)
-	}
-	if e, ok := errors.AsType[*Error](err); ok && err == error(e) {
-		return err // the gateway's word
-	}
-	prefix := fmt.Sprintf("dial gateway %s: ", d.way(transport))
-	if strings.HasPrefix(err.Error(), prefix) {
-		return err
-	}
-	return Explain(fmt.Errorf("%s%w", prefix, err))
+	return d.route.dialTCP(ctx)
 }
 
 // start counts a dial, which Close waits for.
 func (d *Dialer) start() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return net.ErrClosed
-	}
 	if err := d.w.check(); err != nil {
 		return err
 	}
-	d.pending.Add(1)
-	return nil
+	return d.streams.start()
 }
 
-func (d *Dialer) newStream(x exchange, open []byte) (*Conn, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		x.Abort()
-		return nil, net.ErrClosed
-	}
-	d.pending.Add(1)
-	var c *Conn
-	c = newDialled(x, d.t, open, func() { d.forget(c) })
-	d.streams[c] = struct{}{}
-	return c, nil
-}
-
-func (d *Dialer) forget(c *Conn) {
-	if c.wasCut.Load() && c.isOpened() {
-		d.race.cut(c.Transport())
-	}
-	d.mu.Lock()
-	delete(d.streams, c)
-	d.mu.Unlock()
-	d.pending.Done()
+// newStream makes a stream that Close knows of.
+func (d *Dialer) newStream(x exchange.Exchange, transport string, open []byte) (*Conn, error) {
+	return d.streams.add(func(done func(*Conn)) *Conn {
+		var c *Conn
+		c = newDialled(x, transport, d.t, open, func() {
+			if c.ending.cut.Load() && c.isOpened() {
+				d.race.Cut(transport)
+			}
+			done(c)
+		})
+		return c
+	}, x.Abort)
 }
 
 // SetSpares says how many streams are to be ready, so that their OPEN can leave at once. They are made in the background, over the transport
 // that is used. 0, where a Dialer begins, means none.
 func (d *Dialer) SetSpares(n int) {
 	d.init()
-	d.spares.Store(int64(n))
-	d.mu.Lock()
-	start := !d.kept && !d.closed && n > 0
-	d.kept = d.kept || start
-	if start {
-		d.tasks.Go(d.keepSpares)
-	}
-	d.mu.Unlock()
-	d.wantSpares()
+	d.spares.set(n)
 }
 
-// wantSpares has the spares looked after soon.
-func (d *Dialer) wantSpares() {
-	select {
-	case d.refill <- struct{}{}:
-	default:
+// fillSpares makes n streams ready over the transport that is used. last is the one that it was, "" for none.
+func (d *Dialer) fillSpares(ctx context.Context, last string, n int) (transport string, err error) {
+	chosen, err := d.race.Choose(ctx)
+	if err != nil {
+		return last, err
 	}
-}
-
-// keepSpares makes spares until Close.
-func (d *Dialer) keepSpares() {
-	last := ""
-	for d.keeping.Err() == nil {
-		chosen, err := d.race.choose(d.keeping)
-		if err == nil {
-			if last != "" && last != chosen.transport {
-				d.pools[last].drop()
-			}
-			last = chosen.transport
-			err = d.pools[last].fill(d.keeping, int(d.spares.Load()))
-			if err != nil {
-				d.log.Debug("no spare made", "transport", last, "err", err)
-				d.race.refused(chosen, err)
-			}
-		}
-		refill := d.refill
-		if err != nil {
-			refill = nil // not before its time
-		}
-		wait := time.NewTimer(d.t.spares)
-		select {
-		case <-refill:
-		case <-wait.C:
-		case <-d.keeping.Done():
-		}
-		wait.Stop()
+	if last != "" && last != chosen.Transport {
+		d.pools[last].drop()
 	}
+	if err := d.pools[chosen.Transport].fill(ctx, n); err != nil {
+		d.log.Debug("no spare made", "transport", chosen.Transport, "err", err)
+		d.race.Refused(chosen, err)
+		return chosen.Transport, err
+	}
+	return chosen.Transport, nil
 }
 
 // Close cuts the streams that are open, gives those that were closed some seconds until the gateway has taken everything, and frees the
 // carriers.
 func (d *Dialer) Close() error {
 	d.init()
-	d.mu.Lock()
-	d.closed = true
-	d.mu.Unlock()
-	d.stop()
-	for _, c := range d.open() {
+	for _, c := range d.streams.close() {
 		c.Close() // those that linger are closed already, and go on
 	}
-	d.race.close()
-	d.tasks.Wait()
-	hurry := time.AfterFunc(d.t.reset, func() {
-		for _, c := range d.open() {
+	d.spares.stop()
+	d.race.Close()
+	d.spares.wait()
+	abort := time.AfterFunc(d.t.reset, func() {
+		for _, c := range d.streams.open() {
 			c.x.Abort()
 		}
 	})
-	defer hurry.Stop()
-	d.pending.Wait()
+	defer abort.Stop()
+	d.streams.wait()
 	var errs []error
 	for _, p := range d.pools {
 		errs = append(errs, p.close())
 	}
 	return errors.Join(errs...)
-}
-
-// open are the streams that are not over.
-func (d *Dialer) open() []*Conn {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Collect(maps.Keys(d.streams))
-}
-
-// addr is the host and port of the gateway.
-func (d *Dialer) addr() string {
-	port := d.URL.Port()
-	switch {
-	case port != "":
-	case d.URL.Scheme == "http":
-		port = "80"
-	default:
-		port = "443"
-	}
-	return net.JoinHostPort(d.URL.Hostname(), port)
-}
-
-// target is the URL of the tunnel.
-func (d *Dialer) target() *url.URL {
-	u := *d.URL
-	u.Path = strings.TrimSuffix(u.Path, "/") + Path
-	u.RawPath, u.RawQuery, u.Fragment, u.User = "", "", "", nil
-	return &u
-}
-
-func (d *Dialer) dialWS(ctx context.Context) (exchange, error) {
-	header, err := d.header(ctx)
-	if err != nil {
-		return nil, err
-	}
-	tcp, err := d.dialTCP(ctx)
-	if err != nil {
-		return nil, err
-	}
-	w := newWire(tcp)
-	x, err := d.upgrade(ctx, w, header)
-	if err != nil {
-		tcp.Close()
-		return nil, err
-	}
-	return x, nil
-}
-
-// upgrade makes a WebSocket of a TCP connection.
-func (d *Dialer) upgrade(ctx context.Context, w *wire, header http.Header) (exchange, error) {
-	stop := context.AfterFunc(ctx, func() { w.SetDeadline(aLongTimeAgo) })
-	defer stop()
-	conn := net.Conn(w)
-	if d.URL.Scheme != "http" {
-		cfg := d.tls.Clone()
-		cfg.NextProtos = []string{"http/1.1"} // an ingress that gets the choice takes h2, where there is no upgrade
-		t := tls.Client(w, cfg)
-		if err := t.HandshakeContext(ctx); err != nil {
-			return nil, fmt.Errorf("TLS handshake: %w", err)
-		}
-		conn = t
-	}
-	early, err := d.handshake(w, conn, header)
-	if err != nil {
-		return nil, err
-	}
-	if !stop() {
-		return nil, context.Cause(ctx)
-	}
-	return newWS(w, conn, true, early), nil
-}
-
-// handshake asks for the upgrade, and returns what came behind the answer.
-func (d *Dialer) handshake(w *wire, conn net.Conn, header http.Header) (early []byte, err error) {
-	var answer *AnswerError
-	h := ws.Dialer{
-		Protocols: []string{wsProtocol},
-		Header:    ws.HandshakeHeaderHTTP(header),
-		OnStatusError: func(_ int, _ []byte, resp io.Reader) {
-			w.SetReadDeadline(time.Now().Add(time.Second)) // for the body, whose end may never come
-			answer = readAnswer(resp)
-		},
-	}
-	br, _, err := h.Upgrade(struct {
-		io.Reader
-		io.Writer
-	}{io.LimitReader(conn, maxHeader), conn}, d.target())
-	switch {
-	case answer != nil:
-		return nil, d.answered(TransportWS, header, answer)
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("WebSocket handshake: connection closed before the answer was complete")
-	case err != nil:
-		return nil, fmt.Errorf("WebSocket handshake: %w", err)
-	}
-	if br != nil {
-		b, _ := br.Peek(br.Buffered())
-		early = bytes.Clone(b)
-		ws.PutReader(br)
-	}
-	return early, nil
 }

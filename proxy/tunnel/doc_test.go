@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // The examples in docs/tunnel.md are read by the codec, and mean what the page says.
@@ -32,8 +34,8 @@ func TestTheExamplesOfTheWireFormat(t *testing.T) {
 		t.Errorf("agent: read %q, %v", got, err)
 	}
 
-	w := &wire{Conn: readConn{r: bytes.NewReader(example["ws"])}}
-	if payload, _ := io.ReadAll(newWS(w, w, false, nil)); !bytes.Equal(payload, example["agent"]) {
+	w := exchange.NewWire(readConn{r: bytes.NewReader(example["ws"])}, nil)
+	if payload, _ := io.ReadAll(exchange.NewWS(w, w, false, nil)); !bytes.Equal(payload, example["agent"]) {
 		t.Errorf("ws: payload %x", payload)
 	}
 
@@ -52,7 +54,7 @@ func TestTheExamplesOfTheWireFormat(t *testing.T) {
 
 // agentConn is the agent's end of a stream on which in arrives.
 func agentConn(t *testing.T, in io.Reader) *Conn {
-	c := newDialled(&fakeExchange{r: in, exchange: deadlines{}}, defaultTiming, openCapsule, func() {})
+	c := newDialled(&fakeExchange{r: in, Exchange: deadlines{}}, TransportWS, defaultTiming, openCapsule, func() {})
 	t.Cleanup(func() { c.Close() })
 	return c
 }

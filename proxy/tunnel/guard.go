@@ -1,17 +1,18 @@
 package tunnel
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
 	"sync"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 const (
 	// maxGuardedRead is how many bytes a peer may send before a request on its TCP connection is decided about. Until then no more is read, so
 	// that whatever crypto/tls and net/http keep of it (half a handshake, headers, bodies in windows of 4 MiB each) is bounded by it. It holds
-	// a handshake with a client's certificates and the largest header (maxHeader) twice over.
+	// a handshake with a client's certificates and the largest header (exchange.MaxHeader) twice over.
 	maxGuardedRead = 64 << 10
 
 	// maxGuardedWrite is how many bytes such a peer may have us say: a TLS handshake with a long chain, and the answers to some hundred
@@ -25,10 +26,10 @@ const (
 
 // A guard bounds what a peer can have us hold on a TCP connection on which no request has authenticated yet.
 type guard struct {
-	wire    *wire
-	list    *unauthenticated
+	wire    *exchange.Wire
+	list    *unauthenticatedTCP
 	entry   *entry
-	written int // guarded by wire.mu
+	written int // guarded by wire
 
 	mu       sync.Mutex
 	change   sync.Cond
@@ -39,12 +40,12 @@ type guard struct {
 }
 
 // guard counts w among the connections on which no request has authenticated.
-func (s *Server) guard(w *wire) {
-	g := &guard{wire: w, list: &s.unauthenticated, room: maxGuardedRead}
+func (u *unauthenticatedTCP) guard(w *exchange.Wire) {
+	g := &guard{wire: w, list: u, room: maxGuardedRead}
 	g.change.L = &g.mu
-	w.guard.Store(g)
+	w.SetGuard(g)
 	g.entry = g.list.add(Peer{Addr: w.RemoteAddr().String()}, func(why error) {
-		s.log.Debug("connection closed", "agent_addr", w.RemoteAddr(), "err", why)
+		u.log.Debug("connection closed", "agent_addr", w.RemoteAddr(), "err", why)
 		g.end()
 		w.Conn.Close()
 	})
@@ -52,12 +53,12 @@ func (s *Server) guard(w *wire) {
 
 // lift is told that a request has authenticated.
 func (g *guard) lift() {
-	g.wire.guard.Store(nil)
-	g.leave()
+	g.wire.SetGuard(nil)
+	g.Leave()
 }
 
-// leave is told that the connection is closed.
-func (g *guard) leave() {
+// Leave is told that the connection is closed.
+func (g *guard) Leave() {
 	g.list.remove(g.entry)
 	g.end()
 }
@@ -90,9 +91,9 @@ func (g *guard) done() {
 	}
 }
 
-// mayRead says how many of n bytes may be read now. It waits when the peer has sent all that it may. Behind a refusal that is without limit, for
+// MayRead says how many of n bytes may be read now. It waits when the peer has sent all that it may. Behind a refusal that is without limit, for
 // of what was refused nothing is kept: an ingress that has put a stranger's request before those of agents is not made to wait with them.
-func (g *guard) mayRead(n int) int {
+func (g *guard) MayRead(n int) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
@@ -106,15 +107,15 @@ func (g *guard) mayRead(n int) int {
 	}
 }
 
-// hasRead is told how many bytes were read.
-func (g *guard) hasRead(n int) {
+// HasRead is told how many bytes were read.
+func (g *guard) HasRead(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.room = max(0, g.room-n)
 }
 
-// mayWrite counts n bytes to be written, and closes the connection if they are too many. The caller holds wire.mu.
-func (g *guard) mayWrite(n int) error {
+// MayWrite counts n bytes to be written, and closes the connection if they are too many. The wire calls it one at a time.
+func (g *guard) MayWrite(n int) error {
 	if g.written += n; g.written <= maxGuardedWrite {
 		return nil
 	}
@@ -122,20 +123,11 @@ func (g *guard) mayWrite(n int) error {
 	return fmt.Errorf("no request has authenticated, and %d bytes have been answered: %w", maxGuardedWrite, net.ErrClosed)
 }
 
-// wireOf is what carries a request over TCP, and nil for one over QUIC.
-func wireOf(r *http.Request) *wire {
-	c, _ := r.Context().Value(connKey{}).(net.Conn)
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	w, _ := c.(*wire)
-	return w
-}
-
 // guardOf is nil when a request on the connection has authenticated.
 func guardOf(r *http.Request) *guard {
 	if w := wireOf(r); w != nil {
-		return w.guard.Load()
+		g, _ := w.Guard().(*guard)
+		return g
 	}
 	return nil
 }

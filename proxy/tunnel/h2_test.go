@@ -15,17 +15,19 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 var noHTTPLog = log.New(io.Discard, "", 0)
 
 // h2Count is how many HTTP/2 connections a dialler has that live, and their streams.
 func (r *rig) h2Count() (conns, streams int) {
-	p := r.dialer.h2
+	p := r.h2()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.list {
-		if !c.isDead() {
+		if !c.dead() {
 			conns++
 			streams += c.streams
 		}
@@ -104,13 +106,13 @@ func TestWhatIsOverLeavesItsConnection(t *testing.T) {
 		"agent cuts":   func(c *Conn, s *served) { c.Close() },
 		"gateway cuts": func(c *Conn, s *served) { s.Conn.Close(); io.ReadAll(c); c.Close() },
 		"agent resets": func(c *Conn, s *served) {
-			c.Reset(&Error{CodeClient, "gone"})
+			c.Reset(&Error{Code: CodeClient, Message: "gone"})
 			io.ReadAll(s)
 			s.Conn.Close()
 			c.Close()
 		},
 		"gateway resets": func(c *Conn, s *served) {
-			s.Reset(&Error{CodeBroker, "gone"})
+			s.Reset(&Error{Code: CodeBroker, Message: "gone"})
 			io.ReadAll(c)
 			s.Conn.Close()
 			c.Close()
@@ -128,7 +130,7 @@ func TestWhatIsOverLeavesItsConnection(t *testing.T) {
 				t.Fatalf("%s: %d streams are left on %d connections", name, streams, conns)
 			}
 		}
-		if n := r.dialer.h2.list[0].http.InFlight(); n != 0 {
+		if n := r.h2().list[0].http.InFlight(); n != 0 {
 			t.Errorf("%s: %d requests are in flight", name, n)
 		}
 	}
@@ -148,7 +150,7 @@ func TestIdleHTTP2ConnectionsAreClosed(t *testing.T) {
 func TestADeadHTTP2ConnectionIsReplaced(t *testing.T) {
 	r := newRig(t, "h2")
 	c, _ := r.dial()
-	r.dialer.h2.list[0].conn.Close()
+	r.h2().list[0].conn.Close()
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrCut) {
 		t.Errorf("Read on a dead connection: %v, want ErrCut", err)
 	}
@@ -161,7 +163,7 @@ func TestDrainingSendsGOAWAY(t *testing.T) {
 	r := newRig(t, "h2")
 	c, s := r.dial()
 	r.server.drain()
-	for start := time.Now(); r.dialer.h2.list[0].room() > 0; time.Sleep(time.Millisecond) {
+	for start := time.Now(); r.h2().list[0].room() > 0; time.Sleep(time.Millisecond) {
 		if time.Since(start) > 10*time.Second {
 			t.Fatal("the connection is still in use")
 		}
@@ -276,7 +278,7 @@ func TestPOSTThroughAFrontDoorThatSpeaksHTTP1(t *testing.T) {
 
 	c, s = r.dial()
 	io.WriteString(s, "bytes")
-	s.Reset(&Error{CodeBroker, "gone"})
+	s.Reset(&Error{Code: CodeBroker, Message: "gone"})
 	got, err := io.ReadAll(c)
 	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeBroker || string(got) != "bytes" {
 		t.Errorf("read %q, %v, want the gateway's ERROR", got, err)
@@ -284,7 +286,7 @@ func TestPOSTThroughAFrontDoorThatSpeaksHTTP1(t *testing.T) {
 
 	c, s = r.dial()
 	io.WriteString(c, "bytes")
-	c.Reset(&Error{CodeClient, "gone"})
+	c.Reset(&Error{Code: CodeClient, Message: "gone"})
 	got, err = io.ReadAll(s)
 	if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeClient || string(got) != "bytes" {
 		t.Errorf("read %q, %v, want the agent's ERROR", got, err)
@@ -307,12 +309,12 @@ func TestAPOSTIsAnsweredAtOnce(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		body, more := io.Pipe()
 		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+r.addr+"/culvert", body)
-		req.Header.Set("Content-Type", postType)
+		req.Header.Set("Content-Type", exchange.PostType)
 		resp, err := tr.RoundTrip(req)
 		if err != nil {
 			t.Fatalf("%s: %v", version, err)
 		}
-		for name, want := range map[string]string{"Content-Type": postType, "Cache-Control": "no-store", "X-Accel-Buffering": "no", headerGateway: "test"} {
+		for name, want := range map[string]string{"Content-Type": exchange.PostType, "Cache-Control": "no-store", "X-Accel-Buffering": "no", exchange.HeaderGateway: "test"} {
 			if got := resp.Header.Get(name); got != want {
 				t.Errorf("%s: %s = %q, want %q", version, name, got, want)
 			}

@@ -5,20 +5,25 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 3 })
 	count := func() (carriers, streams int) {
-		r.dialer.h3.mu.Lock()
-		defer r.dialer.h3.mu.Unlock()
-		for _, c := range r.dialer.h3.list {
+		r.h3().mu.Lock()
+		defer r.h3().mu.Unlock()
+		for _, c := range r.h3().list {
 			streams += c.streams
 		}
-		return len(r.dialer.h3.list), streams
+		return len(r.h3().list), streams
 	}
 	r.dialer.Hello(t.Context())
 	for _, streams := count(); streams > 0; _, streams = count() { // its stream ends in its own time
@@ -56,9 +61,9 @@ func TestIdleCarriersAreClosedButAFew(t *testing.T) {
 		c.Close()
 	}
 	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		r.dialer.h3.mu.Lock()
-		n := len(r.dialer.h3.list)
-		r.dialer.h3.mu.Unlock()
+		r.h3().mu.Lock()
+		n := len(r.h3().list)
+		r.h3().mu.Unlock()
 		if n == maxIdle {
 			break
 		}
@@ -72,7 +77,7 @@ func TestIdleCarriersAreClosedButAFew(t *testing.T) {
 func TestADeadCarrierIsReplaced(t *testing.T) {
 	r := newRig(t, "h3")
 	c, _ := r.dial()
-	c.x.(*h3Exchange).conn.CloseWithError(0, "test")
+	c.x.(*exchange.H3).Conn().CloseWithError(0, "test")
 	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("Read on a dead carrier: %v", err)
 	}
@@ -98,7 +103,7 @@ func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
 	})
 	c := r.unopened(Open{})
 	c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-	if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
+	if _, err := c.Read(make([]byte, 1)); !exchange.IsTimeout(err) {
 		t.Errorf("Read before the answer: %v", err)
 	}
 	if n, err := c.Write([]byte("at once")); n != 7 || err != nil {
@@ -127,22 +132,22 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 	idle.CloseWrite()
 	io.ReadAll(idle)
 	idle.Close()
-	p := r.dialer.h3
-	now := func() *socket {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.socket
+	p := r.h3()
+	now := func() *udpSocket {
+		p.sockets.mu.Lock()
+		defer p.sockets.mu.Unlock()
+		return p.sockets.current
 	}
 	before := now()
 	r.server.drain()
 	list := func() (carriers, usable int) {
-		r.dialer.h3.mu.Lock()
-		defer r.dialer.h3.mu.Unlock()
-		for _, c := range r.dialer.h3.list {
+		r.h3().mu.Lock()
+		defer r.h3().mu.Unlock()
+		for _, c := range r.h3().list {
 			if c.conn.Context().Err() == nil {
 				carriers++
 			}
-			if c.conn.Context().Err() == nil && !c.goaway {
+			if c.conn.Context().Err() == nil && !c.left {
 				usable++
 			}
 		}
@@ -179,13 +184,13 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 func TestABurstOfDialsSharesTheCarriers(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 4 })
 	r.dialer.Hello(t.Context())
-	r.dialer.h3.drop()
+	r.h3().drop()
 	var dials sync.WaitGroup
 	for range 60 {
 		dials.Go(func() { r.dial() })
 	}
 	dials.Wait()
-	p := r.dialer.h3
+	p := r.h3()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n := p.usable(); n > 4 {
@@ -199,14 +204,52 @@ func TestCarriersThatWereLeftDoNotCount(t *testing.T) {
 	for range 3 {
 		r.dial()
 	}
-	r.dialer.h3.drop()
+	r.h3().drop()
 	for range 3 {
 		r.dial()
 	}
-	p := r.dialer.h3
+	p := r.h3()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n := p.usable(); n != 3 {
 		t.Errorf("%d carriers for three new streams, want 3", n)
+	}
+}
+
+// Another client than ours gets answers that it can read.
+func TestAnyHTTP3ClientIsAnswered(t *testing.T) {
+	r := newRig(t, "h3")
+	_, client := testTLS()
+	for _, tt := range []struct {
+		method, path, header string
+		status               int
+		says                 string
+	}{
+		{"GET", "/", "", 404, "its tunnel is at /culvert"},
+		{"HEAD", "/", "", 404, ""},
+		{"GET", "/culvert", "", 405, "point culvert agent"},
+		{"POST", "/culvert", "", 415, "application/octet-stream"},
+		{"GET", "/", strings.Repeat("x", exchange.MaxHeader), 431, ""},
+		{"GET", "/", strings.Repeat("x", exchange.MaxHeader-500), 404, "its tunnel"},
+	} {
+		req, err := http.NewRequest(tt.method, "https://"+r.addr+tt.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X", tt.header)
+		tr := &http3.Transport{TLSClientConfig: client} // for what strangers may send is little
+		defer tr.Close()
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Errorf("%s %s: %v", tt.method, tt.path, err)
+			continue
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != tt.status || !strings.Contains(string(body), tt.says) {
+			t.Errorf("%s %s: %s, %q, %v", tt.method, tt.path, resp.Status, body, err)
+		}
+		if tt.status != 431 && resp.Header.Get(exchange.HeaderGateway) != "test" || resp.Header.Get("Date") == "" {
+			t.Errorf("%s %s: header %v", tt.method, tt.path, resp.Header)
+		}
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
 // helloSize is how much a hello sends and wants back: more than an intermediary that buffers, or drops large packets, lets through unnoticed.
@@ -29,16 +29,16 @@ const maxTickets = 4096
 // Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass both ways, and returns the tickets that the gateway gives.
 func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
 	d.init()
-	chosen, err := d.race.choose(ctx)
+	chosen, err := d.race.Choose(ctx)
 	if err != nil {
 		return Welcome{}, err
 	}
-	if chosen.welcome != nil {
-		return *chosen.welcome, nil
+	if chosen.Welcome != nil {
+		return *chosen.Welcome, nil
 	}
-	w, err := d.hello(ctx, chosen.transport, false)
+	w, err := d.hello(ctx, chosen.Transport, false)
 	if err != nil {
-		d.race.refused(chosen, err)
+		d.race.Refused(chosen, err)
 	}
 	return w, err
 }
@@ -48,45 +48,30 @@ func (d *Dialer) welcome(ctx context.Context, transport string) (Welcome, error)
 	return d.hello(ctx, transport, true)
 }
 
+// hello finds out besides whether the other way in which a transport opens streams is the one that works. What was found holds until it fails.
 func (d *Dialer) hello(ctx context.Context, transport string, fresh bool) (Welcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.t.hello, fmt.Errorf("no end of it within %v", d.t.hello))
 	defer cancel()
-	if transport == TransportH3 {
-		return d.helloH3(ctx, fresh)
+	var other func() (by string, undo func())
+	if p, ok := d.pools[transport]; ok {
+		other = p.otherWay()
 	}
-	w, _, err := d.helloOver(ctx, transport, fresh, d.t.hello)
-	return w, err
-}
-
-// helloH3 finds out besides how streams are opened over HTTP/3. Some front doors refuse extended CONNECT, and some accept it and then carry
-// nothing; then a POST may get through. What was found holds until it fails.
-func (d *Dialer) helloH3(ctx context.Context, fresh bool) (Welcome, error) {
-	w, dialled, err := d.helloOver(ctx, TransportH3, fresh, d.t.hello/5)
-	if err == nil || !dialled || fromGateway(err) || ctx.Err() != nil {
+	if other == nil {
+		w, _, err := d.helloOver(ctx, transport, fresh, d.t.hello)
 		return w, err
 	}
-	post := !d.h3.post.Load()
-	d.h3.post.Store(post)
-	w, _, err2 := d.helloOver(ctx, TransportH3, fresh, d.t.hello)
+	w, dialled, err := d.helloOver(ctx, transport, fresh, d.t.hello/5)
+	if err == nil || !dialled || race.FromGateway(err) || ctx.Err() != nil {
+		return w, err
+	}
+	by, undo := other()
+	w, _, err2 := d.helloOver(ctx, transport, fresh, d.t.hello)
 	if err2 != nil {
-		d.h3.post.Store(!post)
+		undo()
 		return Welcome{}, err
 	}
-	d.log.Info("h3 opens streams another way", "post", post, "err", err)
+	d.log.Info("streams are opened another way", "transport", transport, "by", by, "err", err)
 	return w, nil
-}
-
-// fromGateway reports whether err is a gateway's word, which it would say to another request too. Most of its answers are not: they are about a
-// request that something on the way has changed. Front doors are known that make a GET of an extended CONNECT, or lose its path.
-func fromGateway(err error) bool {
-	if authoritative(err) {
-		return true
-	}
-	if e, ok := errors.AsType[*AnswerError](err); ok {
-		return e.Gateway && e.Status == http.StatusServiceUnavailable
-	}
-	_, ok := errors.AsType[*Error](err)
-	return ok
 }
 
 // helloOver is a hello over one exchange, which may take as long as limit once it is dialled.
@@ -124,7 +109,7 @@ func (d *Dialer) greet(ctx context.Context, c *Conn, limit time.Duration) (w Wel
 		if _, ok := errors.AsType[*AnswerError](err); ok {
 			return Welcome{}, err // the exchange was refused
 		}
-		return Welcome{}, Explain(fmt.Errorf("hello to gateway %s over %s: %w", d.addr(), c.Transport(), err))
+		return Welcome{}, Explain(fmt.Errorf("hello to gateway %s over %s: %w", d.route.addr(), c.Transport(), err))
 	}
 	d.rtt.Store(int64(time.Since(start)) / 2) // of two round trips at least
 	w.Opened = c.answer
@@ -132,12 +117,13 @@ func (d *Dialer) greet(ctx context.Context, c *Conn, limit time.Duration) (w Wel
 }
 
 // unanswered is why a hello of which nothing came back has ended.
-func unanswered(ctx context.Context, transport string) error {
+func unanswered(ctx context.Context, over string) error {
 	err := context.Cause(ctx)
-	if transport != TransportH2 || errors.Is(err, context.Canceled) {
+	t, _ := transportNamed(over)
+	if t.silence == "" || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return &hints.Error{err, "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering"}
+	return &hints.Error{Err: err, Remedy: t.silence}
 }
 
 // introduce dials a carrier for streams to come, and has the gateway answer a request on it: a carrier on which none has shown credentials for a

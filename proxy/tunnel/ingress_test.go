@@ -1,11 +1,9 @@
 package tunnel
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -49,6 +47,9 @@ func (f *fakeIngress) Refused(h http.Header, e *AnswerError) (again bool) {
 	f.proven = append(f.proven, e.Proven)
 	f.refused = append(f.refused, fmt.Sprintf("%s: %d %s over %s to %s", h.Get(credential), e.Status, e.Body, e.Transport, e.Header.Get("Location")))
 	e.Text, e.Remedy, e.Final = "the ingress refused "+h.Get(credential), "get a better one", f.final
+	if h.Get(credential) != f.give[0] {
+		return true // there are newer ones already
+	}
 	if len(f.give) == 1 {
 		return false
 	}
@@ -80,7 +81,7 @@ func newEdgeRig(t *testing.T, kind string, f *fakeIngress) *rig {
 	}
 	return newRig(t, kind, func(r *rig) {
 		r.server.init()
-		r.server.http.Handler = edge(r.server)
+		r.server.tcp.http.Handler = edge(r.server)
 		r.dialer.Ingress = f
 	})
 }
@@ -135,7 +136,8 @@ func TestHellosAndSparesAreTriedAgainToo(t *testing.T) {
 			s.returned()
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			if len(f.refused) != 2 {
+			// A carrier that is made ready beside the stream may show the same credentials.
+			if n := len(f.refused); n < 2 || n > 2 && r.dialer.Transport == TransportWS {
 				t.Errorf("refused = %q", f.refused)
 			}
 		})
@@ -223,7 +225,7 @@ func TestNoRedirectIsFollowed(t *testing.T) {
 			r := newRig(t, kind, func(r *rig) {
 				r.dialer.Ingress = &fakeIngress{give: []string{"secret"}}
 				r.server.init()
-				r.server.http.Handler = http.RedirectHandler(stranger.URL, status)
+				r.server.tcp.http.Handler = http.RedirectHandler(stranger.URL, status)
 			})
 			if _, err := r.dialer.Dial(t.Context(), Open{}, nil); err == nil {
 				t.Errorf("%s: a redirect by %d led somewhere", kind, status)
@@ -247,7 +249,7 @@ func TestWithoutCredentialsNothingIsDialled(t *testing.T) {
 			t.Errorf("Dial = %v, want %s", err, want)
 		}
 		for _, a := range r.dialer.State().Tried {
-			if !a.NextProbe.IsZero() || !r.dialer.race.legs[a.Transport].broken.IsZero() {
+			if !a.NextProbe.IsZero() {
 				t.Errorf("%s is to blame: %+v", a.Transport, a)
 			}
 		}
@@ -259,23 +261,6 @@ func TestWithoutCredentialsNothingIsDialled(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		r.dial()
-	})
-}
-
-// A verdict of the ingress stands for all transports: the others are not asked.
-func TestAFinalAnswerOfTheIngressEndsTheRace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := &network{blocked: map[string]bool{}}
-		r := n.race()
-		defer r.close()
-		var asked []string
-		r.hello = func(ctx context.Context, transport string) (Welcome, error) {
-			asked = append(asked, transport)
-			return Welcome{}, &AnswerError{Status: 404, Final: true, Text: "no such endpoint"}
-		}
-		if _, err := r.choose(t.Context()); err == nil || err.Error() != "no such endpoint" || len(asked) != 1 {
-			t.Errorf("choose = %v, after %q were asked", err, asked)
-		}
 	})
 }
 
@@ -311,26 +296,8 @@ func TestWhoAnsweredIsSaid(t *testing.T) {
 		}
 	}
 	u := url.URL{Scheme: "https", Host: "kafka.example.com"}
-	d := &Dialer{URL: &u}
-	if e := d.answered(TransportWS, nil, &AnswerError{Status: 404}); e.Transport != TransportWS || e.URL != "https://kafka.example.com/culvert" {
-		t.Errorf("answered = %+v", e)
-	}
-}
-
-// The log says each verdict once: a service that starts, and then a token that is refused, are two things to know.
-func TestEachVerdictIsLoggedOnce(t *testing.T) {
-	var log bytes.Buffer
-	r := newRace([]string{TransportWS}, defaultTiming, slog.New(slog.NewTextHandler(&log, nil)), nil)
-	defer r.close()
-	for _, err := range []error{
-		&AnswerError{Status: 503, Text: "starting, request 1"}, &AnswerError{Status: 503, Text: "starting, request 2"},
-		&AnswerError{Status: 302}, &AnswerError{Status: 302},
-		credentialsError{errors.New("no such user")}, credentialsError{errors.New("no such user")}, credentialsError{errors.New("wrong clock")},
-		errors.New("connection refused"), errors.New("connection reset"),
-	} {
-		r.failLocked(err)
-	}
-	if n := strings.Count(log.String(), "gateway not reached"); n != 5 {
-		t.Errorf("%d lines, want one for each of 503, 302, no such user, wrong clock, connection:\n%s", n, &log)
+	c := credentials{route: &route{url: &u}}
+	if e := c.complete(TransportWS, nil, &AnswerError{Status: 404}); e.Transport != TransportWS || e.URL != "https://kafka.example.com/culvert" {
+		t.Errorf("complete = %+v", e)
 	}
 }

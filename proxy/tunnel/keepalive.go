@@ -3,6 +3,8 @@ package tunnel
 import (
 	"fmt"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // tick is what a timer does for a stream now and then, so that no stream needs a goroutine: it sends a KEEPALIVE when this direction is idle,
@@ -10,28 +12,28 @@ import (
 func (c *Conn) tick() {
 	wake, alive := c.nextTick()
 	if !alive {
-		c.wasCut.Store(true)
+		c.ending.cut.Store(true)
 		c.end(fmt.Errorf("%w: nothing came for %v, not even a KEEPALIVE", ErrCut, c.t.dead))
 		c.x.Abort()
 		return
 	}
 	c.setTimer(wake)
 	select {
-	case c.wlock <- struct{}{}:
+	case c.writing.lock <- struct{}{}:
 		c.keepAlive()
-		<-c.wlock
+		<-c.writing.lock
 	default: // a Write is in progress, and looks after what is due when it ends
 	}
 }
 
 // nextTick is when tick has something to do next. alive is false when it has to end the stream now.
 func (c *Conn) nextTick() (wake time.Duration, alive bool) {
-	now := clock()
-	wake = c.t.keepalive - time.Duration(now-c.lastWrite.Load())
+	now := exchange.Clock()
+	wake = c.t.keepalive - time.Duration(now-c.writing.last.Load())
 	if wake <= 0 {
 		wake = c.t.keepalive
 	}
-	waiting := c.waiting.Load()
+	waiting := c.reading.waiting.Load()
 	if waiting == 0 {
 		return wake, true
 	}
@@ -39,12 +41,12 @@ func (c *Conn) nextTick() (wake time.Duration, alive bool) {
 	return min(wake, left), left > 0
 }
 
-// keepAlive sends what is due. The caller holds wlock. What it cannot send stays for the next write, and an error is the next Write's too.
+// keepAlive sends what is due. The caller holds writing.lock. What it cannot send stays for the next write, and an error is the next Write's too.
 func (c *Conn) keepAlive() {
-	if c.ended.Load() || c.x.Flush() != nil || c.openOut != nil {
+	if c.ending.over.Load() || c.x.Flush() != nil || c.writing.open != nil {
 		return
 	}
-	if time.Duration(clock()-c.lastWrite.Load()) >= c.t.keepalive {
+	if time.Duration(exchange.Clock()-c.writing.last.Load()) >= c.t.keepalive {
 		c.writeFrame(capsuleKeepalive, nil)
 	}
 }
@@ -53,9 +55,9 @@ func (c *Conn) keepAlive() {
 func (c *Conn) tickNow() { c.setTimer(atOnce) }
 
 func (c *Conn) setTimer(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cause == nil {
-		c.timer.Reset(d)
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	if c.ending.cause == nil {
+		c.ending.timer.Reset(d)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 func TestAnIdleStreamStaysAlive(t *testing.T) {
@@ -37,7 +39,7 @@ func TestAKeepaliveComesAfterFifteenIdleSeconds(t *testing.T) {
 		c, s := r.dial()
 		time.Sleep(10 * time.Second)
 		s.Write([]byte("x"))
-		wrote := clock()
+		wrote := exchange.Clock()
 		io.ReadFull(c, make([]byte, 1))
 		go c.Read(make([]byte, 1))
 		for range 3 {
@@ -58,7 +60,7 @@ func TestAKeepaliveComesAfterFifteenIdleSeconds(t *testing.T) {
 func TestAPeerThatIsSilentForFortyFiveSecondsIsDead(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
-		s.timer.Stop()
+		s.ending.timer.Stop()
 		start := time.Now()
 		_, err := c.Read(make([]byte, 1))
 		if !errors.Is(err, ErrCut) || !strings.Contains(err.Error(), "nothing came for 45s") {
@@ -78,7 +80,7 @@ func TestAPeerThatIsSilentForFortyFiveSecondsIsDead(t *testing.T) {
 func TestWhileNobodyReadsNobodyIsDead(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
-		s.timer.Stop()
+		s.ending.timer.Stop()
 		time.Sleep(time.Hour)
 		time.AfterFunc(44*time.Second, func() { s.Write([]byte("x")) })
 		if _, err := c.Read(make([]byte, 1)); err != nil {
@@ -114,7 +116,7 @@ func TestBackPressureIsNoDeath(t *testing.T) {
 func TestAStreamWithoutOpenIsResetAfterTenSeconds(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c := r.unopened(Open{Target: TargetBootstrap})
-		c.openSent.Store(true) // Read shall not send it
+		c.writing.openSent.Store(true) // Read shall not send it
 		start := time.Now()
 		_, err := c.Read(make([]byte, 1))
 		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeProtocol || time.Since(start) != 10*time.Second {
@@ -151,7 +153,7 @@ func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
 		go s.Write(make([]byte, 16<<20)) // more than windows and buffers take
 		synctest.Wait()
 		start := time.Now()
-		if err := s.Reset(&Error{CodeBroker, "gone"}); err == nil || time.Since(start) != 5*time.Second {
+		if err := s.Reset(&Error{Code: CodeBroker, Message: "gone"}); err == nil || time.Since(start) != 5*time.Second {
 			t.Errorf("Reset = %v after %v, want an error after 5s", err, time.Since(start))
 		}
 		if _, err := io.Copy(io.Discard, c); !errors.Is(err, ErrCut) {
@@ -173,7 +175,7 @@ func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
 		}
 		c.Close()
 		time.Sleep(time.Hour) // of which the gateway's end reads nothing
-		if n := len(r.dialer.open()); n != 1 {
+		if n := len(r.dialer.streams.open()); n != 1 {
 			t.Fatalf("%d streams linger, want 1", n)
 		}
 		if got, err := io.ReadAll(s); string(got) != "the last words" || err != nil {

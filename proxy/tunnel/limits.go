@@ -35,11 +35,11 @@ type limitReached struct {
 }
 
 func reached(l Limit, format string, a ...any) *limitReached {
-	return &limitReached{l, &Error{CodeLimit, "the gateway's limit of " + fmt.Sprintf(format, a...)}}
+	return &limitReached{l, &Error{Code: CodeLimit, Message: "the gateway's limit of " + fmt.Sprintf(format, a...)}}
 }
 
-// A ledger counts what each identity holds. An identity that holds nothing takes no place in it.
-type ledger struct {
+// A limiter counts what each identity holds. An identity that holds nothing takes no place in it.
+type limiter struct {
 	Limits
 	memory func() int64 // bytes in use; nil asks the runtime
 
@@ -52,7 +52,7 @@ type ledger struct {
 type holding struct{ streams, spares, waiting int }
 
 // open counts a stream, until leave is called, unless that is one too many.
-func (l *ledger) open(identity string) (leave func(), full *limitReached) {
+func (l *limiter) open(identity string) (leave func(), full *limitReached) {
 	if l.exhausted() {
 		return nil, reached(LimitMemory, "%d bytes of memory in use is reached; --max-memory raises it", l.Memory)
 	}
@@ -69,7 +69,7 @@ func (l *ledger) open(identity string) (leave func(), full *limitReached) {
 }
 
 // spare counts a spare, as open does a stream.
-func (l *ledger) spare(identity string) (leave func(), full *limitReached) {
+func (l *limiter) spare(identity string) (leave func(), full *limitReached) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.SparesPerIdentity > 0 && l.of[identity].spares >= l.SparesPerIdentity {
@@ -80,7 +80,7 @@ func (l *ledger) spare(identity string) (leave func(), full *limitReached) {
 }
 
 // wait counts a stream whose OPEN has not come, as open does one that has it. There may be as many as all that could become streams and spares.
-func (l *ledger) wait(identity string) (leave func(), full *limitReached) {
+func (l *limiter) wait(identity string) (leave func(), full *limitReached) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.StreamsPerIdentity > 0 && l.of[identity].waiting >= l.StreamsPerIdentity+l.SparesPerIdentity {
@@ -90,14 +90,14 @@ func (l *ledger) wait(identity string) (leave func(), full *limitReached) {
 	return func() { l.leave(identity, holding{waiting: -1}) }, nil
 }
 
-func (l *ledger) leave(identity string, h holding) {
+func (l *limiter) leave(identity string, h holding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.add(identity, h)
 }
 
 // add changes what an identity holds. The caller holds mu.
-func (l *ledger) add(identity string, h holding) {
+func (l *limiter) add(identity string, h holding) {
 	if l.of == nil {
 		l.of = make(map[string]holding)
 	}
@@ -114,7 +114,7 @@ func (l *ledger) add(identity string, h holding) {
 
 // exhausted reports whether more memory is in use than may be. The figure is of the last garbage collection, and as a heap that doubles is
 // collected it is never far too small. It may be too large: then it is made exact before anybody is refused, once a second at most.
-func (l *ledger) exhausted() bool {
+func (l *limiter) exhausted() bool {
 	if l.Memory <= 0 || l.inUse() <= l.Memory {
 		return false
 	}
@@ -130,8 +130,8 @@ func (l *ledger) exhausted() bool {
 	return l.inUse() > l.Memory
 }
 
-// inUse is what the process holds. It counts what no book of ours could: bytes that a peer sent over QUIC and nobody has read yet.
-func (l *ledger) inUse() int64 {
+// inUse is what the process holds. It counts what no count of ours could: bytes that a peer sent over QUIC and nobody has read yet.
+func (l *limiter) inUse() int64 {
 	if l.memory != nil {
 		return l.memory()
 	}

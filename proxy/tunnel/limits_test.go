@@ -37,7 +37,7 @@ func TestALimitThatIsReachedIsNamed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				adapt, told := limited(tt.limits)
 				r, _ := newMemRig(t, adapt, func(r *rig) {
-					r.server.ledger.memory = func() int64 { return int64(r.server.ledger.streams) }
+					r.server.limiter.memory = func() int64 { return int64(r.server.limiter.streams) }
 				})
 				r.dial()
 				r.dial()
@@ -64,14 +64,14 @@ func TestAStreamThatEndsMakesRoom(t *testing.T) {
 			r, _ := newMemRig(t, adapt)
 			for range 3 {
 				c, s := r.dial()
-				if _, full := r.server.ledger.open("Bearer alice"); full == nil {
+				if _, full := r.server.limiter.open("Bearer alice"); full == nil {
 					t.Error("there is room beside the only stream")
 				}
 				c.Close()
 				s.returned()
 				synctest.Wait()
 			}
-			if n := len(r.server.ledger.of); n != 0 {
+			if n := len(r.server.limiter.of); n != 0 {
 				t.Errorf("%d identities are kept that hold nothing", n)
 			}
 			r.stop()
@@ -80,7 +80,7 @@ func TestAStreamThatEndsMakesRoom(t *testing.T) {
 }
 
 func TestOneIdentityLeavesRoomForOthers(t *testing.T) {
-	l := &ledger{Limits: Limits{StreamsPerIdentity: 1}}
+	l := &limiter{Limits: Limits{StreamsPerIdentity: 1}}
 	if _, full := l.open("alice"); full != nil {
 		t.Fatal(full.err)
 	}
@@ -101,7 +101,7 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 		r.dialer.SetSpares(3)
 		time.Sleep(50 * time.Second)
 		synctest.Wait()
-		if has := r.server.ledger.of["Bearer alice"]; has != (holding{spares: 2}) {
+		if has := r.server.limiter.of["Bearer alice"]; has != (holding{spares: 2}) {
 			t.Errorf("the gateway holds %+v, want two spares", has)
 		}
 		if len(*told) != 1 || (*told)[0] != LimitSparesPerIdentity || dials > 4 {
@@ -110,7 +110,7 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 		for n := range 5 { // spares become streams, and each leaves its place
 			r.dial()
 			synctest.Wait()
-			if has := r.server.ledger.of["Bearer alice"]; has.streams != n+1 || has.spares > 2 {
+			if has := r.server.limiter.of["Bearer alice"]; has.streams != n+1 || has.spares > 2 {
 				t.Errorf("%d streams: the gateway holds %+v", n+1, has)
 			}
 		}
@@ -120,7 +120,7 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 
 // What nobody can count, bytes in QUIC's receive windows and in buffers, is in the heap, and seen there.
 func TestMemoryInUseIsSeen(t *testing.T) {
-	l := &ledger{Limits: Limits{Memory: 64 << 20}}
+	l := &limiter{Limits: Limits{Memory: 64 << 20}}
 	if l.exhausted() {
 		t.Fatalf("%d bytes in use before", l.inUse())
 	}

@@ -4,18 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/quic-go/qpack"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // newH3DoorRig is a rig whose agent meets, over HTTP/3, a front door that keeps extended CONNECTs to itself and leads all else to the gateway.
@@ -44,17 +43,17 @@ func TestH3TurnsToPOSTWhereCONNECTDoesNotGetThrough(t *testing.T) {
 			<-r.Context().Done()
 		},
 		"answers as a gateway and carries nothing": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set(headerGateway, "test")
+			w.Header().Set(exchange.HeaderGateway, "test")
 			w.WriteHeader(http.StatusOK)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 		},
 		"makes a GET of it": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set(headerGateway, "test")
+			w.Header().Set(exchange.HeaderGateway, "test")
 			w.WriteHeader(http.StatusUpgradeRequired)
 		},
 		"loses its path": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set(headerGateway, "test")
+			w.Header().Set(exchange.HeaderGateway, "test")
 			w.WriteHeader(http.StatusNotFound)
 		},
 		"refuses":   func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) },
@@ -90,7 +89,7 @@ func TestAGatewaysRefusalIsNotTriedAsPOST(t *testing.T) {
 		}
 	})
 	_, err := r.dialer.Hello(t.Context())
-	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Status != http.StatusUnauthorized || posts != 0 || r.dialer.h3.post.Load() {
+	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Status != http.StatusUnauthorized || posts != 0 || r.h3().post.Load() {
 		t.Errorf("Hello = %v, after %d POSTs", err, posts)
 	}
 }
@@ -101,8 +100,8 @@ func TestWhereNeitherCONNECTNorPOSTGetsThrough(t *testing.T) {
 	r.dialer.URL.Path = "/elsewhere"
 	r.server.Authenticate = func(*http.Request) (string, error) { return "", errors.New("no") }
 	_, err := r.dialer.Hello(t.Context())
-	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Status != http.StatusForbidden || r.dialer.h3.post.Load() {
-		t.Errorf("Hello = %v, POST from now on: %t", err, r.dialer.h3.post.Load())
+	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Status != http.StatusForbidden || r.h3().post.Load() {
+		t.Errorf("Hello = %v, POST from now on: %t", err, r.h3().post.Load())
 	}
 }
 
@@ -129,7 +128,7 @@ func TestH3TakesPOSTWhereSETTINGSAllowNoExtendedCONNECT(t *testing.T) {
 	}
 	c.Close()
 	got := <-fields
-	for name, want := range map[string]string{":method": "POST", ":scheme": "https", ":path": "/culvert", "content-type": postType} {
+	for name, want := range map[string]string{":method": "POST", ":scheme": "https", ":path": "/culvert", "content-type": exchange.PostType} {
 		if got[name] != want {
 			t.Errorf("%s = %q, want %q", name, got[name], want)
 		}
@@ -173,131 +172,8 @@ func answerOnePOST(t *testing.T, ln *quic.Listener) map[string]string {
 	enc.WriteField(qpack.HeaderField{Name: ":status", Value: "200"})
 	enc.WriteField(qpack.HeaderField{Name: "culvert-gateway", Value: "door"})
 	capsule := appendCapsule(nil, capsuleOpened, []byte(`{"version":"`+Version+`","gateway":"door"}`))
-	s.Write(append(appendVarint([]byte{frameHeaders}, uint64(answer.Len())), answer.Bytes()...))
-	s.Write(append(appendVarint([]byte{frameData}, uint64(len(capsule))), capsule...))
+	s.Write(append(quicvarint.Append([]byte{0x01}, uint64(answer.Len())), answer.Bytes()...))
+	s.Write(append(quicvarint.Append([]byte{0x00}, uint64(len(capsule))), capsule...))
 	io.Copy(io.Discard, s)
 	return fields
-}
-
-func TestPipe(t *testing.T) {
-	const long = 10 * time.Second
-	t.Run("a write waits until it is taken", func(t *testing.T) {
-		p := newPipe()
-		done := make(chan error, 1)
-		go func() { done <- p.write([]byte("abc")) }()
-		b := make([]byte, 2)
-		for _, want := range []string{"ab", "c"} {
-			select {
-			case err := <-done:
-				t.Fatalf("write = %v before all was taken", err)
-			default:
-			}
-			if n, err := p.read(b, true); string(b[:n]) != want || err != nil {
-				t.Errorf("read %q, %v, want %q", b[:n], err, want)
-			}
-		}
-		if err := <-done; err != nil {
-			t.Errorf("write = %v", err)
-		}
-	})
-	t.Run("a write that timed out is taken nevertheless", func(t *testing.T) {
-		p := newPipe()
-		b := []byte("abc")
-		p.setDeadline(&p.writer, time.Now().Add(time.Millisecond))
-		if err := p.write(b); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("write = %v", err)
-		}
-		copy(b, "xyz") // as the next user of the buffer does
-		if err := p.write([]byte("def")); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("write = %v", err)
-		}
-		p.finish(io.EOF)
-		p.setDeadline(&p.writer, time.Now().Add(long))
-		done := make(chan error, 1)
-		go func() { done <- p.flush() }()
-		got, err := io.ReadAll(postBody{p})
-		if string(got) != "abcdef" || err != nil {
-			t.Errorf("read %q, %v", got, err)
-		}
-		if err := <-done; err != nil {
-			t.Errorf("flush = %v", err)
-		}
-	})
-	t.Run("a read can be repeated", func(t *testing.T) {
-		p := newPipe()
-		b := make([]byte, 3)
-		for _, deadline := range []time.Time{aLongTimeAgo, time.Now().Add(time.Millisecond)} {
-			p.setDeadline(&p.reader, deadline)
-			if _, err := p.read(b, true); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("read = %v", err)
-			}
-		}
-		p.setDeadline(&p.reader, time.Time{})
-		if _, err := p.read(b, false); err != error(errNoMore) {
-			t.Errorf("read without waiting = %v", err)
-		}
-		go p.write([]byte("abc"))
-		if n, err := p.read(b, true); string(b[:n]) != "abc" || err != nil {
-			t.Errorf("read %q, %v", b[:n], err)
-		}
-	})
-	t.Run("the first failure stays", func(t *testing.T) {
-		p := newPipe()
-		done := make(chan error, 1)
-		go func() { done <- p.write([]byte("abc")) }()
-		p.offered()
-		p.fail(io.ErrClosedPipe)
-		p.fail(io.ErrNoProgress)
-		if err := <-done; err != io.ErrClosedPipe {
-			t.Errorf("write = %v", err)
-		}
-		if _, err := p.read(make([]byte, 3), true); err != io.ErrClosedPipe {
-			t.Errorf("read = %v", err)
-		}
-	})
-	t.Run("who leaves does not say why", func(t *testing.T) {
-		p := newPipe()
-		postBody{p}.Close()
-		done := make(chan error, 1)
-		go func() { done <- p.write([]byte("abc")) }()
-		if _, err := p.read(make([]byte, 3), true); err != net.ErrClosed {
-			t.Errorf("read = %v", err)
-		}
-		p.fail(io.ErrNoProgress)
-		if err := <-done; err != io.ErrNoProgress {
-			t.Errorf("write = %v", err)
-		}
-	})
-}
-
-// However a body comes, in pieces or at once, the stream is what was sent, and a read that does not wait loses nothing.
-func FuzzBodiesInPieces(f *testing.F) {
-	f.Add([]byte("capsules"), uint16(3))
-	f.Add(random(3*bulkRead), uint16(smallSize))      // a small read, then large ones
-	f.Add(random(2*chunkSize+1), uint16(chunkSize-1)) // more than one buffer
-	f.Add(random(smallSize+1), uint16(1))             // just beyond the small buffer
-	f.Fuzz(func(t *testing.T, body []byte, size uint16) {
-		bodies := []io.Reader{bytes.NewReader(body), iotest.DataErrReader(bytes.NewReader(body))}
-		if len(body) <= 2*smallSize {
-			bodies = append(bodies, iotest.OneByteReader(bytes.NewReader(body)))
-		}
-		for _, r := range bodies {
-			x := newPost(TransportH2, nil, nil)
-			x.hangUp = func(bool) {}
-			go x.receive(r)
-			var got []byte
-			buf := make([]byte, max(1, size))
-			err := error(nil)
-			for wait := true; err == nil || isTimeout(err); wait = !wait || isTimeout(err) {
-				x.SetWait(wait)
-				var n int
-				n, err = x.Read(buf)
-				got = append(got, buf[:n]...)
-			}
-			if err != io.EOF || !bytes.Equal(got, body) || !x.sawEnd.Load() {
-				t.Errorf("read %d of %d bytes, %v", len(got), len(body), err)
-			}
-			x.Abort()
-		}
-	})
 }

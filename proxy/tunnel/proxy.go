@@ -18,38 +18,18 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // findProxy looks up the proxy before the gateway.
-func (d *Dialer) findProxy() {
-	ask := d.Proxy
+func (r *route) findProxy(ask func(gateway *url.URL) (*url.URL, error)) {
 	if ask == nil {
 		ask = ProxyFromEnvironment
 	}
-	d.proxy, d.proxyErr = ask(d.URL)
-	if d.proxy != nil && d.proxyErr == nil {
-		d.proxy, d.proxyErr = checkProxy(d.proxy)
+	r.proxy, r.proxyErr = ask(r.url)
+	if r.proxy != nil && r.proxyErr == nil {
+		r.proxy, r.proxyErr = checkProxy(r.proxy)
 	}
-	if d.proxy == nil {
-		return
-	}
-	log := d.log.With("gateway", d.addr(), "proxy", withoutUser(d.proxy))
-	log.Info("gateway is reached through a proxy")
-	if d.Transport == TransportH3 {
-		log.Warn("h3 goes around the proxy, for there is no way through it for UDP")
-	}
-}
-
-// proxied reports whether TCP to the gateway goes through a proxy. Networks that have one let no UDP around it.
-func (d *Dialer) proxied() bool { return d.proxy != nil || d.proxyErr != nil }
-
-// way says where a dial leads: the gateway, the transport, and the proxy before it.
-func (d *Dialer) way(transport string) string {
-	way := d.addr() + " over " + transport
-	if d.proxy != nil && transport != TransportH3 {
-		way += " through the proxy " + d.proxy.Host
-	}
-	return way
 }
 
 // variable is the environment variable that names the proxy for URLs such as the gateway's.
@@ -100,16 +80,16 @@ func withoutUser(u *url.URL) string {
 	return u.Scheme + "://" + u.Host
 }
 
-func (d *Dialer) dialThrough(ctx context.Context, through *url.URL) (net.Conn, error) {
+func (r *route) dialThrough(ctx context.Context, through *url.URL) (net.Conn, error) {
 	if strings.HasPrefix(through.Scheme, "socks") {
-		return d.dialSOCKS(ctx, through)
+		return r.dialSOCKS(ctx, through)
 	}
-	tcp, err := d.dialProxy(ctx, "tcp", through.Host)
+	tcp, err := r.dialProxy(ctx, "tcp", through.Host)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { tcp.SetDeadline(aLongTimeAgo) })
-	c, err := d.connect(ctx, tcp, through)
+	c, err := r.connect(ctx, tcp, through)
 	if !stop() {
 		err = fmt.Errorf("the proxy does not answer: %w", context.Cause(ctx))
 	}
@@ -121,8 +101,8 @@ func (d *Dialer) dialThrough(ctx context.Context, through *url.URL) (net.Conn, e
 }
 
 // dialProxy connects to the proxy.
-func (d *Dialer) dialProxy(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := d.dialAddr(ctx, network, addr)
+func (r *route) dialProxy(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := r.dialAddr(ctx, network, addr)
 	if err == nil {
 		return c, nil
 	}
@@ -131,33 +111,33 @@ func (d *Dialer) dialProxy(ctx context.Context, network, addr string) (net.Conn,
 	}
 	return nil, &hints.Error{
 		Err:    fmt.Errorf("the proxy cannot be reached: %w", err),
-		Remedy: fmt.Sprintf("is %s right? With %s in NO_PROXY the way leads around it", variable(d.URL), d.URL.Hostname()),
+		Remedy: fmt.Sprintf("is %s right? With %s in NO_PROXY the way leads around it", variable(r.url), r.url.Hostname()),
 	}
 }
 
 // connect has the proxy connect tcp to the gateway, by HTTP CONNECT.
-func (d *Dialer) connect(ctx context.Context, tcp net.Conn, through *url.URL) (net.Conn, error) {
+func (r *route) connect(ctx context.Context, tcp net.Conn, through *url.URL) (net.Conn, error) {
 	c := &proxyConn{Conn: tcp}
 	if through.Scheme == "https" {
 		var err error
-		if c, err = d.tlsToProxy(ctx, tcp, through.Hostname()); err != nil {
+		if c, err = r.tlsToProxy(ctx, tcp, through.Hostname()); err != nil {
 			return nil, err
 		}
 	}
-	req := d.connectRequest(through.User)
+	req := r.connectRequest(through.User)
 	if err := req.Write(c); err != nil {
 		return nil, fmt.Errorf("write CONNECT to the proxy: %w", err)
 	}
-	limited := &io.LimitedReader{R: c, N: maxHeader}
+	limited := &io.LimitedReader{R: c, N: exchange.MaxHeader}
 	br := bufio.NewReader(limited)
 	resp, err := http.ReadResponse(br, req)
 	switch {
 	case err != nil && limited.N == 0:
-		return nil, fmt.Errorf("read the proxy's answer to CONNECT: its header is longer than %d bytes", maxHeader)
+		return nil, fmt.Errorf("read the proxy's answer to CONNECT: its header is longer than %d bytes", exchange.MaxHeader)
 	case err != nil:
 		return nil, fmt.Errorf("read the proxy's answer to CONNECT: %w", err)
 	case resp.StatusCode/100 != 2:
-		return nil, d.proxyAnswer(resp, through.User != nil)
+		return nil, r.proxyAnswer(resp, through.User != nil)
 	}
 	c.early, _ = br.Peek(br.Buffered())
 	if c.below == nil && len(c.early) == 0 {
@@ -166,11 +146,11 @@ func (d *Dialer) connect(ctx context.Context, tcp net.Conn, through *url.URL) (n
 	return c, nil
 }
 
-func (d *Dialer) connectRequest(user *url.Userinfo) *http.Request {
+func (r *route) connectRequest(user *url.Userinfo) *http.Request {
 	req := &http.Request{
 		Method: http.MethodConnect,
-		URL:    &url.URL{Opaque: d.addr()},
-		Host:   d.addr(),
+		URL:    &url.URL{Opaque: r.addr()},
+		Host:   r.addr(),
 		Header: http.Header{"User-Agent": {"culvert/" + Version}},
 	}
 	if user != nil {
@@ -181,24 +161,24 @@ func (d *Dialer) connectRequest(user *url.Userinfo) *http.Request {
 }
 
 // proxyAnswer says what a proxy answered instead of connecting us.
-func (d *Dialer) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerError {
-	e := &AnswerError{URL: d.addr(), Status: resp.StatusCode, Proxy: true}
+func (r *route) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerError {
+	e := &AnswerError{URL: r.addr(), Status: resp.StatusCode, Proxy: true}
 	status := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
 	switch e.Status {
 	case http.StatusProxyAuthRequired:
-		offered := or(printable.Text(strings.Join(resp.Header.Values("Proxy-Authenticate"), ", "), printable.Name), "no scheme named")
+		offered := cmp.Or(printable.Text(strings.Join(resp.Header.Values("Proxy-Authenticate"), ", "), printable.Name), "no scheme named")
 		e.Text = fmt.Sprintf("the proxy wants credentials (%s)", offered)
-		e.Remedy = "put them into its URL: " + variable(d.URL) + "=http://USER:PASSWORD@host:port"
+		e.Remedy = "put them into its URL: " + variable(r.url) + "=http://USER:PASSWORD@host:port"
 		switch {
 		case !strings.Contains(strings.ToLower(offered), "basic"):
 			e.Remedy = "culvert knows only Basic; a proxy of your own before that one, such as cntlm, can translate"
 		case hadCredentials:
 			e.Text = fmt.Sprintf("the proxy refused the credentials (%s)", offered)
-			e.Remedy = "are user and password in " + variable(d.URL) + " right? What is special in URLs is written as %40 for @"
+			e.Remedy = "are user and password in " + variable(r.url) + " right? What is special in URLs is written as %40 for @"
 		}
 	case http.StatusForbidden, http.StatusMethodNotAllowed:
 		e.Text = fmt.Sprintf("the proxy refuses to connect to %s (%s)", e.URL, status)
-		e.Remedy = fmt.Sprintf("whoever runs the proxy can allow CONNECT to %s; with %s in NO_PROXY the way leads around it", e.URL, d.URL.Hostname())
+		e.Remedy = fmt.Sprintf("whoever runs the proxy can allow CONNECT to %s; with %s in NO_PROXY the way leads around it", e.URL, r.url.Hostname())
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		e.Text = fmt.Sprintf("the proxy cannot connect to %s (%s)", e.URL, status)
 		e.Remedy = "is the host in --gateway-url right, and known where the proxy is?"
@@ -208,17 +188,17 @@ func (d *Dialer) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerEr
 	return e
 }
 
-func (d *Dialer) dialSOCKS(ctx context.Context, through *url.URL) (net.Conn, error) {
+func (r *route) dialSOCKS(ctx context.Context, through *url.URL) (net.Conn, error) {
 	var auth *proxy.Auth
 	if u := through.User; u != nil {
 		auth = &proxy.Auth{User: u.Username()}
 		auth.Password, _ = u.Password()
 	}
-	s, err := proxy.SOCKS5("tcp", through.Host, auth, dialFunc(d.dialProxy))
+	s, err := proxy.SOCKS5("tcp", through.Host, auth, dialFunc(r.dialProxy))
 	if err != nil {
 		return nil, err
 	}
-	return s.(proxy.ContextDialer).DialContext(ctx, "tcp", d.addr())
+	return s.(proxy.ContextDialer).DialContext(ctx, "tcp", r.addr())
 }
 
 // dialFunc makes a dialer of a function.
@@ -234,26 +214,26 @@ func (f dialFunc) DialContext(ctx context.Context, network, addr string) (net.Co
 
 // A proxyConn is a connection through a proxy where that is more than the TCP connection to it.
 type proxyConn struct {
-	net.Conn        // TCP, or TLS to the proxy
-	early    []byte // what came behind the proxy's answer; owned by the reader
-	below    *wire  // what the TLS to the proxy writes to; nil if there is none
+	net.Conn                // TCP, or TLS to the proxy
+	early    []byte         // what came behind the proxy's answer; owned by the reader
+	below    *exchange.Wire // what the TLS to the proxy writes to; nil if there is none
 }
 
 // tlsToProxy makes TLS of a TCP connection to a proxy. A deadline for writing must not reach that TLS, which would not survive it: so there is
 // a wire below, as there is below the TLS that goes through the proxy.
-func (d *Dialer) tlsToProxy(ctx context.Context, tcp net.Conn, host string) (*proxyConn, error) {
+func (r *route) tlsToProxy(ctx context.Context, tcp net.Conn, host string) (*proxyConn, error) {
 	cfg := &tls.Config{}
-	if d.proxyTLS != nil {
-		cfg = d.proxyTLS.Clone()
+	if r.proxyTLS != nil {
+		cfg = r.proxyTLS.Clone()
 	}
 	cfg.ServerName = host
 	cfg.NextProtos = []string{"http/1.1"}
-	below := &wire{Conn: tcp}
+	below := exchange.NewWire(tcp, nil)
 	t := tls.Client(below, cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("TLS handshake with the proxy: %w", err)
 	}
-	below.hold()
+	below.Hold()
 	return &proxyConn{Conn: t, below: below}, nil
 }
 
@@ -266,17 +246,17 @@ func (c *proxyConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// Write may have taken all of p when a deadline passes; see wire.below.
+// Write may have taken all of p when a deadline passes; see exchange.NewWire.
 func (c *proxyConn) Write(p []byte) (int, error) {
 	if c.below == nil {
 		return c.Conn.Write(p)
 	}
-	if err := c.below.flush(); err != nil {
+	if err := c.below.Flush(); err != nil {
 		return 0, err
 	}
 	n, err := c.Conn.Write(p)
 	if err != nil {
 		return n, err
 	}
-	return n, c.below.flush()
+	return n, c.below.Flush()
 }

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // A testProxy accepts connections and gives each to serve, which may return at any time.
@@ -117,7 +119,7 @@ func TestTCPGoesThroughTheProxy(t *testing.T) {
 			})
 			for i := range 2 {
 				c, s := r.dial()
-				if want := map[string]string{"h2": TransportH2}[kind]; s.peer.Transport != or(want, TransportWS) {
+				if want := map[string]string{"h2": TransportH2}[kind]; s.peer.Transport != cmp.Or(want, TransportWS) {
 					t.Errorf("%s over %s: the transport is %s", kind, scheme, s.peer.Transport)
 				}
 				want := random(1 << 20)
@@ -182,7 +184,7 @@ func TestWhatComesBehindTheProxysAnswerIsKept(t *testing.T) {
 	d := &Dialer{URL: &url.URL{Scheme: "https", Host: "gateway.example"}, Proxy: p.url("http")}
 	defer d.Close()
 	d.init()
-	c, err := d.dialTCP(t.Context())
+	c, err := d.route.dialTCP(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +207,7 @@ func TestWhatAProxySaysInstead(t *testing.T) {
 		{"not even CONNECT", "HTTP/1.1 400 Bad Request\r\n\r\n", "the proxy answered 400 Bad Request to CONNECT", ""},
 		{"not HTTP", "220 mail.example ESMTP\r\n\r\n", "read the proxy's answer to CONNECT: malformed HTTP", ""},
 		{"nothing", "", "read the proxy's answer to CONNECT: unexpected EOF", ""},
-		{"too much", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", maxHeader), "its header is longer than 16384 bytes", ""},
+		{"too much", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", exchange.MaxHeader), "its header is longer than 16384 bytes", ""},
 	} {
 		p := newTestProxy(t, nil, answering(tt.answer))
 		d := &Dialer{URL: &url.URL{Scheme: "https", Host: "gateway.example"}, Transport: TransportWS, Proxy: p.url("http")}
@@ -290,16 +292,16 @@ func TestTheEnvironmentNamesTheProxy(t *testing.T) {
 			d.init()
 			defer d.Close()
 			got := ""
-			if d.proxy != nil && d.proxyErr == nil {
-				got = d.proxy.String()
+			if d.route.proxy != nil && d.route.proxyErr == nil {
+				got = d.route.proxy.String()
 			}
-			if got != tt.want || fmt.Sprint(d.proxyErr) != or(tt.err, "<nil>") {
-				t.Errorf("%v for %s: %q, %v", tt.env, tt.url, got, d.proxyErr)
+			if got != tt.want || fmt.Sprint(d.route.proxyErr) != cmp.Or(tt.err, "<nil>") {
+				t.Errorf("%v for %s: %q, %v", tt.env, tt.url, got, d.route.proxyErr)
 			}
-			if d.proxied() != (tt.want != "" || tt.err != "") {
-				t.Errorf("%v for %s: proxied = %v", tt.env, tt.url, d.proxied())
+			if d.route.proxied() != (tt.want != "" || tt.err != "") {
+				t.Errorf("%v for %s: proxied = %v", tt.env, tt.url, d.route.proxied())
 			}
-			if _, err := d.dialTCP(cancelled()); tt.err != "" && fmt.Sprint(err) != tt.err {
+			if _, err := d.route.dialTCP(cancelled()); tt.err != "" && fmt.Sprint(err) != tt.err {
 				t.Errorf("%v for %s: dialTCP: %v", tt.env, tt.url, err)
 			}
 		})

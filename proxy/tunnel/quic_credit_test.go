@@ -3,6 +3,8 @@ package tunnel
 import (
 	"reflect"
 	"testing"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // This fails when quic-go has changed: see quic_credit.go.
@@ -12,7 +14,7 @@ func TestWhoHasAuthenticatedHasAllTheCredit(t *testing.T) {
 	}
 	r := newRig(t, "h3")
 	_, s := r.dial()
-	controller := reflect.ValueOf(s.x.(*h3Exchange).conn).Elem().FieldByName("connFlowController").Elem()
+	controller := reflect.ValueOf(s.x.(*exchange.H3).Conn()).Elem().FieldByName("connFlowController").Elem()
 	if n := controller.FieldByName("receiveWindowSize").Int(); n != int64(defaultWindows.connection) {
 		t.Errorf("the window of the connection is %d, want %d", n, defaultWindows.connection)
 	}

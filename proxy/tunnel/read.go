@@ -3,17 +3,17 @@ package tunnel
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // Read waits for one byte, and takes what else is there. The dialling end's first Read sends OPEN, if no Write has.
 func (c *Conn) Read(p []byte) (int, error) {
-	c.rlock <- struct{}{}
+	c.reading.lock <- struct{}{}
 	defer c.unlockRead()
 	if len(p) == 0 {
 		return 0, nil
@@ -24,18 +24,18 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return c.read(p)
 }
 
-func (c *Conn) unlockRead() { <-c.rlock }
+func (c *Conn) unlockRead() { <-c.reading.lock }
 
 // read fills p from as many capsules as are there. It waits for the first byte only.
 func (c *Conn) read(p []byte) (n int, err error) {
 	if err := c.readable(); err != nil {
 		return 0, err
 	}
-	c.waiting.Store(clock())
+	c.reading.waiting.Store(exchange.Clock())
 	for n < len(p) {
 		k, err := c.step(p[n:])
 		if n == 0 && k > 0 {
-			c.waiting.Store(0)
+			c.reading.waiting.Store(0)
 			c.x.SetWait(false)
 		}
 		n += k
@@ -46,7 +46,7 @@ func (c *Conn) read(p []byte) (n int, err error) {
 		if n > 0 {
 			break
 		}
-		c.waiting.Store(0)
+		c.reading.waiting.Store(0)
 		return 0, err
 	}
 	c.x.SetWait(true)
@@ -55,28 +55,28 @@ func (c *Conn) read(p []byte) (n int, err error) {
 
 // readable reports why nothing can be read any more.
 func (c *Conn) readable() error {
-	if c.readErr == nil && c.ended.Load() {
-		c.readErr = c.endCause()
+	if c.reading.err == nil && c.ending.over.Load() {
+		c.reading.err = c.endCause()
 	}
-	return c.readErr
+	return c.reading.err
 }
 
 // step takes one step through the capsules: a header, or some DATA into p, or a whole JSON value. It uses p as scratch.
 func (c *Conn) step(p []byte) (n int, err error) {
-	if !c.dec.inValue {
-		if err := c.dec.header(c.x); err != nil {
+	if !c.reading.dec.inValue {
+		if err := c.reading.dec.header(c.x); err != nil {
 			return 0, err
 		}
-		if err := c.expect(c.dec.typ); err != nil {
+		if err := c.expect(c.reading.dec.typ); err != nil {
 			return 0, err
 		}
 	}
-	switch c.dec.typ {
+	switch c.reading.dec.typ {
 	case capsuleData:
-		n, _, err := c.dec.some(c.x, p)
+		n, _, err := c.reading.dec.some(c.x, p)
 		return n, err
 	case capsuleFinalData:
-		n, done, err := c.dec.some(c.x, p)
+		n, done, err := c.reading.dec.some(c.x, p)
 		if done {
 			err = errFinal
 		}
@@ -88,7 +88,7 @@ func (c *Conn) step(p []byte) (n int, err error) {
 			return 0, c.stepJSON()
 		}
 	}
-	_, _, err = c.dec.some(c.x, p) // skip
+	_, _, err = c.reading.dec.some(c.x, p) // skip
 	return 0, err
 }
 
@@ -103,23 +103,19 @@ func (c *Conn) expect(t capsuleType) error {
 		return nil
 	case capsuleOpen, capsuleOpened:
 		if t != first || c.isOpened() {
-			return protocolError("unexpected %s", t)
+			return exchange.ProtocolError("unexpected %s", t)
 		}
 		return nil
 	case capsuleData, capsuleFinalData, capsuleTicket:
 		if !c.isOpened() {
-			return protocolError("%s before %s", t, first)
+			return exchange.ProtocolError("%s before %s", t, first)
 		}
 		return nil
 	}
 	if t%2 == 0 {
 		return nil
 	}
-	return protocolError("%s may not be ignored and is not known: this end speaks version %s of the tunnel, the other end %s", t, Version, c.theirVersion())
-}
-
-func protocolError(format string, a ...any) *Error {
-	return &Error{CodeProtocol, fmt.Sprintf(format, a...)}
+	return exchange.ProtocolError("%s may not be ignored and is not known: this end speaks version %s of the tunnel, the other end %s", t, Version, c.theirVersion())
 }
 
 func (c *Conn) isOpened() bool {
@@ -136,9 +132,9 @@ func (c *Conn) theirVersion() string {
 	case !c.isOpened():
 		return "unknown"
 	case c.dialling:
-		return printable.Text(c.answer.Version, maxWord)
+		return printable.Text(c.answer.Version, exchange.MaxWord)
 	default:
-		return printable.Text(c.openIn.Version, maxWord)
+		return printable.Text(c.openIn.Version, exchange.MaxWord)
 	}
 }
 
@@ -148,18 +144,18 @@ type errRemote struct{ err *Error }
 func (e errRemote) Error() string { return e.err.Error() }
 
 func (c *Conn) stepJSON() error {
-	value, err := c.dec.whole(c.x)
+	value, err := c.reading.dec.whole(c.x)
 	if err != nil {
 		return err
 	}
-	switch t := c.dec.typ; t {
+	switch t := c.reading.dec.typ; t {
 	case capsuleTicket:
 		var v Ticket
 		if err := decodeJSON(t, value, &v); err != nil {
 			return err
 		}
-		if c.onTicket != nil {
-			c.onTicket(v)
+		if c.reading.onTicket != nil {
+			c.reading.onTicket(v)
 		}
 		return nil
 	case capsuleError:
@@ -167,15 +163,15 @@ func (c *Conn) stepJSON() error {
 		if err := decodeJSON(t, value, v); err != nil {
 			return err
 		}
-		return errRemote{v.bounded()}
+		return errRemote{v.Bounded()}
 	case capsuleOpen:
 		err = decodeJSON(t, value, &c.openIn)
 		if n := len(c.openIn.Target); err == nil && n > MaxTarget {
-			err = &Error{CodeTarget, fmt.Sprintf("an address of %d bytes: addresses of brokers have %d at most", n, MaxTarget)}
+			err = &Error{Code: CodeTarget, Message: fmt.Sprintf("an address of %d bytes: addresses of brokers have %d at most", n, MaxTarget)}
 		}
 	case capsuleOpened:
 		err = decodeJSON(t, value, &c.answer)
-		c.answer.Gateway = printable.Text(c.answer.Gateway, maxWord)
+		c.answer.Gateway = printable.Text(c.answer.Gateway, exchange.MaxWord)
 	}
 	if err != nil {
 		return err
@@ -193,7 +189,7 @@ func (c *Conn) stepJSON() error {
 
 func decodeJSON(t capsuleType, value []byte, v any) error {
 	if err := json.Unmarshal(value, v); err != nil {
-		return protocolError("decode %s: %s", t, printable.Text(err.Error(), printable.Sentence))
+		return exchange.ProtocolError("decode %s: %s", t, printable.Text(err.Error(), printable.Sentence))
 	}
 	return nil
 }
@@ -201,40 +197,36 @@ func decodeJSON(t capsuleType, value []byte, v any) error {
 // readFailed turns what ended a step into what Read returns, and draws the consequences for the stream.
 func (c *Conn) readFailed(err error) error {
 	if cause := c.endCause(); cause != nil {
-		c.readErr = cause
+		c.reading.err = cause
 		return cause
 	}
-	if isTimeout(err) {
+	if exchange.IsTimeout(err) {
 		return os.ErrDeadlineExceeded
 	}
 	switch e := err.(type) {
 	case errRemote:
-		c.told.Store(true)
-		c.readErr = e.err
+		c.ending.told.Store(true)
+		c.reading.err = e.err
 		c.end(e.err)
 		c.x.Abort()
 	case *Error:
-		c.readErr = e
+		c.reading.err = e
 		c.reset(e, e)
-	case *refused:
-		c.readErr = e.err
-		c.end(e.err)
+	case *exchange.Refused:
+		c.reading.err = e.Err
+		c.end(e.Err)
 		c.x.Abort()
 	default:
 		if err == errFinal {
-			c.readErr = io.EOF
-			c.finalSeen.Store(true)
+			c.reading.err = io.EOF
+			c.reading.final.Store(true)
 			break
 		}
-		c.readErr = cut(err)
-		c.wasCut.Store(true)
+		c.reading.err = cut(err)
+		c.ending.cut.Store(true)
 	}
-	return c.readErr
+	return c.reading.err
 }
-
-// isTimeout reports whether err is a deadline that passed. Not so every net.Error with a Timeout: ETIMEDOUT is the end of a TCP connection, behind
-// which a read finds what looks like its end in good order.
-func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // Opened waits for the gateway's answer to OPEN, which it sends if no Write has. Read waits by itself; both may be used at the same time.
 // The end of ctx does no harm to the stream.
@@ -250,7 +242,7 @@ func (c *Conn) Opened(ctx context.Context) (Opened, error) {
 		return c.answer, nil
 	case <-ctx.Done():
 		return Opened{}, context.Cause(ctx)
-	case c.rlock <- struct{}{}:
+	case c.reading.lock <- struct{}{}:
 	}
 	defer c.unlockRead()
 	stop := context.AfterFunc(ctx, func() { c.x.SetReadDeadline(aLongTimeAgo) })
@@ -264,20 +256,20 @@ func (c *Conn) Opened(ctx context.Context) (Opened, error) {
 	switch {
 	case err == nil:
 		return c.answer, nil
-	case ctx.Err() != nil && isTimeout(err):
+	case ctx.Err() != nil && exchange.IsTimeout(err):
 		return Opened{}, context.Cause(ctx)
 	}
 	return Opened{}, err
 }
 
-// readOpened reads as far as OPEN or OPENED. The caller holds rlock.
+// readOpened reads as far as OPEN or OPENED. The caller holds reading.lock.
 func (c *Conn) readOpened() error { return c.readSpare(func() {}) }
 
 // readSpare is readOpened, and calls alive for each KEEPALIVE that comes before.
 func (c *Conn) readSpare(alive func()) error {
 	scratch := make([]byte, 256)
-	c.waiting.Store(clock())
-	defer c.waiting.Store(0)
+	c.reading.waiting.Store(exchange.Clock())
+	defer c.reading.waiting.Store(0)
 	for !c.isOpened() {
 		if err := c.readable(); err != nil {
 			return err
@@ -285,7 +277,7 @@ func (c *Conn) readSpare(alive func()) error {
 		if _, err := c.step(scratch); err != nil {
 			return c.readFailed(err)
 		}
-		if c.dec.typ == capsuleKeepalive && !c.dec.inValue {
+		if c.reading.dec.typ == capsuleKeepalive && !c.reading.dec.inValue {
 			alive()
 		}
 	}

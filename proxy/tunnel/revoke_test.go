@@ -32,15 +32,16 @@ func revocable(revoked *atomic.Bool) func(*rig) {
 func TestASpareThatWasRevokedOpensNoStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var revoked atomic.Bool
-		r, _ := newMemRig(t, revocable(&revoked))
+		var grants []any
+		r, _ := newMemRig(t, revocable(&revoked), func(r *rig) {
+			serve := r.server.Serve
+			r.server.Serve = func(ctx context.Context, c *Conn, o Open, p Peer) {
+				grants = append(grants, p.Grant)
+				serve(ctx, c, o, p)
+			}
+		})
 		r.ready(4)
 		revoked.Store(true)
-		var grants []any
-		serve := r.server.Serve
-		r.server.Serve = func(ctx context.Context, c *Conn, o Open, p Peer) {
-			grants = append(grants, p.Grant)
-			serve(ctx, c, o, p)
-		}
 		c, s := r.dial()
 		c.Close()
 		s.finish()
@@ -59,18 +60,18 @@ func TestRevokedSparesEnd(t *testing.T) {
 		r.ready(4)
 		r.server.EndRevokedSpares()
 		synctest.Wait()
-		if n := len(r.server.spares); n != 4 {
+		if n := len(r.server.registry.spares); n != 4 {
 			t.Fatalf("%d spares left, and none was revoked", n)
 		}
 		before := make(map[*Conn]bool)
-		for c := range r.server.spares {
+		for c := range r.server.registry.spares {
 			before[c] = true
 		}
 		revoked.Store(true)
 		r.server.EndRevokedSpares()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		for c := range r.server.spares {
+		for c := range r.server.registry.spares {
 			if before[c] {
 				t.Error("a spare that was revoked is still there")
 			}

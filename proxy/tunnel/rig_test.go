@@ -96,7 +96,7 @@ func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 		r.dialer.Transport = TransportH3
 		adapt = append(adapt, func(r *rig) {
 			r.dialer.init()
-			r.dialer.h3.post.Store(true)
+			r.h3().post.Store(true)
 		})
 	}
 	r.start(tcp, udp, adapt)
@@ -242,4 +242,15 @@ func (r *rig) countDials(dial dialFunc, n *int) dialFunc {
 		*n++
 		return dial(ctx, network, addr)
 	}
+}
+
+// h3 and h2 are the dialler's pools.
+func (r *rig) h3() *h3Pool {
+	r.dialer.init()
+	return r.dialer.pools[TransportH3].(*h3Pool)
+}
+
+func (r *rig) h2() *h2Pool {
+	r.dialer.init()
+	return r.dialer.pools[TransportH2].(*h2Pool)
 }

@@ -1,46 +1,11 @@
 package tunnel
 
 import (
-	"context"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
 )
-
-// DialTCP opens a connection like those that ws and h2 stand on, through a proxy if one is set, for those who look into what is wrong. The
-// caller closes it.
-func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
-	d.init()
-	ctx, cancel := d.bound(ctx)
-	defer cancel()
-	return d.dialTCP(ctx)
-}
-
-// dialTCP connects to the gateway, through a proxy if one is set.
-func (d *Dialer) dialTCP(ctx context.Context) (net.Conn, error) {
-	switch {
-	case d.proxyErr != nil:
-		return nil, d.proxyErr
-	case d.proxy != nil:
-		return d.dialThrough(ctx, d.proxy)
-	}
-	return d.dialAddr(ctx, "tcp", d.addr())
-}
-
-// dialAddr connects to the gateway or its proxy.
-func (d *Dialer) dialAddr(ctx context.Context, network, addr string) (c net.Conn, err error) {
-	if d.DialContext != nil {
-		c, err = d.DialContext(ctx, network, addr)
-	} else {
-		c, err = new(net.Dialer).DialContext(ctx, network, addr)
-	}
-	if err != nil {
-		return nil, err
-	}
-	d.tcp.tune(c, d.log)
-	return c, nil
-}
 
 // keepAlive finds out about peers that are gone where nothing is in flight. Our KEEPALIVEs do so sooner, but not where back-pressure keeps
 // us from reading.
@@ -74,7 +39,7 @@ func (t *tuner) tune(c net.Conn, log *slog.Logger) {
 	if err != nil {
 		return
 	}
-	congestion := tuneSocket(raw, congestionTo(tcp.RemoteAddr()))
+	congestion := tuneSocket(raw, congestionTo(tcp.RemoteAddr()), notSentLowAt)
 	t.said.Do(func() {
 		log.Debug("TCP carries the tunnel", "peer", tcp.RemoteAddr(), "congestion_control", congestion)
 	})

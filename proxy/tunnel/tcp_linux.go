@@ -7,10 +7,10 @@ import (
 )
 
 // tuneSocket sets what the kernel lets us, and returns the congestion control that is in force.
-func tuneSocket(c syscall.RawConn, congestion string) (inForce string) {
+func tuneSocket(c syscall.RawConn, congestion string, notSent int) (inForce string) {
 	c.Control(func(f uintptr) {
 		fd := int(f)
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowAt)
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
 		if congestion != "" {
 			unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)
 		}

@@ -90,10 +90,10 @@ func TestTheCongestionControlIsTakenWhereItIsToBeHad(t *testing.T) {
 	}
 	defer ln.Close()
 	raw, _ := ln.(*net.TCPListener).SyscallConn()
-	if got := tuneSocket(raw, "reno"); got != "reno" {
+	if got := tuneSocket(raw, "reno", notSentLowAt); got != "reno" {
 		t.Errorf("in force is %q, want reno", got)
 	}
-	if got := tuneSocket(raw, "no such thing"); got != "reno" {
+	if got := tuneSocket(raw, "no such thing", notSentLowAt); got != "reno" {
 		t.Errorf("in force is %q, want reno as before", got)
 	}
 }

@@ -5,4 +5,4 @@ package tunnel
 import "syscall"
 
 // tuneSocket leaves the options of sockets as they are.
-func tuneSocket(syscall.RawConn, string) (inForce string) { return "the system's" }
+func tuneSocket(syscall.RawConn, string, int) (inForce string) { return "the system's" }

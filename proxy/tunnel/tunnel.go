@@ -9,13 +9,12 @@
 package tunnel
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // Version is that of the wire format, docs/tunnel.md. A gateway serves agents of the same major version whose minor version differs by at
@@ -34,14 +33,6 @@ const (
 
 // MaxTarget bounds the bytes of an address in an [Open]: a host name of 255, a colon and a port.
 const MaxTarget = 255 + len(":65535")
-
-// The transports, as they are named in settings, logs and metrics.
-const (
-	TransportAuto = "auto"
-	TransportH3   = "h3"
-	TransportWS   = "ws"
-	TransportH2   = "h2"
-)
 
 // A Ticket lets its bearer reach one address. Only gateways make and verify them; to the tunnel they are opaque.
 type Ticket struct {
@@ -68,64 +59,6 @@ type Opened struct {
 	Reviewed []int16  `json:"reviewed,omitempty"` // numbers that the users of the tunnel understand
 }
 
-// Code says why a stream was reset.
-type Code string
-
-// The codes of an [Error].
-const (
-	CodeVersion  Code = "version"  // the two ends speak different versions of the wire format
-	CodeProtocol Code = "protocol" // the other end broke the wire format
-	CodeTarget   Code = "target"   // the gateway may not dial what Open names
-	CodeTicket   Code = "ticket"   // the ticket is expired, or not for what Open names
-	CodeDial     Code = "dial"     // the target could not be reached
-	CodeBroker   Code = "broker"   // the target reset or cut its connection
-	CodeClient   Code = "client"   // the dialling end's client reset or cut its connection
-	CodeDraining Code = "draining" // this gateway takes no new streams, another may
-	CodeLimit    Code = "limit"    // a limit of the gateway is reached
-	CodeInternal Code = "internal" // whatever else; the message says what
-)
-
-// Error is the last capsule of a stream that was reset. Read returns it as *Error, whichever end sent it.
-type Error struct {
-	Code    Code   `json:"code"`
-	Message string `json:"message"`
-}
-
-func (e *Error) Error() string {
-	e = e.bounded()
-	return string(e.Code) + ": " + e.Message
-}
-
-const (
-	// maxMessage bounds the text of an [Error], whoever wrote it: much of it repeats what a peer said. In JSON it can grow sixfold and still fits
-	// into a capsule.
-	maxMessage = printable.Sentence
-	// maxWord bounds codes and versions.
-	maxWord = 64
-)
-
-// bounded returns e as it can be sent, logged and shown.
-func (e *Error) bounded() *Error {
-	return &Error{Code(printable.Text(string(e.Code), maxWord)), printable.Text(e.Message, maxMessage)}
-}
-
-// ErrCut is what a Conn returns (wrapped, with the cause) when its exchange ended without FINAL_DATA and without ERROR: what was read so far
-// may be incomplete. It is an io.ErrUnexpectedEOF, and never an io.EOF.
-var ErrCut error = cutError{}
-
-type cutError struct{}
-
-func (cutError) Error() string { return "stream cut" }
-func (cutError) Unwrap() error { return io.ErrUnexpectedEOF }
-
-// cut wraps why an exchange ended. The cause is told and not wrapped: an io.EOF of the exchange must not look like one of the stream.
-func cut(cause error) error {
-	if cause == nil || errors.Is(cause, ErrCut) {
-		return ErrCut
-	}
-	return fmt.Errorf("%w: %v", ErrCut, cause)
-}
-
 // checkVersion reports, as an *Error that names both versions, whether a peer of version theirs is beyond what we talk to.
 func checkVersion(theirs string) *Error {
 	ourMajor, ourMinor, _ := parseVersion(Version)
@@ -133,7 +66,7 @@ func checkVersion(theirs string) *Error {
 	if ok && major == ourMajor && minor >= ourMinor-1 && minor <= ourMinor+1 {
 		return nil
 	}
-	return &Error{CodeVersion, fmt.Sprintf("this end speaks version %s of the tunnel and one minor version around it, the other end %q", Version, printable.Text(theirs, maxWord))}
+	return &Error{Code: CodeVersion, Message: fmt.Sprintf("this end speaks version %s of the tunnel and one minor version around it, the other end %q", Version, printable.Text(theirs, exchange.MaxWord))}
 }
 
 func parseVersion(s string) (major, minor int, ok bool) {

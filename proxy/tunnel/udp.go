@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // packetSize is the IP payload, less UDP's header, that QUIC begins with: the least that RFC 9000 §14 allows. An MTU of 1228 carries it over
@@ -21,17 +23,17 @@ const packetSize = 1200
 // MinResetKey is how many bytes a Server.ResetKey has at least.
 const MinResetKey = 32
 
-// quicTransport is the gateway's end of QUIC on udp.
-func (s *Server) quicTransport(udp net.PacketConn) (*quic.Transport, error) {
+// quicTransport is the gateway's end of QUIC on udp. resetKey may be nil.
+func quicTransport(udp net.PacketConn, resetKey []byte) (*quic.Transport, error) {
 	tr := &quic.Transport{Conn: steady(udp)}
-	if s.ResetKey == nil {
+	if resetKey == nil {
 		return tr, nil
 	}
-	if len(s.ResetKey) < MinResetKey {
-		return nil, fmt.Errorf("a ResetKey of %d bytes, want %d", len(s.ResetKey), MinResetKey)
+	if len(resetKey) < MinResetKey {
+		return nil, fmt.Errorf("a ResetKey of %d bytes, want %d", len(resetKey), MinResetKey)
 	}
-	tr.StatelessResetKey = (*quic.StatelessResetKey)(derive(s.ResetKey, "culvert quic stateless reset"))
-	tr.TokenGeneratorKey = (*quic.TokenGeneratorKey)(derive(s.ResetKey, "culvert quic address token"))
+	tr.StatelessResetKey = (*quic.StatelessResetKey)(derive(resetKey, "culvert quic stateless reset"))
+	tr.TokenGeneratorKey = (*quic.TokenGeneratorKey)(derive(resetKey, "culvert quic address token"))
 	return tr, nil
 }
 
@@ -106,7 +108,7 @@ func noUDP(ctx context.Context, addr *net.UDPAddr) error {
 	if err == nil {
 		_, err = c.Read(make([]byte, 1))
 	}
-	if err == nil || isTimeout(err) {
+	if err == nil || exchange.IsTimeout(err) {
 		return nil
 	}
 	return fmt.Errorf("nothing takes UDP there: %w", err)

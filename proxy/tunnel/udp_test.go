@@ -236,12 +236,12 @@ func TestAShortResetKeyIsRefused(t *testing.T) {
 }
 
 func TestKeysForTwoUsesDiffer(t *testing.T) {
-	s := &Server{ResetKey: []byte(strings.Repeat("k", MinResetKey))}
-	tr, err := s.quicTransport(nil)
+	key := []byte(strings.Repeat("k", MinResetKey))
+	tr, err := quicTransport(nil, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes.Equal(tr.StatelessResetKey[:], tr.TokenGeneratorKey[:]) || bytes.Contains(s.ResetKey, tr.StatelessResetKey[:]) {
+	if bytes.Equal(tr.StatelessResetKey[:], tr.TokenGeneratorKey[:]) || bytes.Contains(key, tr.StatelessResetKey[:]) {
 		t.Error("one key is used twice")
 	}
 }

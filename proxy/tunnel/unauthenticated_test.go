@@ -17,13 +17,14 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // mostOfAStranger is what a peer without credentials may cost.
 const mostOfAStranger = 256 << 10
 
 // expireAll does to all connections on which no request has authenticated what time does.
-func (u *unauthenticated) expireAll() {
+func (u *unauthenticatedTCP) expireAll() {
 	u.mu.Lock()
 	var all []*entry
 	for p := u.list.Front(); p != nil; p = p.Next() {
@@ -108,13 +109,13 @@ func TestACrowdOfStrangersLeavesRoomForAgents(t *testing.T) {
 }
 
 // inTLSBubble runs f in a bubble, over memory, with a gateway that has TLS or does not.
-func inTLSBubble(t *testing.T, withTLS bool, f func(t *testing.T, r *rig, ln *memnet.Listener)) {
+func inTLSBubble(t *testing.T, withTLS bool, f func(t *testing.T, r *rig, ln *memnet.Listener), adapt ...func(*rig)) {
 	synctest.Test(t, func(t *testing.T) {
-		r, ln := newMemRig(t, withToken, func(r *rig) {
+		r, ln := newMemRig(t, append(adapt, withToken, func(r *rig) {
 			if withTLS {
 				r.server.TLS, _ = testTLS()
 			}
-		})
+		})...)
 		f(t, r, ln)
 		r.stop()
 	})
@@ -223,8 +224,8 @@ func TestAConnectionOfAnAgentStays(t *testing.T) {
 }
 
 func TestTheOldestStrangerMakesRoom(t *testing.T) {
-	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
-		var told []Limit
+	var told []Limit
+	adapt := func(r *rig) {
 		r.server.OnLimit = func(l Limit, e *Error, p Peer) {
 			told = append(told, l)
 			if p.Addr != "dialler" || !strings.Contains(e.Message, "more than 3 connections") {
@@ -232,6 +233,8 @@ func TestTheOldestStrangerMakesRoom(t *testing.T) {
 			}
 		}
 		r.server.unauthenticated.most = 3
+	}
+	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
 		var conns []net.Conn
 		closed := make(chan int, 10)
 		for i := range 4 {
@@ -259,7 +262,7 @@ func TestTheOldestStrangerMakesRoom(t *testing.T) {
 		if !slices.Equal(told, []Limit{LimitUnauthenticated, LimitUnauthenticated}) {
 			t.Errorf("told of %v", told)
 		}
-	})
+	}, adapt)
 }
 
 // An agent may send as much as it likes behind its first header, docs/tunnel.md §2. Of that a little is read before the token is looked at, and
@@ -285,7 +288,7 @@ func TestWhatComesTooEarlyWaits(t *testing.T) {
 			sent := make(chan error, 1)
 			go func() {
 				h2.post(1, "culvert-authorization", "Bearer "+token)
-				for part := range slices.Chunk(body, maxRequestFrame) {
+				for part := range slices.Chunk(body, exchange.MaxRequestFrame) {
 					h2.WriteData(1, false, part)
 				}
 				sent <- h2.out.Flush()
@@ -344,7 +347,7 @@ func TestAStrangerIsNotAnsweredForever(t *testing.T) {
 			h2.block()
 		}()
 		n, err := io.Copy(io.Discard, c)
-		if n > maxGuardedWrite || isTimeout(err) || time.Since(start) > 0 {
+		if n > maxGuardedWrite || exchange.IsTimeout(err) || time.Since(start) > 0 {
 			t.Errorf("%d bytes of answers in %v, %v, want %d at most and the end at once", n, time.Since(start), err, maxGuardedWrite)
 		}
 	})
@@ -370,10 +373,10 @@ func TestAgentsAreNoStrangersOverTCP(t *testing.T) {
 
 // ready is for how many streams there are sockets or room over TCP.
 func ready(d *Dialer) int {
-	h2 := d.h2
+	h2 := d.pools[TransportH2].(*h2Pool)
 	h2.mu.Lock()
 	n := 0
-	if !slices.ContainsFunc(h2.list, func(c *h2Conn) bool { return !c.isReady() }) {
+	if !slices.ContainsFunc(h2.list, func(c *h2Carrier) bool { return !c.isReady() }) {
 		n = h2.easy()
 	}
 	h2.mu.Unlock()

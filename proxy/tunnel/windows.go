@@ -3,6 +3,12 @@ package tunnel
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // windows are what the streams of one connection, of QUIC or HTTP/2, may make the end hold that receives them.
@@ -32,4 +38,35 @@ func (w windows) check() error {
 		return fmt.Errorf("flow control: %d streams of %d bytes each exceed three quarters of the %d bytes of their connection", w.streams, w.stream, w.connection)
 	}
 	return nil
+}
+
+// h2Config is for the end that receives frames of at most maxFrame bytes.
+func h2Config(w windows, maxFrame int) *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams:          w.streams,
+		MaxReceiveBufferPerStream:     w.stream,
+		MaxReceiveBufferPerConnection: w.connection, // beyond what the field's comment permits; a test sees it obeyed
+		MaxReadFrameSize:              maxFrame,
+		SendPingTimeout:               15 * time.Second,
+		PingTimeout:                   10 * time.Second,
+		WriteByteTimeout:              20 * time.Second,
+	}
+}
+
+// firstWindow is the window that a stream begins with. QUIC enlarges those that are used.
+const firstWindow = 1 << 20
+
+func quicConfig(incoming int64, t timing, w windows) *quic.Config {
+	return &quic.Config{
+		HandshakeIdleTimeout:           5 * time.Second,
+		MaxIdleTimeout:                 t.quicIdle,
+		KeepAlivePeriod:                t.quicKeepalive,
+		InitialStreamReceiveWindow:     uint64(min(firstWindow, w.stream)),
+		MaxStreamReceiveWindow:         uint64(w.stream),
+		InitialConnectionReceiveWindow: uint64(w.connection),
+		MaxConnectionReceiveWindow:     uint64(w.connection),
+		MaxIncomingStreams:             incoming,
+		MaxIncomingUniStreams:          exchange.MaxUniStreams,
+		InitialPacketSize:              packetSize,
+	}
 }

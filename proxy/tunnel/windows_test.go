@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 func TestWindowsThatAreNotObeyedAreRefusedAtTheStart(t *testing.T) {
@@ -65,7 +67,7 @@ func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 				for _, end := range []*Conn{c, s.Conn} {
 					stalled.Go(func() {
 						end.SetWriteDeadline(time.Now().Add(2 * time.Second))
-						if n, err := end.Write(make([]byte, 16*w.stream)); !isTimeout(err) {
+						if n, err := end.Write(make([]byte, 16*w.stream)); !exchange.IsTimeout(err) {
 							t.Errorf("a stream that nobody reads took %d bytes: %v", n, err)
 						}
 					})
@@ -100,9 +102,9 @@ func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 // carriers is how many connections there are whose streams share them.
 func (r *rig) carriers() int {
 	h2, _ := r.h2Count()
-	r.dialer.h3.mu.Lock()
-	defer r.dialer.h3.mu.Unlock()
-	return h2 + len(r.dialer.h3.list)
+	r.h3().mu.Lock()
+	defer r.h3().mu.Unlock()
+	return h2 + len(r.h3().list)
 }
 
 // The comment on MaxReceiveBufferPerConnection permits less than 4 MiB, and the code of Go 1.26 obeys more.

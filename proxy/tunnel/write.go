@@ -3,14 +3,16 @@ package tunnel
 import (
 	"os"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // Write passes on p, and blocks as long as the peer does not read. The dialling end's first Write takes OPEN along.
 func (c *Conn) Write(p []byte) (n int, err error) {
-	c.wlock <- struct{}{}
+	c.writing.lock <- struct{}{}
 	defer c.unlockWrite()
 	for n < len(p) {
-		chunk := p[n:min(n+chunkSize, len(p))]
+		chunk := p[n:min(n+exchange.ChunkSize, len(p))]
 		accepted, err := c.writeCapsule(capsuleData, chunk)
 		if accepted {
 			n += len(chunk)
@@ -23,7 +25,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 }
 
 func (c *Conn) unlockWrite() {
-	<-c.wlock
+	<-c.writing.lock
 	if c.x.Dirty() {
 		c.tickNow()
 	}
@@ -31,11 +33,11 @@ func (c *Conn) unlockWrite() {
 
 // CloseWrite sends FINAL_DATA: the peer reads io.EOF behind the bytes written so far. The other direction goes on.
 func (c *Conn) CloseWrite() error {
-	c.wlock <- struct{}{}
+	c.writing.lock <- struct{}{}
 	defer c.unlockWrite()
 	accepted, err := c.writeCapsule(capsuleFinalData, nil)
 	if accepted {
-		c.finalSent.Store(true)
+		c.writing.final.Store(true)
 	}
 	return err
 }
@@ -48,7 +50,7 @@ func (c *Conn) writeJSON(t capsuleType, v any) error {
 	if err != nil {
 		return err
 	}
-	c.wlock <- struct{}{}
+	c.writing.lock <- struct{}{}
 	defer c.unlockWrite()
 	_, err = c.writeCapsule(t, value)
 	return err
@@ -56,12 +58,12 @@ func (c *Conn) writeJSON(t capsuleType, v any) error {
 
 // sendOpen makes sure that OPEN is on its way.
 func (c *Conn) sendOpen() error {
-	if c.openSent.Load() {
+	if c.writing.openSent.Load() {
 		return nil
 	}
-	c.wlock <- struct{}{}
+	c.writing.lock <- struct{}{}
 	defer c.unlockWrite()
-	if c.openSent.Load() {
+	if c.writing.openSent.Load() {
 		return nil
 	}
 	_, err := c.writeCapsule(noCapsule, nil)
@@ -71,7 +73,7 @@ func (c *Conn) sendOpen() error {
 // noCapsule makes writeCapsule send nothing but OPEN.
 const noCapsule capsuleType = 0
 
-// writeCapsule sends one capsule, with OPEN before it if that is due. The caller holds wlock. The capsule is accepted, and needs not be
+// writeCapsule sends one capsule, with OPEN before it if that is due. The caller holds writing.lock. The capsule is accepted, and needs not be
 // written again, even if err is a timeout that came while it was being sent.
 func (c *Conn) writeCapsule(t capsuleType, value []byte) (accepted bool, err error) {
 	if err := c.writable(); err != nil {
@@ -81,46 +83,42 @@ func (c *Conn) writeCapsule(t capsuleType, value []byte) (accepted bool, err err
 		return false, c.writeFailed(err)
 	}
 	if err := c.writeFrame(t, value); err != nil {
-		return isTimeout(err), c.writeFailed(err)
+		return exchange.IsTimeout(err), c.writeFailed(err)
 	}
 	return true, nil
 }
 
 // writable reports why nothing can be written any more, or just now.
 func (c *Conn) writable() error {
-	if c.ended.Load() {
+	if c.ending.over.Load() {
 		return c.endCause()
 	}
-	if c.writeErr != nil {
-		return c.writeErr
+	if c.writing.err != nil {
+		return c.writing.err
 	}
-	if c.finalSent.Load() {
+	if c.writing.final.Load() {
 		return errWriteClosed
 	}
-	if by := c.writeBy.Load(); by != 0 && time.Now().UnixNano() >= by {
+	if by := c.writing.by.Load(); by != 0 && time.Now().UnixNano() >= by {
 		return os.ErrDeadlineExceeded
 	}
 	return nil
 }
 
 func (c *Conn) writeFrame(t capsuleType, value []byte) error {
-	pool := &framePool
-	if headroom+len(c.openOut)+maxCapsuleHeader+len(value) <= smallSize {
-		pool = &smallPool
-	}
-	f := pool.Get().(*[]byte)
-	defer pool.Put(f)
-	b := (*f)[:headroom]
-	if c.openOut != nil {
-		b = append(b, c.openOut...)
-		c.openOut = nil
-		c.openSent.Store(true)
+	f := exchange.Buffer(exchange.Headroom + len(c.writing.open) + exchange.MaxTypeLength + len(value))
+	defer exchange.Release(f)
+	b := (*f)[:exchange.Headroom]
+	if c.writing.open != nil {
+		b = append(b, c.writing.open...)
+		c.writing.open = nil
+		c.writing.openSent.Store(true)
 	}
 	if t != noCapsule {
 		b = appendCapsule(b, t, value)
 	}
 	err := c.x.Write(b)
-	c.lastWrite.Store(clock())
+	c.writing.last.Store(exchange.Clock())
 	return err
 }
 
@@ -128,14 +126,14 @@ func (c *Conn) writeFailed(err error) error {
 	if cause := c.endCause(); cause != nil {
 		return cause
 	}
-	if isTimeout(err) {
+	if exchange.IsTimeout(err) {
 		return os.ErrDeadlineExceeded
 	}
-	if e, ok := err.(*refused); ok {
-		c.writeErr = e.err
-		return e.err
+	if e, ok := err.(*exchange.Refused); ok {
+		c.writing.err = e.Err
+		return e.Err
 	}
-	c.writeErr = cut(err)
-	c.wasCut.Store(true)
-	return c.writeErr
+	c.writing.err = cut(err)
+	c.ending.cut.Store(true)
+	return c.writing.err
 }

@@ -3,19 +3,16 @@ package tunnel
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"fmt"
 	"io"
 	"net"
-	"strings"
 	"testing"
-	"testing/iotest"
 	"testing/synctest"
 	"time"
 
 	"github.com/gobwas/ws"
 
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // clientFrame is a frame as a client sends it.
@@ -27,10 +24,10 @@ func clientFrame(fin bool, op ws.OpCode, payload []byte) []byte {
 }
 
 // pipeWS is the gateway's end of a WebSocket, and the connection that the test plays the client on.
-func pipeWS() (*wsExchange, *memnet.Conn) {
+func pipeWS() (*exchange.WS, *memnet.Conn) {
 	a, b := memnet.Pipe(memnet.Addr("agent"), memnet.Addr("gateway"))
-	w := &wire{Conn: b}
-	return newWS(w, w, false, nil), a
+	w := exchange.NewWire(b, nil)
+	return exchange.NewWS(w, w, false, nil), a
 }
 
 // Fragments, control frames between them, and frames that end anywhere in a capsule are all the same stream.
@@ -38,7 +35,7 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 	capsules := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), appendCapsule(nil, capsuleFinalData, []byte(" world"))}, nil)
 	for size := 1; size <= len(capsules); size++ {
 		x, peer := pipeWS()
-		c := newConn(x, defaultTiming, func() {})
+		c := newConn(x, TransportWS, defaultTiming, func() {})
 		go func() {
 			op := ws.OpBinary
 			for i := 0; i < len(capsules); i += size {
@@ -60,46 +57,11 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 	}
 }
 
-func TestFramesThatRFC6455Forbids(t *testing.T) {
-	bin := clientFrame(true, ws.OpBinary, []byte("x"))
-	set := func(b []byte, i int, v byte) []byte {
-		b = bytes.Clone(b)
-		b[i] = v
-		return b
-	}
-	for _, tt := range []struct {
-		name string
-		wire []byte
-		err  string
-	}{
-		{"unmasked", []byte{0x82, 1, 'x'}, "masked: false"},
-		{"reserved bit", set(bin, 0, 0xc2), "reserved bits"},
-		{"text", set(bin, 0, 0x81), "opcode 1"},
-		{"reserved opcode", set(bin, 0, 0x83), "opcode 3"},
-		{"continuation of nothing", set(bin, 0, 0x80), "opcode 0"},
-		{"a message within a message", append(clientFrame(false, ws.OpBinary, nil), bin...), "opcode 2, in a message: true"},
-		{"fragmented ping", clientFrame(false, ws.OpPing, nil), "control frame of 0 bytes, last: false"},
-		{"long ping", []byte{0x89, 0xfe, 0, 126, 0, 0, 0, 0}, "control frame of 126 bytes"},
-		{"length beyond 2^63", append([]byte{0x82, 0xff}, bytes.Repeat([]byte{0xff}, 12)...), "beyond 2^63"},
-		{"close", clientFrame(true, ws.OpClose, ws.NewCloseFrameBody(1001, "going away")), `closed with 1001 "going away"`},
-		{"close without a reason", clientFrame(true, ws.OpClose, nil), "without a reason"},
-	} {
-		x, peer := pipeWS()
-		go peer.Write(tt.wire)
-		_, err := io.ReadAll(x)
-		if err == nil || !strings.Contains(err.Error(), tt.err) {
-			t.Errorf("%s: Read = %v, want %q", tt.name, err, tt.err)
-		}
-		peer.Close()
-		x.Abort()
-	}
-}
-
 // An ingress pings, and wants its pong though the stream is idle.
 func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newConn(x, defaultTiming, func() {})
+		c := newConn(x, TransportWS, defaultTiming, func() {})
 		go c.readOpened()
 		for _, s := range []string{"one", "two"} {
 			peer.Write(clientFrame(true, ws.OpPing, []byte(s)))
@@ -119,7 +81,7 @@ func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newConn(x, defaultTiming, func() {})
+		c := newConn(x, TransportWS, defaultTiming, func() {})
 		done := make(chan error)
 		go func() { done <- c.readOpened() }()
 		ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))
@@ -132,30 +94,6 @@ func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 		}
 		c.Close()
 	})
-}
-
-func TestAFloodOfPingsAllocatesNothing(t *testing.T) {
-	if underRace {
-		t.Skip("the race detector allocates: run it without -race, as go run ./test/all does")
-	}
-	ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))
-	x, peer := pipeWS()
-	defer peer.Close()
-	defer x.Abort()
-	x.SetReadDeadline(aLongTimeAgo)
-	n := testing.AllocsPerRun(100, func() {
-		for range 100 {
-			peer.Write(ping)
-		}
-		x.SetReadDeadline(time.Time{})
-		for range 100 {
-			x.readHeader()
-			x.readControl()
-		}
-	})
-	if n > 10 { // of the deadline, and of memnet
-		t.Errorf("%v allocations for 100 pings", n)
-	}
 }
 
 // What was sent early, together with the upgrade, must not be lost.
@@ -189,7 +127,7 @@ func TestAWriteIsOneFrameInOneCall(t *testing.T) {
 		})
 		c, s := r.dial()
 		before := counted.writes
-		want := random(chunkSize)
+		want := random(exchange.ChunkSize)
 		c.Write(want)
 		if n := counted.writes - before; n != 1 {
 			t.Errorf("%s: %d calls for a Write of 64 KiB", kind, n)
@@ -230,7 +168,7 @@ func tryWriteDeadlines(t *testing.T, r *rig) {
 			c.SetWriteDeadline(time.Now().Add(2 * time.Millisecond))
 			n, err := c.Write(b[:min(len(b), 300<<10)])
 			b = b[n:]
-			if err != nil && !isTimeout(err) {
+			if err != nil && !exchange.IsTimeout(err) {
 				t.Errorf("Write: %v", err)
 				return
 			}
@@ -252,28 +190,6 @@ func tryWriteDeadlines(t *testing.T, r *rig) {
 	if !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("read %d bytes that differ from the %d written", got.Len(), len(want))
 	}
-}
-
-func FuzzWSFrames(f *testing.F) {
-	f.Add(clientFrame(true, ws.OpBinary, openCapsule)) // a whole OPEN
-	f.Add(append(clientFrame(false, ws.OpBinary, openCapsule[:3]), clientFrame(true, ws.OpContinuation, openCapsule[3:])...))
-	f.Add(clientFrame(true, ws.OpPing, []byte("ping")))
-	f.Add(clientFrame(true, ws.OpClose, binary.BigEndian.AppendUint16(nil, 1000)))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		read := func(r io.Reader) (string, string) {
-			w := &wire{Conn: readConn{r: r}}
-			got, err := io.ReadAll(newWS(w, w, false, nil))
-			return string(got), fmt.Sprint(err)
-		}
-		whole, err1 := read(bytes.NewReader(b))
-		pieces, err2 := read(iotest.OneByteReader(bytes.NewReader(b)))
-		if whole != pieces || err1 != err2 {
-			t.Errorf("read %q, %s at once, %q, %s byte by byte", whole, err1, pieces, err2)
-		}
-		if len(whole) > len(b) {
-			t.Errorf("%d bytes of payload in %d", len(whole), len(b))
-		}
-	})
 }
 
 // A readConn is a net.Conn as far as reading from r.

@@ -1,0 +1,72 @@
+package tunnel
+
+import (
+	"io"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestAutoPrefersH3(t *testing.T) {
+	r := newRig(t, TransportAuto, func(r *rig) {
+		r.dialer.timing = defaultTiming
+		r.dialer.timing.h3HeadStart = time.Minute // however slow this machine is just now
+	})
+	if c, _ := r.dial(); c.Transport() != TransportH3 {
+		t.Errorf("auto took %s", c.Transport())
+	}
+}
+
+func TestAutoPassesOverWhatIsUnlikely(t *testing.T) {
+	r := newRig(t, TransportAuto, func(r *rig) { r.dialer.Unlikely = []string{TransportH3, TransportH2} })
+	c, _ := r.dial()
+	if s := r.dialer.State(); c.Transport() != TransportWS || s.Why != "h3 is not expected to work at this host" {
+		t.Errorf("auto took %s, state %+v", c.Transport(), s)
+	}
+	if h2 := r.dialer.State().Tried[2]; !h2.Tried.IsZero() {
+		t.Errorf("%+v was tried beside ws", h2)
+	}
+}
+
+// UDP is dropped without a word, as many networks do.
+func TestAutoFallsBackToWSWhenUDPIsSilent(t *testing.T) {
+	r := newRig(t, "silent", func(r *rig) {
+		r.dialer.Transport = TransportAuto
+	})
+	start := time.Now()
+	c, s := r.dial()
+	if c.Transport() != TransportWS || time.Since(start) > 3*time.Second {
+		t.Errorf("auto took %s, after %v", c.Transport(), time.Since(start))
+	}
+	if s := r.dialer.State(); s.Transport != TransportWS || s.Why != "h3 has not answered yet" {
+		t.Errorf("state %+v", s)
+	}
+	io.WriteString(c, "x")
+	io.ReadFull(s, make([]byte, 1))
+}
+
+// UDP is refused by ICMP: auto need not even wait before it turns to ws.
+func TestAutoDoesNotWaitForH3WhereUDPIsRefused(t *testing.T) {
+	r := newRig(t, "noudp", func(r *rig) {
+		r.dialer.Transport = TransportAuto
+		r.dialer.timing = defaultTiming
+		r.dialer.timing.h3HeadStart = time.Hour
+	})
+	c, _ := r.dial()
+	if s := r.dialer.State(); c.Transport() != TransportWS || !strings.Contains(s.Why, "nothing takes UDP there") {
+		t.Errorf("state %+v", s)
+	}
+}
+
+func TestADialerOfNobody(t *testing.T) {
+	u, _ := url.Parse("https://127.0.0.1:1")
+	d := &Dialer{URL: u, timing: defaultTiming}
+	d.timing.handshake = time.Second
+	defer d.Close()
+	_, err := d.Dial(t.Context(), Open{}, nil)
+	if err == nil || !strings.HasPrefix(err.Error(), "no transport reaches the gateway: ") ||
+		!strings.Contains(err.Error(), "dial gateway 127.0.0.1:1 over ws: dial tcp") {
+		t.Errorf("Dial = %v", err)
+	}
+}

@@ -1,0 +1,59 @@
+package exchange
+
+import (
+	"fmt"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
+)
+
+// Code says why a stream was reset.
+type Code string
+
+// The codes of an [Error].
+const (
+	CodeVersion  Code = "version"  // the two ends speak different versions of the wire format
+	CodeProtocol Code = "protocol" // the other end broke the wire format
+	CodeTarget   Code = "target"   // the gateway may not dial what Open names
+	CodeTicket   Code = "ticket"   // the ticket is expired, or not for what Open names
+	CodeDial     Code = "dial"     // the target could not be reached
+	CodeBroker   Code = "broker"   // the target reset or cut its connection
+	CodeClient   Code = "client"   // the dialling end's client reset or cut its connection
+	CodeDraining Code = "draining" // this gateway takes no new streams, another may
+	CodeLimit    Code = "limit"    // a limit of the gateway is reached
+	CodeInternal Code = "internal" // whatever else; the message says what
+)
+
+// Error is the last capsule of a stream that was reset, and what an exchange returns whose peer breaks the protocol. A stream's Read returns it as
+// *Error, whichever end sent it.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *Error) Error() string {
+	e = e.Bounded()
+	return string(e.Code) + ": " + e.Message
+}
+
+const (
+	// MaxMessage bounds the text of an [Error], in bytes, whoever wrote it: much of it repeats what a peer said. In JSON it can grow sixfold and
+	// still fits into a capsule.
+	MaxMessage = printable.Sentence
+	// MaxWord bounds codes and versions, in bytes.
+	MaxWord = 64
+)
+
+// Bounded returns e as it can be sent, logged and shown.
+func (e *Error) Bounded() *Error {
+	return &Error{Code(printable.Text(string(e.Code), MaxWord)), printable.Text(e.Message, MaxMessage)}
+}
+
+// ProtocolError is an [Error] that says what the peer broke.
+func ProtocolError(format string, a ...any) *Error {
+	return &Error{CodeProtocol, fmt.Sprintf(format, a...)}
+}
+
+// Refused is an answer that opens no tunnel. Err says all of it.
+type Refused struct{ Err error }
+
+func (e *Refused) Error() string { return e.Err.Error() }

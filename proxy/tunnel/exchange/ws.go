@@ -1,0 +1,316 @@
+package exchange
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// WSProtocol is the WebSocket subprotocol that a dialling end asks for. A gateway confirms it and does not require it.
+const WSProtocol = "culvert"
+
+// A WS is a WebSocket (RFC 6455): capsules in binary messages whose boundaries mean nothing. It writes whole frames of one fragment
+// each, and reads any.
+type WS struct {
+	wire   *Wire
+	conn   net.Conn // TLS on the wire, or the wire
+	plain  bool
+	client bool // masks what it sends, and wants what it reads unmasked
+
+	// Owned by the reader.
+	br         *bufio.Reader // small: for headers; payload goes past it
+	head       [ws.MaxHeaderSize]byte
+	have       int // bytes in head
+	op         ws.OpCode
+	left       int64 // payload of the current frame still to come
+	mask       [4]byte
+	maskPos    int
+	inMessage  bool // the last data frame was not the last of its message
+	control    [ws.MaxControlFramePayloadSize]byte
+	controlLen int
+
+	onDirty func()
+	mu      sync.Mutex
+	reply   [ws.MaxHeaderSize + ws.MaxControlFramePayloadSize]byte // a control frame to be sent
+	replyN  int
+	dirty   atomic.Bool // replyN > 0
+
+	replyOut [ws.MaxHeaderSize + ws.MaxControlFramePayloadSize]byte // owned by the writer
+}
+
+// closeTimeout bounds how long a peer may take to take the end of a connection.
+const closeTimeout = 5 * time.Second
+
+// readAhead is for headers: of a frame (14 bytes) and of a capsule (at most 16), and all of a KEEPALIVE.
+const readAhead = 64
+
+// NewWS makes an exchange of an upgraded connection: conn is TLS on w, or w. early is what was read beyond the handshake.
+func NewWS(w *Wire, conn net.Conn, client bool, early []byte) *WS {
+	w.Hold()
+	w.lastByte.Store(Clock())
+	x := &WS{wire: w, conn: conn, plain: conn == net.Conn(w), client: client}
+	var r io.Reader = conn
+	if len(early) > 0 {
+		r = &earlyReader{early: early, r: conn}
+	}
+	x.br = bufio.NewReaderSize(r, readAhead)
+	return x
+}
+
+// An earlyReader gives what was read too early before what r gives.
+type earlyReader struct {
+	early []byte
+	r     io.Reader
+}
+
+func (e *earlyReader) Read(p []byte) (int, error) {
+	if len(e.early) == 0 {
+		return e.r.Read(p)
+	}
+	n := copy(p, e.early)
+	e.early = e.early[n:]
+	return n, nil
+}
+
+func (x *WS) LocalAddr() net.Addr                { return x.wire.LocalAddr() }
+func (x *WS) RemoteAddr() net.Addr               { return x.wire.RemoteAddr() }
+func (x *WS) SetReadDeadline(t time.Time) error  { return x.wire.SetReadDeadline(t) }
+func (x *WS) SetWriteDeadline(t time.Time) error { return x.wire.SetWriteDeadline(t) }
+func (x *WS) SetWait(wait bool)                  { x.wire.noWait = !wait }
+func (x *WS) LastByte() int64                    { return x.wire.lastByte.Load() }
+func (x *WS) OnDirty(f func())                   { x.onDirty = f }
+func (x *WS) Dirty() bool                        { return x.dirty.Load() || x.wire.held() }
+func (x *WS) Abort()                             { x.wire.Conn.Close() }
+
+func (x *WS) Read(p []byte) (int, error) {
+	for {
+		if x.left > 0 && x.op.IsData() {
+			return x.readPayload(p)
+		}
+		if x.left > 0 || x.op.IsControl() {
+			if err := x.readControl(); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if err := x.readHeader(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (x *WS) readPayload(p []byte) (int, error) {
+	n, err := x.br.Read(p[:min(int64(len(p)), x.left)])
+	x.left -= int64(n)
+	x.unmask(p[:n])
+	if n > 0 {
+		return n, nil
+	}
+	return 0, err
+}
+
+func (x *WS) unmask(p []byte) {
+	if x.client {
+		return
+	}
+	ws.Cipher(p, x.mask, x.maskPos)
+	x.maskPos = (x.maskPos + len(p)) % 4
+}
+
+// readHeader reads a frame's header, byte by byte as it comes.
+func (x *WS) readHeader() error {
+	for need := x.headerLen(); x.have < need; need = x.headerLen() {
+		n, err := x.br.Read(x.head[x.have:need])
+		x.have += n
+		if err != nil && x.have < x.headerLen() {
+			return err
+		}
+	}
+	x.have = 0
+	return x.startFrame()
+}
+
+func (x *WS) headerLen() int {
+	if x.have < 2 {
+		return 2
+	}
+	n := 2
+	switch x.head[1] & 0x7f {
+	case 126:
+		n += 2
+	case 127:
+		n += 8
+	}
+	if x.head[1]&0x80 != 0 {
+		n += 4
+	}
+	return n
+}
+
+// startFrame checks the header in head against RFC 6455 §5.
+func (x *WS) startFrame() error {
+	fin, op := x.head[0]&0x80 != 0, ws.OpCode(x.head[0]&0x0f)
+	masked := x.head[1]&0x80 != 0
+	rest := x.head[2:]
+	switch n := x.head[1] & 0x7f; n {
+	case 126:
+		x.left, rest = int64(binary.BigEndian.Uint16(rest)), rest[2:]
+	case 127:
+		x.left, rest = int64(binary.BigEndian.Uint64(rest)), rest[8:]
+	default:
+		x.left = int64(n)
+	}
+	switch {
+	case x.left < 0:
+		return ProtocolError("WebSocket frame with a length beyond 2^63")
+	case x.head[0]&0x70 != 0:
+		return ProtocolError("WebSocket frame with reserved bits: an extension that was not negotiated")
+	case masked == x.client:
+		return ProtocolError("WebSocket frame masked: %t, and must not be so", masked)
+	case op.IsControl() && (!fin || x.left > ws.MaxControlFramePayloadSize):
+		return ProtocolError("WebSocket control frame of %d bytes, last: %t", x.left, fin)
+	case op == ws.OpText || op.IsReserved():
+		return ProtocolError("WebSocket frame with opcode %d, want binary", op)
+	case op == ws.OpBinary && x.inMessage, op == ws.OpContinuation && !x.inMessage:
+		return ProtocolError("WebSocket frame with opcode %d, in a message: %t", op, x.inMessage)
+	}
+	if masked {
+		copy(x.mask[:], rest)
+		x.maskPos = 0
+	}
+	x.op = op
+	if op.IsData() {
+		x.inMessage = !fin
+	}
+	return nil
+}
+
+// readControl reads a control frame to its end and acts on it.
+func (x *WS) readControl() error {
+	for x.left > 0 {
+		n, err := x.br.Read(x.control[x.controlLen : x.controlLen+int(x.left)])
+		x.unmask(x.control[x.controlLen : x.controlLen+n])
+		x.controlLen += n
+		x.left -= int64(n)
+		if err != nil && x.left > 0 {
+			return err
+		}
+	}
+	payload := x.control[:x.controlLen]
+	op := x.op
+	x.op, x.controlLen = ws.OpContinuation, 0
+	switch op {
+	case ws.OpPing:
+		x.answer(ws.OpPong, payload)
+	case ws.OpClose:
+		x.answer(ws.OpClose, payload[:min(2, len(payload))])
+		return closedError(payload)
+	}
+	return nil
+}
+
+func closedError(payload []byte) error {
+	if len(payload) < 2 {
+		return fmt.Errorf("WebSocket closed without a reason")
+	}
+	return fmt.Errorf("WebSocket closed with %d %q", binary.BigEndian.Uint16(payload), payload[2:])
+}
+
+// answer leaves a control frame for the next Flush. Only the latest is kept, as RFC 6455 §5.5.3 permits, so that a flood of pings costs
+// nothing; and the reader never waits for a write, so that two ends that write at once cannot block each other.
+func (x *WS) answer(op ws.OpCode, payload []byte) {
+	x.mu.Lock()
+	b := x.reply[:Headroom+len(payload)]
+	copy(b[Headroom:], payload)
+	f := x.frame(b, op)
+	x.replyN = copy(x.reply[:], f)
+	x.mu.Unlock()
+	if !x.dirty.Swap(true) && x.onDirty != nil {
+		x.onDirty()
+	}
+}
+
+// frame puts a header before the payload b[Headroom:], which it masks at the client's end. The result lies within b.
+func (x *WS) frame(b []byte, op ws.OpCode) []byte {
+	payload := b[Headroom:]
+	var head [ws.MaxHeaderSize]byte
+	h := append(head[:0], 0x80|byte(op))
+	switch n := len(payload); {
+	case n < 126:
+		h = append(h, byte(n))
+	case n < 1<<16:
+		h = binary.BigEndian.AppendUint16(append(h, 126), uint16(n))
+	default:
+		h = binary.BigEndian.AppendUint64(append(h, 127), uint64(n))
+	}
+	if x.client {
+		h[1] |= 0x80
+		h = binary.BigEndian.AppendUint32(h, rand.Uint32())
+		ws.Cipher(payload, [4]byte(h[len(h)-4:]), 0)
+	}
+	return b[Headroom-copy(b[Headroom-len(h):], h):]
+}
+
+func (x *WS) Write(b []byte) error {
+	f := x.frame(b, ws.OpBinary)
+	if x.plain {
+		return x.wire.send(f)
+	}
+	if _, err := x.conn.Write(f); err != nil {
+		return err
+	}
+	return x.wire.Flush()
+}
+
+func (x *WS) Flush() error {
+	if x.dirty.Load() {
+		if err := x.keepReply(); err != nil {
+			return err
+		}
+	}
+	return x.wire.Flush()
+}
+
+// keepReply moves the control frame that is to be sent to the wire.
+func (x *WS) keepReply() error {
+	x.mu.Lock()
+	b := x.replyOut[:copy(x.replyOut[:], x.reply[:x.replyN])]
+	x.replyN = 0
+	x.dirty.Store(false)
+	x.mu.Unlock()
+	_, err := x.conn.Write(b)
+	return err
+}
+
+// CloseWrite sends a Close frame, TLS's close_notify and a FIN.
+func (x *WS) CloseWrite() error {
+	var b [Headroom + 2]byte
+	binary.BigEndian.PutUint16(b[Headroom:], uint16(ws.StatusNormalClosure))
+	if _, err := x.conn.Write(x.frame(b[:], ws.OpClose)); err != nil {
+		return err
+	}
+	if t, ok := x.conn.(*tls.Conn); ok {
+		// It sets write deadlines of its own; the alert itself stays in the wire until it is flushed.
+		err := t.CloseWrite()
+		x.wire.SetWriteDeadline(time.Now().Add(closeTimeout))
+		if err != nil {
+			return err
+		}
+	}
+	if err := x.wire.Flush(); err != nil {
+		return err
+	}
+	if c, ok := x.wire.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}

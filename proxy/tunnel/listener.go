@@ -1,0 +1,123 @@
+package tunnel
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+)
+
+const (
+	// maxAcceptDelay bounds the wait after a failed accept: without file descriptors a listener tries again until some are free.
+	maxAcceptDelay = time.Second
+
+	// logAcceptEvery is how often such a failure is logged.
+	logAcceptEvery = 10 * time.Second
+)
+
+// A sharedListener accepts connections for several HTTP servers in turn: one until the gateway drains, and then another, which tells those who come
+// anew. net/http would close the listener with the first.
+type sharedListener struct {
+	ln     net.Listener
+	log    *slog.Logger
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newSharedListener(ln net.Listener, log *slog.Logger) *sharedListener {
+	return &sharedListener{ln: ln, log: log, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// run accepts until the listener is closed.
+func (l *sharedListener) run() {
+	defer l.close()
+	delay := time.Duration(0)
+	logged := time.Time{}
+	for {
+		c, err := l.ln.Accept()
+		if err == nil {
+			delay = 0
+			l.pass(c)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if time.Since(logged) >= logAcceptEvery {
+			logged = time.Now()
+			l.log.Warn("accept failed, trying again", "listener", l.ln.Addr(), "err", err)
+		}
+		delay = min(max(5*time.Millisecond, 2*delay), maxAcceptDelay)
+		select {
+		case <-time.After(delay):
+		case <-l.closed:
+			return
+		}
+	}
+}
+
+func (l *sharedListener) pass(c net.Conn) {
+	select {
+	case l.conns <- c:
+	case <-l.closed:
+		c.Close()
+	}
+}
+
+func (l *sharedListener) close() {
+	l.once.Do(func() {
+		close(l.closed)
+		l.ln.Close()
+	})
+}
+
+// share is the listener of one server. To close it closes nobody else's.
+func (l *sharedListener) share() net.Listener {
+	return &share{sharedListener: l, shut: make(chan struct{})}
+}
+
+type share struct {
+	*sharedListener
+	shut chan struct{}
+	once sync.Once
+}
+
+func (s *share) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conns:
+		return c, nil
+	case <-s.shut:
+	case <-s.closed:
+	}
+	return nil, net.ErrClosed
+}
+
+func (s *share) Close() error {
+	s.once.Do(func() { close(s.shut) })
+	return nil
+}
+
+func (s *share) Addr() net.Addr { return s.ln.Addr() }
+
+// A wireListener prepares the connections it accepts for carrying tunnels.
+type wireListener struct {
+	net.Listener
+	log   *slog.Logger
+	tcp   tuner
+	guard func(*exchange.Wire)
+}
+
+func (l *wireListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.tcp.tune(c, l.log)
+	w := exchange.NewWire(c, nil)
+	l.guard(w)
+	return w, nil
+}

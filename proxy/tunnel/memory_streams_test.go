@@ -1,0 +1,59 @@
+package tunnel
+
+import (
+	"sync"
+	"testing"
+)
+
+// At twice the limit of memory, streams over HTTP/2 end that nobody reads, until
+// it is enough; those that carry go on.
+func TestWithoutMemoryStalledStreamsOfHTTP2End(t *testing.T) {
+	const limit, opened = 24 << 20, 40
+	much := make([]byte, 8<<20) // more than a stream's window: a write ends with its stream
+	base := inUse()
+	r := newRig(t, "h2", func(r *rig) {
+		r.server.Limits.Memory, r.server.limiter.memory = limit, func() int64 { return inUse() - base }
+		r.dialer.Carriers = 1
+	})
+	var streams []*Conn
+	var ends []*served
+	for range opened { // while there is memory
+		c, s := r.dial()
+		streams, ends = append(streams, c), append(ends, s)
+	}
+	good, goodEnd := r.dial()
+	var writing sync.WaitGroup
+	for _, c := range streams {
+		writing.Go(func() { c.Write(much) })
+	}
+	ended := make(chan struct{}, opened)
+	for _, c := range streams {
+		writing.Go(func() {
+			c.Read(make([]byte, 1))
+			ended <- struct{}{}
+		})
+	}
+	for inUse()-base > 2*limit || len(ended) == 0 {
+		if t.Context().Err() != nil {
+			t.Fatalf("%d MiB are held, twice the limit is %d, and %d streams have ended", (inUse()-base)>>20, 2*limit>>20, len(ended))
+		}
+		for _, s := range ends {
+			if s.ending.over.Load() {
+				s.returned() // as a gateway does, whose reads fail
+			}
+		}
+	}
+	if len(ended) == opened {
+		t.Error("all streams have ended")
+	}
+	if _, err := good.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	if _, err := goodEnd.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	for _, c := range streams {
+		c.Close()
+	}
+	writing.Wait()
+}

@@ -1,0 +1,59 @@
+package race
+
+import (
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
+)
+
+// State is what is known of the ways to a gateway.
+type State struct {
+	Transport string        `json:"transport"`       // that new streams take; "" while none works
+	Since     time.Time     `json:"since,omitzero"`  // when it was chosen
+	Why       string        `json:"why,omitempty"`   // it was chosen
+	Error     string        `json:"error,omitempty"` // why none works
+	RetryAt   time.Time     `json:"retry_at,omitzero"`
+	Tried     []TransportAt `json:"tried"` // by preference
+}
+
+// TransportAt is what is known of one transport.
+type TransportAt struct {
+	Transport string        `json:"transport"`
+	Tried     time.Time     `json:"tried,omitzero"`      // when it was tried last; zero for never
+	Took      time.Duration `json:"took_ns,omitempty"`   // from the dial to the end of the echo
+	Error     string        `json:"error,omitempty"`     // how that ended
+	NextProbe time.Time     `json:"next_probe,omitzero"` // not before
+}
+
+// State returns what is known now. Its texts are printable.
+func (r *Race[W]) State() State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stateLocked()
+}
+
+func (r *Race[W]) stateLocked() State {
+	current := r.chosen.transport
+	s := State{Transport: current, Since: r.chosen.since, Why: r.chosen.why}
+	if current == "" {
+		s.Since, s.Why = time.Time{}, ""
+		if r.failed.err != nil {
+			s.Error, s.RetryAt = printable.Text(r.failed.err.Error(), printable.Record), r.failed.retryAt
+		}
+	}
+	probe, at := r.nextProbeLocked()
+	for _, t := range r.order {
+		k := r.known[t]
+		a := TransportAt{Transport: t, Tried: k.tried, Took: k.took}
+		if k.err != nil {
+			a.Error = printable.Text(k.err.Error(), printable.Record)
+		}
+		if t == probe && current != "" {
+			a.NextProbe = at
+		} else if current != "" && r.rank(t) < r.rank(current) {
+			a.NextProbe = k.broken
+		}
+		s.Tried = append(s.Tried, a)
+	}
+	return s
+}

@@ -1,0 +1,97 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+)
+
+// A route is how the gateway is reached: its address, and the proxy before it.
+type route struct {
+	url         *url.URL
+	tls         *tls.Config                                                       // with the gateway
+	dialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil means a net.Dialer
+	log         *slog.Logger
+
+	proxy    *url.URL    // nil means none
+	proxyErr error       // why it cannot be used
+	proxyTLS *tls.Config // with the proxy, for tests; nil means the system's roots
+	tcp      tuner
+}
+
+func newRoute(u *url.URL, base *tls.Config, log *slog.Logger) *route {
+	r := &route{url: u, tls: &tls.Config{}, log: log}
+	if base != nil {
+		r.tls = base.Clone()
+	}
+	if r.tls.ServerName == "" {
+		r.tls.ServerName = u.Hostname()
+	}
+	if r.tls.ClientSessionCache == nil {
+		r.tls.ClientSessionCache = tls.NewLRUClientSessionCache(64)
+	}
+	r.tls.DynamicRecordSizingDisabled = true
+	return r
+}
+
+// addr is the host and port of the gateway.
+func (r *route) addr() string {
+	port := r.url.Port()
+	switch {
+	case port != "":
+	case r.url.Scheme == "http":
+		port = "80"
+	default:
+		port = "443"
+	}
+	return net.JoinHostPort(r.url.Hostname(), port)
+}
+
+// target is the URL of the tunnel.
+func (r *route) target() *url.URL {
+	u := *r.url
+	u.Path = strings.TrimSuffix(u.Path, "/") + Path
+	u.RawPath, u.RawQuery, u.Fragment, u.User = "", "", "", nil
+	return &u
+}
+
+// proxied reports whether TCP to the gateway goes through a proxy. Networks that have one let no UDP around it.
+func (r *route) proxied() bool { return r.proxy != nil || r.proxyErr != nil }
+
+// dialTCP connects to the gateway, through a proxy if one is set.
+func (r *route) dialTCP(ctx context.Context) (net.Conn, error) {
+	switch {
+	case r.proxyErr != nil:
+		return nil, r.proxyErr
+	case r.proxy != nil:
+		return r.dialThrough(ctx, r.proxy)
+	}
+	return r.dialAddr(ctx, "tcp", r.addr())
+}
+
+// dialAddr connects to the gateway or its proxy.
+func (r *route) dialAddr(ctx context.Context, network, addr string) (c net.Conn, err error) {
+	if r.dialContext != nil {
+		c, err = r.dialContext(ctx, network, addr)
+	} else {
+		c, err = new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.tcp.tune(c, r.log)
+	return c, nil
+}
+
+// newWire is the wire above a connection that dialTCP made.
+func newWire(c net.Conn) *exchange.Wire {
+	if p, ok := c.(*proxyConn); ok {
+		return exchange.NewWire(c, p.below)
+	}
+	return exchange.NewWire(c, nil)
+}

@@ -1,0 +1,104 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+)
+
+// ServeHTTP answers one request. What is not a tunnel's is answered with a sentence for whoever reads it.
+//
+// An HTTP/1.1 connection ends with the answer. What a front door passes on behind a request may be another one that it has not seen, with headers
+// of its own: behind an upgrade that it believes in and we have refused, or where it and we do not agree about a body's length.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g := guardOf(r); g != nil {
+		g.begin()
+		defer g.done()
+	}
+	h := w.Header()
+	h.Set(exchange.HeaderGateway, s.streams.answerToOpen().Gateway)
+	if s.altSvc != "" && r.ProtoMajor < 3 {
+		h.Set("Alt-Svc", s.altSvc)
+	}
+	if r.ProtoMajor == 1 {
+		h.Set("Connection", "close")
+	}
+	switch {
+	case !strings.HasSuffix(r.URL.Path, Path):
+		refuse(w, http.StatusNotFound, "this is a culvert gateway; its tunnel is at "+Path)
+	case r.Header["Origin"] != nil:
+		refuse(w, http.StatusForbidden, fmt.Sprintf("a culvert gateway takes no requests from web pages (Origin: %s)", printable.Text(r.Header.Get("Origin"), 100)))
+	default:
+		t, ok := transportOf(r)
+		switch {
+		case !ok:
+			allowed := methods(r.ProtoMajor)
+			h.Set("Allow", strings.Join(allowed, ", "))
+			refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here")
+		case t.refuse(w, r):
+		default:
+			s.serveTunnel(w, r, t)
+		}
+	}
+}
+
+// transportOf is the transport over which a request opens a stream.
+func transportOf(r *http.Request) (t transport, ok bool) {
+	for _, t := range transports() {
+		if slices.Contains(t.methods[r.ProtoMajor], r.Method) {
+			return t, true
+		}
+	}
+	return transport{}, false
+}
+
+// methods are those that open a stream over a version of HTTP.
+func methods(major int) (all []string) {
+	for _, t := range transports() {
+		all = append(all, t.methods[major]...)
+	}
+	return all
+}
+
+// serveTunnel lets a request in that opens a stream over t, or says why not.
+func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request, t transport) {
+	p := Peer{Addr: r.RemoteAddr, Transport: t.name}
+	if s.User != nil {
+		p.User = s.User(r.Header)
+	}
+	if s.Authenticate != nil {
+		var err error
+		if p.Identity, err = s.Authenticate(r); err != nil {
+			if s.OnRefused != nil {
+				s.OnRefused(err, p)
+			}
+			status := http.StatusForbidden
+			if _, ok := errors.AsType[Forbidden](err); !ok {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="culvert"`)
+				status = http.StatusUnauthorized
+			}
+			refuse(w, status, err.Error())
+			return
+		}
+	}
+	if s.Grant != nil {
+		p.Grant = s.Grant(r)
+	}
+	if g := guardOf(r); g != nil {
+		g.lift()
+	}
+	authenticated(r.Context())
+	if s.registry.isDraining() {
+		if r.ProtoMajor == 2 {
+			w.Header().Set("Connection", "close") // which is a GOAWAY there
+		}
+		refuse(w, http.StatusServiceUnavailable, "this gateway is draining")
+		return
+	}
+	t.serve(s.streams, w, r, p)
+}

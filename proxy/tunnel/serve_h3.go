@@ -1,0 +1,211 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+)
+
+// An h3Server is the gateway's end of HTTP/3. It is no http3.Server, because that gives each stream which a peer opens a goroutine, with or
+// without credentials, and whoever accepts the streams in its stead gets no hand on its control stream, for GOAWAY.
+type h3Server struct {
+	handler  http.Handler
+	t        timing
+	w        windows
+	log      *slog.Logger
+	draining func() bool // who comes from now on is told so in an answer
+
+	unauthenticated *unauthenticatedQUIC
+	memory          *memoryWatch
+	buffers         bufferReport
+
+	tr     *quic.Transport
+	ln     *quic.EarlyListener
+	goaway context.Context // ends when the connections that there are take no new streams
+	drain  context.CancelFunc
+	tasks  sync.WaitGroup
+	open   atomic.Int64 // connections
+
+	mu    sync.Mutex
+	conns map[*quic.Conn]struct{}
+}
+
+// listen prepares to serve udp, after which serve serves until close.
+func (h *h3Server) listen(udp net.PacketConn, base *tls.Config, resetKey []byte, onBuffers func(receive, send int)) (err error) {
+	if err := checkQUIC(); err != nil {
+		return err
+	}
+	if h.tr, err = quicTransport(udp, resetKey); err != nil {
+		return err
+	}
+	h.conns = make(map[*quic.Conn]struct{})
+	h.tr.ConnContext = h.unauthenticated.arrive
+	h.tr.VerifySourceAddress = func(net.Addr) bool { return h.unauthenticated.many() }
+	// Early: SETTINGS leave with the handshake, and a connection can be closed before that is over. Requests come after it all the same.
+	h.ln, err = h.tr.ListenEarly(h.tls(base), unauthenticatedConfig(quicConfig(int64(h.w.streams), h.t, h.w)))
+	if err != nil {
+		return err
+	}
+	h.buffers.tell(udp, h.log, onBuffers)
+	h.goaway, h.drain = context.WithCancel(context.Background())
+	return nil
+}
+
+// tls is the gateway's, and tells when a ClientHello has come.
+func (h *h3Server) tls(base *tls.Config) *tls.Config {
+	c := serverTLS(base, http3.NextProtoH3)
+	each := c.GetConfigForClient
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		h.unauthenticated.helloCame(hello.Context())
+		if each == nil {
+			return nil, nil
+		}
+		return each(hello)
+	}
+	return c
+}
+
+// altSvc is what tells HTTP clients of this server.
+func altSvc(udp net.PacketConn) string {
+	addr, ok := udp.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf(`%s=":%d"; ma=86400`, http3.NextProtoH3, addr.Port)
+}
+
+func (h *h3Server) serve() error {
+	for {
+		conn, err := h.ln.Accept(context.Background())
+		if err != nil {
+			return http.ErrServerClosed // that is all that can happen
+		}
+		h.mu.Lock()
+		h.conns[conn] = struct{}{}
+		h.mu.Unlock()
+		h.open.Add(1)
+		h.tasks.Go(func() {
+			h.serveConn(conn)
+			h.mu.Lock()
+			delete(h.conns, conn)
+			h.mu.Unlock()
+			h.open.Add(-1)
+		})
+	}
+}
+
+// close ends all connections, and waits for what they started.
+func (h *h3Server) close() {
+	h.ln.Close()
+	h.drain()
+	h.mu.Lock()
+	conns := slices.Collect(maps.Keys(h.conns))
+	h.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, c := range conns {
+		closing.Go(func() { c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "") })
+	}
+	closing.Wait()
+	h.tr.Close()
+	h.tasks.Wait()
+}
+
+// serveConn serves one connection, until it ends.
+func (h *h3Server) serveConn(conn *quic.Conn) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	control, err := exchange.OpenControl(conn, true)
+	if err != nil {
+		conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeInternalError), "")
+		return
+	}
+	peer := &exchange.H3Peer{Conn: conn}
+	tasks.Go(peer.Serve)
+
+	known := h.unauthenticated.accepted(conn)
+	h.memory.add(conn, &quicPeerOf(conn.Context()).read)
+	early := make(chan struct{}, maxEarlyRequests)
+	goaway, rejecting := h.goaway, false
+	if h.draining() { // who comes now is told in an answer
+		goaway = context.Background()
+	}
+	for next := quic.StreamID(0); ; {
+		done := func() {}
+		select {
+		case <-known:
+		case early <- struct{}{}:
+			done = func() { <-early }
+		case <-conn.Context().Done():
+			return
+		}
+		str, err := conn.AcceptStream(goaway)
+		switch {
+		case err == nil && rejecting:
+			exchange.ResetH3(str, http3.ErrCodeRequestRejected)
+			done()
+		case err == nil:
+			next = str.StreamID() + 4
+			tasks.Go(func() {
+				defer done()
+				h.serveRequest(conn, str)
+			})
+		case conn.Context().Err() != nil || goaway.Err() == nil:
+			return
+		default:
+			goaway, rejecting = context.Background(), true
+			tasks.Go(func() { control.Goaway(next) })
+			done()
+		}
+	}
+}
+
+// serveRequest answers one request. A tunnel that it opens goes on when it has returned.
+func (h *h3Server) serveRequest(conn *quic.Conn, str *quic.Stream) {
+	defer func() {
+		if v := recover(); v != nil {
+			h.log.Error("request panicked", "err", v, "stack", string(debug.Stack()))
+			exchange.ResetH3(str, http3.ErrCodeInternalError)
+		}
+	}()
+	r, w, err := exchange.ReadH3Request(conn, str, &quicPeerOf(conn.Context()).read, h.t.handshake)
+	if err != nil {
+		return
+	}
+	h.handler.ServeHTTP(w, r)
+	w.Finish()
+}
+
+// refuseH3 answers a request that cannot carry a tunnel.
+func refuseH3(w http.ResponseWriter, r *http.Request) (done bool) {
+	switch {
+	case r.Method == http.MethodPost:
+		return refusePost(w, r)
+	case r.Proto != exchange.H3Protocol:
+		refuse(w, http.StatusNotImplemented, "extended CONNECT with :protocol "+printable.Text(r.Proto, printable.Name)+", want "+exchange.H3Protocol)
+		return true
+	}
+	return false
+}
+
+// serveH3 serves a stream on a goroutine of its own: the request's holds the request as long as it lives.
+func serveH3(s *streamServer, w http.ResponseWriter, r *http.Request, p Peer) {
+	if r.Method == http.MethodPost {
+		describePost(w.Header())
+	}
+	w.WriteHeader(http.StatusOK)
+	s.begin(w.(*exchange.H3Writer).Exchange(), p)
+}

@@ -1,0 +1,41 @@
+package tunnel
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+
+	"github.com/gobwas/ws"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+)
+
+// refuseWS answers a GET that asks for no WebSocket.
+func refuseWS(w http.ResponseWriter, r *http.Request) (done bool) {
+	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return false
+	}
+	w.Header().Set("Upgrade", "websocket")
+	w.Header().Add("Connection", "Upgrade")
+	refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here. If an agent sent this, something on the way removed its Upgrade header")
+	return true
+}
+
+// serveWS moves the stream to a goroutine of its own: that of net/http holds its buffers and the request as long as it lives.
+func serveWS(s *streamServer, w http.ResponseWriter, r *http.Request, p Peer) {
+	up := ws.HTTPUpgrader{
+		Timeout:  s.t.handshake,
+		Header:   http.Header{exchange.HeaderGateway: w.Header()[exchange.HeaderGateway]},
+		Protocol: func(name string) bool { return name == exchange.WSProtocol },
+	}
+	conn, rw, _, err := up.Upgrade(r, w)
+	if err != nil {
+		s.log.Debug("websocket refused", "err", err, "agent_addr", p.Addr)
+		if conn != nil {
+			conn.Close()
+		}
+		return
+	}
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	s.begin(exchange.NewWS(wireOf(r), conn, false, bytes.Clone(early)), p)
+}

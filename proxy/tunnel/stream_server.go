@@ -1,0 +1,179 @@
+package tunnel
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+)
+
+// maxEcho is what a hello echoes at most, in bytes.
+const maxEcho = 1 << 20
+
+// A streamServer serves the streams of a Server once their requests are let in, whatever their transport is. Its functions are the Server's.
+type streamServer struct {
+	registry *registry
+	limiter  *limiter
+	t        timing
+	log      *slog.Logger
+
+	serve   func(context.Context, *Conn, Open, Peer)
+	judge   func() func(grant any) error
+	opened  func() Opened
+	tickets func() []Ticket
+	onLimit func(Limit, *Error, Peer)
+}
+
+// begin serves a stream of x, on a goroutine of its own.
+func (s *streamServer) begin(x exchange.Exchange, p Peer) {
+	if c := s.registry.newStream(x, p.Transport); c != nil {
+		go s.serveStream(c, p)
+	}
+}
+
+func (s *streamServer) serveStream(c *Conn, p Peer) {
+	defer s.registry.served.Done()
+	s.registry.serving.Add(1)
+	defer s.registry.serving.Add(-1)
+	defer c.Close()
+	log := s.log.With("transport", p.Transport, "agent_addr", p.Addr, "identity", p.Identity)
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("stream panicked", "err", v, "stack", string(debug.Stack()))
+			c.Reset(&Error{Code: CodeInternal, Message: "the gateway met a bug of its own; its log says more"})
+		}
+	}()
+	if err := s.awaitOpen(c, p); err != nil {
+		log.Debug("stream not opened", "err", err)
+		return
+	}
+	leave, err := s.admit(c, p)
+	if err != nil {
+		log.Debug("stream refused", "err", err)
+		return
+	}
+	defer leave()
+	if err := s.answer(c); err != nil {
+		log.Debug("OPEN not answered", "err", err)
+		return
+	}
+	if c.openIn.Target == TargetHello {
+		err := s.hello(c)
+		log.Debug("hello answered", "err", err)
+		return
+	}
+	s.serve(s.registry.ctx, c, c.openIn, p)
+}
+
+// awaitOpen waits for OPEN. A KEEPALIVE in its place makes the stream a spare, which waits as long as its agent lives.
+func (s *streamServer) awaitOpen(c *Conn, p Peer) error {
+	arrived, full := s.limiter.wait(p.Identity)
+	if full != nil {
+		return s.refuseByLimit(c, full, p)
+	}
+	arrived = sync.OnceFunc(arrived)
+	defer arrived()
+	c.SetDeadline(time.Now().Add(s.t.open))
+	var leave func()
+	c.reading.lock <- struct{}{}
+	err := c.readSpare(func() {
+		if leave == nil {
+			arrived()
+			leave = s.keepSpare(c, p)
+		}
+	})
+	c.unlockRead()
+	if leave != nil {
+		leave()
+	}
+	if exchange.IsTimeout(err) {
+		c.Reset(exchange.ProtocolError("neither OPEN nor KEEPALIVE within %v", s.t.open))
+	}
+	return err
+}
+
+// keepSpare lets a stream wait for its OPEN, or resets it. The end of the wait must be told to leave.
+func (s *streamServer) keepSpare(c *Conn, p Peer) (leave func()) {
+	c.SetDeadline(time.Time{})
+	free, full := s.limiter.spare(p.Identity)
+	if full != nil {
+		s.refuseByLimit(c, full, p)
+		return func() {}
+	}
+	s.registry.addSpare(c, p.Grant)
+	return func() {
+		s.registry.removeSpare(c)
+		free()
+	}
+}
+
+// admit decides about a stream whose OPEN has come, and resets it if there is no place for it. The end of the stream must be told to leave.
+func (s *streamServer) admit(c *Conn, p Peer) (leave func(), err error) {
+	if s.registry.isDraining() {
+		c.Reset(errDraining)
+		return nil, errDraining
+	}
+	if s.judge != nil && s.judge()(p.Grant) != nil {
+		c.Reset(errRevoked)
+		return nil, errRevoked
+	}
+	if c.openIn.Target == TargetHello {
+		return func() {}, nil // an agent that was refused it would take the transport for broken
+	}
+	leave, full := s.limiter.open(p.Identity)
+	if full != nil {
+		return nil, s.refuseByLimit(c, full, p)
+	}
+	return leave, nil
+}
+
+func (s *streamServer) refuseByLimit(c *Conn, full *limitReached, p Peer) error {
+	if s.onLimit != nil {
+		s.onLimit(full.limit, full.err, p)
+	}
+	c.Reset(full.err)
+	return full.err
+}
+
+// answer says OPENED.
+func (s *streamServer) answer(c *Conn) error {
+	c.SetDeadline(time.Now().Add(s.t.open))
+	if err := c.writeJSON(capsuleOpened, s.answerToOpen()); err != nil {
+		return err
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+func (s *streamServer) answerToOpen() Opened {
+	var o Opened
+	if s.opened != nil {
+		o = s.opened()
+	}
+	o.Version = Version
+	return o
+}
+
+// hello gives the tickets and echoes until the peer has finished.
+func (s *streamServer) hello(c *Conn) error {
+	c.SetDeadline(time.Now().Add(s.t.hello))
+	if s.tickets != nil {
+		for _, t := range s.tickets() {
+			if err := c.SendTicket(t); err != nil {
+				return err
+			}
+		}
+	}
+	n, err := io.Copy(c, io.LimitReader(struct{ io.Reader }{c}, maxEcho))
+	if err != nil {
+		return err
+	}
+	if n == maxEcho {
+		return c.Reset(&Error{Code: CodeLimit, Message: fmt.Sprintf("a hello echoes %d bytes at most", maxEcho)})
+	}
+	return c.CloseWrite()
+}

@@ -1,0 +1,274 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+)
+
+// inUse is what this process holds, when what nobody needs any more is collected.
+func inUse() int64 {
+	runtime.GC()
+	runtime.GC() // what pools kept through the first one
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+const (
+	perStranger    = 256 << 10
+	allOfStrangers = 256 << 20
+)
+
+// A stranger costs no more than 256 KiB and a few goroutines, whatever it sends and holds back.
+func TestWhatAStrangerCosts(t *testing.T) {
+	for name, a := range map[string]attack{
+		"nothing":                                {Conns: 100},
+		"64 request streams, nothing on them":    {Conns: 100, Streams: 64},
+		"64 request streams, frames of one byte": {Conns: 100, Streams: 64, Bytes: 6, Frame: 1},
+		"a request stream, frames of one byte":   {Conns: 100, Streams: 1, Bytes: 500, Frame: 1},
+		"a request stream, large frames":         {Conns: 100, Streams: 1, Bytes: 500, Frame: 500},
+		"more than its credit, large frames":     {Conns: 20, Streams: 64, Bytes: 20 << 10, Frame: 1000},
+		"more than its credit, tiny frames":      {Conns: 20, Streams: 64, Bytes: 1000, Frame: 1},
+		"unidirectional streams, tiny frames":    {Conns: 100, Streams: 2, Uni: true, Bytes: 200, Frame: 1},
+		"unidirectional streams, large frames":   {Conns: 20, Streams: 2, Uni: true, Bytes: 200 << 10, Frame: 1000},
+		"more unidirectional streams":            {Conns: 20, Streams: 90, Uni: true},
+		"handshake messages, some":               {Conns: 100, Crypto: 1500},
+		"handshake messages, many":               {Conns: 20, Crypto: 15 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "h3")
+			if _, err := r.dialer.Hello(t.Context()); err != nil { // so that what is made once is there
+				t.Fatal(err)
+			}
+			before, goroutines := inUse(), runtime.NumGoroutine()
+			a.Addr = r.addr
+			a.start(t)
+			each, more := (inUse()-before)/int64(a.Conns), (runtime.NumGoroutine()-goroutines)/a.Conns
+			if each > perStranger || more > 10 {
+				t.Errorf("a stranger costs %d bytes and %d goroutines, want at most %d and 10", each, more, perStranger)
+			}
+			t.Logf("%d KiB and %d goroutines each, %d are left", each>>10, more, r.server.QUICConns()-1)
+		})
+	}
+}
+
+// Two thousand strangers that hold what they can take no more than 256 MiB, and agents come through.
+func TestTwoThousandStrangersAtOnce(t *testing.T) {
+	var closed atomic.Int64
+	r := newRig(t, "h3", func(r *rig) {
+		r.server.OnLimit = func(l Limit, _ *Error, _ Peer) {
+			if l == LimitUnauthenticated {
+				closed.Add(1)
+			}
+		}
+	})
+	if _, err := r.dialer.Hello(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := inUse()
+	over := make(chan struct{})
+	var agents sync.WaitGroup
+	agents.Go(func() {
+		worst := time.Duration(0)
+		n := 0
+		for ; ; n++ {
+			start := time.Now()
+			d := &Dialer{URL: r.dialer.URL, TLS: r.dialer.TLS, Transport: TransportH3}
+			_, err := d.Hello(t.Context())
+			worst = max(worst, time.Since(start))
+			d.Close()
+			if err != nil {
+				t.Errorf("an agent among strangers: %v", err)
+			}
+			select {
+			case <-over:
+				t.Logf("%d agents had their hello, the slowest after %v", n+1, worst)
+				return
+			default:
+			}
+		}
+	})
+	attack{Addr: r.addr, Conns: 2000, Streams: 64, Bytes: 6, Frame: 1}.start(t)
+	close(over)
+	agents.Wait()
+	all := inUse() - before
+	if all > allOfStrangers {
+		t.Errorf("2,000 strangers cost %d MiB, want at most %d", all>>20, allOfStrangers>>20)
+	}
+	if n := r.server.QUICConns(); n > maxUnauthenticatedQUIC+10 {
+		t.Errorf("%d connections are open, want about %d", n, maxUnauthenticatedQUIC)
+	}
+	if closed.Load() < 2000-maxUnauthenticatedQUIC-10 {
+		t.Errorf("OnLimit was told of %d strangers", closed.Load())
+	}
+	t.Logf("%d MiB for %d connections, %d turned away", all>>20, r.server.QUICConns(), closed.Load())
+}
+
+// dialStranger makes a QUIC connection without a request.
+func dialStranger(t *testing.T, addr string) *quic.Conn {
+	t.Helper()
+	_, client := testTLS()
+	cfg := &tls.Config{RootCAs: client.RootCAs, NextProtos: []string{http3.NextProtoH3}}
+	c, err := quic.DialAddr(t.Context(), addr, cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.CloseWithError(0, "") })
+	return c
+}
+
+func TestAStrangerHasLittleTime(t *testing.T) {
+	told := make(chan Peer, 1)
+	r := newRig(t, "h3", func(r *rig) {
+		r.server.timing = defaultTiming
+		r.server.timing.stranger = 50 * time.Millisecond
+		r.server.OnLimit = func(l Limit, _ *Error, p Peer) {
+			if l == LimitUnauthenticated {
+				told <- p
+			}
+		}
+	})
+	c := dialStranger(t, r.addr)
+	<-c.Context().Done()
+	e, ok := errors.AsType[*quic.ApplicationError](context.Cause(c.Context()))
+	if !ok || e.ErrorCode != quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad) || e.ErrorMessage != "no request with credentials came within 50ms" {
+		t.Errorf("the stranger was told %v", context.Cause(c.Context()))
+	}
+	if p := <-told; p.Addr != c.LocalAddr().String() && !strings.HasSuffix(p.Addr, port(c.LocalAddr())) || p.Transport != TransportH3 {
+		t.Errorf("OnLimit was told of %+v, want %v", p, c.LocalAddr())
+	}
+}
+
+func port(a net.Addr) string {
+	_, port, _ := net.SplitHostPort(a.String())
+	return ":" + port
+}
+
+func knowsAlice(r *http.Request) (string, error) {
+	if r.Header.Get(headerAuthorization) != "Bearer alice" {
+		return "", errors.New("no such token")
+	}
+	return "alice", nil
+}
+
+// Who has shown credentials on a connection is no stranger any more, even where no stream is left of it, and spares have.
+func TestAgentsAreNoStrangers(t *testing.T) {
+	r := newRig(t, "h3", func(r *rig) {
+		r.server.Authenticate = knowsAlice
+		r.dialer.Token = func() (string, error) { return "alice", nil }
+	})
+	r.dialer.SetSpares(3)
+	p := r.h3()
+	unused := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.unused()
+	}
+	for unused() < 3 && t.Context().Err() == nil {
+		runtime.Gosched()
+	}
+	if n := r.strangers(); n != 0 {
+		t.Errorf("%d of 3 spares are strangers to the gateway", n)
+	}
+}
+
+// strangers is how many the gateway has.
+func (r *rig) strangers() int {
+	n, _ := r.countStrangers()
+	return n
+}
+
+// countStrangers is how many there are, and how many of them are half open.
+func (r *rig) countStrangers() (all, halfOpen int) {
+	s := r.server.h3Server().unauthenticated
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.list), s.halfOpen()
+}
+
+// A request that is refused makes no friend of whoever sent it.
+func TestARefusedRequestIsAStrangers(t *testing.T) {
+	r := newRig(t, "h3", func(r *rig) {
+		r.server.Authenticate = knowsAlice
+		r.dialer.Token = func() (string, error) { return "mallory", nil }
+	})
+	if _, err := r.dialer.Hello(t.Context()); err == nil {
+		t.Fatal("mallory is let in")
+	}
+	if n := r.strangers(); n != 1 {
+		t.Errorf("%d strangers, want mallory", n)
+	}
+}
+
+// They come, and nothing more comes of them: quic-go shows us no connection that could be closed.
+func TestHalfOpenStrangersAreFew(t *testing.T) {
+	told := 0
+	s := &unauthenticatedQUIC{timeout: time.Hour, told: func(net.Addr, error) { told++ }}
+	ctx, cancel := context.WithCancel(t.Context())
+	info := &quic.ClientInfo{RemoteAddr: &net.UDPAddr{}}
+	for i := range maxHalfOpen {
+		if s.many() != (i >= maxHalfOpen/2) {
+			t.Errorf("with %d half open, addresses are verified: %t", i, s.many())
+		}
+		if _, err := s.arrive(ctx, info); err != nil {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+	if _, err := s.arrive(ctx, info); err != errHalfOpen || told != 1 {
+		t.Errorf("one more: %v, told %d times", err, told)
+	}
+	cancel()
+	for s.many() && t.Context().Err() == nil { // what context.AfterFunc starts
+		runtime.Gosched()
+	}
+}
+
+// What waits for us, because many agents come at once, is no half-open connection.
+func TestAWholeClientHelloIsNoticed(t *testing.T) {
+	r := newRig(t, "h3")
+	attack{Addr: r.addr, Conns: 5}.start(t)
+	if all, halfOpen := r.countStrangers(); halfOpen > 0 || all != 5 {
+		t.Errorf("%d of %d strangers are half open", halfOpen, all)
+	}
+}
+
+func TestFromHalfTheirLimitOnStrangersShowTheirAddress(t *testing.T) {
+	s := &unauthenticatedQUIC{list: make([]*quicPeer, maxUnauthenticatedQUIC/2)}
+	for i := range s.list {
+		s.list[i] = &quicPeer{hello: true}
+	}
+	if !s.many() {
+		t.Errorf("%d strangers are not many", len(s.list))
+	}
+	s.list = s.list[1:]
+	if s.many() {
+		t.Errorf("%d strangers are many", len(s.list))
+	}
+}
+
+// What flow control does not count, CRYPTO frames, is bounded for all strangers together.
+func TestHandshakeMessagesOfAllStrangersAreBounded(t *testing.T) {
+	r := newRig(t, "h3")
+	if _, err := r.dialer.Hello(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := inUse()
+	attack{Addr: r.addr, Conns: 700, Streams: 64, Bytes: 6, Frame: 1, Crypto: 1800}.start(t)
+	all := inUse() - before
+	if all > allOfStrangers {
+		t.Errorf("strangers hold %d MiB, want at most %d", all>>20, allOfStrangers>>20)
+	}
+	t.Logf("%d MiB for %d connections of 700", all>>20, r.server.QUICConns()-1)
+}
