@@ -49,5 +49,5 @@ func cut(cause error) error {
 	if cause == nil || errors.Is(cause, ErrCut) {
 		return ErrCut
 	}
-	return fmt.Errorf("%w: %v", ErrCut, cause)
+	return fmt.Errorf("%w: %v", ErrCut, cause) //nolint:errorlint // see above
 }

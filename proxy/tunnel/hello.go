@@ -167,7 +167,7 @@ func echo(c *Conn) error {
 		return fmt.Errorf("echo differs from what was sent")
 	}
 	if n, err := c.Read(got); err != io.EOF {
-		return fmt.Errorf("echo goes on after its end: %d bytes, %v", n, err)
+		return fmt.Errorf("echo goes on after its end: %d bytes, %v", n, err) //nolint:errorlint // err may be nil
 	}
 	return nil
 }

@@ -23,6 +23,17 @@ func clientFrame(fin bool, op ws.OpCode, payload []byte) []byte {
 	return b.Bytes()
 }
 
+// readFrame reads a frame as a client gets it.
+func readFrame(r io.Reader) (ws.OpCode, []byte, error) {
+	h, err := ws.ReadHeader(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	payload := make([]byte, h.Length)
+	_, err = io.ReadFull(r, payload)
+	return h.OpCode, payload, err
+}
+
 // pipeWS is the gateway's end of a WebSocket, and the connection that the test plays the client on.
 func pipeWS() (*exchange.WS, *memnet.Conn) {
 	a, b := memnet.Pipe(memnet.Addr("agent"), memnet.Addr("gateway"))
@@ -66,12 +77,12 @@ func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 		for _, s := range []string{"one", "two"} {
 			peer.Write(clientFrame(true, ws.OpPing, []byte(s)))
 		}
-		f, err := ws.ReadFrame(peer)
-		for err == nil && string(f.Payload) == "one" {
-			f, err = ws.ReadFrame(peer)
+		op, payload, err := readFrame(peer)
+		for err == nil && string(payload) == "one" {
+			op, payload, err = readFrame(peer)
 		}
-		if err != nil || f.Header.OpCode != ws.OpPong || string(f.Payload) != "two" {
-			t.Errorf("got %v %q, %v", f.Header, f.Payload, err)
+		if err != nil || op != ws.OpPong || string(payload) != "two" {
+			t.Errorf("got %v %q, %v", op, payload, err)
 		}
 		c.Close()
 	})

@@ -46,8 +46,11 @@ func wheel(pattern string) (string, error) {
 		return "", err
 	}
 	found, err := filepath.Glob(filepath.Join(dir, pattern))
-	if err != nil || len(found) != 1 {
-		return "", fmt.Errorf("find %s in %s: %d matches, %v", pattern, dir, len(found), err)
+	if err != nil {
+		return "", err
+	}
+	if len(found) != 1 {
+		return "", fmt.Errorf("find %s in %s: %d matches", pattern, dir, len(found))
 	}
 	return found[0], nil
 }

@@ -83,7 +83,7 @@ func (n *node) waitMetadata(ctx context.Context, brokers int) error {
 		case <-n.process.Done():
 			return errors.New("ended at start")
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %d of %d brokers, %v", context.Cause(ctx), listed, brokers, err)
+			return fmt.Errorf("%w: %d of %d brokers, %v", context.Cause(ctx), listed, brokers, err) //nolint:errorlint // err may be nil
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
