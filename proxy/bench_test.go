@@ -67,7 +67,7 @@ func BenchmarkRelayRewritten(b *testing.B) {
 	}{{"3 brokers", 3}, {"1000 brokers", 1000}} {
 		b.Run(bb.name, func(b *testing.B) {
 			r := kmsg.NewPtrMetadataResponse()
-			r.Version, r.ClusterID = 12, kmsg.StringPtr("cluster")
+			r.Version, r.ClusterID = 12, new("cluster")
 			for id := range bb.brokers {
 				n := kmsg.NewMetadataResponseBroker()
 				n.NodeID, n.Host, n.Port = id, "broker.kafka.internal", 9092

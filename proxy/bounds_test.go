@@ -39,7 +39,7 @@ var absurd = []rewrite.Broker{
 // others that cannot be.
 func absurdMetadata(id int32) []byte {
 	r := kmsg.NewPtrMetadataResponse()
-	r.Version, r.ClusterID = 2, kmsg.StringPtr("cluster")
+	r.Version, r.ClusterID = 2, new("cluster")
 	r.Brokers = []kmsg.MetadataResponseBroker{{NodeID: 0, Host: fakekafka.Host(0), Port: 9092}}
 	for i, b := range absurd {
 		r.Brokers = append(r.Brokers, kmsg.MetadataResponseBroker{NodeID: int32(i + 1), Host: b.Host, Port: b.Port})

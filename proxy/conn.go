@@ -369,8 +369,7 @@ func farCause(err error) metrics.Close {
 
 // asTunnelError is what the other end of a tunnel is told.
 func asTunnelError(err error) *tunnel.Error {
-	var e *tunnel.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*tunnel.Error](err); ok {
 		return e
 	}
 	if t, ok := errors.AsType[*tlsError](err); ok {

@@ -254,7 +254,7 @@ func FuzzHostileBroker(f *testing.F) {
 		for _, id := range []int32{0, 7, -1, -19091, 1<<31 - 1, 50_000} {
 			m, c, d := kmsg.NewPtrMetadataResponse(), kmsg.NewPtrFindCoordinatorResponse(), kmsg.NewPtrDescribeClusterResponse()
 			m.Version, c.Version, d.Version = 12, 4, 1
-			m.ClusterID, d.ClusterID = kmsg.StringPtr("c"), "c"
+			m.ClusterID, d.ClusterID = new("c"), "c"
 			m.Brokers = append(m.Brokers, kmsg.MetadataResponseBroker{NodeID: id, Host: host, Port: 9092})
 			c.Coordinators = append(c.Coordinators, kmsg.FindCoordinatorResponseCoordinator{NodeID: id, Host: host, Port: 9092})
 			d.Brokers = append(d.Brokers, kmsg.DescribeClusterResponseBroker{NodeID: id, Host: host, Port: 9092})

@@ -79,7 +79,7 @@ func (p *attackedPath) broker() kafkamodel.Config {
 		r.SetVersion(e.Version)
 		switch r := r.(type) {
 		case *kmsg.MetadataResponse:
-			r.ClusterID = kmsg.StringPtr("cluster")
+			r.ClusterID = new("cluster")
 			for id := range int32(3) {
 				b := kmsg.NewMetadataResponseBroker()
 				b.NodeID, b.Host, b.Port = id, fakekafka.Host(id), p.port()
@@ -185,7 +185,7 @@ func forged() []byte {
 	r.Version = 2
 	b := kmsg.NewMetadataResponseBroker()
 	b.NodeID, b.Host, b.Port = 1, attackersHost, 9092
-	r.Brokers, r.ClusterID = append(r.Brokers, b), kmsg.StringPtr("cluster")
+	r.Brokers, r.ClusterID = append(r.Brokers, b), new("cluster")
 	return r.AppendTo(nil)
 }
 

@@ -501,8 +501,7 @@ func (t *nodes) deadEnd(listen int) (endpoint, error) {
 
 // plainListenError leaves out the address, which the caller names.
 func plainListenError(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
 	}
 	return err

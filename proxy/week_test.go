@@ -33,7 +33,7 @@ func TestListenerOfANodeLeadsToThatNode(t *testing.T) {
 			for believed := range int32(3) {
 				request := kmsg.NewPtrApiVersionsRequest()
 				request.ClientSoftwareName, request.ClientSoftwareVersion = "test", "1"
-				request.ClusterID, request.NodeID = kmsg.StringPtr("kfake"), believed
+				request.ClusterID, request.NodeID = new("kfake"), believed
 				response, err := dialKafka(t, path.node(listener)).ask(request, 5)
 				if err != nil {
 					t.Fatal(err)

@@ -34,7 +34,7 @@ func (l *learner) Learn(clusterID string, brokers []Broker) error {
 
 func metadataOf(version int16, n int) *kmsg.MetadataResponse {
 	resp := kmsg.NewPtrMetadataResponse()
-	resp.Version, resp.ClusterID = version, kmsg.StringPtr("cluster")
+	resp.Version, resp.ClusterID = version, new("cluster")
 	for i := range n {
 		b := kmsg.NewMetadataResponseBroker()
 		b.NodeID, b.Host, b.Port = int32(i), fmt.Sprintf("broker-%d%s", i, domain), 9092
@@ -123,7 +123,7 @@ func TestALargeMetadata(t *testing.T) {
 	const brokers = 10_000
 	resp := metadataOf(12, brokers)
 	topic := kmsg.NewMetadataResponseTopic()
-	topic.Topic = kmsg.StringPtr("topic")
+	topic.Topic = new("topic")
 	topic.Partitions = make([]kmsg.MetadataResponseTopicPartition, 100_000)
 	resp.Topics = append(resp.Topics, topic)
 	frame := frameOf(resp)

@@ -70,8 +70,7 @@ func addressFields(typ reflect.Type, outer []string) (paths []string) {
 	case reflect.Pointer, reflect.Slice, reflect.Array:
 		return addressFields(typ.Elem(), outer)
 	case reflect.Struct:
-		for i := range typ.NumField() {
-			f := typ.Field(i)
+		for f := range typ.Fields() {
 			path := append(slices.Clone(outer), f.Name)
 			if strings.Contains(f.Name, "Host") || f.Name == "Port" {
 				paths = append(paths, strings.Join(path, "."))

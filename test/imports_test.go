@@ -60,7 +60,7 @@ func TestImportsPointOneWay(t *testing.T) {
 			t.Errorf("package %s is in no table of who may import whom", name)
 			continue
 		}
-		for _, imp := range strings.Fields(imports) {
+		for imp := range strings.FieldsSeq(imports) {
 			ours, isOurs := strings.CutPrefix(imp, module)
 			switch {
 			case isOurs && strings.HasPrefix(name, "proxy") && slices.Contains(leaves, ours):
@@ -83,7 +83,7 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 	for line := range strings.Lines(string(out)) {
 		dir, files, _ := strings.Cut(strings.TrimSpace(line), "\t")
 		documented := files == ""
-		for _, file := range strings.Fields(files) {
+		for file := range strings.FieldsSeq(files) {
 			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(dir, file), nil, parser.PackageClauseOnly|parser.ParseComments)
 			if err != nil {
 				t.Fatal(err)

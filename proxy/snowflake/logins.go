@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,12 +147,7 @@ func saysJWT(and func(*loginAnswer) bool) func(*loginAnswer) bool {
 
 func hasStatus(list ...int) func(*loginAnswer) bool {
 	return func(a *loginAnswer) bool {
-		for _, status := range list {
-			if a.status == status {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(list, a.status)
 	}
 }
 

@@ -175,9 +175,9 @@ func (c *cluster) fetched(kind fetchKind) *fetched {
 
 func (c *cluster) metadata(version int16) []byte {
 	r := kmsg.NewPtrMetadataResponse()
-	r.Version, r.ClusterID = version, kmsg.StringPtr("bench")
+	r.Version, r.ClusterID = version, new("bench")
 	t := kmsg.NewMetadataResponseTopic()
-	t.Topic, t.TopicID = kmsg.StringPtr(topic), topicID
+	t.Topic, t.TopicID = new(topic), topicID
 	for id, ln := range c.listeners {
 		n := kmsg.NewMetadataResponseBroker()
 		at := ln.Addr().(*net.TCPAddr)

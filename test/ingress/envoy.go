@@ -3,6 +3,7 @@ package ingress
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -150,9 +151,7 @@ func (e Envoy) manager(codec string) object {
 // typed adds to fields which message they are.
 func typed(message string, fields object) object {
 	all := object{"@type": "type.googleapis.com/" + message}
-	for name, value := range fields {
-		all[name] = value
-	}
+	maps.Copy(all, fields)
 	return all
 }
 

@@ -1,6 +1,7 @@
 package spcs
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,9 +22,7 @@ var more = map[string]string{
 func open(t *testing.T, others ...string) *Chart {
 	t.Helper()
 	values := make(map[string]string)
-	for k, v := range more {
-		values[k] = v
-	}
+	maps.Copy(values, more)
 	for i := 0; i < len(others); i += 2 {
 		values[others[i]] = others[i+1]
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,7 +27,7 @@ var (
 )
 
 func with(fields []string, more ...string) []string {
-	return append(fields[:len(fields):len(fields)], more...)
+	return append(slices.Clip(fields), more...)
 }
 
 func TestARequestIsWhatItSays(t *testing.T) {
