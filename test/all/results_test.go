@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -69,6 +70,20 @@ func TestSkippedTestFailsInCI(t *testing.T) {
 	}
 	if err := r.Err(true); err == nil {
 		t.Error("in CI: no error")
+	}
+}
+
+func TestSkippedCheckIsToldAndNoFailure(t *testing.T) {
+	var r Results
+	r.Check("gofmt", nil)
+	r.Check("govulncheck", skipped{errors.New("no such host")})
+	if err := r.Err(true); err != nil {
+		t.Error(err)
+	}
+	var out strings.Builder
+	r.Print(&out)
+	if !strings.Contains(out.String(), "\nskipped checks govulncheck\nno such host\n") || !strings.HasSuffix(out.String(), "\n1 passed, 0 failed, 1 skipped\n") {
+		t.Errorf("Print:\n%s", out.String())
 	}
 }
 
