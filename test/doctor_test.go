@@ -7,7 +7,7 @@ import (
 
 // TestDoctorOnAHealthyWay has the doctor examine the ways that other tests use.
 func TestDoctorOnAHealthyWay(t *testing.T) {
-	for way, p := range theWorld(t).paths {
+	for way, p := range sharedTestbed(t).paths {
 		t.Run(way, func(t *testing.T) {
 			out, err := p.doctor()
 			if err != nil {

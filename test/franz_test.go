@@ -39,8 +39,8 @@ func numbered(topic string, count int) []*kgo.Record {
 	return records
 }
 
-// filled returns numbered records of about size bytes each, of noise that the
-// ledger knows.
+// filled returns numbered records of about size bytes each, of noise that
+// arrivals checks.
 func filled(topic string, count, size int) []*kgo.Record {
 	records := numbered(topic, count)
 	for i, r := range records {
@@ -67,26 +67,26 @@ func produce(t *testing.T, client *kgo.Client, records []*kgo.Record) {
 }
 
 // consume reads numbered records until count different ones have come.
-func consume(t *testing.T, client *kgo.Client, count int) *ledger {
+func consume(t *testing.T, client *kgo.Client, count int) *arrivals {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	late := time.AfterFunc(patience, func() { cancel(fmt.Errorf("no record of %d for %s", count, patience)) })
 	defer late.Stop()
-	book := newLedger()
+	arrived := newArrivals()
 	for seen := 0; seen < count; {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
 			t.Error(context.Cause(ctx))
-			return book
+			return arrived
 		}
 		before := seen
-		fetches.EachRecord(func(r *kgo.Record) { seen = book.add(r.Partition, r.Value) })
+		fetches.EachRecord(func(r *kgo.Record) { seen = arrived.add(r.Partition, r.Value) })
 		if seen > before {
 			late.Reset(patience)
 		}
 	}
-	return book
+	return arrived
 }
 
 func TestFranz(t *testing.T) {

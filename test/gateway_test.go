@@ -3,7 +3,7 @@ package test
 import (
 	"context"
 
-	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 	"github.com/culvert-proxy/culvert/test/kafka"
 	"github.com/culvert-proxy/culvert/test/netns"
 	"github.com/culvert-proxy/culvert/test/proc"
@@ -11,7 +11,7 @@ import (
 
 // gateway is a culvert gateway beside the brokers.
 type gateway struct {
-	*world
+	*testbed
 	at      *netns.Namespace // nil: where the test is
 	listen  string
 	admin   string
@@ -21,27 +21,27 @@ type gateway struct {
 }
 
 // newGateway starts a gateway where the brokers' names resolve.
-func (w *world) newGateway(ctx context.Context, flags ...string) (*gateway, error) {
-	return w.newGatewayAt(ctx, nil, clientHost, flags...)
+func (b *testbed) newGateway(ctx context.Context, flags ...string) (*gateway, error) {
+	return b.newGatewayAt(ctx, nil, clientHost, flags...)
 }
 
 // newGatewayAt is newGateway for a gateway on a side of a network.
-func (w *world) newGatewayAt(ctx context.Context, at *netns.Namespace, host string, flags ...string) (*gateway, error) {
+func (b *testbed) newGatewayAt(ctx context.Context, at *netns.Namespace, host string, flags ...string) (*gateway, error) {
 	ports, err := kafka.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{world: w, at: at, listen: address(host, ports[0]), admin: address(clientHost, ports[1]), flags: flags}
+	g := &gateway{testbed: b, at: at, listen: address(host, ports[0]), admin: address(clientHost, ports[1]), flags: flags}
 	return g, g.start(ctx)
 }
 
 // newPlainGateway starts one that has no certificate: an ingress ends TLS.
-func (w *world) newPlainGateway(ctx context.Context, flags ...string) (*gateway, error) {
+func (b *testbed) newPlainGateway(ctx context.Context, flags ...string) (*gateway, error) {
 	ports, err := kafka.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{world: w, listen: address(clientHost, ports[0]), admin: address(clientHost, ports[1]), plain: true, flags: flags}
+	g := &gateway{testbed: b, listen: address(clientHost, ports[0]), admin: address(clientHost, ports[1]), plain: true, flags: flags}
 	return g, g.start(ctx)
 }
 
@@ -60,6 +60,6 @@ func (g *gateway) start(ctx context.Context) (err error) {
 		flags = append(flags, "--tls-cert-file", g.file("gateway.pem"), "--tls-key-file", g.file("gateway-key.pem"))
 	}
 	flags = append(flags, g.toBrokers...)
-	g.process, err = startCulvert(ctx, g.at.Enter(inside.Command(g.file("inside-hosts"), g.binary, append(flags, g.flags...)...)))
+	g.process, err = startCulvert(ctx, g.at.Enter(hostsfile.Command(g.file("brokers-hosts"), g.binary, append(flags, g.flags...)...)))
 	return err
 }

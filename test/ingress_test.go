@@ -74,19 +74,19 @@ var fronts = []front{
 // every transport. What cannot work must say so, in a sentence, soon, and auto
 // must find what works.
 func TestIngresses(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	ingress.Need(t)
-	plain := w.plainGateway(t)
+	plain := bed.plainGateway(t)
 	for _, f := range fronts {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			g := plain
 			if f.tls {
-				g = w.gateway
+				g = bed.gateway
 			}
-			i := ingress.Start(t, f.program, w.door(g))
+			i := ingress.Start(t, f.program, bed.door(g))
 			through := func(t *testing.T, transport string) *path {
-				return w.through(t, g, i.URL, transport)
+				return bed.through(t, g, i.URL, transport)
 			}
 			for transport, sentence := range f.refused {
 				t.Run(transport, func(t *testing.T) {
@@ -133,9 +133,9 @@ func (p *path) tunnel(t *testing.T) tunnel.State {
 }
 
 // plainGateway starts a gateway for ingresses that ends with the test.
-func (w *world) plainGateway(t *testing.T) *gateway {
+func (b *testbed) plainGateway(t *testing.T) *gateway {
 	t.Helper()
-	g, err := w.newPlainGateway(t.Context())
+	g, err := b.newPlainGateway(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,14 +149,14 @@ func (w *world) plainGateway(t *testing.T) *gateway {
 }
 
 // door leads to a gateway.
-func (w *world) door(g *gateway) ingress.Door {
-	return ingress.Door{Back: g.listen, Cert: w.file("gateway.pem"), Key: w.file("gateway-key.pem"), CA: w.file("ca.pem")}
+func (b *testbed) door(g *gateway) ingress.Door {
+	return ingress.Door{Back: g.listen, Cert: b.file("gateway.pem"), Key: b.file("gateway-key.pem"), CA: b.file("ca.pem")}
 }
 
 // through starts a path that ends with the test.
-func (w *world) through(t *testing.T, g *gateway, url, transport string, env ...string) *path {
+func (b *testbed) through(t *testing.T, g *gateway, url, transport string, env ...string) *path {
 	t.Helper()
-	p, err := w.newPathTo(t.Context(), g, url, transport, env...)
+	p, err := b.newPathTo(t.Context(), g, url, transport, env...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,12 @@ import (
 	"os"
 	"testing"
 
-	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
 func TestMain(m *testing.M) {
-	inside.Main()
+	hostsfile.Main()
 	// These tests wait more than they work, and some measure how long they wait.
 	if err := flag.Set("test.parallel", "32"); err != nil {
 		panic(err)
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func needReal(t *testing.T) {
 	t.Helper()
 	kafka.Need(t)
-	if err := inside.Available(); err != nil {
+	if err := hostsfile.Available(); err != nil {
 		t.Skip(err)
 	}
 }

@@ -333,13 +333,13 @@ func (p *path) pauseConsumer(t *testing.T, pause time.Duration) {
 		kgo.FetchMaxBytes(50<<20), kgo.FetchMaxPartitionBytes(50<<20), kgo.ConnIdleTimeout(15*time.Minute), kgo.RequestTimeoutOverhead(15*time.Minute))
 	ctx, cancel := context.WithTimeout(t.Context(), pause+2*patience)
 	defer cancel()
-	book := newLedger()
+	arrived := newArrivals()
 	time.AfterFunc(pause, func() { close(g.opened) })
 	begin := time.Now()
-	for len(book.seen) < count && ctx.Err() == nil {
-		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { book.addWith(r, size) })
+	for len(arrived.seen) < count && ctx.Err() == nil {
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { arrived.addWith(r, size) })
 	}
-	book.check(t, count)
+	arrived.check(t, count)
 	if took := time.Since(begin); took < pause {
 		t.Errorf("all was read after %v, before the pause of %v was over", took, pause)
 	}

@@ -43,12 +43,12 @@ func (p *path) checkNodes(t *testing.T) {
 func TestNodesWithLargeIDs(t *testing.T) {
 	needReal(t)
 	installClients(t, clients.Java)
-	w, err := newWorld(t.Context(), t.TempDir(), kafka.Config{IDs: []int32{0, 1001}, Version: kafka.Next}, (*kafka.Cluster).Bootstrap, append(transports, snowflake)...)
+	bed, err := newTestbed(t.Context(), t.TempDir(), kafka.Config{IDs: []int32{0, 1001}, Version: kafka.Next}, (*kafka.Cluster).Bootstrap, append(transports, snowflake)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closeWith(t, w)
-	w.each(t, append(transports, snowflake), func(t *testing.T, p *path) {
+	closeWith(t, bed)
+	bed.each(t, append(transports, snowflake), func(t *testing.T, p *path) {
 		p.checkNodes(t)
 		topic := p.cluster.Topic(t, "ids-"+p.transport)
 		produce(t, p.franz(t), numbered(topic, 100))

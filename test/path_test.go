@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 	"github.com/culvert-proxy/culvert/test/kafka"
 	"github.com/culvert-proxy/culvert/test/leak"
 	"github.com/culvert-proxy/culvert/test/netns"
@@ -23,10 +23,10 @@ const (
 	clientHost = "127.0.0.1"
 )
 
-// path is one way into the world: an agent, and the leak detector in front of
+// path is one way to the brokers: an agent, and the leak detector in front of
 // it.
 type path struct {
-	*world
+	*testbed
 	at        *netns.Namespace // nil: where the test is
 	gateway   *gateway
 	url       string   // of the gateway, or of what stands before it
@@ -45,31 +45,31 @@ type path struct {
 }
 
 // newPath starts an agent and the detector in front of it.
-func (w *world) newPath(ctx context.Context, g *gateway, transport string) (*path, error) {
+func (b *testbed) newPath(ctx context.Context, g *gateway, transport string) (*path, error) {
 	if transport == snowflake {
-		return w.newSnowflakePath(ctx)
+		return b.newSnowflakePath(ctx)
 	}
-	return w.newPathAt(ctx, nil, g, transport)
+	return b.newPathAt(ctx, nil, g, transport)
 }
 
 // newPathAt is newPath for clients on a side of a network, agent and detector
 // included.
-func (w *world) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, transport string) (*path, error) {
-	return w.openPath(ctx, path{at: at, gateway: g, url: "https://" + g.listen, transport: transport})
+func (b *testbed) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, transport string) (*path, error) {
+	return b.openPath(ctx, path{at: at, gateway: g, url: "https://" + g.listen, transport: transport})
 }
 
 // newPathTo is newPath for an agent that reaches the gateway at another URL.
-func (w *world) newPathTo(ctx context.Context, g *gateway, url, transport string, env ...string) (*path, error) {
-	return w.openPath(ctx, path{gateway: g, url: url, transport: transport, env: env})
+func (b *testbed) newPathTo(ctx context.Context, g *gateway, url, transport string, env ...string) (*path, error) {
+	return b.openPath(ctx, path{gateway: g, url: url, transport: transport, env: env})
 }
 
 // openPath fills in what is the same for every path, and starts it.
-func (w *world) openPath(ctx context.Context, way path) (_ *path, err error) {
+func (b *testbed) openPath(ctx context.Context, way path) (_ *path, err error) {
 	p := &way
-	p.world, p.relay = w, leak.New(kafka.Domain)
+	p.testbed, p.relay = b, leak.New(kafka.Domain)
 	p.relay.From, p.relay.To = p.at, p.at
 	offsets := []int{0}
-	for _, id := range w.cluster.IDs() {
+	for _, id := range b.cluster.IDs() {
 		offsets = append(offsets, 1+int(id))
 	}
 	if p.port, err = freeBase(offsets); err != nil {
@@ -127,7 +127,7 @@ func (p *path) command(name string, flags ...string) *exec.Cmd {
 	args := append([]string{name}, flags...)
 	if p.transport == direct {
 		args = append(append(args, p.toBrokers...), "--gateway-url", "tcp://"+p.brokers)
-		return inside.Command(p.file("inside-hosts"), p.binary, args...)
+		return hostsfile.Command(p.file("brokers-hosts"), p.binary, args...)
 	}
 	transport := p.transport
 	if transport == snowflake {
@@ -137,7 +137,7 @@ func (p *path) command(name string, flags ...string) *exec.Cmd {
 	if p.standIn == nil {
 		return exec.Command(p.binary, args...)
 	}
-	return inside.Command(p.standIn.own("hosts"), p.binary, append(args, p.credentials...)...)
+	return hostsfile.Command(p.standIn.own("hosts"), p.binary, append(args, p.credentials...)...)
 }
 
 // close ends the agent in good order.

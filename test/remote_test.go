@@ -24,11 +24,11 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
-// remote is the shared world's brokers on the far side of a network of the
+// remote is the shared testbed's brokers on the far side of a network of the
 // test's own, which can have faults: the gateway is on its server side, agents
 // and clients are on its client side.
 type remote struct {
-	*world
+	*testbed
 	net     *netns.Network
 	gateway *gateway
 }
@@ -37,7 +37,7 @@ type remote struct {
 // a hurry, unless the test run is a long one.
 func beyond(t *testing.T, l netns.Link) *remote {
 	t.Helper()
-	r := &remote{world: theWorld(t).inAHurry(t), net: netns.Start(t, l)}
+	r := &remote{testbed: sharedTestbed(t).inAHurry(t), net: netns.Start(t, l)}
 	brokers := leak.New()
 	brokers.From = r.net.Server
 	t.Cleanup(brokers.Close)
@@ -51,14 +51,14 @@ func beyond(t *testing.T, l netns.Link) *remote {
 	return r
 }
 
-// inAHurry is the world for gateways and agents whose long times are a tenth of
+// inAHurry is the testbed for gateways and agents whose long times are a tenth of
 // what they are, unless the test run is a long one.
-func (w *world) inAHurry(t *testing.T) *world {
+func (b *testbed) inAHurry(t *testing.T) *testbed {
 	t.Helper()
 	if long {
-		return w
+		return b
 	}
-	hurried := *w
+	hurried := *b
 	var err error
 	hurried.binary, err = buildHurried()
 	try(t, err)
@@ -227,7 +227,7 @@ type traffic struct {
 	stop     context.CancelFunc
 	produced chan error
 	sent     atomic.Int64
-	book     *ledger
+	arrived  *arrivals
 	came     atomic.Int64
 	read     chan struct{}
 
@@ -285,7 +285,7 @@ func (f *traffic) watch() (check func(*testing.T)) {
 // flow starts producing a record every few milliseconds, and reading them.
 func (p *path) flow(t *testing.T) *traffic {
 	t.Helper()
-	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), book: newLedger(), open: make(map[net.Conn]bool), produced: make(chan error, 1), read: make(chan struct{})}
+	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), arrived: newArrivals(), open: make(map[net.Conn]bool), produced: make(chan error, 1), read: make(chan struct{})}
 	// Connections end when culvert ends them, and not for the client's own reasons:
 	// franz-go gives requests up after 10 s, Java's clients after 30.
 	options := []kgo.Opt{kgo.WithHooks(f), kgo.ConnIdleTimeout(15 * time.Minute), kgo.RequestTimeoutOverhead(30 * time.Second)}
@@ -327,7 +327,7 @@ func (f *traffic) produce(ctx context.Context, client *kgo.Client) error {
 func (f *traffic) consume(ctx context.Context, client *kgo.Client) {
 	defer close(f.read)
 	for ctx.Err() == nil {
-		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { f.came.Store(int64(f.book.addWith(r, payloadSize))) })
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { f.came.Store(int64(f.arrived.addWith(r, payloadSize))) })
 	}
 }
 
@@ -351,7 +351,7 @@ func (f *traffic) finish(t *testing.T) {
 	}
 	count := f.sent.Load()
 	await(t, 2*time.Minute, "all records come", func() bool { return f.came.Load() >= count })
-	f.book.check(t, int(count))
+	f.arrived.check(t, int(count))
 }
 
 // bulk sends and reads records that fill packets.
@@ -369,21 +369,21 @@ func (p *path) bulk(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	book := newLedger()
-	for len(book.seen) < count && ctx.Err() == nil {
-		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { book.addWith(r, size) })
+	arrived := newArrivals()
+	for len(arrived.seen) < count && ctx.Err() == nil {
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { arrived.addWith(r, size) })
 	}
-	book.check(t, count)
+	arrived.check(t, count)
 	t.Logf("%.1f MB sent in %v and read in %v", count*size/1e6, sent.Round(time.Millisecond), (time.Since(begin) - sent).Round(time.Millisecond))
 }
 
 // addWith is add for a record with a payload.
-func (l *ledger) addWith(r *kgo.Record, size int) int {
-	came := l.add(r.Partition, r.Value)
+func (a *arrivals) addWith(r *kgo.Record, size int) int {
+	different := a.add(r.Partition, r.Value)
 	if n, _ := strconv.Atoi(string(r.Value)); !bytes.Equal(r.Key, payload(n, size)) {
-		l.note(fmt.Sprintf("record %d came with other bytes than it was sent with", n))
+		a.note(fmt.Sprintf("record %d came with other bytes than it was sent with", n))
 	}
-	return came
+	return different
 }
 
 // await waits until something has come true.

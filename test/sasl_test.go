@@ -34,12 +34,12 @@ func TestClientsThatLogIn(t *testing.T) {
 	needReal(t)
 	installClients(t, clients.SASLv0)
 	cfg := kafka.Config{IDs: []int32{0}, SASL: true, Properties: []string{"connections.max.reauth.ms=3000"}}
-	w, err := newWorld(t.Context(), t.TempDir(), cfg, (*kafka.Cluster).SASL, append(transports, snowflake)...)
+	bed, err := newTestbed(t.Context(), t.TempDir(), cfg, (*kafka.Cluster).SASL, append(transports, snowflake)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closeWith(t, w)
-	w.each(t, append(transports, snowflake), func(t *testing.T, p *path) {
+	closeWith(t, bed)
+	bed.each(t, append(transports, snowflake), func(t *testing.T, p *path) {
 		for name, mechanism := range logins {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

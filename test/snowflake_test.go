@@ -28,12 +28,12 @@ func (p *path) mustLoseNothing(t *testing.T, kinds []string, disturb func(contex
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("producers not done within three minutes"))
 	defer cancel()
 	var sending errgroup.Group
-	readers := make(map[string]chan *ledger) // by topic
+	readers := make(map[string]chan *arrivals) // by topic
 	for _, kind := range kinds {
 		topic := p.cluster.Topic(t, "snowflake-"+kind)
 		sending.Go(func() error { return producers[kind](t, ctx, p, topic) })
 		client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-		read := make(chan *ledger, 1)
+		read := make(chan *arrivals, 1)
 		go func() { read <- consume(t, client, producing) }()
 		readers[topic] = read
 	}
@@ -51,9 +51,9 @@ func (p *path) mustLoseNothing(t *testing.T, kinds []string, disturb func(contex
 // TestASnowflakeServiceIsUpgraded restarts both instances of a service, one after
 // the other, with clients that come all the time. Nobody notices anything.
 func TestASnowflakeServiceIsUpgraded(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
-	edge := newStandInFor(t, w, &standin.Ingress{}, 2)
+	edge := newStandInFor(t, bed, &standin.Ingress{}, 2)
 	_, pat := edge.newPAT(t, kafkaRole)
 	p := edge.path(t, endpointHost, "auto", pat)
 	v := &visitor{bootstrap: p.bootstrap}
@@ -75,9 +75,9 @@ func TestASnowflakeServiceIsUpgraded(t *testing.T) {
 // TestASnowflakeInstanceCrashes kills a gateway, which the ingress notices late,
 // and the agent, which comes back.
 func TestASnowflakeInstanceCrashes(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
-	edge := newStandInFor(t, w, &standin.Ingress{}, 2)
+	edge := newStandInFor(t, bed, &standin.Ingress{}, 2)
 	p := edge.path(t, endpointHost, "auto", edge.withKey())
 	p.mustLoseNothing(t, []string{"franz-go"}, func(ctx context.Context) {
 		time.Sleep(2 * time.Second)
@@ -93,12 +93,12 @@ func TestASnowflakeInstanceCrashes(t *testing.T) {
 // TestSnowflakeCutsWhatIsIdle has the ingress cut what does not move: never what
 // KEEPALIVEs move, and with a reset where they come too late.
 func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
-	w := theWorld(t).inAHurry(t)
+	bed := sharedTestbed(t).inAHurry(t)
 	t.Parallel()
 	t.Run("after its 90 seconds", func(t *testing.T) {
 		t.Parallel()
 		cut := atRealTimes(standin.DefaultIdleCut)
-		edge := newStandInFor(t, w, &standin.Ingress{IdleCut: cut}, 1)
+		edge := newStandInFor(t, bed, &standin.Ingress{IdleCut: cut}, 1)
 		_, pat := edge.newPAT(t, kafkaRole)
 		client := dialKafka(t, edge.path(t, endpointHost, "auto", pat).bootstrap)
 		client.askVersions(t)
@@ -112,7 +112,7 @@ func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
 	})
 	t.Run("after one", func(t *testing.T) {
 		t.Parallel()
-		edge := newStandInFor(t, w, &standin.Ingress{IdleCut: time.Second}, 1)
+		edge := newStandInFor(t, bed, &standin.Ingress{IdleCut: time.Second}, 1)
 		_, pat := edge.newPAT(t, kafkaRole)
 		p := edge.path(t, endpointHost, "auto", pat)
 		client := dialKafka(t, p.bootstrap)
@@ -127,9 +127,9 @@ func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
 // TestSnowflakeCutsWhatIsOld has the ingress end every connection after four
 // seconds, whatever it carries.
 func TestSnowflakeCutsWhatIsOld(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
-	edge := newStandInFor(t, w, &standin.Ingress{Lifetime: 4 * time.Second}, 2)
+	edge := newStandInFor(t, bed, &standin.Ingress{Lifetime: 4 * time.Second}, 2)
 	_, pat := edge.newPAT(t, kafkaRole)
 	p := edge.path(t, endpointHost, "auto", pat)
 	p.mustLoseNothing(t, []string{"franz-go"}, func(context.Context) {})
@@ -143,12 +143,12 @@ func TestSnowflakeCutsWhatIsOld(t *testing.T) {
 // TestSnowflakeBuffersResponses has an ingress with HTTP/2, once as it should be
 // and once with responses held back until they are whole: then auto takes ws.
 func TestSnowflakeBuffersResponses(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
 	for name, buffers := range map[string]bool{"streams": false, "buffers": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			edge := newStandInFor(t, w, &standin.Ingress{HTTP2: true, Buffers: buffers}, 1)
+			edge := newStandInFor(t, bed, &standin.Ingress{HTTP2: true, Buffers: buffers}, 1)
 			_, pat := edge.newPAT(t, kafkaRole)
 			h2 := edge.path(t, endpointHost, "h2", pat)
 			if buffers {
@@ -166,9 +166,9 @@ func TestSnowflakeBuffersResponses(t *testing.T) {
 // TestSnowflakeTokensExpire has tokens of four seconds, under clients that come
 // all the time. Nobody notices when they are renewed.
 func TestSnowflakeTokensExpire(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
-	edge := newStandInFor(t, w, &standin.Ingress{}, 2)
+	edge := newStandInFor(t, bed, &standin.Ingress{}, 2)
 	edge.account.TokenLife = 4 * time.Second
 	p := edge.path(t, endpointHost, "auto", edge.withKey())
 	p.firstAnswer(t)
@@ -189,12 +189,12 @@ func TestSnowflakeTokensExpire(t *testing.T) {
 // TestAPATIsRevoked replaces a token that is not valid any more, in its file. The
 // agent stays up, also where the ingress does not say what is wrong.
 func TestAPATIsRevoked(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
 	for sentence, hides := range map[string]bool{"does not take the programmatic access token": false, "shows nothing there to this user": true} {
 		t.Run(sentence, func(t *testing.T) {
 			t.Parallel()
-			edge := newStandInFor(t, w, &standin.Ingress{HidesRefusals: hides}, 1)
+			edge := newStandInFor(t, bed, &standin.Ingress{HidesRefusals: hides}, 1)
 			pat, flags := edge.newPAT(t, kafkaRole)
 			p := edge.path(t, endpointHost, "auto", flags)
 			p.firstAnswer(t)
@@ -215,9 +215,9 @@ func TestAPATIsRevoked(t *testing.T) {
 
 // TestARoleWithoutTheEndpoint comes with a token that is good for something else.
 func TestARoleWithoutTheEndpoint(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
-	edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+	edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 	_, flags := edge.newPAT(t, otherRole)
 	p := edge.path(t, endpointHost, "auto", flags)
 	refusal(t, p, "shows nothing there to this user")
@@ -227,9 +227,9 @@ func TestARoleWithoutTheEndpoint(t *testing.T) {
 // TestASuspendedServiceIsStarted has the first request start a gateway, which
 // takes some seconds.
 func TestASuspendedServiceIsStarted(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
-	edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+	edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 	g := edge.gateways[0]
 	try(t, g.close())
 	started := make(chan error, 1)
@@ -251,7 +251,7 @@ func TestASuspendedServiceIsStarted(t *testing.T) {
 // TestManyClientsAreFewLogins has clients that try again and again while nothing
 // can come of it, and counts what reaches Snowflake.
 func TestManyClientsAreFewLogins(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	t.Parallel()
 	// crowd has 50 clients come ten times a second each.
 	crowd := func(t *testing.T, p *path) {
@@ -266,7 +266,7 @@ func TestManyClientsAreFewLogins(t *testing.T) {
 	}
 	t.Run("a key that is not registered", func(t *testing.T) {
 		t.Parallel()
-		edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+		edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 		edge.account.SetUser(standin.User{Name: kafkaUser, Roles: []string{kafkaRole}})
 		p := edge.path(t, endpointHost, "auto", edge.withKey())
 		crowd(t, p)
@@ -279,7 +279,7 @@ func TestManyClientsAreFewLogins(t *testing.T) {
 	})
 	t.Run("a token that is not valid", func(t *testing.T) {
 		t.Parallel()
-		edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+		edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 		pat, flags := edge.newPAT(t, kafkaRole)
 		edge.account.Revoke(pat)
 		crowd(t, edge.path(t, endpointHost, "auto", flags))
@@ -291,7 +291,7 @@ func TestManyClientsAreFewLogins(t *testing.T) {
 	})
 	t.Run("a good one", func(t *testing.T) {
 		t.Parallel()
-		edge := newStandInFor(t, w, &standin.Ingress{}, 1)
+		edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 		edge.account.TokenLife = time.Hour
 		p := edge.path(t, endpointHost, "auto", edge.withKey())
 		var all errgroup.Group

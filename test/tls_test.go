@@ -16,28 +16,28 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// newTLSWorld starts a broker that speaks TLS, asks culvert for a certificate and
+// newTLSTestbed starts a broker that speaks TLS, asks culvert for a certificate and
 // clients for a password, and agents that do the first two with clients.
-func newTLSWorld(t *testing.T, ways ...string) *world {
+func newTLSTestbed(t *testing.T, ways ...string) *testbed {
 	t.Helper()
-	w := &world{dir: t.TempDir()}
-	if err := writeKafkaTLS(w.dir); err != nil {
+	bed := &testbed{dir: t.TempDir()}
+	if err := writeKafkaTLS(bed.dir); err != nil {
 		t.Fatal(err)
 	}
-	w.toBrokers = []string{"--broker-tls", "--broker-ca-file", w.file("brokers-ca.pem"),
-		"--broker-cert-file", w.file("to-brokers.pem"), "--broker-key-file", w.file("to-brokers-key.pem")}
-	w.toClients = []string{"--listen-tls-cert-file", w.file("agent.pem"), "--listen-tls-key-file", w.file("agent-key.pem"),
-		"--listen-client-ca-file", w.file("clients-ca.pem")}
-	cfg := kafka.Config{IDs: []int32{0}, SASL: true, KeyStore: w.file("broker-both.pem"), TrustStore: w.file("brokers-ca.pem")}
-	if err := w.start(t.Context(), cfg, (*kafka.Cluster).SASL, ways...); err != nil {
+	bed.toBrokers = []string{"--broker-tls", "--broker-ca-file", bed.file("brokers-ca.pem"),
+		"--broker-cert-file", bed.file("to-brokers.pem"), "--broker-key-file", bed.file("to-brokers-key.pem")}
+	bed.toClients = []string{"--listen-tls-cert-file", bed.file("agent.pem"), "--listen-tls-key-file", bed.file("agent-key.pem"),
+		"--listen-client-ca-file", bed.file("clients-ca.pem")}
+	cfg := kafka.Config{IDs: []int32{0}, SASL: true, KeyStore: bed.file("broker-both.pem"), TrustStore: bed.file("brokers-ca.pem")}
+	if err := bed.start(t.Context(), cfg, (*kafka.Cluster).SASL, ways...); err != nil {
 		t.Fatal(err)
 	}
-	closeWith(t, w)
-	return w
+	closeWith(t, bed)
+	return bed
 }
 
-func (w *world) clientFiles() clients.TLS {
-	return clients.TLS{CA: w.file("clients-ca.pem"), Cert: w.file("client.pem"), Key: w.file("client-key.pem"), CertAndKey: w.file("client-both.pem")}
+func (b *testbed) clientFiles() clients.TLS {
+	return clients.TLS{CA: b.file("clients-ca.pem"), Cert: b.file("client.pem"), Key: b.file("client-key.pem"), CertAndKey: b.file("client-both.pem")}
 }
 
 // TestClientsThatLogInOverTLS has the Java client and librdkafka log in by each
@@ -50,37 +50,37 @@ func TestClientsThatLogInOverTLS(t *testing.T) {
 		all = append(all, clients.TLS{}.LogIn(mechanism)...)
 	}
 	installClients(t, append(all, clients.TLS{}.LogInV0()))
-	w := newTLSWorld(t, "ws", direct)
-	files := w.clientFiles()
+	bed := newTLSTestbed(t, "ws", direct)
+	files := bed.clientFiles()
 	t.Run("clients", func(t *testing.T) {
-		w.each(t, []string{"ws", direct}, func(t *testing.T, p *path) {
+		bed.each(t, []string{"ws", direct}, func(t *testing.T, p *path) {
 			for _, mechanism := range clients.Mechanisms {
 				t.Run(mechanism, func(t *testing.T) { p.roundtrips(t, files.LogIn(mechanism)) })
 			}
 			p.roundtrips(t, []clients.Client{files.LogInV0()})
 		})
 	})
-	t.Run("trouble", w.brokersRefuse)
+	t.Run("trouble", bed.brokersRefuse)
 }
 
 // brokersRefuse starts both ends with what brokers do not take. Either says why,
 // and clients are ended and not kept waiting.
-func (w *world) brokersRefuse(t *testing.T) {
-	ours := []string{"--broker-tls", "--broker-ca-file", w.file("brokers-ca.pem")}
-	strangers := []string{"--broker-cert-file", w.file("nobody.pem"), "--broker-key-file", w.file("nobody-key.pem")}
+func (b *testbed) brokersRefuse(t *testing.T) {
+	ours := []string{"--broker-tls", "--broker-ca-file", b.file("brokers-ca.pem")}
+	strangers := []string{"--broker-cert-file", b.file("nobody.pem"), "--broker-key-file", b.file("nobody-key.pem")}
 	for _, test := range []struct {
 		what, brokers string
 		flags         []string
 		says          string
 	}{
-		{"plaintext to TLS", w.cluster.SASL(), nil, "want TLS (--broker-tls)?"},
-		{"TLS to plaintext", w.cluster.Bootstrap(), w.toBrokers, "does this listener of the broker speak TLS?"},
-		{"no certificate", w.cluster.SASL(), ours, "does it want a certificate"},
-		{"a stranger's certificate", w.cluster.SASL(), append(ours, strangers...), "one signed by whom it trusts?"},
-		{"another CA", w.cluster.SASL(), []string{"--broker-tls", "--broker-ca-file", w.file("strangers-ca.pem")}, "in --broker-ca-file?"},
+		{"plaintext to TLS", b.cluster.SASL(), nil, "want TLS (--broker-tls)?"},
+		{"TLS to plaintext", b.cluster.Bootstrap(), b.toBrokers, "does this listener of the broker speak TLS?"},
+		{"no certificate", b.cluster.SASL(), ours, "does it want a certificate"},
+		{"a stranger's certificate", b.cluster.SASL(), append(ours, strangers...), "one signed by whom it trusts?"},
+		{"another CA", b.cluster.SASL(), []string{"--broker-tls", "--broker-ca-file", b.file("strangers-ca.pem")}, "in --broker-ca-file?"},
 	} {
 		t.Run(test.what, func(t *testing.T) {
-			v := *w
+			v := *b
 			v.brokers, v.toBrokers, v.toClients = test.brokers, test.flags, nil
 			g, err := v.newGateway(t.Context())
 			if err != nil {

@@ -6,7 +6,7 @@ import (
 	"os"
 	"os/exec"
 
-	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 )
 
 // Squid is an HTTP proxy that lets out HTTPS alone: CONNECT to any port, for the
@@ -59,7 +59,7 @@ func (s Squid) command(p place) (*exec.Cmd, error) {
 	if err := os.WriteFile(p.file("users"), []byte(users), 0o644); err != nil {
 		return nil, err
 	}
-	if err := inside.WriteHosts(p.file("hosts"), s.Hosts); err != nil {
+	if err := hostsfile.Write(p.file("hosts"), s.Hosts); err != nil {
 		return nil, err
 	}
 	data := struct {

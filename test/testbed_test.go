@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
@@ -18,8 +18,8 @@ var transports = []string{"ws", "h3", "h2"}
 // direct is no transport: the agent dials the brokers itself.
 const direct = "direct"
 
-// world is a cluster, a gateway beside it, and agents that lead to it.
-type world struct {
+// testbed is a cluster, a gateway beside it, and agents that lead to it.
+type testbed struct {
 	dir     string
 	binary  string // culvert
 	cluster *kafka.Cluster
@@ -30,47 +30,47 @@ type world struct {
 	toBrokers, toClients []string // flags of whoever dials brokers, and of agents
 }
 
-// shared is the world of most tests: a cluster takes seconds to start.
+// shared is the testbed of most tests: a cluster takes seconds to start.
 var shared struct {
-	once  sync.Once
-	world *world
-	err   error
+	once    sync.Once
+	testbed *testbed
+	err     error
 }
 
-// theWorld returns the shared world and starts it for the first test.
-func theWorld(t *testing.T) *world {
+// sharedTestbed returns it and starts it for the first test.
+func sharedTestbed(t *testing.T) *testbed {
 	t.Helper()
 	needReal(t)
 	shared.once.Do(func() {
-		if shared.world, shared.err = newSharedWorld(); shared.err != nil {
+		if shared.testbed, shared.err = newSharedTestbed(); shared.err != nil {
 			t.Log(shared.err)
 		}
 	})
 	if shared.err != nil {
-		t.Fatal("the shared world did not start")
+		t.Fatal("the shared testbed did not start")
 	}
-	return shared.world
+	return shared.testbed
 }
 
-func newSharedWorld() (*world, error) {
+func newSharedTestbed() (*testbed, error) {
 	dir, err := os.MkdirTemp("", "culvert-test-")
 	if err != nil {
 		return nil, err
 	}
-	w, err := newWorld(context.Background(), dir, kafka.Config{}, (*kafka.Cluster).Bootstrap, append(transports, direct, snowflake)...)
+	bed, err := newTestbed(context.Background(), dir, kafka.Config{}, (*kafka.Cluster).Bootstrap, append(transports, direct, snowflake)...)
 	if err != nil {
 		os.RemoveAll(dir)
 	}
-	return w, err
+	return bed, err
 }
 
-// closeShared ends the shared world if a test has started it.
+// closeShared ends the shared testbed if a test has started it.
 func closeShared() error {
-	w := shared.world
-	if w == nil {
+	bed := shared.testbed
+	if bed == nil {
 		return nil
 	}
-	return errors.Join(w.close(), os.RemoveAll(w.dir))
+	return errors.Join(bed.close(), os.RemoveAll(bed.dir))
 }
 
 // eachTransport runs a test once per transport, and through the stand-in for
@@ -78,19 +78,19 @@ func closeShared() error {
 // a broker's name has reached a client, if nothing came through the agent, or if
 // the agent has refused anything.
 func eachTransport(t *testing.T, test func(*testing.T, *path)) {
-	theWorld(t).each(t, append(transports, snowflake), test)
+	sharedTestbed(t).each(t, append(transports, snowflake), test)
 }
 
 // eachWay is eachTransport and, besides, an agent that dials the brokers itself.
 func eachWay(t *testing.T, test func(*testing.T, *path)) {
-	theWorld(t).each(t, append(transports, direct, snowflake), test)
+	sharedTestbed(t).each(t, append(transports, direct, snowflake), test)
 }
 
-func (w *world) each(t *testing.T, ways []string, test func(*testing.T, *path)) {
+func (b *testbed) each(t *testing.T, ways []string, test func(*testing.T, *path)) {
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			p := w.paths[way]
+			p := b.paths[way]
 			p.relay.Check(t)
 			sent, refused := p.relay.Sent(), scrape(t, p.admin).sum("culvert_refused_total")
 			test(t, p)
@@ -101,63 +101,63 @@ func (w *world) each(t *testing.T, ways []string, test func(*testing.T, *path)) 
 			if n := scrape(t, p.admin).sum("culvert_refused_total") - refused; n > 0 {
 				t.Errorf("the agent has refused something %v times", n)
 			}
-			w.logIfFailed(t)
+			b.logIfFailed(t)
 		})
 	}
 }
 
-// newWorld starts a cluster, a gateway that is given the addresses of one of
+// newTestbed starts a cluster, a gateway that is given the addresses of one of
 // its listeners, and a path per way to it.
-func newWorld(ctx context.Context, dir string, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (*world, error) {
-	w := &world{dir: dir}
-	return w, w.start(ctx, cfg, listener, ways...)
+func newTestbed(ctx context.Context, dir string, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (*testbed, error) {
+	bed := &testbed{dir: dir}
+	return bed, bed.start(ctx, cfg, listener, ways...)
 }
 
-func (w *world) start(ctx context.Context, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (err error) {
-	w.paths = make(map[string]*path)
+func (b *testbed) start(ctx context.Context, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (err error) {
+	b.paths = make(map[string]*path)
 	defer func() {
 		if err != nil {
-			w.close()
+			b.close()
 		}
 	}()
-	if w.binary, err = build(); err != nil {
+	if b.binary, err = build(); err != nil {
 		return err
 	}
-	if w.cluster, err = kafka.New(ctx, w.dir, cfg); err != nil {
+	if b.cluster, err = kafka.New(ctx, b.dir, cfg); err != nil {
 		return err
 	}
-	w.brokers = listener(w.cluster)
-	if err := writeCredentials(w.dir); err != nil {
+	b.brokers = listener(b.cluster)
+	if err := writeCredentials(b.dir); err != nil {
 		return err
 	}
-	if err := inside.WriteHosts(w.file("inside-hosts"), w.cluster.Hosts()); err != nil {
+	if err := hostsfile.Write(b.file("brokers-hosts"), b.cluster.Hosts()); err != nil {
 		return err
 	}
-	if w.gateway, err = w.newGateway(ctx); err != nil {
+	if b.gateway, err = b.newGateway(ctx); err != nil {
 		return err
 	}
 	for _, way := range ways {
-		p, err := w.newPath(ctx, w.gateway, way)
+		p, err := b.newPath(ctx, b.gateway, way)
 		if err != nil {
 			return err
 		}
-		w.paths[way] = p
+		b.paths[way] = p
 	}
 	return nil
 }
 
 // close ends the agents, the gateway and the brokers. Culvert must end in good
 // order.
-func (w *world) close() error {
+func (b *testbed) close() error {
 	var all []error
-	for _, p := range w.paths {
+	for _, p := range b.paths {
 		all = append(all, p.close())
 	}
-	if w.gateway != nil {
-		all = append(all, w.gateway.close())
+	if b.gateway != nil {
+		all = append(all, b.gateway.close())
 	}
-	if w.cluster != nil {
-		w.cluster.Close()
+	if b.cluster != nil {
+		b.cluster.Close()
 	}
 	return errors.Join(all...)
 }
@@ -172,13 +172,13 @@ func closeWith(t *testing.T, c interface{ close() error }) {
 }
 
 // logIfFailed adds what all said to the report of a test that has failed.
-func (w *world) logIfFailed(t *testing.T) {
+func (b *testbed) logIfFailed(t *testing.T) {
 	if !t.Failed() {
 		return
 	}
-	t.Logf("what the brokers said:\n%s", w.cluster.Log())
-	t.Logf("what the gateway said:\n%s", w.gateway.process.Output())
-	for _, p := range w.paths {
+	t.Logf("what the brokers said:\n%s", b.cluster.Log())
+	t.Logf("what the gateway said:\n%s", b.gateway.process.Output())
+	for _, p := range b.paths {
 		t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
 		if p.standIn != nil {
 			p.standIn.report(t)
@@ -186,4 +186,4 @@ func (w *world) logIfFailed(t *testing.T) {
 	}
 }
 
-func (w *world) file(name string) string { return filepath.Join(w.dir, name) }
+func (b *testbed) file(name string) string { return filepath.Join(b.dir, name) }

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
-	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 )
 
 // The names of a Snowflake account and of a service's endpoint, which nobody
@@ -36,7 +36,7 @@ const tokenLife = 20 * time.Second
 // standIn is Snowflake as culvert meets it: an account, an ingress, and a
 // service with two gateways in plain HTTP behind it.
 type standIn struct {
-	*world
+	*testbed
 	account  *standin.Account
 	ingress  *standin.Ingress
 	gateways []*gateway
@@ -47,12 +47,12 @@ type standIn struct {
 
 // newStandIn starts the ingress in, which may have fields set, and count
 // gateways.
-func (w *world) newStandIn(ctx context.Context, in *standin.Ingress, count int) (_ *standIn, err error) {
+func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int) (_ *standIn, err error) {
 	ln, err := net.Listen("tcp", address(clientHost, 0))
 	if err != nil {
 		return nil, err
 	}
-	p := &standIn{world: w, ingress: in, account: &standin.Account{Host: accountHost, TokenLife: tokenLife}, listen: ln.Addr().String()}
+	p := &standIn{testbed: b, ingress: in, account: &standin.Account{Host: accountHost, TokenLife: tokenLife}, listen: ln.Addr().String()}
 	defer func() {
 		if err != nil {
 			ln.Close()
@@ -62,12 +62,12 @@ func (w *world) newStandIn(ctx context.Context, in *standin.Ingress, count int) 
 	if err := p.writeFiles(); err != nil {
 		return nil, err
 	}
-	if in.Certificate, err = tls.LoadX509KeyPair(w.file("gateway.pem"), w.file("gateway-key.pem")); err != nil {
+	if in.Certificate, err = tls.LoadX509KeyPair(b.file("gateway.pem"), b.file("gateway-key.pem")); err != nil {
 		return nil, err
 	}
 	service := &standin.Service{Hosts: []string{endpointHost, clientHost}, Roles: []string{kafkaRole}}
 	for range count {
-		g, err := w.newPlainGateway(ctx, "--ticket-key-file", p.own("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "6s")
+		g, err := b.newPlainGateway(ctx, "--ticket-key-file", p.own("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "6s")
 		if err != nil {
 			return nil, err
 		}
@@ -103,7 +103,7 @@ func (p *standIn) writeFiles() error {
 	return errors.Join(
 		os.WriteFile(p.own("ticket-key"), []byte(rand.Text()+rand.Text()+"\n"), 0o600),
 		os.WriteFile(p.own("rsa-key"), pemBlock("PRIVATE KEY", secret), 0o600),
-		inside.WriteHosts(p.own("hosts"), names),
+		hostsfile.Write(p.own("hosts"), names),
 	)
 }
 
@@ -146,8 +146,8 @@ func (p *standIn) open(ctx context.Context, host, transport string, credentials 
 }
 
 // newSnowflakePath starts one, and an agent.
-func (w *world) newSnowflakePath(ctx context.Context) (*path, error) {
-	edge, err := w.newStandIn(ctx, &standin.Ingress{}, 2)
+func (b *testbed) newSnowflakePath(ctx context.Context) (*path, error) {
+	edge, err := b.newStandIn(ctx, &standin.Ingress{}, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -160,9 +160,9 @@ func (w *world) newSnowflakePath(ctx context.Context) (*path, error) {
 }
 
 // newStandInFor starts one that ends with the test.
-func newStandInFor(t *testing.T, w *world, in *standin.Ingress, count int) *standIn {
+func newStandInFor(t *testing.T, bed *testbed, in *standin.Ingress, count int) *standIn {
 	t.Helper()
-	p, err := w.newStandIn(t.Context(), in, count)
+	p, err := bed.newStandIn(t.Context(), in, count)
 	try(t, err)
 	closeWith(t, p)
 	t.Cleanup(func() {

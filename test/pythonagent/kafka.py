@@ -3,7 +3,7 @@ import struct
 
 
 def frame(key, version, correlation, body=b""):
-    client = b"another-peer"
+    client = b"python-agent"
     request = struct.pack(">hhih", key, version, correlation, len(client)) + client + body
     return struct.pack(">i", len(request)) + request
 

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package inside
+package hostsfile
 
 import "os/exec"
 

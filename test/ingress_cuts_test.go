@@ -26,9 +26,9 @@ const idleCut = 3 * time.Second
 // a while. The client must see a reset: an end in good order would say that the
 // broker had no more to say.
 func TestAnIdleCutIsAReset(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	ingress.Need(t)
-	plain := w.plainGateway(t)
+	plain := bed.plainGateway(t)
 	for name, c := range map[string]struct {
 		program ingress.Program
 		over    string
@@ -37,11 +37,11 @@ func TestAnIdleCutIsAReset(t *testing.T) {
 		"HAProxy": {ingress.HAProxy{IdleCut: idleCut}, "ws h2"},
 		"Envoy":   {ingress.Envoy{IdleCut: idleCut}, "ws h2 h3"},
 	} {
-		i := ingress.Start(t, c.program, w.door(plain))
+		i := ingress.Start(t, c.program, bed.door(plain))
 		for transport := range strings.FieldsSeq(c.over) {
 			t.Run(name+" "+transport, func(t *testing.T) {
 				t.Parallel()
-				p := w.through(t, plain, i.URL, transport)
+				p := bed.through(t, plain, i.URL, transport)
 				client := dialKafka(t, p.bootstrap)
 				client.askVersions(t)
 				begin := time.Now()
@@ -58,10 +58,10 @@ func TestAnIdleCutIsAReset(t *testing.T) {
 // TestKeepalivesOutliveAnIdleCut has ingresses whose limit is above the time
 // between KEEPALIVEs cut nothing, by their usual minute or a tenth of it.
 func TestKeepalivesOutliveAnIdleCut(t *testing.T) {
-	w := theWorld(t).inAHurry(t)
+	bed := sharedTestbed(t).inAHurry(t)
 	ingress.Need(t)
 	t.Parallel()
-	plain := w.plainGateway(t)
+	plain := bed.plainGateway(t)
 	cut := atRealTimes(time.Minute)
 	for name, c := range map[string]struct {
 		program ingress.Program
@@ -71,11 +71,11 @@ func TestKeepalivesOutliveAnIdleCut(t *testing.T) {
 		"HAProxy": {ingress.HAProxy{IdleCut: cut}, "ws h2"},
 		"Envoy":   {ingress.Envoy{IdleCut: cut}, "ws h2 h3"},
 	} {
-		i := ingress.Start(t, c.program, w.door(plain))
+		i := ingress.Start(t, c.program, bed.door(plain))
 		for transport := range strings.FieldsSeq(c.over) {
 			t.Run(name+" "+transport, func(t *testing.T) {
 				t.Parallel()
-				client := dialKafka(t, w.through(t, plain, i.URL, transport).bootstrap)
+				client := dialKafka(t, bed.through(t, plain, i.URL, transport).bootstrap)
 				client.askVersions(t)
 				if err := client.waitForEnd(t, 3*cut); !errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Fatalf("the idle connection ended with %v", err)
@@ -134,9 +134,9 @@ func (c rawClient) waitForEnd(t *testing.T, patience time.Duration) error {
 // again and again, under an idempotent producer and a consumer of each
 // transport.
 func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	ingress.Need(t)
-	plain := w.plainGateway(t)
+	plain := bed.plainGateway(t)
 	for name, c := range map[string]struct {
 		program ingress.Program
 		over    string
@@ -149,17 +149,17 @@ func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
 			defer cancel()
-			i := ingress.Start(t, c.program, w.door(plain))
+			i := ingress.Start(t, c.program, bed.door(plain))
 			var sending errgroup.Group
 			paths := make(map[string]*path) // by topic
 			for transport := range strings.FieldsSeq(c.over) {
-				p, topic := w.through(t, plain, i.URL, transport), w.cluster.Topic(t, "cut-"+transport)
+				p, topic := bed.through(t, plain, i.URL, transport), bed.cluster.Topic(t, "cut-"+transport)
 				paths[topic] = p
 				sending.Go(func() error { return produceFranz(t, ctx, p, topic) })
 			}
-			readers := make(map[string]chan *ledger)
+			readers := make(map[string]chan *arrivals)
 			for topic, p := range paths {
-				readers[topic] = make(chan *ledger, 1)
+				readers[topic] = make(chan *arrivals, 1)
 				client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 				go func() { readers[topic] <- consume(t, client, producing) }()
 			}
@@ -200,14 +200,14 @@ func reloadTwice(t *testing.T, i *ingress.Ingress) {
 // still until the next KEEPALIVE, 15 seconds at most, and then nginx cuts the
 // stream.
 func TestABodyLimitCutsUploads(t *testing.T) {
-	w := theWorld(t).inAHurry(t)
+	bed := sharedTestbed(t).inAHurry(t)
 	ingress.Need(t)
-	plain := w.plainGateway(t)
-	i := ingress.Start(t, ingress.Nginx{Streams: true}, w.door(plain))
+	plain := bed.plainGateway(t)
+	i := ingress.Start(t, ingress.Nginx{Streams: true}, bed.door(plain))
 	for transport, cut := range map[string]bool{"ws": false, "h2": true} {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
-			p := w.through(t, plain, i.URL, transport)
+			p := bed.through(t, plain, i.URL, transport)
 			roundTrip(t, p, transport)
 			cuts := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`)
 			if (cuts > 0) != cut {
@@ -222,12 +222,12 @@ func TestABodyLimitCutsUploads(t *testing.T) {
 // and cuts that after each mebibyte. Twice, and h2 counts as failed; but there
 // is nothing better, so it is taken again, and all records get through.
 func TestAutoUnderABodyLimit(t *testing.T) {
-	w := theWorld(t).inAHurry(t)
+	bed := sharedTestbed(t).inAHurry(t)
 	ingress.Need(t)
 	t.Parallel()
-	plain := w.plainGateway(t)
-	i := ingress.Start(t, ingress.Nginx{Streams: true, NoWebSocket: true}, w.door(plain))
-	p := w.through(t, plain, i.URL, "auto")
+	plain := bed.plainGateway(t)
+	i := ingress.Start(t, ingress.Nginx{Streams: true, NoWebSocket: true}, bed.door(plain))
+	p := bed.through(t, plain, i.URL, "auto")
 	const count, size = 600, 16 << 10
 	p.firstAnswer(t)
 	before, topic := p.tunnel(t), p.cluster.Topic(t, "limit")

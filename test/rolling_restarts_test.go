@@ -25,15 +25,15 @@ import (
 // record is lost, none comes twice, and whoever connects meanwhile is served:
 // agents go to the other gateway before clients notice.
 func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("not done within three minutes"))
 	defer cancel()
-	if err := os.WriteFile(w.file("ticket-key"), []byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
+	if err := os.WriteFile(bed.file("ticket-key"), []byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var gateways []*gateway
 	for range 2 {
-		g, err := w.newGateway(ctx, "--ticket-key-file", w.file("ticket-key"), "--drain-timeout", "6s")
+		g, err := bed.newGateway(ctx, "--ticket-key-file", bed.file("ticket-key"), "--drain-timeout", "6s")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	front := &gateway{world: w, listen: address(clientHost, ports[0])}
+	front := &gateway{testbed: bed, listen: address(clientHost, ports[0])}
 	newBalancer(t, front.listen, gateways...)
 
 	topics := make(map[string]*path)
@@ -53,13 +53,13 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 	visiting, leave := context.WithCancel(ctx)
 	defer leave()
 	for _, transport := range transports {
-		p, err := w.newPath(ctx, front, transport)
+		p, err := bed.newPath(ctx, front, transport)
 		if err != nil {
 			t.Fatal(err)
 		}
 		closeWith(t, p)
 		for kind, produce := range producers {
-			topic := w.cluster.Topic(t, "rolling-"+kind+"-"+transport)
+			topic := bed.cluster.Topic(t, "rolling-"+kind+"-"+transport)
 			topics[topic] = p
 			all.Go(func() error { return produce(t, ctx, p, topic) })
 		}

@@ -137,8 +137,8 @@ func TestConnect(t *testing.T) {
 // agent of its own on this one machine.
 func TestMirrorMaker(t *testing.T) {
 	e := ecosystem(t)
-	west := theWorld(t)
-	east, err := newWorld(t.Context(), t.TempDir(), kafka.Config{IDs: []int32{0}, ClusterID: "mirrored-cluster-00001"}, (*kafka.Cluster).Bootstrap, "h3")
+	west := sharedTestbed(t)
+	east, err := newTestbed(t.Context(), t.TempDir(), kafka.Config{IDs: []int32{0}, ClusterID: "mirrored-cluster-00001"}, (*kafka.Cluster).Bootstrap, "h3")
 	if err != nil {
 		t.Fatal(err)
 	}

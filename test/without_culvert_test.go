@@ -13,10 +13,10 @@ import (
 // answer comes and then nothing works, since it names what nobody resolves. If
 // this passes by another way, the other tests show nothing.
 func TestBrokersCannotBeUsedDirectly(t *testing.T) {
-	w := theWorld(t)
-	topic := w.cluster.Topic(t, "control")
+	bed := sharedTestbed(t)
+	topic := bed.cluster.Topic(t, "control")
 	t.Run("franz-go", func(t *testing.T) {
-		client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(w.cluster.Bootstrap(), ",")...), kgo.DisableIdempotentWrite())
+		client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(bed.cluster.Bootstrap(), ",")...), kgo.DisableIdempotentWrite())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,7 +31,7 @@ func TestBrokersCannotBeUsedDirectly(t *testing.T) {
 		}
 	})
 	t.Run("kcat", func(t *testing.T) {
-		if out, err := kcat(t, w.cluster.Bootstrap(), "hello\n", "-P", "-t", topic, "-X", "message.timeout.ms=2000"); err == nil {
+		if out, err := kcat(t, bed.cluster.Bootstrap(), "hello\n", "-P", "-t", topic, "-X", "message.timeout.ms=2000"); err == nil {
 			t.Errorf("a record arrived: %s", out)
 		}
 	})

@@ -1,4 +1,4 @@
-package inside
+package hostsfile
 
 import (
 	"fmt"
@@ -6,6 +6,9 @@ import (
 	"os/exec"
 	"syscall"
 )
+
+// hostsEnv names the hosts file to the started copy of the test binary.
+const hostsEnv = "TEST_HOSTS_FILE"
 
 // Main must be the first thing in the TestMain of a test binary that uses
 // Command: in a copy that Command has started it becomes the program and does
@@ -16,7 +19,7 @@ func Main() {
 		return
 	}
 	err := become(hosts, os.Args[1:])
-	fmt.Fprintln(os.Stderr, "inside:", err)
+	fmt.Fprintln(os.Stderr, "hostsfile:", err)
 	os.Exit(1)
 }
 

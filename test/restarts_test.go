@@ -16,10 +16,10 @@ import (
 // then the gateway, under producers that send and consumers that read. The
 // gateway's tickets are void after that: its key is new.
 func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
 	defer cancel()
-	g, err := w.newGateway(ctx)
+	g, err := bed.newGateway(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,20 +27,20 @@ func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
 	topics := make(map[string]*path)
 	var all errgroup.Group
 	for _, transport := range transports {
-		p, err := w.newPath(ctx, g, transport)
+		p, err := bed.newPath(ctx, g, transport)
 		if err != nil {
 			t.Fatal(err)
 		}
 		closeWith(t, p)
 		for kind, produce := range producers {
-			topic := w.cluster.Topic(t, "restart-"+kind+"-"+transport)
+			topic := bed.cluster.Topic(t, "restart-"+kind+"-"+transport)
 			topics[topic] = p
 			all.Go(func() error { return produce(t, ctx, p, topic) })
 		}
 	}
-	readers := make(map[string]chan *ledger)
+	readers := make(map[string]chan *arrivals)
 	for topic, p := range topics {
-		readers[topic] = make(chan *ledger, 1)
+		readers[topic] = make(chan *arrivals, 1)
 		client := p.franz(t, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 		go func() { readers[topic] <- consume(t, client, producing) }()
 	}

@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
-	"github.com/culvert-proxy/culvert/test/inside"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 	"github.com/culvert-proxy/culvert/test/kafka"
 	"github.com/culvert-proxy/culvert/test/netns"
 	"github.com/culvert-proxy/culvert/test/proc"
@@ -161,7 +161,7 @@ func (p *platform) startKafka(t *testing.T, file string) (brokers []instance) {
 	for node := 1; node <= 3; node++ {
 		brokers = append(brokers, p.machine(t, fmt.Sprintf("kafka-%d", node)))
 	}
-	if err := inside.WriteHosts(p.hosts(), p.names); err != nil {
+	if err := hostsfile.Write(p.hosts(), p.names); err != nil {
 		t.Fatal(err)
 	}
 	for i := range brokers {
@@ -226,7 +226,7 @@ func (p *platform) startGateway(t *testing.T) (gateways []instance) {
 	c := container(t, "50-gateway.sql", 1)
 	for range 2 {
 		g := p.machine(t, "kafka-gateway")
-		cmd := inside.Command(p.hosts(), binary, c.Args...)
+		cmd := hostsfile.Command(p.hosts(), binary, c.Args...)
 		cmd.Env = append(cmd.Env, p.environment(t, c, filepath.Join(p.dir, "gateway"))...)
 		g.process = p.start(t, g, cmd)
 		gateways = append(gateways, g)

@@ -38,29 +38,29 @@ var producers = map[string]func(*testing.T, context.Context, *path, string) erro
 // a broker, while idempotent producers of two kinds and over all transports
 // send with acks=all.
 func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
 	defer cancel()
 	topics := make(map[string]*path)
 	var all errgroup.Group
-	for _, p := range w.paths {
+	for _, p := range bed.paths {
 		for kind, produce := range producers {
-			topic := w.cluster.Topic(t, kind+"-"+p.transport)
+			topic := bed.cluster.Topic(t, kind+"-"+p.transport)
 			topics[topic] = p
 			all.Go(func() error { return produce(t, ctx, p, topic) })
 		}
 	}
 	time.Sleep(3 * time.Second)
-	moveLeaders(t, w.cluster, slices.Collect(maps.Keys(topics)))
+	moveLeaders(t, bed.cluster, slices.Collect(maps.Keys(topics)))
 	time.Sleep(time.Second)
-	w.cluster.Kill(2)
+	bed.cluster.Kill(2)
 	time.Sleep(2 * time.Second)
-	for _, p := range w.paths {
+	for _, p := range bed.paths {
 		if out, err := p.doctor(); err == nil || !found(out, "fail", "broker 2") || !found(out, "ok", "broker 1") {
 			t.Errorf("the doctor over %s: %v\n%s", p.transport, err, out)
 		}
 	}
-	if err := w.cluster.Restart(ctx, 2); err != nil {
+	if err := bed.cluster.Restart(ctx, 2); err != nil {
 		t.Error(err)
 	}
 	if err := all.Wait(); err != nil {
@@ -73,7 +73,7 @@ func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
 			p.relay.Check(t)
 		})
 	}
-	w.logIfFailed(t)
+	bed.logIfFailed(t)
 }
 
 // produceFranz fails with the first record that was not acknowledged.
@@ -150,7 +150,7 @@ func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
 		return p.franz(t, append(options, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	}
 	producer := p.franz(t)
-	book := newLedger()
+	arrived := newArrivals()
 	first, second := member(), member()
 	sent := 0
 	// both returns when what was sent has come, and each of the members has had
@@ -165,7 +165,7 @@ func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
 			produce(t, producer, records)
 			everyone = true
 			for i, m := range members {
-				got[i] += poll(ctx, m, book)
+				got[i] += poll(ctx, m, arrived)
 				everyone = everyone && got[i] > 0
 			}
 			if ctx.Err() != nil {
@@ -177,17 +177,17 @@ func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
 	second.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	for len(book.seen) < sent && ctx.Err() == nil {
-		poll(ctx, first, book)
+	for len(arrived.seen) < sent && ctx.Err() == nil {
+		poll(ctx, first, arrived)
 	}
-	book.checkAtLeastOnce(t, sent)
+	arrived.checkAtLeastOnce(t, sent)
 }
 
 // poll takes what comes within half a second, and returns how much it was.
-func poll(ctx context.Context, client *kgo.Client, book *ledger) int {
+func poll(ctx context.Context, client *kgo.Client, arrived *arrivals) int {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	fetches := client.PollFetches(ctx)
-	fetches.EachRecord(func(r *kgo.Record) { book.add(r.Partition, r.Value) })
+	fetches.EachRecord(func(r *kgo.Record) { arrived.add(r.Partition, r.Value) })
 	return fetches.NumRecords()
 }

@@ -1,4 +1,4 @@
-package inside
+package hostsfile
 
 import (
 	"net"
@@ -22,7 +22,7 @@ func TestNameResolvesInsideAndNotOutside(t *testing.T) {
 		t.Skip(err)
 	}
 	hosts := filepath.Join(t.TempDir(), "hosts")
-	if err := WriteHosts(hosts, map[string]string{name: "127.0.0.7"}); err != nil {
+	if err := Write(hosts, map[string]string{name: "127.0.0.7"}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := proc.Run(t.Context(), Command(hosts, "/usr/bin/getent", "hosts", name))

@@ -11,9 +11,9 @@ import (
 // TestCorporateProxy has the agent leave through a company's proxy, which alone
 // can resolve the gateway's name.
 func TestCorporateProxy(t *testing.T) {
-	w := theWorld(t)
+	bed := sharedTestbed(t)
 	ingress.Need(t)
-	_, port, err := net.SplitHostPort(w.gateway.listen)
+	_, port, err := net.SplitHostPort(bed.gateway.listen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestCorporateProxy(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := w.through(t, w.gateway, "https://"+gateway, c.transport, "HTTPS_PROXY="+c.proxy)
+			p := bed.through(t, bed.gateway, "https://"+gateway, c.transport, "HTTPS_PROXY="+c.proxy)
 			if c.refused != "" {
 				refusal(t, p, c.refused)
 				return
