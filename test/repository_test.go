@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -32,4 +33,82 @@ func TestTheRepositoryHoldsNoLitter(t *testing.T) {
 			t.Errorf("%s has %d bytes, want %d at most", name, info.Size(), maxFile)
 		}
 	}
+}
+
+// TestTheMapOfTheTestsIsWhole holds what docs/architecture.md says of this folder
+// to what is in it.
+func TestTheMapOfTheTestsIsWhole(t *testing.T) {
+	page, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := section(string(page), "## The tests")
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("`([a-z_0-9]+(_test\\.go)?)`").FindAllStringSubmatch(part, -1) {
+		listed[m[1]] = true
+	}
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, e := range entries {
+		there[e.Name()] = true
+		if !listed[e.Name()] && e.Name() != "testdata" {
+			t.Errorf("docs/architecture.md does not say what test/%s is for", e.Name())
+		}
+	}
+	for name := range listed {
+		if strings.HasSuffix(name, "_test.go") && !there[name] {
+			t.Errorf("docs/architecture.md names test/%s, which is not there", name)
+		}
+	}
+}
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)\s:#]*)(?:#([^)\s]+))?\)`) // within the repository: without a scheme
+	heading = regexp.MustCompile("(?m)^#+ (.+)$")
+	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// TestLinksLeadSomewhere follows the links of the documents to files and headings.
+func TestLinksLeadSomewhere(t *testing.T) {
+	out, err := exec.Command("git", "ls-files", "-z", "--", "../*.md").Output()
+	if err != nil {
+		t.Skipf("not a checkout: git ls-files: %v", err)
+	}
+	for file := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			to := file
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(file), m[1])
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s links to %s, which is not there", file, m[1])
+			} else if m[2] != "" && !hasHeading(t, to, m[2]) {
+				t.Errorf("%s links to %s#%s, and there is no such heading", file, m[1], m[2])
+			}
+		}
+	}
+}
+
+// hasHeading reports whether a document has a heading with this anchor, by the
+// rules of GitHub.
+func hasHeading(t *testing.T, file, anchor string) bool {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range heading.FindAllStringSubmatch(string(text), -1) {
+		slug := strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")
+		if slug == anchor {
+			return true
+		}
+	}
+	return false
 }
