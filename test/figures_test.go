@@ -1,0 +1,174 @@
+package test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/scanner"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Figures that the code keeps to. What imports what is in imports_test.go.
+const (
+	// maxLines is how many lines of code a file may have, without comments, blank
+	// lines and tests: a file that is longer holds more than one thing.
+	maxLines = 450
+
+	// maxRootContexts is how often the product may make a context, outside of main,
+	// instead of taking one from its caller. Each has a comment that says why.
+	maxRootContexts = 6
+)
+
+// exceptions are the files that do not keep to a figure, and why.
+var exceptions = map[string]string{
+	"proxy/agent.go":             "issue 10",
+	"proxy/agentconn.go":         "issue 10",
+	"proxy/conn.go":              "issue 10",
+	"proxy/gateway.go":           "issue 10",
+	"proxy/snowflake/tokens.go":  "issue 10",
+	"proxy/status/status.go":     "issue 10",
+	"proxy/tlstrouble.go":        "issue 10",
+	"proxy/tunnel/dialer.go":     "issue 10",
+	"proxy/tunnel/h2.go":         "issue 10",
+	"proxy/tunnel/h3_control.go": "issue 10",
+	"proxy/tunnel/h3_serve.go":   "issue 10",
+	"proxy/tunnel/proxy.go":      "issue 10",
+	"proxy/tunnel/race.go":       "issue 10",
+	"proxy/tunnel/server.go":     "issue 10",
+}
+
+func TestFilesAreShort(t *testing.T) {
+	for file, src := range sources(t) {
+		switch n := linesOfCode(src); {
+		case n > maxLines && exceptions[file] == "":
+			t.Errorf("%s has %d lines of code, want %d at most", file, n, maxLines)
+		case n > maxLines:
+			t.Logf("%s has %d lines of code: %s", file, n, exceptions[file])
+		}
+	}
+}
+
+func TestContextsComeFromCallers(t *testing.T) {
+	total := 0
+	for file, src := range sources(t) {
+		if strings.HasPrefix(file, "test/") {
+			continue
+		}
+		for _, c := range rootContexts(t, file, src) {
+			switch {
+			case exceptions[file] != "":
+				t.Logf("%s: %s", c, exceptions[file])
+				continue
+			case !c.explained:
+				t.Errorf("%s: no comment, there or above, says why the context is no caller's", c)
+			default:
+				t.Logf("%s", c)
+			}
+			total++
+		}
+	}
+	if total > maxRootContexts {
+		t.Errorf("%d contexts that are no caller's, want %d at most", total, maxRootContexts)
+	}
+}
+
+func TestExceptionsAreNeeded(t *testing.T) {
+	all := sources(t)
+	for file := range exceptions {
+		src, ok := all[file]
+		if !ok || linesOfCode(src) <= maxLines && len(rootContexts(t, file, src)) == 0 {
+			t.Errorf("%s keeps to all figures, or is gone: it needs no exception", file)
+		}
+	}
+}
+
+// sources are the Go files of this module but its tests, by their path in the
+// repository.
+func sources(t *testing.T) map[string][]byte {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "list", "-f", `{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}}{{"\n"}}{{end}}{{range .IgnoredGoFiles}}{{$d}}/{{.}}{{"\n"}}{{end}}`, "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]byte{}
+	for path := range strings.SplitSeq(strings.TrimSpace(string(out)), "\n") {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[filepath.ToSlash(name)], err = os.ReadFile(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// linesOfCode counts the lines that have more than a comment.
+func linesOfCode(src []byte) int {
+	var s scanner.Scanner
+	file := token.NewFileSet().AddFile("", -1, len(src))
+	s.Init(file, src, nil, 0) // which leaves out comments
+	lines := map[int]bool{}
+	for {
+		pos, tok, text := s.Scan()
+		switch {
+		case tok == token.EOF:
+			return len(lines)
+		case tok == token.SEMICOLON && text == "\n": // inserted: what stands before it has been counted
+		default:
+			first := file.Line(pos)
+			for i := range strings.Count(text, "\n") + 1 { // a string can have several
+				lines[first+i] = true
+			}
+		}
+	}
+}
+
+// rootContext is a place where code makes a context: context.Background or TODO.
+type rootContext struct {
+	token.Position
+	explained bool // by a comment on its line or the one above
+}
+
+// rootContexts finds those of a file. Those of package main are expected.
+func rootContexts(t *testing.T, name string, src []byte) (all []rootContext) {
+	t.Helper()
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, name, src, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Name.Name == "main" {
+		return nil
+	}
+	var commented []int
+	for _, group := range f.Comments {
+		for _, c := range group.List {
+			commented = append(commented, fset.Position(c.End()).Line)
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		s, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		if x, ok := s.X.(*ast.Ident); ok && x.Name == "context" && (s.Sel.Name == "Background" || s.Sel.Name == "TODO") {
+			at := fset.Position(s.Pos())
+			all = append(all, rootContext{at, slices.Contains(commented, at.Line) || slices.Contains(commented, at.Line-1)})
+		}
+		return true
+	})
+	return all
+}
