@@ -101,9 +101,13 @@ func TestGoldenFrames(t *testing.T) {
 			} else if !bytes.Equal(got, g.client) {
 				t.Errorf("\n got %x\nwant %x", got, g.client)
 			}
+			want := g.broker
+			if g.key == protocol.DescribeQuorum {
+				want = got // controllers are hidden, whatever the Directory says
+			}
 			same, _, err := relay(&Rewriter{Directory: identity}, g.key, g.version, g.broker)
-			if err != nil || !bytes.Equal(same, g.broker) {
-				t.Errorf("identity: %v\n got %x\nwant %x", err, same, g.broker)
+			if err != nil || !bytes.Equal(same, want) {
+				t.Errorf("identity: %v\n got %x\nwant %x", err, same, want)
 			}
 			parse(t, g.key, g.version, got)
 		})
