@@ -230,10 +230,10 @@ func introduces(k protocol.APIKey) bool {
 
 // relayTouched relays a response with its addresses replaced.
 func (c *agentConn) relayTouched(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
-	switch r.Key {
-	case protocol.Produce, protocol.Fetch, protocol.ShareFetch, protocol.ShareAcknowledge:
+	switch {
+	case rewrite.NamedBy(r.Key, r.Version) == rewrite.Leaders:
 		return c.hints.Relay(f, r.Key, r.Version, size)
-	case protocol.APIVersions:
+	case r.Key == protocol.APIVersions:
 		c.noteOpened()
 		c.names.Caps = c.agent.caps.Load()
 	}

@@ -199,7 +199,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	s := &ticketer{gateway: g, stream: t, sent: map[named]time.Time{}}
 	c := &conn{
 		near: &source{Conn: t}, far: &source{Conn: broker},
-		touches: namesBrokers, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
+		touches: namesNodes, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
 		metrics: g.Metrics, log: log, loud: &g.loud, inflight: newInflight(),
 		first: true, without: g.without,
 	}
@@ -285,10 +285,10 @@ func (g *Gateway) drain() {
 	}
 }
 
-// namesBrokers reports whether the response says which brokers there are.
-// Leader hints do not: an agent follows them only to brokers it knows.
-func namesBrokers(k protocol.APIKey, _ int16) bool {
-	return k == protocol.Metadata || k == protocol.FindCoordinator || k == protocol.DescribeCluster
+// namesNodes reports whether the response names brokers that clients connect to.
+// Leader hints do not: an agent follows them only to brokers that it knows.
+func namesNodes(k protocol.APIKey, version int16) bool {
+	return rewrite.NamedBy(k, version).Nodes()
 }
 
 // ticketer gives the agent a ticket for each address that a broker names on one
@@ -318,7 +318,7 @@ func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewr
 		if cluster != "" {
 			s.cluster = cluster
 		}
-		s.gateway.memory.remember(s.cluster, brokers, r.Key != protocol.FindCoordinator)
+		s.gateway.memory.remember(s.cluster, brokers, rewrite.NamedBy(r.Key, r.Version) == rewrite.EveryNode)
 		if err := s.send(brokers); err != nil {
 			return rewrite.Result{}, err
 		}

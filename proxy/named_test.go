@@ -51,10 +51,10 @@ func documentedAPIs(t *testing.T) (apis []documented) {
 	return apis
 }
 
-// nodes reports whether the response names nodes to connect to. Leaders are
-// hints, and controllers are nobody's business.
+// nodes reports whether the response names nodes to connect to, and not leaders
+// as a hint, or controllers.
 func (d documented) nodes() bool {
-	return !strings.HasPrefix(d.names, "the leaders") && !strings.Contains(d.names, "controllers")
+	return strings.HasPrefix(d.names, "all brokers") || strings.HasPrefix(d.names, "some brokers")
 }
 
 // namingResponse is a broker's answer that names node 1 at the host wherever the

@@ -19,6 +19,17 @@ const maxHeld = 16 << 20
 // their schema says. Such a response is not relayed: an address could be in it.
 var ErrUndecodable = errors.New("cannot be decoded and is not relayed")
 
+// response says which response a cursor walks over.
+type response struct {
+	key           protocol.APIKey
+	version       int16
+	correlationID int32
+}
+
+func (r response) String() string {
+	return fmt.Sprintf("%s v%d response, correlation id %d", r.key, r.version, r.correlationID)
+}
+
 // A cursor walks over one response, field by field in the order of Kafka's
 // schemas (clients/src/main/resources/common/message). Its first error sticks,
 // and what is read after it is zero.
@@ -26,6 +37,7 @@ var ErrUndecodable = errors.New("cannot be decoded and is not relayed")
 // No count or length is believed that exceeds the bytes left in the frame, and
 // nothing is allocated before the bytes are there.
 type cursor struct {
+	response
 	f      *protocol.Flow
 	b      []byte // the bytes of the frame at hand, on loan from f
 	at     int    // offset of the next field in b
@@ -39,17 +51,17 @@ type cursor struct {
 
 // newCursor returns a cursor at the first byte of the frame next in f, with its
 // length, that holds what it walks over.
-func newCursor(f *protocol.Flow, size int64) cursor {
-	return cursor{f: f, beyond: size, hold: true}
+func newCursor(f *protocol.Flow, size int64, r response) cursor {
+	return cursor{response: r, f: f, beyond: size, hold: true}
 }
 
 // header walks over the length, the correlation id and the header's tagged
 // fields, and sets the form of the body.
-func (c *cursor) header(key protocol.APIKey, version int16) {
+func (c *cursor) header() {
 	c.skip(4 + 4)
-	c.flexible = key.FlexibleResponseHeader(version)
+	c.flexible = c.key.FlexibleResponseHeader(c.version)
 	c.tags()
-	c.flexible = key.Flexible(version)
+	c.flexible = c.key.Flexible(c.version)
 }
 
 // left returns the bytes of the frame that have not been walked over.
@@ -63,7 +75,7 @@ func (c *cursor) end() {
 }
 
 func (c *cursor) fail(format string, args ...any) {
-	c.stop(fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), ErrUndecodable))
+	c.stop(fmt.Errorf("decode %s: %s: %w", c.response, fmt.Sprintf(format, args...), ErrUndecodable))
 }
 
 func (c *cursor) stop(err error) {

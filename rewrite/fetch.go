@@ -6,8 +6,6 @@ import (
 	"io"
 	"math"
 	"slices"
-
-	"github.com/culvert-proxy/culvert/protocol"
 )
 
 // maxTail is the most that is held back behind the records of a response: as
@@ -19,94 +17,31 @@ const maxTail = 64 << 10
 // leaves over. Kafka has none above 3 there; all clients skip unknown ones.
 const padTag = 127
 
-// relayFetch passes a Fetch or ShareFetch response. Its records go on as they
-// arrive, so that its length is gone when its hint comes, and the hint has to
-// take as many bytes as it did.
-func (w *Rewriter) relayFetch(c *cursor, r response) (Result, error) {
+// streamed relays responses with records and, behind them, a hint. The records
+// are passed as they arrive. The length of the frame has left by the time its
+// hint comes, so the hint has to keep the length that it had.
+type streamed struct {
+	walk   func(cursor) cursor // up to the hint
+	tagged bool
+}
+
+func (s streamed) relay(c cursor, d Directory) (Result, error) {
 	c.hold = false
-	if r.key == protocol.Fetch {
-		c.fetch()
-	} else {
-		c.shareFetch(r.version)
-	}
+	c = s.walk(c)
 	if c.err != nil {
 		return Result{}, c.err
 	}
 	c.pass() // from here on offsets count from the tail's first byte
 	c.hold = true
-	return w.relayTail(c, r.key == protocol.Fetch)
+	return c.relayTail(s.tagged, d)
 }
 
-// fetch walks over a Fetch response v16-18, up to its tail.
-//
-//	throttle int32, error int16, session int32
-//	[topics] id
-//	  [partitions] index int32, error int16, high watermark int64, last stable offset int64, log start offset int64
-//	    [aborted] producer id int64, first offset int64, TAGS
-//	    preferred read replica int32, records bytes, TAGS
-//	  TAGS
-//	hint
-func (c *cursor) fetch() {
-	c.skip(4 + 2 + 4)
-	for n := c.array(); n > 0 && c.err == nil; n-- {
-		c.skip(16)
-		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2 + 8 + 8 + 8)
-			for n := c.array(); n > 0 && c.err == nil; n-- {
-				c.skip(8 + 8)
-				c.tags()
-			}
-			c.skip(4)
-			c.records()
-			c.tags()
-		}
-		c.tags()
-	}
-}
-
-// shareFetch walks over a ShareFetch response v0-2, up to its tail.
-//
-//	throttle int32, error int16, message string, acquisition lock timeout int32 (v1+)
-//	[topics] id
-//	  [partitions] index int32, error int16, message string, acknowledge error int16, acknowledge message string
-//	    leader {node int32, epoch int32, TAGS}
-//	    records bytes
-//	    [acquired] first offset int64, last offset int64, delivery count int16, TAGS
-//	    TAGS
-//	  TAGS
-//	hint
-func (c *cursor) shareFetch(version int16) {
-	c.skip(4 + 2)
-	c.string()
-	if version >= 1 {
-		c.skip(4)
-	}
-	for n := c.array(); n > 0 && c.err == nil; n-- {
-		c.skip(16)
-		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2)
-			c.string()
-			c.skip(2)
-			c.string()
-			c.skip(4 + 4)
-			c.tags()
-			c.records()
-			for n := c.array(); n > 0 && c.err == nil; n-- {
-				c.skip(8 + 8 + 2)
-				c.tags()
-			}
-			c.tags()
-		}
-		c.tags()
-	}
-}
-
-// relayTail edits what is behind the records, without a change of its length.
-// Shorter addresses are made up for by an unknown tagged field. Where that does
-// not fit, or the Directory lacks an address, the hint gives way to one, which
-// holds zeros: clients then ask for metadata, as they do after the errors that
+// relayTail edits what is behind the records and keeps its length. An unknown
+// tagged field fills what shorter addresses leave over. Where that does not fit,
+// or the directory lacks an address, such a field of zeros takes the place of
+// the hint: clients then ask for metadata, as they do after the errors that
 // hints come with.
-func (w *Rewriter) relayTail(c *cursor, tagged bool) (Result, error) {
+func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	size := c.left()
 	if size > maxTail {
 		return Result{Blanked: 1}, c.blankTail(size, tagged)
@@ -116,7 +51,7 @@ func (w *Rewriter) relayTail(c *cursor, tagged bool) (Result, error) {
 		return Result{}, c.err
 	}
 	n := len(h.addresses)
-	if edits, ok := w.hintEdits(c, h); ok {
+	if edits, ok := c.hintEdits(h, d); ok {
 		if edits, ok = h.pad(edits, h.tagsLen); ok {
 			return Result{Rewritten: n}, c.overwrite(edits)
 		}

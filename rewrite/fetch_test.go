@@ -39,7 +39,7 @@ func hinted(key protocol.APIKey, hosts []string, tags ...uint32) kmsg.Response {
 	return resp
 }
 
-var streamed = []protocol.APIKey{protocol.Fetch, protocol.ShareFetch}
+var streamedKeys = []protocol.APIKey{protocol.Fetch, protocol.ShareFetch}
 
 // constant maps all brokers to one host.
 func constant(host string) directory {
@@ -50,7 +50,7 @@ func constant(host string) directory {
 // 16383 zeros are followed by a longer size.
 func TestAHintOfAnyLengthIsReplacedOrBlanked(t *testing.T) {
 	hosts := func(n int) []string { return []string{strings.Repeat("b", n) + domain} }
-	for _, key := range streamed {
+	for _, key := range streamedKeys {
 		for _, tags := range [][]uint32{nil, {126}, {3, 127}, {128}, {1<<31 - 4}} {
 			for n := range 450 {
 				checkHint(t, constant("h"), hinted(key, hosts(n), tags...))
@@ -91,7 +91,7 @@ func checkHint(t *testing.T, d directory, resp kmsg.Response) Result {
 // Whether clients get a hint must not depend on luck: with short local names
 // they do, unless an advertised host is just one byte longer.
 func TestAHintSurvivesWhereItFits(t *testing.T) {
-	for _, key := range streamed {
+	for _, key := range streamedKeys {
 		for host, want := range map[string]Result{
 			"123456789" + domain:               {Rewritten: 1},
 			strings.Repeat("x", 9):             {Rewritten: 1},
@@ -113,7 +113,7 @@ func TestATailThatIsTooLongIsBlankedAsItStreams(t *testing.T) {
 	for i := range hosts {
 		hosts[i] = fmt.Sprintf("broker-%d%s", i, domain)
 	}
-	for _, key := range streamed {
+	for _, key := range streamedKeys {
 		resp := hinted(key, hosts)
 		frame := frameOf(resp)
 		src := io.MultiReader(bytes.NewReader(frame[:len(frame)-1000]), bytes.NewReader(frame[len(frame)-1000:]))
@@ -135,7 +135,7 @@ func TestATailThatIsTooLongIsBlankedAsItStreams(t *testing.T) {
 
 // With a tagged field of the last number there is no room for another behind it.
 func TestAHintBeforeTheLastTaggedFieldIsBlanked(t *testing.T) {
-	for _, key := range streamed {
+	for _, key := range streamedKeys {
 		resp := hinted(key, []string{"broker" + domain}, math.MaxInt32)
 		frame := frameOf(resp)
 		got, res, err := relay(&Rewriter{Directory: loopback}, key, resp.GetVersion(), frame)

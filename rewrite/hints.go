@@ -3,8 +3,6 @@ package rewrite
 import (
 	"encoding/binary"
 	"slices"
-
-	"github.com/culvert-proxy/culvert/protocol"
 )
 
 // A hint is where a response names the leaders to turn to instead
@@ -25,6 +23,9 @@ type hint struct {
 	lastTag int  // the highest number among them
 	end     int  // the end of the response
 }
+
+// Where the endpoints of a hint are: an array of the response, or its tagged field 0.
+const inArray, inTag = false, true
 
 // hint walks over the end of a response.
 func (c *cursor) hint(tagged bool) (h hint) {
@@ -77,10 +78,10 @@ func (c *cursor) endpoints(h *hint) {
 	h.array = span{from, c.at}
 }
 
-// hintEdits returns the edits that replace the addresses of a hint, or ok=false if
-// one is missing in the Directory.
-func (w *Rewriter) hintEdits(c *cursor, h hint) (edits []edit, ok bool) {
-	edits, missing := w.edits(c, h.addresses)
+// hintEdits returns the edits that replace the addresses of a hint, or ok=false
+// if the directory has none for one of them.
+func (c *cursor) hintEdits(h hint, d Directory) (edits []edit, ok bool) {
+	edits, missing := c.replace(h.addresses, d)
 	if missing >= 0 {
 		return nil, false
 	}
@@ -95,7 +96,7 @@ func (h hint) resize(n int) edit {
 	return edit{h.size, binary.AppendUvarint(nil, uint64(n))}
 }
 
-// blank empties the array of endpoints, which tells a client to ask for metadata.
+// blank empties the array of endpoints. A client then asks for metadata.
 func (h hint) blank() []edit {
 	empty := edit{h.array, []byte{1}}
 	if h.tagged {
@@ -104,82 +105,24 @@ func (h hint) blank() []edit {
 	return []edit{empty}
 }
 
-// relayHint passes a response that holds no records and may end in a hint.
-// Without all of its addresses a hint is blanked: it must not lead a client to
-// some of the leaders only.
-func (w *Rewriter) relayHint(c *cursor, r response) (Result, error) {
-	var h hint
-	if r.key == protocol.Produce {
-		h = c.produce(r.version)
-	} else {
-		h = c.shareAcknowledge(r.version)
-	}
+// held relays responses without records that may end in a hint. All of the
+// response is held, so that its length can change. Unless there is an address
+// for each leader, the hint is blanked: it must not lead a client to some of them.
+type held struct {
+	walk   func(cursor) cursor // up to the hint
+	tagged bool
+}
+
+func (h held) relay(c cursor, d Directory) (Result, error) {
+	c = h.walk(c)
+	found := c.hint(h.tagged)
 	if c.err != nil {
 		return Result{}, c.err
 	}
-	n := len(h.addresses)
-	edits, ok := w.hintEdits(c, h)
+	n := len(found.addresses)
+	edits, ok := c.hintEdits(found, d)
 	if !ok {
-		return Result{Blanked: n}, c.finish(h.blank())
+		return Result{Blanked: n}, c.finish(found.blank())
 	}
 	return Result{Rewritten: n}, c.finish(edits)
-}
-
-// produce walks over a Produce response v10-13.
-//
-//	[topics] name string (v10-12) or id (v13+)
-//	  [partitions] index int32, error int16, base offset int64, append time int64, log start offset int64
-//	    [record errors] batch index int32, message string, TAGS
-//	    message string, TAGS
-//	  TAGS
-//	throttle int32, hint
-func (c *cursor) produce(version int16) hint {
-	for n := c.array(); n > 0 && c.err == nil; n-- {
-		if version >= 13 {
-			c.skip(16)
-		} else {
-			c.string()
-		}
-		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2 + 8 + 8 + 8)
-			for n := c.array(); n > 0 && c.err == nil; n-- {
-				c.skip(4)
-				c.string()
-				c.tags()
-			}
-			c.string()
-			c.tags()
-		}
-		c.tags()
-	}
-	c.skip(4)
-	return c.hint(true)
-}
-
-// shareAcknowledge walks over a ShareAcknowledge response v0-2.
-//
-//	throttle int32, error int16, message string, acquisition lock timeout int32 (v2+)
-//	[topics] id
-//	  [partitions] index int32, error int16, message string
-//	    leader {node int32, epoch int32, TAGS}, TAGS
-//	  TAGS
-//	hint
-func (c *cursor) shareAcknowledge(version int16) hint {
-	c.skip(4 + 2)
-	c.string()
-	if version >= 2 {
-		c.skip(4)
-	}
-	for n := c.array(); n > 0 && c.err == nil; n-- {
-		c.skip(16)
-		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2)
-			c.string()
-			c.skip(4 + 4)
-			c.tags()
-			c.tags()
-		}
-		c.tags()
-	}
-	return c.hint(false)
 }

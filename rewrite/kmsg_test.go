@@ -3,7 +3,6 @@ package rewrite
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,50 +12,40 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// excused are the responses with something like an address in them that are not
-// rewritten, and why.
+// excused are the responses with something like an address in them that name no
+// broker, and why they are relayed as they are.
 var excused = map[protocol.APIKey]string{
 	15: "ClientHost: the address of a client, as the broker saw it",
 	29: "Host: the client of an access rule",
 	31: "Host: the client of an access rule",
-	52: "controllers among themselves: no version is offered or relayed",
-	53: "controllers among themselves: no version is offered or relayed",
-	54: "controllers among themselves: no version is offered or relayed",
-	59: "controllers among themselves: no version is offered or relayed",
 	69: "ClientHost: the address of a client, as the broker saw it",
 	77: "ClientHost: the address of a client, as the broker saw it",
-	82: "controllers among themselves: no version is offered or relayed",
 	88: "UserEndpoint: the application's own server (KIP-1071)",
 	89: "ClientHost, and UserEndpoint: the application's own server (KIP-1071)",
 }
 
 // With -v it prints what docs/compatibility.md explains.
-func TestEveryResponseWithAnAddressIsRewrittenOrExcused(t *testing.T) {
+func TestEveryResponseWithAnAddressHasARowOrIsExcused(t *testing.T) {
 	if kmsg.ResponseForKey(int16(protocol.MaxKey)+1) != nil {
 		t.Errorf("kmsg knows API key %d, nobody has reviewed it for addresses", protocol.MaxKey+1)
 	}
 	caps := Reviewed()
-	document, err := os.ReadFile("../docs/compatibility.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for key := range protocol.MaxKey + 1 {
 		paths := addressFields(reflect.TypeOf(kmsg.ResponseForKey(int16(key))), nil)
-		rewritten := CarriesAddresses(key, key.MaxVersion())
+		row := rowOf(key)
 		reason, ok := excused[key]
 		switch {
-		case len(paths) == 0 && (rewritten || ok):
+		case len(paths) == 0 && (row.how != nil || ok):
 			t.Errorf("%s is in a list, and has neither host nor port", key)
-		case len(paths) > 0 && rewritten == ok:
-			t.Errorf("%s has %v: it must either be rewritten (%t) or excused (%t)", key, paths, rewritten, ok)
-		case strings.HasPrefix(reason, "controllers") && caps[key] >= 0:
-			t.Errorf("%s is offered up to v%d, and names controllers", key, caps[key])
+		case len(paths) > 0 && (row.names != Nobody) == ok:
+			t.Errorf("%s has %v: it must either have a row (%t) or be excused (%t)", key, paths, row.names != Nobody, ok)
+		case row.names != Nobody && row.how == nil && caps[key] >= 0:
+			t.Errorf("%s is offered up to v%d, and is withheld", key, caps[key])
 		case len(paths) > 0:
-			if row := fmt.Sprintf("\n| %d %s |", key, key); !bytes.Contains(document, []byte(row)) {
-				t.Errorf("%s is missing in docs/compatibility.md", key)
-			}
-			if rewritten {
-				reason = "rewritten " + rewrittenVersions(key)
+			if row.how != nil {
+				reason = fmt.Sprintf("rewritten v%d-%d", row.since, row.newest)
+			} else if !ok {
+				reason = "withheld: no version is offered or relayed"
 			}
 			t.Logf("%2d %-24s %-60s %s", key, key, strings.Join(paths, ", "), reason)
 		}
@@ -83,18 +72,14 @@ func addressFields(typ reflect.Type, outer []string) (paths []string) {
 	return paths
 }
 
-func rewrittenVersions(key protocol.APIKey) string {
-	v := int16(0)
-	for !CarriesAddresses(key, v) {
-		v++
-	}
-	return fmt.Sprintf("v%d-%d", v, reviewed[key])
-}
-
 // A newer kmsg must not let versions through that nobody has looked at.
 func TestEachKeyAndVersionThatKmsgKnowsHasBeenReviewed(t *testing.T) {
 	for key := range protocol.MaxKey + 1 {
-		if got, want := reviewed[key], key.MaxVersion(); got != want {
+		got := reviewed[key]
+		if row := rowOf(key); row.how == nil && row.names != Nobody {
+			got = row.newest // and withheld
+		}
+		if want := key.MaxVersion(); got != want {
 			t.Errorf("%s is reviewed up to v%d, kmsg knows v%d: does its response carry addresses?", key, got, want)
 		}
 	}

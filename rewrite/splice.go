@@ -2,7 +2,6 @@ package rewrite
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 )
 
@@ -48,7 +47,8 @@ func (c *cursor) finish(edits []edit) error {
 	out := splice(c.b[:c.at], edits)
 	size := int64(len(out)) - 4 + rest
 	if size > math.MaxInt32 {
-		return fmt.Errorf("%d bytes do not fit into a frame: %w", size, ErrUndecodable)
+		c.fail("%d bytes do not fit into a frame", size)
+		return c.err
 	}
 	binary.BigEndian.PutUint32(out, uint32(size))
 	if err := c.f.Replace(c.at, out); err != nil {

@@ -53,9 +53,19 @@ var (
 )
 
 // touched are the API keys whose responses are rewritten.
-var touched = []protocol.APIKey{
-	protocol.Produce, protocol.Fetch, protocol.Metadata, protocol.FindCoordinator, protocol.APIVersions,
-	protocol.DescribeQuorum, protocol.DescribeCluster, protocol.ShareFetch, protocol.ShareAcknowledge,
+var touched = func() (keys []protocol.APIKey) {
+	for key := range protocol.MaxKey + 1 {
+		if key == protocol.APIVersions || rowOf(key).how != nil {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}()
+
+// isStreamed reports whether responses keep their length.
+func isStreamed(key protocol.APIKey) bool {
+	_, ok := rowOf(key).how.(streamed)
+	return ok
 }
 
 // eachVersion runs f for each version of each touched key.
@@ -257,13 +267,13 @@ func eachAddress(v reflect.Value, node int32, f func(node int32, host, port refl
 // endpoints returns the leader hint of a response, invalid if it cannot have one.
 func endpoints(resp kmsg.Response) reflect.Value {
 	v := reflect.ValueOf(resp).Elem()
-	switch protocol.APIKey(resp.Key()) {
-	case protocol.Produce, protocol.Fetch:
-		return v.FieldByName("Brokers")
-	case protocol.ShareFetch, protocol.ShareAcknowledge:
-		return v.FieldByName("NodeEndpoints")
+	if rowOf(protocol.APIKey(resp.Key())).names != Leaders {
+		return reflect.Value{}
 	}
-	return reflect.Value{}
+	if hint := v.FieldByName("NodeEndpoints"); hint.IsValid() {
+		return hint
+	}
+	return v.FieldByName("Brokers")
 }
 
 // expected returns what a response is to be when d has replaced its addresses.

@@ -10,23 +10,39 @@ import (
 // none may.
 type Caps [protocol.MaxKey + 1]int16
 
-// reviewed holds for each API key the newest version whose response somebody
-// has searched for addresses of brokers: all that kmsg v1.15.1 knows, which is
-// Kafka 4.4. Addresses came to responses that had none (Produce v10, Fetch v16,
-// DescribeQuorum v2), so a newer version waits until it has been read, and has
-// its walk in this package if it needs one.
-var reviewed = Caps{
-	0:  13, // Produce
-	1:  18, // Fetch
+// reviewed holds for each API key the newest version that is known not to carry
+// addresses, or to be rewritten by this package. Addresses came to responses
+// that had none (Produce v10, Fetch v16, DescribeQuorum v2), so a newer version
+// waits until somebody has read its schema, and has its walk in this package if
+// it needs one. What kmsg v1.15.1 knows, which is Kafka 4.4, has been reviewed.
+var reviewed = review()
+
+func review() Caps {
+	var caps Caps
+	for k := range caps {
+		caps[k] = -1
+	}
+	for k, newest := range withoutAddresses {
+		caps[k] = newest
+	}
+	for k, row := range apis {
+		if row.how != nil {
+			caps[k] = row.newest
+		}
+	}
+	return caps
+}
+
+// withoutAddresses holds the newest version that has been reviewed of each API
+// that names no broker at any version, and so has no row in [apis].
+var withoutAddresses = map[protocol.APIKey]int16{
 	2:  11, // ListOffsets
-	3:  13, // Metadata
 	4:  7,  // LeaderAndIsr
 	5:  4,  // StopReplica
 	6:  8,  // UpdateMetadata
 	7:  3,  // ControlledShutdown
 	8:  10, // OffsetCommit
 	9:  10, // OffsetFetch
-	10: 6,  // FindCoordinator
 	11: 9,  // JoinGroup
 	12: 4,  // Heartbeat
 	13: 5,  // LeaveGroup
@@ -68,15 +84,8 @@ var reviewed = Caps{
 	49: 1,  // AlterClientQuotas
 	50: 0,  // DescribeUserScramCredentials
 	51: 0,  // AlterUserScramCredentials
-	52: 2,  // Vote
-	53: 1,  // BeginQuorumEpoch
-	54: 1,  // EndQuorumEpoch
-	55: 2,  // DescribeQuorum
 	56: 3,  // AlterPartition
 	57: 2,  // UpdateFeatures
-	58: 0,  // Envelope
-	59: 1,  // FetchSnapshot
-	60: 2,  // DescribeCluster
 	61: 0,  // DescribeProducers
 	62: 4,  // BrokerRegistration
 	63: 2,  // BrokerHeartbeat
@@ -94,11 +103,8 @@ var reviewed = Caps{
 	75: 0,  // DescribeTopicPartitions
 	76: 1,  // ShareGroupHeartbeat
 	77: 1,  // ShareGroupDescribe
-	78: 2,  // ShareFetch
-	79: 2,  // ShareAcknowledge
 	80: 1,  // AddRaftVoter
 	81: 0,  // RemoveRaftVoter
-	82: 0,  // UpdateRaftVoter
 	83: 0,  // InitializeShareGroupState
 	84: 0,  // ReadShareGroupState
 	85: 1,  // WriteShareGroupState
@@ -113,26 +119,9 @@ var reviewed = Caps{
 	94: 0,  // UnregisterController
 }
 
-// withheld are the APIs that controllers speak among themselves. Their
-// responses name controllers, and no client sends them.
-var withheld = []protocol.APIKey{
-	52, // Vote: node endpoints from v1
-	53, // BeginQuorumEpoch: node endpoints from v1
-	54, // EndQuorumEpoch: node endpoints from v1
-	58, // Envelope: another response, as bytes
-	59, // FetchSnapshot: node endpoints from v1
-	82, // UpdateRaftVoter: the current leader's address
-}
-
 // Reviewed returns the newest versions that are known not to carry addresses,
 // or to be rewritten by this package.
-func Reviewed() Caps {
-	c := reviewed
-	for _, k := range withheld {
-		c[k] = -1
-	}
-	return c
-}
+func Reviewed() Caps { return reviewed }
 
 // Lower returns the minimum of both for each key. Keys beyond other are taken out.
 func (c Caps) Lower(other []int16) Caps {
@@ -181,11 +170,12 @@ func UnsupportedAPIVersions(correlationID int32, max int16) []byte {
 //	throttle int32 (v1+), TAGS
 //
 // With error UNSUPPORTED_VERSION the body is of version 0, whatever was asked.
-func (w *Rewriter) relayAPIVersions(c *cursor, version int16) error {
+func (c *cursor) relayAPIVersions(caps *Caps, relayUnknown bool) error {
+	version := c.version
 	if c.int16() == unsupportedVersion {
 		version, c.flexible = 0, false
 	}
-	edits := w.capKeys(c)
+	edits := c.capKeys(caps, relayUnknown)
 	if version >= 1 {
 		c.skip(4)
 	}
@@ -197,11 +187,7 @@ func (w *Rewriter) relayAPIVersions(c *cursor, version int16) error {
 }
 
 // capKeys walks over the keys and returns the edits that lower or remove some.
-func (w *Rewriter) capKeys(c *cursor) []edit {
-	caps := w.Caps
-	if caps == nil {
-		caps = new(Reviewed())
-	}
+func (c *cursor) capKeys(caps *Caps, relayUnknown bool) []edit {
 	countAt := c.at
 	n := c.array()
 	edits := []edit{{span: span{countAt, c.at}}} // the place of the new count
@@ -215,7 +201,7 @@ func (w *Rewriter) capKeys(c *cursor) []edit {
 		maxAt := c.at - 2
 		c.tags()
 		switch {
-		case key.Known() && newest <= caps[key], !key.Known() && w.RelayUnknown:
+		case key.Known() && newest <= caps[key], !key.Known() && relayUnknown:
 		case !key.Known(), caps[key] < lowest:
 			edits = append(edits, edit{span: span{from, c.at}})
 			kept--

@@ -36,12 +36,13 @@ func offers(resp kmsg.Response) (all []offer) {
 }
 
 func TestAPIVersionsOffersWhatHasBeenReviewed(t *testing.T) {
+	const maxKey = int16(protocol.MaxKey)
 	offered := []offer{
 		{0, 0, 13}, {1, 4, 19}, {3, 14, 15}, {18, 0, 6}, {52, 0, 2}, {58, 0, 0}, {93, 0, 0}, {94, 0, 1},
-		{95, 0, 3}, {1000, 0, 0}, {-7, 0, 2},
+		{maxKey + 1, 0, 3}, {1000, 0, 0}, {-7, 0, 2},
 	}
 	reviewed := []offer{{0, 0, 13}, {1, 4, 18}, {18, 0, 5}, {93, 0, 0}, {94, 0, 0}}
-	unknown := []offer{{95, 0, 3}, {1000, 0, 0}, {-7, 0, 2}}
+	unknown := []offer{{maxKey + 1, 0, 3}, {1000, 0, 0}, {-7, 0, 2}}
 	for version := int16(0); version <= protocol.APIVersions.MaxVersion(); version++ {
 		for _, relayUnknown := range []bool{false, true} {
 			want := reviewed
@@ -160,7 +161,7 @@ func TestCapsAllow(t *testing.T) {
 		want    bool
 	}{
 		{protocol.Fetch, 18, true}, {protocol.Fetch, 19, false}, {protocol.Fetch, -1, false},
-		{52, 0, false}, {95, 0, false}, {-1, 0, false},
+		{52, 0, false}, {protocol.MaxKey + 1, 0, false}, {-1, 0, false},
 	} {
 		if got := caps.Allow(tt.key, tt.version); got != tt.want {
 			t.Errorf("Allow(%d, %d) = %t, want %t", tt.key, tt.version, got, tt.want)
