@@ -5,7 +5,7 @@ import "github.com/twmb/franz-go/pkg/kmsg"
 // APIKey says which request a frame is (Kafka's ApiKeys.java).
 type APIKey int16
 
-// The API keys that a proxy treats in their own way.
+// The API keys that a proxy reads or changes.
 const (
 	Produce          APIKey = 0
 	Fetch            APIKey = 1
@@ -20,10 +20,10 @@ const (
 	ShareAcknowledge APIKey = 79
 )
 
-// MaxKey is the highest API key that this package has a name for.
-const MaxKey APIKey = 94
+// MaxKey is the highest API key that kmsg, our schema, knows.
+const MaxKey APIKey = kmsg.MaxKey
 
-// schema holds what kmsg, our schema, knows of each API key.
+// schema holds what kmsg knows of each API key.
 var schema = readSchema()
 
 type keySchema struct {
@@ -70,8 +70,8 @@ var kafkaNames = map[APIKey]string{
 // Known reports whether k is one of Kafka's own API keys up to [MaxKey].
 func (k APIKey) Known() bool { return k >= 0 && k <= MaxKey }
 
-// String returns Kafka's name of the key, or "unknown", so that a peer cannot
-// invent names.
+// String returns Kafka's name of the key, or "unknown": a peer cannot make up
+// names.
 func (k APIKey) String() string {
 	if !k.Known() {
 		return "unknown"

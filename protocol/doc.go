@@ -3,5 +3,5 @@
 // Produce request, and the raw tokens of old SASL.
 //
 // It takes bytes and gives bytes. There are no sockets, goroutines, locks,
-// clocks or logs in it; whoever owns a connection decides those.
+// clocks or logs in it: those belong to the owner of a connection.
 package protocol

@@ -10,7 +10,7 @@ import (
 const (
 	// bufferSize is how much of a connection's one direction is in memory at a time.
 	bufferSize = 64 << 10
-	// idleSize is what an idle direction holds while it waits for its next byte.
+	// idleSize is the buffer of an idle direction, which waits for its next byte.
 	idleSize = 512
 )
 
@@ -27,21 +27,21 @@ type WriteError struct{ Err error }
 func (e *WriteError) Error() string { return e.Err.Error() }
 func (e *WriteError) Unwrap() error { return e.Err }
 
-// A splicer is a destination that can take bytes from a source without them
-// coming into this process. Splice takes at most n and returns how many it took.
-// It may stop short for any reason, which a Read or a Write will meet again.
+// A splicer is a destination that can take bytes from a source within the kernel.
+// Splice takes at most n and returns how many it took. It may stop early for any
+// reason: the next Read or Write returns the error, if there is one.
 type splicer interface {
 	Splice(src io.Reader, n int64) int64
 }
 
 // Flow moves one direction of a connection from a reader to a writer and lets
-// its user look at bytes before they leave.
+// its user look at bytes before they are written.
 //
-// Bytes are peeked at and then passed, dropped or replaced. Whatever has been
-// passed is written before the flow blocks in a read, so nothing waits for
-// bytes that have not arrived: a frame is cut through, never stored. The memory
-// is one pooled buffer of 64 KiB; only a Peek of more makes it larger, as those
-// bytes arrive and for as long as they are held back.
+// Bytes are peeked at and then passed or replaced. What has been passed is
+// written before the flow blocks in a read, so nothing waits for bytes that have
+// not arrived: a frame is never stored as a whole. The memory is one pooled
+// buffer of 64 KiB. Only a Peek of more makes it larger, as those bytes arrive
+// and for as long as they are held back.
 //
 // A Flow is used by one goroutine at a time. It closes neither side.
 type Flow struct {
@@ -56,13 +56,14 @@ type Flow struct {
 	idle [idleSize]byte
 }
 
-// NewFlow returns a flow from src to dst; dst may be nil until [Flow.To]. Call [Flow.Release] when it is over.
+// NewFlow returns a flow from src to dst, which may be nil until [Flow.To]. Its
+// user calls [Flow.Release] at the end.
 func NewFlow(src io.Reader, dst io.Writer) *Flow {
 	return &Flow{src: src, dst: dst}
 }
 
-// To sets the destination of a flow that was made without one, before its first
-// byte is passed.
+// To sets the destination of a flow that was made without one. It must be called
+// before the first byte is passed.
 func (f *Flow) To(dst io.Writer) { f.dst = dst }
 
 // Buffered returns how many bytes have been read and not yet passed.
@@ -91,7 +92,7 @@ func (f *Flow) Peek(n, limit int) ([]byte, error) {
 	return f.buf[f.in : f.in+n], nil
 }
 
-// Pass lets the next n bytes go on. They must have been peeked at.
+// Pass passes the next n bytes. They must have been peeked at.
 func (f *Flow) Pass(n int) {
 	if n < 0 || n > f.end-f.in {
 		panic("protocol: pass of bytes that were not peeked at")
@@ -99,8 +100,9 @@ func (f *Flow) Pass(n int) {
 	f.in += n
 }
 
-// PassThrough lets the next n bytes go on as they arrive, without a look at
-// them. A source that ends before the last of them gives io.ErrUnexpectedEOF.
+// PassThrough passes the next n bytes as they arrive; they need not have been
+// peeked at. If the source ends before the last of them, it returns
+// io.ErrUnexpectedEOF.
 func (f *Flow) PassThrough(n int64) error {
 	for {
 		k := int(min(n, int64(f.end-f.in)))
@@ -125,7 +127,7 @@ func (f *Flow) PassThrough(n int64) error {
 	}
 }
 
-// PassAll lets everything go on until the source ends, and returns nil then.
+// PassAll passes everything until the source ends, and then returns nil.
 func (f *Flow) PassAll() error {
 	for {
 		f.in = f.end
@@ -138,7 +140,7 @@ func (f *Flow) PassAll() error {
 }
 
 // Replace writes b in the place of the next n bytes, which must have been
-// peeked at. What was passed before leaves first. b may be longer or shorter
+// peeked at. What was passed before is written first. b may be longer or shorter
 // than n, and is not kept.
 func (f *Flow) Replace(n int, b []byte) error {
 	if err := f.Flush(); err != nil {
@@ -152,8 +154,8 @@ func (f *Flow) Replace(n int, b []byte) error {
 	return f.write(b)
 }
 
-// Flush writes what has been passed. It is needed only where the user of the
-// flow goes on to wait for something else than the source.
+// Flush writes what has been passed. It is needed only before its user waits for
+// something other than the source.
 func (f *Flow) Flush() error {
 	if f.out == f.in {
 		return nil
@@ -163,9 +165,8 @@ func (f *Flow) Flush() error {
 	return f.write(b)
 }
 
-// Release gives the buffer back when no byte is held in it, and reports whether
-// it did. The next read then waits with a small one. It returns false, and
-// keeps the buffer, while it holds bytes.
+// Release returns the buffer to the pool if it holds no bytes, and reports
+// whether it did. The next read then waits with a small one.
 func (f *Flow) Release() bool {
 	if f.end > f.out {
 		return false
@@ -208,7 +209,7 @@ func (f *Flow) wake() error {
 	return nil
 }
 
-// noProgress makes an error of a read that gave neither bytes nor an error.
+// noProgress returns the error of a read without bytes, also of one that had none.
 func noProgress(err error) error {
 	if err == nil {
 		return io.ErrNoProgress
@@ -216,10 +217,10 @@ func noProgress(err error) error {
 	return err
 }
 
-// makeRoom makes room for the next read of up to n held bytes: behind them, by
-// moving them to the front, or in a buffer of twice the size. That one is taken
-// only when the bytes so far have filled the last, so that a length alone, which
-// a peer may claim, costs no memory; and given up when the pooled one will do.
+// makeRoom makes room to read on until n bytes are held: behind the bytes held
+// now, by moving them to the front, or in a buffer of twice the size. A larger
+// buffer is taken only when the last one is full, so that a length that a peer
+// claims costs no memory by itself. It is given up when the pooled one is enough.
 func (f *Flow) makeRoom(n int) {
 	held, to := f.end-f.in, f.buf
 	switch {

@@ -5,28 +5,26 @@ import (
 	"fmt"
 )
 
-// head walks the head of a request by peeking further and further. Its first
-// error sticks. It reads lengths and nulls exactly as Kafka does, whose integers
-// have 32 bits and a sign: a reading of ours that differs from the broker's
-// would let a client hide a request (generated XxxData.read, ByteUtils.java).
+// minRequest is API key, API version and correlation id: header v0, which only
+// ControlledShutdown v0 has. In all others a client id follows.
+const minRequest = 8
+
+// head reads the beginning of a request field by field and passes nothing. Its
+// first error sticks. It reads lengths and nulls exactly as Kafka does, whose
+// integers have 32 bits and a sign: a reading of ours that differs from the
+// broker's would let a client hide a request (generated XxxData.read,
+// ByteUtils.java).
 type head struct {
 	f    *Flow
 	size int // bytes that belong to the frame
-	at   int
+	at   int // offset of the next field
 	err  error
 }
 
-// newHead begins behind the correlation id of r, which is next in f.
-func newHead(f *Flow, r Request) head {
-	return head{f: f, size: int(min(r.Size, maxHead)), at: lengthSize + minRequest}
-}
-
-// failed is the error of the walk, if there was one.
-func (h *head) failed(r Request) error {
-	if h.err == nil {
-		return nil
-	}
-	return fmt.Errorf("read header of %s v%d, correlation id %d: %w", r.Key, r.Version, r.CorrelationID, h.err)
+// newHead returns a head at the end of the correlation id of the request next in
+// f. size counts the length in front.
+func newHead(f *Flow, size int64) head {
+	return head{f: f, size: int(min(size, maxHead)), at: lengthSize + minRequest}
 }
 
 // bytes returns the next n bytes.
@@ -54,8 +52,9 @@ func (h *head) int16() int16 {
 	return 0
 }
 
-// uvarint is Kafka's unsigned varint, which is an int: five bytes may make it
-// negative, and bits beyond the 32nd are lost (ByteUtils.readUnsignedVarint).
+// uvarint reads Kafka's unsigned varint, which is an int in Java: five bytes may
+// make it negative, and bits beyond the 32nd are lost
+// (ByteUtils.readUnsignedVarint).
 func (h *head) uvarint() int32 {
 	var v uint32
 	for shift := 0; shift < 35; shift += 7 {
@@ -72,21 +71,21 @@ func (h *head) uvarint() int32 {
 	return 0
 }
 
-// classicString passes a nullable string. Every negative length is null.
+// classicString reads a nullable string. Every negative length is null.
 func (h *head) classicString() {
 	if n := h.int16(); n > 0 {
 		h.bytes(int(n))
 	}
 }
 
-// compactString passes a nullable string of a flexible version.
+// compactString reads a nullable string of a flexible version.
 func (h *head) compactString() {
 	if n := h.uvarint() - 1; n > 0 {
 		h.bytes(int(n))
 	}
 }
 
-// tags passes tagged fields. A negative number of them is none.
+// tags reads tagged fields. A negative count is 0.
 func (h *head) tags() {
 	for n := h.uvarint(); n > 0 && h.err == nil; n-- {
 		h.uvarint()

@@ -2,12 +2,12 @@ package protocol
 
 import "fmt"
 
-// After a SaslHandshake v0 the tokens of SASL travel raw: a length and the
-// bytes, with no header and no correlation id, both ways. Nothing on the wire
-// marks their end: whoever follows the connection has to know, as the broker
-// does, how many of them a mechanism has (SaslServerAuthenticator.java).
+// After a SaslHandshake v0 the tokens of SASL are raw: a length and the bytes,
+// with no header and no correlation id, in both directions. Nothing on the wire
+// marks the last one. A proxy has to know, as the broker does, how many tokens a
+// mechanism has (SaslServerAuthenticator.java).
 
-// maxToken is what brokers take (sasl.server.max.receive.size).
+// maxToken is the largest token that brokers accept (sasl.server.max.receive.size).
 const maxToken = 512 << 10
 
 // Mechanism is a SASL mechanism, as far as its raw tokens can be followed.
@@ -18,8 +18,8 @@ const (
 	UnknownMechanism Mechanism = iota
 	Plain                      // one token, one answer (PlainSaslServer)
 	Scram                      // two tokens, two answers (ScramSaslServer)
-	OAuthBearer                // tokens until an answer is empty: any other is an error, behind which another may follow (OAuthBearerSaslServer)
-	GSSAPI                     // tokens and answers until the broker is content, which answers nothing to the last
+	OAuthBearer                // tokens until an answer is empty: any other answer is an error, and another token may follow (OAuthBearerSaslServer)
+	GSSAPI                     // tokens and answers until the broker accepts; it does not answer the last token
 )
 
 var mechanisms = map[string]Mechanism{
@@ -30,30 +30,29 @@ var mechanisms = map[string]Mechanism{
 	"GSSAPI":        GSSAPI,
 }
 
-// peekMechanism returns the mechanism of the SaslHandshake v0 request r, whose
-// header begins f: header v1, and a string.
-func peekMechanism(f *Flow, r Request) (Mechanism, error) {
-	h := newHead(f, r)
+// mechanism reads a SaslHandshake v0 request, which is header v1 and a string,
+// and returns its mechanism.
+func (h *head) mechanism() Mechanism {
 	h.classicString() // client id
 	n := h.int16()
 	name := h.bytes(int(n))
 	if h.err != nil {
-		return UnknownMechanism, h.failed(r)
+		return UnknownMechanism
 	}
-	return mechanisms[string(name[:n])], nil
+	return mechanisms[string(name[:n])]
 }
 
 // Tokens follows the raw tokens of one login. Its zero value expects none. Where
-// they are [Tokens.InTurn], the client's next frame must not be looked at before
-// its last token was answered: a broker reads it no sooner.
+// they are [Tokens.InTurn], [Tokens.Next] must not be called before the broker
+// has answered the client's last token: it reads no frame before that either.
 type Tokens struct {
 	mechanism Mechanism
 	sent      int
-	answer    int64 // bytes of the broker's last answer
+	answer    int64 // bytes of the broker's last answer, without its length
 }
 
-// NewTokens expects the tokens of m behind a SaslHandshake v0 that the broker
-// has accepted. It fails for a mechanism that cannot be followed.
+// NewTokens returns the Tokens of a login by m, after the broker has accepted its
+// SaslHandshake v0. It fails for a mechanism that cannot be followed.
 func NewTokens(m Mechanism) (Tokens, error) {
 	if m == UnknownMechanism {
 		return Tokens{}, fmt.Errorf("%w: raw SASL tokens of a mechanism that is none of Apache Kafka's", ErrFrame)
@@ -75,12 +74,12 @@ func (t *Tokens) Answered(size int64) { t.answer = size - lengthSize }
 // the next frame. It does not answer the last one of GSSAPI.
 func (t *Tokens) InTurn() bool { return t.mechanism != GSSAPI }
 
-// Next reports whether the client's next frame, in f, is a token. If it is a
-// request again, the login is over.
+// Next reports whether the client's next frame, in f, is a token. If it is not,
+// it is a request, and the login is over.
 //
-// No token of GSSAPI begins with the zero that Kafka's API keys begin with, but
-// with 60 (RFC 2743) or 05 04 (RFC 4121). A broker that was not content yet
-// would take such a frame for a token, and close the connection.
+// A token of GSSAPI begins with 60 (RFC 2743) or 05 04 (RFC 4121), Kafka's API
+// keys with a zero. A broker that has not accepted the login yet takes a frame
+// that begins with a zero for a token, and closes the connection.
 func (t *Tokens) Next(f *Flow) (bool, error) {
 	switch t.mechanism {
 	case Plain:
@@ -108,7 +107,7 @@ func IsRawToken(f *Flow) (bool, error) {
 }
 
 // peekFirst returns the first byte of the next frame, and -1 where there is
-// none or the length is that of no frame.
+// none or the length is not one of a frame.
 func peekFirst(f *Flow) (int, error) {
 	size, err := peekSize(f)
 	if err != nil || size <= 0 || size > maxRequest {
@@ -121,8 +120,9 @@ func peekFirst(f *Flow) (int, error) {
 	return int(b[lengthSize]), nil
 }
 
-// PeekToken reads the length of the next raw token in f, either way, and returns
-// its size with the length. Brokers answer PLAIN with an empty one.
+// PeekToken reads the length of the next raw token in f, from a client or from a
+// broker, and returns its size with the length. Brokers answer PLAIN with an
+// empty one.
 func PeekToken(f *Flow) (int64, error) {
 	size, err := peekSize(f)
 	if err != nil {
