@@ -18,7 +18,7 @@ const (
 	UnknownMechanism Mechanism = iota
 	Plain                      // one token, one answer (PlainSaslServer)
 	Scram                      // two tokens, two answers (ScramSaslServer)
-	OAuthBearer                // tokens until an answer is empty: any other answer is an error, and another token may follow (OAuthBearerSaslServer)
+	OAuthBearer                // tokens until an answer is empty; after any other, an error, another may follow (OAuthBearerSaslServer)
 	GSSAPI                     // tokens and answers until the broker accepts; it does not answer the last token
 )
 

@@ -218,7 +218,8 @@ func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 
 // introduces reports whether any broker may answer the request in the place of
 // another one. Others would act on the wrong broker, or be answered by a
-// follower that lags.
+// follower that lags. What a response names does not say this, so it is a list of
+// its own.
 func introduces(k protocol.APIKey) bool {
 	switch k {
 	case protocol.APIVersions, protocol.SASLHandshake, protocol.SASLAuthenticate,

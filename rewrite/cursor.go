@@ -10,13 +10,13 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// maxHeld is the most of one response that is held back, so that a broker
-// cannot make us hold more. A broker's entry is about 60 bytes long: 10,000 of
-// them need less than 1 MiB. A Produce response of 100,000 partitions needs 5.
+// maxHeld bounds the bytes of one response that are held back, whatever a broker
+// sends. A broker's entry is about 60 bytes long: 10,000 of them need less than
+// 1 MiB. A Produce response of 100,000 partitions needs 5 MiB.
 const maxHeld = 16 << 20
 
-// ErrUndecodable is wrapped by the errors about responses that are not what
-// their schema says. Such a response is not relayed: an address could be in it.
+// ErrUndecodable is wrapped by errors about responses that do not follow their
+// schema. Such a response is not relayed: an address could be in it.
 var ErrUndecodable = errors.New("cannot be decoded and is not relayed")
 
 // response says which response a cursor walks over.
@@ -34,23 +34,23 @@ func (r response) String() string {
 // schemas (clients/src/main/resources/common/message). Its first error sticks,
 // and what is read after it is zero.
 //
-// No count or length is believed that exceeds the bytes left in the frame, and
-// nothing is allocated before the bytes are there.
+// A count or length that exceeds the bytes left in the frame is an error, and
+// nothing is allocated before its bytes have arrived.
 type cursor struct {
 	response
 	f      *protocol.Flow
-	b      []byte // the bytes of the frame at hand, on loan from f
+	b      []byte // the bytes of the frame that are read and not passed, on loan from f
 	at     int    // offset of the next field in b
 	beyond int64  // bytes of the frame behind b
-	// hold keeps back all that is walked over, which makes offsets in b last.
-	// Without it, it is passed as soon as more bytes are needed.
+	// hold keeps in b all that is walked over, so that offsets in b stay valid.
+	// Without it, that is passed as soon as more bytes are needed.
 	hold     bool
 	flexible bool // compact lengths, and tagged fields behind each struct (KIP-482)
 	err      error
 }
 
-// newCursor returns a cursor at the first byte of the frame next in f, with its
-// length, that holds what it walks over.
+// newCursor returns a cursor at the length of the frame that is next in f. It
+// holds what it walks over. size counts the length.
 func newCursor(f *protocol.Flow, size int64, r response) cursor {
 	return cursor{response: r, f: f, beyond: size, hold: true}
 }
@@ -64,10 +64,10 @@ func (c *cursor) header() {
 	c.flexible = c.key.Flexible(c.version)
 }
 
-// left returns the bytes of the frame that have not been walked over.
+// left returns how many bytes of the frame have not been walked over.
 func (c *cursor) left() int64 { return int64(len(c.b)-c.at) + c.beyond }
 
-// end makes bytes left over an error.
+// end fails if bytes of the frame are left.
 func (c *cursor) end() {
 	if n := c.left(); n > 0 && c.err == nil {
 		c.fail("%d bytes left over", n)
@@ -94,7 +94,8 @@ func (c *cursor) take(n int) []byte {
 	return c.b[c.at-n : c.at]
 }
 
-// more gets at least n bytes at hand, and with them all that have arrived.
+// more reads until b holds n bytes behind at, and takes all others that have
+// arrived with them. It reports whether it could.
 func (c *cursor) more(n int) bool {
 	if c.err != nil {
 		return false
@@ -122,14 +123,14 @@ func (c *cursor) more(n int) bool {
 	return true
 }
 
-// see takes all of the next size bytes at hand that have arrived.
+// see sets b to what has arrived of the next size bytes, the rest of the frame.
 func (c *cursor) see(size int64) {
 	n := int(min(size, int64(c.f.Buffered())))
 	c.b, _ = c.f.Peek(n, n)
 	c.beyond = size - int64(n)
 }
 
-// pass lets go what has been walked over.
+// pass passes what has been walked over.
 func (c *cursor) pass() {
 	c.f.Pass(c.at)
 	c.b, c.at = c.b[c.at:], 0
@@ -165,8 +166,8 @@ func (c *cursor) int32() int32 {
 	return 0
 }
 
-// uvarint reads an unsigned varint of at most five bytes and 31 bits, which is
-// what Kafka's Java reads as a size.
+// uvarint reads an unsigned varint of at most five bytes and 31 bits: no size is
+// larger in Kafka, where it is a Java int.
 func (c *cursor) uvarint() int {
 	if c.at < len(c.b) && c.b[c.at] < 0x80 {
 		c.at++
@@ -187,7 +188,8 @@ func (c *cursor) uvarint() int {
 	return 0
 }
 
-// count bounds n elements of at least size bytes each by the bytes left.
+// count returns n, or fails if n elements of at least size bytes each do not fit
+// into the bytes left.
 func (c *cursor) count(n, size int) int {
 	if n < 0 || int64(n)*int64(size) > c.left() {
 		c.fail("%d elements, %d bytes left", n, c.left())
@@ -196,7 +198,7 @@ func (c *cursor) count(n, size int) int {
 	return n
 }
 
-// array reads the length of an array; that of null is 0.
+// array reads the length of an array, which is 0 for null.
 func (c *cursor) array() int {
 	n := 0
 	if c.flexible {

@@ -8,18 +8,18 @@ import (
 	"slices"
 )
 
-// maxTail is the most that is held back behind the records of a response: as
-// much as a [protocol.Flow] has room for. It is a thousand leaders. A longer
-// tail is blanked as it streams.
+// maxTail bounds what is held back behind the records of a response: what fits
+// into the buffer of a [protocol.Flow], which is a thousand leaders. A longer tail
+// is blanked as it streams.
 const maxTail = 64 << 10
 
-// padTag is the number of the tagged field that fills what a shorter address
-// leaves over. Kafka has none above 3 there; all clients skip unknown ones.
+// padTag is the number of the tagged field that fills the bytes that a shorter
+// address leaves over. Kafka has none above 3 there, and clients skip unknown ones.
 const padTag = 127
 
-// streamed relays responses with records and, behind them, a hint. The records
-// are passed as they arrive. The length of the frame has left by the time its
-// hint comes, so the hint has to keep the length that it had.
+// streamed relays responses with records and a hint behind them. The records are
+// passed as they arrive, and so is the length of the frame. So the hint has to
+// keep its length.
 type streamed struct {
 	walk   func(cursor) cursor // up to the hint
 	tagged bool
@@ -37,10 +37,10 @@ func (s streamed) relay(c cursor, d Directory) (Result, error) {
 }
 
 // relayTail edits what is behind the records and keeps its length. An unknown
-// tagged field fills what shorter addresses leave over. Where that does not fit,
-// or the directory lacks an address, such a field of zeros takes the place of
-// the hint: clients then ask for metadata, as they do after the errors that
-// hints come with.
+// tagged field fills what shorter addresses leave over. If that does not fit, or
+// the directory has no address for a leader, such a field of zeros replaces the
+// hint. Clients then ask for metadata, as they do after the errors that hints
+// come with.
 func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	size := c.left()
 	if size > maxTail {
@@ -62,7 +62,8 @@ func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	return Result{Blanked: n}, c.blankTail(size, tagged)
 }
 
-// remove takes out the hint and returns how many tagged fields are left.
+// remove returns the edits that take out the hint, and how many tagged fields
+// are left.
 func (h hint) remove() ([]edit, int) {
 	if h.tagged {
 		return []edit{{span: h.field}}, h.tagsLen - 1
@@ -70,10 +71,10 @@ func (h hint) remove() ([]edit, int) {
 	return []edit{{h.array, []byte{1}}}, h.tagsLen
 }
 
-// pad adds one or two tagged fields with zeros to the edits, so that they
-// change no length. It cannot where they make the response longer, or shorter
-// by a single byte, nor behind the last number there is. tagsLen is how many
-// tagged fields the edits leave.
+// pad adds one or two tagged fields of zeros to the edits, so that the length of
+// the response stays. It cannot if the edits make the response longer or one byte
+// shorter, or if a tagged field has the highest number already. tagsLen is how
+// many tagged fields the edits leave.
 func (h hint) pad(edits []edit, tagsLen int) ([]edit, bool) {
 	gap := -growth(edits)
 	if gap == 0 {
@@ -96,8 +97,8 @@ func (h hint) pad(edits []edit, tagsLen int) ([]edit, bool) {
 	return nil, false
 }
 
-// padding returns the tagged fields, numbered from tag on, that are size bytes
-// long with the zeros that belong behind them; nil if there is no such size.
+// padding returns tagged fields, numbered from tag on, without the zeros of the
+// last one. With these they are size bytes long. It returns nil if no fields are.
 func padding(size int64, tag, fields int) []byte {
 	var b []byte
 	for ; fields > 1; fields-- {
@@ -117,7 +118,7 @@ func padding(size int64, tag, fields int) []byte {
 	return nil
 }
 
-// overwrite makes edits that leave the length of the tail as it was, and passes it.
+// overwrite makes edits that do not change the length of the tail, and passes it.
 func (c *cursor) overwrite(edits []edit) error {
 	if len(edits) > 0 {
 		copy(c.b, splice(c.b, edits))
@@ -141,7 +142,7 @@ func (c *cursor) blankTail(size int64, tagged bool) error {
 	return c.err
 }
 
-// zero passes head, and zeros up to size bytes, instead of what arrives.
+// zero passes head and zeros, size bytes in all, instead of the bytes that arrive.
 func (c *cursor) zero(size int64, head []byte) error {
 	for size > 0 {
 		if _, err := c.f.Peek(1, 1); err == io.EOF {

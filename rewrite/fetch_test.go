@@ -188,9 +188,9 @@ func fetchOf(partitions, size int) []byte {
 	return frameOf(resp)
 }
 
-// clockwork gives its bytes in chunks and checks, whenever it is asked for the
-// next, that the ones before have gone on.
-type clockwork struct {
+// heldBytes gives its bytes in chunks and notes, at each read, how many of those
+// before have not been passed.
+type heldBytes struct {
 	b     []byte
 	chunk int
 	given int
@@ -198,7 +198,7 @@ type clockwork struct {
 	most  int // held back
 }
 
-func (c *clockwork) Read(b []byte) (int, error) {
+func (c *heldBytes) Read(b []byte) (int, error) {
 	c.most = max(c.most, c.given-c.out.Len())
 	n := copy(b[:min(len(b), c.chunk)], c.b[c.given:])
 	c.given += n
@@ -211,7 +211,7 @@ func (c *clockwork) Read(b []byte) (int, error) {
 func TestNothingOfAFetchWaitsForWhatHasNotArrived(t *testing.T) {
 	frame := fetchOf(20, 100_000)
 	var out bytes.Buffer
-	src := &clockwork{b: frame, chunk: 1000, out: &out}
+	src := &heldBytes{b: frame, chunk: 1000, out: &out}
 	f := protocol.NewFlow(src, &out)
 	if _, err := (&Rewriter{Directory: loopback}).Relay(f, protocol.Fetch, 18, int64(len(frame))); err != nil {
 		t.Fatal(err)

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// A hint is where a response names the leaders to turn to instead
-// (NodeEndpoints, KIP-951). It stands behind all else:
+// A hint is the part of a response that names the leaders to turn to instead
+// (NodeEndpoints, KIP-951). It is the end of the response:
 //
 //	[endpoints] node int32, host string, port int32, rack string, TAGS, TAGS   (ShareFetch, ShareAcknowledge)
 //	TAGS, with the same array in the field 0                                   (Produce, Fetch)
@@ -45,8 +45,8 @@ func (c *cursor) hint(tagged bool) (h hint) {
 }
 
 // hintTag walks over one of the response's tagged fields. Java and librdkafka
-// read the field 0 without a look at its size, others trust the size: unless
-// both agree it could show an address to one of them.
+// read the field 0 and ignore its size, others rely on the size. A field of which
+// these read different bytes is an error: an address could be among them.
 func (c *cursor) hintTag(h *hint) {
 	from := c.at
 	tag := c.uvarint()
@@ -106,8 +106,9 @@ func (h hint) blank() []edit {
 }
 
 // held relays responses without records that may end in a hint. All of the
-// response is held, so that its length can change. Unless there is an address
-// for each leader, the hint is blanked: it must not lead a client to some of them.
+// response is held, so that its length can change. If the directory has no address
+// for one of the leaders, the whole hint is blanked: a client must not be led to
+// some of them only.
 type held struct {
 	walk   func(cursor) cursor // up to the hint
 	tagged bool

@@ -15,15 +15,15 @@ type Rewriter struct {
 	// means those of [Reviewed].
 	Caps *Caps
 	// RelayUnknown keeps API keys above [protocol.MaxKey] in ApiVersions
-	// responses. Nobody knows whether their responses carry addresses.
+	// responses. It is not known whether their own responses carry addresses.
 	RelayUnknown bool
 }
 
 // Relay passes the response that is next in f with its addresses replaced. size
 // counts the length in front; nothing of the response may have been passed.
 //
-// An error wraps [ErrUndecodable], or the Directory's, or is one of f, timeouts
-// among them. After any of them the connection is of no more use: part of the
+// An error wraps [ErrUndecodable], or one of the Directory, or is one of f, which
+// may be a timeout. The connection must be closed after any of them: a part of the
 // response may have been passed, but never an address.
 func (w *Rewriter) Relay(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (Result, error) {
 	if !Touches(key, version) {
@@ -47,8 +47,8 @@ func (w *Rewriter) caps() *Caps {
 }
 
 // Brokers returns the brokers that the response next in f names, as
-// [Directory.Learn] gets them, and passes nothing. It is for those who watch
-// and do not rewrite. The response must be one that names nodes
+// [Directory.Learn] gets them, and passes nothing. It is for callers that read
+// responses and do not change them. The response must be one that names nodes
 // ([Named.Nodes]).
 func Brokers(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (clusterID string, brokers []Broker, err error) {
 	c, err := open(f, key, version, size)
@@ -60,8 +60,8 @@ func Brokers(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (
 		c.fail("names no brokers")
 		return "", nil, c.err
 	}
-	c, n := walk(c)
-	return n.clusterID, n.brokers(), c.err
+	c, found := walk(c)
+	return found.clusterID, found.brokers(), c.err
 }
 
 // open returns a cursor at the body of the response that is next in f.

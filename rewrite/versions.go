@@ -11,10 +11,10 @@ import (
 type Caps [protocol.MaxKey + 1]int16
 
 // reviewed holds for each API key the newest version that is known not to carry
-// addresses, or to be rewritten by this package. Addresses came to responses
-// that had none (Produce v10, Fetch v16, DescribeQuorum v2), so a newer version
-// waits until somebody has read its schema, and has its walk in this package if
-// it needs one. What kmsg v1.15.1 knows, which is Kafka 4.4, has been reviewed.
+// addresses, or to be rewritten by this package. Kafka added addresses to
+// responses that had none (Produce v10, Fetch v16, DescribeQuorum v2). So a newer
+// version is not allowed until somebody has read its schema, and written its walk
+// if it needs one. All that kmsg v1.15.1 knows, which is Kafka 4.4, is reviewed.
 var reviewed = review()
 
 func review() Caps {
@@ -123,7 +123,8 @@ var withoutAddresses = map[protocol.APIKey]int16{
 // or to be rewritten by this package.
 func Reviewed() Caps { return reviewed }
 
-// Lower returns the minimum of both for each key. Keys beyond other are taken out.
+// Lower returns the minimum of both for each key, and -1 for keys that other does
+// not have.
 func (c Caps) Lower(other []int16) Caps {
 	for k := range c {
 		if k < len(other) {
@@ -149,8 +150,8 @@ const (
 )
 
 // UnsupportedAPIVersions returns the response to an ApiVersions request that is
-// newer than max. As KIP-511 has it, it is of version 0 and offers ApiVersions
-// alone, up to max; the client asks again on the same connection.
+// newer than max. By KIP-511 it is of version 0 and offers only ApiVersions, up to
+// max. The client asks again on the same connection.
 func UnsupportedAPIVersions(correlationID int32, max int16) []byte {
 	b := binary.BigEndian.AppendUint32(nil, 4+2+4+apiVersionSize)
 	b = binary.BigEndian.AppendUint32(b, uint32(correlationID))
@@ -161,15 +162,16 @@ func UnsupportedAPIVersions(correlationID int32, max int16) []byte {
 	return binary.BigEndian.AppendUint16(b, uint16(max))
 }
 
-// relayAPIVersions passes an ApiVersions response v0-5 in which no API is
-// offered that this package has not been reviewed for. Minimums and features
-// stay: Kafka offers Produce from version 0 for librdkafka (KAFKA-18659), and
-// transactions depend on the features (KIP-890).
+// relayAPIVersions passes an ApiVersions response v0-5 and takes out the APIs and
+// versions that caps does not allow. Minimums and features stay: Kafka offers
+// Produce from version 0 for librdkafka (KAFKA-18659), and transactions depend on
+// the features (KIP-890).
 //
 //	error int16, [keys] key int16, min int16, max int16, TAGS
 //	throttle int32 (v1+), TAGS
 //
-// With error UNSUPPORTED_VERSION the body is of version 0, whatever was asked.
+// With error UNSUPPORTED_VERSION the body is of version 0, whatever the request's
+// version was.
 func (c *cursor) relayAPIVersions(caps *Caps, relayUnknown bool) error {
 	version := c.version
 	if c.int16() == unsupportedVersion {
