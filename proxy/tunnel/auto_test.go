@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"io"
+	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -68,5 +69,28 @@ func TestADialerOfNobody(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "no transport reaches the gateway: ") ||
 		!strings.Contains(err.Error(), "dial gateway 127.0.0.1:1 over ws: dial tcp") {
 		t.Errorf("Dial = %v", err)
+	}
+}
+
+// The dial of a spare that fails at once says why, so that the next stream finds another transport made ready.
+func TestASpareThatCannotBeDialledIsToldToTheRace(t *testing.T) {
+	var sock net.PacketConn
+	r := newRig(t, TransportAuto, func(r *rig) {
+		sock = r.udp
+		r.dialer.timing.spares = 10 * time.Millisecond
+	})
+	r.dialer.SetSpares(2)
+	waitUntil(t, func() bool { return r.dialer.State().Transport == TransportH3 })
+	sock.Close() // nobody takes UDP there from now on, as ICMP says
+	r.h3().drop()
+	waitUntil(t, func() bool { return r.dialer.State().Transport == TransportWS })
+	p := r.dialer.pools[TransportWS].(*wsPool)
+	waitUntil(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.spares) == 2
+	})
+	if h3 := r.dialer.State().Tried[0]; h3.Error == "" || strings.Contains(h3.Error, "canceled") {
+		t.Errorf("what is known of h3: %+v", h3)
 	}
 }

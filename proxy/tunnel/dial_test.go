@@ -415,3 +415,36 @@ func TestOneTransportAloneHasVerdictsToo(t *testing.T) {
 		t.Errorf("%d dials of a hundred that came at once", n)
 	}
 }
+
+// Fewer spares than before are kept when fewer are wanted.
+func TestSparesThatAreNotWantedAnyMoreGo(t *testing.T) {
+	for _, transport := range []string{TransportWS, TransportH3} {
+		t.Run(transport, func(t *testing.T) {
+			r := newRig(t, transport, func(r *rig) {
+				r.dialer.timing.idle, r.dialer.timing.spares = time.Millisecond, 10*time.Millisecond
+			})
+			ready := func() int {
+				if transport == TransportH3 {
+					p := r.h3()
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					return p.unused()
+				}
+				p := r.dialer.pools[TransportWS].(*wsPool)
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return len(p.spares)
+			}
+			r.dialer.SetSpares(6)
+			waitUntil(t, func() bool { return ready() == 6 })
+			r.dialer.SetSpares(3)
+			waitUntil(t, func() bool { return ready() == 3 })
+			r.dialer.SetSpares(0)
+			most := 0
+			if transport == TransportH3 {
+				most = maxIdle // kept for whoever comes back
+			}
+			waitUntil(t, func() bool { return ready() <= most })
+		})
+	}
+}

@@ -99,10 +99,11 @@ func (d *Dialer) init() {
 		d.route = newRoute(d.URL, d.TLS, d.log)
 		d.route.dialContext, d.route.proxyTLS = d.DialContext, d.proxyTLS
 		d.findProxy()
-		d.race = race.New(race.Config[Welcome]{
+		background := context.Background() // what dials leave behind for others, until Close
+		d.race = race.New(background, race.Config[Welcome]{
 			Transports: d.candidates(), Hello: d.welcome, OnState: d.OnState, Timing: d.t.race, Log: d.log,
 		})
-		d.spares = newSpareKeeper(d.t.spares, d.fillSpares)
+		d.spares = newSpareKeeper(background, d.t.spares, d.fillSpares)
 		env := &poolEnv{
 			route: d.route, credentials: &credentials{d.Token, d.Ingress, d.route, d.race.Proven}, t: d.t, w: d.w, log: d.log,
 			carriers: cmp.Or(d.Carriers, DefaultCarriers), spares: d.spares.wanted,
@@ -213,6 +214,9 @@ func (d *Dialer) SetSpares(n int) {
 
 // fillSpares makes n streams ready over the transport that is used. last is the one that it was, "" for none.
 func (d *Dialer) fillSpares(ctx context.Context, last string, n int) (transport string, err error) {
+	if n == 0 && last == "" {
+		return "", nil
+	}
 	chosen, err := d.race.Choose(ctx)
 	if err != nil {
 		return last, err

@@ -178,7 +178,7 @@ func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (ex
 // conn returns a connection with room for a stream, and counts that stream: the least loaded one unless it has maxShared streams, a new one
 // until there are Dialer.Carriers, the least loaded one again, or a new one when all are full.
 func (p *h2Pool) conn(ctx context.Context, fresh bool) (c *h2Carrier, ready bool, err error) {
-	c, ready = p.choose(fresh)
+	c, ready = p.choose(ctx, fresh)
 	select {
 	case <-c.ready:
 	case <-ctx.Done():
@@ -195,12 +195,12 @@ func (p *h2Pool) conn(ctx context.Context, fresh bool) (c *h2Carrier, ready bool
 	return nil, false, c.err
 }
 
-func (p *h2Pool) choose(fresh bool) (c *h2Carrier, ready bool) {
+func (p *h2Pool) choose(ctx context.Context, fresh bool) (c *h2Carrier, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, ok := p.leastLoaded()
 	if fresh || !ok || c.streams >= maxShared && p.usable() < p.env.carriers {
-		c = p.connect()
+		c = p.connect(ctx)
 	}
 	c.streams++
 	return c, c.isReady()
@@ -249,8 +249,8 @@ func (p *h2Pool) close() error {
 
 // connect dials a connection in the background, for whoever waits for it: that the first of them gives up is no reason to. The caller holds
 // mu.
-func (p *h2Pool) connect() *h2Carrier {
-	ctx, cancel := context.WithTimeout(context.Background(), p.env.t.handshake)
+func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.env.t.handshake)
 	c := &h2Carrier{giveUp: cancel, ready: make(chan struct{})}
 	p.list = append(p.list, c)
 	p.tasks.Go(func() {

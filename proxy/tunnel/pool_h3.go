@@ -201,9 +201,9 @@ func (p *h3Pool) add(ctx context.Context) (*h3Carrier, error) {
 }
 
 func (p *h3Pool) fill(ctx context.Context, n int) error {
+	p.setKeep(n)
 	for range n {
 		p.mu.Lock()
-		p.keep = n
 		p.leastLoaded()
 		enough := p.unused() >= n || p.usable()+p.dialled >= p.env.carriers
 		p.mu.Unlock()
@@ -215,6 +215,19 @@ func (p *h3Pool) fill(ctx context.Context, n int) error {
 		}
 	}
 	return nil
+}
+
+// setKeep says how many carriers without streams are wanted. When those are fewer than before, the others are idle from now on.
+func (p *h3Pool) setKeep(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fewer := n < p.keep
+	p.keep = n
+	for _, c := range p.list {
+		if fewer && c.idle != nil {
+			c.idle.Reset(p.env.t.idle)
+		}
+	}
 }
 
 func (p *h3Pool) drop() {

@@ -74,6 +74,7 @@ func (p *wsPool) pop() *spare {
 }
 
 func (p *wsPool) fill(ctx context.Context, n int) error {
+	p.trim(n)
 	for range n { // and not until there are n: they may die as fast as they are made
 		p.mu.Lock()
 		enough := len(p.spares) >= n || time.Now().Before(p.full)
@@ -88,6 +89,18 @@ func (p *wsPool) fill(ctx context.Context, n int) error {
 		p.add(c)
 	}
 	return nil
+}
+
+// trim closes all spares but the n that were made last.
+func (p *wsPool) trim(n int) {
+	p.mu.Lock()
+	more := max(0, len(p.spares)-n)
+	surplus := p.spares[:more]
+	p.spares = p.spares[more:]
+	p.mu.Unlock()
+	for _, s := range surplus {
+		s.Close()
+	}
 }
 
 func (p *wsPool) add(c *Conn) {
@@ -128,15 +141,7 @@ func (s *spare) use(open []byte) bool {
 	return s.SetReadDeadline(noDeadline) == nil
 }
 
-func (p *wsPool) drop() {
-	p.mu.Lock()
-	dropped := p.spares
-	p.spares = nil
-	p.mu.Unlock()
-	for _, s := range dropped {
-		s.Close()
-	}
-}
+func (p *wsPool) drop() { p.trim(0) }
 
 // otherWay is nil: there is but one way to upgrade.
 func (p *wsPool) otherWay() func() (by string, undo func()) { return nil }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -204,9 +205,8 @@ func (r *route) dialSOCKS(ctx context.Context, through *url.URL) (net.Conn, erro
 // dialFunc makes a dialer of a function.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-func (f dialFunc) Dial(network, addr string) (net.Conn, error) {
-	return f(context.Background(), network, addr)
-}
+// Dial is for nobody: whoever has a context calls DialContext.
+func (f dialFunc) Dial(network, addr string) (net.Conn, error) { return nil, errors.ErrUnsupported }
 
 func (f dialFunc) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	return f(ctx, network, addr)

@@ -44,9 +44,10 @@ type registry struct {
 	empty    chan struct{} // closed when draining and streams is empty
 }
 
-func newRegistry(t timing) *registry {
+// newRegistry returns a registry whose streams end with ctx at the latest.
+func newRegistry(ctx context.Context, t timing) *registry {
 	r := &registry{t: t, streams: make(map[*Conn]struct{}), spares: make(map[*Conn]any), empty: make(chan struct{})}
-	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.ctx, r.cancel = context.WithCancel(ctx)
 	return r
 }
 

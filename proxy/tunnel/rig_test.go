@@ -49,7 +49,8 @@ type rig struct {
 	dialer *Dialer
 	addr   string
 
-	listener net.Listener // for TCP
+	listener net.Listener   // for TCP
+	udp      net.PacketConn // nil if there is none
 	served   chan *served
 	stop     func()
 }
@@ -152,7 +153,7 @@ func (r *rig) start(tcp net.Listener, udp net.PacketConn, adapt []func(*rig)) {
 	if testing.Verbose() {
 		r.server.Logger = slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	r.listener = tcp
+	r.listener, r.udp = tcp, udp
 	for _, f := range adapt {
 		f(r)
 	}

@@ -44,8 +44,8 @@ type h3Server struct {
 	conns map[*quic.Conn]struct{}
 }
 
-// listen prepares to serve udp, after which serve serves until close.
-func (h *h3Server) listen(udp net.PacketConn, base *tls.Config, resetKey []byte, onBuffers func(receive, send int)) (err error) {
+// listen prepares to serve udp, after which serve serves until close. ctx ends at the same time.
+func (h *h3Server) listen(ctx context.Context, udp net.PacketConn, base *tls.Config, resetKey []byte, onBuffers func(receive, send int)) (err error) {
 	if err := checkQUIC(); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (h *h3Server) listen(udp net.PacketConn, base *tls.Config, resetKey []byte,
 		return err
 	}
 	h.buffers.tell(udp, h.log, onBuffers)
-	h.goaway, h.drain = context.WithCancel(context.Background())
+	h.goaway, h.drain = context.WithCancel(ctx)
 	return nil
 }
 
@@ -88,9 +88,9 @@ func altSvc(udp net.PacketConn) string {
 	return fmt.Sprintf(`%s=":%d"; ma=86400`, http3.NextProtoH3, addr.Port)
 }
 
-func (h *h3Server) serve() error {
+func (h *h3Server) serve(ctx context.Context) error {
 	for {
-		conn, err := h.ln.Accept(context.Background())
+		conn, err := h.ln.Accept(ctx)
 		if err != nil {
 			return http.ErrServerClosed // that is all that can happen
 		}
@@ -141,7 +141,7 @@ func (h *h3Server) serveConn(conn *quic.Conn) {
 	early := make(chan struct{}, maxEarlyRequests)
 	goaway, rejecting := h.goaway, false
 	if h.draining() { // who comes now is told in an answer
-		goaway = context.Background()
+		goaway = conn.Context()
 	}
 	for next := quic.StreamID(0); ; {
 		done := func() {}
@@ -166,7 +166,7 @@ func (h *h3Server) serveConn(conn *quic.Conn) {
 		case conn.Context().Err() != nil || goaway.Err() == nil:
 			return
 		default:
-			goaway, rejecting = context.Background(), true
+			goaway, rejecting = conn.Context(), true
 			tasks.Go(func() { control.Goaway(next) })
 			done()
 		}

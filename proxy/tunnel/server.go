@@ -102,7 +102,8 @@ func (s *Server) init() {
 		}
 		s.w = cmp.Or(s.windows, defaultWindows)
 		s.limiter.Limits = s.Limits
-		s.registry = newRegistry(s.t)
+		s.carriers, s.cut = context.WithCancel(context.Background()) // streams outlive what Run is given: they drain
+		s.registry = newRegistry(s.carriers, s.t)
 		s.streams = &streamServer{
 			registry: s.registry, limiter: &s.limiter, t: s.t, log: s.log,
 			serve: s.Serve, judge: s.Judge, opened: s.Opened, tickets: s.Tickets, onLimit: s.OnLimit,
@@ -110,7 +111,6 @@ func (s *Server) init() {
 		s.unauthenticated.within, s.unauthenticated.onFull, s.unauthenticated.log = s.t.handshake, s.evicted, s.log
 		s.tcp = tcpServer{handler: s, tls: s.TLS, t: s.t, w: s.w, log: s.log, draining: s.registry.isDraining}
 		s.tcp.init()
-		s.carriers, s.cut = context.WithCancel(context.Background())
 	})
 }
 
@@ -156,14 +156,14 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 		s.evicted(Peer{Addr: a.String(), Transport: TransportH3}, &Error{Code: CodeLimit, Message: why.Error()})
 	}}
 	h.memory = &memoryWatch{limit: 2 * s.Limits.Memory, limiter: &s.limiter, log: s.log}
-	if err := h.listen(udp, s.TLS, s.ResetKey, s.OnUDPBuffers); err != nil {
+	if err := h.listen(s.carriers, udp, s.TLS, s.ResetKey, s.OnUDPBuffers); err != nil {
 		return nil, err
 	}
 	s.altSvc = altSvc(udp)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.h3 = h
-	return h.serve, nil
+	return func() error { return h.serve(s.carriers) }, nil
 }
 
 // evicted tells of a connection that was closed because too many others have not authenticated either.

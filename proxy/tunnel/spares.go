@@ -22,9 +22,9 @@ type spareKeeper struct {
 	started bool
 }
 
-func newSpareKeeper(every time.Duration, fill func(ctx context.Context, last string, n int) (string, error)) *spareKeeper {
+func newSpareKeeper(ctx context.Context, every time.Duration, fill func(ctx context.Context, last string, n int) (string, error)) *spareKeeper {
 	k := &spareKeeper{every: every, fill: fill, due: make(chan struct{}, 1)}
-	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.ctx, k.cancel = context.WithCancel(ctx)
 	return k
 }
 

@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +45,7 @@ func (p *H3Peer) Serve() {
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	for {
-		s, err := p.Conn.AcceptUniStream(context.Background())
+		s, err := p.Conn.AcceptUniStream(p.Conn.Context())
 		if err != nil {
 			return
 		}

@@ -126,8 +126,8 @@ type Choice[W any] struct {
 	turn int // tells whether somebody has found out already that the choice was wrong
 }
 
-// New returns a race, which begins with the first Choose.
-func New[W any](c Config[W]) *Race[W] {
+// New returns a race, which begins with the first Choose. Its hellos end with ctx, or with Close.
+func New[W any](ctx context.Context, c Config[W]) *Race[W] {
 	r := &Race[W]{Config: c, known: make(map[string]*candidate)}
 	for _, t := range c.Transports {
 		r.order = append(r.order, t.Name)
@@ -137,7 +137,7 @@ func New[W any](c Config[W]) *Race[W] {
 		}
 		r.known[t.Name] = k
 	}
-	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.ctx, r.stop = context.WithCancel(ctx)
 	return r
 }
 

@@ -50,7 +50,7 @@ func newRace(names []string, hello func(context.Context, string) (struct{}, erro
 		}
 		transports = append(transports, t)
 	}
-	return New(Config[struct{}]{Transports: transports, Hello: hello, Timing: DefaultTiming, Log: noLog})
+	return New(context.Background(), Config[struct{}]{Transports: transports, Hello: hello, Timing: DefaultTiming, Log: noLog})
 }
 
 func TestRace(t *testing.T) {
