@@ -1,10 +1,7 @@
 package proxy
 
 import (
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -341,16 +338,6 @@ func TestNodeIDsDoNotPileUpInMetrics(t *testing.T) {
 	for _, f := range families {
 		if n := len(f.GetMetric()); f.GetName() == "culvert_connections" && n > 2 {
 			t.Errorf("%d series of %s, want those of the cluster's one node and unknown", n, f.GetName())
-		}
-	}
-}
-
-// The name in a client's certificate stands in each line of the log about it.
-func TestANameInACertificateIsBounded(t *testing.T) {
-	for n, want := range map[int]bool{maxIdentity: true, maxIdentity + 1: false} {
-		name, err := certificateName(&x509.Certificate{Subject: pkix.Name{CommonName: strings.Repeat("n", n)}})
-		if _, refused := errors.AsType[tunnel.Forbidden](err); refused == want || len(name) > maxIdentity {
-			t.Errorf("a name of %d bytes: %d, %v", n, len(name), err)
 		}
 	}
 }

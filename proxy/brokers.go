@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
@@ -40,10 +41,10 @@ type Brokers struct {
 	// Allow names further addresses that may be dialled without a ticket:
 	// HOST:PORT or CIDR:PORT, where * in a host name is one DNS label.
 	Allow      []string
-	TLS        *tls.Config // nil: brokers speak plaintext
-	CA         *CAFile     // who signs the brokers' certificates; nil: whoever TLS believes
-	ServerName string      // in the brokers' certificates; default: the host dialled
-	Resolver   Resolver    // nil: the system's
+	TLS        *tls.Config     // nil: brokers speak plaintext
+	CA         *credentials.CA // who signs the brokers' certificates; nil: whoever TLS believes
+	ServerName string          // in the brokers' certificates; default: the host dialled
+	Resolver   Resolver        // nil: the system's
 	Metrics    *metrics.Metrics
 
 	next     atomic.Uint32
@@ -218,7 +219,7 @@ func (b *Brokers) secure(ctx context.Context, conn net.Conn, host string) (net.C
 		config.ServerName = host
 	}
 	if b.CA != nil {
-		b.CA.check(config, config.ServerName)
+		b.CA.VerifyServer(config, config.ServerName)
 	}
 	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
@@ -96,7 +97,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Authenticate: g.Authenticate,
 		Grant:        g.Grant,
 		Judge:        g.Judge,
-		User:         userOf,
+		User:         credentials.User,
 		OnRefused:    g.turnedAway,
 		Serve:        g.serve,
 		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -182,7 +183,7 @@ func sayOnce(c net.Conn, b []byte) {
 func tableInMemory() *nodes {
 	table := &nodes{
 		listens: []Listen{{Bind: "127.0.0.1:9092"}}, portBase: 19092, listen: listenInMemory, changed: func() {},
-		serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: orDiscard(nil), metrics: readingMetrics(),
+		serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: slog.New(slog.DiscardHandler), metrics: readingMetrics(),
 	}
 	table.init()
 	return table

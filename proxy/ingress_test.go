@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -39,11 +40,11 @@ const (
 // else may.
 func startInside(t *testing.T, log *slog.Logger) (address string) {
 	t.Helper()
-	tokens, _ := testTokens(t, "laptop=s3cret\n")
+	tokens := testTokens(t, "laptop=s3cret\n")
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
 	gateway := startGateway(t, []string{broker}, func(g *Gateway) {
 		g.TLS = nil
-		g.Authenticate = (&Credentials{Tokens: tokens, AllowUsers: []string{"ALICE"}}).Authenticate
+		g.Authenticate = (&credentials.Policy{Tokens: tokens, AllowUsers: []string{"ALICE"}}).Authenticate
 		if log != nil {
 			g.Logger = log
 		}
@@ -158,7 +159,7 @@ func h2c(t *testing.T, address string, header http.Header, body io.Reader) *http
 	}
 	request.Header = header
 	if header.Get("Trailer") != "" {
-		request.Trailer = http.Header{userHeader: {"ALICE"}}
+		request.Trailer = http.Header{"Sf-Context-Current-User": {"ALICE"}}
 	}
 	answer, err := transport.RoundTrip(request)
 	if err != nil {
@@ -175,15 +176,15 @@ func TestAUserIsForgedInNoH2Stream(t *testing.T) {
 		more http.Header
 		want int
 	}{
-		{"through the ingress", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE"}}, 200},
-		{"no token", http.Header{userHeader: {"ALICE"}}, 401},
+		{"through the ingress", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf-Context-Current-User": {"ALICE"}}, 200},
+		{"no token", http.Header{"Sf-Context-Current-User": {"ALICE"}}, 401},
 		{"no user", http.Header{"Culvert-Authorization": {"Bearer s3cret"}}, 403},
-		{"another user", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"BOB"}}, 403},
-		{"twice", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE", "ALICE"}}, 403},
-		{"a list", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE, BOB"}}, 403},
+		{"another user", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf-Context-Current-User": {"BOB"}}, 403},
+		{"twice", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf-Context-Current-User": {"ALICE", "ALICE"}}, 403},
+		{"a list", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf-Context-Current-User": {"ALICE, BOB"}}, 403},
 		{"underscores", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf_Context_Current_User": {"ALICE"}}, 403},
-		{"in a trailer", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Trailer": {userHeader}}, 403},
-		{"from a web page", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, userHeader: {"ALICE"}, "Origin": {"https://evil.example"}}, 403},
+		{"in a trailer", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Trailer": {"Sf-Context-Current-User"}}, 403},
+		{"from a web page", http.Header{"Culvert-Authorization": {"Bearer s3cret"}, "Sf-Context-Current-User": {"ALICE"}, "Origin": {"https://evil.example"}}, 403},
 	} {
 		test.more.Set("Content-Type", "application/octet-stream")
 		answer := h2c(t, address, test.more, strings.NewReader(""))
@@ -380,7 +381,7 @@ func TestTheIngressNamesTheUser(t *testing.T) {
 			address := startInside(t, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 			header := http.Header{}
 			if test.forged != nil {
-				header[userHeader] = test.forged
+				header["Sf-Context-Current-User"] = test.forged
 			}
 			agent := startAgent(t, NewTunnel(snowflake(t, address, test.in, header)), nil)
 			_, err := dialKafka(t, agent.address).ask(kmsg.NewPtrMetadataRequest(), 1)
@@ -392,18 +393,5 @@ func TestTheIngressNamesTheUser(t *testing.T) {
 				t.Errorf("a token in the log:\n%s", log)
 			}
 		})
-	}
-}
-
-// Names are SQL's: a user is in upper case unless made with quotes.
-func TestUsersAreNamedAsInSQL(t *testing.T) {
-	for _, test := range []struct{ text, name string }{
-		{"alice", "ALICE"}, {"ALICE", "ALICE"}, {"joe@example.com", "JOE@EXAMPLE.COM"}, {`"alice"`, "alice"}, {`"Joe@Example.com"`, "Joe@Example.com"},
-		{`"a ""b"""`, `a "b"`}, {"", ""}, {`""`, ""}, {`"`, ""}, {`"alice`, ""}, {`alice"`, ""}, {`al"ice`, ""}, {`"al"ice"`, ""}, {"al\nice", ""}, {`" alice"`, ""},
-	} {
-		name, err := ParseUser(test.text)
-		if name != test.name || (err == nil) != (test.name != "") {
-			t.Errorf("ParseUser(%q) = %q, %v, want %q", test.text, name, err, test.name)
-		}
 	}
 }

@@ -16,24 +16,25 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // revoking is a gateway whose tokens a test changes.
 type revoking struct {
 	running
-	file File
+	file credentials.File
 	log  *memoryLog
 }
 
 func startRevoking(t *testing.T, broker, tokens string, change func(*Gateway)) revoking {
 	t.Helper()
 	r := revoking{file: testFile(t, "--token-file", tokens), log: &memoryLog{}}
-	file, err := NewTokenFile(r.file, nil)
+	file, err := credentials.ReadTokens(r.file, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Credentials{Tokens: file}
+	c := &credentials.Policy{Tokens: file}
 	r.running = startGateway(t, []string{broker}, func(g *Gateway) {
 		g.Authenticate, g.Grant, g.Judge, g.RevokeStreams = c.Authenticate, c.Grant, c.Judge, true
 		g.lookEvery, g.Logger = 5*time.Millisecond, r.log.logger()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -35,7 +36,7 @@ const (
 
 // readState reads the file; one that does not exist is empty.
 func readState(file string) (s state, err error) {
-	b, err := ReadFile(file, maxState)
+	b, err := credentials.ReadFile(file, maxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
@@ -102,7 +103,7 @@ func (s state) replace(file string) error {
 		file = to
 	}
 	if info, err := os.Lstat(file); err == nil { // a rename would put a file in the place of a device
-		if err := checkRegular(file, info); err != nil {
+		if err := credentials.CheckRegular(file, info); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 )
 
 // tlsBroker is a broker that speaks TLS and says so to nobody else: it ends
@@ -28,13 +30,13 @@ func tlsBroker(t *testing.T, config *tls.Config) string {
 }
 
 // brokersWith dials one broker with files, each of which may be left out.
-func brokersWith(t *testing.T, broker string, files ClientTLS, name string) *Brokers {
+func brokersWith(t *testing.T, broker string, files credentials.ClientTLS, name string) *Brokers {
 	t.Helper()
 	b := &Brokers{Bootstrap: []string{broker}, ServerName: name}
-	config, err := ClientTLS{CertFile: files.CertFile, KeyFile: files.KeyFile}.Config(name)
+	config, err := credentials.ClientTLS{CertFile: files.CertFile, KeyFile: files.KeyFile}.Config(name)
 	b.TLS = mustConfig(t, config, err)
 	if files.CAFile.Path != "" {
-		if b.CA, err = NewCAFile(files.CAFile, nil); err != nil {
+		if b.CA, err = credentials.ReadCA(files.CAFile, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -45,16 +47,16 @@ func brokersWith(t *testing.T, broker string, files ClientTLS, name string) *Bro
 // and with what to look at, at either end, and no client waits.
 func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
-	serverConfig := func(s ServerTLS) *tls.Config {
+	serverConfig := func(s credentials.ServerTLS) *tls.Config {
 		config, err := s.Config()
 		return mustConfig(t, config, err)
 	}
-	server := serverConfig(ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile})
-	mutual := serverConfig(ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile})
+	server := serverConfig(credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile})
+	mutual := serverConfig(credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile})
 	mutual12 := mutual.Clone()
 	mutual12.MaxVersion = tls.VersionTLS12
-	cert, key := own.ca.pairUntil(t, "culvert.example", time.Now().Add(-time.Minute))
-	expired := serverConfig(ServerTLS{CertFile: testFile(t, "c", cert), KeyFile: testFile(t, "k", key)})
+	cert, key := own.ca.PairUntil(t, "culvert.example", time.Now().Add(-time.Minute))
+	expired := serverConfig(credentials.ServerTLS{CertFile: testFile(t, "c", cert), KeyFile: testFile(t, "k", key)})
 	oldest := server.Clone()
 	oldest.MinVersion, oldest.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 	ends := func(answer string) string {
@@ -65,20 +67,20 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 	}
 	for _, test := range []struct {
 		what, broker string
-		files        ClientTLS
+		files        credentials.ClientTLS
 		name         string
 		want         []string
 	}{
-		{"a broker that speaks plaintext", ends(""), ClientTLS{}, "", []string{"TLS handshake: ", "does this listener of the broker speak TLS? If not, leave out --broker-tls"}},
-		{"something that answers otherwise", ends("SSH-2.0-OpenSSH_9.2\r\n"), ClientTLS{}, "", []string{"does not look like a TLS handshake", "leave out --broker-tls"}},
-		{"a CA that has not signed", tlsBroker(t, server), ClientTLS{CAFile: stranger.caFile}, "", []string{"unknown authority", `is "CN=own", who has signed the broker's, in --broker-ca-file?`}},
-		{"a CA that the system does not know", tlsBroker(t, server), ClientTLS{}, "", []string{"unknown authority", "in --broker-ca-file?"}},
-		{"an expired certificate", tlsBroker(t, expired), ClientTLS{CAFile: own.caFile}, "", []string{"expired", "has the broker a newer one, or is a clock wrong?"}},
-		{"another name", tlsBroker(t, server), ClientTLS{CAFile: own.caFile}, "kafka.example", []string{"not kafka.example", "--broker-server-name says which name is in it"}},
-		{"no certificate of ours", tlsBroker(t, mutual), ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate", "--broker-cert-file and --broker-key-file"}},
-		{"no certificate of ours, TLS 1.2", tlsBroker(t, mutual12), ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate"}},
-		{"a stranger's certificate", tlsBroker(t, mutual), ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "", []string{"one signed by whom it trusts?"}},
-		{"TLS of long ago", tlsBroker(t, oldest), ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported", "which versions of TLS"}},
+		{"a broker that speaks plaintext", ends(""), credentials.ClientTLS{}, "", []string{"TLS handshake: ", "does this listener of the broker speak TLS? If not, leave out --broker-tls"}},
+		{"something that answers otherwise", ends("SSH-2.0-OpenSSH_9.2\r\n"), credentials.ClientTLS{}, "", []string{"does not look like a TLS handshake", "leave out --broker-tls"}},
+		{"a CA that has not signed", tlsBroker(t, server), credentials.ClientTLS{CAFile: stranger.caFile}, "", []string{"unknown authority", `is "CN=own", who has signed the broker's, in --broker-ca-file?`}},
+		{"a CA that the system does not know", tlsBroker(t, server), credentials.ClientTLS{}, "", []string{"unknown authority", "in --broker-ca-file?"}},
+		{"an expired certificate", tlsBroker(t, expired), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"expired", "has the broker a newer one, or is a clock wrong?"}},
+		{"another name", tlsBroker(t, server), credentials.ClientTLS{CAFile: own.caFile}, "kafka.example", []string{"not kafka.example", "--broker-server-name says which name is in it"}},
+		{"no certificate of ours", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate", "--broker-cert-file and --broker-key-file"}},
+		{"no certificate of ours, TLS 1.2", tlsBroker(t, mutual12), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate"}},
+		{"a stranger's certificate", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "", []string{"one signed by whom it trusts?"}},
+		{"TLS of long ago", tlsBroker(t, oldest), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported", "which versions of TLS"}},
 	} {
 		for _, transport := range []string{"ws", "direct"} {
 			t.Run(test.what+"/"+transport, func(t *testing.T) {
@@ -118,14 +120,14 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 // An alert on a connection that has long stood is none of the handshake's.
 func TestALateAlertIsNotTheHandshakes(t *testing.T) {
 	own := newTLSFixture(t, "own")
-	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
+	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
 	config = mustConfig(t, config, err)
 	broker := fakeBroker(t, func(c net.Conn) {
 		s := tls.Server(c, config)
 		s.Write([]byte("x"))
 		io.Copy(io.Discard, s) // which answers what is no TLS with an alert
 	})
-	conn, err := brokersWith(t, broker, ClientTLS{CAFile: own.caFile}, "").dial(t.Context(), broker)
+	conn, err := brokersWith(t, broker, credentials.ClientTLS{CAFile: own.caFile}, "").dial(t.Context(), broker)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +148,7 @@ func TestABrokerThatIsSilentInTheHandshakeIsNamed(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) { io.Copy(io.Discard, c) })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := brokersWith(t, broker, ClientTLS{}, "").dial(ctx, broker)
+	_, err := brokersWith(t, broker, credentials.ClientTLS{}, "").dial(ctx, broker)
 	if want := "it says nothing: does this listener of the broker speak TLS?"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("dial = %v, want %q", err, want)
 	}
@@ -155,9 +157,9 @@ func TestABrokerThatIsSilentInTheHandshakeIsNamed(t *testing.T) {
 // A gateway is ready when a broker has answered it.
 func TestAGatewayIsReadyWhenABrokerAnswers(t *testing.T) {
 	own := newTLSFixture(t, "own")
-	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
+	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
 	broker := tlsBroker(t, mustConfig(t, config, err))
-	ours := ClientTLS{CAFile: own.caFile, CertFile: own.certFile, KeyFile: own.keyFile}
+	ours := credentials.ClientTLS{CAFile: own.caFile, CertFile: own.certFile, KeyFile: own.keyFile}
 	var gateway *Gateway
 	startGateway(t, []string{broker}, func(g *Gateway) { gateway, g.Brokers = g, brokersWith(t, broker, ours, "") })
 	waitFor(t, "the gateway to be ready", func() bool { return gateway.Ready() == nil })
@@ -182,12 +184,12 @@ func warns(log string, words []string) bool {
 func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
 	old, next := newTLSFixture(t, "old"), newTLSFixture(t, "next")
 	server := func(f tlsFixture) string {
-		config, err := ServerTLS{CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.caFile}.Config()
+		config, err := credentials.ServerTLS{CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.caFile}.Config()
 		return tlsBroker(t, mustConfig(t, config, err))
 	}
 	before, after := server(old), server(next)
-	cert, key := old.ca.pair(t, "culvert.example")
-	ours := ClientTLS{CAFile: testFile(t, "ca", old.ca.pem()), CertFile: testFile(t, "cert", cert), KeyFile: testFile(t, "key", key)}
+	cert, key := old.ca.Pair(t, "culvert.example")
+	ours := credentials.ClientTLS{CAFile: testFile(t, "ca", old.ca.PEM()), CertFile: testFile(t, "cert", cert), KeyFile: testFile(t, "key", key)}
 	brokers := brokersWith(t, before, ours, "")
 	works := func(broker string) bool {
 		c, err := brokers.dial(t.Context(), broker)
@@ -203,8 +205,8 @@ func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
 	if !works(before) || works(after) {
 		t.Fatal("the old files are not good for the old broker alone")
 	}
-	cert, key = next.ca.pair(t, "culvert.example")
-	writeFile(t, ours.CAFile, next.ca.pem())
+	cert, key = next.ca.Pair(t, "culvert.example")
+	writeFile(t, ours.CAFile, next.ca.PEM())
 	writeFile(t, ours.CertFile, cert)
 	writeFile(t, ours.KeyFile, key)
 	if works(before) || !works(after) {
@@ -216,10 +218,10 @@ func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
 // and the agent's log says why.
 func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
 	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
-	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
+	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
 	listen := mustConfig(t, config, err)
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
-	tlsClient := func(files ClientTLS) func(net.Conn) net.Conn {
+	tlsClient := func(files credentials.ClientTLS) func(net.Conn) net.Conn {
 		return func(c net.Conn) net.Conn {
 			config, err := files.Config("127.0.0.1")
 			return tls.Client(c, mustConfig(t, config, err))
@@ -235,10 +237,10 @@ func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
 	}{
 		{"plaintext to TLS", listen, plain, "", []string{"client's TLS handshake failed", "is the client's security.protocol SSL or SASL_SSL?"}},
 		{"HTTP to TLS", listen, plain, "GET / HTTP/1.1\r\n\r\n", []string{"client's TLS handshake failed", "this port speaks TLS"}},
-		{"TLS to plaintext", nil, tlsClient(ClientTLS{CAFile: own.caFile}), "", []string{"a TLS ClientHello", "security.protocol"}},
-		{"no certificate", listen, tlsClient(ClientTLS{CAFile: own.caFile}), "", []string{"provide a certificate", "--listen-client-ca-file", "ssl.keystore.location"}},
-		{"a stranger's certificate", listen, tlsClient(ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}), "", []string{"unknown authority", "--listen-client-ca-file"}},
-		{"a client that trusts others", listen, tlsClient(ClientTLS{CAFile: stranger.caFile}), "", []string{"remote error", "does it trust who has signed --listen-tls-cert-file"}},
+		{"TLS to plaintext", nil, tlsClient(credentials.ClientTLS{CAFile: own.caFile}), "", []string{"a TLS ClientHello", "security.protocol"}},
+		{"no certificate", listen, tlsClient(credentials.ClientTLS{CAFile: own.caFile}), "", []string{"provide a certificate", "--listen-client-ca-file", "ssl.keystore.location"}},
+		{"a stranger's certificate", listen, tlsClient(credentials.ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}), "", []string{"unknown authority", "--listen-client-ca-file"}},
+		{"a client that trusts others", listen, tlsClient(credentials.ClientTLS{CAFile: stranger.caFile}), "", []string{"remote error", "does it trust who has signed --listen-tls-cert-file"}},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			log := &memoryLog{}
@@ -262,7 +264,7 @@ func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
 // A probe that asks only whether the port is open is no trouble.
 func TestAProbeOfATLSListenerIsNoTrouble(t *testing.T) {
 	own := newTLSFixture(t, "own")
-	config, err := ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
+	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
 	listen := mustConfig(t, config, err)
 	log := &memoryLog{}
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))

@@ -28,15 +28,17 @@ var mayImport = map[string]struct {
 	"proxy/tunnel/exchange":   {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/tunnel/race":       {ours: []string{"proxy/tunnel/exchange"}, others: []string{"github.com/quic-go/"}},
 	"proxy/tunnel":            {ours: []string{"proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
+	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
 	"proxy/metrics":           {ours: []string{"protocol"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status":            {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
 	"proxy/doctor":            {ours: []string{"proxy", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
 	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
 	"proxy/internal/memnet":   {},
+	"proxy/internal/testca":   {},
 	"proxy/snowflake":         {ours: []string{"proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
-		ours:   []string{"protocol", "rewrite", "proxy/tunnel", "proxy/metrics"},
+		ours:   []string{"protocol", "rewrite", "proxy/credentials", "proxy/tunnel", "proxy/metrics"},
 		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
 	},
 }

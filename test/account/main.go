@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
@@ -81,7 +82,7 @@ func run(ctx context.Context, listen, dir string, stdout io.Writer) error {
 	account := &standin.Account{Host: "myorg-myaccount.snowflakecomputing.com", Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	login := httptest.NewTLSServer(account)
 	defer login.Close()
-	files, err := credentials(dir, account, login.Certificate())
+	files, err := writeCredentials(dir, account, login.Certificate())
 	if err != nil {
 		return err
 	}
@@ -107,14 +108,14 @@ func run(ctx context.Context, listen, dir string, stdout io.Writer) error {
 
 func gatewayOf(cluster *fakekafka.Cluster, tokens string) (*proxy.Gateway, error) {
 	log := slog.New(slog.DiscardHandler)
-	t, err := proxy.NewTokenFile(proxy.File{Path: tokens, Flag: "the gateway's token"}, log)
+	t, err := credentials.ReadTokens(credentials.File{Path: tokens, Name: "the gateway's token"}, log)
 	if err != nil {
 		return nil, err
 	}
-	credentials := &proxy.Credentials{Tokens: t}
+	policy := &credentials.Policy{Tokens: t}
 	m := metrics.New(prometheus.NewRegistry(), metrics.Gateway, version)
 	return &proxy.Gateway{
-		Version: version, Authenticate: credentials.Authenticate, DrainTimeout: time.Second, Metrics: m, Logger: log,
+		Version: version, Authenticate: policy.Authenticate, DrainTimeout: time.Second, Metrics: m, Logger: log,
 		Brokers: &proxy.Brokers{Bootstrap: cluster.Bootstrap(), Resolver: cluster.Resolver(), Metrics: m},
 	}, nil
 }
@@ -122,7 +123,7 @@ func gatewayOf(cluster *fakekafka.Cluster, tokens string) (*proxy.Gateway, error
 // files are the credentials that the walk makes.
 type files struct{ ca, tokens, pat, key string }
 
-func credentials(dir string, account *standin.Account, authority *x509.Certificate) (*files, error) {
+func writeCredentials(dir string, account *standin.Account, authority *x509.Certificate) (*files, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, err

@@ -1,9 +1,8 @@
-package proxy
+package credentials
 
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,30 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/internal/testca"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
-
-// intermediate signs an authority.
-func (a *authority) intermediate(t *testing.T, name string) *authority {
-	t.Helper()
-	b := &authority{}
-	b.cert, b.key = a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	return b
-}
-
-// chain is a client's certificate behind n intermediates of a, with names as
-// said: the client's comes first.
-func (a *authority) chain(t *testing.T, n int, name func(i int) string) []*x509.Certificate {
-	t.Helper()
-	var chain []*x509.Certificate
-	for i := range n {
-		a = a.intermediate(t, name(i))
-		chain = append([]*x509.Certificate{a.cert}, chain...)
-	}
-	return append([]*x509.Certificate{a.client(t, "agent-1")}, chain...)
-}
 
 func inNumbers(i int) string { return fmt.Sprintf("intermediate %d", i) }
 
@@ -46,29 +24,29 @@ func withChain(chain []*x509.Certificate, headers ...string) *http.Request {
 }
 
 func TestAChainIsBoundedBeforeItIsVerified(t *testing.T) {
-	ours := newAuthority(t, "ours")
+	ours := testca.New(t, "ours")
 	same := func(int) string { return "intermediate" }
-	renewed := ours.intermediate(t, "intermediate 1")
+	renewed := ours.Intermediate(t, "intermediate 1")
 	for _, test := range []struct {
 		what  string
 		chain []*x509.Certificate
 		fail  string
 	}{
-		{"no intermediate", ours.chain(t, 0, inNumbers), ""},
-		{"as many as may be", ours.chain(t, maxChain-1, inNumbers), ""},
-		{"the root too", append(ours.chain(t, maxChain-2, inNumbers), ours.cert), ""},
-		{"one that is there twice", append(ours.chain(t, 3, inNumbers), renewed.cert), ""},
-		{"one too many", ours.chain(t, maxChain, inNumbers), "shown 11 certificates, and 10 are allowed"},
-		{"a hundred", ours.chain(t, 100, inNumbers), "shown 101 certificates, and 10 are allowed"},
-		{"all of one name", ours.chain(t, maxChain-1, same), "in more than 16 ways"},
+		{"no intermediate", ours.Chain(t, 0, inNumbers), ""},
+		{"as many as may be", ours.Chain(t, maxChain-1, inNumbers), ""},
+		{"the root too", append(ours.Chain(t, maxChain-2, inNumbers), ours.Cert), ""},
+		{"one that is there twice", append(ours.Chain(t, 3, inNumbers), renewed.Cert), ""},
+		{"one too many", ours.Chain(t, maxChain, inNumbers), "shown 11 certificates, and 10 are allowed"},
+		{"a hundred", ours.Chain(t, 100, inNumbers), "shown 101 certificates, and 10 are allowed"},
+		{"all of one name", ours.Chain(t, maxChain-1, same), "in more than 16 ways"},
 		{"none", nil, "no certificate was shown"},
 	} {
-		ca, err := NewCAFile(testFile(t, "--client-ca-file", ours.pem()), nil)
+		ca, err := ReadCA(testFile(t, "--client-ca-file", ours.PEM()), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		verified := ca.verify(test.chain, x509.ExtKeyUsageClientAuth, "")
-		_, err = (&Credentials{ClientCA: ca}).Authenticate(withChain(test.chain))
+		_, err = (&Policy{ClientCA: ca}).Authenticate(withChain(test.chain))
 		for _, err := range []error{verified, err} {
 			if test.fail == "" && err != nil || test.fail != "" && (err == nil || !strings.Contains(err.Error(), test.fail) && test.chain != nil) {
 				t.Errorf("%s: %v, want %q", test.what, err, test.fail)
@@ -81,14 +59,14 @@ func TestAChainIsBoundedBeforeItIsVerified(t *testing.T) {
 }
 
 func TestTheTokenComesBeforeTheCertificate(t *testing.T) {
-	ours := newAuthority(t, "ours")
-	ca, err := NewCAFile(testFile(t, "--client-ca-file", ours.pem()), nil)
+	ours := testca.New(t, "ours")
+	ca, err := ReadCA(testFile(t, "--client-ca-file", ours.PEM()), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tokens, _ := testTokens(t, "alice=one")
-	c := &Credentials{ClientCA: ca, Tokens: tokens}
-	chain := ours.chain(t, maxChain-1, inNumbers)
+	c := &Policy{ClientCA: ca, Tokens: tokens}
+	chain := ours.Chain(t, maxChain-1, inNumbers)
 	for range 100 {
 		for _, headers := range [][]string{nil, {"Authorization", "Bearer two"}} {
 			_, err := c.Authenticate(withChain(chain, headers...))
@@ -103,13 +81,13 @@ func TestTheTokenComesBeforeTheCertificate(t *testing.T) {
 }
 
 func TestAChainIsVerifiedOnce(t *testing.T) {
-	ours, theirs := newAuthority(t, "ours"), newAuthority(t, "theirs")
-	f := testFile(t, "--client-ca-file", ours.pem())
-	ca, err := NewCAFile(f, nil)
+	ours, theirs := testca.New(t, "ours"), testca.New(t, "theirs")
+	f := testFile(t, "--client-ca-file", ours.PEM())
+	ca, err := ReadCA(f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Credentials{ClientCA: ca}
+	c := &Policy{ClientCA: ca}
 	ask := func(what string, r *http.Request, good bool, checked int) {
 		t.Helper()
 		for range 100 {
@@ -121,12 +99,12 @@ func TestAChainIsVerifiedOnce(t *testing.T) {
 			t.Errorf("%s: %d chains were verified, want %d", what, n, checked)
 		}
 	}
-	good, foreign := withChain(ours.chain(t, 1, inNumbers)), withChain(theirs.chain(t, 1, inNumbers))
+	good, foreign := withChain(ours.Chain(t, 1, inNumbers)), withChain(theirs.Chain(t, 1, inNumbers))
 	ask("good", good, true, 1)
 	ask("foreign", foreign, false, 2)
-	writeFile(t, f, ours.pem()+"\n") // read again, and the same
+	writeFile(t, f, ours.PEM()+"\n") // read again, and the same
 	ask("good, file touched", good, true, 2)
-	writeFile(t, f, theirs.pem())
+	writeFile(t, f, theirs.PEM())
 	ask("good, and its authority taken out", good, false, 3)
 	ask("foreign, and its authority put in", foreign, true, 4)
 	other := withChain(append(good.TLS.PeerCertificates[:1:1], foreign.TLS.PeerCertificates[1:]...))
@@ -134,12 +112,12 @@ func TestAChainIsVerifiedOnce(t *testing.T) {
 }
 
 func TestAVerdictEndsWithTheCertificate(t *testing.T) {
-	ours := newAuthority(t, "ours")
-	ca, err := NewCAFile(testFile(t, "--client-ca-file", ours.pem()), nil)
+	ours := testca.New(t, "ours")
+	ca, err := ReadCA(testFile(t, "--client-ca-file", ours.PEM()), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := ours.chain(t, 1, inNumbers)
+	good := ours.Chain(t, 1, inNumbers)
 	roots, err := ca.pool.get()
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +126,7 @@ func TestAVerdictEndsWithTheCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range ca.verdicts.of {
-		if !v.until.Equal(good[0].NotAfter) && !v.until.Equal(good[1].NotAfter) && !v.until.Equal(ours.cert.NotAfter) {
+		if !v.until.Equal(good[0].NotAfter) && !v.until.Equal(good[1].NotAfter) && !v.until.Equal(ours.Cert.NotAfter) {
 			t.Errorf("a verdict stands until %v, and the certificate until %v", v.until, good[0].NotAfter)
 		}
 	}
@@ -188,14 +166,14 @@ func TestVerdictsDoNotGrowForever(t *testing.T) {
 // What is shown in a handshake is bounded there too, so that no connection holds
 // more; a file of ours that peers would refuse is refused at the start.
 func TestAHandshakeTakesNoLongChain(t *testing.T) {
-	server, agent := newTLSFixture(t, "tls"), newAuthority(t, "agent")
+	server, agent := newTLSFixture(t, "tls"), testca.New(t, "agent")
 	long := agent
 	text := ""
 	for i := range maxChain {
-		long = long.intermediate(t, fmt.Sprint(i))
-		text = certPEM(long.cert) + text
+		long = long.Intermediate(t, fmt.Sprint(i))
+		text = testca.PEM(long.Cert) + text
 	}
-	cert, key := long.pair(t, "agent-1")
+	cert, key := long.Pair(t, "agent-1")
 	files := ClientTLS{CAFile: server.caFile, CertFile: testFile(t, "--gateway-cert-file", cert+text), KeyFile: testFile(t, "--gateway-key-file", key)}
 	_, err := files.Config("culvert.example")
 	if err == nil || !strings.Contains(err.Error(), "--gateway-cert-file") || !strings.Contains(err.Error(), "11 certificates in it, and peers take 10") {
@@ -208,7 +186,7 @@ func TestAHandshakeTakesNoLongChain(t *testing.T) {
 	config, err := ClientTLS{CAFile: server.caFile}.Config("culvert.example")
 	client := mustConfig(t, config, err)
 	client.Certificates = []tls.Certificate{pair}
-	config, err = ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile, ClientCAFile: testFile(t, "--listen-client-ca-file", agent.pem())}.Config()
+	config, err = ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile, ClientCAFile: testFile(t, "--listen-client-ca-file", agent.PEM())}.Config()
 	listener := mustConfig(t, config, err)
 	config, err = ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
 	gateway := mustConfig(t, config, err)

@@ -1,4 +1,4 @@
-package proxy
+package credentials
 
 import (
 	"bytes"
@@ -143,17 +143,4 @@ func (v *verdicts) remember(key [sha256.Size]byte, new verdict) {
 		v.of = map[[sha256.Size]byte]verdict{} // what is in use comes back with the next request
 	}
 	v.of[key] = new
-}
-
-// AskForCertificate makes handshakes of a gateway ask for a certificate, which
-// Credentials look at with each request. More than they would look at ends the
-// handshake, and is not kept.
-func AskForCertificate(config *tls.Config) {
-	config.ClientAuth = tls.RequestClientCert
-	config.VerifyConnection = func(state tls.ConnectionState) error {
-		if len(state.PeerCertificates) == 0 {
-			return nil // the answer to the request will say so
-		}
-		return boundChain(state.PeerCertificates)
-	}
 }

@@ -1,4 +1,4 @@
-package proxy
+package credentials
 
 import (
 	"crypto/tls"
@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/testca"
 )
 
 // lapsing is a gateway's credentials in a file, whom they let in, and what is
@@ -23,11 +25,11 @@ func lapsingTokens(t *testing.T) (l lapsing, content string) {
 	t.Helper()
 	content = "alice=one\nbob=two\n"
 	l = lapsing{file: testFile(t, "--token-file", content), log: &memoryLog{}}
-	tokens, err := NewTokenFile(l.file, l.log.logger())
+	tokens, err := ReadTokens(l.file, l.log.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Credentials{Tokens: tokens}
+	c := &Policy{Tokens: tokens}
 	l.may = func(token string) error {
 		_, err := c.Authenticate(httpRequest("Authorization", "Bearer "+token))
 		return err
@@ -37,21 +39,21 @@ func lapsingTokens(t *testing.T) (l lapsing, content string) {
 
 func lapsingCA(t *testing.T) (l lapsing, content string) {
 	t.Helper()
-	ours := newAuthority(t, "ours")
-	l = lapsing{file: testFile(t, "--client-ca-file", ours.pem()), log: &memoryLog{}}
-	ca, err := NewClientCAFile(l.file, l.log.logger())
+	ours := testca.New(t, "ours")
+	l = lapsing{file: testFile(t, "--client-ca-file", ours.PEM()), log: &memoryLog{}}
+	ca, err := ReadClientCA(l.file, l.log.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Credentials{ClientCA: ca}
-	cert := ours.client(t, "agent")
+	c := &Policy{ClientCA: ca}
+	cert := ours.Client(t, "agent")
 	l.may = func(string) error {
 		r := httpRequest()
 		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
 		_, err := c.Authenticate(r)
 		return err
 	}
-	return l, ours.pem()
+	return l, ours.PEM()
 }
 
 var lapses = map[string]func(*testing.T) (lapsing, string){"tokens": lapsingTokens, "client CA": lapsingCA}
@@ -190,9 +192,9 @@ func TestABadLineSpoilsNoOther(t *testing.T) {
 // all, and without its token an agent is refused.
 func TestWhatLetsNobodyInDoesNotLapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ours := newAuthority(t, "ours")
-		caFile, keys := testFile(t, "--gateway-ca-file", ours.pem()), testFile(t, "--ticket-key-file", "kkkkkkkkkkkkkkkk")
-		ca, err := NewCAFile(caFile, nil)
+		ours := testca.New(t, "ours")
+		caFile, keys := testFile(t, "--gateway-ca-file", ours.PEM()), testFile(t, "--ticket-key-file", "kkkkkkkkkkkkkkkk")
+		ca, err := ReadCA(caFile, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +205,7 @@ func TestWhatLetsNobodyInDoesNotLapse(t *testing.T) {
 		remove(t, caFile)
 		remove(t, keys)
 		time.Sleep(time.Hour)
-		if err := ca.verify([]*x509.Certificate{ours.client(t, "x")}, x509.ExtKeyUsageClientAuth, ""); err != nil {
+		if err := ca.verify([]*x509.Certificate{ours.Client(t, "x")}, x509.ExtKeyUsageClientAuth, ""); err != nil {
 			t.Errorf("CA: %v", err)
 		}
 		if got, err := ticketKeys(); len(got) != 1 || err != nil {
@@ -214,7 +216,7 @@ func TestWhatLetsNobodyInDoesNotLapse(t *testing.T) {
 
 func TestAGrantIsOfTheTokenThatWasShown(t *testing.T) {
 	tokens, f := testTokens(t, "agent=old\nagent=new\n")
-	c := &Credentials{Tokens: tokens}
+	c := &Policy{Tokens: tokens}
 	with := func(token string) *http.Request { return httpRequest("Authorization", "Bearer "+token) }
 	before, after := c.Grant(with("old")), c.Grant(with("new"))
 	if judge := c.Judge(); judge(before) != nil || judge(after) != nil {
@@ -227,26 +229,26 @@ func TestAGrantIsOfTheTokenThatWasShown(t *testing.T) {
 }
 
 func TestAGrantOfACertificateEndsWithItsCA(t *testing.T) {
-	old, other := newAuthority(t, "old"), newAuthority(t, "other")
-	f := testFile(t, "--client-ca-file", old.pem()+other.pem())
-	ca, err := NewClientCAFile(f, nil)
+	old, other := testca.New(t, "old"), testca.New(t, "other")
+	f := testFile(t, "--client-ca-file", old.PEM()+other.PEM())
+	ca, err := ReadClientCA(f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Credentials{ClientCA: ca}
+	c := &Policy{ClientCA: ca}
 	grantOf := func(cert *x509.Certificate) any {
 		r := httpRequest()
 		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
 		return c.Grant(r)
 	}
-	short, _ := old.sign(t, &x509.Certificate{NotAfter: time.Now().Add(-time.Second), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	first, second := grantOf(old.client(t, "a")), grantOf(other.client(t, "b"))
+	short := old.Sign(t, &x509.Certificate{NotAfter: time.Now().Add(-time.Second), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	first, second := grantOf(old.Client(t, "a")), grantOf(other.Client(t, "b"))
 	for range 2 {
 		if judge := c.Judge(); judge(first) != nil || judge(second) != nil || judge(grantOf(short)) == nil {
 			t.Errorf("%v, %v, %v, want but the expired one accepted", judge(first), judge(second), judge(grantOf(short)))
 		}
 	}
-	writeFile(t, f, other.pem())
+	writeFile(t, f, other.PEM())
 	if judge := c.Judge(); judge(first) == nil || judge(second) != nil {
 		t.Errorf("%v, %v, want the one refused whose CA was taken out", judge(first), judge(second))
 	}

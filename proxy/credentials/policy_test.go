@@ -1,18 +1,12 @@
-package proxy
+package credentials
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,17 +14,17 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/culvert-proxy/culvert/proxy/internal/testca"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // testFile writes a file that only we may read and says it was named by flag.
 func testFile(t *testing.T, flag, content string) File {
 	t.Helper()
-	f := File{Path: filepath.Join(t.TempDir(), "file"), Flag: flag}
+	f := File{Path: filepath.Join(t.TempDir(), "file"), Name: flag}
 	writeFile(t, f, content)
 	return f
 }
@@ -42,10 +36,10 @@ func writeFile(t *testing.T, f File, content string) {
 	}
 }
 
-func testTokens(t *testing.T, content string) (*TokenFile, File) {
+func testTokens(t *testing.T, content string) (*Tokens, File) {
 	t.Helper()
 	f := testFile(t, "--token-file", content)
-	tokens, err := NewTokenFile(f, nil)
+	tokens, err := ReadTokens(f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +77,7 @@ func TestATokenFileHoldsNamesAndTokens(t *testing.T) {
 
 func TestABadTokenLineIsNamedAndNotShown(t *testing.T) {
 	for _, line := range []string{"two words", "a b=hunter2", "=hunter2", "name=hünter2", "name=hunter 2", "hunter="} {
-		_, err := NewTokenFile(testFile(t, "--token-file", "ok=1\n"+line), nil)
+		_, err := ReadTokens(testFile(t, "--token-file", "ok=1\n"+line), nil)
 		if err == nil || !strings.Contains(err.Error(), "line 2") || !strings.Contains(err.Error(), "--token-file") {
 			t.Errorf("%q: %v, want an error with flag and line", line, err)
 			continue
@@ -92,10 +86,10 @@ func TestABadTokenLineIsNamedAndNotShown(t *testing.T) {
 			t.Errorf("%q: the error shows it: %v", line, err)
 		}
 	}
-	if _, err := NewTokenFile(testFile(t, "--token-file", "# nothing\n"), nil); err == nil {
+	if _, err := ReadTokens(testFile(t, "--token-file", "# nothing\n"), nil); err == nil {
 		t.Error("an empty token file was accepted")
 	}
-	_, err := NewTokenFile(File{Path: "/nowhere/t", Flag: "--token-file"}, nil)
+	_, err := ReadTokens(File{Path: "/nowhere/t", Name: "--token-file"}, nil)
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "read --token-file /nowhere/t: ") {
 		t.Errorf("a missing file gave %v", err)
 	}
@@ -103,7 +97,7 @@ func TestABadTokenLineIsNamedAndNotShown(t *testing.T) {
 
 func TestATokenComesInOneOfTwoHeaders(t *testing.T) {
 	tokens, _ := testTokens(t, "alice=one\nbob=two\nbob=three\n")
-	c := &Credentials{Tokens: tokens}
+	c := &Policy{Tokens: tokens}
 	for _, test := range []struct {
 		headers        []string
 		identity, fail string
@@ -129,7 +123,7 @@ func TestATokenComesInOneOfTwoHeaders(t *testing.T) {
 
 func TestTokensAreReadAgain(t *testing.T) {
 	tokens, f := testTokens(t, "one")
-	c := &Credentials{Tokens: tokens}
+	c := &Policy{Tokens: tokens}
 	may := func(token string) bool {
 		_, err := c.Authenticate(httpRequest("Authorization", "Bearer "+token))
 		return err == nil
@@ -214,7 +208,7 @@ func TestATokenFileThatEverybodyReadsIsWarnedAbout(t *testing.T) {
 	if err := os.Chmod(f.Path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewTokenFile(f, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+	if _, err := ReadTokens(f, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), f.Path) {
@@ -223,22 +217,22 @@ func TestATokenFileThatEverybodyReadsIsWarnedAbout(t *testing.T) {
 }
 
 func TestWithoutCredentialsNobodyComesInUnlessToldSo(t *testing.T) {
-	if _, err := new(Credentials).Authenticate(httpRequest()); err == nil {
-		t.Error("zero Credentials let somebody in")
+	if _, err := new(Policy).Authenticate(httpRequest()); err == nil {
+		t.Error("zero Policy let somebody in")
 	}
-	identity, err := (&Credentials{InsecureNoAuth: true}).Authenticate(httpRequest())
+	identity, err := (&Policy{InsecureNoAuth: true}).Authenticate(httpRequest())
 	if identity != anonymous || err != nil {
 		t.Errorf("InsecureNoAuth: %q, %v", identity, err)
 	}
 	tokens, _ := testTokens(t, "one")
-	if _, err := (&Credentials{Tokens: tokens, InsecureNoAuth: true}).Authenticate(httpRequest()); err == nil {
+	if _, err := (&Policy{Tokens: tokens, InsecureNoAuth: true}).Authenticate(httpRequest()); err == nil {
 		t.Error("InsecureNoAuth switched tokens off")
 	}
 }
 
 func TestAllowedUsersOnlyNarrow(t *testing.T) {
 	tokens, _ := testTokens(t, "agent=one")
-	c := &Credentials{Tokens: tokens, AllowUsers: []string{"ALICE"}}
+	c := &Policy{Tokens: tokens, AllowUsers: []string{"ALICE"}}
 	token := []string{"Authorization", "Bearer one"}
 	for _, test := range []struct {
 		headers []string
@@ -276,84 +270,9 @@ func TestTicketKeysComeOneALine(t *testing.T) {
 	}
 }
 
-// authority signs certificates for tests.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T, name string) *authority {
-	t.Helper()
-	a := &authority{}
-	a.cert, a.key = a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	return a
-}
-
-// sign makes a certificate; without a certificate of its own, a self-signed one.
-func (a *authority) sign(t *testing.T, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore = time.Now().Add(-time.Hour)
-	if template.NotAfter.IsZero() {
-		template.NotAfter = time.Now().Add(time.Hour)
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
-
-func (a *authority) client(t *testing.T, name string) *x509.Certificate {
-	cert, _ := a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-	return cert
-}
-
-func (a *authority) pem() string { return certPEM(a.cert) }
-
-// pair signs a certificate that is good at either end of a connection.
-func (a *authority) pair(t *testing.T, name string) (cert, key string) {
-	t.Helper()
-	return a.pairUntil(t, name, time.Now().Add(time.Hour))
-}
-
-func (a *authority) pairUntil(t *testing.T, name string, until time.Time) (cert, key string) {
-	t.Helper()
-	c, k := a.sign(t, &x509.Certificate{
-		NotAfter: until,
-		Subject:  pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	})
-	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certPEM(c), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-func certPEM(c *x509.Certificate) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-}
-
 func TestACertificateAndATokenMustBothPass(t *testing.T) {
-	ours, theirs := newAuthority(t, "ours"), newAuthority(t, "theirs")
-	ca, err := NewCAFile(testFile(t, "--client-ca-file", ours.pem()), nil)
+	ours, theirs := testca.New(t, "ours"), testca.New(t, "theirs")
+	ca, err := ReadCA(testFile(t, "--client-ca-file", ours.PEM()), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,12 +285,12 @@ func TestACertificateAndATokenMustBothPass(t *testing.T) {
 		}
 		return r
 	}
-	good, foreign := ours.client(t, "agent-1"), theirs.client(t, "agent-1")
-	onlyCert, both := &Credentials{ClientCA: ca}, &Credentials{ClientCA: ca, Tokens: tokens}
+	good, foreign := ours.Client(t, "agent-1"), theirs.Client(t, "agent-1")
+	onlyCert, both := &Policy{ClientCA: ca}, &Policy{ClientCA: ca, Tokens: tokens}
 	token := []string{"Authorization", "Bearer one"}
 	for _, test := range []struct {
 		what     string
-		c        *Credentials
+		c        *Policy
 		r        *http.Request
 		identity string
 	}{
@@ -396,8 +315,8 @@ func TestACertificateAndATokenMustBothPass(t *testing.T) {
 }
 
 func TestTheNameInACertificateIsItsFirst(t *testing.T) {
-	a := newAuthority(t, "ours")
-	sanOnly, _ := a.sign(t, &x509.Certificate{DNSNames: []string{"agent.example"}})
+	a := testca.New(t, "ours")
+	sanOnly := a.Sign(t, &x509.Certificate{DNSNames: []string{"agent.example"}})
 	if name, err := certificateName(sanOnly); name != "agent.example" || err != nil {
 		t.Errorf("certificateName = %q, %v", name, err)
 	}
@@ -437,6 +356,29 @@ func TestAResetKeyIsAllOfItsFile(t *testing.T) {
 		_, err := ResetKey(testFile(t, "--stateless-reset-key-file", content), nil)
 		if err == nil || !strings.Contains(err.Error(), "--stateless-reset-key-file") {
 			t.Errorf("key %q: %v", content, err)
+		}
+	}
+}
+
+// The name in a client's certificate stands in each line of the log about it.
+func TestANameInACertificateIsBounded(t *testing.T) {
+	for n, want := range map[int]bool{maxIdentity: true, maxIdentity + 1: false} {
+		name, err := certificateName(&x509.Certificate{Subject: pkix.Name{CommonName: strings.Repeat("n", n)}})
+		if _, refused := errors.AsType[tunnel.Forbidden](err); refused == want || len(name) > maxIdentity {
+			t.Errorf("a name of %d bytes: %d, %v", n, len(name), err)
+		}
+	}
+}
+
+// Names are SQL's: a user is in upper case unless made with quotes.
+func TestUsersAreNamedAsInSQL(t *testing.T) {
+	for _, test := range []struct{ text, name string }{
+		{"alice", "ALICE"}, {"ALICE", "ALICE"}, {"joe@example.com", "JOE@EXAMPLE.COM"}, {`"alice"`, "alice"}, {`"Joe@Example.com"`, "Joe@Example.com"},
+		{`"a ""b"""`, `a "b"`}, {"", ""}, {`""`, ""}, {`"`, ""}, {`"alice`, ""}, {`alice"`, ""}, {`al"ice`, ""}, {`"al"ice"`, ""}, {"al\nice", ""}, {`" alice"`, ""},
+	} {
+		name, err := ParseUser(test.text)
+		if name != test.name || (err == nil) != (test.name != "") {
+			t.Errorf("ParseUser(%q) = %q, %v, want %q", test.text, name, err, test.name)
 		}
 	}
 }

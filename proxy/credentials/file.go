@@ -1,12 +1,21 @@
-package proxy
+package credentials
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 )
+
+// File is a file that a setting names. Name is how the user writes that setting,
+// so that errors can say which one to look at.
+type File struct{ Path, Name string }
+
+func (f File) String() string { return f.Name + " " + f.Path }
 
 // MaxFile bounds what is read of a file that a setting names: the certificates
 // of all CAs that a system trusts are a quarter of it.
@@ -18,7 +27,7 @@ const MaxFile = 1 << 20
 func ReadFile(path string, limit int64) ([]byte, error) {
 	info, err := os.Stat(path) // before it is opened: that alone can wait, or wind a tape
 	if err == nil {
-		err = checkRegular(path, info)
+		err = CheckRegular(path, info)
 	}
 	if err != nil {
 		return nil, err
@@ -29,7 +38,7 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	if info, err = f.Stat(); err == nil {
-		err = checkRegular(path, info)
+		err = CheckRegular(path, info)
 	}
 	if err != nil {
 		return nil, err
@@ -41,8 +50,8 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// checkRegular says what a file is that is not regular.
-func checkRegular(path string, info fs.FileInfo) error {
+// CheckRegular returns an error that says what a file is which is not regular, or nil.
+func CheckRegular(path string, info fs.FileInfo) error {
 	is := "a device"
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
@@ -57,4 +66,30 @@ func checkRegular(path string, info fs.FileInfo) error {
 		is = "a link to nothing"
 	}
 	return &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is %s, not a regular file", is)}
+}
+
+// fileError says once which file it is about; errors of package os say it too.
+func fileError(f File, err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return fmt.Errorf("read %s: %w", f, err)
+}
+
+// lines yields, with their numbers from 1, the lines that are neither empty nor comments.
+func lines(content []byte) func(yield func(int, string) bool) {
+	content = bytes.TrimPrefix(content, []byte("\ufeff"))
+	return func(yield func(int, string) bool) {
+		number := 0
+		for line := range strings.Lines(string(content)) {
+			number++
+			line = strings.TrimSpace(line)
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			if !yield(number, line) {
+				return
+			}
+		}
+	}
 }

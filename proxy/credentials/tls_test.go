@@ -1,4 +1,4 @@
-package proxy
+package credentials
 
 import (
 	"crypto/tls"
@@ -7,6 +7,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/testca"
 )
 
 // handshake lets two configs meet and returns what each end says of it.
@@ -48,15 +50,15 @@ func accept(ln net.Listener, config *tls.Config) error {
 }
 
 type tlsFixture struct {
-	ca                        *authority
+	ca                        *testca.CA
 	caFile, certFile, keyFile File
 }
 
 func newTLSFixture(t *testing.T, flag string) tlsFixture {
 	t.Helper()
-	f := tlsFixture{ca: newAuthority(t, flag)}
-	cert, key := f.ca.pair(t, "culvert.example")
-	f.caFile = testFile(t, "--"+flag+"-ca-file", f.ca.pem())
+	f := tlsFixture{ca: testca.New(t, flag)}
+	cert, key := f.ca.Pair(t, "culvert.example")
+	f.caFile = testFile(t, "--"+flag+"-ca-file", f.ca.PEM())
 	f.certFile, f.keyFile = testFile(t, "--"+flag+"-cert-file", cert), testFile(t, "--"+flag+"-key-file", key)
 	return f
 }
@@ -104,13 +106,13 @@ func TestACloneChecksTheNameItIsGiven(t *testing.T) {
 	server := newTLSFixture(t, "tls")
 	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
 	serverConfig := mustConfig(t, config, err)
-	ca, err := NewCAFile(server.caFile, nil)
+	ca, err := ReadCA(server.caFile, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, good := range map[string]bool{"culvert.example": true, "127.0.0.1": true, "other.example": false, "": false} {
 		clone := new(tls.Config).Clone()
-		ca.check(clone, name)
+		ca.VerifyServer(clone, name)
 		clientErr, _ := handshake(t, clone, serverConfig)
 		if (clientErr == nil) != good {
 			t.Errorf("%s: %v, want success %v", name, clientErr, good)
@@ -139,7 +141,7 @@ func TestNewHandshakesUseNewFiles(t *testing.T) {
 	config, err = ClientTLS{CAFile: server.caFile}.Config("culvert.example")
 	clientConfig := mustConfig(t, config, err)
 
-	cert, key := next.ca.pair(t, "culvert.example")
+	cert, key := next.ca.Pair(t, "culvert.example")
 	writeFile(t, server.certFile, cert) // the key is not there yet: the old pair serves
 	if err, _ := handshake(t, clientConfig, serverConfig); err != nil {
 		t.Errorf("half replaced: %v", err)
@@ -148,7 +150,7 @@ func TestNewHandshakesUseNewFiles(t *testing.T) {
 	if err, _ := handshake(t, clientConfig, serverConfig); err == nil {
 		t.Error("the old certificate still serves")
 	}
-	writeFile(t, server.caFile, next.ca.pem())
+	writeFile(t, server.caFile, next.ca.PEM())
 	if err, _ := handshake(t, clientConfig, serverConfig); err != nil {
 		t.Errorf("replaced at both ends: %v", err)
 	}
@@ -158,7 +160,7 @@ func TestBadTLSFilesAreNamedWithTheirFlags(t *testing.T) {
 	f := newTLSFixture(t, "tls")
 	other := newTLSFixture(t, "other")
 	empty := testFile(t, "--client-ca-file", "nothing")
-	missing := File{Path: "/nowhere/key.pem", Flag: "--tls-key-file"}
+	missing := File{Path: "/nowhere/key.pem", Name: "--tls-key-file"}
 	for what, s := range map[string]ServerTLS{
 		"load --tls-cert-file":                   {CertFile: f.certFile, KeyFile: other.keyFile},
 		"with --other-key-file":                  {CertFile: f.certFile, KeyFile: other.keyFile},
@@ -177,22 +179,22 @@ func TestRootsAreTheSystemsAndThoseInAFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, second := newAuthority(t, "first"), newAuthority(t, "second")
-	f := testFile(t, "--gateway-ca-file", first.pem())
+	first, second := testca.New(t, "first"), testca.New(t, "second")
+	f := testFile(t, "--gateway-ca-file", first.PEM())
 	roots, err := Roots(f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := func(a *authority) {
+	want := func(a *testca.CA) {
 		t.Helper()
 		both := system.Clone()
-		both.AppendCertsFromPEM([]byte(a.pem()))
+		both.AppendCertsFromPEM([]byte(a.PEM()))
 		if got, err := roots(); err != nil || !got.Equal(both) {
 			t.Errorf("roots: %v, want the system's and one more", err)
 		}
 	}
 	want(first)
-	writeFile(t, f, second.pem())
+	writeFile(t, f, second.PEM())
 	want(second)
 	if _, err := Roots(testFile(t, "--gateway-ca-file", "no PEM"), nil); err == nil {
 		t.Error("a file without certificates is believed")

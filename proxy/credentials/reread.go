@@ -1,8 +1,6 @@
-package proxy
+package credentials
 
 import (
-	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -12,12 +10,6 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
-
-// File is a file that a setting names; Flag is how the setting is written, so
-// that errors can say which one to look at.
-type File struct{ Path, Flag string }
-
-func (f File) String() string { return f.Flag + " " + f.Path }
 
 // settleTime is how old a file's last change must be at its reading, before an
 // unchanged modification time is taken for unchanged content: clocks of file
@@ -166,14 +158,6 @@ func statAll(files []File) ([]fs.FileInfo, error) {
 	return infos, nil
 }
 
-// fileError says once which file it is about; errors of package os say it too.
-func fileError(f File, err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err
-	}
-	return fmt.Errorf("read %s: %w", f, err)
-}
-
 func unchanged(before, now []fs.FileInfo) bool {
 	if len(before) != len(now) {
 		return false
@@ -194,4 +178,11 @@ func settled(infos []fs.FileInfo) bool {
 		}
 	}
 	return infos != nil
+}
+
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
 }

@@ -1,0 +1,49 @@
+package credentials
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// minTicketKey is the least number of bytes of a ticket key: 128 bits.
+const minTicketKey = 16
+
+// TicketKeys returns the keys in a file, one a line, the first of which signs.
+// The function reads the file again when it changes. A nil logger discards.
+func TicketKeys(f File, log *slog.Logger) (func() ([][]byte, error), error) {
+	return Secrets(func(contents [][]byte) ([][]byte, error) { return parseKeys(f, contents[0]) }, log, f)
+}
+
+// ResetKey returns the key in a file, which is all of it, for tunnel.Server.ResetKey.
+// A nil logger discards.
+func ResetKey(f File, log *slog.Logger) ([]byte, error) {
+	key, err := Secrets(func(contents [][]byte) ([]byte, error) {
+		key := bytes.TrimSpace(contents[0])
+		if len(key) < tunnel.MinResetKey {
+			return nil, fmt.Errorf("%s: it has at least %d bytes, this one %d: make one with openssl rand -hex 32", f, tunnel.MinResetKey, len(key))
+		}
+		return key, nil
+	}, log, f)
+	if err != nil {
+		return nil, err
+	}
+	return key()
+}
+
+func parseKeys(f File, content []byte) ([][]byte, error) {
+	var keys [][]byte
+	for number, line := range lines(content) {
+		if len(line) < minTicketKey {
+			return nil, fmt.Errorf("%s, line %d: a key has at least %d characters, this one %d: make one with openssl rand -hex 32",
+				f, number, minTicketKey, len(line))
+		}
+		keys = append(keys, []byte(line))
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%s: no key in it: make one with openssl rand -hex 32", f)
+	}
+	return keys, nil
+}
