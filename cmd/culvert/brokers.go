@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 )
 
 // brokerFlags say how to connect to brokers: from a gateway, or from an agent that uses none.
@@ -41,9 +42,9 @@ func (f *brokerFlags) build(bootstrap, allow []string, log *slog.Logger) (*proxy
 		return b, nil
 	}
 	// The CA file is not among these: the name to verify is known only when a broker is dialled.
-	files := proxy.ClientTLS{
-		CertFile: proxy.File{Path: f.BrokerCertFile, Flag: "--broker-cert-file"},
-		KeyFile:  proxy.File{Path: f.BrokerKeyFile, Flag: "--broker-key-file"},
+	files := credentials.ClientTLS{
+		CertFile: credentials.File{Path: f.BrokerCertFile, Name: "--broker-cert-file"},
+		KeyFile:  credentials.File{Path: f.BrokerKeyFile, Name: "--broker-key-file"},
 		Logger:   log,
 	}
 	var err error
@@ -51,7 +52,7 @@ func (f *brokerFlags) build(bootstrap, allow []string, log *slog.Logger) (*proxy
 		return nil, badFile(err)
 	}
 	if f.BrokerCAFile != "" {
-		if b.CA, err = proxy.NewCAFile(proxy.File{Path: f.BrokerCAFile, Flag: "--broker-ca-file"}, log); err != nil {
+		if b.CA, err = credentials.ReadCA(credentials.File{Path: f.BrokerCAFile, Name: "--broker-ca-file"}, log); err != nil {
 			return nil, badFile(err)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 )
 
 // configCmd is culvert config. It prints the settings with which a command would run, and then
@@ -214,7 +214,7 @@ func (s *sources) load(ctx *kong.Context) error {
 // read reads the file's keys, each of which must be a flag of command: an unknown key is most
 // likely a typo, and ignoring it would leave a default in force unnoticed.
 func (s *sources) read(path string, command *kong.Node) error {
-	content, err := proxy.ReadFile(path, proxy.MaxFile)
+	content, err := credentials.ReadFile(path, credentials.MaxFile)
 	if err != nil {
 		return err
 	}

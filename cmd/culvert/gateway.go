@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/status"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -183,7 +184,7 @@ func (f *gatewayFlags) checkTLS(*gatewayPlan) error {
 // that anyone may use must be somebody's decision, not a forgotten flag.
 func (f *gatewayFlags) checkAuth(p *gatewayPlan) error {
 	for i, user := range p.allowUser {
-		name, err := proxy.ParseUser(user)
+		name, err := credentials.ParseUser(user)
 		if err != nil {
 			return wrong("write it as in SQL: --allow-user ALICE, or --allow-user '\"alice\"' for a name that is not all upper case",
 				"--allow-user %s: %w", user, err)
@@ -248,18 +249,18 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 		Version: version(), Brokers: brokers, Limits: p.limits, Metrics: m, Logger: log,
 		DrainTimeout: f.DrainTimeout, Linger: min(maxLinger, f.DrainTimeout/4),
 	}
-	credentials, err := f.credentials(p, log)
+	policy, err := f.credentials(p, log)
 	if err != nil {
 		return nil, badFile(err)
 	}
-	g.Authenticate, g.Grant, g.Judge, g.RevokeStreams = credentials.Authenticate, credentials.Grant, credentials.Judge, f.RevokeStreams
+	g.Authenticate, g.Grant, g.Judge, g.RevokeStreams = policy.Authenticate, policy.Grant, policy.Judge, f.RevokeStreams
 	if f.TicketKeyFile != "" {
-		if g.TicketKeys, err = proxy.TicketKeys(proxy.File{Path: f.TicketKeyFile, Flag: "--ticket-key-file"}, log); err != nil {
+		if g.TicketKeys, err = credentials.TicketKeys(credentials.File{Path: f.TicketKeyFile, Name: "--ticket-key-file"}, log); err != nil {
 			return nil, badFile(err)
 		}
 	}
 	if f.StatelessResetKeyFile != "" {
-		g.ResetKey, err = proxy.ResetKey(proxy.File{Path: f.StatelessResetKeyFile, Flag: "--stateless-reset-key-file"}, log)
+		g.ResetKey, err = credentials.ResetKey(credentials.File{Path: f.StatelessResetKeyFile, Name: "--stateless-reset-key-file"}, log)
 		if err != nil {
 			return nil, badFile(err)
 		}
@@ -273,15 +274,15 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 }
 
 // credentials decide who is accepted.
-func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *proxy.Credentials, err error) {
-	c = &proxy.Credentials{AllowUsers: p.allowUser, InsecureNoAuth: f.InsecureNoAuth}
+func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *credentials.Policy, err error) {
+	c = &credentials.Policy{AllowUsers: p.allowUser, InsecureNoAuth: f.InsecureNoAuth}
 	if f.TokenFile != "" {
-		if c.Tokens, err = proxy.NewTokenFile(proxy.File{Path: f.TokenFile, Flag: "--token-file"}, log); err != nil {
+		if c.Tokens, err = credentials.ReadTokens(credentials.File{Path: f.TokenFile, Name: "--token-file"}, log); err != nil {
 			return nil, err
 		}
 	}
 	if f.ClientCAFile != "" {
-		c.ClientCA, err = proxy.NewClientCAFile(proxy.File{Path: f.ClientCAFile, Flag: "--client-ca-file"}, log)
+		c.ClientCA, err = credentials.ReadClientCA(credentials.File{Path: f.ClientCAFile, Name: "--client-ca-file"}, log)
 	}
 	return c, err
 }
@@ -289,13 +290,13 @@ func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *proxy.C
 // tls asks for client certificates and does not verify them: the credentials do. Their refusal is
 // an HTTP answer with a reason, where a failed handshake would be an alert without one.
 func (f *gatewayFlags) tls(log *slog.Logger) (*tls.Config, error) {
-	config, err := proxy.ServerTLS{
-		CertFile: proxy.File{Path: f.TLSCertFile, Flag: "--tls-cert-file"},
-		KeyFile:  proxy.File{Path: f.TLSKeyFile, Flag: "--tls-key-file"},
+	config, err := credentials.ServerTLS{
+		CertFile: credentials.File{Path: f.TLSCertFile, Name: "--tls-cert-file"},
+		KeyFile:  credentials.File{Path: f.TLSKeyFile, Name: "--tls-key-file"},
 		Logger:   log,
 	}.Config()
 	if err == nil && f.ClientCAFile != "" {
-		proxy.AskForCertificate(config)
+		credentials.AskForCertificate(config)
 	}
 	return config, err
 }

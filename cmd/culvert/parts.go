@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -47,10 +48,10 @@ func (f *agentFlags) listenTLS(log *slog.Logger) (*tls.Config, error) {
 	if f.ListenTLSCertFile == "" {
 		return nil, nil
 	}
-	config, err := proxy.ServerTLS{
-		CertFile:     proxy.File{Path: f.ListenTLSCertFile, Flag: "--listen-tls-cert-file"},
-		KeyFile:      proxy.File{Path: f.ListenTLSKeyFile, Flag: "--listen-tls-key-file"},
-		ClientCAFile: proxy.File{Path: f.ListenClientCAFile, Flag: "--listen-client-ca-file"},
+	config, err := credentials.ServerTLS{
+		CertFile:     credentials.File{Path: f.ListenTLSCertFile, Name: "--listen-tls-cert-file"},
+		KeyFile:      credentials.File{Path: f.ListenTLSKeyFile, Name: "--listen-tls-key-file"},
+		ClientCAFile: credentials.File{Path: f.ListenClientCAFile, Name: "--listen-client-ca-file"},
 		Logger:       log,
 	}.Config()
 	if err != nil {
@@ -87,17 +88,17 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 	var token func() (string, error)
 	if f.TokenFile != "" {
 		var err error
-		if token, err = proxy.FirstToken(proxy.File{Path: f.TokenFile, Flag: "--token-file"}, log); err != nil {
+		if token, err = credentials.FirstToken(credentials.File{Path: f.TokenFile, Name: "--token-file"}, log); err != nil {
 			return nil, badFile(err)
 		}
 	}
-	files := proxy.ClientTLS{
-		CAFile:   proxy.File{Path: f.GatewayCAFile, Flag: "--gateway-ca-file"},
-		CertFile: proxy.File{Path: f.GatewayCertFile, Flag: "--gateway-cert-file"},
-		KeyFile:  proxy.File{Path: f.GatewayKeyFile, Flag: "--gateway-key-file"},
+	files := credentials.ClientTLS{
+		CAFile:   credentials.File{Path: f.GatewayCAFile, Name: "--gateway-ca-file"},
+		CertFile: credentials.File{Path: f.GatewayCertFile, Name: "--gateway-cert-file"},
+		KeyFile:  credentials.File{Path: f.GatewayKeyFile, Name: "--gateway-key-file"},
 		Logger:   log,
 	}
-	roots, err := proxy.Roots(files.CAFile, log)
+	roots, err := credentials.Roots(files.CAFile, log)
 	if err != nil {
 		return nil, badFile(err)
 	}

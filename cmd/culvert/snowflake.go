@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -149,8 +149,8 @@ func (f *snowflakeFlags) ingress(p *agentPlan, u *url.URL, log *slog.Logger) (*s
 }
 
 func (f *snowflakeFlags) pat(log *slog.Logger) (func() (string, error), error) {
-	file := proxy.File{Path: f.SnowflakePATFile, Flag: "--snowflake-pat-file"}
-	return proxy.Secrets(func(contents [][]byte) (string, error) {
+	file := credentials.File{Path: f.SnowflakePATFile, Name: "--snowflake-pat-file"}
+	return credentials.Secrets(func(contents [][]byte) (string, error) {
 		pat, err := snowflake.ParsePAT(contents[0])
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", file, err)
@@ -171,12 +171,12 @@ func (f *snowflakeFlags) keyPair(p *agentPlan, log *slog.Logger) (*snowflake.Key
 }
 
 func (f *snowflakeFlags) key(log *slog.Logger) (func() (*rsa.PrivateKey, error), error) {
-	file := proxy.File{Path: f.SnowflakePrivateKeyFile, Flag: "--snowflake-private-key-file"}
-	files := []proxy.File{file}
+	file := credentials.File{Path: f.SnowflakePrivateKeyFile, Name: "--snowflake-private-key-file"}
+	files := []credentials.File{file}
 	if f.SnowflakePrivateKeyPassphrase != "" {
-		files = append(files, proxy.File{Path: f.SnowflakePrivateKeyPassphrase, Flag: "--snowflake-private-key-passphrase-file"})
+		files = append(files, credentials.File{Path: f.SnowflakePrivateKeyPassphrase, Name: "--snowflake-private-key-passphrase-file"})
 	}
-	return proxy.Secrets(func(contents [][]byte) (*rsa.PrivateKey, error) {
+	return credentials.Secrets(func(contents [][]byte) (*rsa.PrivateKey, error) {
 		var passphrase []byte
 		if len(contents) > 1 {
 			var err error
