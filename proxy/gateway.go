@@ -119,7 +119,14 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	defer stop()
 	background.Go(func() { g.reach(reaching) })
 	background.Go(func() { g.watchCredentials(reaching) })
+	defer tcp.Close()
+	if udp != nil {
+		defer udp.Close()
+	}
 	if err := server.Run(ctx, tcp, udp); err != nil {
+		over, cancel := context.WithCancel(ctx)
+		cancel()
+		server.Shutdown(over) // waits for nobody, and closes what is still served
 		return err
 	}
 	g.drain()

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -95,4 +96,51 @@ func limited(t *testing.T, r running, l metrics.Limit) float64 {
 	}
 	t.Fatalf("no series for %s", l)
 	return 0
+}
+
+// A gateway that cannot serve one of its listeners any more does not keep the
+// address of the other, and waits for nobody.
+func TestAGatewayThatCannotServeClosesBothListeners(t *testing.T) {
+	for _, lost := range []string{"tcp", "udp"} {
+		t.Run(lost, func(t *testing.T) {
+			tcp, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			udp, err := net.ListenPacket("udp", tcp.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := &Gateway{
+				Version: "test", TLS: serverTLS(t), DrainTimeout: time.Minute, Linger: time.Minute,
+				Brokers: &Brokers{Bootstrap: []string{freeAddress(t)}},
+				Metrics: metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test"), Logger: testLogger(t, "gateway"),
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- g.Run(t.Context(), tcp, udp) }()
+			if lost == "tcp" {
+				tcp.Close()
+			} else {
+				udp.Close()
+			}
+			select {
+			case err := <-ended:
+				if err == nil {
+					t.Error("no error")
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("still running")
+			}
+			if again, err := net.Listen("tcp", tcp.Addr().String()); err != nil {
+				t.Errorf("the TCP address: %v", err)
+			} else {
+				again.Close()
+			}
+			if again, err := net.ListenPacket("udp", udp.LocalAddr().String()); err != nil {
+				t.Errorf("the UDP address: %v", err)
+			} else {
+				again.Close()
+			}
+		})
+	}
 }
