@@ -20,13 +20,27 @@ const (
 )
 
 // ErrFrame is wrapped by errors about bytes that are no Kafka frame. ErrForeign
-// is wrapped by those about bytes of another protocol that was recognised, and
-// is ErrHTTP where that is HTTP.
+// is wrapped by those about bytes of another protocol that was recognised.
 var (
 	ErrFrame   = errors.New("not a Kafka frame")
 	ErrForeign = fmt.Errorf("%w but another protocol", ErrFrame)
-	ErrHTTP    = fmt.Errorf("%w: an HTTP request", ErrForeign)
 )
+
+// ForeignError says which other protocol was recognised. It wraps ErrForeign.
+type ForeignError string
+
+// The protocols that are recognised.
+const (
+	TLSClientHello ForeignError = "a TLS ClientHello"
+	TLSAlert       ForeignError = "a TLS alert"
+	HTTPRequest    ForeignError = "an HTTP request"
+	HTTPResponse   ForeignError = "an HTTP response"
+	ProxyHeader    ForeignError = "a PROXY protocol header"
+)
+
+func (e ForeignError) Error() string { return ErrForeign.Error() + ": " + string(e) }
+
+func (e ForeignError) Unwrap() error { return ErrForeign }
 
 // PeekFrame reads the length of the next frame in f, whatever the frame holds,
 // and returns its size with the length.
@@ -77,15 +91,15 @@ func notKafka(f *Flow, size int32) error {
 	}
 	switch s := string(b); {
 	case b[0] == 0x16 && b[1] == 3:
-		return fmt.Errorf("%w: a TLS ClientHello", ErrForeign)
+		return TLSClientHello
 	case b[0] == 0x15 && b[1] == 3:
-		return fmt.Errorf("%w: a TLS alert", ErrForeign)
+		return TLSAlert
 	case s == "GET " || s == "POST" || s == "PUT " || s == "HEAD" || s == "OPTI" || s == "CONN" || s == "DELE" || s == "PRI ":
-		return ErrHTTP
+		return HTTPRequest
 	case s == "HTTP":
-		return fmt.Errorf("%w: an HTTP response", ErrForeign)
+		return HTTPResponse
 	case s == "PROX" || s == "\r\n\r\n":
-		return fmt.Errorf("%w: a PROXY protocol header", ErrForeign)
+		return ProxyHeader
 	}
 	return fmt.Errorf("%w: length %d (bytes % x)", ErrFrame, size, b)
 }

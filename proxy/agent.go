@@ -72,7 +72,7 @@ type Agent struct {
 	listenOn    func(network, address string) (net.Listener, error) // as nodes.listen
 
 	nodes     nodes
-	loud      loud
+	limiter   logLimiter
 	caps      atomic.Pointer[rewrite.Caps]
 	greeted   atomic.Bool
 	asking    singleflight.Group
@@ -314,9 +314,7 @@ func (a *Agent) accept(ctx context.Context, ln net.Listener, listen int, node in
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			if a.loud.again("accept") {
-				a.Logger.Warn("accept failed, trying again", "listener", ln.Addr(), "err", err)
-			}
+			a.limiter.warn(a.Logger, "accept failed, trying again", "", "listener", ln.Addr(), "err", err)
 			select {
 			case <-ctx.Done():
 				return
@@ -349,9 +347,7 @@ func (a *Agent) hasRoom() bool {
 // turnAway resets a client at once: it may try again, and is not kept waiting.
 func (a *Agent) turnAway(nc net.Conn) {
 	a.Metrics.Limited(metrics.LimitConnections)
-	if a.loud.again("limit connections") {
-		a.Logger.Warn("connection refused: too many are open; --max-connections allows more", "client_addr", nc.RemoteAddr(), "limit", a.MaxConnections)
-	}
+	a.limiter.warn(a.Logger, "connection refused: too many are open; --max-connections allows more", "", "client_addr", nc.RemoteAddr(), "limit", a.MaxConnections)
 	reset(nc, nil)
 }
 
@@ -415,11 +411,7 @@ func (a *Agent) each(f func(*agentConn)) {
 // answered, but for those that have heard so. Nothing of theirs may reach the
 // new one.
 func (a *Agent) dropCluster(old string) {
-	level := slog.LevelDebug
-	if a.loud.again("another cluster") {
-		level = slog.LevelWarn
-	}
-	a.Logger.Log(context.Background(), level, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "cluster_id", old)
+	a.limiter.warn(a.Logger, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "", "cluster_id", old)
 	now := int64(a.nodes.epoch())
 	a.each(func(c *agentConn) {
 		if epoch := c.epoch.Load(); epoch >= 0 && epoch != now {

@@ -53,7 +53,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c.epoch.Store(-1)
 	c.conn = conn{
 		near: &source{Conn: nc}, touches: rewrite.Touches, relayTouched: c.relayTouched,
-		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, loud: &a.loud, inflight: newInflight(),
+		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, limiter: &a.limiter, inflight: newInflight(),
 		without: a.without,
 	}
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
@@ -99,7 +99,7 @@ func (c *agentConn) greetStranger(err error) {
 	c.metrics.Refused(refused.reason)
 	c.metrics.Closed(metrics.CloseRefused)
 	c.sayRefused(refused, "hint", "this port speaks Kafka; does the client's security.protocol fit the agent's --listen-tls-cert-file?")
-	if errors.Is(err, protocol.ErrHTTP) {
+	if errors.Is(err, protocol.HTTPRequest) {
 		const answer = "culvert: this port speaks Kafka, not HTTP\n"
 		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
 	}

@@ -127,7 +127,7 @@ func relayedTo(t testing.TB) (client, broker net.Conn) {
 		relayTouched: func(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
 			return w.Relay(f, r.Key, r.Version, size)
 		},
-		headTimeout: defaultHeadTimeout, inflight: newInflight(), loud: &loud{}, log: slog.New(slog.DiscardHandler),
+		headTimeout: defaultHeadTimeout, inflight: newInflight(), limiter: &logLimiter{}, log: slog.New(slog.DiscardHandler),
 		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
 	}
 	done := make(chan struct{})

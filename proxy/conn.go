@@ -65,7 +65,7 @@ type conn struct {
 
 	metrics *metrics.Metrics
 	log     *slog.Logger
-	loud    *loud // shared by all connections of a process
+	limiter *logLimiter // shared by all connections of a process
 	without without
 
 	// first says that the first request is on its way: a drain lets it come.
@@ -178,8 +178,8 @@ func (c *conn) report() {
 	case errors.As(end.err, &r):
 		c.metrics.Refused(r.reason)
 		c.sayRefused(r)
-	case (end.cause == metrics.CloseDial || end.cause == metrics.CloseTunnelCut) && c.loud.again(kind):
-		c.log.Warn("connection reset", "cause", kind, "err", end.err)
+	case end.cause == metrics.CloseDial || end.cause == metrics.CloseTunnelCut:
+		c.limiter.warn(c.log, "connection reset", kind, "cause", kind, "err", end.err)
 	default:
 		c.log.Debug("connection closed", "cause", kind, "err", end.err)
 	}
@@ -188,11 +188,16 @@ func (c *conn) report() {
 // sayRefused says why something was refused. A request to a broker that was
 // lent is part of a client's recovery and no trouble.
 func (c *conn) sayRefused(r *refusal, more ...any) {
-	level := slog.LevelDebug
-	if r.reason != metrics.RefusedIntroduction && c.loud.again(r.reason.String()) {
-		level = slog.LevelWarn
+	more = append(more, "err", r.err)
+	if r.reason == metrics.RefusedIntroduction {
+		c.log.Debug("connection refused", more...)
+		return
 	}
-	c.log.Log(context.Background(), level, "connection refused", append(more, "err", r.err)...)
+	about := r.reason.String()
+	if foreign, ok := errors.AsType[protocol.ForeignError](r.err); ok {
+		about = string(foreign)
+	}
+	c.limiter.warn(c.log, "connection refused", about, more...)
 }
 
 // ended notes what ended the connection; the first call counts.
@@ -579,11 +584,12 @@ func (c *conn) giveUp(why error) {
 	if c.inflight.givenUp() {
 		return
 	}
-	level := slog.LevelDebug
-	if why != io.ErrUnexpectedEOF && c.loud.again("not followed") { // which is but a client that has ended
-		level = slog.LevelWarn
+	const message = "connection not followed any more, its bytes pass without tickets and metrics"
+	if why == io.ErrUnexpectedEOF { // the client has ended, no more
+		c.log.Debug(message, "err", why)
+	} else {
+		c.limiter.warn(c.log, message, "", "err", why)
 	}
-	c.log.Log(context.Background(), level, "connection not followed any more, its bytes pass without tickets and metrics", "err", why)
 	c.inflight.giveUp()
 }
 

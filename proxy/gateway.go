@@ -52,7 +52,7 @@ type Gateway struct {
 
 	signer  *signer
 	memory  memory
-	loud    loud
+	limiter logLimiter
 	without without
 
 	lookEvery time.Duration // tests shorten revokeEvery
@@ -141,24 +141,16 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 // limited counts what was refused because of a limit.
 func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	g.Metrics.Limited(metrics.LimitOf(string(l)))
-	level := slog.LevelDebug
-	if g.loud.again("limit " + string(l)) {
-		level = slog.LevelWarn
-	}
 	what := "stream refused"
 	if l == tunnel.LimitUnauthenticated {
 		what = "connection without credentials closed"
 	}
-	withPeer(g.Logger, p).Log(context.Background(), level, what, "err", e)
+	g.limiter.warn(withPeer(g.Logger, p), what, string(l), "err", e)
 }
 
 // turnedAway says who was not let in, and why.
 func (g *Gateway) turnedAway(why error, p tunnel.Peer) {
-	level := slog.LevelDebug
-	if g.loud.again("turned away") {
-		level = slog.LevelWarn
-	}
-	withPeer(g.Logger, p).Log(context.Background(), level, "request refused", "err", why)
+	g.limiter.warn(withPeer(g.Logger, p), "request refused", "", "err", why)
 }
 
 // withPeer binds what is known of who dialled a stream.
@@ -176,8 +168,8 @@ func (g *Gateway) reach(ctx context.Context) {
 		if err == nil {
 			return
 		}
-		if ctx.Err() == nil && g.loud.again("bootstrap") {
-			g.Logger.Warn("no bootstrap broker reached, trying again", "err", err)
+		if ctx.Err() == nil {
+			g.limiter.warn(g.Logger, "no bootstrap broker reached, trying again", "", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -192,11 +184,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	log := withPeer(g.Logger, peer).With("target", open.Target)
 	broker, node, refused := g.dial(ctx, open)
 	if refused != nil {
-		level := slog.LevelDebug
-		if g.loud.again(string(refused.Code)) {
-			level = slog.LevelWarn
-		}
-		log.Log(ctx, level, "stream refused", "err", refused)
+		g.limiter.warn(log, "stream refused", string(refused.Code), "err", refused)
 		g.Metrics.Closed(metrics.CloseDial)
 		t.Reset(refused)
 		return
@@ -208,7 +196,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	c := &conn{
 		near: &source{Conn: t}, far: &source{Conn: broker},
 		touches: namesNodes, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
-		metrics: g.Metrics, log: log, loud: &g.loud, inflight: newInflight(),
+		metrics: g.Metrics, log: log, limiter: &g.limiter, inflight: newInflight(),
 		first: true, without: g.without,
 	}
 	g.add(c, peer)
@@ -346,9 +334,7 @@ func (s *ticketer) send(brokers []rewrite.Broker) error {
 		}
 		unsigned := tunnel.Ticket{ClusterID: n.cluster, NodeID: n.node, Address: n.address}
 		if err := checkTicket(unsigned); err != nil {
-			if s.gateway.loud.again("no ticket") {
-				s.gateway.Logger.Warn("no ticket for what a broker names, agents cannot reach it", "err", err)
-			}
+			s.gateway.limiter.warn(s.gateway.Logger, "no ticket for what a broker names, agents cannot reach it", "", "err", err)
 			continue
 		}
 		t, err := s.gateway.signer.sign(unsigned, now)

@@ -79,7 +79,7 @@ type nodes struct {
 	listen  func(network, address string) (net.Listener, error) // net.Listen, but for tests
 	metrics *metrics.Metrics
 	log     *slog.Logger
-	loud    loud
+	limiter logLimiter
 	changed func() // called without the lock when the advertised side changed
 
 	mu       sync.Mutex
@@ -181,9 +181,7 @@ func (t *nodes) hear(b rewrite.Broker) (news bool, err error) {
 
 // distrust says, not too often, that somebody told of a node that cannot be one.
 func (t *nodes) distrust(who string, why error) {
-	if t.loud.again(who) {
-		t.log.Warn("node ignored, it cannot be one", "told_by", who, "err", why)
-	}
+	t.limiter.warn(t.log, "node ignored, it cannot be one", who, "told_by", who, "err", why)
 }
 
 // room reports whether the table may hold the node.

@@ -133,7 +133,7 @@ func (r reading) relay(seen func([]byte, protocol.Request)) []byte {
 			seen(b, request)
 			return rewrite.Result{}, f.PassThrough(size)
 		},
-		inflight: newInflight(), loud: &loud{}, log: slog.New(slog.DiscardHandler), metrics: readingMetrics(),
+		inflight: newInflight(), limiter: &logLimiter{}, log: slog.New(slog.DiscardHandler), metrics: readingMetrics(),
 	}
 	var all sync.WaitGroup
 	all.Go(func() { c.run(context.Background(), protocol.NewFlow(c.near, nil)) })

@@ -101,11 +101,8 @@ func (a *Agent) noHandshake(log *slog.Logger, err error) {
 		return
 	}
 	a.Metrics.Refused(metrics.RefusedTLS)
-	level := slog.LevelDebug
-	if a.loud.again("client tls") {
-		level = slog.LevelWarn
-	}
-	log.Log(context.Background(), level, "client's TLS handshake failed", "err", err, "hint", clientHint(err))
+	hint := clientHint(err)
+	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
 }
 
 // clientHint is what to look at in the client's settings.

@@ -176,7 +176,8 @@ var printers = map[string]bool{
 	"log/slog.NewTextHandler": true, "log/slog.NewJSONHandler": true, "log/slog.NewLogLogger": true,
 	"(*log/slog.Logger).Debug": true, "(*log/slog.Logger).Info": true, "(*log/slog.Logger).Warn": true, "(*log/slog.Logger).Error": true,
 	"(*log/slog.Logger).Log": true, "(*log/slog.Logger).LogAttrs": true, "(*log/slog.Logger).With": true,
-	module + "proxy/doctor.ok": true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel/exchange.ProtocolError": true, module + "proxy/status.text": true,
+	"(*" + module + "proxy.logLimiter).warn": true,
+	module + "proxy/doctor.ok":               true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel/exchange.ProtocolError": true, module + "proxy/status.text": true,
 }
 
 // callee is the name of a printer that is called, or of any function of package
@@ -200,7 +201,7 @@ func (p *ourPackage) callee(call *ast.CallExpr) string {
 	if !printers[name] && !strings.HasPrefix(name, "log.") {
 		return ""
 	}
-	if strings.HasPrefix(name, "(*log/slog.Logger).") {
+	if strings.HasPrefix(name, "(*log/slog.Logger).") || strings.HasSuffix(name, "proxy.logLimiter).warn") {
 		return "log"
 	}
 	return strings.NewReplacer(module+"proxy/tunnel/", "", module+"proxy/", "", "log/slog", "slog", "net/http", "http", "encoding/", "", "*", "").Replace(name)

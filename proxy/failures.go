@@ -1,0 +1,16 @@
+package proxy
+
+import "strings"
+
+// failures are the errors of several tries, on one line.
+type failures []error
+
+func (f failures) Error() string {
+	var all []string
+	for _, err := range f {
+		all = append(all, err.Error())
+	}
+	return strings.Join(all, "; ")
+}
+
+func (f failures) Unwrap() []error { return f }
