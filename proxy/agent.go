@@ -410,11 +410,11 @@ func (a *Agent) each(f func(*agentConn)) {
 // dropCluster ends the connections that were opened before another cluster
 // answered, but for those that have heard so. Nothing of theirs may reach the
 // new one.
-func (a *Agent) dropCluster(old string) {
-	a.limiter.warn(a.Logger, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "", "cluster_id", old)
-	now := int64(a.nodes.epoch())
+func (a *Agent) dropCluster(old, now string) {
+	a.limiter.warn(a.Logger, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "", "cluster_id", now, "former_cluster_id", old)
+	current := int64(a.nodes.epoch())
 	a.each(func(c *agentConn) {
-		if epoch := c.epoch.Load(); epoch >= 0 && epoch != now {
+		if epoch := c.epoch.Load(); epoch >= 0 && epoch != current {
 			c.kill(fmt.Errorf("cluster %s does not answer any more", old))
 		}
 	})

@@ -265,7 +265,7 @@ func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
 		d.c.epoch.Store(int64(now))
 	}
 	if dropped != "" {
-		d.c.agent.dropCluster(dropped)
+		d.c.agent.dropCluster(dropped, cluster)
 	}
 	return err
 }

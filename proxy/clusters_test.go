@@ -136,6 +136,9 @@ func TestClusterRecreatedAtTheSameAddresses(t *testing.T) {
 		if n := strings.Count(log.String(), anotherCluster); n != 1 {
 			t.Errorf("said %d times that another cluster answers, want once", n)
 		}
+		if !strings.Contains(log.String(), "cluster_id=new former_cluster_id=old") {
+			t.Errorf("the log does not name both clusters:\n%s", log)
+		}
 	})
 }
 

@@ -81,7 +81,7 @@ func (a *Agent) ask(ctx context.Context) error {
 	}
 	_, dropped, err := a.nodes.learn(epoch, cluster, brokers)
 	if dropped != "" {
-		a.dropCluster(dropped)
+		a.dropCluster(dropped, cluster)
 	}
 	closeWrite(c)
 	return err
