@@ -5,14 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
@@ -100,18 +97,13 @@ func (b *Brokers) greet(ctx context.Context) error {
 		b.answered.Store(true)
 		return nil
 	}
-	defer context.AfterFunc(ctx, func() { c.Close() })()
-	c.SetDeadline(time.Now().Add(askTimeout))
-	request := kmsg.NewRequestFormatter(kmsg.FormatterClientID("culvert-gateway")).AppendRequest(nil, kmsg.NewPtrApiVersionsRequest(), 0)
-	if _, err := c.Write(request); err != nil {
-		return fmt.Errorf("ask broker at %s what it speaks: %w", c.RemoteAddr(), err)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	err = askBroker(ctx, c, apiVersionsRequest("culvert-gateway"), func(*protocol.Flow, int64) error { return nil })
+	if errors.Is(err, protocol.ErrForeign) {
+		err = sayForeign(err)
 	}
-	f := protocol.NewFlow(c, io.Discard)
-	defer f.Release()
-	if _, _, err := protocol.PeekResponse(f); err != nil {
-		if errors.Is(err, protocol.ErrForeign) {
-			err = sayForeign(err)
-		}
+	if err != nil {
 		return fmt.Errorf("ask broker at %s what it speaks: %w", c.RemoteAddr(), err)
 	}
 	b.answered.Store(true)

@@ -80,7 +80,7 @@ func TestLentBrokerGetsIntroductionsOnly(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		var kept received
 		answer := answering(func(key, version int16, id int32) []byte {
-			if key == 3 && version != askVersion {
+			if key == 3 && version != metadataVersion {
 				return metadata(id, 1)
 			}
 			return binary.BigEndian.AppendUint32(nil, uint32(id)) // no Metadata either: the agent's own question fails

@@ -24,20 +24,16 @@ import (
 )
 
 const (
-	// maxResponse bounds what is read of a response: that of Metadata without
-	// topics has some hundred bytes a broker.
+	// maxResponse bounds what is read of a response: that to ApiVersions has some
+	// hundred bytes.
 	maxResponse = 4 << 20
-	// metadataVersion is the oldest with a cluster id that asks for no topics
-	// without creating any, and known to all brokers since 0.11.
-	metadataVersion = 4
+	// clientID is who the brokers' request logs say has asked.
+	clientID = "culvert-doctor"
 	// maxNodes bounds the brokers that are dialled. No cluster known has as many.
 	maxNodes = 10_000
 	// maxNamed is how many brokers one line names; each has a line of its own too.
 	maxNamed = 12
 )
-
-// errClosed is how a broker looks that wants TLS, or a login before it answers.
-var errClosed = errors.New("the broker closes the connection instead of answering")
 
 // Brokers examines a cluster through up, which the caller closes: a bootstrap
 // broker, what it says of the cluster, and every broker that it names. known are
@@ -104,12 +100,8 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 		return failed(ctx, err)
 	}
 	defer conn.Close()
-	request := kmsg.NewPtrMetadataRequest()
-	request.Version = metadataVersion
-	request.Topics = []kmsg.MetadataRequestTopic{} // none, where nil would be all
-	response := kmsg.NewPtrMetadataResponse()
-	err = ask(ctx, conn, request, response)
-	if errors.Is(err, errClosed) {
+	id, brokers, err := proxy.AskForBrokers(ctx, conn, clientID)
+	if errors.Is(err, proxy.ErrUnanswered) {
 		return Finding{
 			Result: Info, Text: "the brokers want a login, which clients bring and this command does not",
 			Remedy: fmt.Sprintf("let a client in once: the %d brokers are examined that the gateway remembers from clients", len(nodes)),
@@ -118,12 +110,11 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 	if err != nil {
 		return failed(ctx, fmt.Errorf("ask a bootstrap broker for Metadata: %w", err))
 	}
-	id := "without an id"
-	if response.ClusterID != nil {
-		id = printable.Text(*response.ClusterID, printable.Name)
+	if id = printable.Text(id, printable.Name); id == "" {
+		id = "without an id"
 	}
 	var names []string
-	for _, b := range response.Brokers {
+	for _, b := range brokers {
 		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 		if len(nodes) < maxNodes {
 			nodes[b.NodeID] = node{b.NodeID, address, tickets[address]}
@@ -211,14 +202,14 @@ func ask(ctx context.Context, c net.Conn, request kmsg.Request, response kmsg.Re
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	const correlationID = 1
-	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID("culvert-doctor")).AppendRequest(nil, request, correlationID)
+	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, request, correlationID)
 	if _, err := c.Write(frame); err != nil {
 		return err
 	}
 	var head [8]byte // size and correlation id
 	if n, err := io.ReadFull(c, head[:]); err != nil {
-		if n == 0 && (errors.Is(err, io.EOF) || isReset(err)) {
-			return errClosed
+		if n == 0 && proxy.ClosedUnanswered(err) {
+			return proxy.ErrUnanswered
 		}
 		return err
 	}
@@ -232,10 +223,4 @@ func ask(ctx context.Context, c net.Conn, request kmsg.Request, response kmsg.Re
 	}
 	response.SetVersion(request.GetVersion())
 	return response.ReadFrom(body)
-}
-
-// isReset reports whether the broker ended the connection, and not the way to it.
-func isReset(err error) bool {
-	e, ok := errors.AsType[*tunnel.Error](err)
-	return ok && e.Code == tunnel.CodeBroker
 }
