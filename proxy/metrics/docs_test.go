@@ -3,6 +3,7 @@ package metrics_test
 import (
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -82,6 +83,27 @@ func TestPageListsEveryLabelValue(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// TestEveryReasonIsCounted fails where a label value is documented that nothing
+// counts.
+func TestEveryReasonIsCounted(t *testing.T) {
+	reasons, err := os.ReadFile("reasons.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var counting strings.Builder
+	files, _ := filepath.Glob("../*.go")
+	for _, file := range files {
+		if content, err := os.ReadFile(file); err == nil && !strings.HasSuffix(file, "_test.go") {
+			counting.Write(content)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^\t((?:Refused|Close|Ticket)[A-Z]\w*) .*// `).FindAllStringSubmatch(string(reasons), -1) {
+		if !strings.Contains(counting.String(), "metrics."+m[1]) {
+			t.Errorf("nothing counts %s", m[1])
 		}
 	}
 }

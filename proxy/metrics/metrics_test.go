@@ -335,7 +335,7 @@ func TestRareEventsStartAtZero(t *testing.T) {
 		series int
 	}{
 		{metrics.Agent, "culvert_refused_total", 10},
-		{metrics.Agent, "culvert_connection_closes_total", 9},
+		{metrics.Agent, "culvert_connection_closes_total", 8},
 		{metrics.Agent, "culvert_tickets_total", 5},
 		{metrics.Agent, "culvert_tunnel_dials_total", 15},
 		{metrics.Agent, "culvert_tunnel_fallbacks_total", 6},
@@ -424,5 +424,16 @@ func TestLoginsAndWhenTheirTokensExpire(t *testing.T) {
 	}
 	if got, want := values(all["culvert_snowflake_token_expiry_timestamp_seconds"]), map[string]float64{"gateway:443": 1_800_000_000}; !maps.Equal(got, want) {
 		t.Errorf("expiry = %v, want %v", got, want)
+	}
+}
+
+func TestALimitThatIsNotKnownIsNoOther(t *testing.T) {
+	for l := range metrics.LimitOther {
+		if got := metrics.LimitOf(l.String()); got != l {
+			t.Errorf("LimitOf(%q) = %v", l, got)
+		}
+	}
+	if got := metrics.LimitOf("what nobody has heard of"); got != metrics.LimitOther || got.String() != "other" {
+		t.Errorf("LimitOf = %v, want other", got)
 	}
 }

@@ -42,7 +42,7 @@ func (m *Metrics) Refused(r Refusal) { m.refused[r].Inc() }
 // Limit names a limit that was reached.
 type Limit uint8
 
-// The limits. All but the last are a gateway's.
+// The limits. LimitConnections is an agent's, the others are a gateway's.
 const (
 	LimitStreams            Limit = iota // streams
 	LimitStreamsPerIdentity              // streams of one identity
@@ -50,6 +50,7 @@ const (
 	LimitMemory                          // memory in use
 	LimitUnauthenticated                 // what peers hold without credentials
 	LimitConnections                     // an agent's connections of clients
+	LimitOther                           // one that this package does not know, which should not happen
 	numLimits
 )
 
@@ -60,13 +61,19 @@ var limits = [numLimits]string{
 	LimitMemory:             "memory",
 	LimitConnections:        "connections",
 	LimitUnauthenticated:    "unauthenticated",
+	LimitOther:              "other",
 }
 
 // String returns the value of the label limit.
 func (l Limit) String() string { return limits[l] }
 
 // LimitOf is the limit of that name, which another package gives.
-func LimitOf(name string) Limit { return Limit(max(0, slices.Index(limits[:], name))) }
+func LimitOf(name string) Limit {
+	if i := slices.Index(limits[:], name); i >= 0 {
+		return Limit(i)
+	}
+	return LimitOther
+}
 
 // Limited counts what was refused because a limit was reached.
 func (m *Metrics) Limited(l Limit) { m.limited[l].Inc() }
@@ -83,7 +90,6 @@ const (
 	CloseTunnelCut                // the stream ended without a word
 	CloseRefused                  // we refused a frame, see [Refusal]
 	CloseDrain                    // we are shutting down
-	CloseIdle                     // nothing passed for too long
 	CloseDial                     // the other side could not be reached
 	numCloses
 )
@@ -96,7 +102,6 @@ var closes = [numCloses]string{
 	CloseTunnelCut:   "tunnel_cut",
 	CloseRefused:     "refused",
 	CloseDrain:       "drain",
-	CloseIdle:        "idle",
 	CloseDial:        "dial",
 }
 
