@@ -44,7 +44,7 @@ func ResultOf(err error) Result {
 		return ResultOK
 	case errors.Is(err, context.Canceled):
 		return ResultCanceled
-	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+	case errors.Is(err, context.DeadlineExceeded), timedOut(err):
 		return ResultTimeout
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ResultRefused
@@ -52,7 +52,9 @@ func ResultOf(err error) Result {
 	return ResultError
 }
 
-func isTimeout(err error) bool {
+// timedOut reports whether a dial got no answer in time, ETIMEDOUT included, which
+// is the system's own limit.
+func timedOut(err error) bool {
 	ne, ok := errors.AsType[net.Error](err)
 	return ok && ne.Timeout()
 }

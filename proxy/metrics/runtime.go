@@ -8,8 +8,10 @@ import (
 
 // runtimeMetrics are what is worth knowing of the Go runtime, under the names
 // that client_golang's own collector gives them, so that ready-made dashboards
-// find them. That collector cannot be had without its summary of GC pauses,
-// and a quantile of one process says nothing about several.
+// find them. That collector cannot be had without its summary of GC pauses (the
+// option for memory statistics leaves it in): a quantile of one process says
+// nothing about several, and the sidecar of Snowpark Container Services, which
+// scrapes for that platform, knows no summaries.
 var runtimeMetrics = []struct {
 	name   string
 	help   string
