@@ -30,12 +30,6 @@ const (
 	maxAcceptDelay = time.Second
 )
 
-// Node ids of listeners that belong to no node.
-const (
-	bootstrapNode int32 = -1
-	deadEndNode   int32 = -2
-)
-
 // Agent stands beside the clients: it listens for them, opens a stream to a
 // broker for each connection, and writes its own addresses into responses. Set
 // the fields, then call Run once.
@@ -418,4 +412,16 @@ func (a *Agent) dropCluster(old, now string) {
 			c.kill(fmt.Errorf("cluster %s does not answer any more", old))
 		}
 	})
+}
+
+// noHandshake says why a client's TLS handshake has failed. Who says nothing at
+// all probes whether the port is open.
+func (a *Agent) noHandshake(log *slog.Logger, err error) {
+	if isGone(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		log.Debug("client's TLS handshake not finished", "err", err)
+		return
+	}
+	a.Metrics.Refused(metrics.RefusedTLS)
+	hint := clientHint(err)
+	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
 }

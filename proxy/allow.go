@@ -2,12 +2,11 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 )
 
-// pattern is what --allow-broker names. It is either for IP addresses or for
+// pattern is what a setting allows to be dialled. It is either for IP addresses or for
 // host names, and never matches the other.
 type pattern struct {
 	prefix netip.Prefix // of IP addresses; not valid where labels are a name's
@@ -77,46 +76,12 @@ func (p pattern) matches(t target) bool {
 	return true
 }
 
-// Validate checks the addresses and patterns without dialling.
-func (b *Brokers) Validate() error {
-	if len(b.Bootstrap) == 0 {
-		return errors.New("no bootstrap address")
-	}
-	for _, a := range b.Bootstrap {
-		if _, err := parseTarget(a); err != nil {
-			return fmt.Errorf("bootstrap address %q: %w", a, err)
-		}
-	}
-	for _, p := range b.Allow {
-		if _, err := parsePattern(p); err != nil {
-			return fmt.Errorf("allowed broker %q: %w", p, err)
-		}
-	}
-	return nil
-}
-
-// allowed reports whether an address may be dialled without a ticket.
-func (b *Brokers) allowed(t target) bool {
-	for _, a := range b.Bootstrap {
-		if u, err := parseTarget(a); err == nil && u.same(t) {
-			return true
-		}
-	}
-	return b.byPattern(t)
-}
-
-// byPattern reports whether Allow names an address.
-func (b *Brokers) byPattern(t target) bool {
-	for _, text := range b.Allow {
+// anyMatches reports whether one of some patterns names an address.
+func anyMatches(patterns []string, t target) bool {
+	for _, text := range patterns {
 		if p, err := parsePattern(text); err == nil && p.matches(t) {
 			return true
 		}
 	}
 	return false
-}
-
-// named reports whether a setting names an IP address and port: a prefix of
-// Allow, or a bootstrap address.
-func (b *Brokers) named(ip netip.Addr, port string) bool {
-	return b.allowed(target{host: ip.String(), ip: ip, port: port})
 }

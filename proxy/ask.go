@@ -84,7 +84,7 @@ func askBroker(ctx context.Context, c net.Conn, request []byte, read func(f *pro
 	case err != nil:
 		return err
 	case id != ownCorrelationID:
-		return fmt.Errorf("%w: a response with correlation id %d to no request", errMismatch, id)
+		return fmt.Errorf("a response with correlation id %d to no request", id)
 	}
 	return read(f, size)
 }

@@ -48,7 +48,25 @@ type Brokers struct {
 	answered atomic.Bool                                            // one has answered greet
 	credible bool                                                   // for tests: who accepts a connection need not answer
 	control  func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
-	loopback loopbackMemo
+	loopback loopback
+}
+
+// Validate checks the addresses and patterns without dialling.
+func (b *Brokers) Validate() error {
+	if len(b.Bootstrap) == 0 {
+		return errors.New("no bootstrap address")
+	}
+	for _, a := range b.Bootstrap {
+		if _, err := parseTarget(a); err != nil {
+			return fmt.Errorf("bootstrap address %q: %w", a, err)
+		}
+	}
+	for _, p := range b.Allow {
+		if _, err := parsePattern(p); err != nil {
+			return fmt.Errorf("allowed broker %q: %w", p, err)
+		}
+	}
+	return nil
 }
 
 // errNotAllowed is wrapped by refusals to dial an address.
@@ -199,6 +217,52 @@ func (b *Brokers) resolve(ctx context.Context, host string) ([]netip.Addr, error
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 	return b.Resolver.LookupNetIP(ctx, "ip", host)
+}
+
+// allowed reports whether an address may be dialled without a ticket.
+func (b *Brokers) allowed(t target) bool {
+	for _, a := range b.Bootstrap {
+		if u, err := parseTarget(a); err == nil && u.same(t) {
+			return true
+		}
+	}
+	return anyMatches(b.Allow, t)
+}
+
+// checkIP refuses addresses at which no broker of a cluster lives but other
+// things of this machine or network do, such as a cloud's metadata service. ip
+// has no zone.
+func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error {
+	if err := b.checkOne(ctx, ip, port); err != nil {
+		return err
+	}
+	v4, embeds := embedded(ip)
+	if !embeds {
+		return nil
+	}
+	switch where := blockOf(v4); where.decision {
+	case dialOnHost, dialNever:
+		return fmt.Errorf("%w: %s leads to %s, which is %s", errNotAllowed, ip, v4, where.is)
+	}
+	return b.checkOne(ctx, v4, port)
+}
+
+func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) error {
+	where := blockOf(ip)
+	switch {
+	case where.decision == dialNever:
+		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
+	case where.decision == dialOnHost && !b.onLoopback(ctx):
+		return fmt.Errorf("%w: %s is %s, and no bootstrap address is", errNotAllowed, ip, where.is)
+	case where.decision == dialNamed && !b.allowed(target{host: ip.String(), ip: ip, port: port}):
+		return fmt.Errorf("%w: %s is %s; a gateway's --allow-broker with a prefix, as in %s:%s, lets it be dialled", errNotAllowed, ip, where.is, single(ip), port)
+	}
+	return nil
+}
+
+// onLoopback reports whether a bootstrap address is on this machine.
+func (b *Brokers) onLoopback(ctx context.Context) bool {
+	return b.loopback.among(ctx, b.Bootstrap, b.resolve)
 }
 
 // secure completes the TLS handshake, where brokers want one.

@@ -304,18 +304,6 @@ func closeOf(err error) metrics.Close {
 	return metrics.CloseRefused
 }
 
-// within waits for done, for d at most.
-func within(d time.Duration, done <-chan struct{}) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-done:
-		return true
-	case <-t.C:
-		return false
-	}
-}
-
 // runResponses relays responses and then ends near.
 func (c *conn) runResponses(done chan<- struct{}) {
 	defer close(done)
@@ -761,11 +749,6 @@ func (c *conn) strange(f *protocol.Flow, err error) error {
 		return refuse(metrics.RefusedFrameSize, "read response: %w", err)
 	}
 	return err
-}
-
-// sayForeign says what a response is that is not Kafka's.
-func sayForeign(err error) error {
-	return fmt.Errorf("read response: %w; does this listener of the brokers want TLS (--broker-tls)?", err)
 }
 
 // relay relays the response of size bytes to r.

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
@@ -71,37 +70,6 @@ var blocks = []block{
 func never(prefix, is string) block   { return block{netip.MustParsePrefix(prefix), dialNever, is} }
 func ifNamed(prefix, is string) block { return block{netip.MustParsePrefix(prefix), dialNamed, is} }
 
-// checkIP refuses addresses at which no broker of a cluster lives but other
-// things of this machine or network do, such as a cloud's metadata service. ip
-// has no zone.
-func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error {
-	if err := b.checkOne(ctx, ip, port); err != nil {
-		return err
-	}
-	v4, embeds := embedded(ip)
-	if !embeds {
-		return nil
-	}
-	switch where := blockOf(v4); where.decision {
-	case dialOnHost, dialNever:
-		return fmt.Errorf("%w: %s leads to %s, which is %s", errNotAllowed, ip, v4, where.is)
-	}
-	return b.checkOne(ctx, v4, port)
-}
-
-func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) error {
-	where := blockOf(ip)
-	switch {
-	case where.decision == dialNever:
-		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
-	case where.decision == dialOnHost && !b.onLoopback(ctx):
-		return fmt.Errorf("%w: %s is %s, and no bootstrap address is", errNotAllowed, ip, where.is)
-	case where.decision == dialNamed && !b.named(ip, port):
-		return fmt.Errorf("%w: %s is %s; a gateway's --allow-broker with a prefix, as in %s:%s, lets it be dialled", errNotAllowed, ip, where.is, single(ip), port)
-	}
-	return nil
-}
-
 func blockOf(ip netip.Addr) block {
 	for _, s := range blocks {
 		if s.prefix.Contains(ip) {
@@ -137,19 +105,23 @@ const (
 	loopbackTimeout = 2 * time.Second
 )
 
-// loopbackMemo remembers whether a name among the bootstrap addresses resolves
-// to loopback.
-type loopbackMemo struct {
+// loopback finds out whether one of some addresses is on this machine, and
+// remembers it for those that are names.
+type loopback struct {
 	mu     sync.Mutex
 	is     bool
 	expiry time.Time
 }
 
-// onLoopback reports whether a bootstrap address is on this machine, as it
-// stands or as its name resolves: who writes it into the hosts file means it.
-func (b *Brokers) onLoopback(ctx context.Context) bool {
+// resolve returns the IP addresses of a host name.
+type resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+// among reports whether one of the addresses, which are always the same, is on this
+// machine, as it stands or as its name resolves: who writes it into the hosts file
+// means it.
+func (l *loopback) among(ctx context.Context, addresses []string, resolve resolve) bool {
 	var hosts []string
-	for _, a := range b.Bootstrap {
+	for _, a := range addresses {
 		t, err := parseTarget(a)
 		switch {
 		case err != nil:
@@ -159,25 +131,25 @@ func (b *Brokers) onLoopback(ctx context.Context) bool {
 			hosts = append(hosts, t.host)
 		}
 	}
-	b.loopback.mu.Lock()
-	defer b.loopback.mu.Unlock()
-	if time.Now().After(b.loopback.expiry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Now().After(l.expiry) {
 		var known bool
-		if b.loopback.is, known = b.anyOnLoopback(ctx, hosts); known {
-			b.loopback.expiry = time.Now().Add(loopbackMemory)
+		if l.is, known = anyOnLoopback(ctx, hosts, resolve); known {
+			l.expiry = time.Now().Add(loopbackMemory)
 		}
 	}
-	return b.loopback.is
+	return l.is
 }
 
 // anyOnLoopback asks for all hosts at once. It does not know for certain where
 // the time was over before one was found.
-func (b *Brokers) anyOnLoopback(ctx context.Context, hosts []string) (is, known bool) {
+func anyOnLoopback(ctx context.Context, hosts []string, resolve resolve) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, loopbackTimeout)
 	defer cancel()
 	found := make(chan bool, len(hosts))
 	for _, host := range hosts {
-		go func() { found <- b.resolvesToLoopback(ctx, host) }()
+		go func() { found <- resolvesToLoopback(ctx, host, resolve) }()
 	}
 	for range hosts {
 		if <-found {
@@ -187,8 +159,8 @@ func (b *Brokers) anyOnLoopback(ctx context.Context, hosts []string) (is, known 
 	return false, ctx.Err() == nil
 }
 
-func (b *Brokers) resolvesToLoopback(ctx context.Context, host string) bool {
-	ips, _ := b.resolve(ctx, host)
+func resolvesToLoopback(ctx context.Context, host string, resolve resolve) bool {
+	ips, _ := resolve(ctx, host)
 	for _, ip := range ips {
 		if ip.Unmap().IsLoopback() {
 			return true

@@ -26,6 +26,12 @@ const (
 	maxListeners = 2048
 )
 
+// Node ids of listeners that belong to no node.
+const (
+	bootstrapNode int32 = -1
+	deadEndNode   int32 = -2
+)
+
 // maxComplaints bounds the nodes without a listener that the log names one by one.
 const maxComplaints = 16
 

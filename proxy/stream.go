@@ -62,3 +62,15 @@ func abandon(c net.Conn, why *tunnel.Error, responses <-chan struct{}) {
 // a Timeout too, is the end of a TCP connection; the next read would find what
 // looks like an end in good order.
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// within waits for done, for d at most.
+func within(d time.Duration, done <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
+}

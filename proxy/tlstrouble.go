@@ -7,12 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"syscall"
-
-	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
 // brokerConn is a TLS connection to a broker. In TLS 1.3 a broker that does not
@@ -93,18 +90,6 @@ func isGone(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// noHandshake says why a client's TLS handshake has failed. Who says nothing at
-// all probes whether the port is open.
-func (a *Agent) noHandshake(log *slog.Logger, err error) {
-	if isGone(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		log.Debug("client's TLS handshake not finished", "err", err)
-		return
-	}
-	a.Metrics.Refused(metrics.RefusedTLS)
-	hint := clientHint(err)
-	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
-}
-
 // clientHint is what to look at in the client's settings.
 func clientHint(err error) string {
 	_, plaintext := errors.AsType[tls.RecordHeaderError](err)
@@ -118,4 +103,9 @@ func clientHint(err error) string {
 		return "the client did not take the agent's certificate: does it trust who has signed --listen-tls-cert-file, and is the name that it dials in it?"
 	}
 	return "which versions of TLS does the client speak?"
+}
+
+// sayForeign says what a response is that is not Kafka's.
+func sayForeign(err error) error {
+	return fmt.Errorf("read response: %w; does this listener of the brokers want TLS (--broker-tls)?", err)
 }
