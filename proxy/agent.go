@@ -119,8 +119,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stop()
 	a.serveOn = func(ln net.Listener, listen int, node int32) { a.listen(work, ln, listen, node) }
 	a.nodes = nodes{
-		listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
-		serve: a.serveOn, listen: a.listenOn, metrics: a.Metrics, log: a.Logger, changed: a.noteChange,
+		nodeListeners: nodeListeners{
+			listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
+			serve: a.serveOn, listen: a.listenOn, log: a.Logger,
+		},
+		metrics: a.Metrics, changed: a.noteChange,
 	}
 	a.nodes.init()
 

@@ -182,8 +182,11 @@ func sayOnce(c net.Conn, b []byte) {
 // tableInMemory is a table of nodes whose listeners are in memory.
 func tableInMemory() *nodes {
 	table := &nodes{
-		listens: []Listen{{Bind: "127.0.0.1:9092"}}, portBase: 19092, listen: listenInMemory, changed: func() {},
-		serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: slog.New(slog.DiscardHandler), metrics: readingMetrics(),
+		nodeListeners: nodeListeners{
+			listens: []Listen{{Bind: "127.0.0.1:9092"}}, portBase: 19092, listen: listenInMemory,
+			serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: slog.New(slog.DiscardHandler),
+		},
+		metrics: readingMetrics(), changed: func() {},
 	}
 	table.init()
 	return table
@@ -201,6 +204,8 @@ func checkTable(t *testing.T, table *nodes) {
 	t.Helper()
 	table.mu.Lock()
 	defer table.mu.Unlock()
+	table.nodeListeners.mu.Lock()
+	defer table.nodeListeners.mu.Unlock()
 	if len(table.known) > maxNodes || len(table.locals) > maxNodes || len(table.tickets) > maxTickets {
 		t.Errorf("%d nodes, %d listeners, %d tickets", len(table.known), len(table.locals), len(table.tickets))
 	}

@@ -2,12 +2,8 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
-	"log/slog"
 	"maps"
-	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -16,50 +12,9 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-const (
-	// maxNodes bounds the nodes of a cluster that either end remembers. The largest
-	// clusters known have some hundreds of brokers.
-	maxNodes = 1024
-	// maxListeners bounds the listeners that responses can make an agent open, one
-	// for each node on each of its addresses. Each takes a file descriptor, of
-	// which many systems give a process 4096: half of them are for connections.
-	maxListeners = 2048
-)
-
-// Node ids of listeners that belong to no node.
-const (
-	bootstrapNode int32 = -1
-	deadEndNode   int32 = -2
-)
-
-// maxComplaints bounds the nodes without a listener that the log names one by one.
-const maxComplaints = 16
-
 // doubtAfter is how long what a response has said of a node stands, whatever
 // happens to dials of it.
 const doubtAfter = 5 * time.Second
-
-// maxTickets bounds the tickets kept: a few addresses for each node.
-const maxTickets = 4 * maxNodes
-
-// Listen is one bootstrap address of an agent. Each has listeners of its own
-// for the brokers, on the same host.
-type Listen struct {
-	Bind string // host:port to listen on
-	Host string // what is written into responses; "" means the host of Bind
-}
-
-// NodeAddress places one node elsewhere than the port base says.
-type NodeAddress struct {
-	Bind      string // host:port to listen on
-	Advertise string // host:port that is written into responses; "" means Bind
-}
-
-// endpoint is an address as clients are told it.
-type endpoint struct {
-	host string
-	port int32
-}
 
 // node is a broker that a response or a ticket has named.
 type node struct {
@@ -76,40 +31,23 @@ type node struct {
 // listener. The advertised side belongs to one cluster at a time and is dropped
 // when another one answers; a listener stays while the agent runs.
 type nodes struct {
-	listens   []Listen
-	portBase  int
-	overrides map[int32]NodeAddress
-	// serve is given each listener that was opened, and its node; it returns at
-	// once and ends the listener with the agent.
-	serve   func(ln net.Listener, listen int, nodeID int32)
-	listen  func(network, address string) (net.Listener, error) // net.Listen, but for tests
+	nodeListeners
 	metrics *metrics.Metrics
-	log     *slog.Logger
-	limiter logLimiter
 	changed func() // called without the lock when the advertised side changed
 
-	mu       sync.Mutex
-	cluster  string
-	heard    bool // a response has named the cluster
-	drops    int  // how many clusters have been dropped
-	known    map[int32]node
-	tickets  map[string]tunnel.Ticket // by address
-	locals   map[int32][]endpoint     // by node id and listen
-	deadEnds map[int]endpoint         // by listen
-	full     bool                     // maxNodes has been complained about
-	named    int                      // nodes without a listener that the log has named
+	mu      sync.Mutex // never taken while nodeListeners is locked
+	cluster string
+	heard   bool // a response has named the cluster
+	drops   int  // how many clusters have been dropped
+	known   map[int32]node
+	tickets map[string]tunnel.Ticket // by address
+	limiter logLimiter
 }
 
-var errTooManyNodes = errors.New("too many nodes have listeners already")
-
 func (t *nodes) init() {
-	if t.listen == nil {
-		t.listen = net.Listen
-	}
+	t.nodeListeners.init()
 	t.known = map[int32]node{}
 	t.tickets = map[string]tunnel.Ticket{}
-	t.locals = map[int32][]endpoint{}
-	t.deadEnds = map[int]endpoint{}
 }
 
 // count is how many nodes are known.
@@ -283,18 +221,6 @@ func (t *nodes) enter(cluster string) (dropped string) {
 	return dropped
 }
 
-// expect opens listeners of nodes that nothing is known of yet.
-func (t *nodes) expect(ids []int32) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, id := range ids {
-		if err := t.open(id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // route is how to reach a node.
 type route struct {
 	address string
@@ -331,19 +257,6 @@ func (t *nodes) doubt(id int32, address string, refused bool) {
 	}
 }
 
-// local returns what stands for a node in responses to clients of a listen: a
-// dead end for one that has no listener of its own. ok is false for a node that
-// no response has named.
-func (t *nodes) local(listen int, id int32) (e endpoint, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if l, ok := t.locals[id]; ok {
-		return l[listen], true
-	}
-	e, ok = t.deadEnds[listen]
-	return e, ok && id >= 0
-}
-
 // is reports whether the table has this broker at this address.
 func (t *nodes) is(b rewrite.Broker) bool {
 	t.mu.Lock()
@@ -364,149 +277,4 @@ func (t *nodes) snapshot() (cluster string, tickets []tunnel.Ticket) {
 		tickets = append(tickets, tk)
 	}
 	return t.cluster, tickets
-}
-
-// open opens the listeners of a node, unless it has. A node whose port cannot
-// be had gets an address that this agent holds itself and that closes at once:
-// whoever holds the port may be the agent of another cluster. It fails only
-// where not even that can be had. The lock is held.
-func (t *nodes) open(id int32) error {
-	if _, have := t.locals[id]; have {
-		return nil
-	}
-	full := len(t.locals) >= min(maxNodes, maxListeners/max(1, len(t.listens)))
-	locals := make([]endpoint, len(t.listens))
-	for i := range locals {
-		e, err := t.openOne(i, id, locals[:i], full)
-		if err != nil {
-			t.complain(id, err)
-			if e, err = t.deadEnd(i); err != nil {
-				return err
-			}
-		}
-		locals[i] = e
-	}
-	if !full {
-		t.locals[id] = locals
-	}
-	return nil
-}
-
-// complain says once for each node, and once for all that are too many, what
-// keeps clients from it. Beyond maxComplaints, nodes are not named.
-func (t *nodes) complain(id int32, err error) {
-	if errors.Is(err, errTooManyNodes) {
-		if t.full {
-			return
-		}
-		t.full = true
-	} else if t.named++; t.named > maxComplaints {
-		if t.named == maxComplaints+1 {
-			t.log.Error("more brokers have no listener, they are not named here")
-		}
-		return
-	}
-	t.log.Error("no listener for a broker, its clients cannot reach it", "node_id", id, "err", err,
-		"hint", fmt.Sprintf("give it an address of its own with --node-address %d=HOST:PORT, or all of them another range with --broker-port-base", id))
-}
-
-// openOne opens the listener of a node for one listen.
-func (t *nodes) openOne(listen int, id int32, before []endpoint, full bool) (endpoint, error) {
-	if full {
-		return endpoint{}, errTooManyNodes
-	}
-	bind, advertised, err := t.place(listen, id)
-	if err != nil {
-		return endpoint{}, err
-	}
-	for i, e := range before { // a --node-address holds for all listens
-		if b, _, _ := t.place(i, id); b == bind {
-			return e, nil
-		}
-	}
-	ln, err := t.listen("tcp", bind)
-	if err != nil {
-		return endpoint{}, fmt.Errorf("listen on %s for broker %d: %w", bind, id, plainListenError(err))
-	}
-	t.serve(ln, listen, id)
-	return advertised, nil
-}
-
-// place says where a node listens, and what clients are told.
-func (t *nodes) place(listen int, id int32) (bind string, advertised endpoint, err error) {
-	if o, ok := t.overrides[id]; ok {
-		if o.Advertise == "" {
-			o.Advertise = o.Bind
-		}
-		e, err := splitEndpoint(o.Advertise)
-		return o.Bind, e, err
-	}
-	l := t.listens[listen]
-	port := int64(t.portBase) + int64(id)
-	if port > 65535 {
-		return "", endpoint{}, fmt.Errorf("port %d + node id %d is above 65535", t.portBase, id)
-	}
-	if id < 0 {
-		return "", endpoint{}, fmt.Errorf("node id %d is negative", id)
-	}
-	host, _, err := net.SplitHostPort(l.Bind)
-	if err != nil {
-		return "", endpoint{}, err
-	}
-	advertised = endpoint{host: l.Host, port: int32(port)}
-	if l.Host == "" {
-		advertised.host = host
-	}
-	return net.JoinHostPort(host, strconv.FormatInt(port, 10)), advertised, nil
-}
-
-func splitEndpoint(address string) (endpoint, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return endpoint{}, err
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	return endpoint{host, int32(n)}, err
-}
-
-// openDeadEnds has a dead end ready on each listen. The lock is held.
-func (t *nodes) openDeadEnds() error {
-	for i := range t.listens {
-		if _, err := t.deadEnd(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// deadEnd returns an address on this listen's host that accepts and closes.
-// The lock is held.
-func (t *nodes) deadEnd(listen int) (endpoint, error) {
-	if e, ok := t.deadEnds[listen]; ok {
-		return e, nil
-	}
-	l := t.listens[listen]
-	host, _, err := net.SplitHostPort(l.Bind)
-	if err != nil {
-		return endpoint{}, err
-	}
-	ln, err := t.listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return endpoint{}, fmt.Errorf("listen for brokers that have no port: %w", plainListenError(err))
-	}
-	t.serve(ln, listen, deadEndNode)
-	e := endpoint{host: l.Host, port: int32(ln.Addr().(*net.TCPAddr).Port)}
-	if e.host == "" {
-		e.host = host
-	}
-	t.deadEnds[listen] = e
-	return e, nil
-}
-
-// plainListenError leaves out the address, which the caller names.
-func plainListenError(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op.Err
-	}
-	return err
 }

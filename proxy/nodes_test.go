@@ -21,7 +21,7 @@ import (
 )
 
 func TestNodeListensOnPortBasePlusItsID(t *testing.T) {
-	table := &nodes{
+	table := &nodeListeners{
 		listens: []Listen{
 			{Bind: "127.0.0.1:9092"},
 			{Bind: "0.0.0.0:9092", Host: "agent.example"},
@@ -196,9 +196,11 @@ func newTable(t *testing.T, change func(*nodes)) (*nodes, *memoryLog) {
 	t.Helper()
 	log := &memoryLog{}
 	table := &nodes{
-		listens: []Listen{{Bind: "127.0.0.1:0"}}, portBase: freePortBase(t), log: log.logger(), changed: func() {},
-		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
-		serve:   func(ln net.Listener, _ int, _ int32) { t.Cleanup(func() { ln.Close() }) },
+		nodeListeners: nodeListeners{
+			listens: []Listen{{Bind: "127.0.0.1:0"}}, portBase: freePortBase(t), log: log.logger(),
+			serve: func(ln net.Listener, _ int, _ int32) { t.Cleanup(func() { ln.Close() }) },
+		},
+		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), changed: func() {},
 	}
 	if change != nil {
 		change(table)

@@ -17,6 +17,11 @@ import (
 const ticketLife = 24 * time.Hour
 
 const (
+	// maxNodes bounds the nodes of a cluster that either end remembers. The largest
+	// clusters known have some hundreds of brokers.
+	maxNodes = 1024
+	// maxTickets bounds the tickets kept: a few addresses for each node.
+	maxTickets   = 4 * maxNodes
 	maxClusterID = 255 // Kafka's have 22 characters
 	maxMAC       = 64  // bytes of a signature; ours have 32
 )
