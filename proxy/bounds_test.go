@@ -259,7 +259,7 @@ func TestAClusterIDThatCannotBeOneIsRefused(t *testing.T) {
 
 // A gateway remembers, and tells, no more than the nodes of one cluster.
 func TestAGatewaysMemoryIsBounded(t *testing.T) {
-	g := &Gateway{signer: newSigner(nil), Logger: (&memoryLog{}).logger()}
+	g := &issuer{signer: newSigner(nil), memory: &memory{}, log: (&memoryLog{}).logger()}
 	g.memory.remember("c", append([]rewrite.Broker{{NodeID: -7, Host: "kafka", Port: 9092}}, absurd...), true)
 	if tickets := g.remembered(); len(tickets) != 0 {
 		t.Errorf("tickets for what cannot be a broker: %v", tickets)

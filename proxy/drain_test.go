@@ -94,9 +94,7 @@ func TestDrainLetsTheFirstRequestCome(t *testing.T) {
 			stopped := make(chan struct{})
 			go func() { defer close(stopped); gateway.stop() }()
 			waitFor(t, "the drain to begin", func() bool {
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				return !g.draining.IsZero()
+				return !g.relays.drainingSince().IsZero()
 			})
 			s.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
 			got, err := io.ReadAll(s)
@@ -135,9 +133,7 @@ func TestReadinessEndsWithTheDrain(t *testing.T) {
 			stopped := make(chan struct{})
 			go func() { defer close(stopped); gateway.stop() }()
 			waitFor(t, "the drain to begin", func() bool {
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				return !g.draining.IsZero()
+				return !g.relays.drainingSince().IsZero()
 			})
 			if err := g.Ready(); (err == nil) != (transport == "h3") {
 				t.Errorf("with a stream over %s: Ready = %v", transport, err)

@@ -1,16 +1,15 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
@@ -50,17 +49,20 @@ type Gateway struct {
 	Metrics *metrics.Metrics
 	Logger  *slog.Logger // nil: discard
 
-	signer  *signer
-	memory  memory
+	// For tests.
+	without   without
+	lookEvery time.Duration // revokeEvery
+
+	gatewayState
+}
+
+// gatewayState is what a gateway has that runs.
+type gatewayState struct {
+	server  atomic.Pointer[tunnel.Server] // nil before Run
+	tickets issuer
+	targets brokerDialer
+	relays  relays
 	limiter logLimiter
-	without without
-
-	lookEvery time.Duration // tests shorten revokeEvery
-
-	mu       sync.Mutex
-	draining time.Time // since when; zero for not
-	conns    map[*conn]*admission
-	server   *tunnel.Server
 }
 
 // Ready reports, as an error that says why, whether no broker has answered since
@@ -71,9 +73,7 @@ type Gateway struct {
 // half of its time: Kubernetes cuts off a pod's UDP as soon as it is not ready,
 // and agents that come meanwhile are told to go elsewhere.
 func (g *Gateway) Ready() error {
-	g.mu.Lock()
-	draining, server := g.draining, g.server
-	g.mu.Unlock()
+	draining, server := g.relays.drainingSince(), g.server.Load()
 	switch {
 	case !draining.IsZero() && (server.QUICConns() == 0 || server.Drained() || time.Since(draining) >= g.DrainTimeout/2):
 		return errDraining
@@ -89,9 +89,9 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	if g.Logger == nil {
 		g.Logger = slog.New(slog.DiscardHandler)
 	}
-	g.signer = newSigner(g.TicketKeys)
-	g.memory.changed = g.Metrics.SetNodes
-	g.conns = map[*conn]*admission{}
+	signer := newSigner(g.TicketKeys)
+	g.tickets = issuer{signer: signer, memory: &memory{changed: g.Metrics.SetNodes}, metrics: g.Metrics, log: g.Logger, limiter: &g.limiter}
+	g.targets = brokerDialer{g.Brokers, signer, g.Metrics}
 	reviewed := rewrite.Reviewed()
 	server := &tunnel.Server{
 		Authenticate: g.Authenticate,
@@ -101,7 +101,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		OnRefused:    g.turnedAway,
 		Serve:        g.serve,
 		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },
-		Tickets:      g.remembered,
+		Tickets:      g.tickets.remembered,
 		TLS:          g.TLS,
 		Linger:       g.Linger,
 		ResetKey:     g.ResetKey,
@@ -110,9 +110,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		OnLimit:      g.limited,
 		Logger:       g.Logger,
 	}
-	g.mu.Lock()
-	g.server = server
-	g.mu.Unlock()
+	g.server.Store(server)
 	var background sync.WaitGroup
 	defer background.Wait()
 	reaching, stop := context.WithCancel(ctx)
@@ -129,7 +127,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		server.Shutdown(over) // waits for nobody, and closes what is still served
 		return err
 	}
-	g.drain()
+	g.relays.drain()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.DrainTimeout)
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {
@@ -182,7 +180,7 @@ func (g *Gateway) reach(ctx context.Context) {
 // serve relays one stream until it is over.
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
 	log := withPeer(g.Logger, peer).With("target", open.Target)
-	broker, node, refused := g.dial(ctx, open)
+	broker, node, refused := g.targets.dial(ctx, open)
 	if refused != nil {
 		g.limiter.warn(log, "stream refused", string(refused.Code), "err", refused)
 		g.Metrics.Closed(metrics.CloseDial)
@@ -192,93 +190,16 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	log.Debug("stream opened", "node_id", node)
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
-	s := &ticketer{gateway: g, stream: t, sent: map[named]time.Time{}}
+	tickets := g.tickets.on(t)
 	c := &conn{
 		near: &source{Conn: t}, far: &source{Conn: broker},
-		touches: namesNodes, relayTouched: s.relay, lenient: true, headTimeout: defaultHeadTimeout,
+		touches: namesNodes, relayTouched: tickets.relay, lenient: true, headTimeout: defaultHeadTimeout,
 		metrics: g.Metrics, log: log, limiter: &g.limiter, inflight: newInflight(),
 		first: true, without: g.without,
 	}
-	g.add(c, peer)
-	defer g.remove(c)
+	g.relays.add(c, peer)
+	defer g.relays.remove(c)
 	c.run(ctx, protocol.NewFlow(c.near, nil))
-}
-
-// dial connects to what the agent asks for, if it may be.
-func (g *Gateway) dial(ctx context.Context, open tunnel.Open) (net.Conn, int32, *tunnel.Error) {
-	if open.Target == tunnel.TargetBootstrap {
-		c, err := g.Brokers.dialBootstrap(ctx)
-		return c, metrics.Bootstrap, dialError(err)
-	}
-	node, err := g.mayDial(open)
-	if err != nil {
-		return nil, node, err
-	}
-	c, failed := g.Brokers.dial(ctx, open.Target)
-	return c, node, dialError(failed)
-}
-
-// mayDial reports why a target may not be dialled, and which node it is where a
-// ticket says so.
-func (g *Gateway) mayDial(open tunnel.Open) (node int32, refused *tunnel.Error) {
-	to, bad := parseTarget(open.Target)
-	if bad != nil {
-		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: fmt.Sprintf("%q may not be dialled: %v", open.Target, bad)}
-	}
-	if t := open.Ticket; t != nil {
-		err := g.signer.verify(t, open.Target, time.Now())
-		switch {
-		case err == nil:
-			g.Metrics.Ticket(metrics.TicketAccepted)
-			return t.NodeID, nil
-		case errors.Is(err, errTicketExpired):
-			g.Metrics.Ticket(metrics.TicketExpired)
-		default:
-			g.Metrics.Ticket(metrics.TicketInvalid)
-		}
-		if !g.Brokers.allowed(to) {
-			return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTicket, Message: fmt.Sprintf("%s may not be dialled: %v", open.Target, err)}
-		}
-	}
-	if !g.Brokers.allowed(to) {
-		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: fmt.Sprintf("%s may not be dialled: no broker has named it to the agent, and no --allow-broker does", open.Target)}
-	}
-	return metrics.UnknownNode, nil
-}
-
-func dialError(err error) *tunnel.Error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, errNotAllowed):
-		return &tunnel.Error{Code: tunnel.CodeTarget, Message: err.Error()}
-	}
-	return &tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()}
-}
-
-func (g *Gateway) add(c *conn, peer tunnel.Peer) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.conns[c] = &admission{peer: peer}
-	if !g.draining.IsZero() {
-		c.drain()
-	}
-}
-
-func (g *Gateway) remove(c *conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.conns, c)
-}
-
-// drain ends all connections between two requests, and those to come.
-func (g *Gateway) drain() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.draining = time.Now()
-	for c := range g.conns {
-		c.drain()
-	}
 }
 
 // namesNodes reports whether the response names brokers that clients connect to.
@@ -287,116 +208,28 @@ func namesNodes(k protocol.APIKey, version int16) bool {
 	return rewrite.NamedBy(k, version).Nodes()
 }
 
-// ticketer gives the agent a ticket for each address that a broker names on one
-// stream, ahead of the bytes that name it.
-type ticketer struct {
-	gateway *Gateway
-	stream  *tunnel.Conn
-	cluster string
-	sent    map[named]time.Time // owned by the responses' side
-}
-
-// named is what a ticket says.
-type named struct {
-	cluster string
-	node    int32
-	address string
-}
-
-// relay relays a response untouched, behind the tickets for what it names. One
-// that cannot be decoded has none.
-func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
-	cluster, brokers, err := rewrite.Brokers(f, r.Key, r.Version, size)
-	if err != nil && !errors.Is(err, rewrite.ErrUndecodable) {
-		return rewrite.Result{}, err
-	}
-	if err == nil {
-		if cluster != "" {
-			s.cluster = cluster
-		}
-		s.gateway.memory.remember(s.cluster, brokers, rewrite.NamedBy(r.Key, r.Version) == rewrite.EveryNode)
-		if err := s.send(brokers); err != nil {
-			return rewrite.Result{}, err
-		}
-	}
-	return rewrite.Result{}, f.PassThrough(size)
-}
-
-func (s *ticketer) send(brokers []rewrite.Broker) error {
-	now := time.Now()
-	for _, b := range brokers {
-		n := named{s.cluster, b.NodeID, addressOf(b)}
-		if now.Sub(s.sent[n]) < ticketLife/2 {
-			continue
-		}
-		if len(s.sent) >= maxTickets {
-			return nil
-		}
-		unsigned := tunnel.Ticket{ClusterID: n.cluster, NodeID: n.node, Address: n.address}
-		if err := checkTicket(unsigned); err != nil {
-			s.gateway.limiter.warn(s.gateway.Logger, "no ticket for what a broker names, agents cannot reach it", "", "err", err)
-			continue
-		}
-		t, err := s.gateway.signer.sign(unsigned, now)
-		if err != nil {
-			s.gateway.Logger.Error("no ticket signed", "err", err)
-			return nil
-		}
-		if err := s.stream.SendTicket(t); err != nil {
-			return &protocol.WriteError{Err: err}
-		}
-		s.sent[n] = now
-		s.gateway.Metrics.Ticket(metrics.TicketIssued)
-	}
-	return nil
-}
-
-// memory is the node table that a gateway relayed last. It spares an agent that
-// arrives its first questions and is never needed: another replica has its own.
-type memory struct {
-	mu      sync.Mutex
-	cluster string
-	nodes   map[int32]string
-	changed func(ids []int32) // told of the nodes that there are now, with the lock; nil tells nobody
-}
-
-// remember notes brokers, and that there are no others where they are all.
-func (m *memory) remember(cluster string, brokers []rewrite.Broker, all bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if cluster == "" || checkClusterID(cluster) != nil {
+// watchCredentials ends what was opened with credentials that are not accepted
+// any more, until ctx is done.
+func (g *Gateway) watchCredentials(ctx context.Context) {
+	if g.Judge == nil {
 		return
 	}
-	before := m.nodes
-	if cluster != m.cluster || all {
-		m.cluster, m.nodes = cluster, map[int32]string{}
-	} else {
-		before = maps.Clone(before)
-	}
-	for _, b := range brokers {
-		address := addressOf(b)
-		if _, have := m.nodes[b.NodeID]; (have || len(m.nodes) < maxNodes) && checkNode(b.NodeID, address) == nil {
-			m.nodes[b.NodeID] = address
+	var cuts sync.WaitGroup
+	defer cuts.Wait()
+	tick := time.NewTicker(cmp.Or(g.lookEvery, revokeEvery))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		g.server.Load().EndRevokedSpares()
+		if !g.RevokeStreams {
+			continue
+		}
+		for identity, n := range g.relays.revoke(g.Judge(), g.DrainTimeout, &cuts) {
+			g.Logger.Warn("streams end, what opened them is not accepted any more", "identity", identity, "streams", n)
 		}
 	}
-	if m.changed != nil && !maps.Equal(before, m.nodes) {
-		m.changed(slices.Collect(maps.Keys(m.nodes)))
-	}
-}
-
-// remembered returns tickets for the node table, signed anew.
-func (g *Gateway) remembered() []tunnel.Ticket {
-	g.memory.mu.Lock()
-	cluster, nodes := g.memory.cluster, maps.Clone(g.memory.nodes)
-	g.memory.mu.Unlock()
-	var tickets []tunnel.Ticket
-	for id, address := range nodes {
-		t, err := g.signer.sign(tunnel.Ticket{ClusterID: cluster, NodeID: id, Address: address}, time.Now())
-		if err != nil {
-			g.Logger.Error("no ticket signed", "err", err)
-			return nil
-		}
-		tickets = append(tickets, t)
-	}
-	return tickets
 }

@@ -151,9 +151,9 @@ func (p *attackedPath) check(t *testing.T, got []byte) {
 	for id, n := range p.agent.nodes.known {
 		p.mustBeNamed(t, "the agent knows node "+strconv.Itoa(int(id))+" at", n.address)
 	}
-	p.gateway.memory.mu.Lock()
-	defer p.gateway.memory.mu.Unlock()
-	for _, address := range p.gateway.memory.nodes {
+	p.gateway.tickets.memory.mu.Lock()
+	defer p.gateway.tickets.memory.mu.Unlock()
+	for _, address := range p.gateway.tickets.memory.nodes {
 		p.mustBeNamed(t, "the gateway remembers", address)
 	}
 	p.mu.Lock()

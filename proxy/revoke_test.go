@@ -177,28 +177,26 @@ func TestARevokedStreamIsCutInTheEnd(t *testing.T) {
 // A file that is incomplete for a moment, as one that an editor writes in place,
 // ends nothing.
 func TestOneLookEndsNoStream(t *testing.T) {
-	g := &Gateway{RevokeStreams: true, Logger: (&memoryLog{}).logger(), DrainTimeout: time.Hour}
-	var missing atomic.Bool
-	g.Judge = func() func(any) error {
-		return func(any) error {
-			if missing.Load() {
-				return errors.New("gone")
-			}
-			return nil
+	var missing bool
+	judge := func(any) error {
+		if missing {
+			return errors.New("gone")
 		}
+		return nil
 	}
 	near, _ := net.Pipe()
 	defer near.Close()
 	c := &conn{near: &source{Conn: near}}
-	g.conns = map[*conn]*admission{c: {}}
+	var r relays
+	r.add(c, tunnel.Peer{})
 	for _, gone := range []bool{true, false, true, false, true} {
-		missing.Store(gone)
-		g.revoke(nil)
+		missing = gone
+		r.revoke(judge, time.Hour, nil)
 	}
 	if c.draining.Load() {
 		t.Error("ended after one look that did not find its token")
 	}
-	g.revoke(nil)
+	r.revoke(judge, time.Hour, nil)
 	if !c.draining.Load() {
 		t.Errorf("not ended after %d looks", revokeLooks)
 	}
