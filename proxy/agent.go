@@ -3,15 +3,12 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/singleflight"
 
 	"github.com/culvert-proxy/culvert/proxy/backoff"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -25,9 +22,6 @@ const (
 	greetTimeout = 2 * time.Second
 	// tlsHandshakeTimeout bounds a client's handshake with the agent.
 	tlsHandshakeTimeout = 10 * time.Second
-	// maxAcceptDelay bounds the wait after a failed accept: without file
-	// descriptors a listener tries again until some are free.
-	maxAcceptDelay = time.Second
 )
 
 // Agent stands beside the clients: it listens for them, opens a stream to a
@@ -61,36 +55,30 @@ type Agent struct {
 	// addresses that were bound.
 	Listening func(bootstrap []string)
 
-	headTimeout time.Duration // defaultHeadTimeout, but for tests
+	// For tests.
+	headTimeout time.Duration // defaultHeadTimeout
 	without     without
 	listenOn    func(network, address string) (net.Listener, error) // as nodes.listen
 
-	nodes     nodes
-	limiter   logLimiter
-	caps      atomic.Pointer[rewrite.Caps]
-	greeted   atomic.Bool
-	asking    singleflight.Group
-	locked    atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
-	saves     chan struct{}
-	clients   atomic.Int64 // connections that are served
-	listeners sync.WaitGroup
-	serving   sync.WaitGroup
+	agentState
+}
 
-	mu       sync.Mutex
-	draining bool
-	opened   []net.Listener
-	conns    map[*agentConn]struct{}
-	serveOn  func(net.Listener, int, int32)
+// agentState is what an agent has that runs.
+type agentState struct {
+	nodes   nodes
+	finder  finder
+	clients clients
+	caps    atomic.Pointer[rewrite.Caps] // what it and its gateway have reviewed
+	greeted atomic.Bool                  // a gateway or, without a tunnel, a broker has answered
+	saves   chan struct{}                // has an element when the nodes have changed
+	limiter logLimiter
 }
 
 // Ready reports, as an error that says why, whether no gateway (or, without a
 // tunnel, no broker) has answered since the start, or the agent drains.
 func (a *Agent) Ready() error {
-	a.mu.Lock()
-	draining := a.draining
-	a.mu.Unlock()
 	switch {
-	case draining:
+	case a.clients.isDraining():
 		return errDraining
 	case !a.greeted.Load():
 		return fmt.Errorf("%s has not answered yet", a.Upstream.name())
@@ -105,31 +93,12 @@ func (a *Agent) Tunnels() map[string]tunnel.State { return a.Upstream.states() }
 // Run listens and serves until ctx is done, drains, and returns nil then. It
 // returns early, with an error, only where a bootstrap address cannot be had.
 func (a *Agent) Run(ctx context.Context) error {
-	if a.Logger == nil {
-		a.Logger = slog.New(slog.DiscardHandler)
-	}
-	if a.headTimeout == 0 {
-		a.headTimeout = defaultHeadTimeout
-	}
-	caps := rewrite.Reviewed()
-	a.caps.Store(&caps)
-	a.conns = map[*agentConn]struct{}{}
-	a.saves = make(chan struct{}, 1)
 	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // what connections do outlives ctx until they have drained
 	defer stop()
-	a.serveOn = func(ln net.Listener, listen int, node int32) { a.listen(work, ln, listen, node) }
-	a.nodes = nodes{
-		nodeListeners: nodeListeners{
-			listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
-			serve: a.serveOn, listen: a.listenOn, log: a.Logger,
-		},
-		metrics: a.Metrics, changed: a.noteChange,
-	}
-	a.nodes.init()
-
+	a.setUp(work)
 	bootstrap, err := a.bind()
 	if err != nil {
-		a.closeListeners()
+		a.clients.closeListeners()
 		return err
 	}
 	a.restore()
@@ -142,16 +111,41 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	var addresses []string
 	for i, ln := range bootstrap {
-		a.serveOn(ln, i, bootstrapNode)
+		a.clients.listen(work, ln, i, bootstrapNode)
 		addresses = append(addresses, ln.Addr().String())
 	}
 	if a.Listening != nil {
 		a.Listening(addresses)
 	}
 	<-ctx.Done()
-	a.drain(stop)
+	a.clients.drain(a.DrainTimeout, stop)
 	background.Wait()
 	return a.Upstream.close()
+}
+
+// setUp completes the settings and makes the state of what works until work is done.
+func (a *Agent) setUp(work context.Context) {
+	if a.Logger == nil {
+		a.Logger = slog.New(slog.DiscardHandler)
+	}
+	if a.headTimeout == 0 {
+		a.headTimeout = defaultHeadTimeout
+	}
+	caps := rewrite.Reviewed()
+	a.caps.Store(&caps)
+	a.saves = make(chan struct{}, 1)
+	a.clients.serve, a.clients.most = a.serve, a.MaxConnections // field by field, for Ready asks clients already
+	a.clients.metrics, a.clients.log, a.clients.limiter = a.Metrics, a.Logger, &a.limiter
+	a.nodes = nodes{
+		nodeListeners: nodeListeners{
+			listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
+			serve:  func(ln net.Listener, listen int, node int32) { a.clients.listen(work, ln, listen, node) },
+			listen: a.listenOn, log: a.Logger,
+		},
+		metrics: a.Metrics, changed: a.noteChange,
+	}
+	a.nodes.init()
+	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 }
 
 // bind takes the bootstrap addresses, before anything else is done.
@@ -168,21 +162,6 @@ func (a *Agent) bind() ([]net.Listener, error) {
 		lns = append(lns, ln)
 	}
 	return lns, nil
-}
-
-// ListenError says which address could not be bound.
-type ListenError struct {
-	Address string
-	Err     error
-}
-
-func (e *ListenError) Error() string { return fmt.Sprintf("listen on %s: %v", e.Address, e.Err) }
-func (e *ListenError) Unwrap() error { return e.Err }
-
-// Hint says how to find who has the port.
-func (e *ListenError) Hint() string {
-	_, port, _ := net.SplitHostPort(e.Address)
-	return fmt.Sprintf("choose another address with --listen, or see who has the port: ss -ltnp 'sport = :%s'", port)
 }
 
 // restore opens the ports of the last run and of the nodes that are expected.
@@ -291,140 +270,15 @@ func (a *Agent) answered(o tunnel.Opened) {
 	}
 }
 
-// listen serves a listener until drain closes it.
-func (a *Agent) listen(ctx context.Context, ln net.Listener, listen int, node int32) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.draining { // a response has named a node in the last moment
-		ln.Close()
-		return
-	}
-	a.opened = append(a.opened, ln)
-	a.listeners.Go(func() { a.accept(ctx, ln, listen, node) })
-}
-
-func (a *Agent) accept(ctx context.Context, ln net.Listener, listen int, node int32) {
-	failures := 0
-	for {
-		nc, err := ln.Accept()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil:
-			a.limiter.warn(a.Logger, "accept failed, trying again", "", "listener", ln.Addr(), "err", err)
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(backoff.Delay(failures, 5*time.Millisecond, maxAcceptDelay)):
-				failures++
-			}
-		case node == deadEndNode:
-			nc.Close()
-		case !a.hasRoom():
-			a.turnAway(nc)
-		default:
-			failures = 0
-			a.serving.Go(func() {
-				defer a.clients.Add(-1)
-				a.serve(ctx, nc, listen, node)
-			})
-		}
-	}
-}
-
-// hasRoom counts one more client, unless that is one too many.
-func (a *Agent) hasRoom() bool {
-	if n := a.clients.Add(1); a.MaxConnections == 0 || n <= int64(a.MaxConnections) {
-		return true
-	}
-	a.clients.Add(-1)
-	return false
-}
-
-// turnAway resets a client at once: it may try again, and is not kept waiting.
-func (a *Agent) turnAway(nc net.Conn) {
-	a.Metrics.Limited(metrics.LimitConnections)
-	a.limiter.warn(a.Logger, "connection refused: too many are open; --max-connections allows more", "", "client_addr", nc.RemoteAddr(), "limit", a.MaxConnections)
-	reset(nc, nil)
-}
-
-// drain ends the agent: no new clients, the answers in flight, and after
-// DrainTimeout nothing.
-func (a *Agent) drain(stop context.CancelFunc) {
-	a.closeListeners()
-	a.each(func(c *agentConn) { c.drain() })
-	over := make(chan struct{})
-	go func() {
-		a.serving.Wait()
-		close(over)
-	}()
-	if !within(a.DrainTimeout, over) {
-		a.Logger.Warn("connections reset, they did not end in time", "timeout", a.DrainTimeout)
-		stop()
-		a.each(func(c *agentConn) { c.kill(errDraining) })
-		<-over
-	}
-}
-
-func (a *Agent) closeListeners() {
-	a.mu.Lock()
-	a.draining = true
-	for _, ln := range a.opened {
-		ln.Close()
-	}
-	a.mu.Unlock()
-	a.listeners.Wait()
-}
-
-func (a *Agent) add(c *agentConn) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.conns[c] = struct{}{}
-	if a.draining {
-		c.drain()
-	}
-}
-
-func (a *Agent) remove(c *agentConn) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.conns, c)
-}
-
-// each calls f with the connections that there are, without the lock.
-func (a *Agent) each(f func(*agentConn)) {
-	a.mu.Lock()
-	conns := make([]*agentConn, 0, len(a.conns))
-	for c := range a.conns {
-		conns = append(conns, c)
-	}
-	a.mu.Unlock()
-	for _, c := range conns {
-		f(c)
-	}
-}
-
 // dropCluster ends the connections that were opened before another cluster
 // answered, but for those that have heard so. Nothing of theirs may reach the
 // new one.
 func (a *Agent) dropCluster(old, now string) {
 	a.limiter.warn(a.Logger, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "", "cluster_id", now, "former_cluster_id", old)
 	current := int64(a.nodes.epoch())
-	a.each(func(c *agentConn) {
+	a.clients.each(func(c *agentConn) {
 		if epoch := c.epoch.Load(); epoch >= 0 && epoch != current {
 			c.kill(fmt.Errorf("cluster %s does not answer any more", old))
 		}
 	})
-}
-
-// noHandshake says why a client's TLS handshake has failed. Who says nothing at
-// all probes whether the port is open.
-func (a *Agent) noHandshake(log *slog.Logger, err error) {
-	if isGone(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		log.Debug("client's TLS handshake not finished", "err", err)
-		return
-	}
-	a.Metrics.Refused(metrics.RefusedTLS)
-	hint := clientHint(err)
-	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
 }

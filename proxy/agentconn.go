@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"time"
@@ -58,8 +59,8 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	}
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
-	a.add(c)
-	defer a.remove(c)
+	a.clients.add(c)
+	defer a.clients.remove(c)
 
 	requests := protocol.NewFlow(c.near, nil)
 	defer requests.Release()
@@ -150,7 +151,7 @@ func (c *agentConn) open(ctx context.Context, early []byte) error {
 	to := destination{onTicket: c.agent.nodes.addTicket, first: early}
 	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the table is asked: see dropCluster
 	if c.nodeID != bootstrapNode {
-		found, err := c.agent.find(ctx, c.nodeID)
+		found, err := c.agent.finder.find(ctx, c.nodeID)
 		if err != nil {
 			c.lent = true
 			c.log.Info("node unknown, a bootstrap broker is lent for introductions", "err", err)
@@ -279,3 +280,15 @@ func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
 }
 
 var _ rewrite.Directory = directory{}
+
+// noHandshake says why a client's TLS handshake has failed. Who says nothing at
+// all probes whether the port is open.
+func (a *Agent) noHandshake(log *slog.Logger, err error) {
+	if isGone(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		log.Debug("client's TLS handshake not finished", "err", err)
+		return
+	}
+	a.Metrics.Refused(metrics.RefusedTLS)
+	hint := clientHint(err)
+	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
+}

@@ -25,10 +25,10 @@ func TestAClusterThatWantsCredentialsIsAskedOnce(t *testing.T) {
 		})
 		eachTransport(t, func(t *testing.T, transport string) {
 			asked.Store(0)
-			a := &Agent{Upstream: waysTo(t, []string{broker}, transport, nil)()}
-			defer a.Upstream.close()
+			f := finder{nodes: &nodes{}, upstream: waysTo(t, []string{broker}, transport, nil)()}
+			defer f.upstream.close()
 			for range 2 {
-				if _, err := a.find(t.Context(), 5); !errors.Is(err, errWantsCredentials) {
+				if _, err := f.find(t.Context(), 5); !errors.Is(err, errWantsCredentials) {
 					t.Errorf("%s: %v, want that the cluster wants credentials", how, err)
 				}
 			}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // lockedFor is how long a cluster that wants credentials is not asked again.
@@ -12,20 +15,30 @@ const lockedFor = 30 * time.Second
 
 var errWantsCredentials = errors.New("the cluster wants credentials, which only clients have")
 
+// finder knows how to reach a node, or asks the cluster.
+type finder struct {
+	nodes    *nodes
+	upstream Upstream
+	dropped  func(old, now string) // told that another cluster has answered
+
+	asking singleflight.Group
+	locked atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
+}
+
 // find returns how to reach a node. Of one that is not known, the cluster is
 // asked, by one request for all clients who wait.
-func (a *Agent) find(ctx context.Context, id int32) (route, error) {
-	if r, ok := a.nodes.lookup(id); ok {
+func (f *finder) find(ctx context.Context, id int32) (route, error) {
+	if r, ok := f.nodes.lookup(id); ok {
 		return r, nil
 	}
-	if time.Now().Unix() < a.locked.Load() {
+	if time.Now().Unix() < f.locked.Load() {
 		return route{}, errWantsCredentials
 	}
-	_, err, _ := a.asking.Do("", func() (any, error) { return nil, a.ask(ctx) })
+	_, err, _ := f.asking.Do("", func() (any, error) { return nil, f.ask(ctx) })
 	if err != nil {
 		return route{}, fmt.Errorf("ask for metadata: %w", err)
 	}
-	if r, ok := a.nodes.lookup(id); ok {
+	if r, ok := f.nodes.lookup(id); ok {
 		return r, nil
 	}
 	return route{}, errors.New("the cluster has no such node")
@@ -33,27 +46,27 @@ func (a *Agent) find(ctx context.Context, id int32) (route, error) {
 
 // ask learns the nodes with a Metadata request of our own, on a stream of its
 // own. It has no credentials, and sends none.
-func (a *Agent) ask(ctx context.Context) error {
+func (f *finder) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
-	epoch := a.nodes.epoch()
+	epoch := f.nodes.epoch()
 	request := brokersRequest("culvert-agent")
-	c, sent, err := a.Upstream.dial(ctx, destination{onTicket: a.nodes.addTicket, first: request})
+	c, sent, err := f.upstream.dial(ctx, destination{onTicket: f.nodes.addTicket, first: request})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	cluster, brokers, err := askForBrokers(ctx, c, request[sent:])
 	if errors.Is(err, ErrUnanswered) {
-		a.locked.Store(time.Now().Add(lockedFor).Unix())
+		f.locked.Store(time.Now().Add(lockedFor).Unix())
 		return errWantsCredentials // a broker closes on any request but SASL's
 	}
 	if err != nil {
 		return err
 	}
-	_, dropped, err := a.nodes.learn(epoch, cluster, brokers)
+	_, dropped, err := f.nodes.learn(epoch, cluster, brokers)
 	if dropped != "" {
-		a.dropCluster(dropped, cluster)
+		f.dropped(dropped, cluster)
 	}
 	closeWrite(c)
 	return err

@@ -243,3 +243,18 @@ func plainListenError(err error) error {
 	}
 	return err
 }
+
+// ListenError says which address could not be bound.
+type ListenError struct {
+	Address string
+	Err     error
+}
+
+func (e *ListenError) Error() string { return fmt.Sprintf("listen on %s: %v", e.Address, e.Err) }
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// Hint says how to find who has the port.
+func (e *ListenError) Hint() string {
+	_, port, _ := net.SplitHostPort(e.Address)
+	return fmt.Sprintf("choose another address with --listen, or see who has the port: ss -ltnp 'sport = :%s'", port)
+}
