@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
@@ -51,6 +52,7 @@ type Agent struct {
 	MaxConnections int
 	Metrics        *metrics.Metrics
 	Logger         *slog.Logger // nil: discard
+	Names          hints.Names  // of settings, in what is logged
 	// Listening, if set, is called when clients may come, with the bootstrap
 	// addresses that were bound.
 	Listening func(bootstrap []string)
@@ -135,12 +137,12 @@ func (a *Agent) setUp(work context.Context) {
 	a.caps.Store(&caps)
 	a.saves = make(chan struct{}, 1)
 	a.clients.serve, a.clients.most = a.serve, a.MaxConnections // field by field, for Ready asks clients already
-	a.clients.metrics, a.clients.log, a.clients.limiter = a.Metrics, a.Logger, &a.limiter
+	a.clients.metrics, a.clients.log, a.clients.limiter, a.clients.names = a.Metrics, a.Logger, &a.limiter, a.Names
 	a.nodes = nodes{
 		nodeListeners: nodeListeners{
 			listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
 			serve:  func(ln net.Listener, listen int, node int32) { a.clients.listen(work, ln, listen, node) },
-			listen: a.listenOn, log: a.Logger,
+			listen: a.listenOn, log: a.Logger, names: a.Names,
 		},
 		metrics: a.Metrics, changed: a.noteChange,
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
@@ -54,7 +55,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c.epoch.Store(-1)
 	c.conn = conn{
 		near: &source{Conn: nc}, touches: rewrite.Touches, relayTouched: c.relayTouched,
-		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, limiter: &a.limiter, inflight: newInflight(),
+		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, wording: a.Names, limiter: &a.limiter, inflight: newInflight(),
 		without: a.without,
 	}
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
@@ -99,7 +100,7 @@ func (c *agentConn) greetStranger(err error) {
 	}
 	c.metrics.Refused(refused.reason)
 	c.metrics.Closed(metrics.CloseRefused)
-	c.sayRefused(refused, "hint", "this port speaks Kafka; does the client's security.protocol fit the agent's --listen-tls-cert-file?")
+	c.sayRefused(refused, "hint", c.wording.Sprintf("this port speaks Kafka; does the client's security.protocol fit the agent's %s?", hints.ListenTLSCertFile))
 	if errors.Is(err, protocol.HTTPRequest) {
 		const answer = "culvert: this port speaks Kafka, not HTTP\n"
 		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
@@ -206,7 +207,7 @@ func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 		if c.agent.RelayUnknownAPIs {
 			return nil, nil
 		}
-		return nil, refuse(metrics.RefusedUnknownKey, "request of API key %d, which this version of culvert does not know: its response could name broker addresses; --relay-unknown-apis lets it pass", int16(r.Key))
+		return nil, refuse(metrics.RefusedUnknownKey, "request of API key %d, which this version of culvert does not know: its response could name broker addresses; %s lets it pass", int16(r.Key), c.wording.Of(hints.RelayUnknownAPIs))
 	case r.Key == protocol.APIVersions && r.Version > caps[r.Key]:
 		return rewrite.UnsupportedAPIVersions(r.CorrelationID, caps[r.Key]), nil
 	case !caps.Allow(r.Key, r.Version):
@@ -289,6 +290,6 @@ func (a *Agent) noHandshake(log *slog.Logger, err error) {
 		return
 	}
 	a.Metrics.Refused(metrics.RefusedTLS)
-	hint := clientHint(err)
+	hint := clientHint(err, a.Names)
 	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -16,6 +17,7 @@ type brokerDialer struct {
 	brokers *Brokers
 	signer  *signer
 	metrics *metrics.Metrics
+	names   hints.Names
 }
 
 // dial connects to what the agent asks for, if it may be.
@@ -51,13 +53,21 @@ func (d brokerDialer) mayDial(open tunnel.Open) (node int32, refused *tunnel.Err
 			d.metrics.Ticket(metrics.TicketInvalid)
 		}
 		if !d.brokers.allowed(to) {
-			return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTicket, Message: fmt.Sprintf("%s may not be dialled: %v", open.Target, err)}
+			return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTicket, Message: fmt.Sprintf("%s may not be dialled: %v", open.Target, d.explain(err))}
 		}
 	}
 	if !d.brokers.allowed(to) {
-		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: fmt.Sprintf("%s may not be dialled: no broker has named it to the agent, and no --allow-broker does", open.Target)}
+		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: d.names.Sprintf("%s may not be dialled: no broker has named it to the agent, and no %s does", open.Target, hints.AllowBroker)}
 	}
 	return metrics.UnknownNode, nil
+}
+
+// explain says why a ticket is no good, with what a gateway's operator can do.
+func (d brokerDialer) explain(err error) error {
+	if errors.Is(err, errTicketInvalid) {
+		return fmt.Errorf("%w; %s", err, d.names.Sprintf("replicas must share %s, and a restart without one makes a new key", hints.TicketKeyFile))
+	}
+	return err
 }
 
 func dialError(err error) *tunnel.Error {

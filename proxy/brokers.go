@@ -13,6 +13,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
@@ -43,6 +44,7 @@ type Brokers struct {
 	ServerName string          // in the brokers' certificates; default: the host dialled
 	Resolver   Resolver        // nil: the system's
 	Metrics    *metrics.Metrics
+	Names      hints.Names // of settings, in errors
 
 	next     atomic.Uint32
 	answered atomic.Bool                                            // one has answered greet
@@ -119,7 +121,7 @@ func (b *Brokers) greet(ctx context.Context) error {
 	defer cancel()
 	err = askBroker(ctx, c, apiVersionsRequest("culvert-gateway"), func(*protocol.Flow, int64) error { return nil })
 	if errors.Is(err, protocol.ErrForeign) {
-		err = sayForeign(err)
+		err = sayForeign(err, b.Names)
 	}
 	if err != nil {
 		return fmt.Errorf("ask broker at %s what it speaks: %w", c.RemoteAddr(), err)
@@ -255,7 +257,8 @@ func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) erro
 	case where.decision == dialOnHost && !b.onLoopback(ctx):
 		return fmt.Errorf("%w: %s is %s, and no bootstrap address is", errNotAllowed, ip, where.is)
 	case where.decision == dialNamed && !b.allowed(target{host: ip.String(), ip: ip, port: port}):
-		return fmt.Errorf("%w: %s is %s; a gateway's --allow-broker with a prefix, as in %s:%s, lets it be dialled", errNotAllowed, ip, where.is, single(ip), port)
+		return fmt.Errorf("%w: %s is %s; %s", errNotAllowed, ip, where.is,
+			b.Names.Sprintf("a gateway's %s with a prefix, as in %s:%s, lets it be dialled", hints.AllowBroker, single(ip), port))
 	}
 	return nil
 }
@@ -280,7 +283,7 @@ func (b *Brokers) secure(ctx context.Context, conn net.Conn, host string) (net.C
 	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, &tlsError{err}
+		return nil, &tlsError{err, b.Names}
 	}
-	return &brokerConn{Conn: t}, nil
+	return &brokerConn{Conn: t, names: b.Names}, nil
 }

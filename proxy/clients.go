@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
@@ -21,6 +22,7 @@ type clients struct {
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	limiter *logLimiter
+	names   hints.Names
 
 	listening sync.WaitGroup // accept loops
 	serving   sync.WaitGroup // connections
@@ -89,7 +91,8 @@ func (c *clients) hasRoom() bool {
 // turnAway resets a client at once: it may try again, and is not kept waiting.
 func (c *clients) turnAway(nc net.Conn) {
 	c.metrics.Limited(metrics.LimitConnections)
-	c.limiter.warn(c.log, "connection refused: too many are open; --max-connections allows more", "", "client_addr", nc.RemoteAddr(), "limit", c.most)
+	c.limiter.warn(c.log, c.names.Sprintf("connection refused: too many are open; %s allows more", hints.MaxConnections), "",
+		"client_addr", nc.RemoteAddr(), "limit", c.most)
 	reset(nc, nil)
 }
 

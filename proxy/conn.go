@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
@@ -65,6 +66,7 @@ type conn struct {
 
 	metrics *metrics.Metrics
 	log     *slog.Logger
+	wording hints.Names // names of settings, in errors
 	limiter *logLimiter // shared by all connections of a process
 	without without
 
@@ -735,7 +737,7 @@ func (c *conn) strange(f *protocol.Flow, err error) error {
 	switch {
 	case c.lenient && (framing || errors.Is(err, errMismatch) || errors.Is(err, errLogin)):
 		if errors.Is(err, protocol.ErrForeign) {
-			err = sayForeign(err)
+			err = sayForeign(err, c.wording)
 		}
 		c.giveUp(err)
 		return c.restore(f)
@@ -744,7 +746,7 @@ func (c *conn) strange(f *protocol.Flow, err error) error {
 	case errors.Is(err, errMismatch):
 		return refuse(metrics.RefusedCorrelation, "read response: %w", err)
 	case errors.Is(err, protocol.ErrForeign):
-		return &refusal{metrics.RefusedNotKafka, sayForeign(err)}
+		return &refusal{metrics.RefusedNotKafka, sayForeign(err, c.wording)}
 	case framing:
 		return refuse(metrics.RefusedFrameSize, "read response: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
@@ -48,6 +49,7 @@ type Gateway struct {
 	Limits  tunnel.Limits
 	Metrics *metrics.Metrics
 	Logger  *slog.Logger // nil: discard
+	Names   hints.Names  // of settings, in what agents are told
 
 	// For tests.
 	without   without
@@ -91,7 +93,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	}
 	signer := newSigner(g.TicketKeys)
 	g.tickets = issuer{signer: signer, memory: &memory{changed: g.Metrics.SetNodes}, metrics: g.Metrics, log: g.Logger, limiter: &g.limiter}
-	g.targets = brokerDialer{g.Brokers, signer, g.Metrics}
+	g.targets = brokerDialer{g.Brokers, signer, g.Metrics, g.Names}
 	reviewed := rewrite.Reviewed()
 	server := &tunnel.Server{
 		Authenticate: g.Authenticate,
@@ -194,7 +196,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	c := &conn{
 		near: &source{Conn: t}, far: &source{Conn: broker},
 		touches: namesNodes, relayTouched: tickets.relay, lenient: true, headTimeout: defaultHeadTimeout,
-		metrics: g.Metrics, log: log, limiter: &g.limiter, inflight: newInflight(),
+		metrics: g.Metrics, log: log, wording: g.Names, limiter: &g.limiter, inflight: newInflight(),
 		first: true, without: g.without,
 	}
 	g.relays.add(c, peer)

@@ -7,6 +7,8 @@ import (
 	"net"
 	"strconv"
 	"sync"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // Node ids of listeners that belong to no node.
@@ -53,6 +55,7 @@ type nodeListeners struct {
 	serve  func(ln net.Listener, listen int, nodeID int32)
 	listen func(network, address string) (net.Listener, error) // net.Listen, but for tests
 	log    *slog.Logger
+	names  hints.Names
 
 	mu       sync.Mutex
 	locals   map[int32][]endpoint // what clients are told, by node id and listen
@@ -138,7 +141,7 @@ func (l *nodeListeners) complain(id int32, err error) {
 		return
 	}
 	l.log.Error("no listener for a broker, its clients cannot reach it", "node_id", id, "err", err,
-		"hint", fmt.Sprintf("give it an address of its own with --node-address %d=HOST:PORT, or all of them another range with --broker-port-base", id))
+		"hint", l.names.Sprintf("give it an address of its own with %s %d=HOST:PORT, or all of them another range with %s", hints.NodeAddress, id, hints.BrokerPortBase))
 }
 
 // openOne opens the listener of a node for one listen. The lock is held.
@@ -252,9 +255,3 @@ type ListenError struct {
 
 func (e *ListenError) Error() string { return fmt.Sprintf("listen on %s: %v", e.Address, e.Err) }
 func (e *ListenError) Unwrap() error { return e.Err }
-
-// Hint says how to find who has the port.
-func (e *ListenError) Hint() string {
-	_, port, _ := net.SplitHostPort(e.Address)
-	return fmt.Sprintf("choose another address with --listen, or see who has the port: ss -ltnp 'sport = :%s'", port)
-}

@@ -25,6 +25,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -90,6 +91,11 @@ func run(t testing.TB, serve func(context.Context) error) func() {
 	return stop
 }
 
+// flags names settings as the command line does.
+func flags(s hints.Setting) string {
+	return "--" + strings.ReplaceAll(strings.ToLower(string(s)), " ", "-")
+}
+
 // testLogger logs to the test.
 func testLogger(t testing.TB, who string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
@@ -117,8 +123,8 @@ func startGatewayOn(t testing.TB, address string, bootstrap []string, change fun
 	reg := prometheus.NewRegistry()
 	g := &Gateway{
 		Version: "test", TLS: serverTLS(t), DrainTimeout: 5 * time.Second,
-		Brokers: &Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}, credible: true},
-		Metrics: metrics.New(reg, "gateway", "test"), Logger: testLogger(t, "gateway"),
+		Brokers: &Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}, Names: flags, credible: true},
+		Metrics: metrics.New(reg, "gateway", "test"), Logger: testLogger(t, "gateway"), Names: flags,
 	}
 	if change != nil {
 		change(g)
@@ -144,7 +150,7 @@ func startAgent(t testing.TB, up Upstream, change func(*Agent)) running {
 	reg := prometheus.NewRegistry()
 	a := &Agent{
 		Version: "test", Listens: []Listen{{Bind: freeAddress(t)}}, BrokerPortBase: freePortBase(t), Upstream: up,
-		DrainTimeout: 5 * time.Second, Metrics: metrics.New(reg, "agent", "test"), Logger: testLogger(t, "agent"),
+		DrainTimeout: 5 * time.Second, Metrics: metrics.New(reg, "agent", "test"), Logger: testLogger(t, "agent"), Names: flags,
 		Listening: func(b []string) { listening <- b },
 	}
 	if change != nil {

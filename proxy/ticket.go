@@ -63,7 +63,7 @@ func checkTicket(t tunnel.Ticket) error {
 
 var (
 	errTicketExpired = errors.New("the ticket has expired")
-	errTicketInvalid = errors.New("the ticket is not signed by this gateway; replicas must share --ticket-key-file, and a restart without one makes a new key")
+	errTicketInvalid = errors.New("the ticket is not signed by this gateway")
 )
 
 // signer makes and checks tickets: what a broker named travels with the agent,

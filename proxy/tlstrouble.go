@@ -10,19 +10,22 @@ import (
 	"net"
 	"strings"
 	"syscall"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // brokerConn is a TLS connection to a broker. In TLS 1.3 a broker that does not
 // like our certificate says so when we believe to be connected already.
 type brokerConn struct {
 	*tls.Conn
+	names hints.Names
 	heard bool // something came: the handshake is over for both; owned by the reader
 }
 
 func (c *brokerConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if isAlert(err) && !c.heard {
-		err = &tlsError{err}
+		err = &tlsError{err, c.names}
 	}
 	c.heard = c.heard || n > 0
 	return n, err
@@ -30,7 +33,10 @@ func (c *brokerConn) Read(p []byte) (int, error) {
 
 // tlsError is why there is no TLS with a broker, with what to look at: it
 // travels to the agent as one sentence.
-type tlsError struct{ err error }
+type tlsError struct {
+	err   error
+	names hints.Names
+}
 
 func (e *tlsError) Unwrap() error { return e.err }
 func (e *tlsError) Error() string { return "TLS handshake: " + e.err.Error() + e.question() }
@@ -38,32 +44,33 @@ func (e *tlsError) Error() string { return "TLS handshake: " + e.err.Error() + e
 // question is what the sentence ends with.
 func (e *tlsError) question() string {
 	if v, ok := errors.AsType[*tls.CertificateVerificationError](e.err); ok {
-		return questionOf(v)
+		return e.questionOf(v)
 	}
 	_, plaintext := errors.AsType[tls.RecordHeaderError](e.err)
 	switch {
 	case plaintext, isGone(e.err):
-		return "; does this listener of the broker speak TLS? If not, leave out --broker-tls"
+		return e.names.Sprintf("; does this listener of the broker speak TLS? If not, leave out %s", hints.BrokerTLS)
 	case errors.Is(e.err, context.DeadlineExceeded):
 		return "; it says nothing: does this listener of the broker speak TLS?"
 	case isAlert(e.err) && !aboutCertificates(e.err):
 		return " from the broker; which versions of TLS, and which ciphers, does this listener take?"
 	case isAlert(e.err):
-		return " from the broker; does it want a certificate, and one signed by whom it trusts? --broker-cert-file and --broker-key-file show one"
+		return e.names.Sprintf(" from the broker; does it want a certificate, and one signed by whom it trusts? %s and %s show one",
+			hints.BrokerCertFile, hints.BrokerKeyFile)
 	}
 	return ""
 }
 
-func questionOf(v *tls.CertificateVerificationError) string {
+func (e *tlsError) questionOf(v *tls.CertificateVerificationError) string {
 	var shown string
 	if len(v.UnverifiedCertificates) > 0 {
 		shown = v.UnverifiedCertificates[0].Issuer.String()
 	}
 	switch inner := v.Err.(type) {
 	case x509.UnknownAuthorityError:
-		return fmt.Sprintf("; is %q, who has signed the broker's, in --broker-ca-file?", shown)
+		return e.names.Sprintf("; is %q, who has signed the broker's, in %s?", shown, hints.BrokerCAFile)
 	case x509.HostnameError:
-		return "; --broker-server-name says which name is in it"
+		return e.names.Sprintf("; %s says which name is in it", hints.BrokerServerName)
 	case x509.CertificateInvalidError:
 		if inner.Reason == x509.Expired {
 			return "; has the broker a newer one, or is a clock wrong?"
@@ -91,21 +98,23 @@ func isGone(err error) bool {
 }
 
 // clientHint is what to look at in the client's settings.
-func clientHint(err error) string {
+func clientHint(err error, names hints.Names) string {
 	_, plaintext := errors.AsType[tls.RecordHeaderError](err)
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case plaintext:
 		return "this port speaks TLS: is the client's security.protocol SSL or SASL_SSL?"
 	case untrusted, strings.Contains(err.Error(), "didn't provide a certificate"):
-		return "the client needs a certificate that one of --listen-client-ca-file has signed: ssl.keystore.location in Java, ssl.certificate.location in librdkafka"
+		return names.Sprintf("the client needs a certificate that one of %s has signed: ssl.keystore.location in Java, ssl.certificate.location in librdkafka",
+			hints.ListenClientCA)
 	case isAlert(err) && aboutCertificates(err):
-		return "the client did not take the agent's certificate: does it trust who has signed --listen-tls-cert-file, and is the name that it dials in it?"
+		return names.Sprintf("the client did not take the agent's certificate: does it trust who has signed %s, and is the name that it dials in it?",
+			hints.ListenTLSCertFile)
 	}
 	return "which versions of TLS does the client speak?"
 }
 
 // sayForeign says what a response is that is not Kafka's.
-func sayForeign(err error) error {
-	return fmt.Errorf("read response: %w; does this listener of the brokers want TLS (--broker-tls)?", err)
+func sayForeign(err error, names hints.Names) error {
+	return fmt.Errorf("read response: %w; does this listener of the brokers want TLS (%s)?", err, names.Of(hints.BrokerTLS))
 }

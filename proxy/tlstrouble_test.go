@@ -32,7 +32,7 @@ func tlsBroker(t *testing.T, config *tls.Config) string {
 // brokersWith dials one broker with files, each of which may be left out.
 func brokersWith(t *testing.T, broker string, files credentials.ClientTLS, name string) *Brokers {
 	t.Helper()
-	b := &Brokers{Bootstrap: []string{broker}, ServerName: name}
+	b := &Brokers{Bootstrap: []string{broker}, ServerName: name, Names: flags}
 	config, err := credentials.ClientTLS{CertFile: files.CertFile, KeyFile: files.KeyFile}.Config(name)
 	b.TLS = mustConfig(t, config, err)
 	if files.CAFile.Path != "" {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -93,9 +94,9 @@ func (c *CA) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, name stri
 	return err
 }
 
-func (c *CA) identify(r *http.Request) (string, error) {
+func (c *CA) identify(r *http.Request, names hints.Names) (string, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return "", tunnel.Forbidden("no client certificate: give the agent --gateway-cert-file and --gateway-key-file")
+		return "", tunnel.Forbidden(names.Sprintf("no client certificate: give the agent %s and %s", hints.GatewayCertFile, hints.GatewayKeyFile))
 	}
 	roots, err := c.pool.get()
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -34,6 +35,8 @@ type Policy struct {
 	AllowUsers []string
 	// InsecureNoAuth lets everybody in when nothing else is set.
 	InsecureNoAuth bool
+	// Names are those of settings, for who is refused.
+	Names hints.Names
 }
 
 // Authenticate returns the name of who makes the request: that of the token, or
@@ -52,12 +55,12 @@ func (p *Policy) Authenticate(r *http.Request) (identity string, err error) {
 		identity = anonymous
 	}
 	if p.Tokens != nil {
-		if identity, err = p.Tokens.identify(r); err != nil {
+		if identity, err = p.Tokens.identify(r, p.Names); err != nil {
 			return "", err
 		}
 	}
 	if p.ClientCA != nil { // after the token: to verify a certificate costs more
-		name, err := p.ClientCA.identify(r)
+		name, err := p.ClientCA.identify(r, p.Names)
 		if err != nil {
 			return identity, err
 		}
@@ -125,7 +128,7 @@ func (p *Policy) checkUser(users []string) error {
 	case len(users) != 1:
 		return tunnel.Forbidden(fmt.Sprintf("the request must carry %s exactly once, as the ingress sets it: it is there %d times", userHeader, len(users)))
 	case !slices.Contains(p.AllowUsers, users[0]):
-		return tunnel.Forbidden("this user is none of those in the gateway's --allow-user")
+		return tunnel.Forbidden(p.Names.Sprintf("this user is none of those in the gateway's %s", hints.AllowUser))
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // defaultTokenName is the name of a token that stands alone on its line.
@@ -76,8 +78,11 @@ func FirstToken(f File, log *slog.Logger) (func() (string, error), error) {
 	}, log, f)
 }
 
-func (t *Tokens) identify(r *http.Request) (string, error) {
+func (t *Tokens) identify(r *http.Request, names hints.Names) (string, error) {
 	token, err := bearer(r.Header)
+	if errors.Is(err, errNoToken) {
+		return "", errors.New(names.Sprintf("no token: give the agent %s", hints.TokenFile))
+	}
 	if err != nil {
 		return "", err
 	}
@@ -92,12 +97,14 @@ func (t *Tokens) identify(r *http.Request) (string, error) {
 		}
 	}
 	if known == 0 {
-		return "", errors.New("unknown token: it is none of those in the gateway's --token-file")
+		return "", errors.New(names.Sprintf("unknown token: it is none of those in the gateway's %s", hints.TokenFile))
 	}
 	return name, nil
 }
 
-// bearer returns the request's token. Our own header goes first: an ingress may
+var errNoToken = errors.New("no token")
+
+// bearer returns the request's token, or errNoToken. Our own header goes first: an ingress may
 // have claimed the other one for its own token, under another scheme.
 func bearer(h http.Header) (string, error) {
 	for _, name := range []string{"Culvert-Authorization", "Authorization"} {
@@ -110,7 +117,7 @@ func bearer(h http.Header) (string, error) {
 			return token, nil
 		}
 	}
-	return "", errors.New("no token: give the agent --token-file")
+	return "", errNoToken
 }
 
 // minPadded is the length from which a line that ends with = is taken for a token

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -78,14 +79,14 @@ func (c *cluster) bootstrap(ctx context.Context) Finding {
 	start := time.Now()
 	conn, err := proxy.Open(ctx, c.up, "", nil, nil)
 	if err != nil {
-		return failed(ctx, err)
+		return c.failure(ctx, err)
 	}
 	defer conn.Close()
 	n, err := apiVersions(ctx, conn)
 	if err != nil {
-		f := failed(ctx, fmt.Errorf("ask a bootstrap broker for ApiVersions: %w", err))
+		f := c.failure(ctx, fmt.Errorf("ask a bootstrap broker for ApiVersions: %w", err))
 		if f.Remedy == "" {
-			f.Remedy = "do --bootstrap and --broker-tls of culvert gateway fit a listener of the brokers?"
+			f.Remedy = c.Names.Sprintf("do %s and %s of culvert gateway fit a listener of the brokers?", hints.Bootstrap, hints.BrokerTLS)
 		}
 		return f
 	}
@@ -97,7 +98,7 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 	tickets := map[string]*tunnel.Ticket{}
 	conn, err := proxy.Open(ctx, c.up, "", nil, func(t tunnel.Ticket) { tickets[t.Address] = &t })
 	if err != nil {
-		return failed(ctx, err)
+		return c.failure(ctx, err)
 	}
 	defer conn.Close()
 	id, brokers, err := proxy.AskForBrokers(ctx, conn, clientID)
@@ -108,7 +109,7 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 		}
 	}
 	if err != nil {
-		return failed(ctx, fmt.Errorf("ask a bootstrap broker for Metadata: %w", err))
+		return c.failure(ctx, fmt.Errorf("ask a bootstrap broker for Metadata: %w", err))
 	}
 	if id = printable.Text(id, printable.Name); id == "" {
 		id = "without an id"
@@ -138,11 +139,11 @@ func (c *cluster) broker(ctx context.Context, n node) Finding {
 	start := time.Now()
 	conn, err := proxy.Open(ctx, c.up, n.address, n.ticket, nil)
 	if err != nil {
-		return failed(ctx, err)
+		return c.failure(ctx, err)
 	}
 	defer conn.Close()
 	if _, err := apiVersions(ctx, conn); err != nil {
-		f := failed(ctx, fmt.Errorf("%s: %w", n.address, err))
+		f := c.failure(ctx, fmt.Errorf("%s: %w", n.address, err))
 		if f.Remedy == "" {
 			f.Remedy = "this is the address that the broker advertises: it must lead from the gateway to the broker"
 		}
@@ -156,11 +157,11 @@ func (c *cluster) idle(ctx context.Context) Finding {
 	start := time.Now()
 	conn, err := proxy.Open(ctx, c.up, "", nil, nil)
 	if err != nil {
-		return failed(ctx, err)
+		return c.failure(ctx, err)
 	}
 	defer conn.Close()
 	if _, err := apiVersions(ctx, conn); err != nil {
-		return failed(ctx, err)
+		return c.failure(ctx, err)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -178,7 +179,7 @@ func (c *cluster) idle(ctx context.Context) Finding {
 	}
 	conn.SetReadDeadline(time.Time{})
 	if _, err := apiVersions(ctx, conn); err != nil {
-		return failed(ctx, fmt.Errorf("after %v without requests: %w", c.Idle, err))
+		return c.failure(ctx, fmt.Errorf("after %v without requests: %w", c.Idle, err))
 	}
 	f := ok("a connection without requests stood for %v", c.Idle)
 	f.Took = time.Since(start)

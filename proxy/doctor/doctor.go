@@ -50,6 +50,9 @@ type Doctor struct {
 	// meanwhile, as on an idle connection of a client.
 	Idle time.Duration
 
+	// Names are those of settings, in remedies.
+	Names hints.Names
+
 	failed int
 }
 
@@ -107,12 +110,12 @@ func ok(format string, args ...any) Finding {
 	return Finding{Result: OK, Text: fmt.Sprintf(format, args...)}
 }
 
-// failed is err in words, and what errors on the way propose.
-func failed(ctx context.Context, err error) Finding {
+// failure is err in words, and what errors on the way propose.
+func (d *Doctor) failure(ctx context.Context, err error) Finding {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	return Finding{Result: Fail, Text: strings.ReplaceAll(err.Error(), "\n", "; "), Remedy: strings.Join(hints.Of(err), "; ")}
+	return Finding{Result: Fail, Text: strings.ReplaceAll(err.Error(), "\n", "; "), Remedy: strings.Join(hints.Of(err, d.Names), "; ")}
 }
 
 // Gateway examines the way to one gateway, and what is behind it. dial makes

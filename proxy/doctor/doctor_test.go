@@ -29,6 +29,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -36,6 +37,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var all = []string{tunnel.TransportWS, tunnel.TransportH3, tunnel.TransportH2}
+
+// flags names settings as the command line does.
+func flags(s hints.Setting) string {
+	return "--" + strings.ReplaceAll(strings.ToLower(string(s)), " ", "-")
+}
 
 // door is a TLS server that answers with h, whose certificate a gateway can use.
 func door(t *testing.T, h http.Handler) *httptest.Server {
@@ -86,6 +92,7 @@ func startGateway(t *testing.T, c *fakekafka.Cluster, resolver proxy.Resolver) (
 			}
 			return "agent", nil
 		},
+		Names: flags,
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -113,7 +120,7 @@ func startCluster(t *testing.T, opts ...kfake.Opt) *fakekafka.Cluster {
 func examine(t *testing.T, change func(*Doctor), dial func(string) *tunnel.Dialer) (order []string, by map[string]Finding, failed int) {
 	t.Helper()
 	by = map[string]Finding{}
-	d := &Doctor{Report: func(f Finding) {
+	d := &Doctor{Names: flags, Report: func(f Finding) {
 		t.Logf("%-4s %-11s %s [%s]", f.Result, f.Hop, f.Text, f.Remedy)
 		order = append(order, f.Hop)
 		by[f.Hop] = f
@@ -130,7 +137,7 @@ func TestWhyAHopFailed(t *testing.T) {
 	late := errors.New("no answer within 15s")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	for err, want := range map[error]string{late: "no answer within 15s", errors.New("i/o timeout"): "i/o timeout"} {
-		if got := failed(ctx, err).Text; got != want {
+		if got := (&Doctor{}).failure(ctx, err).Text; got != want {
 			t.Errorf("failed(%v) = %q, want %q", err, got, want)
 		}
 	}
@@ -139,7 +146,7 @@ func TestWhyAHopFailed(t *testing.T) {
 		late: "no answer within 15s", fmt.Errorf("log in: %w", late): "log in: no answer within 15s",
 		errors.New("i/o timeout"): "i/o timeout: no answer within 15s",
 	} {
-		if got := failed(ctx, err).Text; got != want {
+		if got := (&Doctor{}).failure(ctx, err).Text; got != want {
 			t.Errorf("failed(%v) = %q, want %q", err, got, want)
 		}
 	}
@@ -278,7 +285,7 @@ func TestWhatIsNoBroker(t *testing.T) {
 			}
 		}()
 		var found []Finding
-		d := &Doctor{Report: func(f Finding) { found = append(found, f) }}
+		d := &Doctor{Names: flags, Report: func(f Finding) { found = append(found, f) }}
 		d.Brokers(t.Context(), proxy.NewDirect(&proxy.Brokers{Bootstrap: []string{ln.Addr().String()}, Metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test")}), nil)
 		ln.Close()
 		if len(found) != 1 || found[0].Result != Fail || found[0].Remedy == "" {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -23,17 +24,17 @@ type gateway struct {
 func (g *gateway) reach(ctx context.Context) bool {
 	dialer := g.dial(tunnel.TransportWS)
 	defer dialer.Close()
-	return g.hop(ctx, "name", func(ctx context.Context) Finding { return name(ctx, dialer) }) &&
-		g.hop(ctx, "tcp", func(ctx context.Context) Finding { return connect(ctx, dialer) }) &&
-		g.hop(ctx, "tls", func(ctx context.Context) Finding { return handshake(ctx, dialer) }) &&
-		g.hop(ctx, "credentials", func(ctx context.Context) Finding { return credentials(ctx, dialer) })
+	return g.hop(ctx, "name", func(ctx context.Context) Finding { return g.name(ctx, dialer) }) &&
+		g.hop(ctx, "tcp", func(ctx context.Context) Finding { return g.connect(ctx, dialer) }) &&
+		g.hop(ctx, "tls", func(ctx context.Context) Finding { return g.handshake(ctx, dialer) }) &&
+		g.hop(ctx, "credentials", func(ctx context.Context) Finding { return g.credentials(ctx, dialer) })
 }
 
-func name(ctx context.Context, dialer *tunnel.Dialer) Finding {
+func (g *gateway) name(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	host := dialer.URL.Hostname()
 	through, err := tunnel.ProxyFromEnvironment(dialer.URL)
 	if err != nil {
-		return failed(ctx, err)
+		return g.failure(ctx, err)
 	}
 	if through != nil {
 		return ok("%s is looked up by the proxy %s", host, through.Host)
@@ -43,18 +44,18 @@ func name(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	}
 	addresses, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
-		f := failed(ctx, err)
-		f.Remedy = "is the host in --gateway-url right? In Snowflake it is ingress_url of SHOW ENDPOINTS IN SERVICE, and changes when the service is dropped and created again"
+		f := g.failure(ctx, err)
+		f.Remedy = g.Names.Sprintf("is the host in %s right? In Snowflake it is ingress_url of SHOW ENDPOINTS IN SERVICE, and changes when the service is dropped and created again", hints.GatewayURL)
 		return f
 	}
 	return ok("%s is %s", host, strings.Join(addresses, ", "))
 }
 
-func connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
+func (g *gateway) connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	start := time.Now()
 	c, err := dialer.DialTCP(ctx)
 	if err != nil {
-		f := failed(ctx, err)
+		f := g.failure(ctx, err)
 		if f.Remedy == "" {
 			f.Remedy = "does a firewall let this machine out to that port? If a proxy stands before it, set HTTPS_PROXY"
 		}
@@ -68,13 +69,13 @@ func connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 const soon = 14 * 24 * time.Hour
 
 // handshake offers what browsers do, to see what the front door would take.
-func handshake(ctx context.Context, dialer *tunnel.Dialer) Finding {
+func (g *gateway) handshake(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	if dialer.URL.Scheme == "http" {
 		return Finding{Result: Warn, Text: "no TLS: the URL begins with http://", Remedy: "right only where the way to the gateway is private by other means"}
 	}
 	tcp, err := dialer.DialTCP(ctx)
 	if err != nil {
-		return failed(ctx, err)
+		return g.failure(ctx, err)
 	}
 	defer tcp.Close()
 	config := &tls.Config{}
@@ -87,7 +88,7 @@ func handshake(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	config.NextProtos = []string{"h2", "http/1.1"}
 	c := tls.Client(tcp, config)
 	if err := c.HandshakeContext(ctx); err != nil {
-		return failed(ctx, tunnel.Explain(fmt.Errorf("TLS handshake: %w", err)))
+		return g.failure(ctx, tunnel.Explain(fmt.Errorf("TLS handshake: %w", err)))
 	}
 	state := c.ConnectionState()
 	spoken := state.NegotiatedProtocol
@@ -116,11 +117,11 @@ func leafName(c *x509.Certificate) string {
 }
 
 // credentials are had, which does not say yet that they are taken.
-func credentials(ctx context.Context, dialer *tunnel.Dialer) Finding {
+func (g *gateway) credentials(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	var have []string
 	if dialer.Token != nil {
 		if _, err := dialer.Token(); err != nil {
-			return failed(ctx, err)
+			return g.failure(ctx, err)
 		}
 		have = append(have, "a token for the gateway")
 	}
@@ -130,14 +131,14 @@ func credentials(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	if dialer.Ingress != nil {
 		h := http.Header{}
 		if err := dialer.Ingress.Authorize(ctx, h); err != nil {
-			return failed(ctx, err)
+			return g.failure(ctx, err)
 		}
 		if len(h) > 0 {
 			have = append(have, "a token for the ingress")
 		}
 	}
 	if have == nil {
-		return Finding{Result: Warn, Text: "there are none", Remedy: "a gateway wants --token-file, unless it was told --insecure-no-auth"}
+		return Finding{Result: Warn, Text: "there are none", Remedy: g.Names.Sprintf("a gateway wants %s, unless it was told %s", hints.TokenFile, hints.InsecureNoAuth)}
 	}
 	return ok("there is %s", strings.Join(have, " and "))
 }
@@ -153,7 +154,7 @@ func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Diale
 			start := time.Now()
 			var err error
 			if welcomes[i], err = dialers[i].Hello(ctx); err != nil {
-				return failed(ctx, err)
+				return g.failure(ctx, err)
 			}
 			return ok("64 KiB went to the gateway and came back, %s after the first dial", millis(time.Since(start)))
 		})

@@ -1,25 +1,67 @@
-// Package hints puts what the reader of an error can do beside the error.
+// Package hints puts what the reader of an error can do beside the error, and
+// names the settings in it as the reader's program does.
 package hints
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// Names says how the user of a program writes a setting, as in --token-file. Nil
+// writes it in words, in quotes.
+type Names func(Setting) string
+
+// Of returns how the user writes a setting.
+func (n Names) Of(s Setting) string {
+	if n == nil {
+		return strconv.Quote(string(s))
+	}
+	return n(s)
+}
+
+// Sprintf is fmt.Sprintf, with each [Setting] among args as the user writes it.
+func (n Names) Sprintf(format string, args ...any) string {
+	written := slices.Clone(args)
+	for i, arg := range args {
+		if s, ok := arg.(Setting); ok {
+			written[i] = n.Of(s)
+		}
+	}
+	return fmt.Sprintf(format, written...)
+}
 
 // Error is an error with the remedy beside it, for a command line to print on a line of its own.
 type Error struct {
 	Err    error
-	Remedy string // a question or a command
+	Remedy string // a question or a command; a format where there are args
+	args   []any
 }
+
+// New returns err with a remedy, which is a format: whoever prints it writes each
+// [Setting] among args as the user does.
+func New(err error, remedy string, args ...any) error { return &Error{err, remedy, args} }
 
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Hint returns the remedy.
-func (e *Error) Hint() string { return e.Remedy }
+// Hint returns the remedy, with its settings in words.
+func (e *Error) Hint() string { return e.HintFor(nil) }
 
-// Of returns the hints of all errors in err's tree that have a method Hint, each once.
-func Of(err error) []string {
+// HintFor returns the remedy, with its settings as the user writes them.
+func (e *Error) HintFor(n Names) string {
+	if len(e.args) == 0 {
+		return e.Remedy
+	}
+	return n.Sprintf(e.Remedy, e.args...)
+}
+
+// Of returns the hints of all errors in err's tree that have a method HintFor or
+// Hint, each once, with their settings as the user writes them.
+func Of(err error, n Names) []string {
 	var found []string
-	if h, ok := err.(interface{ Hint() string }); ok && h.Hint() != "" {
-		found = append(found, h.Hint())
+	if hint := of(err, n); hint != "" {
+		found = append(found, hint)
 	}
 	var inner []error
 	switch e := err.(type) {
@@ -29,11 +71,22 @@ func Of(err error) []string {
 		inner = e.Unwrap()
 	}
 	for _, e := range inner {
-		for _, hint := range Of(e) {
+		for _, hint := range Of(e, n) {
 			if !slices.Contains(found, hint) {
 				found = append(found, hint)
 			}
 		}
 	}
 	return found
+}
+
+// of is the hint of err alone.
+func of(err error, n Names) string {
+	switch e := err.(type) {
+	case interface{ HintFor(Names) string }:
+		return e.HintFor(n)
+	case interface{ Hint() string }:
+		return e.Hint()
+	}
+	return ""
 }

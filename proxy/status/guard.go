@@ -1,11 +1,11 @@
 package status
 
 import (
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
@@ -20,8 +20,8 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		case !s.answersTo(r.Host) && isProbe(r):
 			s.answerProbe(w, r)
 		case !s.answersTo(r.Host):
-			text(w, http.StatusForbidden, fmt.Sprintf("the admin listener does not answer to the host %s: ask by IP address or as localhost, or name the host with --admin-host",
-				printable.Text(r.Host, printable.Name)))
+			text(w, http.StatusForbidden, s.Names.Sprintf("the admin listener does not answer to the host %s: ask by IP address or as localhost, or name the host with %s",
+				printable.Text(r.Host, printable.Name), hints.AdminHost))
 		case fromOtherSite(r.Header):
 			text(w, http.StatusForbidden, "the admin listener does not answer pages of other sites")
 		default:

@@ -10,12 +10,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/status"
 )
 
 // A page that has its own name point here must not read what this process knows.
 func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
-	url, client := start(t, &status.Server{Hosts: []string{"Gateway-1.Example.com."}, Tunnel: func() any { return "secret" }})
+	url, client := start(t, &status.Server{Names: func(hints.Setting) string { return "--admin-host" }, Hosts: []string{"Gateway-1.Example.com."}, Tunnel: func() any { return "secret" }})
 	for _, tt := range []struct {
 		host string
 		code int

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
@@ -49,6 +50,9 @@ type Server struct {
 	// Hosts are the names under which the listener may be asked, besides every IP
 	// address and localhost: host names without port.
 	Hosts []string
+
+	// Names are those of settings, for who is refused.
+	Names hints.Names
 
 	// Logger gets what goes wrong; nil means nowhere.
 	Logger *slog.Logger

@@ -1,0 +1,40 @@
+package hints
+
+// Setting is something that the user of a program sets, in words.
+type Setting string
+
+// The settings that hints name.
+const (
+	// Of an agent.
+	GatewayURL        Setting = "gateway URL"
+	GatewayCAFile     Setting = "gateway CA file"
+	GatewayCertFile   Setting = "gateway cert file"
+	GatewayKeyFile    Setting = "gateway key file"
+	Transport         Setting = "transport"
+	RelayUnknownAPIs  Setting = "relay unknown APIs"
+	NodeAddress       Setting = "node address"
+	BrokerPortBase    Setting = "broker port base"
+	ListenTLSCertFile Setting = "listen TLS cert file"
+	ListenClientCA    Setting = "listen client CA file"
+	MaxConnections    Setting = "max connections"
+
+	// Of a gateway.
+	AllowBroker           Setting = "allow broker"
+	AllowUser             Setting = "allow user"
+	Bootstrap             Setting = "bootstrap"
+	InsecureNoAuth        Setting = "insecure no auth"
+	TicketKeyFile         Setting = "ticket key file"
+	MaxMemory             Setting = "max memory"
+	MaxStreams            Setting = "max streams"
+	MaxStreamsPerIdentity Setting = "max streams per identity"
+	MaxSparesPerIdentity  Setting = "max spares per identity"
+
+	// Of both.
+	TokenFile        Setting = "token file"
+	AdminHost        Setting = "admin host"
+	BrokerTLS        Setting = "broker TLS"
+	BrokerCAFile     Setting = "broker CA file"
+	BrokerCertFile   Setting = "broker cert file"
+	BrokerKeyFile    Setting = "broker key file"
+	BrokerServerName Setting = "broker server name"
+)
