@@ -50,6 +50,7 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 		tunnels = func() any { return agent.Tunnels() }
 	}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
+		Names:    flagOf,
 		Gatherer: registry, Ready: agent.Ready, Tunnel: tunnels, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {

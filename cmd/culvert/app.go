@@ -49,7 +49,7 @@ func (a *app) report(err error) int {
 		a.recorder().Error("culvert failed", "err", err)
 	} else {
 		fmt.Fprintf(a.stderr, "culvert: error: %s\n", oneLine(err))
-		for _, hint := range hints.Of(err) {
+		for _, hint := range hints.Of(err, flagOf) {
 			fmt.Fprintf(a.stderr, "culvert: hint: %s\n", sanitize(hint))
 		}
 	}

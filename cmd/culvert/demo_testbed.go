@@ -198,8 +198,9 @@ func (b *testbed) gateway(config *tls.Config) *proxy.Gateway {
 	b.gatewayMetrics = prometheus.NewRegistry()
 	m := metrics.New(b.gatewayMetrics, metrics.Gateway, version())
 	return &proxy.Gateway{
+		Names:   flagOf,
 		Version: version(), TLS: config, Authenticate: b.authenticate, DrainTimeout: demoDrain, Metrics: m,
-		Brokers: &proxy.Brokers{Bootstrap: b.cluster.Bootstrap(), Resolver: b.cluster.Resolver(), Metrics: m},
+		Brokers: &proxy.Brokers{Names: flagOf, Bootstrap: b.cluster.Bootstrap(), Resolver: b.cluster.Resolver(), Metrics: m},
 		Logger:  b.log.With("end", "gateway"),
 	}
 }
@@ -240,6 +241,7 @@ func (b *testbed) startAgent(ctx context.Context) error {
 	}
 	listening := make(chan []string, 1)
 	agent := &proxy.Agent{
+		Names:   flagOf,
 		Version: version(), Listens: []proxy.Listen{listen}, BrokerPortBase: portBase, ExpectNodes: []int32{0, 1, 2},
 		Upstream: proxy.NewTunnel(dialer), DrainTimeout: demoDrain, Metrics: m, Logger: log,
 		Listening: func(bootstrap []string) { listening <- bootstrap },

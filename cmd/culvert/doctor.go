@@ -42,7 +42,7 @@ func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	}
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	d := &doctor.Doctor{Idle: c.Idle, Report: func(f doctor.Finding) { c.print(a.stdout, f) }}
+	d := &doctor.Doctor{Names: flagOf, Idle: c.Idle, Report: func(f doctor.Finding) { c.print(a.stdout, f) }}
 	defer plan.close()
 	if err := c.examine(ctx, d, plan, a.log); err != nil {
 		return err

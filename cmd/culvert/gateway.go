@@ -96,6 +96,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
+		Names:    flagOf,
 		Gatherer: registry, Ready: gateway.Ready, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
@@ -246,6 +247,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 	}
 	brokers.Metrics = m
 	g := &proxy.Gateway{
+		Names:   flagOf,
 		Version: version(), Brokers: brokers, Limits: p.limits, Metrics: m, Logger: log,
 		DrainTimeout: f.DrainTimeout, Linger: min(maxLinger, f.DrainTimeout/4),
 	}
@@ -275,7 +277,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 
 // credentials decide who is accepted.
 func (f *gatewayFlags) credentials(p *gatewayPlan, log *slog.Logger) (c *credentials.Policy, err error) {
-	c = &credentials.Policy{AllowUsers: p.allowUser, InsecureNoAuth: f.InsecureNoAuth}
+	c = &credentials.Policy{Names: flagOf, AllowUsers: p.allowUser, InsecureNoAuth: f.InsecureNoAuth}
 	if f.TokenFile != "" {
 		if c.Tokens, err = credentials.ReadTokens(credentials.File{Path: f.TokenFile, Name: "--token-file"}, log); err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
@@ -25,6 +26,12 @@ func wrong(hint, format string, args ...any) error {
 // badFile makes a usageError of one about a file that a setting names: its text names the setting
 // already.
 func badFile(err error) error { return wrong("", "%w", err) }
+
+// flagOf is how a user of this program writes a setting, for all packages that name one: as a flag
+// with the setting's words.
+func flagOf(s hints.Setting) string {
+	return "--" + strings.ReplaceAll(strings.ToLower(string(s)), " ", "-")
+}
 
 // listenError says that a listener could not be opened. It is not about usage: the same setting
 // works once the port is free.

@@ -83,7 +83,7 @@ func spellAny(a slog.Attr) slog.Attr {
 		return a
 	case error:
 		said := slog.String(a.Key, oneLine(v))
-		found := hints.Of(v)
+		found := hints.Of(v, flagOf)
 		if found == nil {
 			return said
 		}

@@ -37,6 +37,7 @@ func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slo
 		return nil, err
 	}
 	return &proxy.Agent{
+		Names:   flagOf,
 		Version: version(), Listens: p.listens, BrokerPortBase: f.BrokerPortBase, NodeAddresses: p.nodes, ExpectNodes: p.expect,
 		StateFile: stateFile, RelayUnknownAPIs: f.RelayUnknownAPIs, ListenTLS: listenTLS, Upstream: upstream,
 		DrainTimeout: f.DrainTimeout, MaxConnections: f.MaxConnections, Metrics: m, Logger: log,
