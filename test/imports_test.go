@@ -1,10 +1,12 @@
 package test
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -94,6 +96,39 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 		}
 		if !documented {
 			t.Errorf("package %s has no comment", filepath.Base(dir))
+		}
+	}
+}
+
+// namesFlags are the packages below cmd that name flags still, in the place of a
+// hints.Setting.
+var namesFlags = []string{"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race", "proxy/snowflake"}
+
+// A program that embeds these packages has no flags: only cmd knows how its users
+// write a setting.
+func TestOnlyCmdNamesFlags(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}}\t{{.Dir}}\t{{join .GoFiles \" \"}}", "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flag := regexp.MustCompile(`(?:^|[^-\w])--[a-z]`)
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Split(strings.TrimSpace(line), "\t")
+		name := strings.TrimPrefix(fields[0], module)
+		if strings.HasPrefix(name, "cmd/") || strings.HasPrefix(name, "test") || slices.Contains(namesFlags, name) || len(fields) < 3 {
+			continue
+		}
+		for _, file := range strings.Fields(fields[2]) {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(fields[1], file), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && flag.MatchString(lit.Value) {
+					t.Errorf("%s, %s names a flag: %s", name, file, lit.Value)
+				}
+				return true
+			})
 		}
 	}
 }
