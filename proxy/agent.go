@@ -65,7 +65,7 @@ type Agent struct {
 	agentState
 }
 
-// agentState is what an agent has that runs.
+// agentState is the state of an agent that runs. Run makes it.
 type agentState struct {
 	nodes   nodes
 	finder  finder
@@ -93,7 +93,7 @@ func (a *Agent) Ready() error {
 func (a *Agent) Tunnels() map[string]tunnel.State { return a.Upstream.states() }
 
 // Run listens and serves until ctx is done, drains, and returns nil then. It
-// returns early, with an error, only where a bootstrap address cannot be had.
+// returns early, with an error, only where a bootstrap address cannot be bound.
 func (a *Agent) Run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // what connections do outlives ctx until they have drained
 	defer stop()
@@ -125,7 +125,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	return a.Upstream.close()
 }
 
-// setUp completes the settings and makes the state of what works until work is done.
+// setUp fills in defaults and makes the state. Connections are served until work is done.
 func (a *Agent) setUp(work context.Context) {
 	if a.Logger == nil {
 		a.Logger = slog.New(slog.DiscardHandler)
@@ -150,7 +150,7 @@ func (a *Agent) setUp(work context.Context) {
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 }
 
-// bind takes the bootstrap addresses, before anything else is done.
+// bind binds the bootstrap addresses, all or none.
 func (a *Agent) bind() ([]net.Listener, error) {
 	var lns []net.Listener
 	for _, l := range a.Listens {
@@ -189,11 +189,11 @@ func (a *Agent) restore() {
 // maxSpares bounds the streams that are ready before clients come.
 const maxSpares = 8
 
-// keepSpares has as many streams ready as a client opens when it begins: one to
+// keepSpares keeps as many streams ready as a client opens when it starts: one to
 // each node, and one to find them.
 func (a *Agent) keepSpares() { a.Upstream.spare(min(a.nodes.count()+1, maxSpares)) }
 
-// noteChange has the state saved, soon.
+// noteChange is called when the nodes have changed. The state is saved soon.
 func (a *Agent) noteChange() {
 	a.keepSpares()
 	select {
@@ -203,7 +203,7 @@ func (a *Agent) noteChange() {
 }
 
 // saveState writes the state file whenever the nodes have changed, and once
-// more at the end.
+// more when ctx is done.
 func (a *Agent) saveState(ctx context.Context) {
 	if a.StateFile == "" {
 		return
@@ -263,7 +263,7 @@ func (a *Agent) hello(ctx context.Context) error {
 	return a.nodes.recall("the gateway", welcome.Tickets[0].ClusterID, welcome.Tickets)
 }
 
-// answered takes note of a gateway's answer.
+// answered records what a gateway said: that it is there, and which API versions it knows.
 func (a *Agent) answered(o tunnel.Opened) {
 	a.greeted.Store(true)
 	if len(o.Reviewed) > 0 {
@@ -272,9 +272,9 @@ func (a *Agent) answered(o tunnel.Opened) {
 	}
 }
 
-// dropCluster ends the connections that were opened before another cluster
-// answered, but for those that have heard so. Nothing of theirs may reach the
-// new one.
+// dropCluster ends the connections to the old cluster when another one has
+// answered. A connection on which that answer came belongs to the new one and
+// stays. No request meant for the old cluster may reach the new one.
 func (a *Agent) dropCluster(old, now string) {
 	a.limiter.warn(a.Logger, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "", "cluster_id", now, "former_cluster_id", old)
 	current := int64(a.nodes.epoch())

@@ -27,8 +27,8 @@ const (
 	ownCorrelationID = 0
 )
 
-// ErrUnanswered is what a broker looks like that wants TLS, or a login before it
-// answers.
+// ErrUnanswered is returned for a broker that wants TLS, or a login before it answers:
+// it closes the connection.
 var ErrUnanswered = errors.New("the broker closes the connection instead of answering")
 
 // AskForBrokers asks a broker, to which c leads, which brokers its cluster has,
@@ -66,8 +66,8 @@ func frameOf(request kmsg.Request, clientID string) []byte {
 	return kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, request, ownCorrelationID)
 }
 
-// askBroker writes a request of our own to c and has read read the response of size bytes
-// to it, all before ctx is done.
+// askBroker writes a request of our own to c and calls read with the response, of size
+// bytes, in f. All of that ends when ctx is done.
 func askBroker(ctx context.Context, c net.Conn, request []byte, read func(f *protocol.Flow, size int64) error) error {
 	deadline, _ := ctx.Deadline()
 	c.SetDeadline(deadline)

@@ -14,7 +14,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
-// clients are the listeners of an agent, and the connections that came through
+// clients are the listeners of an agent, and the connections that it accepted on
 // them. Set the first fields before use.
 type clients struct {
 	serve   func(ctx context.Context, nc net.Conn, listen int, node int32) // one connection, until it is over
@@ -88,7 +88,7 @@ func (c *clients) hasRoom() bool {
 	return false
 }
 
-// turnAway resets a client at once: it may try again, and is not kept waiting.
+// turnAway resets a client at once, so that it does not wait and can try again.
 func (c *clients) turnAway(nc net.Conn) {
 	c.metrics.Limited(metrics.LimitConnections)
 	c.limiter.warn(c.log, c.names.Sprintf("connection refused: too many are open; %s allows more", hints.MaxConnections), "",
@@ -142,7 +142,7 @@ func (c *clients) remove(conn *agentConn) {
 	delete(c.conns, conn)
 }
 
-// each calls f with the connections that there are, without the lock.
+// each calls f for each open connection, without the lock.
 func (c *clients) each(f func(*agentConn)) {
 	c.mu.Lock()
 	conns := make([]*agentConn, 0, len(c.conns))

@@ -15,7 +15,8 @@ const lockedFor = 30 * time.Second
 
 var errWantsCredentials = errors.New("the cluster wants credentials, which only clients have")
 
-// finder knows how to reach a node, or asks the cluster.
+// finder looks up how to reach a node, and asks the cluster where the table does not
+// say. Set the first fields before use.
 type finder struct {
 	nodes    *nodes
 	upstream Upstream
@@ -25,8 +26,8 @@ type finder struct {
 	locked atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
 }
 
-// find returns how to reach a node. Of one that is not known, the cluster is
-// asked, by one request for all clients who wait.
+// find returns how to reach a node. If the node is not known, one request asks the
+// cluster on behalf of all clients that wait.
 func (f *finder) find(ctx context.Context, id int32) (route, error) {
 	if r, ok := f.nodes.lookup(id); ok {
 		return r, nil

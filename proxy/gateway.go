@@ -38,13 +38,13 @@ type Gateway struct {
 	// a credential that is not accepted any more opens no streams.
 	Grant func(*http.Request) any
 	Judge func() func(grant any) error
-	// RevokeStreams ends, besides, streams that are open: see revoke.
+	// RevokeStreams also ends open streams: see relays.revoke.
 	RevokeStreams bool
 	// DrainTimeout bounds how long streams may take to end between two requests
 	// when the gateway does.
 	DrainTimeout time.Duration
-	// Linger is for how long a gateway that had streams when it was told to stop
-	// tells who comes that it drains, after the last of them has ended.
+	// Linger is how long a gateway that was told to stop goes on telling new agents
+	// that it drains, after its last stream has ended. Without streams it does not.
 	Linger  time.Duration
 	Limits  tunnel.Limits
 	Metrics *metrics.Metrics
@@ -58,7 +58,7 @@ type Gateway struct {
 	gatewayState
 }
 
-// gatewayState is what a gateway has that runs.
+// gatewayState is the state of a gateway that runs. Run makes it.
 type gatewayState struct {
 	server  atomic.Pointer[tunnel.Server] // nil before Run
 	tickets issuer
@@ -67,13 +67,14 @@ type gatewayState struct {
 	limiter logLimiter
 }
 
-// Ready reports, as an error that says why, whether no broker has answered since
-// the start, or the gateway drains. One that did is enough for ever: what fails
-// later is told on each stream, not by an ingress that finds nobody ready.
+// Ready returns nil if clients may come, else an error that says why not: no broker
+// has answered since the start, or the gateway drains. One answer is enough for good:
+// what fails later is reported on each stream, which says more than an ingress that
+// finds no gateway ready.
 //
 // A gateway that drains stays ready as long as there are QUIC connections, for
-// half of its time: Kubernetes cuts off a pod's UDP as soon as it is not ready,
-// and agents that come meanwhile are told to go elsewhere.
+// half of its time: Kubernetes cuts off a pod's UDP as soon as it is not ready.
+// Agents that come meanwhile are told to go elsewhere.
 func (g *Gateway) Ready() error {
 	draining, server := g.relays.drainingSince(), g.server.Load()
 	switch {
@@ -148,12 +149,12 @@ func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	g.limiter.warn(withPeer(g.Logger, p), what, string(l), "err", e)
 }
 
-// turnedAway says who was not let in, and why.
+// turnedAway logs who was not let in, and why.
 func (g *Gateway) turnedAway(why error, p tunnel.Peer) {
 	g.limiter.warn(withPeer(g.Logger, p), "request refused", "", "err", why)
 }
 
-// withPeer binds what is known of who dialled a stream.
+// withPeer adds what is known of a stream's agent to a logger.
 func withPeer(log *slog.Logger, p tunnel.Peer) *slog.Logger {
 	if p.User != "" {
 		log = log.With("user", p.User)
@@ -210,8 +211,8 @@ func namesNodes(k protocol.APIKey, version int16) bool {
 	return rewrite.NamedBy(k, version).Nodes()
 }
 
-// watchCredentials ends what was opened with credentials that are not accepted
-// any more, until ctx is done.
+// watchCredentials ends, until ctx is done, what was opened with credentials that
+// are not accepted any more.
 func (g *Gateway) watchCredentials(ctx context.Context) {
 	if g.Judge == nil {
 		return

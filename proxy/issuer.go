@@ -14,7 +14,7 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// issuer gives agents the tickets of a gateway. Set the fields before use.
+// issuer signs the tickets that a gateway gives to agents. Set the fields before use.
 type issuer struct {
 	signer  *signer
 	memory  *memory
@@ -23,7 +23,7 @@ type issuer struct {
 	limiter *logLimiter
 }
 
-// on returns what gives tickets on one stream.
+// on returns the ticketer of one stream.
 func (i *issuer) on(stream *tunnel.Conn) *ticketer {
 	return &ticketer{issuer: i, stream: stream, sent: map[named]time.Time{}}
 }
@@ -109,8 +109,8 @@ func (s *ticketer) send(brokers []rewrite.Broker) error {
 	return nil
 }
 
-// memory is the node table that a gateway relayed last. It spares an agent that
-// arrives its first questions and is never needed: another replica has its own.
+// memory is the node table that a gateway relayed last. With it a new agent knows the
+// nodes at once. Nothing depends on it: each replica has its own.
 type memory struct {
 	mu      sync.Mutex
 	cluster string
@@ -118,7 +118,7 @@ type memory struct {
 	changed func(ids []int32) // told of the nodes that there are now, with the lock; nil tells nobody
 }
 
-// remember notes brokers, and that there are no others where they are all.
+// remember stores brokers. all says that the cluster has no others.
 func (m *memory) remember(cluster string, brokers []rewrite.Broker, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -17,7 +17,7 @@ type logLimiter struct {
 	warned map[trouble]time.Time // the last time
 }
 
-// trouble is a kind of it. The message is part of the kind, so that no message
+// trouble is a kind of trouble. The message is part of it, so that no message
 // silences another.
 type trouble struct {
 	message string
@@ -34,8 +34,8 @@ func (l *logLimiter) warn(log *slog.Logger, message, about string, args ...any) 
 	log.Debug(message, args...)
 }
 
-// due reports whether the last warning of t was long enough ago, and notes this one
-// then.
+// due reports whether the last warning of t was long enough ago. If so, it counts this
+// one as the last.
 func (l *logLimiter) due(t trouble) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// revokeEvery is how often a gateway looks whether the credentials behind its
-	// streams are still accepted. Their files are looked at as often at least, so
-	// that a file which is gone is missed in time, though nobody comes.
+	// revokeEvery is how often a gateway checks whether the credentials behind its
+	// streams are still accepted. That reads their files too, so that a missing file
+	// is noticed in time, even if no agent comes.
 	revokeEvery = 2 * time.Second
 	// revokeLooks is how often in a row a credential must be missing before open
 	// streams end: a file that is written in place is incomplete for a moment.
@@ -21,7 +21,8 @@ const (
 
 var errRevoked = errors.New("the token or certificate behind this connection is not accepted any more")
 
-// admission is by what a connection was let in, and whether that still holds.
+// admission says with which credentials a connection was let in, and whether they
+// are still accepted.
 type admission struct {
 	peer tunnel.Peer
 
@@ -72,9 +73,9 @@ func (r *relays) drainingSince() time.Time {
 	return r.draining
 }
 
-// revoke has connections end between two requests whose credentials judge does not
-// accept any more, and has cuts cut those that take longer than patience. It returns
-// how many began to end, by identity. It is not called concurrently.
+// revoke ends connections whose credentials judge does not accept any more: between
+// two requests or, after patience, at once, in a goroutine of cuts. It returns how
+// many it has told to end, by identity. It is not called concurrently.
 func (r *relays) revoke(judge func(grant any) error, patience time.Duration, cuts *sync.WaitGroup) (ended map[string]int) {
 	r.mu.Lock()
 	conns := maps.Clone(r.conns)

@@ -14,8 +14,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// brokerConn is a TLS connection to a broker. In TLS 1.3 a broker that does not
-// like our certificate says so when we believe to be connected already.
+// brokerConn is a TLS connection to a broker. In TLS 1.3 a broker refuses our
+// certificate only after our side of the handshake has succeeded: the first read
+// tells.
 type brokerConn struct {
 	*tls.Conn
 	names hints.Names

@@ -45,9 +45,8 @@ func readCA(f File, lapses bool, log *slog.Logger) (*CA, error) {
 	return c, err
 }
 
-// Roots returns those whom the system believes and besides them those in a file,
-// which may have no path. The function reads the file again when it changes. A nil
-// logger discards.
+// Roots returns the CAs that the system trusts and those in a file, which may have no
+// path. The function reads the file again when it changes. A nil logger discards.
 func Roots(f File, log *slog.Logger) (func() (*x509.CertPool, error), error) {
 	if f.Path == "" {
 		return func() (*x509.CertPool, error) { return nil, nil }, nil

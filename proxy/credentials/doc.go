@@ -3,6 +3,5 @@
 // them who may use a gateway; [ServerTLS] and [ClientTLS] make TLS configurations
 // of them.
 //
-// Nothing is watched: files are looked at on use. Only errors that a file's user can
-// mend are logged, once each.
+// Files are not watched but looked at on use. What is wrong with one is logged once.
 package credentials

@@ -45,8 +45,8 @@ func (s ServerTLS) Config() (*tls.Config, error) {
 // ClientTLS names the files of an end that connects; each may be left out. They
 // are read again when they change, and new handshakes use the new content.
 type ClientTLS struct {
-	CAFile            File         // whom to believe; no path: whom the system believes
-	CertFile, KeyFile File         // what to show when asked; no paths: nothing
+	CAFile            File         // trusted CAs; no path: those of the system
+	CertFile, KeyFile File         // shown when asked; no paths: none
 	Logger            *slog.Logger // nil discards
 }
 
@@ -90,9 +90,9 @@ func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], er
 	return r, err
 }
 
-// AskForCertificate makes handshakes of a gateway ask for a certificate, at which a
-// [Policy] looks with each request. A chain longer than it would look at ends the
-// handshake, and is not kept.
+// AskForCertificate makes handshakes of a gateway ask for a certificate, which a
+// [Policy] checks with each request. A chain that is too long to be checked ends the
+// handshake.
 func AskForCertificate(config *tls.Config) {
 	config.ClientAuth = tls.RequestClientCert
 	config.VerifyConnection = func(state tls.ConnectionState) error {
