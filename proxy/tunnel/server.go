@@ -206,6 +206,7 @@ func (s *Server) EndRevokedSpares() {
 	if s.Judge == nil {
 		return
 	}
+	s.init() // a gateway may look before Run has begun
 	judge := s.Judge()
 	s.registry.endSpares(func(grant any) bool { return judge(grant) != nil })
 }
