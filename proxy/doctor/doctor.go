@@ -15,10 +15,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // Result is how a hop did.
@@ -118,19 +116,5 @@ func (d *Doctor) failure(ctx context.Context, err error) Finding {
 	return Finding{Result: Fail, Text: strings.ReplaceAll(err.Error(), "\n", "; "), Remedy: strings.Join(hints.Of(err, d.Names), "; ")}
 }
 
-// Gateway examines the way to one gateway, and what is behind it. dial makes
-// dialers that differ in nothing but their transport; the Doctor closes them.
-// transports are those to try, the preferred one first.
-func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunnel.Dialer, transports []string) {
-	g := &gateway{Doctor: d, dial: dial}
-	if !g.reach(ctx) {
-		return
-	}
-	dialer, welcome := g.hello(ctx, transports)
-	if dialer == nil {
-		return
-	}
-	up := proxy.NewTunnel(dialer)
-	defer dialer.Close()
-	d.Brokers(ctx, up, welcome.Tickets)
-}
+// millis is a duration for people.
+func millis(d time.Duration) string { return d.Round(time.Millisecond / 10).String() }

@@ -196,7 +196,7 @@ func TestWaysThatEnd(t *testing.T) {
 	}
 	closed.Close()
 
-	wantStop(t, dialTo(t, "https://no-such-host.invalid", certificate, "right"), "name", "no-such-host.invalid", "SHOW ENDPOINTS")
+	wantStop(t, dialTo(t, "https://no-such-host.invalid", certificate, "right"), "name", "no-such-host.invalid", "--gateway-url")
 	wantStop(t, dialTo(t, "https://"+closed.Addr().String(), certificate, "right"), "tcp", "refused", "HTTPS_PROXY")
 	wantStop(t, dialTo(t, address, certificate, "wrong"), "ws", "unknown token", "--token-file")
 	wantStop(t, dialTo(t, login.URL, login.Certificate(), "right"), "ws", "login.example.com", "credentials")
@@ -211,6 +211,38 @@ func TestWaysThatEnd(t *testing.T) {
 		d.Token = func() (string, error) { return "", errors.New("tokens.txt: no token in it") }
 		return d
 	}, "credentials", "no token in it", "")
+}
+
+// wise is an ingress that knows of one hop.
+type wise struct{ hop string }
+
+func (wise) Authorize(context.Context, http.Header) error          { return nil }
+func (wise) Refused(http.Header, *tunnel.AnswerError) (again bool) { return false }
+
+func (w wise) Remedy(hop string) string {
+	if hop == w.hop {
+		return "ask the ingress's provider"
+	}
+	return ""
+}
+
+// The ingress's own remedy stands in place of the general one, at the hop that it is for.
+func TestTheIngressIsAskedForARemedy(t *testing.T) {
+	c := startCluster(t)
+	address, certificate := startGateway(t, c, c.Resolver())
+	behind := func(w wise, address string) func(string) *tunnel.Dialer {
+		dial := dialTo(t, address, certificate, "right")
+		return func(transport string) *tunnel.Dialer {
+			d := dial(transport)
+			d.Ingress = w
+			return d
+		}
+	}
+	wantStop(t, behind(wise{"name"}, "https://no-such-host.invalid"), "name", "no-such-host.invalid", "ask the ingress's provider")
+	wantStop(t, behind(wise{"tcp"}, "https://no-such-host.invalid"), "name", "no-such-host.invalid", "--gateway-url")
+	if _, by, failed := examine(t, nil, behind(wise{"tcp"}, address)); failed > 0 || by["tcp"].Remedy != "" {
+		t.Errorf("%d failures, remedy %q of a hop that has not failed", failed, by["tcp"].Remedy)
+	}
 }
 
 // lost is a resolver that does not know one broker.

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,9 +11,38 @@ import (
 	"strings"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
+
+// An Ingress knows what to do where the way to a gateway ends before anything
+// answers. The Ingress of a [tunnel.Dialer] may be one; then it is asked.
+type Ingress interface {
+	tunnel.Ingress
+
+	// Remedy is what to do where a hop has failed: "name", "tcp", "tls" or
+	// "credentials". It stands in place of what holds for any gateway; "" is nothing
+	// better.
+	Remedy(hop string) string
+}
+
+// Gateway examines the way to one gateway, and what is behind it. dial makes
+// dialers that differ in nothing but their transport; the Doctor closes them.
+// transports are those to try, the preferred one first.
+func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunnel.Dialer, transports []string) {
+	g := &gateway{Doctor: d, dial: dial}
+	if !g.reach(ctx) {
+		return
+	}
+	dialer, welcome := g.hello(ctx, transports)
+	if dialer == nil {
+		return
+	}
+	up := proxy.NewTunnel(dialer)
+	defer dialer.Close()
+	d.Brokers(ctx, up, welcome.Tickets)
+}
 
 // gateway is the way to one.
 type gateway struct {
@@ -20,14 +50,27 @@ type gateway struct {
 	dial func(transport string) *tunnel.Dialer
 }
 
-// reach examines the hops below the tunnel.
+// reach examines the hops below the tunnel, up to the first that fails.
 func (g *gateway) reach(ctx context.Context) bool {
 	dialer := g.dial(tunnel.TransportWS)
 	defer dialer.Close()
-	return g.hop(ctx, "name", func(ctx context.Context) Finding { return g.name(ctx, dialer) }) &&
-		g.hop(ctx, "tcp", func(ctx context.Context) Finding { return g.connect(ctx, dialer) }) &&
-		g.hop(ctx, "tls", func(ctx context.Context) Finding { return g.handshake(ctx, dialer) }) &&
-		g.hop(ctx, "credentials", func(ctx context.Context) Finding { return g.credentials(ctx, dialer) })
+	for _, hop := range []struct {
+		name    string
+		examine func(context.Context, *tunnel.Dialer) Finding
+	}{{"name", g.name}, {"tcp", g.connect}, {"tls", g.handshake}, {"credentials", g.credentials}} {
+		if !g.hop(ctx, hop.name, func(ctx context.Context) Finding { return advised(dialer, hop.name, hop.examine(ctx, dialer)) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// advised is a finding with the remedy of the ingress, where it has one.
+func advised(dialer *tunnel.Dialer, hop string, f Finding) Finding {
+	if i, ok := dialer.Ingress.(Ingress); ok && f.Result == Fail {
+		f.Remedy = cmp.Or(i.Remedy(hop), f.Remedy)
+	}
+	return f
 }
 
 func (g *gateway) name(ctx context.Context, dialer *tunnel.Dialer) Finding {
@@ -45,7 +88,7 @@ func (g *gateway) name(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	addresses, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
 		f := g.failure(ctx, err)
-		f.Remedy = g.Names.Sprintf("is the host in %s right? In Snowflake it is ingress_url of SHOW ENDPOINTS IN SERVICE, and changes when the service is dropped and created again", hints.GatewayURL)
+		f.Remedy = g.Names.Sprintf("is the host in %s right?", hints.GatewayURL)
 		return f
 	}
 	return ok("%s is %s", host, strings.Join(addresses, ", "))
@@ -181,6 +224,3 @@ func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Diale
 	g.report(Finding{Hop: "gateway", Result: OK, Text: fmt.Sprintf("culvert %s, tunnel %s; it remembers %d addresses of brokers", w.Gateway, w.Version, len(w.Tickets))})
 	return dialers[best], w
 }
-
-// millis is a duration for people.
-func millis(d time.Duration) string { return d.Round(time.Millisecond / 10).String() }

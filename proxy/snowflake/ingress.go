@@ -47,6 +47,25 @@ func IsHost(host string) bool {
 	return strings.HasSuffix(host, ".snowflakecomputing.app") || strings.HasSuffix(host, ".snowflake.app")
 }
 
+// Unlikely are the transports that are not expected to work at this host, for
+// [tunnel.Dialer]: the ingress of Snowpark Container Services is known for
+// WebSockets alone. A host with another name may have anything before it.
+func (i *Ingress) Unlikely() []string {
+	if !IsHost(i.Host) {
+		return nil
+	}
+	return []string{tunnel.TransportH3, tunnel.TransportH2}
+}
+
+// Remedy is what to do where a hop on the way has failed, as culvert doctor names
+// them; "" where nothing is known.
+func (i *Ingress) Remedy(hop string) string {
+	if hop != "name" {
+		return ""
+	}
+	return "is the host right? It is ingress_url of SHOW ENDPOINTS IN SERVICE, and changes when the service is dropped and created again"
+}
+
 func (i *Ingress) init() {
 	i.once.Do(func() {
 		i.log = i.Logger

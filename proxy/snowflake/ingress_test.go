@@ -583,6 +583,25 @@ func TestHostsOfSnowflake(t *testing.T) {
 	}
 }
 
+// What is known of Snowflake's own hosts need not hold for another name of one, as with a private link.
+func TestWhatIsUnlikely(t *testing.T) {
+	for host, want := range map[string]string{testHost: "[h3 h2]", "kafka.example.com": "[]"} {
+		if got := fmt.Sprint((&Ingress{Host: host}).Unlikely()); got != want {
+			t.Errorf("at %s %s is unlikely, want %s", host, got, want)
+		}
+	}
+}
+
+func TestWhatToDoWhereAHopHasFailed(t *testing.T) {
+	i := &Ingress{Host: testHost}
+	if got := i.Remedy("name"); !strings.Contains(got, "SHOW ENDPOINTS IN SERVICE") {
+		t.Errorf("remedy of a name that is not found = %q", got)
+	}
+	if got := i.Remedy("tcp"); got != "" {
+		t.Errorf("remedy of a dial that failed = %q", got)
+	}
+}
+
 // A PAT that cannot be read any more is an error, not a request without it.
 func TestAPATThatCannotBeRead(t *testing.T) {
 	lost := errors.New("read --snowflake-pat-file pat.txt: no such file or directory")
