@@ -70,7 +70,7 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan,
 		d.Brokers(ctx, proxy.NewDirect(brokers), nil)
 		return nil
 	}
-	dialers, err := c.dialers(p, log)
+	dialers, err := c.dialers(p, nil, log)
 	if err != nil {
 		return err
 	}

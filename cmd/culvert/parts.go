@@ -16,7 +16,6 @@ import (
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
-	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -71,21 +70,16 @@ func (f *agentFlags) upstream(p *agentPlan, m *metrics.Metrics, log *slog.Logger
 		brokers.Metrics = m
 		return proxy.NewDirect(brokers), nil
 	}
-	dialers, err := f.dialers(p, log)
+	dialers, err := f.dialers(p, m, log)
 	if err != nil {
 		return nil, err
-	}
-	for _, d := range dialers { // not in dialers: the doctor has no metrics
-		measure(d, m)
-		if i, ok := d.Ingress.(*snowflake.Ingress); ok && i.KeyPair != nil {
-			i.OnLogin = m.Snowflake(d.URL.Host).Login
-		}
 	}
 	return proxy.NewTunnel(dialers...), nil
 }
 
-// dialers make one dialer per gateway, in the order of --gateway-url. The doctor uses them too.
-func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, error) {
+// dialers make one dialer per gateway, in the order of --gateway-url. The doctor uses them too,
+// without metrics.
+func (f *agentFlags) dialers(p *agentPlan, m *metrics.Metrics, log *slog.Logger) ([]*tunnel.Dialer, error) {
 	var token func() (string, error)
 	if f.TokenFile != "" {
 		var err error
@@ -113,8 +107,11 @@ func (f *agentFlags) dialers(p *agentPlan, log *slog.Logger) ([]*tunnel.Dialer, 
 			return nil, badFile(err)
 		}
 		d := &tunnel.Dialer{URL: u, Transport: f.Transport, Carriers: f.Carriers, TLS: config, Token: token, Memory: memory, Logger: log}
-		if err := f.addIngress(p, d, roots, log); err != nil {
+		if err := f.addIngress(p, d, ingressEnv{roots, m, log}); err != nil {
 			return nil, err
+		}
+		if m != nil {
+			measure(d, m)
 		}
 		dialers = append(dialers, d)
 	}

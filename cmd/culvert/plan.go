@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy"
-	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -48,7 +47,7 @@ type agentFlags struct {
 	GatewayCertFile string `group:"Connection to the gateway" placeholder:"FILE" help:"Client certificate for the gateway."`
 	GatewayKeyFile  string `group:"Connection to the gateway" placeholder:"FILE" help:"Private key of that certificate."`
 
-	snowflakeFlags
+	providerFlags
 
 	ListenTLSCertFile  string `group:"TLS with clients" placeholder:"FILE" help:"Certificate to speak TLS with clients; unset: plaintext."`
 	ListenTLSKeyFile   string `group:"TLS with clients" placeholder:"FILE" help:"Private key of that certificate."`
@@ -77,8 +76,7 @@ type agentPlan struct {
 	gateways []*url.URL                  // empty: the agent dials brokers itself
 	brokers  []string                    // those to dial then
 
-	snowflake snowflakePlan
-	ingresses []*snowflake.Ingress // made when the dialers are, for close
+	ingresses []ingress // made when the dialers are, for close
 }
 
 // close ends what the dialers started and do not end themselves. The caller calls it when they are
@@ -107,7 +105,7 @@ func (p *agentPlan) destination() string {
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
-		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkSnowflake, f.checkTLS, f.checkPorts, f.checkConnections,
+		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkProviders, f.checkTLS, f.checkPorts, f.checkConnections,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -146,7 +144,7 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 		"--gateway-cert-file": f.GatewayCertFile != "", "--gateway-key-file": f.GatewayKeyFile != "",
 		"--transport": f.Transport != tunnel.TransportAuto, "--carriers": f.Carriers != tunnel.DefaultCarriers,
 	})
-	set = append(set, f.snowflakeFlags.given()...)
+	set = append(set, f.providerFlags.given()...)
 	if len(set) > 0 {
 		return wrong("remove it, or give the https:// URL of a gateway; for TLS to the brokers, use --broker-tls and --broker-ca-file",
 			"%s: not used without a gateway, and --gateway-url tcp://%s has none", strings.Join(set, ", "), strings.Join(p.brokers, ","))
@@ -253,11 +251,7 @@ func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 				"listener", l.Bind)
 		}
 	}
-	for _, i := range p.ingresses {
-		if !snowflake.IsHost(i.Host) && !isLoopback(i.Host) {
-			log.Warn("credentials for Snowflake's ingress are sent to a host that is not Snowflake's", "host", i.Host)
-		}
-	}
+	f.warnOfOtherHosts(p, log)
 }
 
 // checkPorts refuses ports out of range, and ports that two listeners of this agent would need.

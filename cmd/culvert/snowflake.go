@@ -27,13 +27,14 @@ type snowflakeFlags struct {
 	SnowflakeRole                 string `group:"Snowflake's ingress" placeholder:"NAME" help:"Role that may use the endpoint, spelled as in SHOW ROLES, where it is not the user's default."`
 	SnowflakeTokenURL             string `name:"snowflake-token-url" group:"Snowflake's ingress" placeholder:"URL" help:"Where the key gets tokens, if not at https://ACCOUNT.snowflakecomputing.com/oauth/token: with PrivateLink, say."`
 	SnowflakeJWTAccount           string `name:"snowflake-jwt-account" group:"Snowflake's ingress" placeholder:"NAME" help:"How the key's JWT names the account, if not as --snowflake-account does."`
+
+	account  snowflake.Account // as check has read it
+	tokenURL *url.URL          // likewise
 }
 
-// snowflakePlan is what the flags mean.
-type snowflakePlan struct {
-	account  snowflake.Account
-	tokenURL *url.URL // nil: no key
-}
+var _ provider = (*snowflakeFlags)(nil)
+
+func (*snowflakeFlags) name() string { return "Snowflake" }
 
 // given are the flags that are set.
 func (f *snowflakeFlags) given() []string {
@@ -60,8 +61,8 @@ func (f *snowflakeFlags) ofKey() []string {
 	})
 }
 
-// checkSnowflake reads what has a form and refuses what does not go together.
-func (f *snowflakeFlags) checkSnowflake(p *agentPlan) error {
+// check reads what has a form too.
+func (f *snowflakeFlags) check() error {
 	more := f.ofKey()
 	switch {
 	case secretForm.MatchString(f.SnowflakePATFile), secretForm.MatchString(f.SnowflakePrivateKeyFile):
@@ -86,12 +87,12 @@ func (f *snowflakeFlags) checkSnowflake(p *agentPlan) error {
 	if err != nil {
 		return wrong("", "--snowflake-account %s: %w", redact(f.SnowflakeAccount), err)
 	}
-	p.snowflake.account = account
-	return f.checkTokenURL(p)
+	f.account = account
+	return f.checkTokenURL()
 }
 
-func (f *snowflakeFlags) checkTokenURL(p *agentPlan) error {
-	u := &url.URL{Scheme: "https", Host: p.snowflake.account.Host, Path: "/oauth/token"}
+func (f *snowflakeFlags) checkTokenURL() error {
+	u := &url.URL{Scheme: "https", Host: f.account.Host, Path: "/oauth/token"}
 	if s := f.SnowflakeTokenURL; s != "" {
 		var err error
 		if u, err = url.Parse(s); err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -104,47 +105,28 @@ func (f *snowflakeFlags) checkTokenURL(p *agentPlan) error {
 	if _, err := tunnel.ProxyFromEnvironment(u); err != nil {
 		return wrong("", "log in at %s: %w", u.Host, err)
 	}
-	p.snowflake.tokenURL = u
+	f.tokenURL = u
 	return nil
 }
 
-// addIngress has d deal with Snowflake's ingress, where it leads there.
-func (f *snowflakeFlags) addIngress(p *agentPlan, d *tunnel.Dialer, roots func() (*x509.CertPool, error), log *slog.Logger) error {
-	if snowflake.IsHost(d.URL.Hostname()) {
-		d.Unlikely = []string{tunnel.TransportH3, tunnel.TransportH2} // this ingress is known for WebSockets alone
-	}
-	i, err := f.ingress(p, d.URL, log)
-	if i == nil || err != nil {
-		return err
-	}
-	if i.KeyPair != nil {
-		i.KeyPair.HTTP = loginTransport{roots}
-	}
-	d.Ingress = i
-	return nil
-}
+func (*snowflakeFlags) isHost(host string) bool { return snowflake.IsHost(host) }
 
-// ingress returns what deals with Snowflake's ingress before a gateway, or nil for
-// one that is not behind it. Where some gateways are at Snowflake's hosts, the
-// others get no credentials; a PrivateLink may have any name.
-func (f *snowflakeFlags) ingress(p *agentPlan, u *url.URL, log *slog.Logger) (*snowflake.Ingress, error) {
-	isSnowflakes := func(u *url.URL) bool { return snowflake.IsHost(u.Hostname()) }
-	some := slices.ContainsFunc(p.gateways, isSnowflakes)
-	if !isSnowflakes(u) && (some || len(f.given()) == 0) {
-		return nil, nil
-	}
-	i := &snowflake.Ingress{Host: strings.ToLower(u.Hostname()), Logger: log}
+// ingress may make one without credentials, which still says what the answers mean.
+func (f *snowflakeFlags) ingress(gateway *url.URL, env ingressEnv) (ingress, error) {
+	i := &snowflake.Ingress{Host: strings.ToLower(gateway.Hostname()), Logger: env.log}
 	var err error
 	switch {
 	case f.SnowflakePATFile != "":
-		i.PAT, err = f.pat(log)
+		i.PAT, err = f.pat(env.log)
 	case f.SnowflakePrivateKeyFile != "":
-		i.KeyPair, err = f.keyPair(p, log)
+		i.KeyPair, err = f.keyPair(env)
+		if env.metrics != nil {
+			i.OnLogin = env.metrics.Logins("snowflake", gateway.Host)
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	p.ingresses = append(p.ingresses, i)
 	return i, nil
 }
 
@@ -159,14 +141,14 @@ func (f *snowflakeFlags) pat(log *slog.Logger) (func() (string, error), error) {
 	}, log, file)
 }
 
-func (f *snowflakeFlags) keyPair(p *agentPlan, log *slog.Logger) (*snowflake.KeyPair, error) {
-	key, err := f.key(log)
+func (f *snowflakeFlags) keyPair(env ingressEnv) (*snowflake.KeyPair, error) {
+	key, err := f.key(env.log)
 	if err != nil {
 		return nil, err
 	}
 	return &snowflake.KeyPair{
-		Key: key, Account: p.snowflake.account, User: f.SnowflakeUser, Role: f.SnowflakeRole,
-		JWTAccount: f.SnowflakeJWTAccount, TokenURL: p.snowflake.tokenURL,
+		Key: key, Account: f.account, User: f.SnowflakeUser, Role: f.SnowflakeRole,
+		JWTAccount: f.SnowflakeJWTAccount, TokenURL: f.tokenURL, HTTP: loginTransport{env.roots},
 	}, nil
 }
 

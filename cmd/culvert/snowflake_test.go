@@ -250,7 +250,7 @@ func TestANewPATIsUsedAtOnce(t *testing.T) {
 func TestTheAgentWarnsOfCredentialsForOtherHosts(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // no name is looked up
 	t.Setenv("NO_PROXY", "")
-	const warning = `level=WARN msg="credentials for Snowflake's ingress are sent to a host that is not Snowflake's" host=`
+	const warning = `level=WARN msg="credentials for a provider's ingress are sent to a host that is not known to be the provider's" provider=Snowflake host=`
 	snowflakes := "https://" + snowflakeEndpoint
 	for _, test := range []struct {
 		gateways []string
@@ -284,14 +284,14 @@ func TestAutoBeginsWithWebSocketsAtSnowflakesHosts(t *testing.T) {
 		f := &agentFlags{
 			GatewayURL: []string{"https://" + snowflakeEndpoint, "https://AB1CD.Snowflake.App.", "https://kafka.example.com"},
 			Listen:     []string{"127.0.0.1:0"}, BrokerPortBase: 19092, Transport: tunnel.TransportAuto, Carriers: 1, AdminListen: "none",
-			snowflakeFlags: snowflakeFlags{SnowflakePATFile: pat},
+			providerFlags: providerFlags{Snowflake: snowflakeFlags{SnowflakePATFile: pat}},
 		}
 		p, err := f.check()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer p.close()
-		dialers, err := f.dialers(p, slog.New(slog.DiscardHandler))
+		dialers, err := f.dialers(p, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -52,8 +52,8 @@ var userinfo = regexp.MustCompile(`://[^\s,"]*@|://[^,"]*@`)
 // belongs. It does not match our own hints that say how a key begins.
 var secretForm = regexp.MustCompile(`eyJ[A-Za-z0-9_.-]{10,}|(?s)-----BEGIN [A-Z0-9 ]*-----[\s;]*[A-Za-z0-9+/]{16}.*`)
 
-// redact hides passwords in URLs, and tokens and keys in the forms that Snowflake uses. The
-// placeholder USER:PASSWORD, which our hints use, stays.
+// redact hides passwords in URLs, JWTs and private keys. The placeholder USER:PASSWORD, which our
+// hints use, stays.
 func redact(s string) string {
 	s = secretForm.ReplaceAllString(s, "xxxxx")
 	return userinfo.ReplaceAllStringFunc(s, func(found string) string {

@@ -133,29 +133,37 @@ func (t *Tunnel) NextProbe(transport string, at time.Time) {
 	t.metrics.tunnelNextProbe.WithLabelValues(t.gateway, transportLabel(transport)).Set(seconds)
 }
 
-// Snowflake follows the tokens for the ingress before one gateway.
-type Snowflake struct {
-	metrics *Metrics
-	gateway string
-}
-
-// Snowflake returns what follows the tokens for the ingress before a gateway, got
-// with a key.
-func (m *Metrics) Snowflake(gateway string) *Snowflake {
-	for _, r := range []Result{ResultOK, ResultError} {
-		m.snowflakeLogins.WithLabelValues(gateway, string(r))
+// Logins returns what follows the logins at the provider of the ingress before a
+// gateway: it is called with how each went, and when the token expires that it
+// got. The provider's name, which is a constant of the caller, is part of the
+// metrics' names.
+func (m *Metrics) Logins(provider, gateway string) func(err error, expires time.Time) {
+	logins := registered(m.registerer, prometheus.NewCounterVec(counterOpts(provider+"_logins_total",
+		"Logins for a token for the ingress."), []string{"gateway", "result"}))
+	expiry := registered(m.registerer, prometheus.NewGaugeVec(gaugeOpts(provider+"_token_expiry_timestamp_seconds",
+		"When the token from the last login that succeeded expires."), []string{"gateway"}))
+	ok, failed := logins.WithLabelValues(gateway, string(ResultOK)), logins.WithLabelValues(gateway, string(ResultError))
+	return func(err error, expires time.Time) {
+		if err != nil {
+			failed.Inc()
+			return
+		}
+		ok.Inc()
+		expiry.WithLabelValues(gateway).Set(float64(expires.Unix()))
 	}
-	return &Snowflake{m, gateway}
 }
 
-// Login notes how the exchange for a token went, and when that expires.
-func (s *Snowflake) Login(err error, expires time.Time) {
+// registered returns c, or the same collector where it is registered already. It
+// panics as MustRegister does.
+func registered[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	err := reg.Register(c)
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		return already.ExistingCollector.(C)
+	}
 	if err != nil {
-		s.metrics.snowflakeLogins.WithLabelValues(s.gateway, string(ResultError)).Inc()
-		return
+		panic(err)
 	}
-	s.metrics.snowflakeLogins.WithLabelValues(s.gateway, string(ResultOK)).Inc()
-	s.metrics.snowflakeExpiry.WithLabelValues(s.gateway).Set(float64(expires.Unix()))
+	return c
 }
 
 // tunnelTransports are those that lead to a gateway.

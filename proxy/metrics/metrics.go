@@ -62,8 +62,7 @@ type Metrics struct {
 	tunnelTransport    *prometheus.GaugeVec
 	tunnelNextProbe    *prometheus.GaugeVec
 	udpBuffers         *prometheus.GaugeVec
-	snowflakeLogins    *prometheus.CounterVec
-	snowflakeExpiry    *prometheus.GaugeVec
+	registerer         prometheus.Registerer // of collectors that not every process has
 }
 
 // New registers the collectors of one end with reg, those of the process and
@@ -107,10 +106,7 @@ func New(reg prometheus.Registerer, end End, version string) *Metrics {
 			"When a better transport than the one in use is tried next; 0 for never."), []string{"gateway", "transport"}),
 		udpBuffers: f.NewGaugeVec(gaugeOpts("udp_buffer_bytes",
 			"What the buffers of the UDP socket below h3 hold, as the kernel granted it."), []string{"direction"}),
-		snowflakeLogins: f.NewCounterVec(counterOpts("snowflake_logins_total",
-			"Exchanges of a key's JWT for a token for Snowflake's ingress."), []string{"gateway", "result"}),
-		snowflakeExpiry: f.NewGaugeVec(gaugeOpts("snowflake_token_expiry_timestamp_seconds",
-			"When the token from the last such exchange that succeeded expires."), []string{"gateway"}),
+		registerer: reg,
 	}
 	resolve(m.refused[:], refusals[:], f.NewCounterVec(counterOpts("refused_total",
 		"Connections, requests and responses refused instead of being relayed."), []string{"reason"}))

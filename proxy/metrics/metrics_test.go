@@ -50,7 +50,7 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	tun.Uses("ws")
 	tun.NextProbe("h3", time.Now())
 	m.UDPBuffers(4<<20, 208<<10)
-	m.Snowflake("gateway:443").Login(nil, time.Now())
+	m.Logins("snowflake", "gateway:443")(nil, time.Now())
 	m.Refused(metrics.RefusedNotKafka)
 	m.Closed(metrics.CloseClientFIN)
 	m.Limited(metrics.LimitStreams)
@@ -415,11 +415,13 @@ func TestUDPBuffersAreToldByDirection(t *testing.T) {
 
 func TestLoginsAndWhenTheirTokensExpire(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	s := metrics.New(reg, metrics.Agent, "v1").Snowflake("gateway:443")
-	s.Login(nil, time.Unix(1_800_000_000, 0))
-	s.Login(errors.New("no"), time.Time{})
+	m := metrics.New(reg, metrics.Agent, "v1")
+	first, second := m.Logins("snowflake", "gateway:443"), m.Logins("snowflake", "other:443")
+	first(nil, time.Unix(1_800_000_000, 0))
+	first(errors.New("no"), time.Time{})
+	second(errors.New("no"), time.Time{})
 	all := gather(t, reg)
-	if got, want := values(all["culvert_snowflake_logins_total"]), map[string]float64{"gateway:443 ok": 1, "gateway:443 error": 1}; !maps.Equal(got, want) {
+	if got, want := values(all["culvert_snowflake_logins_total"]), map[string]float64{"gateway:443 ok": 1, "gateway:443 error": 1, "other:443 ok": 0, "other:443 error": 1}; !maps.Equal(got, want) {
 		t.Errorf("logins = %v, want %v", got, want)
 	}
 	if got, want := values(all["culvert_snowflake_token_expiry_timestamp_seconds"]), map[string]float64{"gateway:443": 1_800_000_000}; !maps.Equal(got, want) {
