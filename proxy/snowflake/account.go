@@ -124,3 +124,22 @@ func (a Account) tokenURL() *url.URL {
 
 // String is for logs and errors.
 func (a Account) String() string { return fmt.Sprintf("%s (%s)", a.JWT, a.Host) }
+
+// IsHost reports whether a host name is one that Snowflake gives to public
+// endpoints.
+func IsHost(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	return strings.HasSuffix(host, ".snowflakecomputing.app") || strings.HasSuffix(host, ".snowflake.app")
+}
+
+// isSnowflakes reports whether a host, with a port or without, is one of
+// Snowflake's.
+func isSnowflakes(host string) bool {
+	host = (&url.URL{Host: strings.ToLower(host)}).Hostname()
+	for _, suffix := range []string{".snowflakecomputing.com", ".snowflakecomputing.cn", ".snowflake.com"} {
+		if strings.HasSuffix(host, suffix) {
+			return true
+		}
+	}
+	return IsHost(host)
+}

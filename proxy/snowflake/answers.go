@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -58,18 +57,6 @@ func (a *answer) fromEdge() bool {
 		}
 	}
 	return false
-}
-
-// isSnowflakes reports whether a host, with a port or without, is one of
-// Snowflake's.
-func isSnowflakes(host string) bool {
-	host = (&url.URL{Host: strings.ToLower(host)}).Hostname()
-	for _, suffix := range []string{".snowflakecomputing.com", ".snowflakecomputing.cn", ".snowflake.com"} {
-		if strings.HasSuffix(host, suffix) {
-			return true
-		}
-	}
-	return IsHost(host)
 }
 
 // who answered.

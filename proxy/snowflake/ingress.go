@@ -11,7 +11,6 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,13 +38,6 @@ type Ingress struct {
 }
 
 var _ tunnel.Ingress = (*Ingress)(nil)
-
-// IsHost reports whether a host name is one that Snowflake gives to public
-// endpoints.
-func IsHost(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	return strings.HasSuffix(host, ".snowflakecomputing.app") || strings.HasSuffix(host, ".snowflake.app")
-}
 
 // Unlikely are the transports that are not expected to work at this host, for
 // [tunnel.Dialer]: the ingress of Snowpark Container Services is known for

@@ -142,9 +142,6 @@ func wantRSA(key any) (*rsa.PrivateKey, error) {
 	return k, nil
 }
 
-// errPassphrase is also what a damaged file looks like.
-var errPassphrase = badFile("the passphrase does not open the key", "does it belong to this key? openssl pkey -in FILE -noout asks for it and says so")
-
 // TrimPassphrase returns a passphrase as a file holds it: all of it but the end of
 // its line.
 func TrimPassphrase(content []byte) ([]byte, error) {

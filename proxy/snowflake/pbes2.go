@@ -65,6 +65,9 @@ const maxIterations = 2_000_000
 // reencrypt makes of a key what decryptPBES2 reads.
 const reencrypt = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW encrypts it in a way that is read"
 
+// errPassphrase is also what a damaged file looks like.
+var errPassphrase = badFile("the passphrase does not open the key", "does it belong to this key? openssl pkey -in FILE -noout asks for it and says so")
+
 // decryptPBES2 returns the DER of what is encrypted. A wrong passphrase shows only
 // in most cases: what comes out may still be no key.
 func decryptPBES2(der, passphrase []byte) ([]byte, error) {

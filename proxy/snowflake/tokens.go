@@ -10,17 +10,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/backoff"
 )
 
-// A token opens the ingress for a while.
-type token struct {
-	value   string
-	expires time.Time     // on this machine's clock
-	skew    time.Duration // how far that is ahead of Snowflake's, as the login saw it
-}
-
 const (
-	// unknownLife is taken for the life of a token that does not tell.
-	unknownLife = 5 * time.Minute
-
 	// loginTime is how long one login may take: less than anybody waits for it, so
 	// that they hear how it ended.
 	loginTime = 8 * time.Second

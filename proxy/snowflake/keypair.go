@@ -3,14 +3,12 @@ package snowflake
 import (
 	"context"
 	"crypto/rsa"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -198,81 +196,22 @@ func skewSentence(skew time.Duration) string {
 	return fmt.Sprintf("this machine's clock is %v behind Snowflake's", by)
 }
 
-// parseToken reads a token out of an answer, bare or in JSON, and how long it lives
-// from now on, which is the time where it was made.
-func parseToken(body []byte, contentType string, now time.Time) (value string, life time.Duration, err error) {
-	text := strings.TrimSpace(string(body))
-	var answer struct {
-		Token     string      `json:"access_token"`
-		ExpiresIn json.Number `json:"expires_in"`
+// sqlUser is the user as SQL wants it. Small letters become capitals there, as they
+// do in the JWT.
+func (k *KeyPair) sqlUser() string {
+	if plainName.MatchString(strings.ToUpper(k.User)) {
+		return k.User
 	}
-	switch {
-	case isHTML(contentType, text):
-		return "", 0, &hints.Error{
-			Err:    errors.New("a web page came instead of a token, as of a login"),
-			Remedy: "is --snowflake-account right, or --snowflake-token-url? Nothing on the way may answer in Snowflake's place",
-		}
-	case strings.HasPrefix(text, "{"):
-		if err := json.Unmarshal([]byte(text), &answer); err != nil {
-			return "", 0, errors.New("the answer is JSON that cannot be read")
-		}
-		if text = answer.Token; text == "" {
-			return "", 0, errNoToken
-		}
-	case strings.HasPrefix(text, `"`):
-		if err := json.Unmarshal([]byte(text), &text); err != nil {
-			return "", 0, errors.New("the answer is JSON that cannot be read")
-		}
-	}
-	if err := checkToken(text); err != nil {
-		return "", 0, fmt.Errorf("the answer holds no token: %w", err)
-	}
-	return text, lifeOf(text, answer.ExpiresIn, now), nil
+	return quoted(k.User)
 }
 
-// lifeOf is how long a token lives: as the answer says, or as the token itself
-// does if it can be read, or unknownLife.
-func lifeOf(value string, expiresIn json.Number, now time.Time) time.Duration {
-	if seconds, err := expiresIn.Int64(); err == nil && seconds > 0 && seconds <= maxLife {
-		return time.Duration(seconds) * time.Second
+// quoted is a name as SQL wants it.
+func quoted(name string) string {
+	if plainName.MatchString(name) {
+		return name
 	}
-	if at, ok := expiryOf(value); ok && at.After(now) {
-		return max(at.Sub(now), minLife)
-	}
-	return unknownLife
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }
 
-// minLife keeps tokens that live for no time from costing a login each moment.
-const minLife = time.Second
-
-// maxLife, in seconds, is more than any token has.
-const maxLife = 10 * 365 * 24 * 3600
-
-// expiryOf reads the end of a JWT's life, without checking its signature: that is
-// for those who accept it.
-func expiryOf(value string) (time.Time, bool) {
-	parts := strings.Split(value, ".")
-	if len(parts) != 3 {
-		return time.Time{}, false
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	if err != nil {
-		return time.Time{}, false
-	}
-	var claims struct {
-		Expires float64 `json:"exp"`
-	}
-	if json.Unmarshal(payload, &claims) != nil || claims.Expires <= 0 || claims.Expires > 1<<40 {
-		return time.Time{}, false
-	}
-	at := time.Unix(int64(claims.Expires), 0)
-	return at, time.Until(at) <= maxLife*time.Second
-}
-
-// errNoToken is an answer that may be an error in the clothes of a success.
-var errNoToken = errors.New("the answer is JSON without an access_token")
-
-func isHTML(contentType, text string) bool {
-	media, _, _ := mime.ParseMediaType(contentType)
-	return media == "text/html" || strings.HasPrefix(strings.ToLower(strings.TrimSpace(text)), "<")
-}
+// plainName is one that SQL takes as it is.
+var plainName = regexp.MustCompile(`^[A-Z_][A-Z0-9_$]*$`)

@@ -2,7 +2,6 @@ package snowflake
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -10,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // A loginAnswer is what came instead of a token.
@@ -26,30 +23,6 @@ type loginAnswer struct {
 	known bool   // it has a code of Snowflake's, or an error of OAuth's
 	code  string // Snowflake's, such as 390144
 	text  string // what the answer says
-}
-
-// A loginError is a refusal of a login.
-type loginError struct {
-	text, remedy string
-	hopeless     bool // another try alone changes nothing
-	tooMany      bool // there were too many tries
-}
-
-func (e *loginError) Error() string { return e.text }
-
-// Hint says what to do.
-func (e *loginError) Hint() string { return e.remedy }
-
-// isHopeless reports an error that only somebody's doing can end.
-func isHopeless(err error) bool {
-	e, ok := errors.AsType[*loginError](err)
-	return ok && e.hopeless
-}
-
-// isTooMany reports that Snowflake wants fewer logins.
-func isTooMany(err error) bool {
-	e, ok := errors.AsType[*loginError](err)
-	return ok && e.tooMany
 }
 
 // read finds Snowflake's code and words in the body, in whichever of the forms
@@ -198,26 +171,6 @@ func roleRemedy(k *KeyPair, _ *loginAnswer) string {
 		k.sqlUser(), k.Role, quoted(k.Role), k.sqlUser())
 }
 
-// plainName is one that SQL takes as it is.
-var plainName = regexp.MustCompile(`^[A-Z_][A-Z0-9_$]*$`)
-
-// quoted is a name as SQL wants it.
-func quoted(name string) string {
-	if plainName.MatchString(name) {
-		return name
-	}
-	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
-}
-
-// sqlUser is the user as SQL wants it. Small letters become capitals there, as they
-// do in the JWT.
-func (k *KeyPair) sqlUser() string {
-	if plainName.MatchString(strings.ToUpper(k.User)) {
-		return k.User
-	}
-	return quoted(k.User)
-}
-
 func policyRemedy(k *KeyPair, _ *loginAnswer) string {
 	return "does AUTHENTICATION_METHODS of the user's authentication policy have KEYPAIR? SHOW AUTHENTICATION POLICIES ON USER " + k.sqlUser() + ";"
 }
@@ -234,94 +187,9 @@ func failureDetails(a *loginAnswer) string {
 	return fmt.Sprintf("; SELECT SYSTEM$GET_LOGIN_FAILURE_DETAILS('%s'); says more to an administrator", id)
 }
 
-// contains reports whether one of texts, which are in lower case, is in s, and not
-// in the middle of a word: who is blocked is not locked.
-func contains(s string, texts ...string) bool {
-	s = strings.ToLower(s)
-	for _, text := range texts {
-		for from := 0; ; {
-			i := strings.Index(s[from:], text)
-			if i < 0 {
-				break
-			}
-			begin, end := from+i, from+i+len(text)
-			if (begin == 0 || !isLetter(s[begin-1])) && (end == len(s) || !isLetter(s[end])) {
-				return true
-			}
-			from = begin + 1
-		}
-	}
-	return false
-}
-
-func isLetter(c byte) bool { return 'a' <= c && c <= 'z' }
-
-func nonEmpty(list ...string) (kept []string) {
-	for _, s := range list {
-		if s != "" {
-			kept = append(kept, s)
-		}
-	}
-	return kept
-}
-
 func unless(b bool, s string) string {
 	if b {
 		return ""
 	}
 	return s
-}
-
-// wordForm is that of Snowflake's names for what went wrong.
-var wordForm = regexp.MustCompile(`^[A-Z0-9_]+$`)
-
-// isToken reports whether what came may be a token, and is nothing to repeat.
-func isToken(text string) bool {
-	text = strings.Trim(text, `"`)
-	return checkToken(text) == nil && !wordForm.MatchString(text)
-}
-
-// jwtForm is that of a JWT, whole or cut, which is nothing to repeat whoever made it.
-var jwtForm = regexp.MustCompile(`\bey[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.=-]*`)
-
-// scrub takes secrets out of what the other end says.
-func scrub(s string, secrets ...string) string {
-	for _, secret := range secrets {
-		s = scrubOne(s, secret)
-	}
-	return jwtForm.ReplaceAllString(s, "***")
-}
-
-// scrubOne takes one out, also where s ends in the middle of it.
-func scrubOne(s, secret string) string {
-	begin := secret[:min(len(secret), minToken)]
-	if begin == "" {
-		return s
-	}
-	var kept strings.Builder
-	for {
-		before, after, found := strings.Cut(s, begin)
-		kept.WriteString(before)
-		if !found {
-			return kept.String()
-		}
-		kept.WriteString("***")
-		s = after[commonPrefix(after, secret[len(begin):]):]
-	}
-}
-
-func commonPrefix(a, b string) (n int) {
-	for n < len(a) && n < len(b) && a[n] == b[n] {
-		n++
-	}
-	return n
-}
-
-// maxWords is how much is shown of what the other end says: its sentences are
-// shorter.
-const maxWords = 300
-
-// words is the beginning of what the other end says, on one line and printable.
-func words(s string) string {
-	return printable.Text(strings.Join(strings.Fields(s), " "), maxWords)
 }

@@ -1,0 +1,120 @@
+package snowflake
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
+)
+
+// A token opens the ingress for a while.
+type token struct {
+	value   string
+	expires time.Time     // on this machine's clock
+	skew    time.Duration // how far that is ahead of Snowflake's, as the login saw it
+}
+
+// parseToken reads a token out of an answer, bare or in JSON, and how long it lives
+// from now on, which is the time where it was made.
+func parseToken(body []byte, contentType string, now time.Time) (value string, life time.Duration, err error) {
+	text := strings.TrimSpace(string(body))
+	var answer struct {
+		Token     string      `json:"access_token"`
+		ExpiresIn json.Number `json:"expires_in"`
+	}
+	switch {
+	case isHTML(contentType, text):
+		return "", 0, &hints.Error{
+			Err:    errors.New("a web page came instead of a token, as of a login"),
+			Remedy: "is --snowflake-account right, or --snowflake-token-url? Nothing on the way may answer in Snowflake's place",
+		}
+	case strings.HasPrefix(text, "{"):
+		if err := json.Unmarshal([]byte(text), &answer); err != nil {
+			return "", 0, errors.New("the answer is JSON that cannot be read")
+		}
+		if text = answer.Token; text == "" {
+			return "", 0, errNoToken
+		}
+	case strings.HasPrefix(text, `"`):
+		if err := json.Unmarshal([]byte(text), &text); err != nil {
+			return "", 0, errors.New("the answer is JSON that cannot be read")
+		}
+	}
+	if err := checkToken(text); err != nil {
+		return "", 0, fmt.Errorf("the answer holds no token: %w", err)
+	}
+	return text, lifeOf(text, answer.ExpiresIn, now), nil
+}
+
+// errNoToken is an answer that may be an error in the clothes of a success.
+var errNoToken = errors.New("the answer is JSON without an access_token")
+
+// lifeOf is how long a token lives: as the answer says, or as the token itself
+// does if it can be read, or unknownLife.
+func lifeOf(value string, expiresIn json.Number, now time.Time) time.Duration {
+	if seconds, err := expiresIn.Int64(); err == nil && seconds > 0 && seconds <= maxLife {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, ok := expiryOf(value); ok && at.After(now) {
+		return max(at.Sub(now), minLife)
+	}
+	return unknownLife
+}
+
+const (
+	// unknownLife is taken for the life of a token that does not tell.
+	unknownLife = 5 * time.Minute
+	// minLife keeps tokens that live for no time from costing a login each moment.
+	minLife = time.Second
+	// maxLife, in seconds, is more than any token has.
+	maxLife = 10 * 365 * 24 * 3600
+)
+
+// expiryOf reads the end of a JWT's life, without checking its signature: that is
+// for those who accept it.
+func expiryOf(value string) (time.Time, bool) {
+	parts := strings.Split(value, ".")
+	if len(parts) != 3 {
+		return time.Time{}, false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	if err != nil {
+		return time.Time{}, false
+	}
+	var claims struct {
+		Expires float64 `json:"exp"`
+	}
+	if json.Unmarshal(payload, &claims) != nil || claims.Expires <= 0 || claims.Expires > 1<<40 {
+		return time.Time{}, false
+	}
+	at := time.Unix(int64(claims.Expires), 0)
+	return at, time.Until(at) <= maxLife*time.Second
+}
+
+// A loginError is a refusal of a login.
+type loginError struct {
+	text, remedy string
+	hopeless     bool // another try alone changes nothing
+	tooMany      bool // there were too many tries
+}
+
+func (e *loginError) Error() string { return e.text }
+
+// Hint says what to do.
+func (e *loginError) Hint() string { return e.remedy }
+
+// isHopeless reports an error that only somebody's doing can end.
+func isHopeless(err error) bool {
+	e, ok := errors.AsType[*loginError](err)
+	return ok && e.hopeless
+}
+
+// isTooMany reports that Snowflake wants fewer logins.
+func isTooMany(err error) bool {
+	e, ok := errors.AsType[*loginError](err)
+	return ok && e.tooMany
+}
