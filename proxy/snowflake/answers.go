@@ -1,6 +1,7 @@
 package snowflake
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -39,9 +40,7 @@ func readAnswer(e *tunnel.AnswerError, secrets ...string) *answer {
 		line, _, _ := strings.Cut(strings.TrimSpace(string(e.Body)), "\n")
 		a.detail = own(line)
 	}
-	if a.requestID == "" {
-		a.requestID = own(e.Header.Get("X-Snowflake-Request-Id"))
-	}
+	a.requestID = cmp.Or(a.requestID, own(e.Header.Get("X-Snowflake-Request-Id")))
 	return a
 }
 

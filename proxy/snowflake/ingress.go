@@ -8,6 +8,7 @@
 package snowflake
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -60,10 +61,7 @@ func (i *Ingress) Remedy(hop string) string {
 
 func (i *Ingress) init() {
 	i.once.Do(func() {
-		i.log = i.Logger
-		if i.log == nil {
-			i.log = slog.New(slog.DiscardHandler)
-		}
+		i.log = cmp.Or(i.Logger, slog.New(slog.DiscardHandler))
 		if i.PAT != nil || i.KeyPair == nil {
 			return
 		}

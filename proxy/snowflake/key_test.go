@@ -5,6 +5,9 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rsa"
+	"encoding/asn1"
+	"encoding/pem"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,6 +117,38 @@ func FuzzPrivateKey(f *testing.F) {
 			t.Error("an error that says nothing")
 		}
 	})
+}
+
+// A file cannot ask for more work than a key is worth: it is refused before any is done.
+func TestIterationsAreBounded(t *testing.T) {
+	block, _ := pem.Decode(readFile(t, "aes256.p8"))
+	for _, n := range []int{0, -1, maxIterations + 1, math.MaxInt32} {
+		var info encryptedPrivateKeyInfo
+		var params pbes2Params
+		var kdf pbkdf2Params
+		unmarshal := func(der []byte, v any) {
+			if _, err := asn1.Unmarshal(der, v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		unmarshal(block.Bytes, &info)
+		unmarshal(info.Algorithm.Parameters.FullBytes, &params)
+		unmarshal(params.KDF.Parameters.FullBytes, &kdf)
+		kdf.Iterations = n
+		params.KDF.Parameters = asn1.RawValue{FullBytes: must(asn1.Marshal(kdf))}
+		info.Algorithm.Parameters = asn1.RawValue{FullBytes: must(asn1.Marshal(params))}
+		file := pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: must(asn1.Marshal(info))})
+		if _, err := ParsePrivateKey(file, []byte("x")); err == nil || !strings.Contains(err.Error(), "the parameters of its passphrase are damaged") {
+			t.Errorf("%d iterations: %v", n, err)
+		}
+	}
+}
+
+func must(der []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return der
 }
 
 func TestPassphrases(t *testing.T) {

@@ -1,6 +1,7 @@
 package snowflake
 
 import (
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"errors"
@@ -111,11 +112,7 @@ func (k *KeyPair) exchange(ctx context.Context, key *rsa.PrivateKey, host string
 
 // subject names the user in the JWT.
 func (k *KeyPair) subject() string {
-	account := k.JWTAccount
-	if account == "" {
-		account = k.Account.JWT
-	}
-	return strings.ToUpper(account + "." + k.User)
+	return strings.ToUpper(cmp.Or(k.JWTAccount, k.Account.JWT) + "." + k.User)
 }
 
 // sign makes the JWT.
@@ -135,12 +132,7 @@ func (k *KeyPair) scope(host string) string {
 	return "session:role:" + k.Role + " " + host
 }
 
-func (k *KeyPair) url() *url.URL {
-	if k.TokenURL != nil {
-		return k.TokenURL
-	}
-	return k.Account.tokenURL()
-}
+func (k *KeyPair) url() *url.URL { return cmp.Or(k.TokenURL, k.Account.tokenURL()) }
 
 // post returns the answer and the beginning of its body. It follows no redirect.
 func (k *KeyPair) post(ctx context.Context, form url.Values) (*http.Response, []byte, error) {
@@ -151,11 +143,7 @@ func (k *KeyPair) post(ctx context.Context, form url.Values) (*http.Response, []
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json, text/plain")
 	req.Header.Set("User-Agent", "culvert/"+tunnel.Version)
-	transport := k.HTTP
-	if transport == nil {
-		transport = http.DefaultTransport
-	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := cmp.Or(k.HTTP, http.DefaultTransport).RoundTrip(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -166,10 +154,7 @@ func (k *KeyPair) post(ctx context.Context, form url.Values) (*http.Response, []
 
 // unreached says that no answer came.
 func unreached(err error) error {
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok && h.Hint() != "" {
+	if len(hints.Of(err, nil)) > 0 {
 		return err
 	}
 	return &hints.Error{

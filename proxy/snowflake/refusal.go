@@ -96,8 +96,11 @@ func (k *KeyPair) refusal(a *loginAnswer) error {
 	if to := redirectHost(a.header); isRedirect(a) && to != "" {
 		said += " to " + to
 	}
-	for _, more := range nonEmpty(unless(strings.Contains(a.text, a.code), a.code), a.text) {
-		said += ", " + more
+	if !strings.Contains(a.text, a.code) {
+		said += ", " + a.code
+	}
+	if a.text != "" {
+		said += ", " + a.text
 	}
 	return &loginError{
 		text:     text + " (" + said + ")",
@@ -119,9 +122,7 @@ func saysJWT(and func(*loginAnswer) bool) func(*loginAnswer) bool {
 }
 
 func hasStatus(list ...int) func(*loginAnswer) bool {
-	return func(a *loginAnswer) bool {
-		return slices.Contains(list, a.status)
-	}
+	return func(a *loginAnswer) bool { return slices.Contains(list, a.status) }
 }
 
 func isRedirect(a *loginAnswer) bool { return a.status/100 == 3 }
@@ -185,11 +186,4 @@ func failureDetails(a *loginAnswer) string {
 		return ""
 	}
 	return fmt.Sprintf("; SELECT SYSTEM$GET_LOGIN_FAILURE_DETAILS('%s'); says more to an administrator", id)
-}
-
-func unless(b bool, s string) string {
-	if b {
-		return ""
-	}
-	return s
 }

@@ -1,12 +1,13 @@
 package snowflake
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
@@ -74,25 +75,18 @@ const (
 	maxLife = 10 * 365 * 24 * 3600
 )
 
-// expiryOf reads the end of a JWT's life, without checking its signature: that is
-// for those who accept it.
+// expiryOf reads when a JWT expires. Its signature is not checked: that is for
+// those who accept the token.
 func expiryOf(value string) (time.Time, bool) {
-	parts := strings.Split(value, ".")
-	if len(parts) != 3 {
+	claims := jwt.MapClaims{}
+	// An error may be about the algorithm or the signature alone; what was read until then is in claims.
+	jwt.NewParser(jwt.WithPaddingAllowed()).ParseUnverified(value, claims)
+	at, err := claims.GetExpirationTime()
+	if err != nil || at == nil {
 		return time.Time{}, false
 	}
-	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	if err != nil {
-		return time.Time{}, false
-	}
-	var claims struct {
-		Expires float64 `json:"exp"`
-	}
-	if json.Unmarshal(payload, &claims) != nil || claims.Expires <= 0 || claims.Expires > 1<<40 {
-		return time.Time{}, false
-	}
-	at := time.Unix(int64(claims.Expires), 0)
-	return at, time.Until(at) <= maxLife*time.Second
+	seconds := at.Unix()
+	return at.Time, seconds > 0 && seconds <= time.Now().Unix()+maxLife
 }
 
 // A loginError is a refusal of a login.
