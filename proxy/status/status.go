@@ -3,6 +3,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -61,10 +62,7 @@ type Server struct {
 // Serve answers on ln until ctx is done or accepting fails, and closes ln. It
 // returns nil after ctx is done, when the last answer is out or was given up.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	logger := s.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger := cmp.Or(s.Logger, slog.New(slog.DiscardHandler))
 	srv := &http.Server{
 		Handler:           s.guard(s.handler(logger)),
 		ReadHeaderTimeout: headerTimeout,

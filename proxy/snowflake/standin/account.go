@@ -1,6 +1,7 @@
 package standin
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -106,14 +107,7 @@ func (a *Account) now() time.Time {
 	return time.Now()
 }
 
-func (a *Account) log() *slog.Logger { return orDiscard(a.Logger) }
-
-func orDiscard(log *slog.Logger) *slog.Logger {
-	if log == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return log
-}
+func (a *Account) log() *slog.Logger { return cmp.Or(a.Logger, slog.New(slog.DiscardHandler)) }
 
 // names are those that a JWT may call the account by.
 func (a *Account) names() []string {
@@ -195,9 +189,7 @@ func (a *Account) issue(s session, host string) (token string, life time.Duratio
 	if a.secret == nil {
 		a.secret = []byte(rand.Text())
 	}
-	if life = a.TokenLife; life == 0 {
-		life = DefaultTokenLife
-	}
+	life = cmp.Or(a.TokenLife, DefaultTokenLife)
 	claims := tokenClaims{Role: s.role, Endpoint: host, RegisteredClaims: jwt.RegisteredClaims{
 		Issuer: a.names()[0], Subject: s.user, ID: rand.Text(),
 		IssuedAt: jwt.NewNumericDate(a.now()), ExpiresAt: jwt.NewNumericDate(a.now().Add(life)),

@@ -1,9 +1,8 @@
 package standin
 
 import (
-	"crypto/rand"
+	"cmp"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -83,8 +82,7 @@ func (in *Ingress) count(change func(*Stats)) {
 }
 
 func (in *Ingress) countAnswer(status int) { in.count(func(s *Stats) { s.Answers[status]++ }) }
-
-func (in *Ingress) log() *slog.Logger { return orDiscard(in.Logger) }
+func (in *Ingress) log() *slog.Logger      { return cmp.Or(in.Logger, slog.New(slog.DiscardHandler)) }
 
 // ServeHTTP asks who comes, and relays the request or answers it.
 func (in *Ingress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -201,18 +199,6 @@ func (in *Ingress) signIn(r *http.Request) string {
 	return (&url.URL{Scheme: "https", Host: in.Account.Host, Path: "/oauth/authorize", RawQuery: url.Values{"redirect_uri": {back.String()}}.Encode()}).String()
 }
 
-// answer is one that the ingress gives itself.
-type answer struct {
-	status int
-	kind   string // responseType, of JSON
-	err    error
-}
-
-func (a *answer) Error() string { return a.err.Error() }
-func (a *answer) Unwrap() error { return a.err }
-
-var errCORS = errors.New("Rejecting a CORS request since cookie was present, and request does not have an auth header")
-
 // refuse is the answer to a token that does not open the endpoint. What a role
 // may not see does not exist.
 func (in *Ingress) refuse(err error) *answer {
@@ -223,33 +209,4 @@ func (in *Ingress) refuse(err error) *answer {
 		return &answer{status: http.StatusForbidden, kind: "ERROR_NETWORK_POLICY", err: err}
 	}
 	return &answer{status: http.StatusUnauthorized, kind: "ERROR_INVALID_TOKEN", err: err}
-}
-
-func (a *answer) write(w http.ResponseWriter, signIn string) {
-	switch {
-	case a.kind != "":
-		writeJSON(w, a.status, map[string]string{"responseType": a.kind, "requestId": newID(), "detail": a.err.Error()})
-	case a.status == http.StatusFound:
-		w.Header().Set("Location", signIn)
-		w.WriteHeader(a.status)
-	case errors.Is(a.err, errCORS):
-		http.Error(w, a.err.Error(), a.status)
-	default: // it does not say why
-		http.Error(w, http.StatusText(a.status), a.status)
-	}
-}
-
-// mark makes an answer one that came through here.
-func mark(h http.Header) {
-	h.Set("Server", "_")
-	h.Add("Set-Cookie", "sfc-ss-standin="+newID()+"; Path=/; Secure; HttpOnly")
-}
-
-// newID is a random UUID.
-func newID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	s := hex.EncodeToString(b[:])
-	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }

@@ -1,6 +1,7 @@
 package standin
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -55,10 +56,7 @@ func (in *Ingress) tls() *tls.Config {
 // probe starts looking at all instances that are probed.
 func (in *Ingress) probe(ctx context.Context) *sync.WaitGroup {
 	var all sync.WaitGroup
-	every := in.ProbeEvery
-	if every == 0 {
-		every = DefaultProbeEvery
-	}
+	every := cmp.Or(in.ProbeEvery, DefaultProbeEvery)
 	client := &http.Client{Transport: in.transport}
 	for _, s := range in.Services {
 		for _, i := range s.Instances {
@@ -92,10 +90,7 @@ func (l cuttingListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	idle := l.in.IdleCut
-	if idle == 0 {
-		idle = DefaultIdleCut
-	}
+	idle := cmp.Or(l.in.IdleCut, DefaultIdleCut)
 	cut := &cutConn{Conn: c, idle: idle}
 	cut.idleTimer = time.AfterFunc(idle, func() { cut.cut(l.in, func(s *Stats) { s.IdleCuts++ }) })
 	if l.in.Lifetime > 0 {
