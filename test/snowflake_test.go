@@ -191,7 +191,7 @@ func TestSnowflakeTokensExpire(t *testing.T) {
 func TestAPATIsRevoked(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
-	for sentence, hides := range map[string]bool{"does not take the programmatic access token": false, "shows nothing there to this user": true} {
+	for sentence, hides := range map[string]bool{"does not accept the programmatic access token": false, "shows no endpoint to this user": true} {
 		t.Run(sentence, func(t *testing.T) {
 			t.Parallel()
 			edge := newStandInFor(t, bed, &standin.Ingress{HidesRefusals: hides}, 1)
@@ -220,7 +220,7 @@ func TestARoleWithoutTheEndpoint(t *testing.T) {
 	edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 	_, flags := edge.newPAT(t, otherRole)
 	p := edge.path(t, endpointHost, "auto", flags)
-	refusal(t, p, "shows nothing there to this user")
+	refusal(t, p, "shows no endpoint to this user")
 	wantIn(t, p.agent.Output().String(), "GRANT SERVICE ROLE")
 }
 

@@ -66,20 +66,20 @@ func (f *snowflakeFlags) check() error {
 	more := f.ofKey()
 	switch {
 	case secretForm.MatchString(f.SnowflakePATFile), secretForm.MatchString(f.SnowflakePrivateKeyFile):
-		return wrong("write it into a file, which only you can read, and give the file's name; whoever lists processes has seen this one",
-			"--snowflake-pat-file, --snowflake-private-key-file: there stands a secret, and no file")
+		return wrong("write it into a file that only you can read, and give the file's name; whoever listed the processes has seen this secret",
+			"--snowflake-pat-file, --snowflake-private-key-file: the value is a secret, not the name of a file")
 	case f.SnowflakePATFile != "" && f.SnowflakePrivateKeyFile != "":
-		return wrong("leave one out", "--snowflake-pat-file and --snowflake-private-key-file: one is enough for the ingress, and two contradict each other")
+		return wrong("leave one out", "--snowflake-pat-file and --snowflake-private-key-file: the ingress takes only one of them")
 	case f.SnowflakePATFile != "" && len(more) > 0:
-		return wrong("leave it out: the token says by itself whose it is, and its role", "%s: it is for a key, not for --snowflake-pat-file", strings.Join(more, ", "))
+		return wrong("leave it out: the token itself says whose it is, and for which role", "%s: it goes with a key, not with --snowflake-pat-file", strings.Join(more, ", "))
 	case f.SnowflakePrivateKeyFile == "" && len(more) > 0:
-		return wrong("add --snowflake-private-key-file", "%s: without a key it says nothing", strings.Join(more, ", "))
+		return wrong("add --snowflake-private-key-file", "%s: it has no meaning without a key", strings.Join(more, ", "))
 	case f.SnowflakePrivateKeyFile == "":
 		return nil
 	case f.SnowflakeAccount == "":
-		return wrong("add --snowflake-account myorg-myaccount", "--snowflake-private-key-file %s: of which account is the key's user?", f.SnowflakePrivateKeyFile)
+		return wrong("add --snowflake-account myorg-myaccount", "--snowflake-private-key-file %s: the account of the key's user is missing", f.SnowflakePrivateKeyFile)
 	case f.SnowflakeUser == "":
-		return wrong("add --snowflake-user", "--snowflake-private-key-file %s: whose key is it?", f.SnowflakePrivateKeyFile)
+		return wrong("add --snowflake-user", "--snowflake-private-key-file %s: the key's user is missing", f.SnowflakePrivateKeyFile)
 	case strings.ContainsAny(f.SnowflakeRole, " \t\"'"):
 		return wrong("write it as SHOW ROLES does, without quotes", "--snowflake-role %s: it has spaces or quotes", f.SnowflakeRole)
 	}
@@ -96,7 +96,7 @@ func (f *snowflakeFlags) checkTokenURL() error {
 	if s := f.SnowflakeTokenURL; s != "" {
 		var err error
 		if u, err = url.Parse(s); err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-			return wrong("write it as https://myorg-myaccount.privatelink.snowflakecomputing.com/oauth/token", "--snowflake-token-url %s: it is no https:// URL for a key to go to", redact(s))
+			return wrong("write it as https://myorg-myaccount.privatelink.snowflakecomputing.com/oauth/token", "--snowflake-token-url %s: it is not an https:// URL of a host and a path", redact(s))
 		}
 		if u.Path == "" || u.Path == "/" {
 			u.Path = "/oauth/token"

@@ -230,7 +230,7 @@ func TestANewPATIsUsedAtOnce(t *testing.T) {
 		"--snowflake-pat-file", pat, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0",
 		"--log-level", "debug", "--log-format", "text")
 	line := agent.ready()
-	agent.says(`level=WARN .*the Snowflake ingress does not take the programmatic access token \(401 Unauthorized, ERROR_INVALID_TOKEN, .*request id .*SHOW USER PROGRAMMATIC ACCESS TOKENS`)
+	agent.says(`level=WARN .*the Snowflake ingress does not accept the programmatic access token \(401 Unauthorized, ERROR_INVALID_TOKEN, .*request id .*SHOW USER PROGRAMMATIC ACCESS TOKENS`)
 	fresh := s.account.NewPAT(snowflakeUser, "Kafka", time.Hour)
 	if err := os.WriteFile(pat, []byte(fresh), 0o600); err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func ParseAccount(s string) (Account, error) {
 	}
 	a := Account{Host: strings.ReplaceAll(name, "_", "-") + suffix, JWT: jwtAccount(name)}
 	if !accountForm.MatchString(name) || !isHostName(a.Host) {
-		return Account{}, badAccount("it is no account identifier")
+		return Account{}, badAccount("it is not an account identifier")
 	}
 	return a, nil
 }
@@ -54,14 +54,14 @@ func accountName(s string) (name, suffix string, err error) {
 		}
 		u, err := url.Parse("https://" + rest)
 		if err != nil || u.Host == "" {
-			return "", "", badAccount("it is no URL")
+			return "", "", badAccount("it is not a URL")
 		}
 		s = u.Hostname()
 	} else {
 		s = strings.TrimSuffix(s, "/")
 	}
 	if IsHost(s) {
-		return "", "", badAccount("it is the host of an endpoint, which goes into --gateway-url")
+		return "", "", badAccount("it is the host of an endpoint, and belongs into --gateway-url")
 	}
 	for _, known := range accountSuffixes {
 		if before, ok := strings.CutSuffix(s, known); ok {
@@ -69,7 +69,7 @@ func accountName(s string) (name, suffix string, err error) {
 		}
 	}
 	if isURL || strings.HasSuffix(s, ".com") {
-		return "", "", badAccount("it is no URL of an account")
+		return "", "", badAccount("it is not the URL of an account")
 	}
 	return s, suffix, nil
 }

@@ -36,19 +36,19 @@ func TestAccountsInEveryForm(t *testing.T) {
 
 func TestWhatIsNoAccount(t *testing.T) {
 	for s, want := range map[string]string{
-		"":                                "it is no account identifier",
-		"my org":                          "it is no account identifier",
-		"myorg-myaccount/x":               "it is no account identifier",
-		"-myorg":                          "it is no account identifier",
-		"myorg..aws":                      "it is no account identifier",
-		"_":                               "it is no account identifier",
-		"user@myorg-myaccount":            "it is no account identifier",
-		"https://":                        "it is no URL",
-		"app.snowflake.com":               "it is no URL of an account",
-		"https://app.snowflake.com/myorg": "it is no URL of an account",
-		"ab1cd-myorg-myaccount.snowflakecomputing.app":          "it is the host of an endpoint, which goes into --gateway-url",
-		"https://ab1cd-myorg-myaccount.snowflakecomputing.app/": "it is the host of an endpoint, which goes into --gateway-url",
-		strings.Repeat("a", 64):                                 "it is no account identifier",
+		"":                                "it is not an account identifier",
+		"my org":                          "it is not an account identifier",
+		"myorg-myaccount/x":               "it is not an account identifier",
+		"-myorg":                          "it is not an account identifier",
+		"myorg..aws":                      "it is not an account identifier",
+		"_":                               "it is not an account identifier",
+		"user@myorg-myaccount":            "it is not an account identifier",
+		"https://":                        "it is not a URL",
+		"app.snowflake.com":               "it is not the URL of an account",
+		"https://app.snowflake.com/myorg": "it is not the URL of an account",
+		"ab1cd-myorg-myaccount.snowflakecomputing.app":          "it is the host of an endpoint, and belongs into --gateway-url",
+		"https://ab1cd-myorg-myaccount.snowflakecomputing.app/": "it is the host of an endpoint, and belongs into --gateway-url",
+		strings.Repeat("a", 64):                                 "it is not an account identifier",
 	} {
 		if a, err := ParseAccount(s); err == nil || err.Error() != want || hintOf(err) == "" {
 			t.Errorf("ParseAccount(%q) = %+v, %v, want %s with a remedy", s, a, err, want)

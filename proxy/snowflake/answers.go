@@ -109,33 +109,33 @@ var answerCases = []answerCase{
 	{
 		name:   "CORS",
 		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden && a.says("cors") },
-		text:   always("takes this for a request of a web page, which culvert's are not"),
-		remedy: always("what on the way adds an Origin header or a cookie? A proxy that does must leave this host alone"),
+		text:   always("treats this as a web page's request, which it is not"),
+		remedy: always("what on the way adds an Origin header or a cookie? A proxy that does so must exempt this host"),
 	},
 	{
 		name: "no network policy",
 		fits: refusalThatSays("network policy is required", "requires a network policy"),
-		text: always("takes no programmatic access token of a user whom no network policy covers"),
+		text: always("accepts no programmatic access token of a user without a network policy"),
 		remedy: withUser("ALTER USER %s SET NETWORK_POLICY = …; or an authentication policy with " +
 			"PAT_POLICY = (NETWORK_POLICY_EVALUATION = …) that lifts the rule"),
 	},
 	{
 		name: "network policy",
 		fits: refusalThatSays("network policy", "network_policy", "not allowed to access snowflake", "ip address", "ip/token"),
-		text: always("keeps this address out: a network policy does not list it"),
+		text: always("does not admit this address: a network policy does not allow it"),
 		remedy: withUser("SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER %s; and … IN ACCOUNT; name the policy that must allow " +
 			"the address that Snowflake sees, which curl https://checkip.amazonaws.com shows"),
 	},
 	{
 		name:   "user disabled",
 		fits:   refusalThatSays("user access disabled", "user is disabled", "disabled user", "locked"),
-		text:   always("lets this user in no more: it is disabled or locked"),
+		text:   always("does not admit this user: the user is disabled or locked"),
 		remedy: withUser("DESCRIBE USER %[1]s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %[1]s SET DISABLED = FALSE;"),
 	},
 	{
 		name: "expired", credentials: true,
 		fits:   refusalThatSays("expired"),
-		text:   always("does not take the token any more: it has expired"),
+		text:   always("does not accept the token any more: it has expired"),
 		remedy: tokenRemedy,
 	},
 	{
@@ -147,7 +147,7 @@ var answerCases = []answerCase{
 	{
 		name: "revoked", credentials: true,
 		fits:   refusalThatSays("revoked", "disabled", "rotated", "deleted"),
-		text:   always("does not take the token any more: it was revoked or disabled"),
+		text:   always("does not accept the token any more: it was revoked or disabled"),
 		remedy: tokenRemedy,
 	},
 	{
@@ -164,28 +164,28 @@ var answerCases = []answerCase{
 	{
 		name: "forbidden by who knows", credentials: true,
 		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden },
-		text:   always("forbids it, in words that are not Snowflake's"),
-		remedy: always("is there a proxy or firewall between here and Snowflake that looks into TLS? It must let WebSockets to this host pass"),
+		text:   always("forbids the request, in words that are not Snowflake's"),
+		remedy: always("does a proxy or firewall between here and Snowflake inspect TLS? It must let WebSockets to this host pass"),
 	},
 	{
 		name: "not there", credentials: true,
 		fits: func(a *answer) bool { return a.Status == http.StatusNotFound },
-		text: always("shows nothing there to this user: the endpoint does not exist (any more), is not public, " +
-			"or the role may not use it; these answers are all alike"),
+		text: always("shows no endpoint to this user: it does not exist (any more), is not public, " +
+			"or the role may not use it; the answer is the same for all three"),
 		remedy: notFoundRemedy,
 	},
 	{
 		name: "service down",
 		fits: func(a *answer) bool { return a.Status/100 == 5 && a.Status != http.StatusNotImplemented },
 		text: always("gets no answer from the service: it is starting, suspended, in maintenance, or not ready"),
-		remedy: always("it is tried again by itself; SHOW SERVICE INSTANCES IN SERVICE <service>; shows its state, and " +
+		remedy: always("the agent tries again by itself; SHOW SERVICE INSTANCES IN SERVICE <service>; shows its state, and " +
 			"SELECT SYSTEM$GET_SERVICE_LOGS('<service>', '0', 'gateway'); what it says"),
 	},
 	{
 		name:   "too many",
 		fits:   func(a *answer) bool { return a.Status == http.StatusTooManyRequests },
-		text:   always("had too many requests"),
-		remedy: always("it is tried again by itself"),
+		text:   always("got too many requests"),
+		remedy: always("the agent tries again by itself"),
 	},
 	{
 		name: "a page",
@@ -249,9 +249,9 @@ func (i *Ingress) hasCredentials() bool { return i.PAT != nil || i.KeyPair != ni
 
 func signInText(i *Ingress) string {
 	if !i.hasCredentials() {
-		return "wants us to sign in, and this agent has no credentials for it"
+		return "asks for a sign-in, and this agent has no credentials for it"
 	}
-	return "wants us to sign in: it does not take " + i.tokenName()
+	return "asks for a sign-in: it does not accept " + i.tokenName()
 }
 
 const giveCredentials = "give the agent --snowflake-pat-file, or --snowflake-private-key-file with --snowflake-account and --snowflake-user"
@@ -278,9 +278,9 @@ func (i *Ingress) patExpiry() (time.Time, bool) {
 
 func tokenText(i *Ingress) string {
 	if !i.hasCredentials() {
-		return "wants a token, and this agent has no credentials for it"
+		return "asks for a token, and this agent has no credentials for it"
 	}
-	return "does not take " + i.tokenName()
+	return "does not accept " + i.tokenName()
 }
 
 func tokenRemedy(i *Ingress) string {
@@ -288,13 +288,13 @@ func tokenRemedy(i *Ingress) string {
 	case !i.hasCredentials():
 		return giveCredentials
 	case i.PAT != nil:
-		return "is it whole, of this account, and ACTIVE in SHOW USER PROGRAMMATIC ACCESS TOKENS FOR USER <user>;? What is written to --snowflake-pat-file is used at once"
+		return "is it complete, of this account, and ACTIVE in SHOW USER PROGRAMMATIC ACCESS TOKENS FOR USER <user>;? A new token in --snowflake-pat-file is used at once"
 	}
 	return fmt.Sprintf("is %s a host of the account %s? DESCRIBE USER %s; shows whether the user is disabled", i.Host, i.KeyPair.Account, i.user())
 }
 
 func grantRemedy(i *Ingress) string {
-	return i.grant() + " and USAGE on database and schema let it in; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may"
+	return i.grant() + " and USAGE on the database and schema are what it needs; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may"
 }
 
 func (i *Ingress) grant() string {

@@ -22,34 +22,34 @@ var ingressAnswers = []struct {
 	remedy   string // for a key's user
 }{
 	{"sign-in", 302, "myorg-myaccount.snowflakecomputing.com", nil, "",
-		"the Snowflake ingress wants us to sign in: it does not take the token that Snowflake gave for the key (302 Found to myorg-myaccount.snowflakecomputing.com)", "DESCRIBE USER kafka_user;"},
-	{"sign-in", 303, "login.example.com", nil, "", "the Snowflake ingress, or something before it, wants us to sign in", "DESCRIBE USER"},
-	{"CORS", 403, "", nil, "Rejecting a CORS request since cookie was present, and request does not have an auth header", "takes this for a request of a web page", "Origin"},
+		"the Snowflake ingress asks for a sign-in: it does not accept the token that Snowflake gave for the key (302 Found to myorg-myaccount.snowflakecomputing.com)", "DESCRIBE USER kafka_user;"},
+	{"sign-in", 303, "login.example.com", nil, "", "the Snowflake ingress, or something before it, asks for a sign-in", "DESCRIBE USER"},
+	{"CORS", 403, "", nil, "Rejecting a CORS request since cookie was present, and request does not have an auth header", "treats this as a web page's request", "Origin"},
 	{"no network policy", 401, "", nil, `{"responseType":"ERROR_NETWORK_POLICY","requestId":"7e1","detail":"Network policy is required to use a programmatic access token."}`,
-		"takes no programmatic access token of a user whom no network policy covers (401 Unauthorized, ERROR_NETWORK_POLICY, Network policy is required to use a programmatic access token., request id 7e1)", "ALTER USER kafka_user SET NETWORK_POLICY"},
+		"accepts no programmatic access token of a user without a network policy (401 Unauthorized, ERROR_NETWORK_POLICY, Network policy is required to use a programmatic access token., request id 7e1)", "ALTER USER kafka_user SET NETWORK_POLICY"},
 	{"network policy", 403, "", nil, `{"responseType":"ERROR_NETWORK_POLICY","requestId":"7e1","detail":"Request failed network policy check"}`,
-		"the Snowflake ingress keeps this address out: a network policy does not list it (403 Forbidden, ERROR_NETWORK_POLICY, Request failed network policy check, request id 7e1)", "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER kafka_user;"},
+		"the Snowflake ingress does not admit this address: a network policy does not allow it (403 Forbidden, ERROR_NETWORK_POLICY, Request failed network policy check, request id 7e1)", "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER kafka_user;"},
 	{"network policy", 401, "", http.Header{"Server": {"_"}}, `{"message":"Incoming request with IP/Token 192.0.2.1 is not allowed to access Snowflake."}`, "192.0.2.1", "checkip"},
-	{"user disabled", 401, "", nil, `{"responseType":"ERROR_AUTH","requestId":"7e1","detail":"User access disabled."}`, "lets this user in no more", "ALTER USER kafka_user SET DISABLED = FALSE;"},
-	{"expired", 401, "", nil, `{"responseType":"ERROR_INVALID_TOKEN","requestId":"7e1","detail":"The token has expired"}`, "does not take the token any more: it has expired", "DESCRIBE USER"},
+	{"user disabled", 401, "", nil, `{"responseType":"ERROR_AUTH","requestId":"7e1","detail":"User access disabled."}`, "does not admit this user", "ALTER USER kafka_user SET DISABLED = FALSE;"},
+	{"expired", 401, "", nil, `{"responseType":"ERROR_INVALID_TOKEN","requestId":"7e1","detail":"The token has expired"}`, "does not accept the token any more: it has expired", "DESCRIBE USER"},
 	{"role", 403, "", nil, `{"responseType":"ERROR_UNAUTHORIZED","requestId":"7e1","detail":"Role R has insufficient privileges"}`,
 		"the role that the token is for may not use this endpoint", `GRANT SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE TO ROLE "Kafka";`},
 	{"revoked", 401, "", nil, `{"responseType":"ERROR_INVALID_TOKEN","requestId":"7e1","detail":"The token was revoked"}`, "it was revoked or disabled", "DESCRIBE USER"},
 	{"not a token", 401, "", nil, `{"responseType":"ERROR_INVALID_TOKEN","requestId":"7e1","detail":"Invalid token supplied"}`,
-		"the Snowflake ingress does not take the token that Snowflake gave for the key (401 Unauthorized, ERROR_INVALID_TOKEN, Invalid token supplied, request id 7e1)", "DESCRIBE USER"},
+		"the Snowflake ingress does not accept the token that Snowflake gave for the key (401 Unauthorized, ERROR_INVALID_TOKEN, Invalid token supplied, request id 7e1)", "DESCRIBE USER"},
 	{"forbidden", 403, "", http.Header{"Server": {"_"}}, "", "the Snowflake ingress does not let this user use the endpoint (403 Forbidden)", "GRANT SERVICE ROLE"},
-	{"forbidden by who knows", 403, "", http.Header{"Server": {"squid"}}, "<html>blocked</html>", "the Snowflake ingress, or something before it, forbids it, in words that are not Snowflake's (403 Forbidden)", "looks into TLS"},
-	{"forbidden by who knows", 403, "", nil, "Access to this site is blocked by policy", "or something before it, forbids it", "proxy"},
-	{"forbidden by who knows", 403, "", nil, `{"message":"User jane is locked, her role has no network policy: token revoked"}`, "or something before it, forbids it", "proxy"},
-	{"forbidden by who knows", 403, "", http.Header{"Location": {"https://snowflake.example.com"}}, "role", "or something before it, forbids it", "proxy"},
+	{"forbidden by who knows", 403, "", http.Header{"Server": {"squid"}}, "<html>blocked</html>", "the Snowflake ingress, or something before it, forbids the request, in words that are not Snowflake's (403 Forbidden)", "inspect TLS"},
+	{"forbidden by who knows", 403, "", nil, "Access to this site is blocked by policy", "or something before it, forbids the request", "proxy"},
+	{"forbidden by who knows", 403, "", nil, `{"message":"User jane is locked, her role has no network policy: token revoked"}`, "or something before it, forbids the request", "proxy"},
+	{"forbidden by who knows", 403, "", http.Header{"Location": {"https://snowflake.example.com"}}, "role", "or something before it, forbids the request", "proxy"},
 	{"forbidden", 403, "", http.Header{"Server": {"_"}}, "blocked, unrolled", "the Snowflake ingress does not let this user use the endpoint", "GRANT"},
-	{"not a token", 401, "", nil, "user is locked", "or something before it, does not take the token", "DESCRIBE USER"},
+	{"not a token", 401, "", nil, "user is locked", "or something before it, does not accept the token", "DESCRIBE USER"},
 	{"not there", 404, "", http.Header{"Set-Cookie": {"sfc-ss-x=y"}}, "Not Found",
-		"the Snowflake ingress shows nothing there to this user: the endpoint does not exist (any more), is not public, or the role may not use it; these answers are all alike (404 Not Found)", "SHOW ENDPOINTS IN SERVICE <service>; must list " + testHost},
+		"the Snowflake ingress shows no endpoint to this user: it does not exist (any more), is not public, or the role may not use it; the answer is the same for all three (404 Not Found)", "SHOW ENDPOINTS IN SERVICE <service>; must list " + testHost},
 	{"service down", 503, "", nil, "no healthy upstream", "gets no answer from the service: it is starting, suspended, in maintenance, or not ready (503 Service Unavailable, no healthy upstream)", "SHOW SERVICE INSTANCES"},
 	{"service down", 500, "", nil, "", "gets no answer from the service", "by itself"},
 	{"service down", 504, "", nil, "", "gets no answer from the service", "by itself"},
-	{"too many", 429, "", nil, "", "had too many requests", "by itself"},
+	{"too many", 429, "", nil, "", "got too many requests", "by itself"},
 	{"a page", 200, "", nil, "<html>", "answered as a web server does, not as a culvert gateway", "SHOW ENDPOINTS"},
 }
 
@@ -190,7 +190,7 @@ func TestAPATThatHasExpiredSaysSo(t *testing.T) {
 	i := &Ingress{Host: testHost, PAT: func() (string, error) { return pat, nil }}
 	e := &tunnel.AnswerError{Status: 302, Location: "x.snowflakecomputing.com"}
 	i.Refused(http.Header{}, e)
-	if want := "does not take the programmatic access token, which expired at 2023-11-14T22:13:20Z (302"; !strings.Contains(e.Error(), want) {
+	if want := "does not accept the programmatic access token, which expired at 2023-11-14T22:13:20Z (302"; !strings.Contains(e.Error(), want) {
 		t.Errorf("explained as %s, want %s", e, want)
 	}
 }

@@ -233,7 +233,7 @@ func TestAnotherPATIsUsedAtOnce(t *testing.T) {
 	r.account.Revoke(old)
 	r.asked()
 	err := r.dial()
-	const want = "the Snowflake ingress does not take the programmatic access token (401 Unauthorized, ERROR_INVALID_TOKEN, "
+	const want = "the Snowflake ingress does not accept the programmatic access token (401 Unauthorized, ERROR_INVALID_TOKEN, "
 	if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), ", request id ") || !strings.Contains(hintOf(err), "SHOW USER PROGRAMMATIC ACCESS TOKENS") {
 		t.Errorf("Dial = %v, hint %q", err, hintOf(err))
 	}
@@ -312,7 +312,7 @@ func TestNoStormOfRequestsAndLogins(t *testing.T) {
 	for range 20 {
 		clients.Go(func() {
 			for range 50 {
-				if err := r.dial(); err == nil || !strings.Contains(err.Error(), "shows nothing there to this user") {
+				if err := r.dial(); err == nil || !strings.Contains(err.Error(), "shows no endpoint to this user") {
 					t.Errorf("Dial = %v", err)
 				}
 			}
@@ -359,7 +359,7 @@ func TestASuspendedServiceIsWaitedFor(t *testing.T) {
 func TestWithoutCredentials(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.ingress.KeyPair = nil })
 	err := r.dial()
-	if err == nil || !strings.Contains(err.Error(), "the Snowflake ingress wants us to sign in, and this agent has no credentials for it (302 Found to myorg-my-account.snowflakecomputing.com)") || !strings.Contains(hintOf(err), "--snowflake-pat-file") {
+	if err == nil || !strings.Contains(err.Error(), "the Snowflake ingress asks for a sign-in, and this agent has no credentials for it (302 Found to myorg-my-account.snowflakecomputing.com)") || !strings.Contains(hintOf(err), "--snowflake-pat-file") {
 		t.Errorf("Dial = %v, hint %q", err, hintOf(err))
 	}
 	wantAsked(t, r, "nothing")
@@ -418,7 +418,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	i.Authorize(t.Context(), h)
 	e := &tunnel.AnswerError{Status: 401, Body: []byte(`{"responseType":"ERROR","requestId":"7","detail":"bad token pat-that-nobody-has-given"}`)}
 	i.Refused(h, e)
-	if want := "the Snowflake ingress does not take the programmatic access token (401 Unauthorized, ERROR, bad token ***, request id 7)"; e.Error() != want {
+	if want := "the Snowflake ingress does not accept the programmatic access token (401 Unauthorized, ERROR, bad token ***, request id 7)"; e.Error() != want {
 		t.Errorf("explained as %s, want %s", e, want)
 	}
 }

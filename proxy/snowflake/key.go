@@ -17,13 +17,13 @@ import (
 const minKeyBits = 2048
 
 // toPKCS8 is how most other keys become what we read.
-const toPKCS8 = "openssl pkcs8 -topk8 -in OLD -out NEW, with -nocrypt for no passphrase, makes what is wanted of it"
+const toPKCS8 = "openssl pkcs8 -topk8 -in OLD -out NEW, with -nocrypt for no passphrase, converts it"
 
 // notKeys are the kinds of PEM that are taken for a private key in PKCS #8, by
 // their label, with what they are and what to do.
 var notKeys = map[string][2]string{
 	"RSA PRIVATE KEY":     {"an RSA key in PKCS #1", toPKCS8},
-	"OPENSSH PRIVATE KEY": {"a key of OpenSSH's", "of an RSA key, a copy of it is converted by: ssh-keygen -p -m PKCS8 -f COPY"},
+	"OPENSSH PRIVATE KEY": {"a key of OpenSSH", "if it is an RSA key, this converts a copy of it: ssh-keygen -p -m PKCS8 -f COPY"},
 	"EC PRIVATE KEY":      {"a key for elliptic curves", makeRSA},
 	"DSA PRIVATE KEY":     {"a DSA key", makeRSA},
 	"PUBLIC KEY":          {"the public key", otherHalf},
@@ -33,8 +33,8 @@ var notKeys = map[string][2]string{
 }
 
 const (
-	otherHalf = "the private key is wanted, which begins with -----BEGIN PRIVATE KEY----- or -----BEGIN ENCRYPTED PRIVATE KEY-----"
-	makeRSA   = "an RSA key is wanted: openssl genrsa 2048 | openssl pkcs8 -topk8 -nocrypt -out rsa_key.p8; openssl rsa -in rsa_key.p8 -pubout -out rsa_key.pub"
+	otherHalf = "the private key is needed, which begins with -----BEGIN PRIVATE KEY----- or -----BEGIN ENCRYPTED PRIVATE KEY-----"
+	makeRSA   = "an RSA key is needed: openssl genrsa 2048 | openssl pkcs8 -topk8 -nocrypt -out rsa_key.p8; openssl rsa -in rsa_key.p8 -pubout -out rsa_key.pub"
 )
 
 // ParsePrivateKey returns the RSA key that a file in PEM holds as PKCS #8,
@@ -88,21 +88,21 @@ func findKey(content []byte) (*pem.Block, error) {
 		if !known {
 			is = [2]string{fmt.Sprintf("%.40q in PEM", first.Type), otherHalf}
 		}
-		return nil, badFile("what is in it is "+is[0]+", and not a private key in PKCS #8", is[1])
+		return nil, badFile("it holds "+is[0]+", not a private key in PKCS #8", is[1])
 	}
 	switch start := bytes.TrimSpace(content); {
 	case len(start) == 0:
 		return nil, badFile("it is empty", otherHalf)
 	case start[0] == 0x30: // SEQUENCE
-		return nil, badFile("it is no PEM, but perhaps a key in DER", "openssl pkcs8 -topk8 -inform DER -in OLD -out NEW, with -nocrypt for no passphrase, makes PEM of it")
+		return nil, badFile("it is not PEM, but perhaps a key in DER", "openssl pkcs8 -topk8 -inform DER -in OLD -out NEW, with -nocrypt for no passphrase, converts it to PEM")
 	case bytes.HasPrefix(start, []byte("ssh-")):
-		return nil, badFile("what is in it is the public key, of OpenSSH's", otherHalf)
+		return nil, badFile("it holds a public key of OpenSSH", otherHalf)
 	case bytes.HasPrefix(start, []byte("PuTTY-User-Key-File")):
-		return nil, badFile("what is in it is a key of PuTTY's", "puttygen OLD -O private-openssh -o COPY, and then ssh-keygen -p -m PKCS8 -f COPY, make what is wanted of an RSA key")
+		return nil, badFile("it holds a key of PuTTY", "puttygen OLD -O private-openssh -o COPY, and then ssh-keygen -p -m PKCS8 -f COPY, convert an RSA key")
 	case bytes.Contains(start, []byte("-----BEGIN")):
 		return nil, badFile("the PEM in it is damaged: lines are missing, or joined", "copy the file again as it is")
 	}
-	return nil, badFile("there is no key in PEM in it", otherHalf)
+	return nil, badFile("it holds no key in PEM", otherHalf)
 }
 
 var (
@@ -124,9 +124,9 @@ func checkAlgorithm(der []byte) error {
 	}
 	switch is := info.Algorithm.Algorithm; {
 	case is.Equal(oidPSS):
-		return badFile("it is a key for RSASSA-PSS alone, which signs no JWT that Snowflake takes", makeRSA)
+		return badFile("it is a key for RSASSA-PSS, with which no JWT can be signed that Snowflake accepts", makeRSA)
 	case !is.Equal(oidRSA):
-		return badFile("it is no RSA key", makeRSA)
+		return badFile("it is not an RSA key", makeRSA)
 	}
 	return nil
 }
@@ -135,9 +135,9 @@ func wantRSA(key any) (*rsa.PrivateKey, error) {
 	k, ok := key.(*rsa.PrivateKey)
 	switch {
 	case !ok:
-		return nil, badFile("it is no RSA key", makeRSA)
+		return nil, badFile("it is not an RSA key", makeRSA)
 	case k.N.BitLen() < minKeyBits:
-		return nil, badFile(fmt.Sprintf("the key has %d bits, and Snowflake takes none below %d", k.N.BitLen(), minKeyBits), makeRSA)
+		return nil, badFile(fmt.Sprintf("the key has %d bits, and Snowflake accepts none below %d", k.N.BitLen(), minKeyBits), makeRSA)
 	}
 	return k, nil
 }
@@ -148,9 +148,9 @@ func TrimPassphrase(content []byte) ([]byte, error) {
 	p := bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
 	switch {
 	case len(p) == 0:
-		return nil, errors.New("there is no passphrase in it")
+		return nil, errors.New("it holds no passphrase")
 	case bytes.ContainsAny(p, "\r\n"):
-		return nil, errors.New("a passphrase is one line, and it has several")
+		return nil, errors.New("it has several lines, and a passphrase is one")
 	}
 	return p, nil
 }

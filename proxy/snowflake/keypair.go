@@ -159,7 +159,7 @@ func unreached(err error) error {
 	}
 	return &hints.Error{
 		Err:    err,
-		Remedy: "is --snowflake-account right, and does the way there lead through a proxy (HTTPS_PROXY)? With PrivateLink, or another name, there is --snowflake-token-url",
+		Remedy: "is --snowflake-account right, and is a proxy needed (HTTPS_PROXY)? For PrivateLink or another host name there is --snowflake-token-url",
 	}
 }
 

@@ -22,9 +22,9 @@ func ParsePAT(content []byte) (string, error) {
 	const remedy = "the file holds what ALTER USER … ADD PROGRAMMATIC ACCESS TOKEN … printed as token_secret, and nothing else"
 	switch {
 	case s == "":
-		return "", badFile("there is no token in it", remedy)
+		return "", badFile("it holds no token", remedy)
 	case strings.Contains(s, "-----BEGIN"):
-		return "", badFile("there is a key in it, and no programmatic access token", "for a key there is --snowflake-private-key-file")
+		return "", badFile("it holds a key, not a programmatic access token", "for a key there is --snowflake-private-key-file")
 	}
 	if err := checkToken(s); err != nil {
 		return "", badFile("it holds no token: "+err.Error(), remedy)

@@ -67,7 +67,7 @@ var schemes = map[string]struct {
 const maxIterations = 2_000_000
 
 // reencrypt makes of a key what decryptPBES2 reads.
-const reencrypt = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW encrypts it in a way that is read"
+const reencrypt = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW encrypts it in a way that can be read here"
 
 // errPassphrase is also what a damaged file looks like.
 var errPassphrase = badFile("the passphrase does not open the key", "does it belong to this key? openssl pkey -in FILE -noout asks for it and says so")
@@ -141,5 +141,5 @@ func decryptCBC(block cipher.Block, iv, data []byte) ([]byte, error) {
 }
 
 func unknownEncryption(a pkix.AlgorithmIdentifier) error {
-	return badFile(fmt.Sprintf("the key is encrypted in a way that is not read here (%s)", a.Algorithm), reencrypt)
+	return badFile(fmt.Sprintf("the key is encrypted in a way that cannot be read here (%s)", a.Algorithm), reencrypt)
 }

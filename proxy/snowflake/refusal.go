@@ -61,7 +61,7 @@ var loginCases = []struct {
 	remedy func(k *KeyPair, a *loginAnswer) string
 }{
 	{isRedirect, "it answered with a redirect, which is not followed", accountRemedy},
-	{says("not allowed to access snowflake", "network policy", "390422"), "a network policy keeps this address out", networkRemedy},
+	{says("not allowed to access snowflake", "network policy", "390422"), "a network policy does not allow this address", networkRemedy},
 	{saysJWT(func(a *loginAnswer) bool {
 		return a.skew.Abs() > skewWorthSaying || strings.Contains(a.code+a.text, "394302") || strings.Contains(a.code+a.text, "394303") ||
 			strings.Contains(a.text, "ISSUE_TIME") || strings.Contains(a.text, "EXPIRATION_TIME")
@@ -72,11 +72,11 @@ var loginCases = []struct {
 	{says("access disabled", "user is disabled", "390101"), "the user is disabled", disabledRemedy},
 	{says("locked", "390102"), "the user is locked for now", disabledRemedy},
 	{says("role", "roles", "invalid_scope", "390186", "390189"), "the role is not accepted", roleRemedy},
-	{says("authentication policy", "authentication method", "authentication methods"), "an authentication policy forbids keys to this user", policyRemedy},
+	{says("authentication policy", "authentication method", "authentication methods"), "an authentication policy does not allow keys for this user", policyRemedy},
 	{says("invalid_grant", "invalid_client", "incorrect username", "390100"), "the key is not accepted", keyRemedy},
 	{hasStatus(http.StatusTooManyRequests), "there were too many logins", noRemedy},
-	{isServers, "Snowflake cannot do it now", noRemedy},
-	{hasStatus(http.StatusNotFound, http.StatusForbidden), "there seems to be no such account, or something before it forbids it", accountRemedy},
+	{isServers, "Snowflake cannot answer now", noRemedy},
+	{hasStatus(http.StatusNotFound, http.StatusForbidden), "the account seems not to exist, or something on the way forbids the request", accountRemedy},
 }
 
 // refusal says what an answer without a token means.
@@ -161,14 +161,14 @@ func networkRemedy(k *KeyPair, _ *loginAnswer) string {
 }
 
 func disabledRemedy(k *KeyPair, _ *loginAnswer) string {
-	return fmt.Sprintf("DESCRIBE USER %s; shows DISABLED and what else keeps it out; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
+	return fmt.Sprintf("DESCRIBE USER %s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
 }
 
 func roleRemedy(k *KeyPair, _ *loginAnswer) string {
 	if k.Role == "" {
 		return fmt.Sprintf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; --snowflake-role names another", k.sqlUser())
 	}
-	return fmt.Sprintf("SHOW GRANTS TO USER %s; must list the role %s, in just these letters, small and capital; else GRANT ROLE %s TO USER %s;",
+	return fmt.Sprintf("SHOW GRANTS TO USER %s; must list the role %s, with the same upper and lower case; else GRANT ROLE %s TO USER %s;",
 		k.sqlUser(), k.Role, quoted(k.Role), k.sqlUser())
 }
 

@@ -30,19 +30,19 @@ func parseToken(body []byte, contentType string, now time.Time) (value string, l
 	switch {
 	case isHTML(contentType, text):
 		return "", 0, &hints.Error{
-			Err:    errors.New("a web page came instead of a token, as of a login"),
-			Remedy: "is --snowflake-account right, or --snowflake-token-url? Nothing on the way may answer in Snowflake's place",
+			Err:    errors.New("the answer is a web page, such as a sign-in, and not a token"),
+			Remedy: "is --snowflake-account right, or --snowflake-token-url? Does something on the way answer instead of Snowflake?",
 		}
 	case strings.HasPrefix(text, "{"):
 		if err := json.Unmarshal([]byte(text), &answer); err != nil {
-			return "", 0, errors.New("the answer is JSON that cannot be read")
+			return "", 0, errors.New("the answer is JSON that cannot be decoded")
 		}
 		if text = answer.Token; text == "" {
 			return "", 0, errNoToken
 		}
 	case strings.HasPrefix(text, `"`):
 		if err := json.Unmarshal([]byte(text), &text); err != nil {
-			return "", 0, errors.New("the answer is JSON that cannot be read")
+			return "", 0, errors.New("the answer is JSON that cannot be decoded")
 		}
 	}
 	if err := checkToken(text); err != nil {
