@@ -10,20 +10,20 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// An Account is an account as two places want it named.
+// An Account is an account's two names.
 type Account struct {
 	Host string // of its URL
 	JWT  string // in the issuer and the subject of a JWT
 }
 
-// accountSuffixes end the hosts of accounts.
+// accountSuffixes are those of the hosts of accounts.
 var accountSuffixes = []string{".snowflakecomputing.com", ".snowflakecomputing.cn"}
 
-// accountForm is what an account identifier is made of.
+// accountForm matches an account identifier.
 var accountForm = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
 
-// sqlForm is ORGANIZATION.ACCOUNT, as SQL writes it. The second part of a locator
-// is a region, and the names of all regions have a dash.
+// sqlForm matches ORGANIZATION.ACCOUNT, as SQL writes it, and not a locator: the
+// second part of that is a region, and the names of all regions have a dash.
 var sqlForm = regexp.MustCompile(`^([a-z0-9_]+)\.([a-z0-9_]+)$`)
 
 // ParseAccount reads an account identifier in any of its forms: myorg-myaccount,
@@ -44,7 +44,7 @@ func ParseAccount(s string) (Account, error) {
 	return a, nil
 }
 
-// accountName takes away what stands around an identifier in a URL.
+// accountName is the identifier in a host or URL, and the suffix behind it.
 func accountName(s string) (name, suffix string, err error) {
 	suffix = accountSuffixes[0]
 	_, rest, isURL := strings.Cut(s, "://")
@@ -86,8 +86,8 @@ func inSnowsight(rest string) (org, account string, ok bool) {
 	return org, account, org != "" && account != "" && !strings.ContainsAny(org+account, ".-?#")
 }
 
-// jwtAccount is an account as Snowflake's documentation has it in JWTs: without
-// what follows a locator, in capitals.
+// jwtAccount is an account as Snowflake's documentation has it in JWTs: in upper case,
+// without what follows a locator.
 func jwtAccount(name string) string {
 	cut := "."
 	if strings.Contains(name, ".global") {
@@ -97,7 +97,7 @@ func jwtAccount(name string) string {
 	return strings.ToUpper(strings.ReplaceAll(name, ".", "-"))
 }
 
-// isHostName reports whether a lower-case name fits into the DNS.
+// isHostName reports whether a lower-case name may be in the DNS.
 func isHostName(s string) bool {
 	if len(s) > 253 {
 		return false

@@ -11,8 +11,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// An answer is what the ingress, or something before it, gave in the gateway's
-// place.
+// An answer is what the ingress, or something before it, gave instead of the
+// gateway.
 type answer struct {
 	*tunnel.AnswerError
 	kind      string // responseType
@@ -22,8 +22,7 @@ type answer struct {
 	page      bool   // HTML
 }
 
-// readAnswer finds the ingress's own words, in which the secrets that it was sent
-// have no place.
+// readAnswer finds the ingress's own words, without the secrets that it was sent.
 func readAnswer(e *tunnel.AnswerError, secrets ...string) *answer {
 	own := func(s string) string { return words(scrub(s, secrets...)) }
 	a := &answer{AnswerError: e, page: isHTML(e.Type, string(e.Body)), to: own(e.Location)}
@@ -44,9 +43,9 @@ func readAnswer(e *tunnel.AnswerError, secrets ...string) *answer {
 	return a
 }
 
-// fromEdge reports whether the answer has the ingress's marks: its name for itself,
+// fromIngress reports whether the answer has the ingress's marks: its Server header,
 // its cookies, its JSON, or a redirect to Snowflake's own sign-in.
-func (a *answer) fromEdge() bool {
+func (a *answer) fromIngress() bool {
 	if a.kind != "" || a.Header.Get("Server") == "_" || isSnowflakes(a.Location) {
 		return true
 	}
@@ -58,15 +57,15 @@ func (a *answer) fromEdge() bool {
 	return false
 }
 
-// who answered.
+// who is whoever answered.
 func (a *answer) who() string {
-	if a.fromEdge() {
+	if a.fromIngress() {
 		return "the Snowflake ingress"
 	}
 	return "the Snowflake ingress, or something before it,"
 }
 
-// said is what the answer was, word for word.
+// said is the answer itself: status, name, detail and request id.
 func (a *answer) said() string {
 	said := fmt.Sprintf("%d %s", a.Status, http.StatusText(a.Status))
 	if a.Status/100 == 3 && a.to != "" {
@@ -83,14 +82,14 @@ func (a *answer) said() string {
 	return said
 }
 
-// A verdict is what an answer means.
-type verdict struct {
+// An explanation is what an answer means.
+type explanation struct {
 	text, remedy string
 	credentials  bool // another token, or another form of it, may be accepted
-	final        bool // the answer is the ingress's own, whatever the transport
+	final        bool // the answer would be the same over any transport
 }
 
-// An answerCase is one meaning, and the answers that have it.
+// An answerCase is one meaning, and which answers have it.
 type answerCase struct {
 	name        string
 	fits        func(a *answer) bool
@@ -99,20 +98,29 @@ type answerCase struct {
 	credentials bool
 }
 
-// answerCases are all meanings that are known. The first that fits counts.
+// answerCases are all meanings that are known. The first that fits counts, so the
+// narrow ones come first. Snowflake documents neither the answers nor their words:
+// these are from its pages about errors of logins and from what its users report.
+// A meaning with credentials is worth a new token: that may belong to a role that
+// was granted meanwhile, or end a mistake about the form in which it is sent.
 var answerCases = []answerCase{
 	{
+		// What a browser gets without a token, and what a token gets that the ingress
+		// does not recognize as one.
 		name: "sign-in", credentials: true,
 		fits: (*answer).isRedirect,
 		text: signInText, remedy: tokenRemedy,
 	},
 	{
+		// The ingress refuses a request with Origin and a cookie that has no token.
 		name:   "CORS",
 		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden && a.says("cors") },
 		text:   always("treats this as a web page's request, which it is not"),
 		remedy: always("what on the way adds an Origin header or a cookie? A proxy that does so must exempt this host"),
 	},
 	{
+		// Before the next one, whose words these contain. A PAT needs a policy by
+		// default: https://docs.snowflake.com/user-guide/programmatic-access-tokens
 		name: "no network policy",
 		fits: refusalThatSays("network policy is required", "requires a network policy"),
 		text: always("accepts no programmatic access token of a user without a network policy"),
@@ -157,12 +165,13 @@ var answerCases = []answerCase{
 	},
 	{
 		name: "forbidden", credentials: true,
-		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden && a.fromEdge() },
+		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden && a.fromIngress() },
 		text:   always("does not let this user use the endpoint"),
 		remedy: grantRemedy,
 	},
 	{
-		name: "forbidden by who knows", credentials: true,
+		// Credentials all the same: the ingress may have lost its marks on the way.
+		name: "forbidden by others", credentials: true,
 		fits:   func(a *answer) bool { return a.Status == http.StatusForbidden },
 		text:   always("forbids the request, in words that are not Snowflake's"),
 		remedy: always("does a proxy or firewall between here and Snowflake inspect TLS? It must let WebSockets to this host pass"),
@@ -175,6 +184,7 @@ var answerCases = []answerCase{
 		remedy: notFoundRemedy,
 	},
 	{
+		// Not 501, with which proxies refuse an Upgrade or a method.
 		name: "service down",
 		fits: func(a *answer) bool { return a.Status/100 == 5 && a.Status != http.StatusNotImplemented },
 		text: always("gets no answer from the service: it is starting, suspended, in maintenance, or not ready"),
@@ -188,6 +198,7 @@ var answerCases = []answerCase{
 		remedy: always("the agent tries again by itself"),
 	},
 	{
+		// 200 to an Upgrade: a service that is not a gateway, or a captive portal.
 		name: "a page",
 		fits: func(a *answer) bool { return a.Status/100 == 2 },
 		text: always("answered as a web server does, not as a culvert gateway"),
@@ -196,11 +207,11 @@ var answerCases = []answerCase{
 	},
 }
 
-// explain says what an answer means.
-func (i *Ingress) explain(a *answer) verdict {
+// explain finds what an answer means.
+func (i *Ingress) explain(a *answer) explanation {
 	for _, c := range answerCases {
 		if c.fits(a) {
-			return verdict{
+			return explanation{
 				text:        fmt.Sprintf("%s %s (%s)", a.who(), c.text(i), a.said()),
 				remedy:      c.remedy(i),
 				credentials: c.credentials,
@@ -208,22 +219,23 @@ func (i *Ingress) explain(a *answer) verdict {
 			}
 		}
 	}
-	return verdict{text: fmt.Sprintf("%s answered %s", a.who(), a.said())}
+	return explanation{text: fmt.Sprintf("%s answered %s", a.who(), a.said())}
 }
 
 func (a *answer) isRedirect() bool { return a.Status/100 == 3 }
 
-// refusalThatSays fits a 401 or 403 of the ingress's own among whose words is one of
-// texts. Others may have their own users and policies.
+// refusalThatSays fits a 401 or 403 of the ingress itself whose words contain one of
+// texts. A proxy on the way may have users and policies of its own.
 func refusalThatSays(texts ...string) func(*answer) bool {
 	return func(a *answer) bool {
-		return (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && a.fromEdge() && a.says(texts...)
+		return (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && a.fromIngress() && a.says(texts...)
 	}
 }
 
-// says reports whether one of texts, in lower case, is among the answer's words.
+// says reports whether the answer's words contain one of texts, in lower case.
 func (a *answer) says(texts ...string) bool { return contains(a.kind+" "+a.detail, texts...) }
 
+// always is a text that depends on nothing.
 func always(text string) func(*Ingress) string { return func(*Ingress) string { return text } }
 
 // withUser fills in the user where it is known.
@@ -231,6 +243,8 @@ func withUser(format string) func(*Ingress) string {
 	return func(i *Ingress) string { return fmt.Sprintf(format, i.user()) }
 }
 
+// user is the user as SQL writes it, or a placeholder: whose a programmatic access
+// token is, only Snowflake knows.
 func (i *Ingress) user() string {
 	if i.PAT != nil || i.KeyPair == nil {
 		return "<user>"
@@ -238,6 +252,7 @@ func (i *Ingress) user() string {
 	return i.KeyPair.sqlUser()
 }
 
+// role is the role as SQL writes it, or a placeholder.
 func (i *Ingress) role() string {
 	if i.PAT != nil || i.KeyPair == nil || i.KeyPair.Role == "" {
 		return "<role>"
@@ -256,7 +271,7 @@ func signInText(i *Ingress) string {
 
 const giveCredentials = "give the agent --snowflake-pat-file, or --snowflake-private-key-file with --snowflake-account and --snowflake-user"
 
-// tokenName is what the ingress was shown.
+// tokenName names the token that the ingress was sent.
 func (i *Ingress) tokenName() string {
 	if i.PAT == nil {
 		return "the token that Snowflake gave for the key"
@@ -267,7 +282,7 @@ func (i *Ingress) tokenName() string {
 	return "the programmatic access token"
 }
 
-// patExpiry reads the end of the token's life, where it can be read.
+// patExpiry is when the programmatic access token expires, where it says so.
 func (i *Ingress) patExpiry() (time.Time, bool) {
 	pat, err := i.PAT()
 	if err != nil {
@@ -283,6 +298,7 @@ func tokenText(i *Ingress) string {
 	return "does not accept " + i.tokenName()
 }
 
+// tokenRemedy asks about the token where there is one.
 func tokenRemedy(i *Ingress) string {
 	switch {
 	case !i.hasCredentials():
@@ -293,6 +309,7 @@ func tokenRemedy(i *Ingress) string {
 	return fmt.Sprintf("is %s a host of the account %s? DESCRIBE USER %s; shows whether the user is disabled", i.Host, i.KeyPair.Account, i.user())
 }
 
+// grantRemedy lets a role use the endpoint, which takes more than the service role.
 func grantRemedy(i *Ingress) string {
 	return i.grant() + " and USAGE on the database and schema are what it needs; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may"
 }
@@ -305,6 +322,7 @@ func (i *Ingress) grant() string {
 	return fmt.Sprintf("GRANT SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE TO ROLE %s;", role)
 }
 
+// notFoundRemedy asks whether the endpoint exists, and then about the grant.
 func notFoundRemedy(i *Ingress) string {
 	if !i.hasCredentials() {
 		return giveCredentials

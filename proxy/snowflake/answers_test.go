@@ -38,10 +38,10 @@ var ingressAnswers = []struct {
 	{"not a token", 401, "", nil, `{"responseType":"ERROR_INVALID_TOKEN","requestId":"7e1","detail":"Invalid token supplied"}`,
 		"the Snowflake ingress does not accept the token that Snowflake gave for the key (401 Unauthorized, ERROR_INVALID_TOKEN, Invalid token supplied, request id 7e1)", "DESCRIBE USER"},
 	{"forbidden", 403, "", http.Header{"Server": {"_"}}, "", "the Snowflake ingress does not let this user use the endpoint (403 Forbidden)", "GRANT SERVICE ROLE"},
-	{"forbidden by who knows", 403, "", http.Header{"Server": {"squid"}}, "<html>blocked</html>", "the Snowflake ingress, or something before it, forbids the request, in words that are not Snowflake's (403 Forbidden)", "inspect TLS"},
-	{"forbidden by who knows", 403, "", nil, "Access to this site is blocked by policy", "or something before it, forbids the request", "proxy"},
-	{"forbidden by who knows", 403, "", nil, `{"message":"User jane is locked, her role has no network policy: token revoked"}`, "or something before it, forbids the request", "proxy"},
-	{"forbidden by who knows", 403, "", http.Header{"Location": {"https://snowflake.example.com"}}, "role", "or something before it, forbids the request", "proxy"},
+	{"forbidden by others", 403, "", http.Header{"Server": {"squid"}}, "<html>blocked</html>", "the Snowflake ingress, or something before it, forbids the request, in words that are not Snowflake's (403 Forbidden)", "inspect TLS"},
+	{"forbidden by others", 403, "", nil, "Access to this site is blocked by policy", "or something before it, forbids the request", "proxy"},
+	{"forbidden by others", 403, "", nil, `{"message":"User jane is locked, her role has no network policy: token revoked"}`, "or something before it, forbids the request", "proxy"},
+	{"forbidden by others", 403, "", http.Header{"Location": {"https://snowflake.example.com"}}, "role", "or something before it, forbids the request", "proxy"},
 	{"forbidden", 403, "", http.Header{"Server": {"_"}}, "blocked, unrolled", "the Snowflake ingress does not let this user use the endpoint", "GRANT"},
 	{"not a token", 401, "", nil, "user is locked", "or something before it, does not accept the token", "DESCRIBE USER"},
 	{"not there", 404, "", http.Header{"Set-Cookie": {"sfc-ss-x=y"}}, "Not Found",
@@ -122,7 +122,7 @@ func TestWhoRedirects(t *testing.T) {
 		testHost: true, "a.privatelink.snowflake.app": true, "snowflake.login.example.com": false, "evilsnowflake.com": false,
 		"login.example.com": false, "/snowflake": false, "": false,
 	} {
-		if got := readAnswer(&tunnel.AnswerError{Status: 302, Location: to}, "").fromEdge(); got != want {
+		if got := readAnswer(&tunnel.AnswerError{Status: 302, Location: to}, "").fromIngress(); got != want {
 			t.Errorf("a redirect to %q is the ingress's: %t", to, got)
 		}
 	}

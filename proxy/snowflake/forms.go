@@ -9,7 +9,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/backoff"
 )
 
-// A form is a way to show a token to the ingress.
+// A form is a way to send a token to the ingress.
 type form struct {
 	header string
 	quote  string
@@ -17,9 +17,9 @@ type form struct {
 
 const scheme = "Snowflake Token="
 
-// forms are those that Snowflake's documentation and its users' code know. The
-// first is the documented one. The second leaves Authorization to what is behind
-// the ingress; the third is what one page of the documentation asks for.
+// forms are those in Snowflake's documentation and in its users' code. The first is
+// the documented one. The second leaves Authorization to the service behind the
+// ingress; the third is on one page of the documentation.
 var forms = []form{
 	{"Authorization", `"`},
 	{"X-SF-SPCS-Authorization", `"`},
@@ -30,7 +30,7 @@ func (f form) set(h http.Header, token string) {
 	h.Set(f.header, scheme+f.quote+token+f.quote)
 }
 
-// readForm finds in a request's header the token that was shown, and how.
+// readForm finds in a request's header the token that was sent, and in which form.
 func readForm(h http.Header) (token string, which int, ok bool) {
 	for which, f := range forms {
 		token, ok = strings.CutPrefix(h.Get(f.header), scheme)
@@ -42,8 +42,7 @@ func readForm(h http.Header) (token string, which int, ok bool) {
 	return "", 0, false
 }
 
-// secretsIn are the tokens in a request's header: the one that was shown to the
-// ingress, and the gateway's own.
+// secretsIn are the tokens in a request's header: the ingress's and the gateway's.
 func secretsIn(h http.Header) (secrets []string) {
 	for _, values := range h {
 		for _, v := range values {
@@ -58,27 +57,28 @@ func secretsIn(h http.Header) (secrets []string) {
 }
 
 const (
-	// roundTime is how long the tries of one exchange may be apart.
+	// roundTime is how far apart two attempts of one round may be.
 	roundTime = 30 * time.Second
 
-	// A verdict, that nothing we have is accepted, stands for a while: the ingress
-	// answers a dropped service as it does a wrong token, and no number of logins
-	// brings that back. Other refusals may be healed with what takes a login to be
-	// seen, such as another role, so it does not stand for long.
-	verdictTime     = time.Minute
-	verdictTimeMost = 5 * time.Minute
+	// After everything was refused no other token or form is tried for this time,
+	// doubled with each such round: the ingress answers for a dropped service as for
+	// a wrong token, and no login changes that. It is not long, because what an
+	// administrator grants meanwhile, such as another role, may show only after a
+	// login.
+	giveUpTime     = time.Minute
+	giveUpTimeMost = 5 * time.Minute
 )
 
-// A formChooser keeps the form that works, and tries the others when a token is
-// refused: first a new token, then each other form, and then it is a verdict.
+// A formChooser keeps the form that works. When a token is refused it starts a
+// round: first a new token, then each other form; then it gives up for some time.
 type formChooser struct {
-	mu       sync.Mutex
-	now      int       // the form in use
-	step     time.Time // of the last try of a round; zero: there is no round
-	first    int       // form of the round
-	renewed  bool      // in this round
-	verdicts int       // one soon after the other
-	stands   time.Time // until when the last one does
+	mu      sync.Mutex
+	now     int       // the form in use
+	step    time.Time // when the round's last attempt was; zero: there is no round
+	first   int       // the form with which the round began
+	renewed bool      // the round has asked for a new token
+	gaveUp  int       // rounds without success, one soon after the other
+	until   time.Time // when the next round may start
 }
 
 func (c *formChooser) current() form {
@@ -87,18 +87,18 @@ func (c *formChooser) current() form {
 	return forms[c.now]
 }
 
-// other is told that a token shown in a form was refused. It reports whether another
-// token, or form, is to be used from now on. isCurrent reports whether the token is the
-// one that would be used now; it is asked while nobody else decides. renew gets rid of
-// the token if another can be had.
+// other is called when a token that was sent in a form was refused. It reports whether
+// a try with another token or form makes sense now. isCurrent reports whether the token
+// is the one that would be sent now, and is called under the lock. renew gives up the
+// token if another can be fetched.
 func (c *formChooser) other(refused int, isCurrent, renew func() bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	switch {
 	case refused != c.now || !isCurrent():
-		return true // somebody else has seen to it
-	case now.Before(c.stands):
+		return true // another request has changed the token or the form meanwhile
+	case now.Before(c.until):
 		return false
 	case now.Sub(c.step) > roundTime:
 		c.first, c.renewed = c.now, false
@@ -114,10 +114,10 @@ func (c *formChooser) other(refused int, isCurrent, renew func() bool) bool {
 	if c.now != c.first {
 		return true
 	}
-	if now.Sub(c.stands) > 2*verdictTimeMost {
-		c.verdicts = 0
+	if now.Sub(c.until) > 2*giveUpTimeMost {
+		c.gaveUp = 0
 	}
-	c.stands, c.step = now.Add(backoff.Delay(c.verdicts, verdictTime, verdictTimeMost)), time.Time{}
-	c.verdicts++
+	c.until, c.step = now.Add(backoff.Delay(c.gaveUp, giveUpTime, giveUpTimeMost)), time.Time{}
+	c.gaveUp++
 	return false
 }

@@ -1,10 +1,10 @@
-// Package snowflake stands before the public endpoints of Snowpark Container
-// Services: it gives an agent the credentials that their ingress wants, and says
-// in words what the ingress answers.
+// Package snowflake leads an agent through the ingress before the public endpoints
+// of Snowpark Container Services: it supplies the credentials that the ingress
+// asks for, and explains what the ingress answers.
 //
 // A programmatic access token goes into the header as it is. A key pair signs a
 // JWT, which Snowflake exchanges for a token of some minutes or hours; that is
-// kept, and renewed before it expires. Neither ever appears in a log or an error.
+// kept, and renewed before it expires. None of these appears in a log or an error.
 package snowflake
 
 import (
@@ -18,16 +18,16 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// An Ingress is Snowflake's, before one endpoint. With neither PAT nor KeyPair it
-// has no credentials to give, and only explains. Set the fields before the first
-// use; then it may be used concurrently. Close it.
+// An Ingress is the one before one endpoint. With neither PAT nor KeyPair it has no
+// credentials, and only explains answers. Set the fields before the first use; then
+// it may be used concurrently. Close ends its goroutines.
 type Ingress struct {
 	Host    string                 // of the endpoint, without port
 	PAT     func() (string, error) // the programmatic access token, asked for each exchange; nil: none
 	KeyPair *KeyPair               // used without PAT; nil: none
 
-	// OnLogin is told how each exchange of a JWT for a token went, and until when
-	// the token is good; nil: nobody.
+	// OnLogin is called after each exchange of a JWT for a token, with when the token
+	// expires; nil: nothing is.
 	OnLogin func(err error, expires time.Time)
 
 	Logger *slog.Logger // nil discards
@@ -71,16 +71,16 @@ func (i *Ingress) init() {
 	})
 }
 
-// loggedIn reports how a login went.
+// loggedIn tells OnLogin and the log how a login went.
 func (i *Ingress) loggedIn(f fetched) {
 	if i.OnLogin != nil {
 		i.OnLogin(f.err, f.token.expires)
 	}
 	next := f.next.Round(time.Second)
 	switch skew := f.token.skew; {
-	case f.err != nil && f.behind:
+	case f.err != nil && f.hadToken:
 		i.log.Warn("token for the ingress not renewed, the last one is still good", "err", f.err, "retry_in", next)
-	case f.err != nil: // whoever waited for it says so
+	case f.err != nil: // a caller waited, and logs the error
 		i.log.Debug("no token for the ingress", "err", f.err, "retry_in", next)
 	case skew.Abs() > skewWorthSaying:
 		i.log.Warn("clocks differ: beyond a minute Snowflake accepts no key", "ahead", skew.Round(time.Second))
@@ -89,8 +89,9 @@ func (i *Ingress) loggedIn(f fetched) {
 	}
 }
 
-// Authorize sets the header that the ingress takes a token from. With a key pair
-// it may wait for a login; a login that failed is not repeated at once.
+// Authorize sets the header in which the ingress looks for a token. With a key pair
+// it may wait for a login; for some time after a login has failed it returns that
+// login's error.
 func (i *Ingress) Authorize(ctx context.Context, h http.Header) error {
 	i.init()
 	token, err := i.token(ctx)
@@ -111,30 +112,30 @@ func (i *Ingress) token(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// Refused explains an answer. It asks for another try when the answer may be
-// about the token and there is another token, or another form of showing it, that
-// was not refused lately.
+// Refused explains an answer. It asks for another try where the answer may be about
+// the token, and another token, or another form of sending it, was not refused
+// lately.
 func (i *Ingress) Refused(h http.Header, e *tunnel.AnswerError) (again bool) {
 	i.init()
-	sent, form, shown := readForm(h)
-	v := i.explain(readAnswer(e, secretsIn(h)...))
-	e.Text, e.Remedy, e.Final = v.text, v.remedy, v.final
-	if !v.credentials || !shown || e.Transport != tunnel.TransportWS && !e.Proven {
-		return false // over another transport it may say that it wants none such
+	token, form, sent := readForm(h)
+	x := i.explain(readAnswer(e, secretsIn(h)...))
+	e.Text, e.Remedy, e.Final = x.text, x.remedy, x.final
+	if !x.credentials || !sent || e.Transport != tunnel.TransportWS && !e.Proven {
+		return false // the answer may be about a transport that the ingress does not support
 	}
-	return i.forms.other(form, func() bool { return i.isCurrent(sent) }, func() bool { return i.tokens != nil && i.tokens.forget(sent) })
+	return i.forms.other(form, func() bool { return i.isCurrent(token) }, func() bool { return i.tokens != nil && i.tokens.forget(token) })
 }
 
-// isCurrent reports whether the token that was sent is what would be sent now.
-func (i *Ingress) isCurrent(sent string) bool {
+// isCurrent reports whether a token is the one that would be sent now.
+func (i *Ingress) isCurrent(token string) bool {
 	if i.PAT != nil {
 		now, err := i.PAT()
-		return err != nil || now == sent
+		return err != nil || now == token
 	}
-	return i.tokens.current() == sent
+	return i.tokens.current() == token
 }
 
-// Close ends the renewal of tokens, and waits for a login in progress to give up.
+// Close ends the renewal of tokens, cancels a login in progress and waits for it.
 func (i *Ingress) Close() error {
 	i.init()
 	if i.tokens != nil {

@@ -23,7 +23,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// A rig is an agent's dialer, Snowflake's front door, and a gateway behind it.
+// A rig is an agent's dialer, Snowflake's ingress, and a gateway behind it.
 type rig struct {
 	t       *testing.T
 	account *standin.Account
@@ -263,8 +263,8 @@ func TestTheFormThatWorksIsKept(t *testing.T) {
 	wantAsked(t, r, shownSecond, shownSecond, shownSecond)
 }
 
-// An edge that knows nothing but WebSockets, and takes its time, is no verdict of
-// the others'.
+// An ingress that supports nothing but WebSockets, and is slow with them, says nothing
+// of WebSockets when it refuses HTTP/2.
 func TestAnAnswerOverH2LeavesWebSocketAlone(t *testing.T) {
 	r := newRig(t, nil)
 	posted := make(chan struct{})
@@ -452,8 +452,8 @@ func TestAnEchoIsNotRepeated(t *testing.T) {
 	}
 }
 
-// The verdict that nothing is accepted stands for longer each time.
-func TestVerdictsStand(t *testing.T) {
+// While nothing is accepted, new tokens and other forms are tried less and less often.
+func TestRoundsOfAttemptsBecomeRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c formChooser
 		renewals, tries := 0, 0
@@ -466,7 +466,7 @@ func TestVerdictsStand(t *testing.T) {
 				}
 			}
 			if c.current() != forms[0] {
-				t.Fatalf("after a verdict the form is %v", c.current())
+				t.Fatalf("after a round the form is %v", c.current())
 			}
 			time.Sleep(2 * time.Second)
 		}
@@ -478,7 +478,7 @@ func TestVerdictsStand(t *testing.T) {
 }
 
 // A form that has worked is the one to return to.
-func TestAVerdictLeavesTheFormThatWorked(t *testing.T) {
+func TestARoundReturnsToTheFormThatWorked(t *testing.T) {
 	c := formChooser{now: 1}
 	var tried []int
 	for c.other(c.now, yes, no) {

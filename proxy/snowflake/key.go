@@ -13,14 +13,14 @@ import (
 	"fmt"
 )
 
-// minKeyBits is what Snowflake wants at least.
+// minKeyBits is the shortest RSA key that Snowflake accepts.
 const minKeyBits = 2048
 
-// toPKCS8 is how most other keys become what we read.
+// toPKCS8 is how most other keys are converted.
 const toPKCS8 = "openssl pkcs8 -topk8 -in OLD -out NEW, with -nocrypt for no passphrase, converts it"
 
-// notKeys are the kinds of PEM that are taken for a private key in PKCS #8, by
-// their label, with what they are and what to do.
+// notKeys are the kinds of PEM that users mistake for a private key in PKCS #8: by
+// their label, what they are and what to do.
 var notKeys = map[string][2]string{
 	"RSA PRIVATE KEY":     {"an RSA key in PKCS #1", toPKCS8},
 	"OPENSSH PRIVATE KEY": {"a key of OpenSSH", "if it is an RSA key, this converts a copy of it: ssh-keygen -p -m PKCS8 -f COPY"},
@@ -38,8 +38,8 @@ const (
 )
 
 // ParsePrivateKey returns the RSA key that a file in PEM holds as PKCS #8,
-// encrypted or not. The passphrase is not used where none is needed; nil means that
-// there is none. Errors repeat nothing of either.
+// encrypted or not. The passphrase is ignored where none is needed; nil means that
+// there is none. Errors contain nothing of either.
 func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
 	block, err := findKey(content)
 	if err != nil {
@@ -67,8 +67,8 @@ func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
 	return wantRSA(key)
 }
 
-// findKey returns the first block of PEM that is what we read, and else says what
-// the first one is.
+// findKey returns the first block of PEM that is a key in PKCS #8. Without one, the
+// error says what the first block is.
 func findKey(content []byte) (*pem.Block, error) {
 	var first *pem.Block
 	for rest := content; ; {
@@ -90,6 +90,7 @@ func findKey(content []byte) (*pem.Block, error) {
 		}
 		return nil, badFile("it holds "+is[0]+", not a private key in PKCS #8", is[1])
 	}
+	// No PEM at all: say what it looks like.
 	switch start := bytes.TrimSpace(content); {
 	case len(start) == 0:
 		return nil, badFile("it is empty", otherHalf)
@@ -110,8 +111,8 @@ var (
 	oidPSS = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}
 )
 
-// checkAlgorithm says what a whole key is that is not for RSA; crypto/x509 calls most
-// of those damaged. What is damaged passes.
+// checkAlgorithm refuses a key that is not for RSA and says so; crypto/x509 calls most
+// of those damaged. A damaged key passes, for x509 to refuse.
 func checkAlgorithm(der []byte) error {
 	var info struct {
 		Version   int
@@ -131,6 +132,7 @@ func checkAlgorithm(der []byte) error {
 	return nil
 }
 
+// wantRSA returns a parsed key if Snowflake accepts its kind and length.
 func wantRSA(key any) (*rsa.PrivateKey, error) {
 	k, ok := key.(*rsa.PrivateKey)
 	switch {
@@ -160,7 +162,7 @@ func TrimPassphrase(content []byte) ([]byte, error) {
 func Fingerprint(key *rsa.PrivateKey) string {
 	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
-		return "" // no RSA key has none
+		return "" // does not happen with an RSA key
 	}
 	sum := sha256.Sum256(der)
 	return "SHA256:" + base64.StdEncoding.EncodeToString(sum[:])

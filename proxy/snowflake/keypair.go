@@ -43,7 +43,7 @@ const jwtLife = 10 * time.Minute
 // maxAnswer is as much of an answer as is read.
 const maxAnswer = 64 << 10
 
-// skewWorthSaying is less than the minute that Snowflake lets clocks differ.
+// skewWorthSaying is below the minute by which Snowflake lets clocks differ.
 const skewWorthSaying = 30 * time.Second
 
 // keyChanged reports whether there is another key than the one with which the last
@@ -72,14 +72,15 @@ func (k *KeyPair) login(ctx context.Context, host string) (token, error) {
 	return t, nil
 }
 
-// loginFailed says what failed with err.
+// loginFailed is err with what failed.
 func (k *KeyPair) loginFailed(err error) error {
 	return fmt.Errorf("log in to Snowflake at %s as %s: %w", k.url().Host, k.subject(), err)
 }
 
-// unfinished is what somebody is told who does not wait for a login any longer.
+// unfinished is the error of a caller who stops waiting for a login.
 func (k *KeyPair) unfinished(cause error) error { return k.loginFailed(unreached(cause)) }
 
+// exchange asks /oauth/token for a token for host, with a JWT as the grant (RFC 7523).
 func (k *KeyPair) exchange(ctx context.Context, key *rsa.PrivateKey, host string) (token, error) {
 	assertion, err := k.sign(key, time.Now())
 	if err != nil {
@@ -115,7 +116,8 @@ func (k *KeyPair) subject() string {
 	return strings.ToUpper(cmp.Or(k.JWTAccount, k.Account.JWT) + "." + k.User)
 }
 
-// sign makes the JWT.
+// sign makes the JWT. Its issuer ends with the key's fingerprint, by which Snowflake
+// finds the public key.
 func (k *KeyPair) sign(key *rsa.PrivateKey, now time.Time) (string, error) {
 	return jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.RegisteredClaims{
 		Issuer:    k.subject() + "." + Fingerprint(key),
@@ -125,6 +127,7 @@ func (k *KeyPair) sign(key *rsa.PrivateKey, now time.Time) (string, error) {
 	}).SignedString(key)
 }
 
+// scope names the endpoint, and a role where that is not to be the default one.
 func (k *KeyPair) scope(host string) string {
 	if k.Role == "" {
 		return host
@@ -132,9 +135,11 @@ func (k *KeyPair) scope(host string) string {
 	return "session:role:" + k.Role + " " + host
 }
 
+// url is where logins go.
 func (k *KeyPair) url() *url.URL { return cmp.Or(k.TokenURL, k.Account.tokenURL()) }
 
-// post returns the answer and the beginning of its body. It follows no redirect.
+// post returns the answer and the beginning of its body. It follows no redirect, so
+// that the JWT goes to no other host.
 func (k *KeyPair) post(ctx context.Context, form url.Values) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, k.url().String(), strings.NewReader(form.Encode()))
 	if err != nil {
@@ -152,7 +157,7 @@ func (k *KeyPair) post(ctx context.Context, form url.Values) (*http.Response, []
 	return resp, body, err
 }
 
-// unreached says that no answer came.
+// unreached is an error where no answer came, with a remedy if it has none.
 func unreached(err error) error {
 	if len(hints.Of(err, nil)) > 0 {
 		return err
@@ -163,8 +168,8 @@ func unreached(err error) error {
 	}
 }
 
-// skewOf is how far this machine's clock is ahead of the one behind an answer; 0
-// if that does not tell. Its second is cut off, so half a second is added.
+// skewOf is how far this machine's clock is ahead of the one that dated an answer; 0
+// without a date. Dates are cut to whole seconds, hence the half second.
 func skewOf(h http.Header, now time.Time) time.Duration {
 	date, err := http.ParseTime(h.Get("Date"))
 	if err != nil {
@@ -173,6 +178,7 @@ func skewOf(h http.Header, now time.Time) time.Duration {
 	return now.Sub(date.Add(time.Second / 2))
 }
 
+// skewSentence says by how much the clocks differ, and which way.
 func skewSentence(skew time.Duration) string {
 	by := skew.Abs().Round(time.Second)
 	if skew > 0 {
@@ -181,8 +187,8 @@ func skewSentence(skew time.Duration) string {
 	return fmt.Sprintf("this machine's clock is %v behind Snowflake's", by)
 }
 
-// sqlUser is the user as SQL wants it. Small letters become capitals there, as they
-// do in the JWT.
+// sqlUser is the user's name in SQL. Without quotes its case does not matter there,
+// nor does it in the JWT.
 func (k *KeyPair) sqlUser() string {
 	if plainName.MatchString(strings.ToUpper(k.User)) {
 		return k.User
@@ -190,7 +196,7 @@ func (k *KeyPair) sqlUser() string {
 	return quoted(k.User)
 }
 
-// quoted is a name as SQL wants it.
+// quoted is a name as SQL writes it.
 func quoted(name string) string {
 	if plainName.MatchString(name) {
 		return name
@@ -198,5 +204,5 @@ func quoted(name string) string {
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }
 
-// plainName is one that SQL takes as it is.
+// plainName matches a name that needs no quotes in SQL.
 var plainName = regexp.MustCompile(`^[A-Z_][A-Z0-9_$]*$`)

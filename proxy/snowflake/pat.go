@@ -9,14 +9,14 @@ import (
 )
 
 const (
-	// minToken is less than any token of Snowflake's has.
+	// minToken is shorter than any token of Snowflake's.
 	minToken = 16
-	// maxToken is more than any has, and fits into a header.
+	// maxToken is longer than any, and fits into a header.
 	maxToken = 8 << 10
 )
 
 // ParsePAT returns the programmatic access token that a file holds, with nothing
-// but white space around it. Its errors do not repeat it.
+// but white space around it. Errors do not contain it.
 func ParsePAT(content []byte) (string, error) {
 	s := string(bytes.TrimSpace(bytes.TrimPrefix(content, []byte("\ufeff"))))
 	const remedy = "the file holds what ALTER USER … ADD PROGRAMMATIC ACCESS TOKEN … printed as token_secret, and nothing else"
@@ -32,7 +32,7 @@ func ParsePAT(content []byte) (string, error) {
 	return s, nil
 }
 
-// checkToken reports what cannot go into a header, in quotes or without.
+// checkToken refuses what cannot go into a header, in quotes or without.
 func checkToken(s string) error {
 	switch {
 	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' }):
@@ -45,7 +45,7 @@ func checkToken(s string) error {
 	return nil
 }
 
-// badFile says what is wrong with the content of a file.
+// badFile is an error about the content of a file; which file, the caller knows.
 func badFile(what, remedy string) error {
 	return &hints.Error{Err: errors.New(what), Remedy: remedy}
 }

@@ -66,14 +66,14 @@ var schemes = map[string]struct {
 // 2048, and OWASP advises 600,000 for SHA-256.
 const maxIterations = 2_000_000
 
-// reencrypt makes of a key what decryptPBES2 reads.
+// reencrypt is how a key becomes one that decryptPBES2 reads.
 const reencrypt = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW encrypts it in a way that can be read here"
 
-// errPassphrase is also what a damaged file looks like.
+// errPassphrase may also mean a damaged file.
 var errPassphrase = badFile("the passphrase does not open the key", "does it belong to this key? openssl pkey -in FILE -noout asks for it and says so")
 
-// decryptPBES2 returns the DER of what is encrypted. A wrong passphrase shows only
-// in most cases: what comes out may still be no key.
+// decryptPBES2 returns the DER of the key. A wrong passphrase is not always noticed
+// here: what is returned may not be a key.
 func decryptPBES2(der, passphrase []byte) ([]byte, error) {
 	var info encryptedPrivateKeyInfo
 	if rest, err := asn1.Unmarshal(der, &info); err != nil || len(rest) > 0 {
@@ -105,6 +105,7 @@ func decryptPBES2(der, passphrase []byte) ([]byte, error) {
 	return decryptCBC(block, iv, info.Data)
 }
 
+// deriveKey makes the cipher's key of the passphrase. It takes up to some seconds.
 func deriveKey(kdf pkix.AlgorithmIdentifier, passphrase []byte, length int) ([]byte, error) {
 	if !kdf.Algorithm.Equal(oidPBKDF2) {
 		return nil, unknownEncryption(kdf)
@@ -120,7 +121,8 @@ func deriveKey(kdf pkix.AlgorithmIdentifier, passphrase []byte, length int) ([]b
 	return pbkdf2.Key(prf, string(passphrase), params.Salt, params.Iterations, length)
 }
 
-// decryptCBC decrypts, and takes away the padding.
+// decryptCBC decrypts, and takes away the padding of RFC 8018 §6.1.1. That the padding
+// is wrong may be said: there is no oracle, whoever sees the error has the file.
 func decryptCBC(block cipher.Block, iv, data []byte) ([]byte, error) {
 	size := block.BlockSize()
 	if len(data) == 0 || len(data)%size != 0 {
@@ -140,6 +142,8 @@ func decryptCBC(block cipher.Block, iv, data []byte) ([]byte, error) {
 	return plain[:len(plain)-pad], nil
 }
 
+// unknownEncryption is about an algorithm other than the ones above, PBES1 and scrypt
+// among them.
 func unknownEncryption(a pkix.AlgorithmIdentifier) error {
 	return badFile(fmt.Sprintf("the key is encrypted in a way that cannot be read here (%s)", a.Algorithm), reencrypt)
 }

@@ -18,15 +18,14 @@ type loginAnswer struct {
 	body        []byte
 	skew        time.Duration
 	fingerprint string
-	secret      string // that was sent, and may come back
+	secret      string // that was sent, and may be in the answer
 
 	known bool   // it has a code of Snowflake's, or an error of OAuth's
 	code  string // Snowflake's, such as 390144
 	text  string // what the answer says
 }
 
-// read finds Snowflake's code and words in the body, in whichever of the forms
-// that its APIs have.
+// read finds Snowflake's code and words in the body, which has one of several forms.
 func (a *loginAnswer) read() {
 	var body struct {
 		Code        any    `json:"code"`
@@ -51,10 +50,13 @@ func (a *loginAnswer) read() {
 	a.known = codeForm.MatchString(a.code) || body.Error != ""
 }
 
-// codeForm is that of Snowflake's errors about logins.
+// codeForm matches the codes of Snowflake's errors about logins.
 var codeForm = regexp.MustCompile(`\b39\d{4}\b`)
 
-// loginCases say what answers to a login mean. The first that fits counts.
+// loginCases say what answers to a login mean. The first that fits counts, so what
+// has a cause of its own comes before "the key is not accepted". The codes 3943xx are
+// those of https://docs.snowflake.com/user-guide/key-pair-auth-troubleshooting; users
+// mostly see 390144, and administrators the rest.
 var loginCases = []struct {
 	fits   func(a *loginAnswer) bool
 	text   string
@@ -79,7 +81,8 @@ var loginCases = []struct {
 	{hasStatus(http.StatusNotFound, http.StatusForbidden), "the account seems not to exist, or something on the way forbids the request", accountRemedy},
 }
 
-// refusal says what an answer without a token means.
+// refusal says what an answer without a token means. Only 5xx and 429 end by
+// themselves; all else is hopeless until somebody changes something.
 func (k *KeyPair) refusal(a *loginAnswer) error {
 	a.read()
 	text, remedy := "it gave no token", keyRemedy
@@ -110,7 +113,7 @@ func (k *KeyPair) refusal(a *loginAnswer) error {
 	}
 }
 
-// says fits answers of Snowflake's in whose code or words one of texts is found.
+// says fits answers of Snowflake's whose code or words contain one of texts.
 func says(texts ...string) func(*loginAnswer) bool {
 	return func(a *loginAnswer) bool { return a.known && !isServers(a) && contains(a.code+" "+a.text, texts...) }
 }
@@ -128,6 +131,8 @@ func hasStatus(list ...int) func(*loginAnswer) bool {
 func isRedirect(a *loginAnswer) bool { return a.status/100 == 3 }
 func isServers(a *loginAnswer) bool  { return a.status/100 == 5 }
 
+// redirectHost is where a redirect leads, which says whose it is: often that of a
+// company's sign-in. The rest of the URL may hold secrets.
 func redirectHost(h http.Header) string {
 	u, err := url.Parse(h.Get("Location"))
 	if err != nil {
@@ -136,8 +141,12 @@ func redirectHost(h http.Header) string {
 	return words(u.Host)
 }
 
+// The remedies name the SQL that shows the cause, with the names that are known.
+
 func noRemedy(*KeyPair, *loginAnswer) string { return "" }
 
+// keyRemedy shows the fingerprint, which Snowflake shows too: that tells whether the
+// key is the registered one. A user may have two, so that keys can be rotated.
 func keyRemedy(k *KeyPair, a *loginAnswer) string {
 	return fmt.Sprintf("DESCRIBE USER %s; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as %s, else ALTER USER %s SET RSA_PUBLIC_KEY='…'; with the public half; account and user are %s%s",
 		k.sqlUser(), a.fingerprint, k.sqlUser(), k.subject(), failureDetails(a))
@@ -152,6 +161,7 @@ func accountRemedy(k *KeyPair, _ *loginAnswer) string {
 		strings.TrimSuffix(k.subject(), "."+strings.ToUpper(k.User)), k.url().Host)
 }
 
+// clockRemedy repeats no times: skewSentence is in the error.
 func clockRemedy(*KeyPair, *loginAnswer) string {
 	return "set this machine's clock: a JWT that is more than a minute old or not yet valid is refused; timedatectl shows whether NTP is on"
 }
@@ -176,10 +186,10 @@ func policyRemedy(k *KeyPair, _ *loginAnswer) string {
 	return "does AUTHENTICATION_METHODS of the user's authentication policy have KEYPAIR? SHOW AUTHENTICATION POLICIES ON USER " + k.sqlUser() + ";"
 }
 
-// uuidForm is how Snowflake numbers failures.
+// uuidForm matches the id that Snowflake gives a failure.
 var uuidForm = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
-// failureDetails is the question whose answer says more.
+// failureDetails is the query that tells an administrator more about a failure.
 func failureDetails(a *loginAnswer) string {
 	id := uuidForm.FindString(a.text)
 	if id == "" {

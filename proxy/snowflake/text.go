@@ -8,16 +8,15 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
-// maxWords is how much is shown of what the other end says: its sentences are
-// shorter.
+// maxWords is how many bytes of it are shown: Snowflake's sentences are shorter.
 const maxWords = 300
 
-// words is the beginning of what the other end says, on one line and printable.
+// words is the beginning of what a stranger says, on one line and printable.
 func words(s string) string {
 	return printable.Text(strings.Join(strings.Fields(s), " "), maxWords)
 }
 
-// scrub takes secrets out of what the other end says.
+// scrub takes secrets out of what a stranger says.
 func scrub(s string, secrets ...string) string {
 	for _, secret := range secrets {
 		s = scrubOne(s, secret)
@@ -25,7 +24,7 @@ func scrub(s string, secrets ...string) string {
 	return jwtForm.ReplaceAllString(s, "***")
 }
 
-// jwtForm is that of a JWT, whole or cut, which is nothing to repeat whoever made it.
+// jwtForm matches a JWT, whole or cut, which must not be shown, whoever made it.
 var jwtForm = regexp.MustCompile(`\bey[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.=-]*`)
 
 // scrubOne takes one out, also where s ends in the middle of it.
@@ -46,6 +45,7 @@ func scrubOne(s, secret string) string {
 	}
 }
 
+// commonPrefix is the length of the beginning that a and b share.
 func commonPrefix(a, b string) (n int) {
 	for n < len(a) && n < len(b) && a[n] == b[n] {
 		n++
@@ -53,17 +53,17 @@ func commonPrefix(a, b string) (n int) {
 	return n
 }
 
-// isToken reports whether what came may be a token, and is nothing to repeat.
+// isToken reports whether a text may be a token, and so must not be shown.
 func isToken(text string) bool {
 	text = strings.Trim(text, `"`)
 	return checkToken(text) == nil && !wordForm.MatchString(text)
 }
 
-// wordForm is that of Snowflake's names for what went wrong.
+// wordForm matches Snowflake's names of errors.
 var wordForm = regexp.MustCompile(`^[A-Z0-9_]+$`)
 
-// contains reports whether one of texts, which are in lower case, is in s, and not
-// in the middle of a word: who is blocked is not locked.
+// contains reports whether one of texts, which are in lower case, is in s as whole
+// words: "blocked" does not contain "locked".
 func contains(s string, texts ...string) bool {
 	s = strings.ToLower(s)
 	for _, text := range texts {
@@ -84,6 +84,7 @@ func contains(s string, texts ...string) bool {
 
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' }
 
+// nonEmpty is list without empty strings.
 func nonEmpty(list ...string) (kept []string) {
 	for _, s := range list {
 		if s != "" {
@@ -93,6 +94,7 @@ func nonEmpty(list ...string) (kept []string) {
 	return kept
 }
 
+// isHTML reports whether an answer is a web page, whatever its Content-Type.
 func isHTML(contentType, text string) bool {
 	media, _, _ := mime.ParseMediaType(contentType)
 	return media == "text/html" || strings.HasPrefix(strings.ToLower(strings.TrimSpace(text)), "<")

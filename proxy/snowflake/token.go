@@ -19,8 +19,8 @@ type token struct {
 	skew    time.Duration // how far that is ahead of Snowflake's, as the login saw it
 }
 
-// parseToken reads a token out of an answer, bare or in JSON, and how long it lives
-// from now on, which is the time where it was made.
+// parseToken reads a token from an answer, which is the bare token or JSON, and how
+// long it lives from now, the time on the clock of whoever made it.
 func parseToken(body []byte, contentType string, now time.Time) (value string, life time.Duration, err error) {
 	text := strings.TrimSpace(string(body))
 	var answer struct {
@@ -51,7 +51,7 @@ func parseToken(body []byte, contentType string, now time.Time) (value string, l
 	return text, lifeOf(text, answer.ExpiresIn, now), nil
 }
 
-// errNoToken is an answer that may be an error in the clothes of a success.
+// errNoToken is about an answer with the status of a success, which may be an error.
 var errNoToken = errors.New("the answer is JSON without an access_token")
 
 // lifeOf is how long a token lives: as the answer says, or as the token itself
@@ -67,9 +67,9 @@ func lifeOf(value string, expiresIn json.Number, now time.Time) time.Duration {
 }
 
 const (
-	// unknownLife is taken for the life of a token that does not tell.
+	// unknownLife is assumed for a token that does not say how long it lives.
 	unknownLife = 5 * time.Minute
-	// minLife keeps tokens that live for no time from costing a login each moment.
+	// minLife bounds how often tokens with no life at all cost a login.
 	minLife = time.Second
 	// maxLife, in seconds, is more than any token has.
 	maxLife = 10 * 365 * 24 * 3600
@@ -101,13 +101,13 @@ func (e *loginError) Error() string { return e.text }
 // Hint says what to do.
 func (e *loginError) Hint() string { return e.remedy }
 
-// isHopeless reports an error that only somebody's doing can end.
+// isHopeless reports an error that does not end by itself.
 func isHopeless(err error) bool {
 	e, ok := errors.AsType[*loginError](err)
 	return ok && e.hopeless
 }
 
-// isTooMany reports that Snowflake wants fewer logins.
+// isTooMany reports an answer that there were too many logins.
 func isTooMany(err error) bool {
 	e, ok := errors.AsType[*loginError](err)
 	return ok && e.tooMany

@@ -11,35 +11,34 @@ import (
 )
 
 const (
-	// loginTime is how long one login may take: less than anybody waits for it, so
-	// that they hear how it ended.
+	// loginTime is how long one login may take: less than callers wait, so that they
+	// learn how it ended.
 	loginTime = 8 * time.Second
 
-	// After a login that failed the next one waits so long, doubled with each
-	// failure: not for long where Snowflake could not be asked, as in an outage.
+	// The wait after a login that failed, doubled with each failure: short where no
+	// answer came, as in an outage.
 	retryTime, retryTimeMost = time.Second, 30 * time.Second
-	// Where the answer was one that time alone does not change, or that there were
-	// too many, it waits longer.
+	// It is longer after an answer that time alone does not change, and after 429.
 	hopelessTime, refusedTimeMost = 5 * time.Second, 5 * time.Minute
 
-	// forgetTime is how far apart tokens are given up before their time. The one
-	// who refuses them may mean something else.
+	// forgetTime is the least time between two tokens that are given up before they
+	// expire: a refusal may be about something else than the token.
 	forgetTime = time.Minute
 )
 
 // errNoAnswer ends a login that hangs.
 var errNoAnswer = fmt.Errorf("no answer within %v", loginTime)
 
-// tokens keep a token. It is fetched when the first one wants it, and then again
-// before it expires, by one goroutine at a time; while an old one is good nobody
-// waits. After a failure nobody asks until it is time to.
+// tokens keeps one token: fetched when it is first asked for, and again before it
+// expires, by one goroutine at a time. While the old one is good nobody waits. After
+// a failure callers get its error until it is time for the next fetch.
 type tokens struct {
 	fetch   func(context.Context) (token, error)
-	changed func() bool   // what fetch uses has changed since it failed; nil: it never does
-	ended   func(fetched) // told of each fetch; nil: nobody
+	changed func() bool   // whether what fetch uses has changed since it failed; nil: never
+	ended   func(fetched) // called after each fetch; nil: nothing is
 
-	// unfinished says what is waited for by somebody who gives up, and why; nil:
-	// why alone.
+	// unfinished makes the error of a caller who stops waiting for a fetch; nil: the
+	// cause itself.
 	unfinished func(cause error) error
 
 	ctx   context.Context // of fetches
@@ -50,7 +49,7 @@ type tokens struct {
 	now      token
 	running  chan struct{} // closed when the fetch in progress has ended; nil: there is none
 	err      error         // of the last fetch
-	retryAt  time.Time     // after which there may be another
+	retryAt  time.Time     // when the next fetch may start
 	failures int           // in a row
 	forgot   time.Time
 	timer    *time.Timer
@@ -59,11 +58,12 @@ type tokens struct {
 
 func newTokens(fetch func(context.Context) (token, error)) *tokens {
 	t := &tokens{fetch: fetch}
+	// No caller's context: a fetch serves all callers, and goes on when one leaves. close ends it.
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	return t
 }
 
-// get returns a token that is good, and waits for one if there is none.
+// get returns a token that has not expired, and waits for one if there is none.
 func (t *tokens) get(ctx context.Context) (string, error) {
 	for {
 		value, running, err := t.look()
@@ -81,7 +81,8 @@ func (t *tokens) get(ctx context.Context) (string, error) {
 	}
 }
 
-// look returns a token, or why there is none, or what is closed when there may be.
+// look returns a token; or why there is none; or what is closed at the end of the
+// fetch to wait for.
 func (t *tokens) look() (value string, running <-chan struct{}, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -98,9 +99,9 @@ func (t *tokens) look() (value string, running <-chan struct{}, err error) {
 
 func (t *tokens) hasChanged() bool { return t.changed != nil && t.changed() }
 
-// good reports whether there is a token that has not expired. Both times are those
-// of the wall: what runs on no clock of ours, as a laptop sleeps, ages too. The
-// caller holds mu.
+// good reports whether there is a token that has not expired. Both times are of the
+// wall clock: the monotonic clock may stand still while a laptop sleeps, and tokens
+// expire all the same. The caller holds mu.
 func (t *tokens) good() bool {
 	return t.now.value != "" && time.Now().Round(0).Before(t.now.expires)
 }
@@ -112,8 +113,8 @@ func (t *tokens) current() string {
 	return t.now.value
 }
 
-// forget gives up a token that was refused, and reports whether another is to be
-// had now: not if that was done lately.
+// forget gives up a token that was refused, and reports whether it did: not if
+// another was given up lately.
 func (t *tokens) forget(value string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -124,7 +125,7 @@ func (t *tokens) forget(value string) bool {
 	return true
 }
 
-// start has a token fetched, unless that is in progress. The caller holds mu.
+// start starts a fetch unless one is in progress. The caller holds mu.
 func (t *tokens) start() <-chan struct{} {
 	if t.running == nil {
 		t.running = make(chan struct{})
@@ -144,15 +145,15 @@ func (t *tokens) run() {
 	}
 }
 
-// fetched is how a fetch went.
+// fetched is how a fetch ended.
 type fetched struct {
-	token  token
-	err    error
-	behind bool          // nobody waited: the token before it is still good
-	next   time.Duration // until the next one
+	token    token
+	err      error
+	hadToken bool          // the previous token has not expired, so nobody waited
+	next     time.Duration // until the next fetch may start
 }
 
-// settle takes note of how a fetch went.
+// settle records how a fetch ended, and schedules the next.
 func (t *tokens) settle(fresh token, err error) fetched {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,8 +182,8 @@ func (t *tokens) settle(fresh token, err error) fetched {
 	return fetched{fresh, err, good, next}
 }
 
-// schedule has a token fetched after a while, whether anybody wants it or not. The
-// caller holds mu.
+// schedule starts a fetch after some time, whether anybody asks for a token or not.
+// The caller holds mu.
 func (t *tokens) schedule(after time.Duration) {
 	if t.closed {
 		return
@@ -213,9 +214,9 @@ func (t *tokens) close() {
 	t.tasks.Wait()
 }
 
-// refreshAfter is when a token with so much life left is replaced: a minute before
-// its end, or after four fifths of it, whichever comes first, but not in its first
-// half, nor at once however short it is.
+// refreshAfter is how long after its start a token with this life is replaced: a
+// minute before its end or after four fifths, whichever is first, but not in its
+// first half, nor within a second.
 func refreshAfter(life time.Duration) time.Duration {
 	after := min(life-time.Minute, life/5*4)
 	return max(after, life/2, time.Second)
