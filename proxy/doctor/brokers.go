@@ -86,7 +86,7 @@ func (c *cluster) bootstrap(ctx context.Context) Finding {
 	if err != nil {
 		f := c.failure(ctx, fmt.Errorf("ask a bootstrap broker for ApiVersions: %w", err))
 		if f.Remedy == "" {
-			f.Remedy = c.Names.Sprintf("do %s and %s of culvert gateway fit a listener of the brokers?", hints.Bootstrap, hints.BrokerTLS)
+			f.Remedy = c.Names.Sprintf("do %s and %s of culvert gateway match a listener of the brokers?", hints.Bootstrap, hints.BrokerTLS)
 		}
 		return f
 	}
@@ -104,8 +104,8 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 	id, brokers, err := proxy.AskForBrokers(ctx, conn, clientID)
 	if errors.Is(err, proxy.ErrUnanswered) {
 		return Finding{
-			Result: Info, Text: "the brokers want a login, which clients bring and this command does not",
-			Remedy: fmt.Sprintf("let a client in once: the %d brokers are examined that the gateway remembers from clients", len(nodes)),
+			Result: Info, Text: "the brokers require a login, which clients have and this command does not",
+			Remedy: fmt.Sprintf("connect a client once; only the %d brokers that the gateway remembers from clients are examined", len(nodes)),
 		}
 	}
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 	}
 	slices.Sort(names)
 	if len(names) == 0 {
-		return Finding{Result: Fail, Text: "cluster " + id + " names no brokers", Remedy: "have the brokers joined their controllers?"}
+		return Finding{Result: Fail, Text: "cluster " + id + " names no brokers", Remedy: "have the brokers registered with their controllers?"}
 	}
 	more := ""
 	if n := len(names) - maxNamed; n > 0 {
@@ -167,13 +167,13 @@ func (c *cluster) idle(ctx context.Context) Finding {
 	defer stop()
 	conn.SetReadDeadline(time.Now().Add(c.Idle))
 	_, err = conn.Read(make([]byte, 1))
-	stood := time.Since(start)
+	lasted := time.Since(start)
 	switch {
 	case ctx.Err() != nil:
-		return Finding{Result: Info, Took: stood, Text: fmt.Sprintf("not waited for: an idle connection has stood for %s", stood.Round(time.Second))}
+		return Finding{Result: Info, Took: lasted, Text: fmt.Sprintf("interrupted: an idle connection has stayed open for %s so far", lasted.Round(time.Second))}
 	case !errors.Is(err, os.ErrDeadlineExceeded):
 		return Finding{
-			Result: Warn, Took: stood, Text: fmt.Sprintf("an idle connection was cut after %s: %v", stood.Round(time.Second), err),
+			Result: Warn, Took: lasted, Text: fmt.Sprintf("an idle connection was cut after %s: %v", lasted.Round(time.Second), err),
 			Remedy: "clients connect again by themselves; if the time is short, look for the limit of the ingress or of connections.max.idle.ms",
 		}
 	}
@@ -181,7 +181,7 @@ func (c *cluster) idle(ctx context.Context) Finding {
 	if _, err := apiVersions(ctx, conn); err != nil {
 		return c.failure(ctx, fmt.Errorf("after %v without requests: %w", c.Idle, err))
 	}
-	f := ok("a connection without requests stood for %v", c.Idle)
+	f := ok("a connection without requests stayed open for %v", c.Idle)
 	f.Took = time.Since(start)
 	return f
 }

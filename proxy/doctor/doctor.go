@@ -3,8 +3,7 @@
 // with a remedy where there is one.
 //
 // It walks the way that an agent takes, with the agent's own parts, and changes
-// nothing: of Kafka it asks ApiVersions and Metadata alone, which need no login
-// or say that they do.
+// nothing: brokers get ApiVersions, which needs no login, and Metadata.
 package doctor
 
 import (
@@ -25,9 +24,9 @@ type Result string
 // The results, from good to bad.
 const (
 	OK   Result = "ok"
-	Info Result = "info" // does not work, and something else does in its place
-	Warn Result = "warn" // works, and not for long or not for everybody
-	Fail Result = "fail" // clients cannot do without it
+	Info Result = "info" // does not work, but clients can do without it
+	Warn Result = "warn" // works, but not for long or not for everybody
+	Fail Result = "fail" // does not work, and clients need it
 )
 
 // A Finding is what was found at one hop.
@@ -60,7 +59,7 @@ func (d *Doctor) Failed() int { return d.failed }
 // hopTimeout bounds each hop.
 const hopTimeout = 15 * time.Second
 
-// report passes on a finding, with what strangers have said made printable.
+// report passes on a finding, with the words of strangers made printable.
 func (d *Doctor) report(f Finding) {
 	f.Text, f.Remedy = printable.Text(f.Text, printable.Record), printable.Text(f.Remedy, printable.Record)
 	if f.Result == Fail {
@@ -76,6 +75,7 @@ func (d *Doctor) hop(ctx context.Context, name string, examine func(context.Cont
 	return f.Result != Fail
 }
 
+// timed examines one hop within hopTimeout.
 func timed(ctx context.Context, name string, examine func(context.Context) Finding) Finding {
 	ctx, cancel := context.WithTimeoutCause(ctx, hopTimeout, fmt.Errorf("no answer within %v", hopTimeout))
 	defer cancel()
@@ -86,8 +86,8 @@ func timed(ctx context.Context, name string, examine func(context.Context) Findi
 	return f
 }
 
-// atOnce examines n hops side by side, a few at a time, and reports them in
-// their order.
+// atOnce examines n hops side by side, a few at a time, and returns the findings in
+// the order of the hops.
 func (d *Doctor) atOnce(n int, examine func(i int) Finding) []Finding {
 	const few = 8
 	findings := make([]Finding, n)
@@ -108,7 +108,7 @@ func ok(format string, args ...any) Finding {
 	return Finding{Result: OK, Text: fmt.Sprintf(format, args...)}
 }
 
-// failure is err in words, and what errors on the way propose.
+// failure is a finding of err, with the remedies of all errors in it.
 func (d *Doctor) failure(ctx context.Context, err error) Finding {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", err, cause)

@@ -345,7 +345,7 @@ func TestAnIdleConnectionIsNotWaitedFor(t *testing.T) {
 		last.Store(f.Hop == "broker 2")
 	}}
 	d.Gateway(ctx, dialTo(t, address, certificate, "right"), []string{tunnel.TransportWS})
-	if found.Hop != "idle" || found.Result != Info || !strings.Contains(found.Text, "not waited for") {
+	if found.Hop != "idle" || found.Result != Info || !strings.Contains(found.Text, "interrupted") {
 		t.Errorf("found %+v", found)
 	}
 }

@@ -73,6 +73,7 @@ func advised(dialer *tunnel.Dialer, hop string, f Finding) Finding {
 	return f
 }
 
+// name looks the gateway up, unless the proxy does that.
 func (g *gateway) name(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	host := dialer.URL.Hostname()
 	through, err := tunnel.ProxyFromEnvironment(dialer.URL)
@@ -94,13 +95,14 @@ func (g *gateway) name(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	return ok("%s is %s", host, strings.Join(addresses, ", "))
 }
 
+// connect dials TCP, through the proxy if there is one.
 func (g *gateway) connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	start := time.Now()
 	c, err := dialer.DialTCP(ctx)
 	if err != nil {
 		f := g.failure(ctx, err)
 		if f.Remedy == "" {
-			f.Remedy = "does a firewall let this machine out to that port? If a proxy stands before it, set HTTPS_PROXY"
+			f.Remedy = "does a firewall block that port? If this network has a proxy, set HTTPS_PROXY"
 		}
 		return f
 	}
@@ -108,13 +110,14 @@ func (g *gateway) connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	return ok("%s accepts connections after %s", c.RemoteAddr(), millis(time.Since(start)))
 }
 
-// soon is how long before its end a certificate is worth a warning.
+// soon is how long before a certificate expires that is worth a warning.
 const soon = 14 * 24 * time.Hour
 
-// handshake offers what browsers do, to see what the front door would take.
+// handshake offers the protocols that browsers offer, to see which one is chosen:
+// without "h2" there is no transport over HTTP/2.
 func (g *gateway) handshake(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	if dialer.URL.Scheme == "http" {
-		return Finding{Result: Warn, Text: "no TLS: the URL begins with http://", Remedy: "right only where the way to the gateway is private by other means"}
+		return Finding{Result: Warn, Text: "no TLS: the URL begins with http://", Remedy: "use this only in a network that is private by other means"}
 	}
 	tcp, err := dialer.DialTCP(ctx)
 	if err != nil {
@@ -143,12 +146,13 @@ func (g *gateway) handshake(ctx context.Context, dialer *tunnel.Dialer) Finding 
 		leaf := state.PeerCertificates[0]
 		f.Text += "; the certificate of " + leafName(leaf) + " is good until " + leaf.NotAfter.Format(time.DateOnly)
 		if time.Until(leaf.NotAfter) < soon {
-			f.Result, f.Remedy = Warn, "have whoever runs the door renew it"
+			f.Result, f.Remedy = Warn, "ask whoever runs it to renew the certificate"
 		}
 	}
 	return f
 }
 
+// leafName is one of the names that a certificate is for.
 func leafName(c *x509.Certificate) string {
 	if len(c.DNSNames) > 0 {
 		return c.DNSNames[0]
@@ -159,7 +163,8 @@ func leafName(c *x509.Certificate) string {
 	return c.Subject.CommonName
 }
 
-// credentials are had, which does not say yet that they are taken.
+// credentials reports which there are. Whether the gateway accepts them, the hops
+// after this one tell.
 func (g *gateway) credentials(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	var have []string
 	if dialer.Token != nil {
@@ -181,7 +186,7 @@ func (g *gateway) credentials(ctx context.Context, dialer *tunnel.Dialer) Findin
 		}
 	}
 	if have == nil {
-		return Finding{Result: Warn, Text: "there are none", Remedy: g.Names.Sprintf("a gateway wants %s, unless it was told %s", hints.TokenFile, hints.InsecureNoAuth)}
+		return Finding{Result: Warn, Text: "none are set", Remedy: g.Names.Sprintf("a gateway asks for %s, unless it runs with %s", hints.TokenFile, hints.InsecureNoAuth)}
 	}
 	return ok("there is %s", strings.Join(have, " and "))
 }
@@ -202,14 +207,14 @@ func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Diale
 			return ok("64 KiB went to the gateway and came back, %s after the first dial", millis(time.Since(start)))
 		})
 	})
-	best := -1
+	best := -1 // the first of transports that works
 	for i, f := range findings {
 		if f.Result == OK && best < 0 {
 			best = i
 		}
 	}
 	for i, f := range findings {
-		if f.Result == Fail && best >= 0 {
+		if f.Result == Fail && best >= 0 { // clients do without it
 			f.Result = Info
 		}
 		g.report(f)
