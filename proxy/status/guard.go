@@ -30,14 +30,13 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// isProbe reports whether r asks for nothing but yes or no. What probes a
-// platform's containers may do so by any name; nobody can tell us which.
+// isProbe reports whether r asks for yes or no alone. A platform's probes may use
+// any host name, and no setting can list them.
 func isProbe(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.URL.Path == "/healthz" || r.URL.Path == "/readyz")
 }
 
-// answerProbe says yes or no to whoever asks by a name that is not ours, and not
-// why.
+// answerProbe says yes or no, and not why, to a request by an unknown name.
 func (s *Server) answerProbe(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/readyz" && s.Ready != nil && s.Ready() != nil {
 		text(w, http.StatusServiceUnavailable, "not ready; ask by IP address for the reason")

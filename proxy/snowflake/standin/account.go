@@ -28,7 +28,7 @@ type Account struct {
 	TokenLife time.Duration    // of what /oauth/token gives; 0: DefaultTokenLife
 	JSON      bool             // /oauth/token answers in JSON, not with the bare token
 	Now       func() time.Time // a clock that may be wrong; nil: time.Now
-	Logger    *slog.Logger     // says why a login was refused, which the answer does not; nil: nobody
+	Logger    *slog.Logger     // gets why a login was refused, which the answer hides; nil discards
 
 	mu      sync.Mutex
 	users   map[string]User
@@ -43,13 +43,13 @@ type User struct {
 	Name    string           // as SHOW USERS says it: in upper case, unless it was made in quotes
 	Roles   []string         // that it has; the first one is its default
 	Keys    []*rsa.PublicKey // registered with it
-	Blocked bool             // a network policy keeps it out
+	Blocked bool             // by a network policy
 }
 
 // Logins are the requests to /oauth/token so far.
 type Logins struct{ Granted, Refused int }
 
-// hash stands for a token: maps need not know it.
+// hash stands for a token in maps, so that they do not hold it.
 type hash [sha256.Size]byte
 
 func hashOf(token string) hash { return sha256.Sum256([]byte(token)) }
@@ -118,7 +118,7 @@ func (a *Account) names() []string {
 	return []string{strings.ToUpper(name)}
 }
 
-// session is on whose behalf a request comes.
+// session is on whose behalf a request is made.
 type session struct{ user, role string }
 
 // Why a token does not open an endpoint.
@@ -130,7 +130,7 @@ var (
 	errRole    = errors.New("a role that the user does not have")
 )
 
-// admit returns whose a token is that was shown to the endpoint at host.
+// admit returns whose a token is that was sent to the endpoint at host.
 func (a *Account) admit(token, host string) (session, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

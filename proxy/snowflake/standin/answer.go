@@ -8,7 +8,8 @@ import (
 	"net/http"
 )
 
-// answer is one that the ingress gives itself.
+// answer is one that the ingress gives by itself. It is the error of whatever led to
+// it, which most answers hide.
 type answer struct {
 	status int
 	kind   string // responseType, of JSON
@@ -18,6 +19,7 @@ type answer struct {
 func (a *answer) Error() string { return a.err.Error() }
 func (a *answer) Unwrap() error { return a.err }
 
+// write sends the answer; signIn is where a redirect leads.
 func (a *answer) write(w http.ResponseWriter, signIn string) {
 	switch {
 	case a.kind != "":
@@ -34,12 +36,13 @@ func (a *answer) write(w http.ResponseWriter, signIn string) {
 
 var errCORS = errors.New("Rejecting a CORS request since cookie was present, and request does not have an auth header")
 
-// mark makes an answer one that came through here.
+// mark gives an answer what marks those of the ingress, instances' included.
 func mark(h http.Header) {
 	h.Set("Server", "_")
 	h.Add("Set-Cookie", "sfc-ss-standin="+newID()+"; Path=/; Secure; HttpOnly")
 }
 
+// writeJSON answers with body, which can be encoded.
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

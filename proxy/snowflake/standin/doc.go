@@ -1,7 +1,7 @@
 // Package standin stands in for the ingress of Snowpark Container Services and
-// for the account behind it, in tests and in the demo: so that what is built to
-// pass Snowflake's front door can be tried without a Snowflake account. It is no
-// proxy for anything else, and nothing should be measured through it.
+// for the account behind it, in tests and in the demo, so that all of culvert can be
+// tried without a Snowflake account. It is not a proxy for anything else, and
+// nothing should be measured through it.
 //
 // An [Ingress] ends TLS, asks for a token of an [Account], and relays to an
 // instance of a [Service]. An Account also answers /oauth/token.
@@ -28,7 +28,7 @@
 // requestId and detail in 401 and 403, Server: _ and a cookie sfc-ss-… on all
 // answers, and, by option, streams that are cut after 30 seconds.
 //
-// The rest is assumed, for lack of any word on it: the status 405 of what is
+// The rest is assumed, because nothing says how it is: the status 405 of what is
 // banned, 503 when no instance is ready, the words of details, the status and the
 // codes of /oauth/token's refusals, how long its tokens live, that any byte counts
 // as activity, HTTP/1.1 alone (HTTP/2 by option), that responses are not buffered

@@ -27,23 +27,23 @@ const (
 	headerUser          = "Sf-Context-Current-User"
 )
 
-// An Ingress is the front door of an account's services. Fields are set before
-// use. As a handler it needs no Serve, but then nothing is cut, and no instance is
-// probed.
+// An Ingress is before the services of an account. Fields are set before use. As an
+// http.Handler it works without Serve, but then no connection is cut and no instance
+// is probed.
 type Ingress struct {
-	Account  *Account // whose tokens are taken, and whose host is served too; needed
+	Account  *Account // whose tokens are accepted, and whose host is served too; required
 	Services []*Service
-	Logger   *slog.Logger // says of each request what became of it, at Debug; nil: nobody
+	Logger   *slog.Logger // gets what became of each request, at Debug; nil discards
 
 	Certificate tls.Certificate
 	IdleCut     time.Duration // 0: DefaultIdleCut
-	Lifetime    time.Duration // of a connection, whatever it does; 0: as long as it likes
+	Lifetime    time.Duration // after which a connection is cut, idle or not; 0: never
 	ProbeEvery  time.Duration // 0: DefaultProbeEvery
 
-	// What Snowflake's may do and does not say.
-	HTTP2         bool     // to clients, if they like; to instances it is always HTTP/1.1
-	Buffers       bool     // a response is held back until it is whole
-	PassesUser    bool     // a client's own Sf-Context-Current-User goes on beside the true one
+	// What Snowflake's ingress may do, but does not document.
+	HTTP2         bool     // offered to clients; instances always get HTTP/1.1
+	Buffers       bool     // a response is held back until it is complete
+	PassesUser    bool     // a client's own Sf-Context-Current-User is passed on beside the true one
 	HidesRefusals bool     // 404 where there would be a 401 or 403
 	TokenHeaders  []string // where tokens are looked for; nil: X-SF-SPCS-Authorization, then Authorization
 
@@ -60,7 +60,7 @@ type Ingress struct {
 type Stats struct {
 	Answers  map[int]int // by status: its own, and those of instances
 	IdleCuts int         // connections on which nothing moved
-	LifeCuts int         // connections that got too old
+	LifeCuts int         // connections past their Lifetime
 }
 
 // Stats returns what the ingress has done so far.
@@ -84,7 +84,7 @@ func (in *Ingress) count(change func(*Stats)) {
 func (in *Ingress) countAnswer(status int) { in.count(func(s *Stats) { s.Answers[status]++ }) }
 func (in *Ingress) log() *slog.Logger      { return cmp.Or(in.Logger, slog.New(slog.DiscardHandler)) }
 
-// ServeHTTP asks who comes, and relays the request or answers it.
+// ServeHTTP authenticates a request, and relays or answers it.
 func (in *Ingress) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in.once.Do(in.init)
 	in.requests.Add(1)
@@ -187,8 +187,8 @@ func snowflakeToken(authorization string) string {
 	return strings.Trim(token, `"`)
 }
 
-// crossOrigin reports whether a page of another site sent the request, which
-// shall have the user's cookies do what only a token may.
+// crossOrigin reports whether a page of another site sent the request, so that the
+// user's cookies would stand for a token.
 func crossOrigin(r *http.Request) bool {
 	return r.Header.Get("Origin") != "" && r.Header.Get("Cookie") != "" && r.Method != http.MethodGet && r.Method != http.MethodHead
 }
@@ -199,8 +199,8 @@ func (in *Ingress) signIn(r *http.Request) string {
 	return (&url.URL{Scheme: "https", Host: in.Account.Host, Path: "/oauth/authorize", RawQuery: url.Values{"redirect_uri": {back.String()}}.Encode()}).String()
 }
 
-// refuse is the answer to a token that does not open the endpoint. What a role
-// may not see does not exist.
+// refuse is the answer to a token that does not open the endpoint: 404 where the role
+// may not use it, so that nobody learns what exists.
 func (in *Ingress) refuse(err error) *answer {
 	switch {
 	case in.HidesRefusals, errors.Is(err, errRole), errors.Is(err, errHost):

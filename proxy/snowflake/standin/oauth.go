@@ -72,6 +72,7 @@ func (a *Account) login(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// refuse answers with a refusal, and logs its cause, which the answer hides.
 func (a *Account) refuse(w http.ResponseWriter, r *refusal) {
 	id := newID()
 	a.log().Debug("login refused", "request_id", id, "err", r)
@@ -87,7 +88,7 @@ func nullable(s string) any {
 	return s
 }
 
-// exchange gives a token for a JWT.
+// exchange returns a token for the JWT in a request, and how long it lives.
 func (a *Account) exchange(r *http.Request) (token string, life time.Duration, _ *refusal) {
 	if err := r.ParseForm(); err != nil {
 		return "", 0, &refusal{kind: "invalid_request", message: "The request is malformed.", cause: err}

@@ -24,10 +24,10 @@ const (
 	dialTimeout = 5 * time.Second
 )
 
-// removed are the response headers that do not get out.
+// removed are the headers that are taken out of responses.
 var removed = []string{"Server", "X-Powered-By", "X-Xss-Protection", "Public-Key-Pins"}
 
-// added are those that every response of an instance gets.
+// added are the headers that are set in each response of an instance.
 var added = map[string]string{
 	"Content-Security-Policy":      "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; object-src 'none'; connect-src 'self'; frame-ancestors 'self';",
 	"Cross-Origin-Opener-Policy":   "same-origin",
@@ -36,8 +36,8 @@ var added = map[string]string{
 	"X-Frame-Options":              "SAMEORIGIN",
 }
 
-// executables are types of responses that do not get out: those that the
-// documentation names as examples.
+// executables are content types whose responses are refused: the two examples in
+// the documentation.
 var executables = []string{"application/x-msdownload", "application/x-sh"}
 
 var errExecutable = errors.New("the response is an executable")
@@ -55,6 +55,7 @@ func (in *Ingress) init() {
 	}
 }
 
+// relay passes a request on to the instance that was picked for it.
 func (in *Ingress) relay(w http.ResponseWriter, r *http.Request, v visit) {
 	// Over HTTP/1.1 a server otherwise reads all of a request before it answers.
 	_ = http.NewResponseController(w).EnableFullDuplex()
@@ -79,6 +80,7 @@ func (in *Ingress) rewriteRequest(r *httputil.ProxyRequest) {
 	h.Add(headerUser, v.user)
 }
 
+// modifyResponse refuses executables, and sets the headers as documented.
 func (in *Ingress) modifyResponse(r *http.Response) error {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if slices.Contains(executables, kind) {
@@ -104,7 +106,7 @@ func (in *Ingress) modifyResponse(r *http.Response) error {
 	return nil
 }
 
-// buffer reads a response to its end.
+// buffer reads a response to its end, up to maxBuffered.
 func buffer(r *http.Response) error {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBuffered+1))
 	if err != nil {
@@ -120,7 +122,7 @@ func buffer(r *http.Response) error {
 	return nil
 }
 
-// noResponse answers where an instance has not, or not with what gets out.
+// noResponse answers where an instance did not, or with an executable.
 func (in *Ingress) noResponse(w http.ResponseWriter, r *http.Request, err error) {
 	a := &answer{status: http.StatusServiceUnavailable, err: err}
 	if errors.Is(err, errExecutable) {

@@ -45,6 +45,7 @@ func (in *Ingress) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
+// tls is for connections from clients.
 func (in *Ingress) tls() *tls.Config {
 	config := &tls.Config{Certificates: []tls.Certificate{in.Certificate}, NextProtos: []string{"http/1.1"}}
 	if in.HTTP2 {
@@ -53,7 +54,7 @@ func (in *Ingress) tls() *tls.Config {
 	return config
 }
 
-// probe starts looking at all instances that are probed.
+// probe starts a probe of each instance that has one, until ctx is done.
 func (in *Ingress) probe(ctx context.Context) *sync.WaitGroup {
 	var all sync.WaitGroup
 	every := cmp.Or(in.ProbeEvery, DefaultProbeEvery)
@@ -68,8 +69,9 @@ func (in *Ingress) probe(ctx context.Context) *sync.WaitGroup {
 	return &all
 }
 
-// listener makes of TCP connections such as are cut, with TLS, and of HTTP. A
-// server that shall speak HTTP/2 must be given TLS itself.
+// listener adds to the connections of ln that timers cut them, TLS, and that they
+// refuse what is not HTTP. The last is left out with HTTP/2: package net/http looks
+// for it only in a *tls.Conn.
 func (in *Ingress) listener(ln net.Listener, config *tls.Config) net.Listener {
 	secure := tls.NewListener(cuttingListener{ln, in}, config)
 	if in.HTTP2 {
@@ -78,8 +80,7 @@ func (in *Ingress) listener(ln net.Listener, config *tls.Config) net.Listener {
 	return httpListener{secure}
 }
 
-// cuttingListener has its connections cut when nothing moves on them, or when
-// they get too old.
+// cuttingListener has its connections cut when they are idle or too old.
 type cuttingListener struct {
 	net.Listener
 	in *Ingress
@@ -99,7 +100,7 @@ func (l cuttingListener) Accept() (net.Conn, error) {
 	return cut, nil
 }
 
-// cutConn is closed when its timers say so.
+// cutConn is closed by its timers.
 type cutConn struct {
 	net.Conn
 	idle      time.Duration
@@ -108,6 +109,7 @@ type cutConn struct {
 	once      sync.Once
 }
 
+// cut closes the connection and counts that, once.
 func (c *cutConn) cut(in *Ingress, count func(*Stats)) {
 	c.once.Do(func() {
 		in.count(count)
@@ -127,6 +129,7 @@ func (c *cutConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// moved puts off the idle timer after n bytes.
 func (c *cutConn) moved(n int) {
 	if n > 0 {
 		c.idleTimer.Reset(c.idle)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// DefaultProbeEvery is how often readiness is looked at.
+// DefaultProbeEvery is the time between two probes of an instance.
 const DefaultProbeEvery = time.Second
 
 // failureThreshold is how many probes in a row must fail before an instance gets
@@ -44,7 +44,7 @@ func (s *Service) Ready() int {
 	return len(s.readyOnes())
 }
 
-// pick returns the address of any instance that is ready, or "".
+// pick returns the address of an instance that is ready, chosen at random, or "".
 func (s *Service) pick() (address string) {
 	s.mu.Lock()
 	ready, resume := s.readyOnes(), s.Resume
@@ -72,7 +72,7 @@ func (s *Service) readyOnes() (ready []string) {
 	return ready
 }
 
-// probe looks at an instance again and again until ctx is done.
+// probe probes an instance until ctx is done.
 func (s *Service) probe(ctx context.Context, client *http.Client, i Instance, every time.Duration) {
 	again := time.NewTicker(every)
 	defer again.Stop()
