@@ -49,7 +49,7 @@ func (f *snowflakeFlags) given() []string {
 	return set
 }
 
-// ofKey are those that say more of a key.
+// ofKey are those of them that go with a key.
 func (f *snowflakeFlags) ofKey() []string {
 	return given(map[string]bool{
 		"--snowflake-private-key-passphrase-file": f.SnowflakePrivateKeyPassphrase != "",
@@ -61,7 +61,7 @@ func (f *snowflakeFlags) ofKey() []string {
 	})
 }
 
-// check reads what has a form too.
+// check also reads what has a form: the account and the URL of logins.
 func (f *snowflakeFlags) check() error {
 	more := f.ofKey()
 	switch {
@@ -91,15 +91,16 @@ func (f *snowflakeFlags) check() error {
 	return f.checkTokenURL()
 }
 
+// checkTokenURL finds where logins go, and whether the environment names a proxy for that which can be used.
 func (f *snowflakeFlags) checkTokenURL() error {
-	u := &url.URL{Scheme: "https", Host: f.account.Host, Path: "/oauth/token"}
+	u := f.account.TokenURL()
 	if s := f.SnowflakeTokenURL; s != "" {
 		var err error
 		if u, err = url.Parse(s); err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 			return wrong("write it as https://myorg-myaccount.privatelink.snowflakecomputing.com/oauth/token", "--snowflake-token-url %s: it is not an https:// URL of a host and a path", redact(s))
 		}
 		if u.Path == "" || u.Path == "/" {
-			u.Path = "/oauth/token"
+			u.Path = f.account.TokenURL().Path
 		}
 	}
 	if _, err := tunnel.ProxyFromEnvironment(u); err != nil {
@@ -174,8 +175,8 @@ func (f *snowflakeFlags) key(log *slog.Logger) (func() (*rsa.PrivateKey, error),
 	}, log, files...)
 }
 
-// loginTransport carries logins, which are rare: each over a connection of its own,
-// so that it believes what the CA file holds now.
+// loginTransport carries logins. They are rare, so each has a connection of its own,
+// which trusts what the CA file holds at that time.
 type loginTransport struct {
 	roots func() (*x509.CertPool, error)
 }

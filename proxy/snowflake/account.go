@@ -117,8 +117,8 @@ func badAccount(why string) error {
 	}
 }
 
-// tokenURL is where an account exchanges JWTs for tokens.
-func (a Account) tokenURL() *url.URL {
+// TokenURL is where an account exchanges JWTs for tokens.
+func (a Account) TokenURL() *url.URL {
 	return &url.URL{Scheme: "https", Host: a.Host, Path: "/oauth/token"}
 }
 

@@ -136,7 +136,7 @@ func (k *KeyPair) scope(host string) string {
 }
 
 // url is where logins go.
-func (k *KeyPair) url() *url.URL { return cmp.Or(k.TokenURL, k.Account.tokenURL()) }
+func (k *KeyPair) url() *url.URL { return cmp.Or(k.TokenURL, k.Account.TokenURL()) }
 
 // post returns the answer and the beginning of its body. It follows no redirect, so
 // that the JWT goes to no other host.

@@ -113,7 +113,7 @@ func TestWhatALoginSends(t *testing.T) {
 	if got := k.scope(testHost); got != testHost {
 		t.Errorf("scope = %s", got)
 	}
-	if got := k.Account.tokenURL().String(); got != "https://myorg-my-account.snowflakecomputing.com/oauth/token" {
+	if got := k.Account.TokenURL().String(); got != "https://myorg-my-account.snowflakecomputing.com/oauth/token" {
 		t.Errorf("URL = %s", got)
 	}
 }

@@ -89,7 +89,7 @@ func serve(srv *http.Server, ln net.Listener, served chan<- error) { served <- s
 
 // shutdown waits for answers on their way, then closes what is left.
 func shutdown(srv *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout) // the caller's context is done
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
 		srv.Close()
