@@ -110,6 +110,7 @@ func isHostName(s string) bool {
 	return true
 }
 
+// badAccount is an error about an account identifier, with the SQL that shows it.
 func badAccount(why string) error {
 	return &hints.Error{
 		Err:    errors.New(why),

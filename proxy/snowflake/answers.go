@@ -260,8 +260,10 @@ func (i *Ingress) role() string {
 	return quoted(i.KeyPair.Role)
 }
 
+// hasCredentials reports whether a token is sent at all.
 func (i *Ingress) hasCredentials() bool { return i.PAT != nil || i.KeyPair != nil }
 
+// signInText tells apart a token that was not recognized and one that was not sent.
 func signInText(i *Ingress) string {
 	if !i.hasCredentials() {
 		return "asks for a sign-in, and this agent has no credentials for it"
@@ -269,6 +271,7 @@ func signInText(i *Ingress) string {
 	return "asks for a sign-in: it does not accept " + i.tokenName()
 }
 
+// giveCredentials is what to do without credentials.
 const giveCredentials = "give the agent --snowflake-pat-file, or --snowflake-private-key-file with --snowflake-account and --snowflake-user"
 
 // tokenName names the token that the ingress was sent.
@@ -291,6 +294,7 @@ func (i *Ingress) patExpiry() (time.Time, bool) {
 	return expiryOf(pat)
 }
 
+// tokenText does the same for a 401.
 func tokenText(i *Ingress) string {
 	if !i.hasCredentials() {
 		return "asks for a token, and this agent has no credentials for it"
@@ -314,6 +318,8 @@ func grantRemedy(i *Ingress) string {
 	return i.grant() + " and USAGE on the database and schema are what it needs; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may"
 }
 
+// grant is the SQL that lets the role use the endpoint. A programmatic access token
+// may be restricted to one role, which only Snowflake knows.
 func (i *Ingress) grant() string {
 	role := i.role()
 	if i.PAT != nil {

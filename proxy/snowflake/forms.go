@@ -26,6 +26,7 @@ var forms = []form{
 	{"Authorization", ""},
 }
 
+// set puts a token into a request's header.
 func (f form) set(h http.Header, token string) {
 	h.Set(f.header, scheme+f.quote+token+f.quote)
 }
@@ -81,6 +82,7 @@ type formChooser struct {
 	until   time.Time // when the next round may start
 }
 
+// current is the form in use.
 func (c *formChooser) current() form {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -102,6 +102,7 @@ func (i *Ingress) Authorize(ctx context.Context, h http.Header) error {
 	return nil
 }
 
+// token returns the token to send; "" where there are no credentials.
 func (i *Ingress) token(ctx context.Context) (string, error) {
 	switch {
 	case i.PAT != nil:

@@ -24,16 +24,20 @@ var (
 	oidPBKDF2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
 )
 
+// encryptedPrivateKeyInfo is EncryptedPrivateKeyInfo of RFC 5958 §3.
 type encryptedPrivateKeyInfo struct {
 	Algorithm pkix.AlgorithmIdentifier
 	Data      []byte
 }
 
+// pbes2Params are PBES2-params of RFC 8018 §A.4.
 type pbes2Params struct {
 	KDF    pkix.AlgorithmIdentifier
 	Scheme pkix.AlgorithmIdentifier
 }
 
+// pbkdf2Params are PBKDF2-params of RFC 8018 §A.2, where the salt is always given
+// and the PRF may be left out for HMAC with SHA-1.
 type pbkdf2Params struct {
 	Salt       []byte
 	Iterations int

@@ -124,6 +124,7 @@ func saysJWT(and func(*loginAnswer) bool) func(*loginAnswer) bool {
 	return func(a *loginAnswer) bool { return about(a) && and(a) }
 }
 
+// hasStatus fits answers with one of some statuses, whoever gave them.
 func hasStatus(list ...int) func(*loginAnswer) bool {
 	return func(a *loginAnswer) bool { return slices.Contains(list, a.status) }
 }
@@ -152,10 +153,12 @@ func keyRemedy(k *KeyPair, a *loginAnswer) string {
 		k.sqlUser(), a.fingerprint, k.sqlUser(), k.subject(), failureDetails(a))
 }
 
+// userRemedy shows the account too: it may be the one that is wrong.
 func userRemedy(k *KeyPair, a *loginAnswer) string {
 	return fmt.Sprintf("is --snowflake-user right? Account and user are %s; some accounts want another form of their name, --snowflake-jwt-account%s", k.subject(), failureDetails(a))
 }
 
+// accountRemedy shows both of the account's names, which may need to be set apart.
 func accountRemedy(k *KeyPair, _ *loginAnswer) string {
 	return fmt.Sprintf("is --snowflake-account right? SELECT CURRENT_ORGANIZATION_NAME() || '-' || CURRENT_ACCOUNT_NAME(); says it; here the account is %s at %s, and --snowflake-jwt-account and --snowflake-token-url change either",
 		strings.TrimSuffix(k.subject(), "."+strings.ToUpper(k.User)), k.url().Host)
@@ -174,6 +177,8 @@ func disabledRemedy(k *KeyPair, _ *loginAnswer) string {
 	return fmt.Sprintf("DESCRIBE USER %s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
 }
 
+// roleRemedy is about the user's default role where no role is set. Role names keep
+// their case, other than users' names.
 func roleRemedy(k *KeyPair, _ *loginAnswer) string {
 	if k.Role == "" {
 		return fmt.Sprintf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; --snowflake-role names another", k.sqlUser())
