@@ -34,14 +34,14 @@ type provider interface {
 	given() []string
 	// check refuses settings that do not go together.
 	check() error
-	// isHost reports whether a host name is one that the provider gives out.
+	// isHost reports whether a host name is one that the provider gives to gateways.
 	isHost(host string) bool
 	// ingress makes the ingress before a gateway, after check.
 	ingress(gateway *url.URL, env ingressEnv) (ingress, error)
 }
 
-// An ingress is that before one gateway: the credentials that it wants, what its
-// answers mean, and what to do where they do not come.
+// An ingress is the one before one gateway: which credentials it asks for, what its
+// answers mean, and what to do where none come.
 type ingress interface {
 	doctor.Ingress
 	// Unlikely are for [tunnel.Dialer].
@@ -51,15 +51,15 @@ type ingress interface {
 
 // ingressEnv is what an ingress shares with the rest of the agent.
 type ingressEnv struct {
-	roots   func() (*x509.CertPool, error) // whom to believe; nil means the system's
+	roots   func() (*x509.CertPool, error) // whom to trust, at the time of the call
 	metrics *metrics.Metrics               // nil: nothing is counted
 	log     *slog.Logger
 }
 
-// providerOf returns whose ingress is before one of all gateways, or nil: the
-// provider that gave out the host's name; else one that the user has set flags
-// of, if it gave out no gateway's name, since a host with a private link may have
-// any. Where some gateways are the provider's, the others get no credentials.
+// providerOf returns whose ingress is before one of all gateways, or nil. It is the
+// provider that gave the host its name; else one whose flags are set, if it named
+// no gateway's host, because a private link may have any name. Where some gateways
+// have a provider's names, the others do not get the credentials for it.
 func (f *providerFlags) providerOf(gateway *url.URL, all []*url.URL) provider {
 	for _, p := range f.providers() {
 		if p.isHost(gateway.Hostname()) {
@@ -107,8 +107,8 @@ func (f *providerFlags) given() (set []string) {
 	return set
 }
 
-// warnOfOtherHosts warns of gateways that get a provider's credentials though
-// their hosts have no name that it gave out.
+// warnOfOtherHosts warns of gateways that get a provider's credentials though it did
+// not name their hosts.
 func (f *providerFlags) warnOfOtherHosts(p *agentPlan, log *slog.Logger) {
 	for _, u := range p.gateways {
 		host := strings.ToLower(u.Hostname())
