@@ -11,7 +11,9 @@
 //	config.go                            where settings come from, and the command that prints them
 //	plan.go parts.go                     an agent's flags, checked; the parts that are made of them
 //	version.go                           the version, and the command that prints it
+//	providers.go                         which providers of an ingress there are
 //	snowflake.go brokers.go admin.go     flags that belong together, and what is made of them
+//	ingress.go                           what an agent asks of a provider
 //	app.go log.go help.go                what every command runs with
 //	address.go memory.go flags.go        forms of values
 //	hints.go text.go                     errors and their hints; text for a terminal

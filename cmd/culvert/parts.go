@@ -118,6 +118,21 @@ func (f *agentFlags) dialers(p *agentPlan, m *metrics.Metrics, log *slog.Logger)
 	return dialers, nil
 }
 
+// addIngress has d deal with the ingress before its gateway, if there is one.
+func (f *agentFlags) addIngress(p *agentPlan, d *tunnel.Dialer, env ingressEnv) error {
+	provider := f.providerOf(d.URL, p.gateways)
+	if provider == nil {
+		return nil
+	}
+	i, err := provider.ingress(d.URL, env)
+	if err != nil {
+		return err
+	}
+	p.ingresses = append(p.ingresses, i)
+	d.Ingress, d.Unlikely = i, i.Unlikely()
+	return nil
+}
+
 // measure has m count the dials of d, and show which transport it uses and when it tries the others
 // again.
 func measure(d *tunnel.Dialer, m *metrics.Metrics) {

@@ -201,6 +201,9 @@ func (f *agentFlags) checkNodes(p *agentPlan) (err error) {
 	return err
 }
 
+// checkProviders checks the credentials for ingresses.
+func (f *agentFlags) checkProviders(*agentPlan) error { return f.providerFlags.check() }
+
 // checkConnections refuses a negative limit; 0 is none.
 func (f *agentFlags) checkConnections(*agentPlan) error {
 	if f.MaxConnections < 0 {
@@ -251,7 +254,7 @@ func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 				"listener", l.Bind)
 		}
 	}
-	f.warnOfOtherHosts(p, log)
+	f.warnOfOtherHosts(p.gateways, log)
 }
 
 // checkPorts refuses ports out of range, and ports that two listeners of this agent would need.

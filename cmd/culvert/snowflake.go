@@ -16,7 +16,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// snowflakeFlags are the credentials for the ingress of Snowpark Container
+// snowflakeFlags are a provider: the credentials for the ingress of Snowpark Container
 // Services: a programmatic access token, or a key pair.
 type snowflakeFlags struct {
 	SnowflakePATFile              string `name:"snowflake-pat-file" group:"Snowflake's ingress" placeholder:"FILE" help:"File with a programmatic access token for the ingress."`
@@ -31,8 +31,6 @@ type snowflakeFlags struct {
 	account  snowflake.Account // as check has read it
 	tokenURL *url.URL          // likewise
 }
-
-var _ provider = (*snowflakeFlags)(nil)
 
 func (*snowflakeFlags) name() string { return "Snowflake" }
 
