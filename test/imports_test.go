@@ -102,7 +102,7 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 
 // namesFlags are the packages below cmd that name flags still, in the place of a
 // hints.Setting.
-var namesFlags = []string{"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race", "proxy/snowflake"}
+var namesFlags = []string{"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race"}
 
 // A program that embeds these packages has no flags: only cmd knows how its users
 // write a setting.

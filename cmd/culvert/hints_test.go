@@ -23,12 +23,16 @@ func TestEverySettingIsAFlag(t *testing.T) {
 			flags = append(flags, "--"+flag.Name)
 		}
 	}
-	source, err := os.ReadFile("../../proxy/hints/settings.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, file := range []string{"../../proxy/hints/settings.go", "../../proxy/snowflake/settings.go"} {
+		more, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, more...)
 	}
-	settings := regexp.MustCompile(`(?m)^\t\w+ +Setting = "(.*)"$`).FindAllStringSubmatch(string(source), -1)
-	if len(settings) < 20 {
+	settings := regexp.MustCompile(`(?m)^\t\w+ +(?:hints\.)?Setting = "(.*)"$`).FindAllStringSubmatch(string(source), -1)
+	if len(settings) < 30 {
 		t.Errorf("only %d settings found", len(settings))
 	}
 	for _, s := range settings {

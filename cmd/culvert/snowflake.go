@@ -112,7 +112,7 @@ func (*snowflakeFlags) isHost(host string) bool { return snowflake.IsHost(host) 
 
 // ingress may make one without credentials, which still says what the answers mean.
 func (f *snowflakeFlags) ingress(gateway *url.URL, env ingressEnv) (ingress, error) {
-	i := &snowflake.Ingress{Host: strings.ToLower(gateway.Hostname()), Logger: env.log}
+	i := &snowflake.Ingress{Host: strings.ToLower(gateway.Hostname()), Names: flagOf, Logger: env.log}
 	var err error
 	switch {
 	case f.SnowflakePATFile != "":

@@ -30,7 +30,7 @@ var sqlForm = regexp.MustCompile(`^([a-z0-9_]+)\.([a-z0-9_]+)$`)
 // MYORG.MYACCOUNT, a locator with or without region and cloud, with .privatelink
 // or .global behind it; or the account's URL.
 func ParseAccount(s string) (Account, error) {
-	name, suffix, err := accountName(strings.ToLower(strings.TrimSpace(s)))
+	name, suffix, err := identifierIn(strings.ToLower(strings.TrimSpace(s)))
 	if err != nil {
 		return Account{}, err
 	}
@@ -44,8 +44,8 @@ func ParseAccount(s string) (Account, error) {
 	return a, nil
 }
 
-// accountName is the identifier in a host or URL, and the suffix behind it.
-func accountName(s string) (name, suffix string, err error) {
+// identifierIn is the identifier in a host or URL, and the suffix behind it.
+func identifierIn(s string) (name, suffix string, err error) {
 	suffix = accountSuffixes[0]
 	_, rest, isURL := strings.Cut(s, "://")
 	if isURL {
@@ -61,7 +61,7 @@ func accountName(s string) (name, suffix string, err error) {
 		s = strings.TrimSuffix(s, "/")
 	}
 	if IsHost(s) {
-		return "", "", badAccount("it is the host of an endpoint, and belongs into --gateway-url")
+		return "", "", badAccount("it is the host of an endpoint, as in the gateway's URL, and not of an account")
 	}
 	for _, known := range accountSuffixes {
 		if before, ok := strings.CutSuffix(s, known); ok {

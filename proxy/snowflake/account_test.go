@@ -46,8 +46,8 @@ func TestWhatIsNoAccount(t *testing.T) {
 		"https://":                        "it is not a URL",
 		"app.snowflake.com":               "it is not the URL of an account",
 		"https://app.snowflake.com/myorg": "it is not the URL of an account",
-		"ab1cd-myorg-myaccount.snowflakecomputing.app":          "it is the host of an endpoint, and belongs into --gateway-url",
-		"https://ab1cd-myorg-myaccount.snowflakecomputing.app/": "it is the host of an endpoint, and belongs into --gateway-url",
+		"ab1cd-myorg-myaccount.snowflakecomputing.app":          "it is the host of an endpoint, as in the gateway's URL, and not of an account",
+		"https://ab1cd-myorg-myaccount.snowflakecomputing.app/": "it is the host of an endpoint, as in the gateway's URL, and not of an account",
 		strings.Repeat("a", 64):                                 "it is not an account identifier",
 	} {
 		if a, err := ParseAccount(s); err == nil || err.Error() != want || hintOf(err) == "" {

@@ -272,7 +272,9 @@ func signInText(i *Ingress) string {
 }
 
 // giveCredentials is what to do without credentials.
-const giveCredentials = "give the agent --snowflake-pat-file, or --snowflake-private-key-file with --snowflake-account and --snowflake-user"
+func (i *Ingress) giveCredentials() string {
+	return i.Names.Sprintf("give the agent %s, or %s with %s and %s", patFile, keyFile, accountName, userName)
+}
 
 // tokenName names the token that the ingress was sent.
 func (i *Ingress) tokenName() string {
@@ -306,9 +308,9 @@ func tokenText(i *Ingress) string {
 func tokenRemedy(i *Ingress) string {
 	switch {
 	case !i.hasCredentials():
-		return giveCredentials
+		return i.giveCredentials()
 	case i.PAT != nil:
-		return "is it complete, of this account, and ACTIVE in SHOW USER PROGRAMMATIC ACCESS TOKENS FOR USER <user>;? A new token in --snowflake-pat-file is used at once"
+		return i.Names.Sprintf("is it complete, of this account, and ACTIVE in SHOW USER PROGRAMMATIC ACCESS TOKENS FOR USER <user>;? A new token in %s is used at once", patFile)
 	}
 	return fmt.Sprintf("is %s a host of the account %s? DESCRIBE USER %s; shows whether the user is disabled", i.Host, i.KeyPair.Account, i.user())
 }
@@ -331,7 +333,7 @@ func (i *Ingress) grant() string {
 // notFoundRemedy asks whether the endpoint exists, and then about the grant.
 func notFoundRemedy(i *Ingress) string {
 	if !i.hasCredentials() {
-		return giveCredentials
+		return i.giveCredentials()
 	}
 	return fmt.Sprintf("SHOW ENDPOINTS IN SERVICE <service>; must list %s as an ingress_url: another one is given when a service "+
 		"is dropped and created again; if it does, %s", i.Host, i.grant())

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -54,7 +55,7 @@ var ingressAnswers = []struct {
 }
 
 func TestWhatTheIngressAnswersInWords(t *testing.T) {
-	i := &Ingress{Host: testHost, KeyPair: &KeyPair{User: "kafka_user", Role: "Kafka", Key: func() (*rsa.PrivateKey, error) { return testKey(), nil }}}
+	i := &Ingress{Names: flags, Host: testHost, KeyPair: &KeyPair{User: "kafka_user", Role: "Kafka", Key: func() (*rsa.PrivateKey, error) { return testKey(), nil }}}
 	defer i.Close()
 	met := make(map[string]bool)
 	for _, tt := range ingressAnswers {
@@ -93,7 +94,7 @@ func TestRemediesAreSQL(t *testing.T) {
 		"kafka_user": "kafka_user", "KAFKA$1": "KAFKA$1", "jane.doe@example.com": `"jane.doe@example.com"`, `o"k`: `"o""k"`, "1st": `"1st"`,
 	} {
 		k := &KeyPair{User: user, Role: "Kafka", Account: Account{"a.snowflakecomputing.com", "A"}}
-		i := &Ingress{Host: testHost, KeyPair: k}
+		i := &Ingress{Names: flags, Host: testHost, KeyPair: k}
 		named := 0
 		check := func(name, remedy string) {
 			if at := strings.Index(remedy, " USER "); at >= 0 && !strings.HasPrefix(remedy[at:], " USER SET") {
@@ -107,7 +108,8 @@ func TestRemediesAreSQL(t *testing.T) {
 			check(c.name, c.remedy(i))
 		}
 		for _, c := range loginCases {
-			check(c.text, c.remedy(k, &loginAnswer{}))
+			what := c.remedy(k, &loginAnswer{})
+			check(c.text, hints.Names(flags).Sprintf(what.format, what.args...))
 		}
 		if named < 10 {
 			t.Errorf("%d remedies name %s", named, user)
@@ -135,7 +137,7 @@ func TestThePageHasEveryMeaning(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(strings.Fields(string(page)), " ")
-	i := &Ingress{PAT: func() (string, error) { return "pat", nil }}
+	i := &Ingress{Names: flags, PAT: func() (string, error) { return "pat", nil }}
 	for _, c := range answerCases {
 		if words := c.text(i); !strings.Contains(text, words) {
 			t.Errorf("docs/ingress.md does not have %q of %q", words, c.name)
@@ -153,14 +155,14 @@ func TestAnAnswerIsFinalOverWebSocketAlone(t *testing.T) {
 	for transport, want := range map[string]bool{tunnel.TransportWS: true, tunnel.TransportH2: false, tunnel.TransportH3: false} {
 		for _, server := range []string{"_", "squid"} {
 			e := &tunnel.AnswerError{Transport: transport, Status: 404, Header: http.Header{"Server": {server}}}
-			(&Ingress{Host: testHost}).Refused(http.Header{}, e)
+			(&Ingress{Names: flags, Host: testHost}).Refused(http.Header{}, e)
 			if e.Final != want {
 				t.Errorf("%s: final = %t", transport, e.Final)
 			}
 		}
 	}
 	e := &tunnel.AnswerError{Transport: tunnel.TransportH2, Status: 405, Header: http.Header{"Server": {"_"}}}
-	(&Ingress{Host: testHost}).Refused(http.Header{}, e)
+	(&Ingress{Names: flags, Host: testHost}).Refused(http.Header{}, e)
 	if e.Final || e.Error() != "the Snowflake ingress answered 405 Method Not Allowed" {
 		t.Errorf("%s, final: %t", e, e.Final)
 	}
@@ -172,7 +174,7 @@ func TestAnAnswerOverAnotherTransportLeavesCredentialsAlone(t *testing.T) {
 		transport    string
 		proven, want bool
 	}{{tunnel.TransportWS, false, true}, {tunnel.TransportH2, false, false}, {tunnel.TransportH3, false, false}, {tunnel.TransportH2, true, true}} {
-		i := &Ingress{Host: testHost, PAT: func() (string, error) { return "pat-that-somebody-has-given", nil }}
+		i := &Ingress{Names: flags, Host: testHost, PAT: func() (string, error) { return "pat-that-somebody-has-given", nil }}
 		h := http.Header{}
 		if err := i.Authorize(t.Context(), h); err != nil {
 			t.Fatal(err)
@@ -187,7 +189,7 @@ func TestAnAnswerOverAnotherTransportLeavesCredentialsAlone(t *testing.T) {
 // A PAT whose end can be read, and is past, says so.
 func TestAPATThatHasExpiredSaysSo(t *testing.T) {
 	pat := "e30.eyJleHAiOjE3MDAwMDAwMDB9.c2lnbmF0dXJl" // {"exp":1700000000}
-	i := &Ingress{Host: testHost, PAT: func() (string, error) { return pat, nil }}
+	i := &Ingress{Names: flags, Host: testHost, PAT: func() (string, error) { return pat, nil }}
 	e := &tunnel.AnswerError{Status: 302, Location: "x.snowflakecomputing.com"}
 	i.Refused(http.Header{}, e)
 	if want := "does not accept the programmatic access token, which expired at 2023-11-14T22:13:20Z (302"; !strings.Contains(e.Error(), want) {

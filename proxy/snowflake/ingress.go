@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -29,6 +30,9 @@ type Ingress struct {
 	// OnLogin is called after each exchange of a JWT for a token, with when the token
 	// expires; nil: nothing is.
 	OnLogin func(err error, expires time.Time)
+
+	// Names are those of settings, in remedies.
+	Names hints.Names
 
 	Logger *slog.Logger // nil discards
 

@@ -61,7 +61,7 @@ func newRig(t *testing.T, adapt func(*rig)) *rig {
 	server := httptest.NewTLSServer(http.HandlerFunc(r.serve))
 	t.Cleanup(server.Close)
 	log := slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	r.ingress = &Ingress{Host: testHost, KeyPair: k, Logger: log}
+	r.ingress = &Ingress{Names: flags, Host: testHost, KeyPair: k, Logger: log}
 	config := server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 	config.ServerName = "example.com"
 	r.dialer = &tunnel.Dialer{
@@ -413,7 +413,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		})
 	}
 	// An ingress that repeats the token that it refuses.
-	i := &Ingress{Host: testHost, PAT: func() (string, error) { return "pat-that-nobody-has-given", nil }}
+	i := &Ingress{Names: flags, Host: testHost, PAT: func() (string, error) { return "pat-that-nobody-has-given", nil }}
 	h := http.Header{}
 	i.Authorize(t.Context(), h)
 	e := &tunnel.AnswerError{Status: 401, Body: []byte(`{"responseType":"ERROR","requestId":"7","detail":"bad token pat-that-nobody-has-given"}`)}
@@ -593,7 +593,7 @@ func TestWhatIsUnlikely(t *testing.T) {
 }
 
 func TestWhatToDoWhereAHopHasFailed(t *testing.T) {
-	i := &Ingress{Host: testHost}
+	i := &Ingress{Names: flags, Host: testHost}
 	if got := i.Remedy("name"); !strings.Contains(got, "SHOW ENDPOINTS IN SERVICE") {
 		t.Errorf("remedy of a name that is not found = %q", got)
 	}
@@ -605,7 +605,7 @@ func TestWhatToDoWhereAHopHasFailed(t *testing.T) {
 // A PAT that cannot be read any more is an error, not a request without it.
 func TestAPATThatCannotBeRead(t *testing.T) {
 	lost := errors.New("read --snowflake-pat-file pat.txt: no such file or directory")
-	i := &Ingress{Host: testHost, PAT: func() (string, error) { return "", lost }}
+	i := &Ingress{Names: flags, Host: testHost, PAT: func() (string, error) { return "", lost }}
 	h := http.Header{}
 	if err := i.Authorize(t.Context(), h); !errors.Is(err, lost) || len(h) > 0 {
 		t.Errorf("Authorize = %v, %v", err, h)

@@ -48,7 +48,7 @@ func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
 	der := block.Bytes
 	if block.Type == "ENCRYPTED PRIVATE KEY" {
 		if passphrase == nil {
-			return nil, badFile("the key is encrypted, and there is no passphrase for it", "name a file that holds it: --snowflake-private-key-passphrase-file")
+			return nil, badFile("the key is encrypted, and there is no passphrase for it", "name a file that holds it: %s", passphraseFile)
 		}
 		if der, err = decryptPBES2(der, passphrase); err != nil {
 			return nil, err

@@ -162,10 +162,7 @@ func unreached(err error) error {
 	if len(hints.Of(err, nil)) > 0 {
 		return err
 	}
-	return &hints.Error{
-		Err:    err,
-		Remedy: "is --snowflake-account right, and is a proxy needed (HTTPS_PROXY)? For PrivateLink or another host name there is --snowflake-token-url",
-	}
+	return hints.New(err, "is %s right, and is a proxy needed (HTTPS_PROXY)? For PrivateLink or another host name there is %s", accountName, tokenURL)
 }
 
 // skewOf is how far this machine's clock is ahead of the one that dated an answer; 0

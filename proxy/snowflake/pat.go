@@ -24,7 +24,7 @@ func ParsePAT(content []byte) (string, error) {
 	case s == "":
 		return "", badFile("it holds no token", remedy)
 	case strings.Contains(s, "-----BEGIN"):
-		return "", badFile("it holds a key, not a programmatic access token", "for a key there is --snowflake-private-key-file")
+		return "", badFile("it holds a key, not a programmatic access token", "for a key there is %s", keyFile)
 	}
 	if err := checkToken(s); err != nil {
 		return "", badFile("it holds no token: "+err.Error(), remedy)
@@ -46,6 +46,6 @@ func checkToken(s string) error {
 }
 
 // badFile is an error about the content of a file; which file, the caller knows.
-func badFile(what, remedy string) error {
-	return &hints.Error{Err: errors.New(what), Remedy: remedy}
+func badFile(what, remedy string, args ...any) error {
+	return hints.New(errors.New(what), remedy, args...)
 }

@@ -60,7 +60,7 @@ var codeForm = regexp.MustCompile(`\b39\d{4}\b`)
 var loginCases = []struct {
 	fits   func(a *loginAnswer) bool
 	text   string
-	remedy func(k *KeyPair, a *loginAnswer) string
+	remedy func(k *KeyPair, a *loginAnswer) remedy
 }{
 	{isRedirect, "it answered with a redirect, which is not followed", accountRemedy},
 	{says("not allowed to access snowflake", "network policy", "390422"), "a network policy does not allow this address", networkRemedy},
@@ -85,10 +85,10 @@ var loginCases = []struct {
 // themselves; all else is hopeless until somebody changes something.
 func (k *KeyPair) refusal(a *loginAnswer) error {
 	a.read()
-	text, remedy := "it gave no token", keyRemedy
+	text, what := "it gave no token", keyRemedy
 	for _, c := range loginCases {
 		if c.fits(a) {
-			text, remedy = c.text, c.remedy
+			text, what = c.text, c.remedy
 			break
 		}
 	}
@@ -107,7 +107,7 @@ func (k *KeyPair) refusal(a *loginAnswer) error {
 	}
 	return &loginError{
 		text:     text + " (" + said + ")",
-		remedy:   remedy(k, a),
+		remedy:   what(k, a),
 		hopeless: !isServers(a) && a.status != http.StatusTooManyRequests,
 		tooMany:  a.status == http.StatusTooManyRequests,
 	}
@@ -144,51 +144,51 @@ func redirectHost(h http.Header) string {
 
 // The remedies name the SQL that shows the cause, with the names that are known.
 
-func noRemedy(*KeyPair, *loginAnswer) string { return "" }
+func noRemedy(*KeyPair, *loginAnswer) remedy { return remedy{} }
 
 // keyRemedy shows the fingerprint, which Snowflake shows too: that tells whether the
 // key is the registered one. A user may have two, so that keys can be rotated.
-func keyRemedy(k *KeyPair, a *loginAnswer) string {
-	return fmt.Sprintf("DESCRIBE USER %s; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as %s, else ALTER USER %s SET RSA_PUBLIC_KEY='…'; with the public half; account and user are %s%s",
+func keyRemedy(k *KeyPair, a *loginAnswer) remedy {
+	return remedyf("DESCRIBE USER %s; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as %s, else ALTER USER %s SET RSA_PUBLIC_KEY='…'; with the public half; account and user are %s%s",
 		k.sqlUser(), a.fingerprint, k.sqlUser(), k.subject(), failureDetails(a))
 }
 
 // userRemedy shows the account too: it may be the one that is wrong.
-func userRemedy(k *KeyPair, a *loginAnswer) string {
-	return fmt.Sprintf("is --snowflake-user right? Account and user are %s; some accounts want another form of their name, --snowflake-jwt-account%s", k.subject(), failureDetails(a))
+func userRemedy(k *KeyPair, a *loginAnswer) remedy {
+	return remedyf("is %s right? Account and user are %s; some accounts want another form of their name, %s%s", userName, k.subject(), jwtAccountName, failureDetails(a))
 }
 
 // accountRemedy shows both of the account's names, which may need to be set apart.
-func accountRemedy(k *KeyPair, _ *loginAnswer) string {
-	return fmt.Sprintf("is --snowflake-account right? SELECT CURRENT_ORGANIZATION_NAME() || '-' || CURRENT_ACCOUNT_NAME(); says it; here the account is %s at %s, and --snowflake-jwt-account and --snowflake-token-url change either",
-		strings.TrimSuffix(k.subject(), "."+strings.ToUpper(k.User)), k.url().Host)
+func accountRemedy(k *KeyPair, _ *loginAnswer) remedy {
+	return remedyf("is %s right? SELECT CURRENT_ORGANIZATION_NAME() || '-' || CURRENT_ACCOUNT_NAME(); says it; here the account is %s at %s, and %s and %s change either", accountName,
+		strings.TrimSuffix(k.subject(), "."+strings.ToUpper(k.User)), k.url().Host, jwtAccountName, tokenURL)
 }
 
 // clockRemedy repeats no times: skewSentence is in the error.
-func clockRemedy(*KeyPair, *loginAnswer) string {
-	return "set this machine's clock: a JWT that is more than a minute old or not yet valid is refused; timedatectl shows whether NTP is on"
+func clockRemedy(*KeyPair, *loginAnswer) remedy {
+	return remedyf("set this machine's clock: a JWT that is more than a minute old or not yet valid is refused; timedatectl shows whether NTP is on")
 }
 
-func networkRemedy(k *KeyPair, _ *loginAnswer) string {
-	return "SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER " + k.sqlUser() + "; and … IN ACCOUNT; name the policy that must allow the address that Snowflake sees"
+func networkRemedy(k *KeyPair, _ *loginAnswer) remedy {
+	return remedyf("SHOW PARAMETERS LIKE 'NETWORK_POLICY' IN USER %s; and … IN ACCOUNT; name the policy that must allow the address that Snowflake sees", k.sqlUser())
 }
 
-func disabledRemedy(k *KeyPair, _ *loginAnswer) string {
-	return fmt.Sprintf("DESCRIBE USER %s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
+func disabledRemedy(k *KeyPair, _ *loginAnswer) remedy {
+	return remedyf("DESCRIBE USER %s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
 }
 
 // roleRemedy is about the user's default role where no role is set. Role names keep
 // their case, other than users' names.
-func roleRemedy(k *KeyPair, _ *loginAnswer) string {
+func roleRemedy(k *KeyPair, _ *loginAnswer) remedy {
 	if k.Role == "" {
-		return fmt.Sprintf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; --snowflake-role names another", k.sqlUser())
+		return remedyf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; %s names another", k.sqlUser(), roleName)
 	}
-	return fmt.Sprintf("SHOW GRANTS TO USER %s; must list the role %s, with the same upper and lower case; else GRANT ROLE %s TO USER %s;",
+	return remedyf("SHOW GRANTS TO USER %s; must list the role %s, with the same upper and lower case; else GRANT ROLE %s TO USER %s;",
 		k.sqlUser(), k.Role, quoted(k.Role), k.sqlUser())
 }
 
-func policyRemedy(k *KeyPair, _ *loginAnswer) string {
-	return "does AUTHENTICATION_METHODS of the user's authentication policy have KEYPAIR? SHOW AUTHENTICATION POLICIES ON USER " + k.sqlUser() + ";"
+func policyRemedy(k *KeyPair, _ *loginAnswer) remedy {
+	return remedyf("does AUTHENTICATION_METHODS of the user's authentication policy have KEYPAIR? SHOW AUTHENTICATION POLICIES ON USER %s;", k.sqlUser())
 }
 
 // uuidForm matches the id that Snowflake gives a failure.

@@ -29,10 +29,8 @@ func parseToken(body []byte, contentType string, now time.Time) (value string, l
 	}
 	switch {
 	case isHTML(contentType, text):
-		return "", 0, &hints.Error{
-			Err:    errors.New("the answer is a web page, such as a sign-in, and not a token"),
-			Remedy: "is --snowflake-account right, or --snowflake-token-url? Does something on the way answer instead of Snowflake?",
-		}
+		return "", 0, hints.New(errors.New("the answer is a web page, such as a sign-in, and not a token"),
+			"is %s right, or %s? Does something on the way answer instead of Snowflake?", accountName, tokenURL)
 	case strings.HasPrefix(text, "{"):
 		if err := json.Unmarshal([]byte(text), &answer); err != nil {
 			return "", 0, errors.New("the answer is JSON that cannot be decoded")
@@ -91,15 +89,18 @@ func expiryOf(value string) (time.Time, bool) {
 
 // A loginError is a refusal of a login.
 type loginError struct {
-	text, remedy string
-	hopeless     bool // another try alone changes nothing
-	tooMany      bool // there were too many tries
+	text     string
+	remedy   remedy
+	hopeless bool // another try alone changes nothing
+	tooMany  bool // there were too many tries
 }
 
 func (e *loginError) Error() string { return e.text }
 
-// Hint says what to do.
-func (e *loginError) Hint() string { return e.remedy }
+// HintFor says what to do.
+func (e *loginError) HintFor(n hints.Names) string {
+	return n.Sprintf(e.remedy.format, e.remedy.args...)
+}
 
 // isHopeless reports an error that does not end by itself.
 func isHopeless(err error) bool {

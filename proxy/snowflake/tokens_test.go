@@ -246,7 +246,7 @@ func TestALoginThatHangsIsNamed(t *testing.T) {
 	over := make(chan struct{})
 	k := newKeyPair(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over }))
 	defer close(over)
-	i := &Ingress{Host: testHost, KeyPair: k}
+	i := &Ingress{Names: flags, Host: testHost, KeyPair: k}
 	defer i.Close()
 	impatient := errors.New("no exchange within 1s")
 	ctx, cancel := context.WithCancelCause(t.Context())
