@@ -111,6 +111,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		OnUDPBuffers: g.Metrics.UDPBuffers,
 		Limits:       g.Limits,
 		OnLimit:      g.limited,
+		Names:        g.Names,
 		Logger:       g.Logger,
 	}
 	g.server.Store(server)

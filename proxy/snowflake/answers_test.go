@@ -64,8 +64,8 @@ func TestWhatTheIngressAnswersInWords(t *testing.T) {
 			Transport: tunnel.TransportWS, Status: tt.status, Location: tt.location, Header: tt.header, Body: []byte(tt.body),
 		}
 		i.Refused(http.Header{}, e)
-		if !strings.Contains(e.Error(), tt.want) || !strings.Contains(e.Hint(), tt.remedy) || !e.Final {
-			t.Errorf("%s: %s\n\thint: %s\nwant %q, hint %q", tt.name, e, e.Hint(), tt.want, tt.remedy)
+		if !strings.Contains(e.Error(), tt.want) || !strings.Contains(e.HintFor(nil), tt.remedy) || !e.Final {
+			t.Errorf("%s: %s\n\thint: %s\nwant %q, hint %q", tt.name, e, e.HintFor(nil), tt.want, tt.remedy)
 		}
 		if meant := meaning(e); meant != tt.name {
 			t.Errorf("%d %s: taken for %q, want %q", tt.status, tt.body, meant, tt.name)

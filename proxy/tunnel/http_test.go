@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
@@ -39,7 +38,7 @@ func TestTheTokenRidesInItsOwnHeader(t *testing.T) {
 		if !ok || e.Status != http.StatusUnauthorized || err.Error() != want {
 			t.Errorf("%s: without a token: %v, want %s", kind, err, want)
 		}
-		if h, ok := errors.AsType[*hints.Error](err); !ok || !strings.Contains(h.Hint(), "--token-file") {
+		if !strings.Contains(hintsOf(err), "--token-file") {
 			t.Errorf("%s: no hint at --token-file in %v", kind, err)
 		}
 		token = "secret"
@@ -66,8 +65,8 @@ func TestTheGatewayAnswersWhoeverComesByMistake(t *testing.T) {
 	}{
 		{"GET", "/", nil, 404, "this is a culvert gateway; its tunnel is at /culvert"},
 		{"GET", "/favicon.ico", nil, 404, "/culvert"},
-		{"GET", "/prefix/culvert", nil, 426, "culvert agent --gateway-url"},
-		{"PUT", "/culvert", nil, 405, "culvert agent --gateway-url"},
+		{"GET", "/prefix/culvert", nil, 426, "point culvert agent here"},
+		{"PUT", "/culvert", nil, 405, "point culvert agent here"},
 		{"POST", "/culvert", nil, 415, "application/octet-stream"},
 		{"POST", "/culvert", http.Header{"Content-Type": {"application/octet-stream"}}, 400, "keeps a request until it is whole"},
 		{"GET", "/culvert", http.Header{"Origin": {"https://evil.example"}}, 403, "https://evil.example"},
@@ -144,10 +143,7 @@ func TestWhatAnswersInsteadOfAGateway(t *testing.T) {
 			if err == nil || !strings.HasPrefix(err.Error(), "dial gateway "+u.Host+" over ws: ") || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Dial = %v, want %q", err, tt.want)
 			}
-			hint := ""
-			if h, ok := errors.AsType[*hints.Error](err); ok {
-				hint = h.Hint()
-			}
+			hint := hintsOf(err)
 			if !strings.Contains(hint, tt.hint) {
 				t.Errorf("hint = %q, want %q", hint, tt.hint)
 			}
@@ -159,8 +155,7 @@ func TestAnUnknownAuthorityIsNamed(t *testing.T) {
 	for _, kind := range []string{"ws", "h3"} {
 		r := newRig(t, kind, func(r *rig) { r.dialer.TLS = nil })
 		_, err := r.dialer.Dial(t.Context(), Open{}, nil)
-		h, ok := errors.AsType[*hints.Error](err)
-		if !ok || !strings.Contains(err.Error(), "unknown authority") || !strings.Contains(h.Hint(), "--gateway-ca-file") || !strings.Contains(h.Hint(), "CN=culvert test") {
+		if hint := hintsOf(err); err == nil || !strings.Contains(err.Error(), "unknown authority") || !strings.Contains(hint, "--gateway-ca-file") || !strings.Contains(hint, "CN=culvert test") {
 			t.Errorf("%s: Dial = %v, want an unknown authority and a hint", kind, err)
 		}
 	}
@@ -172,7 +167,7 @@ func TestAWrongNameIsNamed(t *testing.T) {
 		r.dialer.TLS.ServerName = "kafka.example.com"
 	})
 	_, err := r.dialer.Dial(t.Context(), Open{}, nil)
-	if h, ok := errors.AsType[*hints.Error](err); !ok || !strings.Contains(h.Hint(), "a certificate for gateway, 127.0.0.1") {
+	if !strings.Contains(hintsOf(err), "a certificate for gateway, 127.0.0.1") {
 		t.Errorf("Dial = %v, want a hint with the names of the certificate", err)
 	}
 }
@@ -180,7 +175,7 @@ func TestAWrongNameIsNamed(t *testing.T) {
 func TestPlainHTTPWhereTLSIsExpected(t *testing.T) {
 	r := newRig(t, "plain", func(r *rig) { r.dialer.URL.Scheme = "https" })
 	_, err := r.dialer.Dial(t.Context(), Open{}, nil)
-	if h, ok := errors.AsType[*hints.Error](err); !ok || !strings.Contains(h.Hint(), "does not speak TLS") {
+	if !strings.Contains(hintsOf(err), "does not speak TLS") {
 		t.Errorf("Dial = %v, want a hint that there is no TLS", err)
 	}
 }

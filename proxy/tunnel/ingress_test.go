@@ -14,8 +14,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // A fakeIngress gives the next of some credentials with each refusal.
@@ -187,7 +185,7 @@ func TestAnExchangeIsTriedAgainAFewTimesAlone(t *testing.T) {
 			if err == nil || err.Error() != want {
 				t.Errorf("Dial = %v, want %s", err, want)
 			}
-			if h, ok := errors.AsType[*hints.Error](err); !ok || h.Hint() != "get a better one" {
+			if hintsOf(err) != "get a better one" {
 				t.Errorf("hint of %v", err)
 			}
 			f.mu.Lock()

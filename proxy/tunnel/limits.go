@@ -1,11 +1,12 @@
 package tunnel
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/metrics"
 	"sync"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // Limits bound what agents can make a [Server] hold. 0 is no limit.
@@ -34,13 +35,14 @@ type limitReached struct {
 	err   *Error
 }
 
-func reached(l Limit, format string, a ...any) *limitReached {
-	return &limitReached{l, &Error{Code: CodeLimit, Message: "the gateway's limit of " + fmt.Sprintf(format, a...)}}
+func (l *limiter) reached(limit Limit, format string, a ...any) *limitReached {
+	return &limitReached{limit, &Error{Code: CodeLimit, Message: "the gateway's limit of " + l.names.Sprintf(format, a...)}}
 }
 
 // A limiter counts what each identity holds. An identity that holds nothing takes no place in it.
 type limiter struct {
 	Limits
+	names  hints.Names  // of settings, in what agents are told
 	memory func() int64 // bytes in use; nil asks the runtime
 
 	mu      sync.Mutex
@@ -54,15 +56,15 @@ type holding struct{ streams, spares, waiting int }
 // open counts a stream, until leave is called, unless that is one too many.
 func (l *limiter) open(identity string) (leave func(), full *limitReached) {
 	if l.exhausted() {
-		return nil, reached(LimitMemory, "%d bytes of memory in use is reached; --max-memory raises it", l.Memory)
+		return nil, l.reached(LimitMemory, "%d bytes of memory in use is reached; %s raises it", l.Memory, hints.MaxMemory)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.Streams > 0 && l.streams >= l.Streams:
-		return nil, reached(LimitStreams, "%d streams is reached; --max-streams raises it", l.Streams)
+		return nil, l.reached(LimitStreams, "%d streams is reached; %s raises it", l.Streams, hints.MaxStreams)
 	case l.StreamsPerIdentity > 0 && l.of[identity].streams >= l.StreamsPerIdentity:
-		return nil, reached(LimitStreamsPerIdentity, "%d streams for identity %q is reached; --max-streams-per-identity raises it", l.StreamsPerIdentity, identity)
+		return nil, l.reached(LimitStreamsPerIdentity, "%d streams for identity %q is reached; %s raises it", l.StreamsPerIdentity, identity, hints.MaxStreamsPerIdentity)
 	}
 	l.add(identity, holding{streams: 1})
 	return func() { l.leave(identity, holding{streams: -1}) }, nil
@@ -73,7 +75,7 @@ func (l *limiter) spare(identity string) (leave func(), full *limitReached) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.SparesPerIdentity > 0 && l.of[identity].spares >= l.SparesPerIdentity {
-		return nil, reached(LimitSparesPerIdentity, "%d spares for identity %q is reached; --max-spares-per-identity raises it", l.SparesPerIdentity, identity)
+		return nil, l.reached(LimitSparesPerIdentity, "%d spares for identity %q is reached; %s raises it", l.SparesPerIdentity, identity, hints.MaxSparesPerIdentity)
 	}
 	l.add(identity, holding{spares: 1})
 	return func() { l.leave(identity, holding{spares: -1}) }, nil
@@ -84,7 +86,7 @@ func (l *limiter) wait(identity string) (leave func(), full *limitReached) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.StreamsPerIdentity > 0 && l.of[identity].waiting >= l.StreamsPerIdentity+l.SparesPerIdentity {
-		return nil, reached(LimitStreamsPerIdentity, "%d streams for identity %q is reached by streams without OPEN; --max-streams-per-identity raises it", l.StreamsPerIdentity, identity)
+		return nil, l.reached(LimitStreamsPerIdentity, "%d streams for identity %q is reached by streams without OPEN; %s raises it", l.StreamsPerIdentity, identity, hints.MaxStreamsPerIdentity)
 	}
 	l.add(identity, holding{waiting: 1})
 	return func() { l.leave(identity, holding{waiting: -1}) }, nil

@@ -17,6 +17,7 @@ func limited(l Limits) (adapt func(*rig), told *[]Limit) {
 	told = new([]Limit)
 	return func(r *rig) {
 		r.server.Limits = l
+		r.server.Names = flagOf
 		r.server.OnLimit = func(l Limit, _ *Error, _ Peer) { *told = append(*told, l) }
 		r.server.Authenticate = func(req *http.Request) (string, error) { return req.Header.Get(headerAuthorization), nil }
 		r.dialer.Token = func() (string, error) { return "alice", nil }

@@ -182,7 +182,6 @@ func (r *route) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerErr
 		e.Remedy = fmt.Sprintf("whoever runs the proxy can allow CONNECT to %s; with %s in NO_PROXY the way leads around it", e.URL, r.url.Hostname())
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		e.Text = fmt.Sprintf("the proxy cannot connect to %s (%s)", e.URL, status)
-		e.Remedy = "is the host in --gateway-url right, and known where the proxy is?"
 	default:
 		e.Text = fmt.Sprintf("the proxy answered %s to CONNECT", status)
 	}

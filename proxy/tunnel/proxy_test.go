@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
@@ -216,9 +215,9 @@ func TestWhatAProxySaysInstead(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "pass@") {
 			t.Errorf("%s: %v, want %s…%s", tt.name, err, want, tt.want)
 		}
-		h, _ := errors.AsType[*hints.Error](err)
-		if (h == nil) != (tt.hint == "") || h != nil && !strings.Contains(h.Hint(), tt.hint) {
-			t.Errorf("%s: hint %v, want …%s…", tt.name, h, tt.hint)
+		hint := hintsOf(err)
+		if (hint == "") != (tt.hint == "") || !strings.Contains(hint, tt.hint) {
+			t.Errorf("%s: hint %q, want …%s…", tt.name, hint, tt.hint)
 		}
 		d.Close()
 	}
@@ -232,8 +231,8 @@ func TestAProxyThatWantsCredentials(t *testing.T) {
 	defer d.Close()
 	_, err := d.Dial(t.Context(), Open{}, nil)
 	e, ok := errors.AsType[*AnswerError](err)
-	if !ok || e.Error() != `the proxy wants credentials (Basic realm="corp")` || !strings.Contains(e.Hint(), "HTTP_PROXY=http://USER:PASSWORD@host:port") || e.Temporary() {
-		t.Errorf("Dial: %v, hint %q", err, e.Hint())
+	if !ok || e.Error() != `the proxy wants credentials (Basic realm="corp")` || !strings.Contains(hintsOf(err), "HTTP_PROXY=http://USER:PASSWORD@host:port") || e.Temporary() {
+		t.Errorf("Dial: %v, hint %q", err, hintsOf(err))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,6 +22,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
 )
 
@@ -244,6 +246,14 @@ func (r *rig) countDials(dial dialFunc, n *int) dialFunc {
 		return dial(ctx, network, addr)
 	}
 }
+
+// flagOf writes a setting as culvert's command line does.
+func flagOf(s hints.Setting) string {
+	return "--" + strings.ReplaceAll(strings.ToLower(string(s)), " ", "-")
+}
+
+// hintsOf are the hints of an error, as culvert prints them.
+func hintsOf(err error) string { return strings.Join(hints.Of(err, flagOf), "; ") }
 
 // h3 and h2 are the dialler's pools.
 func (r *rig) h3() *h3Pool {

@@ -39,7 +39,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case !ok:
 			allowed := methods(r.ProtoMajor)
 			h.Set("Allow", strings.Join(allowed, ", "))
-			refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here")
+			refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent here, as its gateway URL")
 		case t.refuse(w, r):
 		default:
 			s.serveTunnel(w, r, t)

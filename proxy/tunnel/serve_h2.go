@@ -55,7 +55,7 @@ func refusePost(w http.ResponseWriter, r *http.Request) (done bool) {
 	typ, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
 	case typ != exchange.PostType:
-		refuse(w, http.StatusUnsupportedMediaType, "this is the tunnel of a culvert gateway, and takes POSTs of "+exchange.PostType+" alone; point culvert agent --gateway-url here")
+		refuse(w, http.StatusUnsupportedMediaType, "this is the tunnel of a culvert gateway, and takes POSTs of "+exchange.PostType+" alone; point culvert agent here, as its gateway URL")
 	case r.ContentLength >= 0:
 		refuse(w, http.StatusBadRequest, fmt.Sprintf("a tunnel is a POST of no known length, and this one has %d bytes: something on the way keeps a request until it is whole", r.ContentLength))
 	default:

@@ -17,7 +17,7 @@ func refuseWS(w http.ResponseWriter, r *http.Request) (done bool) {
 	}
 	w.Header().Set("Upgrade", "websocket")
 	w.Header().Add("Connection", "Upgrade")
-	refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent --gateway-url here. If an agent sent this, something on the way removed its Upgrade header")
+	refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent here, as its gateway URL. If an agent sent this, something on the way removed its Upgrade header")
 	return true
 }
 

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // A Server is the gateway's end of the tunnel. Set the fields before Run; it may run once.
@@ -61,6 +63,7 @@ type Server struct {
 	// the time that Shutdown has: a balancer before it needs a while to see it.
 	Linger time.Duration
 
+	Names  hints.Names  // of settings, in what agents are told
 	Logger *slog.Logger // nil discards
 
 	timing    timing       // zero means defaultTiming
@@ -101,7 +104,7 @@ func (s *Server) init() {
 			s.t = defaultTiming
 		}
 		s.w = cmp.Or(s.windows, defaultWindows)
-		s.limiter.Limits = s.Limits
+		s.limiter.Limits, s.limiter.names = s.Limits, s.Names
 		s.carriers, s.cut = context.WithCancel(context.Background()) // streams outlive what Run is given: they drain
 		s.registry = newRegistry(s.carriers, s.t)
 		s.streams = &streamServer{

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
@@ -66,23 +67,32 @@ func (e *AnswerError) Unwrap() error {
 	return nil
 }
 
-// Hint says what to do about the answer, or nothing.
-func (e *AnswerError) Hint() string {
+// HintFor says what to do about the answer, with settings as their user writes them, or nothing.
+func (e *AnswerError) HintFor(names hints.Names) string {
 	switch {
-	case e.Proxy || e.Remedy != "":
+	case e.Remedy != "":
 		return e.Remedy
+	case e.Proxy && e.gatewayFailed():
+		return names.Sprintf("is the host in %s right, and known where the proxy is?", hints.GatewayURL)
+	case e.Proxy:
+		return ""
 	case e.Gateway && e.Status == http.StatusUnauthorized:
-		return "does the first line of --token-file stand in the gateway's file too?"
+		return names.Sprintf("does the first line of %s stand in the gateway's file too?", hints.TokenFile)
 	case e.Gateway:
 		return ""
 	case e.Status == http.StatusUnauthorized, e.Status == http.StatusForbidden, e.Status/100 == 3:
 		return "the ingress before the gateway wants credentials of its own: are they set, and not expired?"
 	case e.Status == http.StatusNotFound:
-		return "is the path in --gateway-url right? curl -i " + e.URL + " must answer with a Culvert-Gateway header"
-	case e.Status == http.StatusBadGateway, e.Status == http.StatusServiceUnavailable, e.Status == http.StatusGatewayTimeout:
+		return names.Sprintf("is the path in %s right? curl -i %s must answer with a %s header", hints.GatewayURL, e.URL, HeaderGateway)
+	case e.gatewayFailed():
 		return "is the gateway up, and does the ingress route to it?"
 	}
 	return ""
+}
+
+// gatewayFailed reports whether what answered could not reach what is behind it.
+func (e *AnswerError) gatewayFailed() bool {
+	return e.Status == http.StatusBadGateway || e.Status == http.StatusServiceUnavailable || e.Status == http.StatusGatewayTimeout
 }
 
 // Temporary reports whether the same request may be answered otherwise soon.

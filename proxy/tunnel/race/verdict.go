@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
 
@@ -102,32 +101,22 @@ type noTransportError struct {
 func (e *noTransportError) Error() string   { return e.text }
 func (e *noTransportError) Unwrap() []error { return e.failures }
 
-// Explain adds a hint to an error of a dial where there is one to give.
+// Explain adds a hint to an error of a dial where there is one to give, unless the error has one.
 func Explain(err error) error {
-	if hint := hintFor(err); hint != "" {
-		return &hints.Error{Err: err, Remedy: hint}
-	}
-	return err
-}
-
-func hintFor(err error) string {
-	if e, ok := errors.AsType[*exchange.AnswerError](err); ok {
-		return e.Hint()
-	}
 	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return fmt.Sprintf("what answered shows a certificate for %s, issued by %s; if that is your gateway or its ingress, name the issuer's certificate with --gateway-ca-file",
-			names(e.Cert), printable.Text(e.Cert.Issuer.String(), printable.Name))
+		return hints.New(err, "what answered shows a certificate for %s, issued by %s; if that is your gateway or its ingress, name the issuer's certificate with %s",
+			names(e.Cert), printable.Text(e.Cert.Issuer.String(), printable.Name), hints.GatewayCAFile)
 	}
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fmt.Sprintf("what answered shows a certificate for %s; is --gateway-url right?", names(e.Certificate))
+		return hints.New(err, "what answered shows a certificate for %s; is %s right?", names(e.Certificate), hints.GatewayURL)
 	}
 	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
-		return "nothing answers over UDP there; --transport ws needs TCP alone"
+		return hints.New(err, "nothing answers over UDP there; %s ws needs TCP alone", hints.Transport)
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "what answered does not speak TLS; is the port in --gateway-url right?"
+		return hints.New(err, "what answered does not speak TLS; is the port in %s right?", hints.GatewayURL)
 	}
-	return ""
+	return err
 }
 
 // names are those that a certificate is for.
