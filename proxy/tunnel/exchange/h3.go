@@ -33,7 +33,17 @@ type H3 struct {
 	free   func() // called once, by Abort
 	once   sync.Once
 
-	// Owned by the reader.
+	read     *atomic.Uint64 // counts what is read of the connection
+	lastByte atomic.Int64
+	sawEnd   atomic.Bool // the peer's FIN
+	closed   atomic.Bool // CloseWrite was called
+
+	in  h3Frames
+	out h3Unsent
+}
+
+// h3Frames is where the reader of an H3 is in what comes.
+type h3Frames struct {
 	noWait   bool
 	header   TypeLength
 	typ      uint64                   // of the current frame
@@ -41,16 +51,13 @@ type H3 struct {
 	answered bool                     // the peer's HEADERS are read
 	block    []byte                   // of HEADERS, as far as it came
 	onHeader func(block []byte) error // sets answered, unless the HEADERS were none that open a tunnel
+}
 
-	read     *atomic.Uint64 // counts what is read of the connection
-	lastByte atomic.Int64
-	sawEnd   atomic.Bool // the peer's FIN
-	closed   atomic.Bool // CloseWrite was called
-
-	// Owned by the writer.
-	request []byte // a HEADERS frame that the first write takes along
-	rest    []byte // what a deadline left unsent
-	unsent  atomic.Bool
+// h3Unsent is what the writer of an H3 has not sent yet.
+type h3Unsent struct {
+	request []byte      // a HEADERS frame that the first write takes along
+	rest    []byte      // what a deadline left unsent
+	dirty   atomic.Bool // there is a rest
 }
 
 var _ Exchange = (*H3)(nil)
@@ -58,8 +65,9 @@ var _ Exchange = (*H3)(nil)
 // NewH3 returns the exchange of a request that has not been sent: frame, which [H3Request] makes, leaves with the first Write. read counts what is
 // read of all streams of conn. free is called once, when the exchange has ended. refused makes an error of an answer that opens no tunnel.
 func NewH3(conn *quic.Conn, stream *quic.Stream, frame []byte, read *atomic.Uint64, free func(), refused func(*AnswerError) error) *H3 {
-	x := &H3{stream: stream, conn: conn, request: frame, read: read, free: free}
-	x.onHeader = func(block []byte) error { return x.answer(block, refused) }
+	x := &H3{stream: stream, conn: conn, read: read, free: free}
+	x.out.request = frame
+	x.in.onHeader = func(block []byte) error { return x.answer(block, refused) }
 	x.lastByte.Store(Clock())
 	return x
 }
@@ -71,10 +79,10 @@ func (x *H3) LocalAddr() net.Addr                { return x.conn.LocalAddr() }
 func (x *H3) RemoteAddr() net.Addr               { return x.conn.RemoteAddr() }
 func (x *H3) SetReadDeadline(t time.Time) error  { return x.stream.SetReadDeadline(t) }
 func (x *H3) SetWriteDeadline(t time.Time) error { return x.stream.SetWriteDeadline(t) }
-func (x *H3) SetWait(wait bool)                  { x.noWait = !wait }
+func (x *H3) SetWait(wait bool)                  { x.in.noWait = !wait }
 func (x *H3) LastByte() int64                    { return x.lastByte.Load() }
 func (x *H3) OnDirty(func())                     {}
-func (x *H3) Dirty() bool                        { return x.unsent.Load() }
+func (x *H3) Dirty() bool                        { return x.out.dirty.Load() }
 
 // Abort leaves what is on its way alone when both ends have finished.
 func (x *H3) Abort() {
@@ -94,9 +102,9 @@ func (x *H3) Write(b []byte) error {
 	var buf [Headroom]byte
 	head := AppendTypeLength(buf[:0], frameData, uint64(len(b)-Headroom))
 	b = b[Headroom-copy(b[Headroom-len(head):], head):]
-	if x.request != nil {
-		b = append(x.request, b...)
-		x.request = nil
+	if x.out.request != nil {
+		b = append(x.out.request, b...)
+		x.out.request = nil
 	}
 	return x.send(b)
 }
@@ -104,37 +112,37 @@ func (x *H3) Write(b []byte) error {
 func (x *H3) send(b []byte) error {
 	n, err := x.stream.Write(b)
 	if err != nil && IsTimeout(err) {
-		x.rest = append(x.rest[:0], b[n:]...)
-		x.unsent.Store(true)
+		x.out.rest = append(x.out.rest[:0], b[n:]...)
+		x.out.dirty.Store(true)
 	}
 	return err
 }
 
 func (x *H3) Flush() error {
-	if !x.unsent.Load() {
+	if !x.out.dirty.Load() {
 		return nil
 	}
-	n, err := x.stream.Write(x.rest)
-	x.rest = x.rest[n:]
-	if len(x.rest) == 0 {
-		x.rest = nil
-		x.unsent.Store(false)
+	n, err := x.stream.Write(x.out.rest)
+	x.out.rest = x.out.rest[n:]
+	if len(x.out.rest) == 0 {
+		x.out.rest = nil
+		x.out.dirty.Store(false)
 	}
 	return err
 }
 
 // Read reads payload of DATA frames.
 func (x *H3) Read(p []byte) (int, error) {
-	if x.noWait {
+	if x.in.noWait {
 		return 0, ErrNoMore // QUIC fills p as far as it can by itself
 	}
-	for x.typ != frameData || x.left == 0 || !x.answered {
+	for x.in.typ != frameData || x.in.left == 0 || !x.in.answered {
 		if err := x.step(); err != nil {
 			return 0, err
 		}
 	}
-	n, err := x.rawRead(p[:min(uint64(len(p)), x.left)])
-	x.left -= uint64(n)
+	n, err := x.rawRead(p[:min(uint64(len(p)), x.in.left)])
+	x.in.left -= uint64(n)
 	if n > 0 {
 		return n, nil
 	}
@@ -161,16 +169,16 @@ func (x *rawH3) Read(p []byte) (int, error) { return (*H3)(x).rawRead(p) }
 
 // step goes on to the next frame, and through those that carry no capsules.
 func (x *H3) step() (err error) {
-	if x.left > 0 {
+	if x.in.left > 0 {
 		return x.pass()
 	}
-	x.typ, x.left, err = x.header.Read((*rawH3)(x))
+	x.in.typ, x.in.left, err = x.in.header.Read((*rawH3)(x))
 	switch {
 	case err != nil:
 		return err
-	case x.typ == frameData && !x.answered:
+	case x.in.typ == frameData && !x.in.answered:
 		return ProtocolError("HTTP/3 DATA before HEADERS")
-	case x.typ == frameHeaders && !x.answered && x.left > MaxHeader:
+	case x.in.typ == frameHeaders && !x.in.answered && x.in.left > MaxHeader:
 		return errHeaderTooLarge
 	}
 	return nil
@@ -179,19 +187,19 @@ func (x *H3) step() (err error) {
 // pass reads the payload of a frame that carries no capsules: the peer's header, trailers, or what we do not know.
 func (x *H3) pass() error {
 	var scratch [512]byte
-	n, err := x.rawRead(scratch[:min(uint64(len(scratch)), x.left)])
-	x.left -= uint64(n)
-	isHeader := x.typ == frameHeaders && !x.answered
+	n, err := x.rawRead(scratch[:min(uint64(len(scratch)), x.in.left)])
+	x.in.left -= uint64(n)
+	isHeader := x.in.typ == frameHeaders && !x.in.answered
 	if isHeader {
-		x.block = append(x.block, scratch[:n]...)
+		x.in.block = append(x.in.block, scratch[:n]...)
 	}
 	switch {
-	case x.left > 0:
+	case x.in.left > 0:
 		return err
 	case isHeader:
-		block := x.block
-		x.block = nil
-		return x.onHeader(block)
+		block := x.in.block
+		x.in.block = nil
+		return x.in.onHeader(block)
 	}
 	return nil
 }
@@ -205,7 +213,7 @@ func (x *H3) answer(block []byte, refused func(*AnswerError) error) error {
 		return ProtocolError("HTTP/3 answer: %v", err)
 	case status/100 == 1:
 	case status/100 == 2 && ours: // front doors answer 200 by themselves, and any web server does
-		x.answered = true
+		x.in.answered = true
 	default:
 		return &Refused{refused(answerOf(status, header, x.body()))}
 	}
@@ -214,7 +222,7 @@ func (x *H3) answer(block []byte, refused func(*AnswerError) error) error {
 
 // body reads the body of an answer, for a second at most.
 func (x *H3) body() io.Reader {
-	x.answered = true
+	x.in.answered = true
 	x.stream.SetReadDeadline(time.Now().Add(time.Second))
 	return x
 }

@@ -60,14 +60,14 @@ func (f *fieldBlock) frame() []byte {
 // The writer sends each part of an answer at once. Until [H3Writer.Exchange] a peer that gives no credit holds the request no longer than timeout.
 func ReadH3Request(conn *quic.Conn, stream *quic.Stream, read *atomic.Uint64, timeout time.Duration) (r *http.Request, w *H3Writer, err error) {
 	x := &H3{stream: stream, conn: conn, read: read, free: func() {}}
-	x.onHeader = func(block []byte) (err error) {
+	x.in.onHeader = func(block []byte) (err error) {
 		r, err = decodeRequest(block)
-		x.answered = err == nil
+		x.in.answered = err == nil
 		return err
 	}
 	w = &H3Writer{x: x, header: make(http.Header)}
 	stream.SetReadDeadline(time.Now().Add(timeout))
-	for !x.answered {
+	for !x.in.answered {
 		switch err := x.step(); {
 		case errors.Is(err, errHeaderTooLarge):
 			w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)

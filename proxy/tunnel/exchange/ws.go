@@ -26,7 +26,12 @@ type WS struct {
 	plain  bool
 	client bool // masks what it sends, and wants what it reads unmasked
 
-	// Owned by the reader.
+	in    wsFrames
+	reply wsReply
+}
+
+// wsFrames is where the reader of a WS is in what comes.
+type wsFrames struct {
 	br         *bufio.Reader // small: for headers; payload goes past it
 	head       [ws.MaxHeaderSize]byte
 	have       int // bytes in head
@@ -37,14 +42,21 @@ type WS struct {
 	inMessage  bool // the last data frame was not the last of its message
 	control    [ws.MaxControlFramePayloadSize]byte
 	controlLen int
+}
 
+// maxReply is the size of the largest control frame.
+const maxReply = ws.MaxHeaderSize + ws.MaxControlFramePayloadSize
+
+// wsReply is the control frame that a WS has to send: the reader leaves it here for the writer.
+type wsReply struct {
 	onDirty func()
-	mu      sync.Mutex
-	reply   [ws.MaxHeaderSize + ws.MaxControlFramePayloadSize]byte // a control frame to be sent
-	replyN  int
-	dirty   atomic.Bool // replyN > 0
+	dirty   atomic.Bool // there is one
 
-	replyOut [ws.MaxHeaderSize + ws.MaxControlFramePayloadSize]byte // owned by the writer
+	mu    sync.Mutex
+	frame [maxReply]byte
+	n     int // bytes in frame
+
+	out [maxReply]byte // the writer's copy
 }
 
 // closeTimeout bounds how long a peer may take to take the end of a connection.
@@ -62,7 +74,7 @@ func NewWS(w *Wire, conn net.Conn, client bool, early []byte) *WS {
 	if len(early) > 0 {
 		r = &earlyReader{early: early, r: conn}
 	}
-	x.br = bufio.NewReaderSize(r, readAhead)
+	x.in.br = bufio.NewReaderSize(r, readAhead)
 	return x
 }
 
@@ -87,16 +99,16 @@ func (x *WS) SetReadDeadline(t time.Time) error  { return x.wire.SetReadDeadline
 func (x *WS) SetWriteDeadline(t time.Time) error { return x.wire.SetWriteDeadline(t) }
 func (x *WS) SetWait(wait bool)                  { x.wire.noWait = !wait }
 func (x *WS) LastByte() int64                    { return x.wire.lastByte.Load() }
-func (x *WS) OnDirty(f func())                   { x.onDirty = f }
-func (x *WS) Dirty() bool                        { return x.dirty.Load() || x.wire.held() }
+func (x *WS) OnDirty(f func())                   { x.reply.onDirty = f }
+func (x *WS) Dirty() bool                        { return x.reply.dirty.Load() || x.wire.held() }
 func (x *WS) Abort()                             { x.wire.Conn.Close() }
 
 func (x *WS) Read(p []byte) (int, error) {
 	for {
-		if x.left > 0 && x.op.IsData() {
+		if x.in.left > 0 && x.in.op.IsData() {
 			return x.readPayload(p)
 		}
-		if x.left > 0 || x.op.IsControl() {
+		if x.in.left > 0 || x.in.op.IsControl() {
 			if err := x.readControl(); err != nil {
 				return 0, err
 			}
@@ -109,8 +121,8 @@ func (x *WS) Read(p []byte) (int, error) {
 }
 
 func (x *WS) readPayload(p []byte) (int, error) {
-	n, err := x.br.Read(p[:min(int64(len(p)), x.left)])
-	x.left -= int64(n)
+	n, err := x.in.br.Read(p[:min(int64(len(p)), x.in.left)])
+	x.in.left -= int64(n)
 	x.unmask(p[:n])
 	if n > 0 {
 		return n, nil
@@ -122,35 +134,35 @@ func (x *WS) unmask(p []byte) {
 	if x.client {
 		return
 	}
-	ws.Cipher(p, x.mask, x.maskPos)
-	x.maskPos = (x.maskPos + len(p)) % 4
+	ws.Cipher(p, x.in.mask, x.in.maskPos)
+	x.in.maskPos = (x.in.maskPos + len(p)) % 4
 }
 
 // readHeader reads a frame's header, byte by byte as it comes.
 func (x *WS) readHeader() error {
-	for need := x.headerLen(); x.have < need; need = x.headerLen() {
-		n, err := x.br.Read(x.head[x.have:need])
-		x.have += n
-		if err != nil && x.have < x.headerLen() {
+	for need := x.headerLen(); x.in.have < need; need = x.headerLen() {
+		n, err := x.in.br.Read(x.in.head[x.in.have:need])
+		x.in.have += n
+		if err != nil && x.in.have < x.headerLen() {
 			return err
 		}
 	}
-	x.have = 0
+	x.in.have = 0
 	return x.startFrame()
 }
 
 func (x *WS) headerLen() int {
-	if x.have < 2 {
+	if x.in.have < 2 {
 		return 2
 	}
 	n := 2
-	switch x.head[1] & 0x7f {
+	switch x.in.head[1] & 0x7f {
 	case 126:
 		n += 2
 	case 127:
 		n += 8
 	}
-	if x.head[1]&0x80 != 0 {
+	if x.in.head[1]&0x80 != 0 {
 		n += 4
 	}
 	return n
@@ -158,56 +170,56 @@ func (x *WS) headerLen() int {
 
 // startFrame checks the header in head against RFC 6455 §5.
 func (x *WS) startFrame() error {
-	fin, op := x.head[0]&0x80 != 0, ws.OpCode(x.head[0]&0x0f)
-	masked := x.head[1]&0x80 != 0
-	rest := x.head[2:]
-	switch n := x.head[1] & 0x7f; n {
+	fin, op := x.in.head[0]&0x80 != 0, ws.OpCode(x.in.head[0]&0x0f)
+	masked := x.in.head[1]&0x80 != 0
+	rest := x.in.head[2:]
+	switch n := x.in.head[1] & 0x7f; n {
 	case 126:
-		x.left, rest = int64(binary.BigEndian.Uint16(rest)), rest[2:]
+		x.in.left, rest = int64(binary.BigEndian.Uint16(rest)), rest[2:]
 	case 127:
-		x.left, rest = int64(binary.BigEndian.Uint64(rest)), rest[8:]
+		x.in.left, rest = int64(binary.BigEndian.Uint64(rest)), rest[8:]
 	default:
-		x.left = int64(n)
+		x.in.left = int64(n)
 	}
 	switch {
-	case x.left < 0:
+	case x.in.left < 0:
 		return ProtocolError("WebSocket frame with a length beyond 2^63")
-	case x.head[0]&0x70 != 0:
+	case x.in.head[0]&0x70 != 0:
 		return ProtocolError("WebSocket frame with reserved bits: an extension that was not negotiated")
 	case masked == x.client:
 		return ProtocolError("WebSocket frame masked: %t, and must not be so", masked)
-	case op.IsControl() && (!fin || x.left > ws.MaxControlFramePayloadSize):
-		return ProtocolError("WebSocket control frame of %d bytes, last: %t", x.left, fin)
+	case op.IsControl() && (!fin || x.in.left > ws.MaxControlFramePayloadSize):
+		return ProtocolError("WebSocket control frame of %d bytes, last: %t", x.in.left, fin)
 	case op == ws.OpText || op.IsReserved():
 		return ProtocolError("WebSocket frame with opcode %d, want binary", op)
-	case op == ws.OpBinary && x.inMessage, op == ws.OpContinuation && !x.inMessage:
-		return ProtocolError("WebSocket frame with opcode %d, in a message: %t", op, x.inMessage)
+	case op == ws.OpBinary && x.in.inMessage, op == ws.OpContinuation && !x.in.inMessage:
+		return ProtocolError("WebSocket frame with opcode %d, in a message: %t", op, x.in.inMessage)
 	}
 	if masked {
-		copy(x.mask[:], rest)
-		x.maskPos = 0
+		copy(x.in.mask[:], rest)
+		x.in.maskPos = 0
 	}
-	x.op = op
+	x.in.op = op
 	if op.IsData() {
-		x.inMessage = !fin
+		x.in.inMessage = !fin
 	}
 	return nil
 }
 
 // readControl reads a control frame to its end and acts on it.
 func (x *WS) readControl() error {
-	for x.left > 0 {
-		n, err := x.br.Read(x.control[x.controlLen : x.controlLen+int(x.left)])
-		x.unmask(x.control[x.controlLen : x.controlLen+n])
-		x.controlLen += n
-		x.left -= int64(n)
-		if err != nil && x.left > 0 {
+	for x.in.left > 0 {
+		n, err := x.in.br.Read(x.in.control[x.in.controlLen : x.in.controlLen+int(x.in.left)])
+		x.unmask(x.in.control[x.in.controlLen : x.in.controlLen+n])
+		x.in.controlLen += n
+		x.in.left -= int64(n)
+		if err != nil && x.in.left > 0 {
 			return err
 		}
 	}
-	payload := x.control[:x.controlLen]
-	op := x.op
-	x.op, x.controlLen = ws.OpContinuation, 0
+	payload := x.in.control[:x.in.controlLen]
+	op := x.in.op
+	x.in.op, x.in.controlLen = ws.OpContinuation, 0
 	switch op {
 	case ws.OpPing:
 		x.answer(ws.OpPong, payload)
@@ -228,14 +240,14 @@ func closedError(payload []byte) error {
 // answer leaves a control frame for the next Flush. Only the latest is kept, as RFC 6455 §5.5.3 permits, so that a flood of pings costs
 // nothing; and the reader never waits for a write, so that two ends that write at once cannot block each other.
 func (x *WS) answer(op ws.OpCode, payload []byte) {
-	x.mu.Lock()
-	b := x.reply[:Headroom+len(payload)]
+	x.reply.mu.Lock()
+	b := x.reply.frame[:Headroom+len(payload)]
 	copy(b[Headroom:], payload)
 	f := x.frame(b, op)
-	x.replyN = copy(x.reply[:], f)
-	x.mu.Unlock()
-	if !x.dirty.Swap(true) && x.onDirty != nil {
-		x.onDirty()
+	x.reply.n = copy(x.reply.frame[:], f)
+	x.reply.mu.Unlock()
+	if !x.reply.dirty.Swap(true) && x.reply.onDirty != nil {
+		x.reply.onDirty()
 	}
 }
 
@@ -272,7 +284,7 @@ func (x *WS) Write(b []byte) error {
 }
 
 func (x *WS) Flush() error {
-	if x.dirty.Load() {
+	if x.reply.dirty.Load() {
 		if err := x.keepReply(); err != nil {
 			return err
 		}
@@ -282,11 +294,11 @@ func (x *WS) Flush() error {
 
 // keepReply moves the control frame that is to be sent to the wire.
 func (x *WS) keepReply() error {
-	x.mu.Lock()
-	b := x.replyOut[:copy(x.replyOut[:], x.reply[:x.replyN])]
-	x.replyN = 0
-	x.dirty.Store(false)
-	x.mu.Unlock()
+	x.reply.mu.Lock()
+	b := x.reply.out[:copy(x.reply.out[:], x.reply.frame[:x.reply.n])]
+	x.reply.n = 0
+	x.reply.dirty.Store(false)
+	x.reply.mu.Unlock()
 	_, err := x.conn.Write(b)
 	return err
 }
