@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/backoff"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
@@ -35,12 +36,12 @@ func newSharedListener(ln net.Listener, log *slog.Logger) *sharedListener {
 // run accepts until the listener is closed.
 func (l *sharedListener) run() {
 	defer l.close()
-	delay := time.Duration(0)
+	failures := 0
 	logged := time.Time{}
 	for {
 		c, err := l.ln.Accept()
 		if err == nil {
-			delay = 0
+			failures = 0
 			l.pass(c)
 			continue
 		}
@@ -51,9 +52,9 @@ func (l *sharedListener) run() {
 			logged = time.Now()
 			l.log.Warn("accept failed, trying again", "listener", l.ln.Addr(), "err", err)
 		}
-		delay = min(max(5*time.Millisecond, 2*delay), maxAcceptDelay)
 		select {
-		case <-time.After(delay):
+		case <-time.After(backoff.Delay(failures, 5*time.Millisecond, maxAcceptDelay)):
+			failures++
 		case <-l.closed:
 			return
 		}
