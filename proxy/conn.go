@@ -239,9 +239,7 @@ func (c *conn) runRequests(f *protocol.Flow, err error, responses <-chan struct{
 	case errors.Is(err, errDraining), errors.As(err, &refused):
 		// Answers to what came before are still the client's.
 		if f.Flush() == nil {
-			stop := c.inflight.bound(c.answerTimeout(err))
-			c.inflight.drain()
-			stop()
+			c.inflight.drain(c.answerTimeout(err))
 		}
 		c.ended(closeOf(err), err)
 		closeWrite(c.near.Conn)
@@ -428,7 +426,7 @@ func (c *conn) mayDrain(from *source) bool {
 // request relays one request, or a raw SASL token.
 func (c *conn) request(f *protocol.Flow) error {
 	c.first = false
-	if c.inflight.givenUp() {
+	if !c.inflight.followed() {
 		return f.PassAll()
 	}
 	r, isToken, err := c.peekRequest(f)
@@ -459,8 +457,8 @@ func (c *conn) request(f *protocol.Flow) error {
 
 // forward passes on a request that is answered, under a correlation id of ours.
 func (c *conn) forward(f *protocol.Flow, in request) error {
-	if in.sent = c.firstID; in.sent == 0 {
-		in.sent = c.newID(in.Request)
+	if in.sentID = c.firstID; in.sentID == 0 {
+		in.sentID = c.newID(in.Request)
 	}
 	c.firstID = 0
 	if c.inflight.full() { // what makes room may be the answers to requests that f still holds
@@ -473,7 +471,7 @@ func (c *conn) forward(f *protocol.Flow, in request) error {
 		return err
 	}
 	if place == awaited {
-		protocol.SetRequestID(f, in.sent)
+		protocol.SetRequestID(f, in.sentID)
 	}
 	return f.PassThrough(in.Size)
 }
@@ -524,23 +522,21 @@ func (c *conn) isToken(f *protocol.Flow) (bool, error) {
 		defer c.timeHead(f)()
 		return protocol.IsRawToken(f)
 	}
-	tokens, waits := c.inflight.inLogin()
-	if !waits && !tokens.Expected() {
+	login := c.inflight.inLogin()
+	if !login.pending && !login.tokens.Expected() {
 		return false, nil
 	}
-	if waits && tokens.InTurn() {
+	if login.pending && login.tokens.InTurn() {
 		if err := f.Flush(); err != nil {
 			return false, err
 		}
-		stop := c.inflight.bound(c.headTimeout)
 		var err error
-		if tokens, err = c.inflight.awaitLogin(); err != nil {
+		if login, err = c.inflight.awaitLogin(c.headTimeout); err != nil {
 			return false, err
 		}
-		stop()
 	}
 	defer c.timeHead(f)()
-	isToken, err := tokens.Next(f)
+	isToken, err := login.tokens.Next(f)
 	if err == nil && !isToken {
 		c.inflight.endLogin()
 	}
@@ -557,7 +553,7 @@ func (c *conn) unreadable(f *protocol.Flow, err error) error {
 	}
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
-	case c.lenient && (framing || err == io.ErrUnexpectedEOF || c.inflight.givenUp()):
+	case c.lenient && (framing || err == io.ErrUnexpectedEOF || !c.inflight.followed()):
 		c.giveUp(err)
 		return f.PassAll()
 	case errors.Is(err, protocol.ErrForeign):
@@ -571,7 +567,7 @@ func (c *conn) unreadable(f *protocol.Flow, err error) error {
 // giveUp ends the following of frames, both ways: bytes pass from now on, without
 // tickets, memory and metrics.
 func (c *conn) giveUp(why error) {
-	if c.inflight.givenUp() {
+	if !c.inflight.stopFollowing() {
 		return
 	}
 	const message = "connection not followed any more, its bytes pass without tickets and metrics"
@@ -580,7 +576,6 @@ func (c *conn) giveUp(why error) {
 	} else {
 		c.limiter.warn(c.log, message, "", "err", why)
 	}
-	c.inflight.giveUp()
 }
 
 // token relays one raw SASL token of the client.
@@ -591,7 +586,7 @@ func (c *conn) token(f *protocol.Flow) error {
 	}
 	if !c.clientSent { // without a handshake
 		c.clientSent = true
-		c.inflight.startTokens(protocol.GSSAPI)
+		c.inflight.startLogin(protocol.GSSAPI)
 	}
 	if c.without.reading == nil {
 		if _, err := c.inflight.push(request{token: true}); err != nil {
@@ -665,7 +660,7 @@ func (c *conn) answers(f *protocol.Flow) error {
 
 // response relays one response.
 func (c *conn) response(f *protocol.Flow) error {
-	if c.inflight.givenUp() {
+	if !c.inflight.followed() {
 		return c.restore(f)
 	}
 	r, ok := c.inflight.oldest()
@@ -678,7 +673,7 @@ func (c *conn) response(f *protocol.Flow) error {
 		return c.strange(f, err)
 	case !ok || r.answer != nil:
 		return c.strange(f, fmt.Errorf("%w: a response with correlation id %d to no request", errMismatch, id))
-	case id != r.sent:
+	case id != r.sentID:
 		return c.strange(f, fmt.Errorf("%w: a response that is not the one to %s v%d with correlation id %d, the oldest in flight", errMismatch, r.Key, r.Version, r.CorrelationID))
 	}
 	if err := c.followLogin(f, r.Request, size); err != nil {
@@ -813,11 +808,9 @@ func (c *conn) followLogin(f *protocol.Flow, r protocol.Request, size int64) err
 	if err != nil {
 		return err
 	}
-	if b[errorCode] == 0 && b[errorCode+1] == 0 {
-		if err := c.inflight.startTokens(r.Mechanism); err != nil {
-			return fmt.Errorf("%w: the mechanism is none of PLAIN, SCRAM, OAUTHBEARER and GSSAPI, and the client sends SaslHandshake v0, not v1", errLogin)
-		}
+	accepted := b[errorCode] == 0 && b[errorCode+1] == 0
+	if c.inflight.handshakeAnswered(r.Mechanism, accepted) != nil {
+		return fmt.Errorf("%w: the mechanism is none of PLAIN, SCRAM, OAUTHBEARER and GSSAPI, and the client sends SaslHandshake v0, not v1", errLogin)
 	}
-	c.inflight.handshakeAnswered()
 	return nil
 }

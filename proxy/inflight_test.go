@@ -30,8 +30,8 @@ func TestInflightKeepsOrderWhileItGrowsAndWraps(t *testing.T) {
 			due++
 		}
 	}
-	if got := int(next - due); got != q.n {
-		t.Errorf("%d in flight, want %d", q.n, got)
+	if got := int(next - due); got != q.queue.n {
+		t.Errorf("%d in flight, want %d", q.queue.n, got)
 	}
 }
 
