@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -10,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"sync/atomic"
-	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/hints"
@@ -21,16 +19,16 @@ import (
 
 // agentConn is a client's connection at the agent.
 type agentConn struct {
-	conn
+	*conn
 	agent  *Agent
 	listen int   // through which of the agent's addresses the client came
 	nodeID int32 // whom the listener is for
-	// lent is set where the node is unknown and a bootstrap broker was lent in
-	// its place, for introductions only.
-	lent    bool
-	address string       // of the node; "" is a bootstrap broker
-	epoch   atomic.Int64 // of the table that the connection belongs to; -1 until it is opened
-	stop    context.CancelCauseFunc
+	// introductionsOnly is set where the node is unknown and a bootstrap broker takes
+	// its place: see introduces.
+	introductionsOnly bool
+	address           string       // of the node; "" is a bootstrap broker
+	epoch             atomic.Int64 // of the table that the connection belongs to; -1 until it is opened
+	stop              context.CancelCauseFunc
 
 	names, hints rewrite.Rewriter
 }
@@ -53,54 +51,42 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	defer stop(nil)
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
 	c.epoch.Store(-1)
-	c.conn = conn{
-		near: &source{Conn: nc}, touches: rewrite.Touches, relayTouched: c.relayTouched,
-		screen: c.screen, headTimeout: a.headTimeout, metrics: a.Metrics, log: log, wording: a.Names, limiter: &a.limiter, inflight: newInflight(),
-		without: a.without,
-	}
+	c.conn = newConn(nc, connSettings{
+		policy: c, report: reporter{a.Metrics, log, &a.limiter}, wording: a.Names, headTimeout: a.headTimeout, without: a.without,
+	})
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
 	a.clients.add(c)
 	defer a.clients.remove(c)
 
-	requests := protocol.NewFlow(c.near, nil)
-	defer requests.Release()
-	if err := c.await(requests, c.near); err != nil {
-		return // a probe, which opens no stream
-	}
-	first, isToken, err := c.peekRequest(requests)
-	if err != nil {
-		c.greetStranger(c.unreadable(requests, err))
+	defer c.requests.release()
+	if err := c.requests.readFirst(); err != nil {
+		c.refuseFirst(err)
 		return
 	}
-	c.firstAt = time.Now()
-	var early []byte
-	if !isToken {
-		early = c.repeatable(requests, first)
-	}
-	if err := c.open(ctx, early); err != nil {
-		c.ended(metrics.CloseDial, err)
-		c.unlearn()
-		c.report()
-		reset(nc, nil)
+	if err := c.open(ctx); err != nil {
+		c.ending.note(metrics.CloseDial, err)
+		c.doubtNode()
+		c.report.closed(c.ending.why())
+		c.ending.resetClient()
 		return
 	}
 	defer a.Metrics.Connection(nodeID)()
 	defer a.Metrics.Stream(c.transport())()
-	c.run(ctx, requests)
-	c.unlearn()
+	c.run(ctx)
+	c.doubtNode()
 }
 
-// greetStranger ends a connection whose first bytes are no Kafka request. HTTP
-// gets an answer that a person can read.
-func (c *agentConn) greetStranger(err error) {
+// refuseFirst says why a connection ends whose first bytes are no Kafka request.
+// HTTP gets an answer that a person can read.
+func (c *agentConn) refuseFirst(err error) {
 	var refused *refusal
 	if !errors.As(err, &refused) {
-		return // gone, or cut within the first header
+		return // a probe that sends nothing, or a client that is gone
 	}
-	c.metrics.Refused(refused.reason)
-	c.metrics.Closed(metrics.CloseRefused)
-	c.sayRefused(refused, "hint", c.wording.Sprintf("this port speaks Kafka; does the client's security.protocol fit the agent's %s?", hints.ListenTLSCertFile))
+	c.report.metrics.Refused(refused.reason)
+	c.report.metrics.Closed(metrics.CloseRefused)
+	c.report.refused(refused, "hint", c.wording.Sprintf("this port speaks Kafka; does the client's security.protocol fit the agent's %s?", hints.ListenTLSCertFile))
 	if errors.Is(err, protocol.HTTPRequest) {
 		const answer = "culvert: this port speaks Kafka, not HTTP\n"
 		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
@@ -115,47 +101,18 @@ func (c *agentConn) transport() string {
 	return c.agent.Upstream.transport()
 }
 
-// maxRepeatable bounds the first request that may be sent twice. Those that
-// introduce a client are some hundred bytes; Metadata may name many topics.
-const maxRepeatable = 4 << 10
-
-// repeatable returns the first request of a connection if it may be sent twice,
-// and nil if not: it must change nothing, be here as a whole, and go to the
-// broker as it is.
-func (c *agentConn) repeatable(f *protocol.Flow, r protocol.Request) []byte {
-	switch r.Key {
-	case protocol.APIVersions, protocol.SASLHandshake, protocol.Metadata:
-	default:
-		return nil
-	}
-	if r.Size > int64(min(f.Buffered(), maxRepeatable)) {
-		return nil
-	}
-	if answer, err := c.screen(r); answer != nil || err != nil {
-		return nil
-	}
-	c.firstID = c.newID(r)
-	protocol.SetRequestID(f, c.firstID)
-	defer protocol.SetRequestID(f, r.CorrelationID) // the client's own is still to be noted
-	b, err := f.Peek(int(r.Size), maxRepeatable)
-	if err != nil {
-		return nil
-	}
-	return bytes.Clone(b)
-}
-
-// open opens the stream to where the listener leads. Nothing of the client's
-// but early leaves before the gateway has answered.
-func (c *agentConn) open(ctx context.Context, early []byte) error {
+// open opens the stream to where the listener leads. Nothing of the client's but
+// a first request that is repeatable leaves before the gateway has answered.
+func (c *agentConn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	to := destination{onTicket: c.agent.nodes.addTicket, first: early}
+	to := destination{onTicket: c.agent.nodes.addTicket, first: c.requests.repeatable()}
 	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the table is asked: see dropCluster
 	if c.nodeID != bootstrapNode {
 		found, err := c.agent.finder.find(ctx, c.nodeID)
 		if err != nil {
-			c.lent = true
-			c.log.Info("node unknown, a bootstrap broker is lent for introductions", "err", err)
+			c.introductionsOnly = true
+			c.report.log.Info("node unknown, a bootstrap broker is lent for introductions", "err", err)
 		} else {
 			c.address, to.ticket = found.address, found.ticket
 		}
@@ -165,19 +122,17 @@ func (c *agentConn) open(ctx context.Context, early []byte) error {
 	if err != nil {
 		return errNoStream(cmp.Or(c.address, "a bootstrap broker"), err)
 	}
-	c.far = &source{Conn: far, sent: sent}
+	c.connect(far)
+	c.requests.sentAhead(sent)
 	return nil
 }
 
-// unlearn has the next client ask anew where the node is, when the way to it was
+// doubtNode has the next client ask anew where the node is, when the way to it was
 // open but not the node: the gateway refused the address, because the ticket has
 // expired or was another gateway's, or the broker was not reached there and may
 // have moved.
-func (c *agentConn) unlearn() {
-	end := c.cause.Load()
-	if end == nil {
-		return
-	}
+func (c *agentConn) doubtNode() {
+	end := c.ending.why()
 	if _, ok := errors.AsType[brokerError](end.err); ok {
 		c.agent.nodes.doubt(c.nodeID, c.address, false)
 	}
@@ -193,13 +148,13 @@ func (c *agentConn) unlearn() {
 
 // kill ends the connection, and what is being done for it.
 func (c *agentConn) kill(why error) {
-	c.ended(metrics.CloseDrain, why)
+	c.ending.note(metrics.CloseDrain, why)
 	c.stop(why)
-	reset(c.near.Conn, nil)
+	c.ending.resetClient()
 }
 
 // screen refuses what could name addresses in ways that nobody has reviewed,
-// and what must not reach a broker that was lent.
+// and what must not reach a broker that is for introductions only.
 func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 	caps := c.agent.caps.Load()
 	switch {
@@ -212,7 +167,7 @@ func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 		return rewrite.UnsupportedAPIVersions(r.CorrelationID, caps[r.Key]), nil
 	case !caps.Allow(r.Key, r.Version):
 		return nil, refuse(metrics.RefusedUnsupportedVersion, "request %s v%d: this agent and its gateway know versions up to %d, and the response could name broker addresses; ApiVersions said so, does the client not ask?", r.Key, r.Version, caps[r.Key])
-	case c.lent && !introduces(r.Key):
+	case c.introductionsOnly && !introduces(r.Key):
 		return nil, refuse(metrics.RefusedIntroduction, "request %s on a connection to node %d, which is not known yet: the client has to fetch metadata first", r.Key, c.nodeID)
 	}
 	return nil, nil
@@ -231,8 +186,15 @@ func introduces(k protocol.APIKey) bool {
 	return false
 }
 
-// relayTouched relays a response with its addresses replaced.
-func (c *agentConn) relayTouched(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
+// lenient is not what an agent may be: an address could pass.
+func (c *agentConn) lenient() bool { return false }
+
+func (c *agentConn) touches(k protocol.APIKey, version int16) bool {
+	return rewrite.Touches(k, version)
+}
+
+// relay relays a response with its addresses replaced.
+func (c *agentConn) relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
 	switch {
 	case rewrite.NamedBy(r.Key, r.Version) == rewrite.Leaders:
 		return c.hints.Relay(f, r.Key, r.Version, size)
@@ -250,7 +212,7 @@ func (c *agentConn) noteOpened() {
 	if !ok {
 		return
 	}
-	if o, err := t.Opened(context.Background()); err == nil {
+	if o, err := t.Opened(context.Background()); err == nil { // it is here, so that there is no wait to end
 		c.agent.answered(o)
 	}
 }

@@ -120,24 +120,31 @@ func relayed(t testing.TB, request, response []byte) net.Conn {
 func relayedTo(t testing.TB) (client, broker net.Conn) {
 	client, near := loopbackPair(t)
 	far, broker := loopbackPair(t)
-	w := &rewrite.Rewriter{Directory: fixed{}}
-	c := &conn{
-		near: &source{Conn: near}, far: &source{Conn: far},
-		touches: rewrite.Touches,
-		relayTouched: func(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
-			return w.Relay(f, r.Key, r.Version, size)
-		},
-		headTimeout: defaultHeadTimeout, inflight: newInflight(), limiter: &logLimiter{}, log: slog.New(slog.DiscardHandler),
-		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
-	}
+	c := newConn(near, connSettings{
+		policy:      rewriting{&rewrite.Rewriter{Directory: fixed{}}},
+		report:      reporter{metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), slog.New(slog.DiscardHandler), &logLimiter{}},
+		headTimeout: defaultHeadTimeout,
+	})
+	c.connect(far)
 	done := make(chan struct{})
-	go func() { c.run(context.Background(), protocol.NewFlow(c.near, nil)); close(done) }()
+	go func() { c.run(context.Background()); close(done) }()
 	t.Cleanup(func() {
 		client.Close()
 		broker.Close()
 		<-done
 	})
 	return client, broker
+}
+
+// rewriting is an agent's policy that refuses no request.
+type rewriting struct{ w *rewrite.Rewriter }
+
+func (rewriting) screen(protocol.Request) ([]byte, error)       { return nil, nil }
+func (rewriting) touches(k protocol.APIKey, version int16) bool { return rewrite.Touches(k, version) }
+func (rewriting) lenient() bool                                 { return false }
+
+func (p rewriting) relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
+	return p.w.Relay(f, r.Key, r.Version, size)
 }
 
 func answerAlike(broker net.Conn, request int, response []byte) {

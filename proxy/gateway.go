@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -194,22 +193,18 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	log.Debug("stream opened", "node_id", node)
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
-	tickets := g.tickets.on(t)
-	c := &conn{
-		near: &source{Conn: t}, far: &source{Conn: broker},
-		touches: namesNodes, relayTouched: tickets.relay, lenient: true, headTimeout: defaultHeadTimeout,
-		metrics: g.Metrics, log: log, wording: g.Names, limiter: &g.limiter, inflight: newInflight(),
-		first: true, without: g.without,
-	}
+	c := newConn(t, connSettings{
+		policy:      g.tickets.on(t),
+		report:      reporter{g.Metrics, log, &g.limiter},
+		wording:     g.Names,
+		headTimeout: defaultHeadTimeout,
+		without:     g.without,
+	})
+	c.connect(broker)
+	c.requests.expectFirst() // the agent has it, or would not have opened the stream
 	g.relays.add(c, peer)
 	defer g.relays.remove(c)
-	c.run(ctx, protocol.NewFlow(c.near, nil))
-}
-
-// namesNodes reports whether the response names brokers that clients connect to.
-// Leader hints do not: an agent follows them only to brokers that it knows.
-func namesNodes(k protocol.APIKey, version int16) bool {
-	return rewrite.NamedBy(k, version).Nodes()
+	c.run(ctx)
 }
 
 // watchCredentials ends, until ctx is done, what was opened with credentials that

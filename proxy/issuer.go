@@ -45,8 +45,8 @@ func (i *issuer) remembered() []tunnel.Ticket {
 	return tickets
 }
 
-// ticketer gives the agent a ticket for each address that a broker names on one
-// stream, ahead of the bytes that name it.
+// ticketer is the policy of one stream at a gateway: the agent gets a ticket for
+// each address that a broker names, ahead of the bytes that name it.
 type ticketer struct {
 	*issuer
 	stream  *tunnel.Conn
@@ -59,6 +59,18 @@ type named struct {
 	cluster string
 	node    int32
 	address string
+}
+
+// screen lets all requests pass: what an agent refuses, it has refused.
+func (s *ticketer) screen(protocol.Request) ([]byte, error) { return nil, nil }
+
+// lenient is what a gateway may be: addresses that pass are the agent's to find.
+func (s *ticketer) lenient() bool { return true }
+
+// touches reports whether the response names brokers that clients connect to.
+// Leader hints do not: an agent follows them only to brokers that it knows.
+func (s *ticketer) touches(k protocol.APIKey, version int16) bool {
+	return rewrite.NamedBy(k, version).Nodes()
 }
 
 // relay relays a response untouched, behind the tickets for what it names. One

@@ -122,21 +122,10 @@ func (r reading) check(t *testing.T) {
 func (r reading) relay(seen func([]byte, protocol.Request)) []byte {
 	client, near := memnet.Pipe(memnet.Addr("client"), memnet.Addr("near"))
 	far, broker := memnet.Pipe(memnet.Addr("far"), memnet.Addr("broker"))
-	c := &conn{
-		near: &source{Conn: near}, far: &source{Conn: far}, lenient: r.lenient, headTimeout: defaultHeadTimeout,
-		touches: func(protocol.APIKey, int16) bool { return true },
-		relayTouched: func(f *protocol.Flow, request protocol.Request, size int64) (rewrite.Result, error) {
-			b, err := f.Peek(int(size), 1<<20)
-			if err != nil {
-				return rewrite.Result{}, err
-			}
-			seen(b, request)
-			return rewrite.Result{}, f.PassThrough(size)
-		},
-		inflight: newInflight(), limiter: &logLimiter{}, log: slog.New(slog.DiscardHandler), metrics: readingMetrics(),
-	}
+	c := newConn(near, looking{seen, r.lenient}.settings())
+	c.connect(far)
 	var all sync.WaitGroup
-	all.Go(func() { c.run(context.Background(), protocol.NewFlow(c.near, nil)) })
+	all.Go(func() { c.run(context.Background()) })
 	all.Go(func() { serveModel(broker, kafkamodel.New(r.broker())) })
 	var got []byte
 	if r.inTurn {
@@ -148,6 +137,33 @@ func (r reading) relay(seen func([]byte, protocol.Request)) []byte {
 	client.Close()
 	all.Wait()
 	return append(got, rest...)
+}
+
+// looking is a policy that looks at each response and changes none.
+type looking struct {
+	seen    func(frame []byte, request protocol.Request)
+	gateway bool
+}
+
+func (p looking) settings() connSettings {
+	return connSettings{
+		policy:      p,
+		report:      reporter{readingMetrics(), slog.New(slog.DiscardHandler), &logLimiter{}},
+		headTimeout: defaultHeadTimeout,
+	}
+}
+
+func (looking) screen(protocol.Request) ([]byte, error) { return nil, nil }
+func (looking) touches(protocol.APIKey, int16) bool     { return true }
+func (p looking) lenient() bool                         { return p.gateway }
+
+func (p looking) relay(f *protocol.Flow, request protocol.Request, size int64) (rewrite.Result, error) {
+	b, err := f.Peek(int(size), 1<<20)
+	if err != nil {
+		return rewrite.Result{}, err
+	}
+	p.seen(b, request)
+	return rewrite.Result{}, f.PassThrough(size)
 }
 
 // sendInTurn sends frame by frame, and returns the answers.

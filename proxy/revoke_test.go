@@ -186,18 +186,18 @@ func TestOneLookEndsNoStream(t *testing.T) {
 	}
 	near, _ := net.Pipe()
 	defer near.Close()
-	c := &conn{near: &source{Conn: near}}
+	c := newConn(near, connSettings{})
 	var r relays
 	r.add(c, tunnel.Peer{})
 	for _, gone := range []bool{true, false, true, false, true} {
 		missing = gone
 		r.revoke(judge, time.Hour, nil)
 	}
-	if c.draining.Load() {
+	if c.ending.drained(false) {
 		t.Error("ended after one look that did not find its token")
 	}
 	r.revoke(judge, time.Hour, nil)
-	if !c.draining.Load() {
+	if !c.ending.drained(false) {
 		t.Errorf("not ended after %d looks", revokeLooks)
 	}
 }

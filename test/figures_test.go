@@ -26,8 +26,6 @@ const (
 
 // exceptions are the files that do not keep to a figure, and why.
 var exceptions = map[string]string{
-	"proxy/agentconn.go":        "issue 10",
-	"proxy/conn.go":             "issue 10",
 	"proxy/snowflake/tokens.go": "issue 10",
 	"proxy/status/status.go":    "issue 10",
 }

@@ -29,30 +29,3 @@ func TestAPeerThatVanishedIsNoEndInGoodOrder(t *testing.T) {
 		t.Errorf("Read = %v, want ETIMEDOUT", err)
 	}
 }
-
-func TestBytesThatAreThereAlreadyAreNotSentAgain(t *testing.T) {
-	for _, sizes := range [][]int{{3, 4}, {5, 2}, {7}, {1, 1, 5}} {
-		c := &writtenConn{}
-		s := &source{Conn: c, sent: 5}
-		all := []byte("0123456")
-		for _, n := range sizes {
-			if k, err := s.Write(all[:n]); k != n || err != nil {
-				t.Errorf("Write(%d) = %d, %v", n, k, err)
-			}
-			all = all[n:]
-		}
-		if string(c.got) != "56" {
-			t.Errorf("in pieces of %v: %q was written, want 56", sizes, c.got)
-		}
-	}
-}
-
-type writtenConn struct {
-	net.Conn
-	got []byte
-}
-
-func (c *writtenConn) Write(p []byte) (int, error) {
-	c.got = append(c.got, p...)
-	return len(p), nil
-}
