@@ -24,19 +24,10 @@ const (
 	maxRootContexts = 6
 )
 
-// exceptions are the files that do not keep to a figure, and why.
-var exceptions = map[string]string{
-	"proxy/snowflake/tokens.go": "issue 10",
-	"proxy/status/status.go":    "issue 10",
-}
-
 func TestFilesAreShort(t *testing.T) {
 	for file, src := range sources(t) {
-		switch n := linesOfCode(src); {
-		case n > maxLines && exceptions[file] == "":
+		if n := linesOfCode(src); n > maxLines {
 			t.Errorf("%s has %d lines of code, want %d at most", file, n, maxLines)
-		case n > maxLines:
-			t.Logf("%s has %d lines of code: %s", file, n, exceptions[file])
 		}
 	}
 }
@@ -48,30 +39,14 @@ func TestContextsComeFromCallers(t *testing.T) {
 			continue
 		}
 		for _, c := range rootContexts(t, file, src) {
-			switch {
-			case exceptions[file] != "":
-				t.Logf("%s: %s", c, exceptions[file])
-				continue
-			case !c.explained:
+			if total++; !c.explained {
 				t.Errorf("%s: no comment, there or above, says why the context is no caller's", c)
-			default:
-				t.Logf("%s", c)
 			}
-			total++
+			t.Log(c)
 		}
 	}
 	if total > maxRootContexts {
 		t.Errorf("%d contexts that are no caller's, want %d at most", total, maxRootContexts)
-	}
-}
-
-func TestExceptionsAreNeeded(t *testing.T) {
-	all := sources(t)
-	for file := range exceptions {
-		src, ok := all[file]
-		if !ok || linesOfCode(src) <= maxLines && len(rootContexts(t, file, src)) == 0 {
-			t.Errorf("%s keeps to all figures, or is gone: it needs no exception", file)
-		}
 	}
 }
 
