@@ -79,7 +79,7 @@ func fillNames(v reflect.Value, host string) {
 		case name == "ClusterID" && f.Kind() == reflect.String:
 			f.SetString("c")
 		case name == "ClusterID":
-			f.Set(reflect.ValueOf(kmsg.StringPtr("c")))
+			f.Set(reflect.ValueOf(new("c")))
 		case name == "NodeID":
 			f.SetInt(1)
 		case name == "Host":

@@ -114,7 +114,7 @@ func TestOnlyCmdNamesFlags(t *testing.T) {
 		if strings.HasPrefix(name, "cmd/") || strings.HasPrefix(name, "test") || len(fields) < 3 {
 			continue
 		}
-		for _, file := range strings.Fields(fields[2]) {
+		for file := range strings.FieldsSeq(fields[2]) {
 			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(fields[1], file), nil, parser.SkipObjectResolution)
 			if err != nil {
 				t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -94,7 +95,7 @@ func (s *sources) print(w io.Writer, ctx *kong.Context) error {
 
 // settingNode is a flag's value in YAML.
 func settingNode(flag *kong.Flag) *yaml.Node {
-	if list, ok := flag.Target.Interface().([]string); ok {
+	if list, ok := reflect.TypeAssert[[]string](flag.Target); ok {
 		node := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 		for _, item := range list {
 			node.Content = append(node.Content, scalar(item))
