@@ -65,6 +65,86 @@ func TestTheMapOfTheTestsIsWhole(t *testing.T) {
 	}
 }
 
+// mappedFiles are the packages whose files docs/architecture.md lists one by one.
+var mappedFiles = []string{
+	"cmd/culvert", "protocol", "rewrite", "proxy",
+	"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race",
+}
+
+// TestTheMapOfThePackagesIsWhole holds what docs/architecture.md says of packages
+// and of their files to what is there.
+func TestTheMapOfThePackagesIsWhole(t *testing.T) {
+	page, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	overview, lists, _ := strings.Cut(section(string(page), "## Packages"), "\n### ")
+	out, err := exec.Command("go", "list", "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		name := strings.TrimPrefix(path, module)
+		if !strings.HasPrefix(name, "test/") && !strings.Contains(overview, "`"+name+"`") {
+			t.Errorf("docs/architecture.md does not say what package %s is for", name)
+		}
+	}
+	for _, name := range mappedFiles {
+		_, list, _ := strings.Cut("\n### "+lists, "\n### `"+name+"`\n")
+		list, _, _ = strings.Cut(list, "\n### ")
+		listed := filesOfRows(list)
+		there, err := filepath.Glob(filepath.Join("..", name, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range there {
+			base := filepath.Base(file)
+			if !strings.HasSuffix(base, "_test.go") && !listed[base] {
+				t.Errorf("docs/architecture.md does not say what is in %s/%s", name, base)
+			}
+			delete(listed, base)
+		}
+		for base := range listed {
+			t.Errorf("docs/architecture.md names %s/%s, which is not there", name, base)
+		}
+	}
+}
+
+// filesOfRows returns the Go files in the first column of a table.
+func filesOfRows(table string) map[string]bool {
+	files := map[string]bool{}
+	for line := range strings.Lines(table) {
+		if first, _, _ := strings.Cut(strings.TrimPrefix(line, "|"), "|"); strings.HasPrefix(line, "|") {
+			for _, m := range regexp.MustCompile("`([a-z0-9_]+\\.go)`").FindAllStringSubmatch(first, -1) {
+				files[m[1]] = true
+			}
+		}
+	}
+	return files
+}
+
+// fileInText is a Go file that a document names by its path.
+var fileInText = regexp.MustCompile("`((?:cmd|docs|protocol|proxy|rewrite|test)/[a-z0-9_/]+\\.go)`")
+
+// TestFilesThatDocumentsNameExist looks for them in the tree.
+func TestFilesThatDocumentsNameExist(t *testing.T) {
+	out, err := exec.Command("git", "ls-files", "-z", "--", "../*.md").Output()
+	if err != nil {
+		t.Skipf("not a checkout: git ls-files: %v", err)
+	}
+	for page := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range fileInText.FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join("..", m[1])); err != nil {
+				t.Errorf("%s names %s, which is not there", page, m[1])
+			}
+		}
+	}
+}
+
 var (
 	link    = regexp.MustCompile(`\]\(([^)\s:#]*)(?:#([^)\s]+))?\)`) // within the repository: without a scheme
 	heading = regexp.MustCompile("(?m)^#+ (.+)$")
