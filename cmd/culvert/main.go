@@ -6,10 +6,10 @@
 // Each command has a file. The files use each other in one direction, from the first to the last:
 //
 //	main.go                              the command line
+//	config.go                            where settings come from, and the command that prints them
 //	agent.go gateway.go doctor.go        a command each
 //	demo.go demo_*.go
-//	config.go                            where settings come from, and the command that prints them
-//	plan.go parts.go                     an agent's flags, checked; the parts that are made of them
+//	parts.go plan.go                     the parts of an agent, made of its flags; these flags, checked
 //	version.go                           the version, and the command that prints it
 //	providers.go                         which providers of an ingress there are
 //	snowflake.go brokers.go admin.go     flags that belong together, and what is made of them
