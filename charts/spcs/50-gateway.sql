@@ -57,6 +57,6 @@ $$
   MIN_INSTANCES = 2
   MIN_READY_INSTANCES = 1
   MAX_INSTANCES = 2
-  COMMENT = 'culvert gateway: Kafka through an HTTPS-only door';
+  COMMENT = 'culvert gateway: Kafka through an HTTPS-only ingress';
 
 SHOW ENDPOINTS IN SERVICE kafka_gateway;
