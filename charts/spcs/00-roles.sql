@@ -1,7 +1,7 @@
--- Makes   the role that owns the services, the role that may come in from outside,
---         the database and the schema.
+-- Makes   the role that owns the services, the role that may connect from
+--         outside, the database and the schema.
 -- Costs   nothing.
--- Run as  somebody with ACCOUNTADMIN.
+-- Run as  a user with ACCOUNTADMIN.
 USE ROLE ACCOUNTADMIN;
 
 CREATE ROLE IF NOT EXISTS <% ctx.env.owner_role %>;

@@ -1,14 +1,14 @@
 -- Makes   two pools of machines: three for the brokers, two for the gateway.
 -- Costs   three times CPU_X64_S and two times CPU_X64_XS for as long as they run:
---         3 x 0.11 + 2 x 0.06 = 0.45 credits an hour, 11 a day, by the rates that
---         were known to us; Snowflake's consumption table has today's. A pool that
---         stands idle costs the same, so suspend both when you have seen enough:
+--         3 x 0.11 + 2 x 0.06 = 0.45 credits an hour, 11 a day, at rates that we have
+--         not checked; Snowflake's consumption table has today's. An idle pool costs
+--         the same, so suspend both when you no longer need them:
 --         ALTER COMPUTE POOL ... SUSPEND. Volumes keep their data.
--- Run as  somebody with ACCOUNTADMIN.
+-- Run as  a user with ACCOUNTADMIN.
 USE ROLE ACCOUNTADMIN;
 
--- AUTO_SUSPEND_SECS is zero, because what comes in from outside does not count as
--- activity: a pool that suspends itself would do so under load.
+-- AUTO_SUSPEND_SECS is zero, because requests from outside do not count as activity:
+-- the pool would be suspended under load.
 CREATE COMPUTE POOL IF NOT EXISTS <% ctx.env.kafka_pool %>
   MIN_NODES = 3
   MAX_NODES = 3

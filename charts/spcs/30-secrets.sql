@@ -1,5 +1,5 @@
--- Makes   the token that lets an agent in, and the key with which the gateway's
---         instances sign the addresses that brokers have named.
+-- Makes   the token that agents show the gateway, and the key with which the
+--         gateway's instances sign the addresses that brokers have named.
 -- Costs   nothing.
 --
 --   export gateway_token=$(openssl rand -hex 32) ticket_key=$(openssl rand -hex 32)
@@ -7,7 +7,7 @@
 --   (umask 077; echo "$gateway_token" > culvert.token)
 --
 -- The file is for the agent. To change a secret: ALTER SECRET ... SET SECRET_STRING
--- (several tokens stand one a line, as NAME=TOKEN). Snowflake renews the files in
+-- (for several tokens, one NAME=TOKEN per line). Snowflake renews the files in
 -- running containers, and the gateway reads them again.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;

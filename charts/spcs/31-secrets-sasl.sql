@@ -1,15 +1,15 @@
--- Makes   the users of Kafka, for 41-kafka-sasl.sql: broker, as which the brokers
---         know each other and you make topics and users, and app.
+-- Makes   the users of Kafka, for 41-kafka-sasl.sql: broker, with which the brokers
+--         log in to each other and you make topics and users, and app.
 -- Costs   nothing.
 --
 --   export broker_password=$(openssl rand -hex 24) app_password=$(openssl rand -hex 24)
 --   snow sql -f 31-secrets-sasl.sql
 --
--- More users need no secret and no restart, for these brokers take SCRAM-SHA-512
--- too: kafka-configs.sh --alter --add-config 'SCRAM-SHA-512=[password=...]'
--- --entity-type users --entity-name alice, as broker and through the agent. What is
--- built on librdkafka before 2.6.1, such as Debian's kcat, cannot log in with SCRAM
--- at Kafka 4.
+-- More users need no secret and no restart, because these brokers also accept
+-- SCRAM-SHA-512: kafka-configs.sh --alter --add-config 'SCRAM-SHA-512=[password=...]'
+-- --entity-type users --entity-name alice, as broker and through the agent. Clients
+-- with librdkafka before 2.6.1, such as Debian's kcat, cannot log in to Kafka 4 with
+-- SCRAM.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 

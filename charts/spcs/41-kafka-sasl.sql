@@ -1,14 +1,14 @@
--- Makes   one Kafka broker that asks its clients, its neighbours and their
---         controllers for a password (SASL_PLAINTEXT; 31-secrets-sasl.sql has the users).
--- Costs   a block volume of volume_size, beside its share of the pool. After a DROP
---         the volume's snapshot is kept, and costs, for seven days.
+-- Makes   one Kafka broker that asks clients, other brokers and controllers
+--         for a password (SASL_PLAINTEXT; 31-secrets-sasl.sql has the users).
+-- Costs   a block volume of volume_size, and its share of the pool. After a DROP, the
+--         volume's snapshot is kept for seven days, and costs too.
 --
 --   for n in 1 2 3; do node=$n snow sql -f 41-kafka-sasl.sql; done
 --
 -- Either this file or 40-kafka-plaintext.sql. Each broker is a service of its own, because
 -- Snowflake has no name for an instance of a service. No readinessProbe: probes are
--- HTTP, which Kafka is not, and without one an instance counts as ready at once, so
--- that the three find each other while they start.
+-- HTTP, which Kafka does not speak. Without one an instance counts as ready at once,
+-- so that the three find each other while they start.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 

@@ -1,12 +1,12 @@
--- Makes   the gateway: two instances that know nothing of each other, behind one
+-- Makes   the gateway: two independent instances behind one
 --         public HTTPS endpoint. When both are READY its host name is in the
 --         column ingress_url.
--- Costs   its share of the pool, and what Snowflake takes for data that leaves.
+-- Costs   its share of the pool, and what Snowflake charges for data that leaves.
 --
--- One instance of two may be gone, as it is in maintenance and in an upgrade: the
--- agent's connections move to the other. The name of the endpoint stays for as long
--- as the service does: alter it, do not drop it. Snowflake advises to keep
--- MIN_READY_INSTANCES below half of MIN_INSTANCES; of two, one is the least.
+-- One of the two instances may be missing, as during maintenance and upgrades: the
+-- agent's connections move to the other. The name of the endpoint belongs to the
+-- service: alter it, do not drop it. Snowflake advises to keep MIN_READY_INSTANCES
+-- below half of MIN_INSTANCES; of two, one is the least.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 

@@ -1,7 +1,7 @@
--- Makes   the user as which the agent signs in, who may use the gateway's endpoint
---         and nothing else, and from client_addresses only.
+-- Makes   the user with which the agent signs in. It may use the gateway's endpoint
+--         and nothing else, and only from client_addresses.
 -- Costs   nothing.
--- Run as  somebody with ACCOUNTADMIN.
+-- Run as  a user with ACCOUNTADMIN.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 GRANT SERVICE ROLE kafka_gateway!agent TO ROLE <% ctx.env.client_role %>;
@@ -16,7 +16,7 @@ CREATE USER IF NOT EXISTS <% ctx.env.client_user %>
   COMMENT = 'culvert agent';
 GRANT ROLE <% ctx.env.client_role %> TO USER <% ctx.env.client_user %>;
 
--- A service user has no access token without a network policy.
+-- A service user can have no access token without a network policy.
 CREATE OR ALTER NETWORK RULE culvert_clients
   TYPE = IPV4
   VALUE_LIST = ('<% ctx.env.client_addresses %>')

@@ -1,4 +1,4 @@
--- Makes   a programmatic access token for the agent, and prints it this one time, in
+-- Makes   a programmatic access token for the agent, and prints it once, in
 --         the column token_secret. Put it into a file of its own:
 --
 --   (umask 077; cat > snowflake.pat)
@@ -6,7 +6,7 @@
 -- Costs   nothing, but expires: after 90 days, or what your account's authentication
 --         policy allows. A new one: ALTER USER ... ROTATE PROGRAMMATIC ACCESS TOKEN.
 --         The agent reads its file again when it changes.
--- Run as  somebody with ACCOUNTADMIN. Either this file or 62-key-pair.sql.
+-- Run as  a user with ACCOUNTADMIN. Either this file or 62-key-pair.sql.
 USE ROLE ACCOUNTADMIN;
 
 ALTER USER <% ctx.env.client_user %> ADD PROGRAMMATIC ACCESS TOKEN culvert_agent

@@ -1,4 +1,5 @@
--- Makes   the agent's user known by a key instead of a token: nothing expires.
+-- Makes   the agent's user sign in with a key instead of a token: a key does not
+--         expire.
 -- Costs   nothing.
 --
 --   (umask 077; openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out snowflake.p8)
@@ -7,7 +8,7 @@
 --
 -- RSA_PUBLIC_KEY_FP in what it shows is the fingerprint that the agent names when
 -- Snowflake does not know its key.
--- Run as  somebody with ACCOUNTADMIN. Either this file or 61-pat.sql.
+-- Run as  a user with ACCOUNTADMIN. Either this file or 61-pat.sql.
 USE ROLE ACCOUNTADMIN;
 
 ALTER USER <% ctx.env.client_user %> SET RSA_PUBLIC_KEY = '<% ctx.env.public_key %>';

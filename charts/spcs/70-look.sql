@@ -1,7 +1,7 @@
--- Makes   nothing: shows how everything is.
+-- Makes   nothing: shows the state of everything.
 -- Costs   nothing.
 --
--- What a container says: SELECT SYSTEM$GET_SERVICE_LOGS('kafka_gateway', '0', 'gateway', 100),
+-- The log of a container: SELECT SYSTEM$GET_SERVICE_LOGS('kafka_gateway', '0', 'gateway', 100),
 -- and ('kafka_1', '0', 'kafka', 100) for a broker.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;

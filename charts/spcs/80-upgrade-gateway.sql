@@ -1,10 +1,10 @@
--- Makes   the gateway's instances start again, one after the other, with what
---         50-gateway.sql says now: another version of culvert, another setting.
--- Costs   nothing; each connection is reset once and comes back by itself.
+-- Makes   the gateway's instances restart, one after the other, with the current
+--         50-gateway.sql: another version of culvert, another setting.
+-- Costs   nothing; each connection is reset once, and clients reconnect.
 --
--- Push the new image first (25-push.sh), under a new tag that stands in
--- snowflake.yml. The same specification as in 50-gateway.sql; a test holds them
--- together.
+-- Push the new image first (25-push.sh), under a new tag, and write
+-- that into snowflake.yml. The specification is the same as in 50-gateway.sql; a
+-- test compares them.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 

@@ -1,16 +1,16 @@
--- Makes   one broker start again with what 41-kafka-sasl.sql says now: another
+-- Makes   one broker restart with the current 41-kafka-sasl.sql: another
 --         version of Kafka, another setting. Its volume and its name stay.
--- Costs   nothing; clients of its partitions look for the new leaders meanwhile.
+-- Costs   nothing; clients of its partitions look for the new leaders during that.
 --
 --   node=1 snow sql -f 82-upgrade-kafka-sasl.sql
 --
--- One broker at a time, and the next one only when this prints nothing, on your side
--- of the agent:
+-- One broker at a time, and the next one only when this command, on the agent's
+-- machine, prints nothing:
 --
 --   kafka-topics.sh --bootstrap-server 127.0.0.1:9092 --describe --under-replicated-partitions
 --
--- Never DROP and CREATE: the volume would be gone. The same specification as in
--- 41-kafka-sasl.sql; a test holds them together.
+-- Never DROP and CREATE: the volume would be gone. The specification is the
+-- same as in 41-kafka-sasl.sql; a test compares them.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 

@@ -1,16 +1,16 @@
--- Makes   everything go away that the other files have made, the data in Kafka with
---         it; but the schema and the database stay, for others may use them: see the
---         end. Snapshots of the volumes stay for seven days, and cost.
+-- Makes   everything go away that the other files have made, including the data in
+--         Kafka. The schema and the database stay, because others may use them: see
+--         the end. Snapshots of the volumes are kept for seven days, and cost too.
 -- Costs   nothing from then on.
--- Run as  somebody with ACCOUNTADMIN.
+-- Run as  a user with ACCOUNTADMIN.
 --
--- As the role that owns the services, which can drop nothing of another role's. Where
--- your own brokers are among its services, and have these names, take them out.
+-- It uses the role that owns the services, which cannot drop objects of other roles.
+-- If your own brokers are among its services and have these names, remove the lines.
 USE ROLE <% ctx.env.owner_role %>;
 USE SCHEMA <% ctx.env.database %>.<% ctx.env.schema %>;
 
 DROP SERVICE IF EXISTS kafka_gateway;
--- A service with a block volume goes by force only.
+-- A service with a block volume can only be dropped by force.
 DROP SERVICE IF EXISTS kafka_1 FORCE;
 DROP SERVICE IF EXISTS kafka_2 FORCE;
 DROP SERVICE IF EXISTS kafka_3 FORCE;
