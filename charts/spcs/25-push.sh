@@ -2,11 +2,11 @@
 # Makes   the images of culvert and of Apache Kafka, both for linux/amd64 on every
 #         machine, and pushes them. Run it in this folder; it needs Docker and
 #         Snowflake's CLI.
-# Costs   nothing but the storage that 20-images.sql tells.
+# Costs   nothing but the storage of the images (20-images.sql).
 #
 #   ./25-push.sh REPOSITORY-URL [CULVERT-TAG [KAFKA-TAG]]
 #
-# The URL is what 20-images.sql has shown, the tags are those of snowflake.yml.
+# The URL is the one that 20-images.sql shows, the tags are those of snowflake.yml.
 set -eu
 
 repository="${1:?say where to: the repository_url that 20-images.sql has shown}"
@@ -24,7 +24,7 @@ for image in "$culvert" "$kafka"; do
   fi
 done
 
-# As the role that owns the repository.
+# With the role that owns the repository.
 owner_role="${owner_role:-$(sed -n 's/^  owner_role: *\([A-Za-z0-9_]*\).*/\1/p' snowflake.yml)}"
 snow spcs image-registry login --role "$owner_role"
 docker push "$culvert"

@@ -1,6 +1,6 @@
-# Apache Kafka's own image, but for the user: Snowflake mounts a block volume that
-# root owns, and its specifications cannot name another. Its brokers stay as they
-# are. A tag may move: --build-arg KAFKA=4.3.1@sha256:... does not.
+# Apache Kafka's own image, except for the user: the block volumes that Snowflake
+# mounts belong to root, and a specification cannot change that. Nothing else
+# changes. A tag may move: --build-arg KAFKA=4.3.1@sha256:... does not.
 ARG KAFKA=4.3.1
 ARG PLATFORM=linux/amd64
 # hadolint ignore=DL3029
