@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy"
@@ -84,19 +85,19 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan,
 			return &tunnel.Dialer{
 				URL: dialer.URL, Transport: transport, TLS: dialer.TLS, Token: dialer.Token, Ingress: dialer.Ingress, Logger: log,
 			}
-		}, c.transports(dialer))
+		}, c.transports())
 	}
 	return nil
 }
 
-// transports are those to examine: the one that was asked for or else all, the most widely
-// supported first.
-func (c *doctorCmd) transports(dialer *tunnel.Dialer) []string {
-	switch {
-	case c.Transport != tunnel.TransportAuto:
+// transports are those to examine: the one that was asked for or else all, with h3 last, since
+// fewer networks let UDP through than anything else.
+func (c *doctorCmd) transports() []string {
+	if c.Transport != tunnel.TransportAuto {
 		return []string{c.Transport}
 	}
-	return []string{tunnel.TransportWS, tunnel.TransportH2, tunnel.TransportH3}
+	others := slices.DeleteFunc(tunnel.Transports(), func(name string) bool { return name == tunnel.TransportH3 })
+	return append(others, tunnel.TransportH3)
 }
 
 // print writes one finding: a line of JSON, or columns with the hint below. Texts may hold what a

@@ -225,11 +225,12 @@ func (f *agentFlags) checkTransport(*agentPlan) error {
 
 // checkTransportName reads --transport, which the demo has too.
 func checkTransportName(name string) error {
-	switch name {
-	case tunnel.TransportAuto, tunnel.TransportH3, tunnel.TransportWS, tunnel.TransportH2:
+	known := append([]string{tunnel.TransportAuto}, tunnel.Transports()...)
+	if slices.Contains(known, name) {
 		return nil
 	}
-	return wrong("use auto, h3, ws or h2", "--transport %s: no such transport", name)
+	last := len(known) - 1
+	return wrong(fmt.Sprintf("use %s or %s", strings.Join(known[:last], ", "), known[last]), "--transport %s: no such transport", name)
 }
 
 // checkTLS refuses certificates without keys, and client certificates without TLS: ignoring

@@ -59,6 +59,14 @@ func transports() []transport {
 	}
 }
 
+// Transports are the names of all transports, the one that auto prefers first.
+func Transports() (names []string) {
+	for _, t := range transports() {
+		names = append(names, t.name)
+	}
+	return names
+}
+
 // transportNamed returns the row of a transport.
 func transportNamed(name string) (transport, bool) {
 	all := transports()
