@@ -112,7 +112,7 @@ func (d *Dialer) init() {
 			newStream:    d.newStream, dialSpare: d.dialSpare, introduce: d.introduce, wantSpares: d.spares.look,
 		}
 		d.pools = make(map[string]pool)
-		for _, t := range transports() {
+		for _, t := range transports {
 			d.pools[t.name] = t.newPool(env)
 		}
 	})
@@ -133,7 +133,7 @@ func (d *Dialer) findProxy() {
 // candidates are the transports that the race chooses from.
 func (d *Dialer) candidates() (list []race.Transport) {
 	auto := d.Transport == "" || d.Transport == TransportAuto
-	for _, t := range transports() {
+	for _, t := range transports {
 		if t.name == d.Transport || auto && (d.URL.Scheme != "http" || !t.needsTLS) && (!d.route.proxied() || !t.overUDP) {
 			list = append(list, race.Transport{Name: t.name, HeadStart: t.headStart(d.t), Unlikely: auto && slices.Contains(d.Unlikely, t.name)})
 		}
@@ -236,10 +236,10 @@ func (d *Dialer) fillSpares(ctx context.Context, last string, n int) (transport 
 // carriers.
 func (d *Dialer) Close() error {
 	d.init()
+	d.spares.stop() // before the spares end, or it would make others
 	for _, c := range d.streams.close() {
 		c.Close() // those that linger are closed already, and go on
 	}
-	d.spares.stop()
 	d.race.Close()
 	d.spares.wait()
 	abort := time.AfterFunc(d.t.reset, func() {

@@ -316,3 +316,30 @@ func TestAGatewayWithoutStreamsEndsAtOnce(t *testing.T) {
 		t.Errorf("Shutdown = %v, %v", err, ctx.Err())
 	}
 }
+
+// Shutdown closes what Run was given.
+func TestShutdownClosesTheListeners(t *testing.T) {
+	tcp, udp := listenOn(t, true)
+	s := &Server{}
+	s.TLS, _ = testTLS()
+	if s.Drained() {
+		t.Error("a server that has not begun is drained")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error)
+	go func() { over <- s.Run(ctx, tcp, udp) }()
+	waitUntil(t, func() bool { return s.h3Server() != nil })
+	cancel()
+	if err := <-over; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Errorf("Shutdown = %v", err)
+	}
+	if _, err := udp.WriteTo([]byte("x"), udp.LocalAddr()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the UDP socket: %v, want %v", err, net.ErrClosed)
+	}
+	if _, err := tcp.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the TCP listener: %v, want %v", err, net.ErrClosed)
+	}
+}

@@ -96,7 +96,7 @@ func (p *wsPool) trim(n int) {
 	p.mu.Lock()
 	more := max(0, len(p.spares)-n)
 	surplus := p.spares[:more]
-	p.spares = p.spares[more:]
+	p.spares = slices.Clone(p.spares[more:]) // or its array would keep the others in memory
 	p.mu.Unlock()
 	for _, s := range surplus {
 		s.Close()

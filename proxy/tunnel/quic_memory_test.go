@@ -106,7 +106,8 @@ func TestAHostileGatewayDoesNotTakeAllMemory(t *testing.T) {
 	if !p.gone {
 		t.Error("the agent goes on with a connection that has all its memory")
 	}
-	if n := inUse() - before; n > room {
+	// What is in use is known when garbage is collected, which may be when the heap has doubled. Without a limit it is 322 MiB.
+	if n := inUse() - before; n > 2*room {
 		t.Errorf("the agent holds %d MiB, limit %d", n>>20, room>>20)
 	}
 }

@@ -109,13 +109,10 @@ func (r *registry) isDraining() bool {
 	return r.draining
 }
 
-// drain ends the spares, and lets streams that are open go on. It reports whether it had not been called before.
-func (r *registry) drain() (first bool) {
+// drain ends the spares, and lets streams that are open go on. It is called once.
+func (r *registry) drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.draining {
-		return false
-	}
 	r.draining, r.had = true, len(r.streams) > 0
 	for c := range r.spares {
 		go c.Reset(errDraining)
@@ -123,7 +120,6 @@ func (r *registry) drain() (first bool) {
 	if !r.had {
 		close(r.empty)
 	}
-	return true
 }
 
 // hadStreams reports whether there were streams when draining began.

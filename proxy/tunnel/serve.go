@@ -16,6 +16,7 @@ import (
 // An HTTP/1.1 connection ends with the answer. What a front door passes on behind a request may be another one that it has not seen, with headers
 // of its own: behind an upgrade that it believes in and we have refused, or where it and we do not agree about a body's length.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.init()
 	if g := guardOf(r); g != nil {
 		g.begin()
 		defer g.done()
@@ -49,7 +50,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // transportOf is the transport over which a request opens a stream.
 func transportOf(r *http.Request) (t transport, ok bool) {
-	for _, t := range transports() {
+	for _, t := range transports {
 		if slices.Contains(t.methods[r.ProtoMajor], r.Method) {
 			return t, true
 		}
@@ -59,7 +60,7 @@ func transportOf(r *http.Request) (t transport, ok bool) {
 
 // methods are those that open a stream over a version of HTTP.
 func methods(major int) (all []string) {
-	for _, t := range transports() {
+	for _, t := range transports {
 		all = append(all, t.methods[major]...)
 	}
 	return all

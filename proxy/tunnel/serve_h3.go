@@ -38,7 +38,8 @@ type h3Server struct {
 	goaway context.Context // ends when the connections that there are take no new streams
 	drain  context.CancelFunc
 	tasks  sync.WaitGroup
-	open   atomic.Int64 // connections
+	served chan struct{} // closed when serve has returned
+	open   atomic.Int64  // connections
 
 	mu    sync.Mutex
 	conns map[*quic.Conn]struct{}
@@ -52,7 +53,7 @@ func (h *h3Server) listen(ctx context.Context, udp net.PacketConn, base *tls.Con
 	if h.tr, err = quicTransport(udp, resetKey); err != nil {
 		return err
 	}
-	h.conns = make(map[*quic.Conn]struct{})
+	h.conns, h.served = make(map[*quic.Conn]struct{}), make(chan struct{})
 	h.tr.ConnContext = h.unauthenticated.arrive
 	h.tr.VerifySourceAddress = func(net.Addr) bool { return h.unauthenticated.many() }
 	// Early: SETTINGS leave with the handshake, and a connection can be closed before that is over. Requests come after it all the same.
@@ -89,6 +90,7 @@ func altSvc(udp net.PacketConn) string {
 }
 
 func (h *h3Server) serve(ctx context.Context) error {
+	defer close(h.served)
 	for {
 		conn, err := h.ln.Accept(ctx)
 		if err != nil {
@@ -108,9 +110,10 @@ func (h *h3Server) serve(ctx context.Context) error {
 	}
 }
 
-// close ends all connections, and waits for what they started.
+// close ends all connections, waits for what they started, and closes the socket. serve must have been called.
 func (h *h3Server) close() {
 	h.ln.Close()
+	<-h.served
 	h.drain()
 	h.mu.Lock()
 	conns := slices.Collect(maps.Keys(h.conns))
@@ -121,6 +124,7 @@ func (h *h3Server) close() {
 	}
 	closing.Wait()
 	h.tr.Close()
+	h.tr.Conn.Close()
 	h.tasks.Wait()
 }
 

@@ -89,6 +89,7 @@ type serving struct {
 	carriers context.Context // ends when no stream needs them any more
 	cut      context.CancelFunc
 	tasks    sync.WaitGroup // the goroutines of Run
+	draining sync.Once
 
 	mu sync.Mutex
 	h3 *h3Server // nil until Run serves it
@@ -176,14 +177,15 @@ func (s *Server) evicted(p Peer, why *Error) {
 	}
 }
 
+// drain returns when draining has begun, whoever called it first.
 func (s *Server) drain() {
-	if !s.registry.drain() {
-		return
-	}
-	s.tcp.drain(s.carriers)
-	if h := s.h3Server(); h != nil {
-		h.drain()
-	}
+	s.draining.Do(func() {
+		s.registry.drain()
+		s.tcp.drain(s.carriers)
+		if h := s.h3Server(); h != nil {
+			h.drain()
+		}
+	})
 }
 
 // h3Server returns nil until Run serves h3.
@@ -194,7 +196,10 @@ func (s *Server) h3Server() *h3Server {
 }
 
 // Drained reports whether the last stream has ended, and no other begins.
-func (s *Server) Drained() bool { return s.registry.isEmpty() }
+func (s *Server) Drained() bool {
+	s.init()
+	return s.registry.isEmpty()
+}
 
 // QUICConns is how many QUIC connections are open.
 func (s *Server) QUICConns() int {

@@ -27,41 +27,38 @@ type transport struct {
 	serve   func(*streamServer, http.ResponseWriter, *http.Request, Peer)
 }
 
-// transports returns all of them, the one that auto prefers first. It is a function because a variable would be initialized by itself: what serves
-// a stream asks for it.
-func transports() []transport {
-	return []transport{
-		{
-			name: TransportH3, needsTLS: true, overUDP: true,
-			headStart: func(t timing) time.Duration { return t.h3HeadStart },
-			newPool:   func(e *poolEnv) pool { return newH3Pool(e) },
-			methods:   map[int][]string{3: {http.MethodConnect, http.MethodPost}},
-			refuse:    refuseH3,
-			serve:     serveH3,
-		},
-		{
-			name:      TransportWS,
-			headStart: func(t timing) time.Duration { return t.headStart },
-			newPool:   func(e *poolEnv) pool { return &wsPool{env: e} },
-			methods:   map[int][]string{1: {http.MethodGet}},
-			refuse:    refuseWS,
-			serve:     serveWS,
-		},
-		{
-			name:      TransportH2,
-			headStart: func(t timing) time.Duration { return t.headStart },
-			newPool:   func(e *poolEnv) pool { return &h2Pool{env: e} },
-			silence:   "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering",
-			methods:   map[int][]string{2: {http.MethodPost}, 1: {http.MethodPost}}, // front doors make one over HTTP/1.1 of one over HTTP/2
-			refuse:    refusePost,
-			serve:     servePost,
-		},
-	}
+// transports are all of them, the one that auto prefers first.
+var transports = []transport{
+	{
+		name: TransportH3, needsTLS: true, overUDP: true,
+		headStart: func(t timing) time.Duration { return t.h3HeadStart },
+		newPool:   func(e *poolEnv) pool { return newH3Pool(e) },
+		methods:   map[int][]string{3: {http.MethodConnect, http.MethodPost}},
+		refuse:    refuseH3,
+		serve:     serveH3,
+	},
+	{
+		name:      TransportWS,
+		headStart: func(t timing) time.Duration { return t.headStart },
+		newPool:   func(e *poolEnv) pool { return &wsPool{env: e} },
+		methods:   map[int][]string{1: {http.MethodGet}},
+		refuse:    refuseWS,
+		serve:     serveWS,
+	},
+	{
+		name:      TransportH2,
+		headStart: func(t timing) time.Duration { return t.headStart },
+		newPool:   func(e *poolEnv) pool { return &h2Pool{env: e} },
+		silence:   "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering",
+		methods:   map[int][]string{2: {http.MethodPost}, 1: {http.MethodPost}}, // front doors make one over HTTP/1.1 of one over HTTP/2
+		refuse:    refusePost,
+		serve:     servePost,
+	},
 }
 
 // Transports are the names of all transports, the one that auto prefers first.
 func Transports() (names []string) {
-	for _, t := range transports() {
+	for _, t := range transports {
 		names = append(names, t.name)
 	}
 	return names
@@ -69,7 +66,7 @@ func Transports() (names []string) {
 
 // transportNamed returns the row of a transport.
 func transportNamed(name string) (transport, bool) {
-	all := transports()
+	all := transports
 	i := slices.IndexFunc(all, func(t transport) bool { return t.name == name })
 	if i < 0 {
 		return transport{}, false
