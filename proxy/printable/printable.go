@@ -1,6 +1,6 @@
-// Package printable makes what a stranger said fit for a terminal and a log.
-// A stranger is whatever is not this process and not its operator: a peer, an
-// ingress, a broker, a certificate, a DNS answer.
+// Package printable makes untrusted text safe for a terminal and a log. Untrusted is whatever comes
+// neither from this process nor from its operator: from a peer, an ingress, a broker, a
+// certificate, a DNS answer. Raw, such text could forge log lines or send commands to a terminal.
 package printable
 
 import (
@@ -10,34 +10,32 @@ import (
 	"unicode/utf8"
 )
 
-// The most bytes that are shown of what a stranger said.
+// Limits of untrusted text that is shown, in bytes.
 const (
-	Name     = 256     // a host, an identity, a header's value: the longest host name has 253
-	Sentence = 1 << 10 // an error message or the first line of a page
-	Record   = 4 << 10 // all of an error, of a log attribute or of a finding: our words and several of theirs
+	Name     = 256     // for a host, an identity or a header value; the longest host name has 253
+	Sentence = 1 << 10 // for an error message or the first line of a page
+	// For a whole error, log attribute or finding, with our words and several untrusted parts.
+	Record = 4 << 10
 )
 
-// cut stands for what is left out.
+// cut marks where text was left out.
 const cut = "…"
 
-// Text returns s with everything that is not visible written as Go writes it in
-// a string: \x1b, \n, \u202e, \xff for a byte that is no UTF-8. That goes for
-// control characters (C0, DEL and C1), line and paragraph separators, marks of
-// direction and every other format character, spaces that are none of ASCII's,
-// characters that Unicode says to ignore where they are not known, and what is
-// not assigned. An escape and not a question mark, so that whoever reads it
-// knows what was sent.
+// Text returns s with everything that is not visible escaped as in a Go string: \x1b, \n, \u202e,
+// and \xff for a byte that is not UTF-8. That includes control characters (C0, DEL and C1), line
+// and paragraph separators, bidirectional marks and all other format characters, spaces other than
+// ASCII's, characters that Unicode says to ignore if they are unknown, and unassigned characters.
+// They are escaped and not replaced by a question mark, so that the reader sees what was sent.
 //
-// The result is UTF-8 of at most most bytes, the last of which are an ellipsis
-// if something was left out. A backslash stays as it is: the result is for
-// reading and cannot be turned back, and Text of it is the same again, so that
-// it does no harm to call it both where words come in and where they go out.
+// The result is UTF-8 of at most most bytes, and ends in an ellipsis if something was left out. A
+// backslash stays as it is: the result is for reading and cannot be converted back. Text of a
+// result is the same result, so it may be called both where text comes in and where it goes out.
 func Text(s string, most int) string {
 	if len(s) <= most && utf8.ValidString(s) && !strings.ContainsFunc(s, invisible) {
 		return s
 	}
 	var b strings.Builder
-	end := 0 // up to where an ellipsis has room behind it
+	end := 0 // the longest prefix that leaves room for an ellipsis
 	for rest := s; rest != ""; {
 		r, size := utf8.DecodeRuneInString(rest)
 		if invisible(r) || r == utf8.RuneError && size == 1 {
@@ -56,6 +54,8 @@ func Text(s string, most int) string {
 	return b.String()
 }
 
+// invisible reports whether a rune must be escaped. In ASCII that is decided without the tables of
+// package unicode, because most text is ASCII.
 func invisible(r rune) bool {
 	if r < utf8.RuneSelf {
 		return r < ' ' || r > '~'
@@ -63,7 +63,7 @@ func invisible(r rune) bool {
 	return !unicode.IsPrint(r) || unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// escape writes a rune, or the byte that could not be decoded.
+// escape returns the escape sequence of a rune, or of the byte raw if that could not be decoded.
 func escape(r rune, raw byte) string {
 	switch {
 	case r == '\n':
