@@ -1,4 +1,4 @@
-// Package backoff says how long to wait after failures.
+// Package backoff computes how long to wait after failures.
 package backoff
 
 import (
@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// Delay is how long to wait after n failures in a row and one more: first, doubled n times, but no longer than most, and less up to a tenth of
-// that at random, so that those who failed together do not come back together. n is not negative; first and most are positive.
+// Delay returns how long to wait after n earlier failures in a row: first, doubled n times, but at
+// most most. It subtracts up to a tenth at random, so that those who failed together do not retry
+// together. n must not be negative; first and most must be positive.
 func Delay(n int, first, most time.Duration) time.Duration {
 	d := most
 	if n < 63 && first <= most>>n { // first<<n neither overflows nor exceeds most

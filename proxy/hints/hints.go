@@ -1,5 +1,6 @@
-// Package hints puts what the reader of an error can do beside the error, and
-// names the settings in it as the reader's program does.
+// Package hints attaches to an error what its reader can do about it. A hint names settings as the
+// user of the program writes them, such as --token-file, so that packages that know no command line
+// can still give precise advice.
 package hints
 
 import (
@@ -8,8 +9,8 @@ import (
 	"strconv"
 )
 
-// Names says how the user of a program writes a setting, as in --token-file. Nil
-// writes it in words, in quotes.
+// Names returns how the user of a program writes a setting. A nil Names writes it in words, in
+// quotes.
 type Names func(Setting) string
 
 // Of returns how the user writes a setting.
@@ -20,7 +21,7 @@ func (n Names) Of(s Setting) string {
 	return n(s)
 }
 
-// Sprintf is fmt.Sprintf, with each [Setting] among args as the user writes it.
+// Sprintf is fmt.Sprintf that writes each [Setting] among args as the user does.
 func (n Names) Sprintf(format string, args ...any) string {
 	written := slices.Clone(args)
 	for i, arg := range args {
@@ -31,15 +32,15 @@ func (n Names) Sprintf(format string, args ...any) string {
 	return fmt.Sprintf(format, written...)
 }
 
-// Error is an error with the remedy beside it, for a command line to print on a line of its own.
+// Error is an error with its remedy, which a command line prints on a line of its own.
 type Error struct {
 	Err    error
-	Remedy string // a question or a command; a format where there are args
+	Remedy string // a question or a command; a format if there are args
 	args   []any
 }
 
-// New returns err with a remedy, which is a format: whoever prints it writes each
-// [Setting] among args as the user does.
+// New returns err with a remedy. The remedy is a format: whoever prints it writes each [Setting]
+// among args as the user does.
 func New(err error, remedy string, args ...any) error { return &Error{err, remedy, args} }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -56,8 +57,8 @@ func (e *Error) HintFor(n Names) string {
 	return n.Sprintf(e.Remedy, e.args...)
 }
 
-// Of returns the hints of all errors in err's tree that have a method HintFor or
-// Hint, each once, with their settings as the user writes them.
+// Of returns the hints of all errors in err's tree that have a method HintFor or Hint. Each appears
+// once, with settings as the user writes them.
 func Of(err error, n Names) []string {
 	var found []string
 	if hint := of(err, n); hint != "" {
@@ -80,7 +81,7 @@ func Of(err error, n Names) []string {
 	return found
 }
 
-// of is the hint of err alone.
+// of returns the hint of err itself, without the errors that it wraps.
 func of(err error, n Names) string {
 	switch e := err.(type) {
 	case interface{ HintFor(Names) string }:

@@ -1,6 +1,6 @@
 package hints
 
-// Setting is something that the user of a program sets, in words.
+// A Setting is something that the user of a program sets, in words.
 type Setting string
 
 // The settings that hints name.

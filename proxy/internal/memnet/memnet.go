@@ -1,5 +1,6 @@
-// Package memnet has network connections in memory, for tests. They buffer like TCP's, can be half-closed and cut like TCP's, and wait on
-// nothing but sync.Cond and timers, so that time in a testing/synctest bubble passes over them.
+// Package memnet has in-memory network connections for tests. They buffer like TCP connections and
+// can be half-closed and cut. They block only in sync.Cond and timers, so that time passes in a
+// testing/synctest bubble.
 package memnet
 
 import (
@@ -12,10 +13,10 @@ import (
 	"time"
 )
 
-// BufferSize is how many bytes a direction of a connection holds before its writer waits.
+// BufferSize is how many bytes each direction of a connection buffers before a writer blocks.
 const BufferSize = 64 << 10
 
-// Pipe makes a connection and returns its two ends, which say that they have these addresses.
+// Pipe makes a connection with the addresses a and b, and returns its two ends.
 func Pipe(a, b net.Addr) (*Conn, *Conn) {
 	ab, ba := newHalf(), newHalf()
 	return &Conn{in: ba, out: ab, local: a, remote: b}, &Conn{in: ab, out: ba, local: b, remote: a}
@@ -29,57 +30,58 @@ type Conn struct {
 
 var _ net.Conn = (*Conn)(nil)
 
-// Read reads what the other end has written, io.EOF after it closed, and ECONNRESET after it was cut.
+// Read returns what the other end has written, io.EOF after it closed, and ECONNRESET after it was
+// cut.
 func (c *Conn) Read(p []byte) (int, error) { return c.in.read(p) }
 
-// Write waits while the buffer is full. After the other end closed it fails with EPIPE.
+// Write blocks while the buffer is full. After the other end has closed it returns EPIPE.
 func (c *Conn) Write(p []byte) (int, error) { return c.out.write(p) }
 
-// CloseWrite lets the other end read io.EOF behind what was written.
+// CloseWrite makes the other end read io.EOF after what was written.
 func (c *Conn) CloseWrite() error {
 	c.out.finish()
 	return nil
 }
 
-// Close closes both directions. What was written can still be read.
+// Close closes both directions. The other end can still read what was written.
 func (c *Conn) Close() error {
 	c.out.finish()
 	c.in.abandon()
 	return nil
 }
 
-// Cut ends both directions at both ends at once, as a reset does; bytes in flight are lost.
+// Cut ends both directions at both ends at once, like a TCP reset: bytes in flight are lost.
 func (c *Conn) Cut() {
 	c.in.cut()
 	c.out.cut()
 }
 
-// LocalAddr is what Pipe was told.
+// LocalAddr returns the address given to Pipe.
 func (c *Conn) LocalAddr() net.Addr { return c.local }
 
-// RemoteAddr is what Pipe was told.
+// RemoteAddr returns the address given to Pipe.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
-// SetDeadline sets both deadlines.
+// SetDeadline sets the read and the write deadline.
 func (c *Conn) SetDeadline(t time.Time) error {
 	c.SetReadDeadline(t)
 	return c.SetWriteDeadline(t)
 }
 
-// SetReadDeadline bounds this and later Reads.
+// SetReadDeadline bounds current and later Reads.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.in.setDeadline(&c.in.reader, t) }
 
-// SetWriteDeadline bounds this and later Writes.
+// SetWriteDeadline bounds current and later Writes.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.out.setDeadline(&c.out.writer, t) }
 
-// A half is one direction.
+// A half is one direction of a connection.
 type half struct {
 	mu             sync.Mutex
 	change         sync.Cond
 	buf            []byte
-	finished       bool // by the writer: EOF follows
-	abandoned      bool // by the reader
-	broken         bool // by either
+	finished       bool // the writer has closed: EOF follows
+	abandoned      bool // the reader has closed
+	broken         bool // cut, by either end
 	reader, writer deadline
 }
 
@@ -89,11 +91,13 @@ func newHalf() *half {
 	return h
 }
 
+// A deadline is the read or the write deadline of a half, which half.mu guards.
 type deadline struct {
 	passed bool
 	timer  *time.Timer
 }
 
+// read blocks until there are bytes, an end, or a deadline.
 func (h *half) read(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -119,6 +123,8 @@ func (h *half) read(p []byte) (int, error) {
 	}
 }
 
+// write blocks until the buffer has taken all of p, or the connection has ended, or the deadline
+// has passed.
 func (h *half) write(p []byte) (n int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -143,6 +149,7 @@ func (h *half) write(p []byte) (n int, err error) {
 	}
 }
 
+// set sets a flag of the half and wakes both ends.
 func (h *half) set(flag *bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -154,6 +161,7 @@ func (h *half) finish()  { h.set(&h.finished) }
 func (h *half) abandon() { h.set(&h.abandoned) }
 func (h *half) cut()     { h.set(&h.broken) }
 
+// setDeadline sets one of the half's deadlines. A timer that has been replaced does nothing.
 func (h *half) setDeadline(d *deadline, t time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,14 +190,14 @@ func (h *half) setDeadline(d *deadline, t time.Time) error {
 	return nil
 }
 
-// Addr is an address, of network "mem".
+// Addr is an address of network "mem".
 type Addr string
 
 // Network is "mem".
 func (Addr) Network() string  { return "mem" }
 func (a Addr) String() string { return string(a) }
 
-// A Listener accepts what its Dial makes.
+// A Listener accepts the connections that its Dial makes.
 type Listener struct {
 	addr  net.Addr
 	conns chan net.Conn
@@ -197,14 +205,14 @@ type Listener struct {
 	once  sync.Once
 }
 
-// Listen makes a listener that says that it has this address.
+// Listen returns a listener with this address.
 func Listen(addr string) *Listener {
 	return &Listener{addr: Addr(addr), conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
 var _ net.Listener = (*Listener)(nil)
 
-// Accept waits for a Dial.
+// Accept blocks until somebody dials.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
@@ -214,7 +222,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Dial waits for an Accept.
+// Dial blocks until the connection is accepted. After Close it returns ECONNREFUSED.
 func (l *Listener) Dial(ctx context.Context) (*Conn, error) {
 	a, b := Pipe(Addr("dialler"), l.addr)
 	select {
@@ -227,16 +235,16 @@ func (l *Listener) Dial(ctx context.Context) (*Conn, error) {
 	}
 }
 
-// DialContext is Dial as a net.Dialer has it. It leads to this listener whatever the address.
+// DialContext is Dial with the signature of net.Dialer.DialContext. It ignores the address.
 func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	return l.Dial(ctx)
 }
 
-// Close ends Accept and Dial.
+// Close makes current and later calls of Accept and Dial return errors.
 func (l *Listener) Close() error {
 	l.once.Do(func() { close(l.done) })
 	return nil
 }
 
-// Addr is what Listen was told.
+// Addr returns the address given to Listen.
 func (l *Listener) Addr() net.Addr { return l.addr }
