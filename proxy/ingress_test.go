@@ -305,7 +305,7 @@ func TestWebPagesAreRefusedAsSuch(t *testing.T) {
 		body, _ := io.ReadAll(answer.Body)
 		c.Close()
 		if answer.StatusCode != http.StatusForbidden || answer.Header.Get("Culvert-Gateway") != "test" || answer.Header.Get("Access-Control-Allow-Origin") != "" ||
-			!strings.HasPrefix(string(body), "a culvert gateway takes no requests from web pages") || len(body) > 200 {
+			!strings.HasPrefix(string(body), "a culvert gateway accepts no requests from web pages") || len(body) > 200 {
 			t.Errorf("%s: %s %v %q", what, answer.Status, answer.Header, body)
 		}
 	}

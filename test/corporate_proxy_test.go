@@ -34,9 +34,9 @@ func TestCorporateProxy(t *testing.T) {
 		{name: "auto", transport: "auto", proxy: open.URL, over: "ws"},
 		{name: "ws as alice", transport: "ws", proxy: alice, over: "ws"},
 		{name: "h2 as alice", transport: "h2", proxy: alice, over: "h2"},
-		{name: "ws as nobody", transport: "ws", proxy: closed.URL, refused: "the proxy wants credentials"},
+		{name: "ws as nobody", transport: "ws", proxy: closed.URL, refused: "the proxy requires credentials"},
 		{name: "auto as mallory", transport: "auto", proxy: mallory, refused: "the proxy"},
-		{name: "h3", transport: "h3", proxy: open.URL, refused: "h3 goes around the proxy"},
+		{name: "h3", transport: "h3", proxy: open.URL, refused: "h3 bypasses the proxy"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -29,10 +29,10 @@ type front struct {
 
 // What agents say of ingresses that do not carry a transport.
 const (
-	noUDP       = "QUIC handshake: nothing takes UDP there"
+	noUDP       = "QUIC handshake: UDP does not get through"
 	noUpgrade   = "something on the way removed its Upgrade header"
-	noStreaming = "does something on the way keep a request's body until it is whole?"
-	not8441     = "over ws: answered 502 Bad Gateway by something before the gateway"
+	noStreaming = "does something on the way buffer whole request bodies?"
+	not8441     = "over ws: something in front of the gateway answered 502 Bad Gateway"
 )
 
 var fronts = []front{

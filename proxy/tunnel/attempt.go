@@ -10,8 +10,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
-// try opens a stream over the best transport. again says that another try may do better at once. patient says that what is ready now was made
-// lately, and deserves to be waited for: on a slow network an answer may take long.
+// try opens a stream over the preferred transport. again reports whether another try may succeed at
+// once. patient means that what is ready was made a moment ago, and gets the full time to answer:
+// on a slow network it needs it.
 func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c *Conn, again bool, err error) {
 	chosen, err := d.race.Choose(ctx)
 	if err != nil {
@@ -32,14 +33,14 @@ func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c
 	answered := false
 	if c != nil {
 		c.Close()
-		answered = c.ending.told.Load()
+		answered = c.ending.gotError.Load()
 	}
 	if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeVersion {
 		answered = true
 	}
 	slow := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(start) > d.t.handshake/2
 	switch {
-	case race.Draining(err): // a fresh carrier may lead to another gateway
+	case race.Draining(err): // a new carrier may lead to another gateway
 		pool.drop()
 		return nil, true, err
 	case answered || ctx.Err() != nil && !slow:
@@ -51,6 +52,7 @@ func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c
 	return nil, d.race.Refused(chosen, err), err
 }
 
+// encodeOpen returns the OPEN capsule of o, with our version of the wire format.
 func encodeOpen(o Open) ([]byte, error) {
 	o.Version = Version
 	value, err := encodeJSON(capsuleOpen, o)
@@ -60,7 +62,9 @@ func encodeOpen(o Open) ([]byte, error) {
 	return appendCapsule(nil, capsuleOpen, value), nil
 }
 
-// await sends OPEN and first, and waits for the answer to OPEN: not for long where the stream is made of what was ready.
+// await sends OPEN and first, and waits for the answer to OPEN. If the stream was made from
+// something that was ready it waits only timing.answer or three round trips, because what was ready
+// may have died unnoticed.
 func (d *Dialer) await(ctx context.Context, c *Conn, ready bool, first []byte) error {
 	wait := d.t.handshake
 	if ready {
@@ -86,8 +90,10 @@ func (d *Dialer) await(ctx context.Context, c *Conn, ready bool, first []byte) e
 	return nil
 }
 
-// attempt makes a stream over one transport, and has use wait for the gateway on it. When the ingress refuses the credentials and may take
-// others, all of that is done again; there is no other place that does so. The stream is returned also with an error of use.
+// attempt makes a stream over one transport and calls use, which waits for the gateway's answer on
+// it. If the ingress refuses the credentials and may accept others, attempt does both again;
+// nothing else retries for that reason. If use fails, the stream is returned together with the
+// error, and the caller closes it.
 func (d *Dialer) attempt(ctx context.Context, transport string, open []byte, fresh bool, use func(c *Conn, ready bool) error) (c *Conn, ready bool, err error) {
 	for try := 0; ; try++ {
 		c, ready, err = d.dial(ctx, transport, open, fresh)
@@ -101,11 +107,11 @@ func (d *Dialer) attempt(ctx context.Context, transport string, open []byte, fre
 		if c != nil {
 			c.Close()
 		}
-		d.log.Debug("exchange is tried again with other credentials", "err", err)
+		d.log.Debug("exchange refused, trying again with other credentials", "err", err)
 	}
 }
 
-// dial makes a stream over one transport, up to where OPEN can leave.
+// dial makes a stream over one transport, to the point where OPEN can be sent.
 func (d *Dialer) dial(ctx context.Context, transport string, open []byte, fresh bool) (c *Conn, ready bool, err error) {
 	if err := d.start(); err != nil {
 		return nil, false, err
@@ -131,49 +137,52 @@ func (d *Dialer) dial(ctx context.Context, transport string, open []byte, fresh 
 	return c, ready, nil
 }
 
-// dialSpare is dialFresh without an OPEN.
+// dialSpare dials a fresh stream that has no OPEN.
 func (d *Dialer) dialSpare(ctx context.Context, transport string) (*Conn, error) {
 	return d.dialFresh(ctx, transport, nil)
 }
 
-// dialFresh is dial where nothing that is ready will do, and the gateway's answer is not waited for.
+// dialFresh dials a stream without using anything that is ready, and does not wait for the
+// gateway's answer.
 func (d *Dialer) dialFresh(ctx context.Context, transport string, open []byte) (*Conn, error) {
 	c, _, err := d.attempt(ctx, transport, open, true, func(*Conn, bool) error { return nil })
 	return c, err
 }
 
-// bound is how long a dial may take.
+// bound limits ctx to the time that one dial may take.
 func (d *Dialer) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d.t.handshake, fmt.Errorf("no exchange within %v", d.t.handshake))
+	return context.WithTimeoutCause(ctx, d.t.handshake, fmt.Errorf("not connected within %v", d.t.handshake))
 }
 
-// dialled reports a dial of a transport.
+// dialled reports a finished dial to OnDial.
 func (d *Dialer) dialled(transport string, err error, start time.Time) {
 	if d.OnDial != nil && !errors.Is(err, context.Canceled) {
 		d.OnDial(transport, err, time.Since(start))
 	}
 }
 
-// dialError says what was done, and why it failed.
+// dialError says which dial failed and why. It leaves an ERROR of the gateway as it is, and adds
+// its prefix only once.
 func (d *Dialer) dialError(ctx context.Context, transport string, err error) error {
 	if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
 		err = context.Cause(ctx)
 	}
 	if e, ok := errors.AsType[*Error](err); ok && err == error(e) {
-		return err // the gateway's word
+		return err // sent by the gateway
 	}
-	prefix := fmt.Sprintf("dial gateway %s: ", d.way(transport))
+	prefix := fmt.Sprintf("dial gateway %s: ", d.destination(transport))
 	if strings.HasPrefix(err.Error(), prefix) {
 		return err
 	}
 	return Explain(fmt.Errorf("%s%w", prefix, err))
 }
 
-// way says where a dial leads: the gateway, the transport, and the proxy before it.
-func (d *Dialer) way(transport string) string {
-	way := d.route.addr() + " over " + transport
+// destination describes where a dial leads: the gateway, the transport, and the proxy if there is
+// one.
+func (d *Dialer) destination(transport string) string {
+	to := d.route.addr() + " over " + transport
 	if t, _ := transportNamed(transport); d.route.proxy != nil && !t.overUDP {
-		way += " through the proxy " + d.route.proxy.Host
+		to += " through the proxy " + d.route.proxy.Host
 	}
-	return way
+	return to
 }

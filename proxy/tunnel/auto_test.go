@@ -12,7 +12,7 @@ import (
 func TestAutoPrefersH3(t *testing.T) {
 	r := newRig(t, TransportAuto, func(r *rig) {
 		r.dialer.timing = defaultTiming
-		r.dialer.timing.h3HeadStart = time.Minute // however slow this machine is just now
+		r.dialer.timing.h3HeadStart = time.Minute // even on a slow machine
 	})
 	if c, _ := r.dial(); c.Transport() != TransportH3 {
 		t.Errorf("auto took %s", c.Transport())
@@ -26,11 +26,11 @@ func TestAutoPassesOverWhatIsUnlikely(t *testing.T) {
 		t.Errorf("auto took %s, state %+v", c.Transport(), s)
 	}
 	if h2 := r.dialer.State().Tried[2]; !h2.Tried.IsZero() {
-		t.Errorf("%+v was tried beside ws", h2)
+		t.Errorf("%+v was tried although ws worked", h2)
 	}
 }
 
-// UDP is dropped without a word, as many networks do.
+// Many networks drop UDP silently.
 func TestAutoFallsBackToWSWhenUDPIsSilent(t *testing.T) {
 	r := newRig(t, "silent", func(r *rig) {
 		r.dialer.Transport = TransportAuto
@@ -47,7 +47,7 @@ func TestAutoFallsBackToWSWhenUDPIsSilent(t *testing.T) {
 	io.ReadFull(s, make([]byte, 1))
 }
 
-// UDP is refused by ICMP: auto need not even wait before it turns to ws.
+// ICMP reports that UDP is refused, so auto need not even wait for the head start.
 func TestAutoDoesNotWaitForH3WhereUDPIsRefused(t *testing.T) {
 	r := newRig(t, "noudp", func(r *rig) {
 		r.dialer.Transport = TransportAuto
@@ -55,12 +55,12 @@ func TestAutoDoesNotWaitForH3WhereUDPIsRefused(t *testing.T) {
 		r.dialer.timing.h3HeadStart = time.Hour
 	})
 	c, _ := r.dial()
-	if s := r.dialer.State(); c.Transport() != TransportWS || !strings.Contains(s.Why, "nothing takes UDP there") {
+	if s := r.dialer.State(); c.Transport() != TransportWS || !strings.Contains(s.Why, "UDP does not get through") {
 		t.Errorf("state %+v", s)
 	}
 }
 
-func TestADialerOfNobody(t *testing.T) {
+func TestADialerThatReachesNoGateway(t *testing.T) {
 	u, _ := url.Parse("https://127.0.0.1:1")
 	d := &Dialer{URL: u, timing: defaultTiming}
 	d.timing.handshake = time.Second
@@ -72,8 +72,9 @@ func TestADialerOfNobody(t *testing.T) {
 	}
 }
 
-// The dial of a spare that fails at once says why, so that the next stream finds another transport made ready.
-func TestASpareThatCannotBeDialledIsToldToTheRace(t *testing.T) {
+// A spare's dial that fails at once reports why, so that the next stream finds another transport
+// ready.
+func TestTheRaceLearnsOfASpareThatCannotBeDialled(t *testing.T) {
 	var sock net.PacketConn
 	r := newRig(t, TransportAuto, func(r *rig) {
 		sock = r.udp
@@ -81,7 +82,7 @@ func TestASpareThatCannotBeDialledIsToldToTheRace(t *testing.T) {
 	})
 	r.dialer.SetSpares(2)
 	waitUntil(t, func() bool { return r.dialer.State().Transport == TransportH3 })
-	sock.Close() // nobody takes UDP there from now on, as ICMP says
+	sock.Close() // from now on ICMP reports that the port is closed
 	r.h3().drop()
 	waitUntil(t, func() bool { return r.dialer.State().Transport == TransportWS })
 	p := r.dialer.pools[TransportWS].(*wsPool)

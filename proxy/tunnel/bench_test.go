@@ -14,7 +14,7 @@ func BenchmarkH3(b *testing.B)    { benchmark(b, "h3") }
 func BenchmarkH2(b *testing.B)    { benchmark(b, "h2") }
 func BenchmarkH2C(b *testing.B)   { benchmark(b, "h2c") }
 
-// benchmark moves bytes from the dialling end to the gateway's, in this process.
+// benchmark moves bytes from the agent's end to the gateway's, in one process.
 func benchmark(b *testing.B, kind string) {
 	for _, size := range []int{1 << 10, 16 << 10, 64 << 10} {
 		b.Run(fmt.Sprintf("up/%dKiB", size>>10), func(b *testing.B) {
@@ -53,7 +53,7 @@ func move(b *testing.B, w io.Writer, r io.Reader, size int) {
 	<-done
 }
 
-// BenchmarkTCP and BenchmarkTLS are what BenchmarkWS is to be compared with.
+// BenchmarkTCP and BenchmarkTLS are the baselines for BenchmarkWS.
 func BenchmarkTCP(b *testing.B) { benchmarkDirect(b, nil, nil) }
 
 func BenchmarkTLS(b *testing.B) {
@@ -94,7 +94,8 @@ func benchmarkDirect(b *testing.B, server, client *tls.Config) {
 	move(b, c, s, 64<<10)
 }
 
-// Steady traffic costs no memory. crypto/tls itself allocates 24 bytes whenever it reads from its connection, once or twice a record.
+// Steady traffic allocates nothing. crypto/tls itself allocates 24 bytes for each read from its
+// connection, once or twice a record.
 func TestWSMovesBytesWithoutAllocating(t *testing.T) {
 	if underRace {
 		t.Skip("the race detector allocates: run it without -race, as go run ./test/all does")

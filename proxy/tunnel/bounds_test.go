@@ -14,7 +14,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// Whatever is in its text, an ERROR arrives, as a valid and bounded one.
+// Any text makes a valid ERROR of bounded size that arrives.
 func TestEveryErrorCanBeSent(t *testing.T) {
 	for _, unit := range []string{"a", "\x00", "\xff", "<", "\u2028", "é", "😀", "\""} {
 		text := strings.Repeat(unit, 20_000)
@@ -33,13 +33,13 @@ func TestEveryErrorCanBeSent(t *testing.T) {
 	}
 }
 
-// longError is an ERROR as a peer can send it that has no bounds of ours.
+// longError returns an ERROR longer than we would send, as a peer may send it.
 func longError() []byte {
 	value, _ := json.Marshal(&Error{Code: Code(strings.Repeat("c", 8<<10)), Message: strings.Repeat("m", 7<<10)})
 	return appendCapsule(nil, capsuleError, value)
 }
 
-// What a peer says is not repeated at its length.
+// What a peer sends is not repeated in full.
 func TestWhatAPeerSaysIsCutShort(t *testing.T) {
 	long := strings.Repeat("9", 15<<10)
 	const most = exchange.MaxMessage + exchange.MaxWord + 100
@@ -65,7 +65,7 @@ func TestWhatAPeerSaysIsCutShort(t *testing.T) {
 	}
 }
 
-// An address that is too long is refused by name: the ERROR arrives.
+// An address that is too long is refused with an ERROR.
 func TestATargetThatIsTooLongIsRefused(t *testing.T) {
 	forEachKind(t, func(t *testing.T, r *rig) {
 		c, err := r.dialer.Dial(t.Context(), Open{Target: strings.Repeat("a", 12_000) + ":9092"}, nil)

@@ -19,9 +19,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// A fakeExchange is a wire that the test has written.
+// A fakeExchange reads bytes that the test has prepared.
 type fakeExchange struct {
-	exchange.Exchange // nil: what a test does not expect panics
+	exchange.Exchange // nil: a call that the test does not expect panics
 	r                 io.Reader
 	wait              bool
 	sent              bytes.Buffer
@@ -41,7 +41,7 @@ func (x *fakeExchange) Write(b []byte) error {
 	return nil
 }
 
-// gatewayConn is the gateway's end of a stream on which in arrives.
+// gatewayConn returns the gateway's end of a stream on which in arrives.
 func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
 	x := &fakeExchange{r: in, Exchange: deadlines{}}
 	over := make(chan struct{})
@@ -53,7 +53,7 @@ func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
 	return c, x
 }
 
-// deadlines are ignored.
+// deadlines ignores deadlines.
 type deadlines struct{ exchange.Exchange }
 
 func (deadlines) SetReadDeadline(time.Time) error  { return nil }
@@ -61,7 +61,7 @@ func (deadlines) SetWriteDeadline(time.Time) error { return nil }
 
 var openCapsule = appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.0","target":"bootstrap"}`))
 
-// transfer opens a stream on which wire arrives, and reads it.
+// transfer opens a stream on which r arrives, and reads it to its end.
 func transfer(t testing.TB, r io.Reader) (data []byte, err error, sent []byte) {
 	c, x := gatewayConn(t, r)
 	for {
@@ -77,7 +77,7 @@ func transfer(t testing.TB, r io.Reader) (data []byte, err error, sent []byte) {
 	return data, err, x.sent.Bytes()
 }
 
-// A retrier repeats a Read that timed out.
+// A retrier repeats Reads that time out.
 type retrier struct{ io.Reader }
 
 func (r retrier) Read(p []byte) (n int, err error) {
@@ -107,7 +107,7 @@ func TestCapsules(t *testing.T) {
 		{"unknown even", cat(openCapsule, []byte{0x40, 0x40, 2, 8, 8}, data("a"), final("")), "a", ""},
 		{"unknown even, first", cat([]byte{0x0a, 2, 8, 8}, openCapsule, data("a"), final("")), "a", ""},
 		{"a ticket to a gateway is skipped", cat(openCapsule, []byte{4, 2, '{', '}'}, data("a"), final("")), "a", ""},
-		{"unknown odd", cat(openCapsule, data("a"), []byte{0x21, 0}, data("b")), "a", `protocol: capsule type 0x21 may not be ignored and is not known: this end speaks version 1.0 of the tunnel, the other end 1.0`},
+		{"unknown odd", cat(openCapsule, data("a"), []byte{0x21, 0}, data("b")), "a", `protocol: unknown capsule type 0x21 must not be ignored: this end speaks version 1.0 of the tunnel, the other end 1.0`},
 		{"unknown odd, before OPEN", []byte{0x21, 0}, "", "the other end unknown"},
 		{"error", cat(openCapsule, data("a"), appendCapsule(nil, capsuleError, []byte(`{"code":"client","message":"reset"}`))), "a", "client: reset"},
 		{"error before OPEN", appendCapsule(nil, capsuleError, []byte(`{"code":"client","message":"gone"}`)), "", "client: gone"},
@@ -119,9 +119,9 @@ func TestCapsules(t *testing.T) {
 		{"open too long", []byte{5, 0x80, 0, 0x40, 1}, "", "protocol: OPEN of 16385 bytes exceeds the limit of 16384"},
 		{"open of 2^62-1 bytes", append([]byte{5}, bytes.Repeat([]byte{0xff}, 8)...), "", "exceeds the limit"},
 		{"newer minor version", cat(appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.1","target":"x","new":[1]}`)), data("a"), final("")), "a", ""},
-		{"version too new", appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.2"}`)), "", `version: this end speaks version 1.0 of the tunnel and one minor version around it, the other end "1.2"`},
+		{"version too new", appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.2"}`)), "", `version: this end speaks version 1.0 of the tunnel, plus or minus one minor version; the other end speaks "1.2"`},
 		{"another major version", appendCapsule(nil, capsuleOpen, []byte(`{"version":"2.0"}`)), "", `"2.0"`},
-		{"no version", appendCapsule(nil, capsuleOpen, []byte(`{}`)), "", `the other end ""`},
+		{"no version", appendCapsule(nil, capsuleOpen, []byte(`{}`)), "", `the other end speaks ""`},
 		{"cut", cat(openCapsule, data("a")), "a", "stream cut"},
 		{"cut in data of 2^62-1 bytes", cat(openCapsule, append([]byte{1}, bytes.Repeat([]byte{0xff}, 8)...), []byte("abc")), "abc", "stream cut"},
 	} {
@@ -132,14 +132,14 @@ func TestCapsules(t *testing.T) {
 					t.Errorf("%s: read %q, %v, want %q, %s", name, got, err, tt.want, tt.err)
 				}
 				if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeProtocol && !bytes.Contains(sent, []byte(e.Message[:10])) {
-					t.Errorf("%s: the peer was told %q, want the ERROR %v", name, sent, e)
+					t.Errorf("%s: the peer received %q, want the ERROR %v", name, sent, e)
 				}
 			}
 		})
 	}
 }
 
-// A stutter gives its bytes one by one, and times out before each.
+// A stutter returns its bytes one by one, with a timeout before each.
 type stutter struct {
 	b    []byte
 	turn bool
@@ -157,7 +157,7 @@ func (s *stutter) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Wherever a stream ends before FINAL_DATA, that is a cut, and what came before it was read.
+// A stream that ends anywhere before FINAL_DATA is cut, and what came before has been read.
 func TestTruncationAtEveryByteIsACut(t *testing.T) {
 	wire := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), {2, 0}, appendCapsule(nil, 0x40, []byte("skip")), appendCapsule(nil, capsuleFinalData, []byte("!"))}, nil)
 	for n := range wire {
@@ -171,8 +171,8 @@ func TestTruncationAtEveryByteIsACut(t *testing.T) {
 	}
 }
 
-// Many errors say that they are timeouts. Only a deadline is one after which a stream can be read again: a reader that took the end of a carrier
-// for a deadline would read for ever.
+// Many errors claim to be timeouts, but only after a deadline can a stream be read again. A reader
+// that took the end of a carrier for a deadline would read for ever.
 func TestTheEndOfACarrierIsNoDeadline(t *testing.T) {
 	for _, end := range []error{
 		&quic.IdleTimeoutError{}, &quic.HandshakeTimeoutError{}, context.DeadlineExceeded,
@@ -187,7 +187,8 @@ func TestTheEndOfACarrierIsNoDeadline(t *testing.T) {
 	}
 }
 
-// However the bytes are split, the stream is the same; and what is written back as capsules reads the same again.
+// The stream is the same however its bytes are split, and what was read, written again as capsules,
+// reads the same.
 func FuzzCapsules(f *testing.F) {
 	f.Add(openCapsule)                                                                              // opened, and cut
 	f.Add(append(bytes.Clone(openCapsule), 1, 2, 'a', 'b', 3, 0))                                   // DATA, FINAL_DATA
@@ -219,7 +220,7 @@ func text(err error) string {
 	return err.Error()
 }
 
-// Whatever answers a hello, it passes for a gateway only if it has sent back what it got, and then the end.
+// Whatever answers a hello, it passes for a gateway only if it echoes all bytes and then ends.
 func FuzzHello(f *testing.F) {
 	opened := appendCapsule(nil, capsuleOpened, []byte(`{"version":"1.0"}`))
 	echoed := make([]byte, helloSize)

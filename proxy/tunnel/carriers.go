@@ -5,27 +5,29 @@ import (
 	"sync"
 )
 
-// A carrier is a connection that streams share.
+// A carrier is a connection that several streams share.
 type carrier interface {
 	state() *carrierState
-	dead() bool   // it has ended
-	usable() bool // it may take streams, as far as is known
+	dead() bool   // the connection has ended
+	usable() bool // as far as this end knows, it can take streams
 	room() int    // how many streams it may carry at once
 }
 
-// carrierState is what [carriers] know of each, guarded by their mu.
+// carrierState is what [carriers] keep for each carrier. carriers.mu guards it.
 type carrierState struct {
 	streams int
 	left    bool // takes no new streams
 }
 
-// carriers are those of one transport, and how many streams each has. The caller of each method but free and all holds mu.
+// carriers are the carriers of one transport, with the number of streams on each. Callers hold mu,
+// except for the methods all and leave, which take it.
 type carriers[C carrier] struct {
 	mu   sync.Mutex
 	list []C
 }
 
-// leastLoaded returns the carrier with the fewest streams that has room; ok is false if there is none. It forgets the dead.
+// leastLoaded returns the usable carrier with the fewest streams that has room for one more; ok is
+// false if there is none. It also removes dead carriers from the list.
 func (l *carriers[C]) leastLoaded() (best C, ok bool) {
 	l.list = slices.DeleteFunc(l.list, func(c C) bool { return c.dead() })
 	for _, c := range l.list {
@@ -37,7 +39,7 @@ func (l *carriers[C]) leastLoaded() (best C, ok bool) {
 	return best, ok
 }
 
-// usable is how many take streams.
+// usable returns the number of carriers that take streams.
 func (l *carriers[C]) usable() (n int) {
 	for _, c := range l.list {
 		if !c.state().left && c.usable() {
@@ -47,7 +49,7 @@ func (l *carriers[C]) usable() (n int) {
 	return n
 }
 
-// unused is how many of those have none.
+// unused returns the number of usable carriers without streams.
 func (l *carriers[C]) unused() (n int) {
 	for _, c := range l.list {
 		if s := c.state(); s.streams == 0 && !s.left && c.usable() {
@@ -57,14 +59,15 @@ func (l *carriers[C]) unused() (n int) {
 	return n
 }
 
-// all returns those that there are.
+// all returns a copy of the list.
 func (l *carriers[C]) all() []C {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.list)
 }
 
-// leave puts no more streams on c, and reports whether it has none.
+// leave puts no more streams on c. It reports whether c has no streams now: then the caller closes
+// it.
 func (l *carriers[C]) leave(c C) (unused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// Reset ends the stream with an ERROR, which the peer reads behind all bytes written so far. It takes some seconds at most; if the peer has
-// not taken it by then, the exchange is aborted and the peer reads ErrCut.
+// Reset ends the stream with an ERROR, which the peer reads after all bytes written so far. It
+// blocks for timing.reset at most; if the peer has not taken the ERROR by then, the exchange is
+// aborted and the peer reads ErrCut.
 func (c *Conn) Reset(e *Error) error { return c.reset(e, net.ErrClosed) }
 
-// reset is Reset; cause is what calls of this end return from now on.
+// reset is Reset. cause is what calls at this end return from now on.
 func (c *Conn) reset(e *Error, cause error) error {
 	c.ending.mu.Lock()
 	if c.ending.cause != nil {
@@ -30,14 +31,16 @@ func (c *Conn) reset(e *Error, cause error) error {
 	return nil
 }
 
+// writeError sends ERROR. If OPEN was never sent it sends nothing, because the peer does not know
+// the stream.
 func (c *Conn) writeError(e *Error) error {
 	value, err := encodeJSON(capsuleError, e.Bounded())
 	if err != nil {
 		return err
 	}
-	outlast(c.writing.lock)
+	waitUnlocked(c.writing.lock)
 	if !c.writing.openSent.Load() {
-		return nil // the peer knows nothing of this stream
+		return nil // the peer does not know this stream
 	}
 	if err := c.x.Flush(); err != nil {
 		return err
@@ -45,7 +48,8 @@ func (c *Conn) writeError(e *Error) error {
 	return c.writeFrame(capsuleError, value)
 }
 
-// Close frees what the stream holds. Behind a CloseWrite the peer still gets everything; otherwise the stream is cut.
+// Close frees what the stream holds. After CloseWrite the peer still receives everything; otherwise
+// the stream is cut. A second Close returns net.ErrClosed.
 func (c *Conn) Close() error {
 	c.ending.mu.Lock()
 	if c.ending.closed {
@@ -70,29 +74,32 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// linger sees to it that the peer gets what was written last. To close a TCP connection while bytes of the peer come in, if only a KEEPALIVE,
-// would make the kernel reset it, and the peer's kernel throw away what its process has not read. So this end says that it is done, and reads,
-// to discard, until the peer is done too.
+// linger makes sure that the peer receives what was written last. If a TCP connection is closed
+// while bytes from the peer are arriving, even just a KEEPALIVE, the kernel resets it and the
+// peer's kernel discards what its process has not read yet. So this end finishes writing, and then
+// reads and discards until the peer has finished too.
 //
-// When both ends have sent FINAL_DATA, the dialling end says so first and the gateway's end answers; they wait as long as the peer shows
-// life, for it may be a client that reads slowly. When this end alone has finished, or has sent ERROR, it speaks first and waits for no
-// longer than patience: the peer may have its own reasons not to finish.
+// If both ends have sent FINAL_DATA, the agent's end finishes first and the gateway's end follows.
+// Each waits as long as the peer shows signs of life, because the peer may be a client that reads
+// slowly. If only this end has finished, or has sent ERROR, it finishes first and waits no longer
+// than patience: the peer may have its own reasons not to finish.
 func (c *Conn) linger(patience time.Duration) {
 	defer c.over()
 	both := c.reading.final.Load()
 	if both && !c.dialling {
 		c.discard(patience, true)
-		c.lastWords()
+		c.finishWriting()
 		return
 	}
-	if c.lastWords() {
+	if c.finishWriting() {
 		c.discard(patience, both)
 	}
 }
 
-// discard reads until the peer has finished, or until nothing came for patience, or, without renew, until patience is over.
+// discard reads until the peer has finished or an error occurs, for at most patience. With renew,
+// patience starts again with each byte.
 func (c *Conn) discard(patience time.Duration, renew bool) {
-	outlast(c.reading.lock)
+	waitUnlocked(c.reading.lock)
 	scratch := make([]byte, 1024)
 	c.x.SetReadDeadline(time.Now().Add(patience))
 	for {
@@ -105,31 +112,34 @@ func (c *Conn) discard(patience time.Duration, renew bool) {
 	}
 }
 
-func (c *Conn) lastWords() bool {
-	outlast(c.writing.lock)
+// finishWriting flushes the exchange and ends its writing direction. It reports whether that
+// worked.
+func (c *Conn) finishWriting() bool {
+	waitUnlocked(c.writing.lock)
 	return c.x.Flush() == nil && c.x.CloseWrite() == nil
 }
 
-// outlast waits until nobody is in a call that holds lock. After the end of the stream nobody gets further than to see that, so that the
-// exchange is then the caller's; and nobody has to wait for the caller.
-func outlast(lock chan struct{}) {
+// waitUnlocked waits until nobody is in a call that holds lock. After the end of a stream later
+// callers return without using the exchange, so the caller then has it to itself and blocks nobody.
+func waitUnlocked(lock chan struct{}) {
 	lock <- struct{}{}
 	<-lock
 }
 
-// over ends the exchange.
+// over ends the exchange and calls done, once.
 func (c *Conn) over() {
 	c.x.Abort()
 	c.ending.once.Do(c.done)
 }
 
-// end settles why the stream is over, unless that is settled.
+// end sets the cause of the end, unless there is one already.
 func (c *Conn) end(cause error) {
 	c.ending.mu.Lock()
 	defer c.ending.mu.Unlock()
 	c.endLocked(cause)
 }
 
+// endLocked is end; the caller holds ending.mu.
 func (c *Conn) endLocked(cause error) {
 	if c.ending.cause == nil {
 		c.ending.cause = cause
@@ -138,6 +148,7 @@ func (c *Conn) endLocked(cause error) {
 	}
 }
 
+// endCause returns the cause of the end, or nil while the stream is in use.
 func (c *Conn) endCause() error {
 	c.ending.mu.Lock()
 	defer c.ending.mu.Unlock()

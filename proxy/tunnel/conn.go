@@ -10,67 +10,72 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// Conn is one stream, and both ends use it. It is a net.Conn whose methods may be called concurrently, with these particulars:
+// Conn is one stream; both ends use it. It is a net.Conn whose methods may be called concurrently,
+// with these particulars:
 //
-//   - Read returns io.EOF only after the peer's CloseWrite, an *[Error] after the peer's Reset, and [ErrCut] when the exchange ended without
-//     either.
-//   - A Write that times out has passed on the bytes that it counts, and only those: neither that nor a Read that timed out harms the stream.
-//   - Close after CloseWrite leaves the exchange open in the background until the peer has taken everything, for a few seconds. Close
-//     without CloseWrite or Reset cuts the stream, and so says the peer's Read.
-//   - KEEPALIVEs are sent by themselves. A Read that waited 45 seconds without a byte from the peer, not even a KEEPALIVE, ends the stream.
-//     While nobody reads nothing is concluded.
+//   - Read returns io.EOF only after the peer's CloseWrite, an *[Error] after the peer's Reset, and
+//     [ErrCut] if the exchange ended with neither.
+//   - A Write that times out has sent, or will send, exactly the bytes that it counts. Neither a
+//     Write nor a Read that times out harms the stream.
+//   - Close after CloseWrite keeps the exchange open in the background until the peer has read
+//     everything, for some seconds. Close without CloseWrite or Reset cuts the stream, and the
+//     peer's Read returns ErrCut.
+//   - KEEPALIVEs are sent automatically. A Read that waits 45 seconds without a byte from the peer,
+//     not even a KEEPALIVE, ends the stream. While nobody reads, silence has no consequences,
+//     because back-pressure may be its reason.
 //
 // Whoever holds a Conn must Close it, however it ended.
 type Conn struct {
 	x         exchange.Exchange
 	transport string
 	t         timing
-	dialling  bool   // this is the agent's end
+	dialling  bool   // true at the agent's end
 	done      func() // called once, when the exchange is over
 
-	opened chan struct{} // closed when OPEN or OPENED has come
-	openIn Open          // at the gateway's end; set before opened is closed
-	answer Opened        // at the agent's end; set before opened is closed
+	opened chan struct{} // closed when OPEN or OPENED has arrived
+	openIn Open          // at the gateway's end; valid once opened is closed
+	answer Opened        // at the agent's end; valid once opened is closed
 
 	reading reading
 	writing writing
 	ending  ending
 }
 
-// reading is what a Conn knows of the direction that it reads.
+// reading is the state of the direction that a Conn reads.
 type reading struct {
-	lock     chan struct{} // holds a token while somebody reads; a channel, for it is held across I/O
-	dec      decoder       // guarded by lock
-	err      error         // guarded by lock: what Read returns from now on
+	// Holds a token while somebody reads; a channel and not a mutex, because it is held across I/O.
+	lock     chan struct{}
+	dec      decoder // guarded by lock
+	err      error   // guarded by lock: what every later Read returns
 	onTicket func(Ticket)
 
-	waiting atomic.Int64 // the clock when Read began to wait, or 0
-	final   atomic.Bool  // the peer's FINAL_DATA was read
+	waiting atomic.Int64 // exchange.Clock when Read began to wait, or 0
+	final   atomic.Bool  // FINAL_DATA has been read
 }
 
-// writing is what a Conn knows of the direction that it writes.
+// writing is the state of the direction that a Conn writes.
 type writing struct {
-	lock chan struct{} // as reading.lock
-	open []byte        // guarded by lock: the OPEN capsule, until it is sent
-	err  error         // guarded by lock: what Write returns from now on
+	lock chan struct{} // like reading.lock
+	open []byte        // guarded by lock: the OPEN capsule until it is sent
+	err  error         // guarded by lock: what every later Write returns
 
 	openSent atomic.Bool
-	final    atomic.Bool  // FINAL_DATA is sent
-	last     atomic.Int64 // the clock of the last write
+	final    atomic.Bool  // FINAL_DATA has been sent
+	last     atomic.Int64 // exchange.Clock of the last write
 	by       atomic.Int64 // write deadline in Unix nanoseconds, or 0
 }
 
-// ending is how a Conn comes to its end.
+// ending is how a Conn has ended, or is about to end.
 type ending struct {
-	told atomic.Bool // the peer has sent ERROR
-	cut  atomic.Bool // the exchange ended without FINAL_DATA and without ERROR
-	over atomic.Bool // cause is set
-	once sync.Once   // of done
+	gotError atomic.Bool // the peer sent ERROR
+	cut      atomic.Bool // the exchange ended with neither FINAL_DATA nor ERROR
+	over     atomic.Bool // cause is set; read without mu
+	once     sync.Once   // of done
 
 	mu           sync.Mutex
-	cause        error // what calls return after the end, as far as this end knows better than the exchange
+	cause        error // what calls return after the end, where this end knows it better than the exchange
 	closed       bool  // Close was called
-	lingering    bool  // linger calls done
+	lingering    bool  // linger will call done
 	readDeadline time.Time
 	timer        *time.Timer // runs tick
 }
@@ -84,7 +89,8 @@ var (
 	noDeadline     time.Time
 )
 
-// newConn makes a stream of an exchange at the gateway's end. It calls done once, when the exchange is over, which may be after Close.
+// newConn makes the gateway's end of a stream over x. done is called once, when the exchange is
+// over, which may be after Close.
 func newConn(x exchange.Exchange, transport string, t timing, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
 	c.writing.openSent.Store(true)
@@ -92,7 +98,7 @@ func newConn(x exchange.Exchange, transport string, t timing, done func()) *Conn
 	return c
 }
 
-// newDialled is newConn for the dialling end. open is the OPEN capsule, nil for a spare.
+// newDialled is newConn for the agent's end. open is the OPEN capsule, nil for a spare.
 func newDialled(x exchange.Exchange, transport string, t timing, open []byte, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
 	c.dialling, c.writing.open = true, open
@@ -100,6 +106,7 @@ func newDialled(x exchange.Exchange, transport string, t timing, open []byte, do
 	return c
 }
 
+// makeConn returns a Conn that has not started.
 func makeConn(x exchange.Exchange, transport string, t timing, done func()) *Conn {
 	return &Conn{
 		x: x, transport: transport, t: t, done: done, opened: make(chan struct{}),
@@ -107,35 +114,38 @@ func makeConn(x exchange.Exchange, transport string, t timing, done func()) *Con
 	}
 }
 
+// start begins to send KEEPALIVEs. The Conn must be complete by then, because tick may run at once.
 func (c *Conn) start() {
 	c.writing.last.Store(exchange.Clock())
 	c.x.OnDirty(c.tickNow)
-	c.ending.mu.Lock() // tick waits for the field
+	c.ending.mu.Lock() // tick reads the timer field under mu
 	c.ending.timer = time.AfterFunc(c.t.keepalive, c.tick)
 	c.ending.mu.Unlock()
 }
 
-// silent is how long nothing has come.
+// silent returns how long nothing has arrived.
 func (c *Conn) silent() time.Duration { return time.Duration(exchange.Clock() - c.x.LastByte()) }
 
 // Transport is "h3", "ws" or "h2".
 func (c *Conn) Transport() string { return c.transport }
 
-// LocalAddr is that of the carrier.
+// LocalAddr returns the local address of the carrier.
 func (c *Conn) LocalAddr() net.Addr { return c.x.LocalAddr() }
 
-// RemoteAddr is that of the carrier: the gateway's, the ingress's, or the agent's.
+// RemoteAddr returns the remote address of the carrier. Behind an ingress that is the ingress and
+// not the other end of the stream.
 func (c *Conn) RemoteAddr() net.Addr { return c.x.RemoteAddr() }
 
-// OnTicket sets who is told of tickets; each comes before the bytes that were written after it. Set it before the first Read, which calls it.
+// OnTicket sets the function that Read calls for each ticket, before it returns any bytes written
+// after the ticket. Call it before the first Read.
 func (c *Conn) OnTicket(f func(Ticket)) { c.reading.onTicket = f }
 
-// SetDeadline sets both deadlines.
+// SetDeadline sets the read and the write deadline.
 func (c *Conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// SetReadDeadline bounds this and later Reads. A Read that timed out may be repeated.
+// SetReadDeadline bounds current and later Reads. A Read that timed out may be repeated.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.ending.mu.Lock()
 	defer c.ending.mu.Unlock()
@@ -146,13 +156,16 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	return c.x.SetReadDeadline(t)
 }
 
+// userReadDeadline returns the deadline that the user of the Conn set, after Opened has set
+// another.
 func (c *Conn) userReadDeadline() time.Time {
 	c.ending.mu.Lock()
 	defer c.ending.mu.Unlock()
 	return c.ending.readDeadline
 }
 
-// SetWriteDeadline bounds this and later Writes. A Write that timed out may be repeated with the bytes it did not count.
+// SetWriteDeadline bounds current and later Writes. A Write that timed out may be repeated with the
+// bytes that it did not count.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.ending.mu.Lock()
 	defer c.ending.mu.Unlock()
@@ -166,7 +179,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.writing.by.Store(by)
 	err := c.x.SetWriteDeadline(t)
 	if c.x.Dirty() {
-		c.ending.timer.Reset(atOnce) // what an earlier deadline left unsent
+		c.ending.timer.Reset(atOnce) // send what an earlier deadline left unsent
 	}
 	return err
 }

@@ -23,12 +23,13 @@ func forEachKind(t *testing.T, f func(t *testing.T, r *rig)) {
 	}
 }
 
-// finisher closes as TCP does, for nettest, which takes what is closed for complete. Of a Conn alone that would be a cut, see Conn.Close.
+// A finisher closes as TCP does, because nettest takes what is closed for complete. Close of a Conn
+// alone would be a cut.
 type finisher struct{ *Conn }
 
 func (f finisher) Close() error {
 	f.CloseWrite()
-	f.Conn.Close() // or the test has, which may be over as soon as the other end has read the end
+	f.Conn.Close() // the test may be over as soon as the other end has read the end
 	return nil
 }
 
@@ -112,7 +113,8 @@ func TestCloseAloneIsACut(t *testing.T) {
 	})
 }
 
-// What is closed in good order arrives, although the peer goes on writing and the closing end reads nothing of it.
+// What is closed in good order arrives, although the peer continues to write and the closing end
+// reads none of that.
 func TestCloseAfterCloseWriteLosesNothing(t *testing.T) {
 	forEachKind(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()

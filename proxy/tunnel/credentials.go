@@ -9,32 +9,34 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
-// An Ingress is what stands before a gateway and wants credentials of its own, as a platform's front door does. Its methods may be called
-// concurrently.
+// An Ingress stands in front of a gateway and requires credentials of its own, as the proxy of a
+// platform does. Its methods may be called concurrently.
 type Ingress interface {
-	// Authorize adds credentials to a request's header. It may fetch them, bounded by ctx; after a failure it answers at once until it is time
-	// to ask again.
+	// Authorize adds credentials to a request's header. It may fetch them, bounded by ctx. After a
+	// failure it returns the same error without fetching, until it is time to try again.
 	Authorize(ctx context.Context, h http.Header) error
 
-	// Refused is told an answer that the gateway did not give to a request with header h, and must not block. It fills in what the answer means
-	// (Text, Remedy, Final), and reports whether to ask once more, with what Authorize then gives. Of one exchange that happens at most
+	// Refused is called with a response that did not come from the gateway, to a request with
+	// header h. It must not block. It fills in what the response means (Text, Remedy, Final), and
+	// returns true to try once more with what Authorize then adds. One exchange is retried at most
 	// [MaxAgain] times.
 	Refused(h http.Header, answer *AnswerError) (again bool)
 }
 
-// MaxAgain is how often an exchange is tried again with other credentials: with newer ones, and in each of the few forms that an ingress is
-// known to take them in.
+// MaxAgain is how often an exchange is retried with other credentials: with newer ones, and in each
+// of the few forms in which an ingress is known to accept them.
 const MaxAgain = 3
 
-// credentials are what every exchange carries, and what its refusal means.
+// credentials adds what every exchange must carry, and interprets refusals.
 type credentials struct {
 	token   func() (string, error) // nil means none
 	ingress Ingress                // nil means none
 	route   *route
-	proven  func(transport string) bool // reports whether a transport was the last in use
+	proven  func(transport string) bool // reports whether this transport was the last in use
 }
 
-// header returns the header of a request that opens a stream.
+// header returns the header of a request that opens a stream. Its errors are a
+// [race.CredentialsError], because no transport is to blame.
 func (c *credentials) header(ctx context.Context) (http.Header, error) {
 	h := http.Header{"User-Agent": {"culvert/" + Version}}
 	if c.token != nil {
@@ -55,7 +57,8 @@ func (c *credentials) header(ctx context.Context) (http.Header, error) {
 	return h, nil
 }
 
-// complete adds to an answer that opens no tunnel, to a request with header sent, where it came from and what the ingress knows of it.
+// complete adds to a response that opened no tunnel where it came from, and what the ingress knows
+// about it. sent is the header of the request.
 func (c *credentials) complete(transport string, sent http.Header, e *AnswerError) *AnswerError {
 	e.URL, e.Transport = c.route.target().String(), transport
 	if c.ingress != nil && !e.Gateway && !e.Proxy {
@@ -65,7 +68,7 @@ func (c *credentials) complete(transport string, sent http.Header, e *AnswerErro
 	return e
 }
 
-// refused is the error of a dial that has got such an answer.
+// refused returns the error of a dial that got such a response.
 func (c *credentials) refused(transport string, sent http.Header, e *AnswerError) error {
 	return race.Explain(fmt.Errorf("dial gateway %s over %s: %w", c.route.addr(), transport, c.complete(transport, sent, e)))
 }

@@ -18,19 +18,20 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
 )
 
-// A line is a network whose round trip is settable, in a bubble: what is written arrives half of it later.
+// A line is a network with an adjustable round trip, in a synctest bubble: each write arrives half
+// a round trip later.
 type line struct {
 	*memnet.Listener
 	mu    sync.Mutex
 	delay time.Duration
 	dials int
-	hole  bool // swallows all bytes, and keeps connections open
-	kill  bool // ends connections behind their handshake
+	hole  bool // swallows all bytes and keeps connections open
+	kill  bool // ends connections after their handshake
 }
 
 func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	l.set(func() { l.dials++ })
-	for l.isHole() { // SYN after SYN
+	for l.isHole() { // SYNs get no answer
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
@@ -47,7 +48,7 @@ func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return slow, nil
 }
 
-// A slowConn delays what it writes by a round trip: the way back is at once.
+// A slowConn delays what it writes by a round trip; the other direction has no delay.
 type slowConn struct {
 	net.Conn
 	line  *line
@@ -128,7 +129,7 @@ func newLine(t *testing.T, delay time.Duration) (*rig, *line) {
 	return r, l
 }
 
-// ready waits until n spares stand.
+// ready waits until n spares exist.
 func (r *rig) ready(n int) {
 	r.t.Helper()
 	r.dialer.SetSpares(n)
@@ -147,7 +148,7 @@ func (r *rig) ready(n int) {
 
 const question = "which versions?"
 
-// answerOnce answers the first bytes of a stream.
+// answerOnce answers the first bytes of one stream.
 func (r *rig) answerOnce(got func(string)) {
 	s := <-r.served
 	b := make([]byte, len(question))
@@ -156,7 +157,7 @@ func (r *rig) answerOnce(got func(string)) {
 	io.WriteString(s, "these")
 }
 
-// A direct TCP connection needs two round trips for its first answer.
+// For comparison: a direct TCP connection needs two round trips until its first answer.
 func TestTheFirstAnswerComesAfterOneRoundTripOverASpare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rtt = 50 * time.Millisecond
@@ -182,12 +183,12 @@ func TestTheFirstAnswerComesAfterOneRoundTripOverASpare(t *testing.T) {
 		if took := ask(); took != rtt {
 			t.Errorf("over a spare: %v, want one round trip of %v", took, rtt)
 		}
-		time.Sleep(24 * time.Hour) // KEEPALIVEs hold it
+		time.Sleep(24 * time.Hour) // KEEPALIVEs keep it alive
 		if took := ask(); took != rtt {
 			t.Errorf("over a spare of yesterday: %v", took)
 		}
 		r.stop()
-		time.Sleep(time.Second) // for what is still on the line
+		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -215,11 +216,11 @@ func TestSparesAreMadeAgainAndNoMoreThanWanted(t *testing.T) {
 		}
 		r.dialer.SetSpares(0)
 		r.stop()
-		time.Sleep(time.Second) // for what is still on the line
+		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
-// A laptop that woke up: its sockets stand, and nothing comes over them any more.
+// A laptop has woken up: its sockets still exist, but nothing arrives over them any more.
 func TestWhatIsNotAnsweredOverASpareIsSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, l := newLine(t, 10*time.Millisecond)
@@ -240,18 +241,18 @@ func TestWhatIsNotAnsweredOverASpareIsSentAgain(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(start); took < time.Second || took > 1500*time.Millisecond {
-			t.Errorf("took %v, want a second and the way anew", took)
+			t.Errorf("took %v, want a second and a new dial", took)
 		}
 		if len(got) != 1 || got[0] != question {
 			t.Errorf("arrived: %q", got)
 		}
 		c.Close()
 		r.stop()
-		time.Sleep(time.Second) // for what is still on the line
+		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
-// Over a satellite an answer takes longer than what is waited for at first.
+// Over a satellite an answer takes longer than the first wait.
 func TestASlowNetworkIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := newLine(t, 1500*time.Millisecond)
@@ -262,11 +263,11 @@ func TestASlowNetworkIsWaitedFor(t *testing.T) {
 			s.returned()
 		}
 		r.stop()
-		time.Sleep(10 * time.Second) // for what is still on the line
+		time.Sleep(10 * time.Second) // lets the line deliver what is in flight
 	})
 }
 
-// The network becomes slow when everything stands.
+// The network becomes slow while everything is ready.
 func TestANetworkThatBecomesSlowIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, l := newLine(t, 10*time.Millisecond)
@@ -278,12 +279,12 @@ func TestANetworkThatBecomesSlowIsWaitedFor(t *testing.T) {
 			s.returned()
 		}
 		r.stop()
-		time.Sleep(10 * time.Second) // for what is still on the line
+		time.Sleep(10 * time.Second) // lets the line deliver what is in flight
 	})
 }
 
-// Whatever lets a socket in and then ends it, it is not asked again at once.
-func TestSparesThatDieAtOnceAreNoStorm(t *testing.T) {
+// Whatever accepts a socket and then ends it is not dialled again at once.
+func TestSparesThatDieAtOnceAreNotReplacedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, l := newLine(t, 0)
 		r.dialer.Hello(t.Context())
@@ -297,7 +298,7 @@ func TestSparesThatDieAtOnceAreNoStorm(t *testing.T) {
 			}
 		})
 		r.stop()
-		time.Sleep(10 * time.Second) // for what is still on the line
+		time.Sleep(10 * time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -306,24 +307,24 @@ func TestSparesThatAreDeadAreForgotten(t *testing.T) {
 		r, l := newLine(t, 0)
 		r.ready(2)
 		l.set(func() { l.hole = true })
-		time.Sleep(time.Minute) // the gateway gave them up, and so did we
+		time.Sleep(time.Minute) // both ends have given up on them
 		l.set(func() { l.hole = false })
 		start := time.Now()
 		c, _ := r.dial()
 		if took := time.Since(start); took >= time.Second {
-			t.Errorf("a stream was tried over a dead spare: %v", took)
+			t.Errorf("a stream was opened over a dead spare: %v", took)
 		}
 		c.Close()
 		r.stop()
-		time.Sleep(time.Second) // for what is still on the line
+		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
-func TestADrainingGatewaySendsSparesAway(t *testing.T) {
+func TestADrainingGatewayEndsItsSpares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, l := newLine(t, 0)
 		r.ready(3)
-		l.set(func() { l.hole = true }) // the next spares lead nowhere
+		l.set(func() { l.hole = true }) // later spares get no answer
 		start := time.Now()
 		r.server.drain()
 		p := r.dialer.pools[TransportWS].(*wsPool)
@@ -337,16 +338,16 @@ func TestADrainingGatewaySendsSparesAway(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		if took := time.Since(start); took > 100*time.Millisecond {
-			t.Errorf("spares stand after %v", took)
+			t.Errorf("spares still exist after %v", took)
 		}
 		r.dialer.SetSpares(0)
 		l.set(func() { l.hole = false })
 		r.stop()
-		time.Sleep(time.Second) // for what is still on the line
+		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
-// The gateway is about to stop, and another stands behind the same address.
+// The gateway is about to stop, and another one takes over its address.
 func TestADrainingGatewayIsLeftBeforeTheCallerNotices(t *testing.T) {
 	for _, kind := range []string{"ws", "plain", "h2"} {
 		t.Run(kind, func(t *testing.T) {
@@ -362,7 +363,7 @@ func TestADrainingGatewayIsLeftBeforeTheCallerNotices(t *testing.T) {
 			})
 			r.dialer.SetSpares(2)
 			_, s := r.dial()
-			moved.Store(true) // the balancer has seen it
+			moved.Store(true) // the balancer has noticed
 			r.server.drain()
 			c, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, []byte(question))
 			if err != nil {
@@ -380,19 +381,19 @@ func TestADrainingGatewayIsLeftBeforeTheCallerNotices(t *testing.T) {
 	}
 }
 
-func TestARefusalIsTheCallersToHear(t *testing.T) {
+func TestARefusalIsReturnedToTheCaller(t *testing.T) {
 	r := newRig(t, "ws", func(r *rig) {
 		r.server.Authenticate = func(*http.Request) (string, error) { return "", nil }
 	})
 	r.dialer.init()
 	_, err := r.dialer.Dial(t.Context(), Open{Target: strings.Repeat("x", maxJSON)}, nil)
 	if err == nil {
-		t.Error("an OPEN that is too long was sent")
+		t.Error("an OPEN beyond the size limit was sent")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := r.dialer.Dial(ctx, Open{}, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("Dial of one who left: %v", err)
+		t.Errorf("Dial with a canceled context: %v", err)
 	}
 	r.dialer.Close()
 	if _, err := r.dialer.Dial(t.Context(), Open{}, nil); !errors.Is(err, net.ErrClosed) {
@@ -400,7 +401,7 @@ func TestARefusalIsTheCallersToHear(t *testing.T) {
 	}
 }
 
-// Whoever asks for one transport gets the same care.
+// A single transport has verdicts too.
 func TestOneTransportAloneHasVerdictsToo(t *testing.T) {
 	u, _ := url.Parse("http://127.0.0.1:1")
 	var dials atomic.Int32
@@ -412,12 +413,12 @@ func TestOneTransportAloneHasVerdictsToo(t *testing.T) {
 		}
 	}
 	if n := dials.Load(); n > 20 {
-		t.Errorf("%d dials of a hundred that came at once", n)
+		t.Errorf("%d dials for a hundred calls at once", n)
 	}
 }
 
-// Fewer spares than before are kept when fewer are wanted.
-func TestSparesThatAreNotWantedAnyMoreGo(t *testing.T) {
+// When fewer spares are wanted, fewer are kept.
+func TestSparesThatAreNoLongerWantedAreClosed(t *testing.T) {
 	for _, transport := range []string{TransportWS, TransportH3} {
 		t.Run(transport, func(t *testing.T) {
 			r := newRig(t, transport, func(r *rig) {
@@ -442,7 +443,7 @@ func TestSparesThatAreNotWantedAnyMoreGo(t *testing.T) {
 			r.dialer.SetSpares(0)
 			most := 0
 			if transport == TransportH3 {
-				most = maxIdle // kept for whoever comes back
+				most = maxIdle // kept for the next streams
 			}
 			waitUntil(t, func() bool { return ready() <= most })
 		})

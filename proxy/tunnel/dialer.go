@@ -17,62 +17,71 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
-// A Dialer is the agent's end of the tunnel to one gateway. Set the fields before the first use; then it may be used concurrently.
+// A Dialer is the agent's end of the tunnel to one gateway. Set the fields before the first use;
+// after that it may be used concurrently.
 type Dialer struct {
-	// URL is that of the gateway, https://host[:port][/prefix]. http:// means ws without TLS, for places that are private by other means.
+	// URL is the gateway's, https://host[:port][/prefix]. http:// means ws or h2 without TLS, for
+	// networks that are private by other means.
 	URL *url.URL
 
-	// Transport is "h3", "ws", "h2", or "auto", which also the empty string means: whichever works, the first of these if several do.
+	// Transport is "h3", "ws", "h2" or "auto". Empty means "auto": whichever works, and of several
+	// the first in this order.
 	Transport string
 
-	// Unlikely are transports that are not expected to work at this gateway, because of the ingress before it: auto tries them when the others
-	// have failed, and otherwise seldom.
+	// Unlikely lists transports that are not expected to work at this gateway because of its
+	// ingress. auto tries them when all others have failed, and rarely otherwise.
 	Unlikely []string
 
-	// Carriers is how many streams get a carrier of their own, where streams can share one; 0 means DefaultCarriers.
+	// Carriers is how many streams get a carrier of their own before streams share; 0 means
+	// DefaultCarriers. It matters only where streams can share.
 	Carriers int
 
-	// TLS says whom to trust and what certificate to show; nil means the system's roots. ServerName is taken from URL if empty.
+	// TLS says whom to trust and which certificate to present; nil means the system's roots. An
+	// empty ServerName is taken from URL.
 	TLS *tls.Config
 
-	// Token is sent with every exchange; nil means none.
+	// Token returns the token to send with every exchange; nil means no token.
 	Token func() (string, error)
 
-	// Ingress is what stands before the gateway and wants credentials of its own; nil means nothing. Several Dialers may share one.
+	// Ingress adds the credentials that an ingress in front of the gateway requires; nil means
+	// none. Several Dialers may share one.
 	Ingress Ingress
 
-	// Proxy is asked, once, for the proxy through which TCP to the gateway goes: http:// and https:// by CONNECT, or socks5://. A nil URL
-	// means none. nil means what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say. With a proxy, auto does not try h3.
+	// Proxy returns the proxy for TCP to the gateway; it is called once. http:// and https://
+	// proxies are used by CONNECT, socks5:// by SOCKS. A nil URL means no proxy. A nil Proxy means
+	// the environment: HTTPS_PROXY, HTTP_PROXY and NO_PROXY. With a proxy, auto does not try h3.
 	Proxy func(gateway *url.URL) (*url.URL, error)
 
 	// DialContext dials TCP, to the gateway or its proxy; nil means a net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// Memory is how many bytes the process may have in use before QUIC connections are closed, first that over which most has come that nobody
-	// has read; 0 is no limit.
+	// Memory is how many bytes the process may have in use. Beyond it QUIC connections are closed,
+	// the one with the most unread bytes first. 0 means no limit.
 	Memory int64
 
-	// OnDial is told how each dial of a transport went, those of hellos and spares included, unless it was given up because nobody waited
-	// any more.
+	// OnDial is called after each dial of a transport, including those of hellos and spares. It is
+	// not called for dials that were canceled because nobody waited for them any more.
 	OnDial func(transport string, err error, took time.Duration)
 
-	// OnState is told when what auto uses, or knows, has changed. It must not call the Dialer.
+	// OnState is called when the transport in use, or what is known of the others, has changed. It
+	// must not call the Dialer.
 	OnState func(State)
 
-	// OnUDPBuffers is told, when h3 is first tried, how many bytes the buffers of its socket hold, where the system tells.
+	// OnUDPBuffers is called when h3 is first tried, with the sizes of its socket's buffers in
+	// bytes. It is not called where the system does not tell them.
 	OnUDPBuffers func(receive, send int)
 
 	Logger *slog.Logger // nil discards
 
 	timing   timing      // zero means defaultTiming
 	windows  windows     // zero means defaultWindows
-	proxyTLS *tls.Config // with the proxy, for tests; nil means the system's roots
+	proxyTLS *tls.Config // for TLS to the proxy, in tests; nil means the system's roots
 
 	once sync.Once
 	dialling
 }
 
-// dialling is the state of a Dialer.
+// dialling is the state of a Dialer. init sets it up once, when the first method is called.
 type dialling struct {
 	log     *slog.Logger
 	t       timing
@@ -80,12 +89,14 @@ type dialling struct {
 	route   *route
 	race    *race.Race[Welcome]
 	pools   map[string]pool
-	limiter limiter // of memory alone
+	limiter limiter // used only to read memory in use
 	spares  *spareKeeper
 	streams streamSet
-	rtt     atomic.Int64 // of the last OPEN that was answered, in nanoseconds
+	rtt     atomic.Int64 // round trip of the last OPEN that was answered, in nanoseconds
 }
 
+// init makes the state from the settings, at the first call. Every exported method calls it,
+// because a Dialer is used without a constructor.
 func (d *Dialer) init() {
 	d.once.Do(func() {
 		d.log, d.t = d.Logger, d.timing
@@ -99,7 +110,8 @@ func (d *Dialer) init() {
 		d.route = newRoute(d.URL, d.TLS, d.log)
 		d.route.dialContext, d.route.proxyTLS = d.DialContext, d.proxyTLS
 		d.findProxy()
-		background := context.Background() // what dials leave behind for others, until Close
+		// Hellos and spares outlive the dial that causes them; Close ends them.
+		background := context.Background()
 		d.race = race.New(background, race.Config[Welcome]{
 			Transports: d.candidates(), Hello: d.welcome, OnState: d.OnState, Timing: d.t.race, Log: d.log,
 		})
@@ -118,19 +130,21 @@ func (d *Dialer) init() {
 	})
 }
 
+// findProxy sets the route's proxy and logs it, without its password.
 func (d *Dialer) findProxy() {
 	d.route.findProxy(d.Proxy)
 	if d.route.proxy == nil {
 		return
 	}
 	log := d.log.With("gateway", d.route.addr(), "proxy", withoutUser(d.route.proxy))
-	log.Info("gateway is reached through a proxy")
+	log.Info("gateway reached through a proxy")
 	if t, ok := transportNamed(d.Transport); ok && t.overUDP {
-		log.Warn(t.name + " goes around the proxy, for there is no way through it for UDP")
+		log.Warn(t.name + " bypasses the proxy: UDP cannot go through it")
 	}
 }
 
-// candidates are the transports that the race chooses from.
+// candidates returns the transports that the race chooses from: the one that is set, or for auto
+// all that the URL and the proxy permit.
 func (d *Dialer) candidates() (list []race.Transport) {
 	auto := d.Transport == "" || d.Transport == TransportAuto
 	for _, t := range transports {
@@ -138,26 +152,29 @@ func (d *Dialer) candidates() (list []race.Transport) {
 			list = append(list, race.Transport{Name: t.name, HeadStart: t.headStart(d.t), Unlikely: auto && slices.Contains(d.Unlikely, t.name)})
 		}
 	}
-	if len(list) == 0 { // no such transport: each dial says so
+	if len(list) == 0 { // unknown transport: each dial returns that as its error
 		list = append(list, race.Transport{Name: d.Transport})
 	}
 	return list
 }
 
-// State says which transport is used, and why, and what is known of the others.
+// State returns the transport in use, the reason for it, and what is known of the others.
 func (d *Dialer) State() State {
 	d.init()
 	return d.race.State()
 }
 
-// maxTries is how often Dial tries: over what is ready, over a fresh carrier, and once more where another transport has taken over.
+// maxTries is how often Dial tries: over something that is ready, over a fresh carrier, and once
+// more after a change of transport.
 const maxTries = 3
 
-// Dial opens a stream and returns when the gateway has answered OPEN, which is before it dials the target.
+// Dial opens a stream. It returns when the gateway has answered OPEN, which is before the gateway
+// dials the target.
 //
-// first leaves in one flight with OPEN, so that its answer can be here after one round trip. When no answer to OPEN comes soon over what was
-// ready beforehand, or the gateway is draining, OPEN and first go again over a fresh carrier, and the caller notices nothing. So first must
-// be bytes that may arrive twice; it may be nil. ctx bounds Dial alone.
+// first is sent together with OPEN, so that its answer can arrive after one round trip; it may be
+// nil. If nothing answers OPEN soon over something that was ready, or if the gateway is draining,
+// OPEN and first are sent again over a fresh carrier, and the caller does not notice. So first must
+// be bytes that may arrive twice. ctx bounds Dial and not the stream.
 func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err error) {
 	d.init()
 	if err := d.start(); err != nil {
@@ -170,12 +187,12 @@ func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err e
 		if err == nil || !again || try == maxTries || ctx.Err() != nil {
 			return c, err
 		}
-		d.log.Debug("stream is opened again", "err", err)
+		d.log.Debug("stream not opened, trying again", "err", err)
 	}
 }
 
-// DialTCP opens a connection like those that ws and h2 stand on, through a proxy if one is set, for those who look into what is wrong. The
-// caller closes it.
+// DialTCP opens a TCP connection as ws and h2 do, through the proxy if there is one. It exists for
+// diagnosis. The caller closes the connection.
 func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
 	d.init()
 	ctx, cancel := d.bound(ctx)
@@ -183,7 +200,7 @@ func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
 	return d.route.dialTCP(ctx)
 }
 
-// start counts a dial, which Close waits for.
+// start counts a dial that Close waits for.
 func (d *Dialer) start() error {
 	if err := d.w.check(); err != nil {
 		return err
@@ -191,7 +208,7 @@ func (d *Dialer) start() error {
 	return d.streams.start()
 }
 
-// newStream makes a stream that Close knows of.
+// newStream makes a stream that Close ends, and that tells the race if it is cut.
 func (d *Dialer) newStream(x exchange.Exchange, transport string, open []byte) (*Conn, error) {
 	return d.streams.add(func(done func(*Conn)) *Conn {
 		var c *Conn
@@ -205,14 +222,16 @@ func (d *Dialer) newStream(x exchange.Exchange, transport string, open []byte) (
 	}, x.Abort)
 }
 
-// SetSpares says how many streams are to be ready, so that their OPEN can leave at once. They are made in the background, over the transport
-// that is used. 0, where a Dialer begins, means none.
+// SetSpares sets how many streams to keep ready, so that their OPEN can leave at once. They are
+// dialled in the background, over the transport in use. A Dialer starts with 0, which means none.
 func (d *Dialer) SetSpares(n int) {
 	d.init()
 	d.spares.set(n)
 }
 
-// fillSpares makes n streams ready over the transport that is used. last is the one that it was, "" for none.
+// fillSpares makes n streams ready over the transport in use, and returns that transport. last is
+// the transport of the previous call, "" if there was none; if it has changed, what was ready over
+// the old one is dropped.
 func (d *Dialer) fillSpares(ctx context.Context, last string, n int) (transport string, err error) {
 	if n == 0 && last == "" {
 		return "", nil
@@ -225,20 +244,20 @@ func (d *Dialer) fillSpares(ctx context.Context, last string, n int) (transport 
 		d.pools[last].drop()
 	}
 	if err := d.pools[chosen.Transport].fill(ctx, n); err != nil {
-		d.log.Debug("no spare made", "transport", chosen.Transport, "err", err)
+		d.log.Debug("spare not dialled", "transport", chosen.Transport, "err", err)
 		d.race.Refused(chosen, err)
 		return chosen.Transport, err
 	}
 	return chosen.Transport, nil
 }
 
-// Close cuts the streams that are open, gives those that were closed some seconds until the gateway has taken everything, and frees the
-// carriers.
+// Close cuts the open streams, gives streams that were closed in good order some seconds until the
+// gateway has read everything, and closes the carriers.
 func (d *Dialer) Close() error {
 	d.init()
-	d.spares.stop() // before the spares end, or it would make others
+	d.spares.stop() // first, or it would replace the spares that end
 	for _, c := range d.streams.close() {
-		c.Close() // those that linger are closed already, and go on
+		c.Close() // those that linger are closed already, and continue
 	}
 	d.race.Close()
 	d.spares.wait()

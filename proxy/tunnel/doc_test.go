@@ -14,7 +14,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// The examples in docs/tunnel.md are read by the codec, and mean what the page says.
+// The codec reads the examples in docs/tunnel.md, and they mean what the page says.
 func TestTheExamplesOfTheWireFormat(t *testing.T) {
 	page, err := os.ReadFile("../../docs/tunnel.md")
 	if err != nil {
@@ -52,14 +52,14 @@ func TestTheExamplesOfTheWireFormat(t *testing.T) {
 	}
 }
 
-// agentConn is the agent's end of a stream on which in arrives.
+// agentConn returns the agent's end of a stream on which in arrives.
 func agentConn(t *testing.T, in io.Reader) *Conn {
 	c := newDialled(&fakeExchange{r: in, Exchange: deadlines{}}, TransportWS, defaultTiming, openCapsule, func() {})
 	t.Cleanup(func() { c.Close() })
 	return c
 }
 
-// Each code and each status that this package can send stands on the page.
+// docs/tunnel.md names every code and status that this package can send.
 func TestTheWireFormatNamesEveryCode(t *testing.T) {
 	page, err := os.ReadFile("../../docs/tunnel.md")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
-// What the packages below say to whoever uses a tunnel.
+// Types of the packages below that users of a tunnel meet.
 type (
 	Error       = exchange.Error
 	Code        = exchange.Code
@@ -32,11 +32,12 @@ const (
 	CodeInternal = exchange.CodeInternal
 )
 
-// Explain adds a hint to an error of a dial where there is one to give.
+// Explain adds a hint to the error of a dial if there is one to give.
 func Explain(err error) error { return race.Explain(err) }
 
-// ErrCut is what a Conn returns (wrapped, with the cause) when its exchange ended without FINAL_DATA and without ERROR: what was read so far
-// may be incomplete. It is an io.ErrUnexpectedEOF, and never an io.EOF.
+// ErrCut is what a Conn returns, wrapped with its cause, when the exchange ended with neither
+// FINAL_DATA nor ERROR: what was read so far may be incomplete. It is an io.ErrUnexpectedEOF and
+// never an io.EOF.
 var ErrCut error = cutError{}
 
 type cutError struct{}
@@ -44,7 +45,8 @@ type cutError struct{}
 func (cutError) Error() string { return "stream cut" }
 func (cutError) Unwrap() error { return io.ErrUnexpectedEOF }
 
-// cut wraps why an exchange ended. The cause is told and not wrapped: an io.EOF of the exchange must not look like one of the stream.
+// cut returns ErrCut with the cause in its text. The cause is not wrapped, because an io.EOF of the
+// exchange must not look like the end of the stream.
 func cut(cause error) error {
 	if cause == nil || errors.Is(cause, ErrCut) {
 		return ErrCut

@@ -11,7 +11,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// A gateway that answers each stream with what it asks for, and an agent that asks. Without TLS, for both are in one process.
+// A gateway answers the question that arrives on each stream. There is no TLS, because both ends
+// are in one process.
 func Example() {
 	gateway := &tunnel.Server{
 		Serve: func(_ context.Context, c *tunnel.Conn, o tunnel.Open, _ tunnel.Peer) {

@@ -21,7 +21,7 @@ import (
 
 var noHTTPLog = log.New(io.Discard, "", 0)
 
-// h2Count is how many HTTP/2 connections a dialler has that live, and their streams.
+// h2Count returns how many live HTTP/2 connections the dialer has, and their streams.
 func (r *rig) h2Count() (conns, streams int) {
 	p := r.h2()
 	p.mu.Lock()
@@ -35,7 +35,7 @@ func (r *rig) h2Count() (conns, streams int) {
 	return conns, streams
 }
 
-// settle decides the race, and waits for the end of the stream of its hello.
+// settle lets the race decide, and waits until the stream of its hello has ended.
 func (r *rig) settle() {
 	r.dialer.Hello(r.t.Context())
 	for _, streams := r.h2Count(); streams > 0; _, streams = r.h2Count() {
@@ -78,7 +78,7 @@ func TestAFewStreamsShareAnHTTP2Connection(t *testing.T) {
 	}
 }
 
-// A thousand clients that come back at once are not a thousand TLS handshakes.
+// A thousand clients that reconnect at once do not cause a thousand TLS handshakes.
 func TestDialsThatComeAtOnceShareConnections(t *testing.T) {
 	r := newRig(t, "h2")
 	r.settle()
@@ -92,7 +92,7 @@ func TestDialsThatComeAtOnceShareConnections(t *testing.T) {
 	}
 }
 
-func TestWhatIsOverLeavesItsConnection(t *testing.T) {
+func TestFinishedStreamsLeaveTheirConnection(t *testing.T) {
 	r := newRig(t, "h2")
 	ends := map[string]func(c *Conn, s *served){
 		"both finish": func(c *Conn, s *served) {
@@ -158,7 +158,8 @@ func TestADeadHTTP2ConnectionIsReplaced(t *testing.T) {
 	r.dial()
 }
 
-// An agent leaves the connection of a gateway that drains before anything is refused over it, and what runs on it goes on.
+// An agent leaves the connection of a draining gateway before anything is refused over it, and its
+// streams continue.
 func TestDrainingSendsGOAWAY(t *testing.T) {
 	r := newRig(t, "h2")
 	c, s := r.dial()
@@ -180,8 +181,8 @@ func TestDrainingSendsGOAWAY(t *testing.T) {
 	}
 }
 
-// What is over h2 elsewhere offers, or speaks, HTTP/1.1 alone.
-func TestWhatDoesNotSpeakHTTP2IsTold(t *testing.T) {
+// A server may offer only HTTP/1.1 in ALPN, or speak HTTP/1.1 where the agent expects HTTP/2.
+func TestAServerWithoutHTTP2IsNamed(t *testing.T) {
 	dial := func(r *rig) error {
 		c, err := r.dialer.Dial(t.Context(), Open{}, nil)
 		if err == nil {
@@ -199,7 +200,7 @@ func TestWhatDoesNotSpeakHTTP2IsTold(t *testing.T) {
 		s.TLS.NextProtos = protos
 		s.StartTLS()
 		r := newRig(t, "h2", func(r *rig) { r.dialer.URL.Host = s.Listener.Addr().String() })
-		if err := dial(r); err == nil || !strings.HasSuffix(err.Error(), " over h2: what answered does not speak HTTP/2") {
+		if err := dial(r); err == nil || !strings.HasSuffix(err.Error(), " over h2: the server does not speak HTTP/2") {
 			t.Errorf("TLS with ALPN %v: %v", protos, err)
 		}
 		s.Close()
@@ -207,13 +208,13 @@ func TestWhatDoesNotSpeakHTTP2IsTold(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
 	r := newRig(t, "h2c", func(r *rig) { r.dialer.URL.Host = s.Listener.Addr().String() })
-	if err := dial(r); err == nil || !strings.Contains(err.Error(), "what answered does not speak HTTP/2") && !strings.Contains(err.Error(), "POST not answered") {
+	if err := dial(r); err == nil || !strings.Contains(err.Error(), "the server does not speak HTTP/2") && !strings.Contains(err.Error(), "no response to POST") {
 		t.Errorf("plain HTTP/1.1: %v", err)
 	}
 }
 
-// A web server that answers any POST with 200 is no gateway.
-func TestASuccessThatIsNoGatewaysIsNoTunnel(t *testing.T) {
+// A web server that answers every POST with 200 is not a gateway.
+func TestASuccessFromAnotherServerIsNoTunnel(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		io.WriteString(w, "<html>")
@@ -228,12 +229,13 @@ func TestASuccessThatIsNoGatewaysIsNoTunnel(t *testing.T) {
 		defer c.Close()
 		_, err = c.Opened(t.Context())
 	}
-	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Gateway || !strings.Contains(err.Error(), "answered 200 OK with text/html where a tunnel was asked for") {
+	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Gateway || !strings.Contains(err.Error(), "answered 200 OK with text/html instead of a tunnel") {
 		t.Errorf("Opened = %v", err)
 	}
 }
 
-// newFrontDoorRig is newRig with a front door before the gateway that makes HTTP/1.1 of HTTP/2.
+// newFrontDoorRig is newRig with a reverse proxy in front of the gateway that turns HTTP/2 into
+// HTTP/1.1.
 func newFrontDoorRig(t *testing.T) *rig {
 	door := httptest.NewUnstartedServer(nil)
 	door.Config.Protocols = new(http.Protocols)
@@ -255,7 +257,7 @@ func newFrontDoorRig(t *testing.T) *rig {
 	return r
 }
 
-// nginx, and others, turn a POST over HTTP/2 into one over HTTP/1.1.
+// nginx and others turn a POST over HTTP/2 into one over HTTP/1.1.
 func TestPOSTThroughAFrontDoorThatSpeaksHTTP1(t *testing.T) {
 	r := newFrontDoorRig(t)
 	if _, err := r.dialer.Hello(t.Context()); err != nil {
@@ -295,11 +297,12 @@ func TestPOSTThroughAFrontDoorThatSpeaksHTTP1(t *testing.T) {
 	c, s = r.dial()
 	s.Conn.Close()
 	if _, err := io.ReadAll(c); !errors.Is(err, ErrCut) {
-		t.Errorf("behind a cut: %v", err)
+		t.Errorf("after a cut: %v", err)
 	}
 }
 
-// The header of the answer must not wait for the body of the request to end: whoever buffers either is found out so.
+// The header of the response must not wait for the end of the request's body: that is how an agent
+// detects an intermediary that buffers.
 func TestAPOSTIsAnsweredAtOnce(t *testing.T) {
 	r := newRig(t, "h2c")
 	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
@@ -329,7 +332,8 @@ func TestAPOSTIsAnsweredAtOnce(t *testing.T) {
 	}
 }
 
-// h2c is for those who know. An upgrade to it would open a way around what an ingress checks.
+// h2c is only for clients that know of it beforehand. An upgrade to it would bypass the checks of
+// an ingress.
 func TestNoUpgradeToH2C(t *testing.T) {
 	r := newRig(t, "h2c")
 	conn, err := net.Dial("tcp", r.addr)

@@ -14,14 +14,15 @@ import (
 	"github.com/quic-go/quic-go/quicvarint"
 )
 
-// What HTTP/3 calls its streams, frames and settings, RFC 9114 and RFC 9204.
+// Types of streams, frames and settings in HTTP/3, RFC 9114 and RFC 9204.
 const (
 	streamControl, streamQPACKEncoder, streamQPACKDecoder = 0x00, 0x02, 0x03
 	frameSettings, frameGoaway                            = 0x04, 0x07
 	settingExtendedConnect                                = 0x08
 )
 
-// newHostileRig is a rig whose agent meets, over HTTP/3, what play makes of each connection.
+// newHostileRig is a rig whose agent connects over HTTP/3 to a hostile gateway: play gets each
+// connection.
 func newHostileRig(t *testing.T, play func(*quic.Conn)) *rig {
 	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -59,7 +60,7 @@ func newHostileRig(t *testing.T, play func(*quic.Conn)) *rig {
 	return r
 }
 
-// say sends bytes on unidirectional streams, one each, and ends none of them.
+// say sends each argument on a unidirectional stream of its own, and ends none of them.
 func say(c *quic.Conn, streams ...[]byte) {
 	for _, b := range streams {
 		if s, err := c.OpenUniStreamSync(c.Context()); err == nil {
@@ -68,7 +69,7 @@ func say(c *quic.Conn, streams ...[]byte) {
 	}
 }
 
-// Whatever a gateway says beside its answers, an agent takes it or leaves.
+// Whatever a gateway sends outside of its responses, the agent accepts it or closes the connection.
 func TestNothingThatAGatewaySaysCrashesTheAgent(t *testing.T) {
 	settings := []byte{streamControl, frameSettings, 2, settingExtendedConnect, 1}
 	huge := quicvarint.Append([]byte{streamControl, frameSettings}, 1<<62-1)
@@ -79,8 +80,8 @@ func TestNothingThatAGatewaySaysCrashesTheAgent(t *testing.T) {
 		"two control streams":       {[][]byte{settings, settings}, "a second stream of type 0"},
 		"two encoders":              {[][]byte{{streamQPACKEncoder}, {streamQPACKEncoder}}, "a second stream of type 2"},
 		"two decoders":              {[][]byte{{streamQPACKDecoder}, {streamQPACKDecoder}}, "a second stream of type 3"},
-		"SETTINGS twice":            {[][]byte{append(bytes.Clone(settings), settings[1:]...)}, "SETTINGS must come first, and once"},
-		"SETTINGS behind GOAWAY":    {[][]byte{{streamControl, frameGoaway, 1, 0}}, "SETTINGS must come first, and once"},
+		"SETTINGS twice":            {[][]byte{append(bytes.Clone(settings), settings[1:]...)}, "SETTINGS must come first, and only once"},
+		"SETTINGS behind GOAWAY":    {[][]byte{{streamControl, frameGoaway, 1, 0}}, "SETTINGS must come first, and only once"},
 		"SETTINGS that are cut":     {[][]byte{{streamControl, frameSettings, 1, settingExtendedConnect}}, "EOF"},
 		"endless SETTINGS":          {[][]byte{huge}, "SETTINGS of 4611686018427387903 bytes"},
 		"a frame that never ends":   {[][]byte{quicvarint.Append(append(bytes.Clone(settings), 0x21), 1<<62-1), {streamControl}}, "a second stream of type 0"},
@@ -101,14 +102,15 @@ func TestNothingThatAGatewaySaysCrashesTheAgent(t *testing.T) {
 			dialling.Go(func() { r.dialer.Dial(ctx, Open{Target: TargetBootstrap}, nil) })
 			e, ok := errors.AsType[*quic.ApplicationError](<-ended)
 			if !ok || !strings.Contains(e.ErrorMessage, tt.why) {
-				t.Errorf("the agent left with %v, want %q", e, tt.why)
+				t.Errorf("the agent closed with %v, want %q", e, tt.why)
 			}
 			cancel()
 		})
 	}
 }
 
-// A gateway has one stream of each type and no more, and what it answers to a request is bounded before it is decoded, and while it is.
+// A gateway may open one stream of each type. The size of its responses is bounded before and while
+// they are decoded.
 func TestAHostileAnswerEndsTheStream(t *testing.T) {
 	for name, tt := range map[string]struct {
 		answer []byte
@@ -117,7 +119,7 @@ func TestAHostileAnswerEndsTheStream(t *testing.T) {
 		"DATA first":          {[]byte{0x00, 1, 0}, "DATA before HEADERS"},
 		"a huge header":       {quicvarint.Append([]byte{0x01}, 1<<62-1), "more than 16384 bytes"},
 		"a header that grows": {append(quicvarint.Append([]byte{0x01}, 12002), append([]byte{0, 0}, bytes.Repeat([]byte{0xc0 | 44}, 12000)...)...), "more than 16384 bytes"},
-		"a dynamic table":     {[]byte{0x01, 3, 1, 0, 0x80}, "HTTP/3 answer"},
+		"a dynamic table":     {[]byte{0x01, 3, 1, 0, 0x80}, "HTTP/3 response"},
 		"no status":           {[]byte{0x01, 2, 0, 0}, "no :status"},
 		"an empty header":     {[]byte{0x01, 0}, "stream cut"},
 		"a long unknown":      {append(quicvarint.Append([]byte{0x21}, 1<<20), make([]byte, 1<<20)...), "stream cut"},

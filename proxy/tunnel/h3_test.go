@@ -26,7 +26,7 @@ func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
 		return len(r.h3().list), streams
 	}
 	r.dialer.Hello(t.Context())
-	for _, streams := count(); streams > 0; _, streams = count() { // its stream ends in its own time
+	for _, streams := count(); streams > 0; _, streams = count() { // the stream of its hello ends later
 		time.Sleep(time.Millisecond)
 	}
 	for i, want := range []int{1, 2, 3, 3, 3} {
@@ -85,14 +85,16 @@ func TestADeadCarrierIsReplaced(t *testing.T) {
 	r.dial()
 }
 
-// The header that a gateway's answers carry may be empty: a Server without Opened says no version.
+// The version header in a gateway's responses may be empty: a Server without Opened has no version
+// to send.
 func TestAGatewayNeedNotSayItsVersion(t *testing.T) {
 	for _, kind := range []string{"h3", "h3post", "h2", "ws"} {
 		t.Run(kind, func(t *testing.T) { newRig(t, kind, func(r *rig) { r.server.Opened = nil }).dial() })
 	}
 }
 
-// OPEN and the first bytes leave with the request, before any answer: the first answer comes after one round trip.
+// OPEN and the first bytes leave with the request, before any response, so that the first answer
+// arrives after one round trip.
 func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
 	hold := make(chan struct{})
 	r := newRig(t, "h3", func(r *rig) {
@@ -122,12 +124,12 @@ func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
 	}
 }
 
-// An agent leaves the carriers of a gateway that drains, before they are closed under it.
+// An agent leaves the carriers of a draining gateway before that closes them.
 func TestDrainingTellsTheCarriers(t *testing.T) {
 	r := newRig(t, "h3")
 	c, s := r.dial()
 	idle, other := r.dial()
-	io.WriteString(other, "x") // CloseWrite of both, so that the second carrier is free
+	io.WriteString(other, "x") // both ends CloseWrite, so that the second carrier has no streams
 	other.CloseWrite()
 	idle.CloseWrite()
 	io.ReadAll(idle)
@@ -154,7 +156,8 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 		return carriers, usable
 	}
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		if _, usable := list(); usable == 0 && now() == nil { // a balancer leads what comes from this socket to this gateway
+		// A balancer sends everything from this socket to this gateway.
+		if _, usable := list(); usable == 0 && now() == nil {
 			break
 		}
 		if time.Since(start) > 5*time.Second {
@@ -180,7 +183,7 @@ func TestDrainingTellsTheCarriers(t *testing.T) {
 	}
 }
 
-// A thousand clients that come back at once do not each get a carrier.
+// A thousand clients that reconnect at once do not get a carrier each.
 func TestABurstOfDialsSharesTheCarriers(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 4 })
 	r.dialer.Hello(t.Context())
@@ -198,7 +201,7 @@ func TestABurstOfDialsSharesTheCarriers(t *testing.T) {
 	}
 }
 
-// Carriers that a GOAWAY has closed to new streams must not keep new ones from having carriers of their own.
+// Carriers that take no new streams after a GOAWAY must not count towards Carriers.
 func TestCarriersThatWereLeftDoNotCount(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 3 })
 	for range 3 {
@@ -216,7 +219,7 @@ func TestCarriersThatWereLeftDoNotCount(t *testing.T) {
 	}
 }
 
-// Another client than ours gets answers that it can read.
+// Clients other than ours get responses that they can read.
 func TestAnyHTTP3ClientIsAnswered(t *testing.T) {
 	r := newRig(t, "h3")
 	_, client := testTLS()
@@ -227,7 +230,7 @@ func TestAnyHTTP3ClientIsAnswered(t *testing.T) {
 	}{
 		{"GET", "/", "", 404, "its tunnel is at /culvert"},
 		{"HEAD", "/", "", 404, ""},
-		{"GET", "/culvert", "", 405, "point culvert agent"},
+		{"GET", "/culvert", "", 405, "use this URL as the gateway URL"},
 		{"POST", "/culvert", "", 415, "application/octet-stream"},
 		{"GET", "/", strings.Repeat("x", exchange.MaxHeader), 431, ""},
 		{"GET", "/", strings.Repeat("x", exchange.MaxHeader-500), 404, "its tunnel"},
@@ -237,7 +240,8 @@ func TestAnyHTTP3ClientIsAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.Header.Set("X", tt.header)
-		tr := &http3.Transport{TLSClientConfig: client} // for what strangers may send is little
+		// One per request: unauthenticated peers may send little on one connection.
+		tr := &http3.Transport{TLSClientConfig: client}
 		defer tr.Close()
 		resp, err := tr.RoundTrip(req)
 		if err != nil {

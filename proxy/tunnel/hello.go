@@ -14,19 +14,23 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
-// helloSize is how much a hello sends and wants back: more than an intermediary that buffers, or drops large packets, lets through unnoticed.
+// helloSize is how many bytes a hello sends and expects back. It is large enough to expose an
+// intermediary that buffers, or a path that drops large packets.
 const helloSize = 64 << 10
 
-// Welcome is what a gateway says to a hello.
+// Welcome is the gateway's answer to a hello.
 type Welcome struct {
 	Opened
 	Tickets []Ticket
 }
 
-// maxTickets bounds the tickets of one hello. The largest clusters known have some hundreds of brokers.
+// maxTickets bounds the tickets of one hello. The largest known clusters have a few hundred
+// brokers.
 const maxTickets = 4096
 
-// Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass both ways, and returns the tickets that the gateway gives.
+// Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass in both
+// directions, and returns the tickets that the gateway gives. If it has to wait for the race, it
+// returns the hello of the winner and sends none of its own.
 func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
 	d.init()
 	chosen, err := d.race.Choose(ctx)
@@ -43,18 +47,21 @@ func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
 	return w, err
 }
 
-// welcome is a hello for the race.
+// welcome is the hello that the race uses. It always dials, because it measures the transport and
+// not what happens to be ready.
 func (d *Dialer) welcome(ctx context.Context, transport string) (Welcome, error) {
 	return d.hello(ctx, transport, true)
 }
 
-// hello finds out besides whether the other way in which a transport opens streams is the one that works. What was found holds until it fails.
+// hello says hello over one transport. If the exchange gets through and the hello still fails, it
+// tries the transport's other method of opening streams and keeps to that if it works. The first
+// attempt gets a fifth of the time, so that the second has enough left.
 func (d *Dialer) hello(ctx context.Context, transport string, fresh bool) (Welcome, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, d.t.hello, fmt.Errorf("no end of it within %v", d.t.hello))
+	ctx, cancel := context.WithTimeoutCause(ctx, d.t.hello, fmt.Errorf("not finished within %v", d.t.hello))
 	defer cancel()
 	var other func() (by string, undo func())
 	if p, ok := d.pools[transport]; ok {
-		other = p.otherWay()
+		other = p.otherMethod()
 	}
 	if other == nil {
 		w, _, err := d.helloOver(ctx, transport, fresh, d.t.hello)
@@ -70,11 +77,12 @@ func (d *Dialer) hello(ctx context.Context, transport string, fresh bool) (Welco
 		undo()
 		return Welcome{}, err
 	}
-	d.log.Info("streams are opened another way", "transport", transport, "by", by, "err", err)
+	d.log.Info("streams now opened with another method", "transport", transport, "by", by, "err", err)
 	return w, nil
 }
 
-// helloOver is a hello over one exchange, which may take as long as limit once it is dialled.
+// helloOver says hello over one exchange. limit bounds the time after the exchange is dialled;
+// dialled reports whether it got that far.
 func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, limit time.Duration) (w Welcome, dialled bool, err error) {
 	open, err := encodeOpen(Open{Target: TargetHello})
 	if err != nil {
@@ -90,9 +98,9 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 	return w, c != nil, err
 }
 
-// greet says hello on a stream, which may take as long as limit.
+// greet says hello on a stream, within limit.
 func (d *Dialer) greet(ctx context.Context, c *Conn, limit time.Duration) (w Welcome, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end of it within %v", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not finished within %v", limit))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(aLongTimeAgo) })
 	defer stop()
@@ -111,23 +119,23 @@ func (d *Dialer) greet(ctx context.Context, c *Conn, limit time.Duration) (w Wel
 		}
 		return Welcome{}, Explain(fmt.Errorf("hello to gateway %s over %s: %w", d.route.addr(), c.Transport(), err))
 	}
-	d.rtt.Store(int64(time.Since(start)) / 2) // of two round trips at least
+	d.rtt.Store(int64(time.Since(start)) / 2) // a hello takes at least two round trips
 	w.Opened = c.answer
 	return w, nil
 }
 
-// unanswered is why a hello of which nothing came back has ended.
+// unanswered is the error of a hello that got no answer, with the hint of its transport.
 func unanswered(ctx context.Context, over string) error {
 	err := context.Cause(ctx)
 	t, _ := transportNamed(over)
-	if t.silence == "" || errors.Is(err, context.Canceled) {
+	if t.silenceHint == "" || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return &hints.Error{Err: err, Remedy: t.silence}
+	return &hints.Error{Err: err, Remedy: t.silenceHint}
 }
 
-// introduce dials a carrier for streams to come, and has the gateway answer a request on it: a carrier on which none has shown credentials for a
-// while is closed there.
+// introduce dials a carrier for later streams and waits until the gateway has answered a request on
+// it: the gateway closes a carrier on which no request authenticates within timing.unauthenticated.
 func (d *Dialer) introduce(ctx context.Context, transport string) error {
 	open, err := encodeOpen(Open{Target: TargetHello})
 	if err != nil {
@@ -147,7 +155,8 @@ func (d *Dialer) introduce(ctx context.Context, transport string) error {
 	return err
 }
 
-// echo sends bytes and wants them back, and then the end.
+// echo sends helloSize bytes and expects them back, followed by io.EOF. The bytes are
+// pseudo-random, so that no intermediary can compress or cache them.
 func echo(c *Conn) error {
 	sent := make([]byte, helloSize)
 	rand.NewChaCha8([32]byte{1}).Read(sent)
@@ -167,7 +176,7 @@ func echo(c *Conn) error {
 		return fmt.Errorf("echo differs from what was sent")
 	}
 	if n, err := c.Read(got); err != io.EOF {
-		return fmt.Errorf("echo goes on after its end: %d bytes, %v", n, err) //nolint:errorlint // err may be nil
+		return fmt.Errorf("echo continues after its end: %d bytes, %v", n, err) //nolint:errorlint // err may be nil
 	}
 	return nil
 }

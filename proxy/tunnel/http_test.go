@@ -19,12 +19,12 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
-func TestTheTokenRidesInItsOwnHeader(t *testing.T) {
+func TestTheTokenHasItsOwnHeader(t *testing.T) {
 	for _, kind := range kinds {
 		token := "another"
 		r := newRig(t, kind, func(r *rig) {
 			r.dialer.Token = func() (string, error) { return token, nil }
-			r.dialer.timing.race.Hopeless, r.dialer.timing.race.HopelessMost = time.Nanosecond, time.Nanosecond
+			r.dialer.timing.race.PermanentRetry, r.dialer.timing.race.PermanentRetryMost = time.Nanosecond, time.Nanosecond
 			r.server.Authenticate = func(req *http.Request) (string, error) {
 				if req.Header.Get(headerAuthorization) != "Bearer secret" {
 					return "", errors.New("unknown token")
@@ -42,7 +42,7 @@ func TestTheTokenRidesInItsOwnHeader(t *testing.T) {
 			t.Errorf("%s: no hint at --token-file in %v", kind, err)
 		}
 		token = "secret"
-		for err != nil && t.Context().Err() == nil { // the round that has failed may still answer
+		for err != nil && t.Context().Err() == nil { // the failed round may still be answering
 			var c *Conn
 			if c, err = r.dialer.Dial(t.Context(), Open{}, nil); err == nil {
 				c.Close()
@@ -55,7 +55,7 @@ func TestTheTokenRidesInItsOwnHeader(t *testing.T) {
 	}
 }
 
-func TestTheGatewayAnswersWhoeverComesByMistake(t *testing.T) {
+func TestTheGatewayExplainsItselfToOtherClients(t *testing.T) {
 	r := newRig(t, "plain")
 	for _, tt := range []struct {
 		method, path string
@@ -65,10 +65,10 @@ func TestTheGatewayAnswersWhoeverComesByMistake(t *testing.T) {
 	}{
 		{"GET", "/", nil, 404, "this is a culvert gateway; its tunnel is at /culvert"},
 		{"GET", "/favicon.ico", nil, 404, "/culvert"},
-		{"GET", "/prefix/culvert", nil, 426, "point culvert agent here"},
-		{"PUT", "/culvert", nil, 405, "point culvert agent here"},
+		{"GET", "/prefix/culvert", nil, 426, "use this URL as the gateway URL"},
+		{"PUT", "/culvert", nil, 405, "use this URL as the gateway URL"},
 		{"POST", "/culvert", nil, 415, "application/octet-stream"},
-		{"POST", "/culvert", http.Header{"Content-Type": {"application/octet-stream"}}, 400, "keeps a request until it is whole"},
+		{"POST", "/culvert", http.Header{"Content-Type": {"application/octet-stream"}}, 400, "buffers whole requests"},
 		{"GET", "/culvert", http.Header{"Origin": {"https://evil.example"}}, 403, "https://evil.example"},
 		{"GET", "/culvert", http.Header{"Upgrade": {"websocket"}, "Connection": {"upgrade"}, "Sec-Websocket-Version": {"12"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}, 426, "Sec-WebSocket-Version"},
 	} {
@@ -104,7 +104,7 @@ func TestTCPAnswersTellOfH3(t *testing.T) {
 	}
 }
 
-// What stands where a gateway was expected is told in a sentence, with a hint.
+// If something else answers instead of a gateway, the error says what, with a hint.
 func TestWhatAnswersInsteadOfAGateway(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -114,22 +114,22 @@ func TestWhatAnswersInsteadOfAGateway(t *testing.T) {
 	}{
 		{"redirect", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://login.example.com/oauth?x=y", http.StatusFound)
-		}, "answered with a redirect (302 Found) to login.example.com, a login page?", "credentials"},
+		}, "answered with a redirect (302 Found) to login.example.com, probably a login page", "credentials"},
 		{"web page", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			io.WriteString(w, "<html>")
-		}, "answered 200 OK with text/html where a tunnel was asked for", ""},
+		}, "answered 200 OK with text/html instead of a tunnel", ""},
 		{"not found", http.NotFound, "no culvert gateway at http", "--gateway-url"},
 		{"ingress without gateway", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusBadGateway) },
-			"answered 502 Bad Gateway by something before the gateway", "is the gateway up"},
+			"something in front of the gateway answered 502 Bad Gateway", "is the gateway up"},
 		{"ingress that refuses", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) },
-			"answered 403 Forbidden by something before the gateway", "credentials"},
+			"something in front of the gateway answered 403 Forbidden", "credentials"},
 		{"broken handshake", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Upgrade", "websocket")
 			w.Header().Set("Connection", "Upgrade")
 			w.WriteHeader(http.StatusSwitchingProtocols)
 		}, "WebSocket handshake: ", ""},
-		{"silence", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no exchange within 300ms", ""},
+		{"silence", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "not connected within 300ms", ""},
 		{"closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "connection closed before the answer", ""},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestThePathOfTheURLIsAPrefix(t *testing.T) {
 	}
 }
 
-// ALPN must not offer h2: an ingress that gets the choice takes it, and there is no upgrade in h2.
+// ALPN must not offer h2: given a choice an ingress takes it, and h2 has no Upgrade.
 func TestWSOffersHTTP1Alone(t *testing.T) {
 	var offered []string
 	r := newRig(t, "ws", func(r *rig) {
@@ -206,7 +206,7 @@ func TestWSOffersHTTP1Alone(t *testing.T) {
 func TestDrainingRefusesNewStreamsAndKeepsTheOld(t *testing.T) {
 	forEachKind(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
-		if r.dialer.Transport == TransportWS { // the exchange stands, and its OPEN comes late
+		if r.dialer.Transport == TransportWS { // the exchange exists, and its OPEN comes late
 			late := r.unopened(Open{Target: TargetBootstrap})
 			r.server.drain()
 			_, err := late.Opened(t.Context())
@@ -239,13 +239,13 @@ func TestShutdownWaitsForStreamsAndThenEndsThem(t *testing.T) {
 		if err := r.server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 streams cut") {
 			t.Errorf("Shutdown = %v", err)
 		}
-		if err := <-read; !race.Draining(err) { // or the agent would think that the way is to blame
+		if err := <-read; !race.Draining(err) { // otherwise the agent would blame the network
 			t.Errorf("Read: %v, want ERROR draining", err)
 		}
 	})
 }
 
-// A gateway behind the slowest peer: a request that never ends its header, and one whose header is too long.
+// The slowest possible peers: one never ends its header, and the header of another is too long.
 func TestSlowAndLongHeadersAreRefused(t *testing.T) {
 	r := newRig(t, "plain", func(r *rig) {
 		r.server.timing = defaultTiming
@@ -273,8 +273,9 @@ func TestSlowAndLongHeadersAreRefused(t *testing.T) {
 	}
 }
 
-// A balancer goes on leading agents to a gateway that has ended its last stream. They are told, and do not find nobody.
-func TestWhoComesWhileABalancerIsLateIsTold(t *testing.T) {
+// A balancer continues to send agents to a gateway that has ended its last stream. They must get an
+// answer, and not a closed port.
+func TestADrainedGatewayTellsAgentsThatStillCome(t *testing.T) {
 	for _, kind := range []string{"ws", "h2", "h3"} {
 		t.Run(kind, func(t *testing.T) {
 			r := newRig(t, kind, func(r *rig) { r.server.Linger = time.Minute })
@@ -301,7 +302,7 @@ func TestWhoComesWhileABalancerIsLateIsTold(t *testing.T) {
 	}
 }
 
-// Who had nobody need not wait.
+// A gateway without streams need not linger.
 func TestAGatewayWithoutStreamsEndsAtOnce(t *testing.T) {
 	r := newRig(t, "plain", func(r *rig) { r.server.Linger = time.Minute })
 	resp, err := http.Get("http://" + r.addr)
@@ -323,7 +324,7 @@ func TestShutdownClosesTheListeners(t *testing.T) {
 	s := &Server{}
 	s.TLS, _ = testTLS()
 	if s.Drained() {
-		t.Error("a server that has not begun is drained")
+		t.Error("a server that has not run counts as drained")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error)

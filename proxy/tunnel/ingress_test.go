@@ -16,13 +16,13 @@ import (
 	"time"
 )
 
-// A fakeIngress gives the next of some credentials with each refusal.
+// A fakeIngress gives out its credentials in turn, the next one after each refusal.
 type fakeIngress struct {
 	mu         sync.Mutex
-	give       []string // the first is the current one
+	give       []string // the first one is current
 	authorized int
-	refused    []string // the credentials of requests, and the answers
-	proven     []bool   // whether the transport was
+	refused    []string // the credentials of refused requests, and the responses
+	proven     []bool   // Proven of each refusal
 	final      bool
 	err        error // of Authorize
 }
@@ -46,7 +46,7 @@ func (f *fakeIngress) Refused(h http.Header, e *AnswerError) (again bool) {
 	f.refused = append(f.refused, fmt.Sprintf("%s: %d %s over %s to %s", h.Get(credential), e.Status, e.Body, e.Transport, e.Header.Get("Location")))
 	e.Text, e.Remedy, e.Final = "the ingress refused "+h.Get(credential), "get a better one", f.final
 	if h.Get(credential) != f.give[0] {
-		return true // there are newer ones already
+		return true // newer credentials exist already
 	}
 	if len(f.give) == 1 {
 		return false
@@ -55,7 +55,7 @@ func (f *fakeIngress) Refused(h http.Header, e *AnswerError) (again bool) {
 	return true
 }
 
-// edge lets requests through to gateway that have the credential "good".
+// edge passes requests with the credential "good" on to gateway.
 func edge(gateway http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(credential) == "good" {
@@ -68,10 +68,12 @@ func edge(gateway http.Handler) http.HandlerFunc {
 	}
 }
 
-// newEdgeRig is a rig with an ingress before the gateway.
+// newEdgeRig is a rig with an ingress in front of the gateway.
 func newEdgeRig(t *testing.T, kind string, f *fakeIngress) *rig {
 	if kind == "h3" {
-		var gateway atomic.Pointer[Server] // its requests come over UDP, behind which nothing is known to have happened before
+		// Atomic, because requests over UDP have no happens-before edge that the race detector
+		// sees.
+		var gateway atomic.Pointer[Server]
 		r := newH3DoorRig(t, func(w http.ResponseWriter, req *http.Request) { edge(gateway.Load())(w, req) })
 		gateway.Store(r.server)
 		r.dialer.Ingress = f
@@ -91,7 +93,7 @@ func TestAnExchangeIsTriedAgainWithOtherCredentials(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			f := &fakeIngress{give: []string{"stale", "good"}}
 			r := newEdgeRig(t, kind, f)
-			// A dial alone, without the hello of the race, which is tried again just so.
+			// A dial alone, without the hello of the race, which is retried in the same way.
 			open, _ := encodeOpen(Open{Target: TargetBootstrap})
 			r.dialer.init()
 			c, _, err := r.dialer.attempt(t.Context(), r.dialer.Transport, open, false, func(c *Conn, ready bool) error {
@@ -122,7 +124,8 @@ func TestHellosAndSparesAreTriedAgainToo(t *testing.T) {
 			f.give = []string{"stale", "good"}
 			f.mu.Unlock()
 			r.dialer.SetSpares(1)
-			if r.dialer.Transport == TransportWS { // those of the others are carriers, which carry no credentials
+			// The spares of other transports are carriers, which carry no credentials.
+			if r.dialer.Transport == TransportWS {
 				p := r.dialer.pools[TransportWS].(*wsPool)
 				waitUntil(t, func() bool {
 					p.mu.Lock()
@@ -134,7 +137,7 @@ func TestHellosAndSparesAreTriedAgainToo(t *testing.T) {
 			s.returned()
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			// A carrier that is made ready beside the stream may show the same credentials.
+			// A carrier that is dialled at the same time may show the same credentials.
 			if n := len(f.refused); n < 2 || n > 2 && r.dialer.Transport == TransportWS {
 				t.Errorf("refused = %q", f.refused)
 			}
@@ -142,7 +145,7 @@ func TestHellosAndSparesAreTriedAgainToo(t *testing.T) {
 	}
 }
 
-// What is answered over a transport that has worked is said to be about something else.
+// A refusal over a transport that has worked before is marked as Proven.
 func TestATransportThatHasWorkedIsProven(t *testing.T) {
 	for _, kind := range edgeKinds {
 		t.Run(kind, func(t *testing.T) {
@@ -162,19 +165,19 @@ func TestATransportThatHasWorkedIsProven(t *testing.T) {
 	}
 }
 
-// waitUntil waits for what happens in the background.
+// waitUntil waits for something that happens in the background.
 func waitUntil(t *testing.T, happened func() bool) {
 	t.Helper()
 	for late := time.After(time.Minute); !happened(); {
 		select {
 		case <-late:
-			t.Fatal("it does not happen")
+			t.Fatal("it did not happen in time")
 		case <-time.After(time.Millisecond):
 		}
 	}
 }
 
-// An ingress that wants to be asked forever is not.
+// An ingress that asks for retries for ever does not get them.
 func TestAnExchangeIsTriedAgainAFewTimesAlone(t *testing.T) {
 	for _, kind := range edgeKinds {
 		t.Run(kind, func(t *testing.T) {
@@ -197,7 +200,7 @@ func TestAnExchangeIsTriedAgainAFewTimesAlone(t *testing.T) {
 	}
 }
 
-// What the gateway itself says is no matter for the ingress before it.
+// What the gateway itself answers is not shown to the ingress.
 func TestAnIngressIsNotToldOfTheGatewaysAnswers(t *testing.T) {
 	for _, kind := range kinds {
 		f := &fakeIngress{give: []string{"good", "better"}}
@@ -207,32 +210,32 @@ func TestAnIngressIsNotToldOfTheGatewaysAnswers(t *testing.T) {
 		})
 		_, err := r.dialer.Dial(t.Context(), Open{}, nil)
 		if err == nil || !strings.Contains(err.Error(), "gateway refused the token: unknown token") || f.refused != nil {
-			t.Errorf("%s: Dial = %v; the ingress was told of %q", kind, err, f.refused)
+			t.Errorf("%s: Dial = %v; the ingress was shown %q", kind, err, f.refused)
 		}
 	}
 }
 
-// No request ever goes where a redirect leads, and least of all its credentials.
+// No request is sent to the target of a redirect, least of all with its credentials.
 func TestNoRedirectIsFollowed(t *testing.T) {
-	stranger := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		t.Errorf("%s %s with %v reached a stranger", r.Method, r.URL, r.Header)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s with %v reached another server", r.Method, r.URL, r.Header)
 	}))
-	defer stranger.Close()
+	defer other.Close()
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		for _, kind := range []string{"plain", "h2c"} {
 			r := newRig(t, kind, func(r *rig) {
 				r.dialer.Ingress = &fakeIngress{give: []string{"secret"}}
 				r.server.init()
-				r.server.tcp.http.Handler = http.RedirectHandler(stranger.URL, status)
+				r.server.tcp.http.Handler = http.RedirectHandler(other.URL, status)
 			})
 			if _, err := r.dialer.Dial(t.Context(), Open{}, nil); err == nil {
-				t.Errorf("%s: a redirect by %d led somewhere", kind, status)
+				t.Errorf("%s: a redirect with status %d was followed", kind, status)
 			}
 		}
 	}
 }
 
-// Without credentials no transport is to blame, and none is dialled.
+// Without credentials no transport is blamed, and none is dialled.
 func TestWithoutCredentialsNothingIsDialled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dialled := 0
@@ -248,7 +251,7 @@ func TestWithoutCredentialsNothingIsDialled(t *testing.T) {
 		}
 		for _, a := range r.dialer.State().Tried {
 			if !a.NextProbe.IsZero() {
-				t.Errorf("%s is to blame: %+v", a.Transport, a)
+				t.Errorf("%s was blamed: %+v", a.Transport, a)
 			}
 		}
 		f.mu.Lock()
@@ -262,13 +265,13 @@ func TestWithoutCredentialsNothingIsDialled(t *testing.T) {
 	})
 }
 
-// A login that hangs is given up with the dial.
+// A login that hangs ends with the dial.
 func TestALoginThatHangsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := newMemRig(t, func(r *rig) { r.dialer.Ingress = hanging{} })
 		start := time.Now()
 		_, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil)
-		if took := time.Since(start); err == nil || !strings.Contains(err.Error(), "credentials for the ingress: no ") || took != defaultTiming.handshake {
+		if took := time.Since(start); err == nil || !strings.Contains(err.Error(), "credentials for the ingress: not ") || took != defaultTiming.handshake {
 			t.Errorf("Dial = %v after %v", err, took)
 		}
 	})
@@ -283,8 +286,8 @@ func (hanging) Authorize(ctx context.Context, h http.Header) error {
 
 func (hanging) Refused(http.Header, *AnswerError) bool { return false }
 
-// The edge's answers and the gateway's are told apart by more than their status.
-func TestWhoAnsweredIsSaid(t *testing.T) {
+// Errors distinguish the answers of the ingress and of the gateway by more than their status.
+func TestAnErrorSaysWhoAnswered(t *testing.T) {
 	for _, status := range []int{200, 302, 401, 403, 404, 429, 500, 502, 503} {
 		e := &AnswerError{URL: "https://kafka.example.com/culvert", Status: status, Location: "login"}
 		ours := *e

@@ -7,8 +7,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// tick is what a timer does for a stream now and then, so that no stream needs a goroutine: it sends a KEEPALIVE when this direction is idle,
-// it ends the stream when the other one is dead, and it sends what the exchange has to say by itself. It may run several times at once.
+// tick runs on a timer, so that a stream needs no goroutine of its own. It sends a KEEPALIVE if
+// this direction is idle, ends the stream if the peer is dead, and flushes what the exchange itself
+// has to send. Several ticks may run at once.
 func (c *Conn) tick() {
 	wake, alive := c.nextTick()
 	if !alive {
@@ -22,11 +23,12 @@ func (c *Conn) tick() {
 	case c.writing.lock <- struct{}{}:
 		c.keepAlive()
 		<-c.writing.lock
-	default: // a Write is in progress, and looks after what is due when it ends
+	default: // the Write in progress flushes when it ends
 	}
 }
 
-// nextTick is when tick has something to do next. alive is false when it has to end the stream now.
+// nextTick returns the time until tick has something to do. alive is false if the peer is dead: a
+// Read has waited timing.dead without a byte.
 func (c *Conn) nextTick() (wake time.Duration, alive bool) {
 	now := exchange.Clock()
 	wake = c.t.keepalive - time.Duration(now-c.writing.last.Load())
@@ -41,7 +43,8 @@ func (c *Conn) nextTick() (wake time.Duration, alive bool) {
 	return min(wake, left), left > 0
 }
 
-// keepAlive sends what is due. The caller holds writing.lock. What it cannot send stays for the next write, and an error is the next Write's too.
+// keepAlive flushes, and sends a KEEPALIVE if one is due. The caller holds writing.lock. It ignores
+// errors: what was not sent stays with the exchange, and the next Write gets the error.
 func (c *Conn) keepAlive() {
 	if c.ending.over.Load() || c.x.Flush() != nil || c.writing.open != nil {
 		return
@@ -51,9 +54,10 @@ func (c *Conn) keepAlive() {
 	}
 }
 
-// tickNow makes tick run soon, on a goroutine of its own.
+// tickNow runs tick soon, on a goroutine of its own.
 func (c *Conn) tickNow() { c.setTimer(atOnce) }
 
+// setTimer sets the time of the next tick, unless the stream has ended.
 func (c *Conn) setTimer(d time.Duration) {
 	c.ending.mu.Lock()
 	defer c.ending.mu.Unlock()

@@ -56,7 +56,8 @@ func TestAKeepaliveComesAfterFifteenIdleSeconds(t *testing.T) {
 	})
 }
 
-// The agent's process is frozen, or its network is gone without a trace: nothing comes, and nothing says so.
+// The agent's process is frozen, or its network has disappeared: nothing arrives, and nothing
+// reports it.
 func TestAPeerThatIsSilentForFortyFiveSecondsIsDead(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
@@ -76,8 +77,9 @@ func TestAPeerThatIsSilentForFortyFiveSecondsIsDead(t *testing.T) {
 	})
 }
 
-// A consumer that is paused for an hour does not read, so nothing that did not come is held against the peer.
-func TestWhileNobodyReadsNobodyIsDead(t *testing.T) {
+// A consumer that is paused for an hour does not read, so silence must not be held against the
+// peer.
+func TestAPeerIsNotDeadWhileNobodyReads(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		s.ending.timer.Stop()
@@ -90,8 +92,9 @@ func TestWhileNobodyReadsNobodyIsDead(t *testing.T) {
 	})
 }
 
-// A writer that back-pressure blocks cannot send KEEPALIVEs, and need not: its bytes are on the way.
-func TestBackPressureIsNoDeath(t *testing.T) {
+// A writer that back-pressure blocks cannot send KEEPALIVEs. It need not, because its bytes are on
+// the way.
+func TestBackPressureDoesNotEndAStream(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
 		want := random(2 << 20)
@@ -116,7 +119,7 @@ func TestBackPressureIsNoDeath(t *testing.T) {
 func TestAStreamWithoutOpenIsResetAfterTenSeconds(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c := r.unopened(Open{Target: TargetBootstrap})
-		c.writing.openSent.Store(true) // Read shall not send it
+		c.writing.openSent.Store(true) // so that Read does not send it
 		start := time.Now()
 		_, err := c.Read(make([]byte, 1))
 		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeProtocol || time.Since(start) != 10*time.Second {
@@ -131,7 +134,7 @@ func TestASpareThatFallsSilentIsDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := newMemRig(t, func(r *rig) {
 			r.dialer.timing = defaultTiming
-			r.dialer.timing.keepalive = time.Hour // none but the first
+			r.dialer.timing.keepalive = time.Hour // only the first one is sent
 		})
 		r.dialer.init()
 		c, err := r.dialer.dialFresh(t.Context(), TransportWS, nil)
@@ -150,7 +153,7 @@ func TestASpareThatFallsSilentIsDead(t *testing.T) {
 func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
-		go s.Write(make([]byte, 16<<20)) // more than windows and buffers take
+		go s.Write(make([]byte, 16<<20)) // more than windows and buffers hold
 		synctest.Wait()
 		start := time.Now()
 		if err := s.Reset(&Error{Code: CodeBroker, Message: "gone"}); err == nil || time.Since(start) != 5*time.Second {
@@ -163,7 +166,8 @@ func TestResetOfAPeerThatDoesNotReadEndsInACut(t *testing.T) {
 	})
 }
 
-// What both ends have finished waits for the peer to take it as long as that lives, but not longer than the dialler does.
+// What both ends have finished waits for the peer to read it for as long as the peer lives, but no
+// longer than the Dialer.
 func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()
@@ -174,7 +178,7 @@ func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Close()
-		time.Sleep(time.Hour) // of which the gateway's end reads nothing
+		time.Sleep(time.Hour) // the gateway's end reads nothing meanwhile
 		if n := len(r.dialer.streams.open()); n != 1 {
 			t.Fatalf("%d streams linger, want 1", n)
 		}
@@ -190,7 +194,7 @@ func TestCloseOfADialerHurriesWhatLingers(t *testing.T) {
 	})
 }
 
-// A peer that never finishes does not keep what this end has closed.
+// A peer that never finishes cannot keep alive what this end has closed.
 func TestWhatOneEndAloneHasFinishedLingersForALimitedTime(t *testing.T) {
 	for _, end := range []string{"agent", "gateway"} {
 		inBubbles(t, func(t *testing.T, r *rig) {
@@ -219,7 +223,8 @@ func TestWhatOneEndAloneHasFinishedLingersForALimitedTime(t *testing.T) {
 	}
 }
 
-// A client that never closes holds its stream open, and must not hold up the end of the gateway for all of its time to drain.
+// A client that never closes keeps its stream open, but must not hold up the shutdown of the
+// gateway for the whole drain timeout.
 func TestShutdownDoesNotWaitLongForWhatLingers(t *testing.T) {
 	inBubbles(t, func(t *testing.T, r *rig) {
 		c, s := r.dial()

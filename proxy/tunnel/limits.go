@@ -9,15 +9,17 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// Limits bound what agents can make a [Server] hold. 0 is no limit.
+// Limits bound what agents can make a [Server] hold. 0 means no limit.
 type Limits struct {
-	Streams            int   // all that have their OPEN, but for hellos, which are short
-	StreamsPerIdentity int   // those of them that one identity has
-	SparesPerIdentity  int   // what one identity holds ready, without OPEN
-	Memory             int64 // bytes in use by the process, beyond which no stream is opened; beyond twice that QUIC connections are closed
+	Streams            int // all streams with an OPEN, except hellos, which are short
+	StreamsPerIdentity int // such streams of one identity
+	SparesPerIdentity  int // streams without OPEN that one identity keeps ready
+	// Bytes the process may have in use before new streams are refused; at twice that, QUIC
+	// connections and stalled HTTP/2 streams end.
+	Memory int64
 }
 
-// Limit is the name of one of [Limits].
+// Limit names one of [Limits], in metrics and logs.
 type Limit string
 
 // The limits of a Server.
@@ -26,34 +28,37 @@ const (
 	LimitStreamsPerIdentity Limit = "streams_per_identity"
 	LimitSparesPerIdentity  Limit = "spares_per_identity"
 	LimitMemory             Limit = "memory"
-	LimitUnauthenticated    Limit = "unauthenticated" // what a peer may hold, and for how long, before a request of it has authenticated
+	// What a peer may hold, and for how long, before it has authenticated.
+	LimitUnauthenticated Limit = "unauthenticated"
 )
 
-// limitReached is a refusal by name: the agent is told what was reached, and whoever runs the gateway what raises it.
+// limitReached names the limit for whoever runs the gateway, and has the error for the agent.
 type limitReached struct {
 	limit Limit
 	err   *Error
 }
 
+// reached returns the refusal for one limit. Its text names the setting that raises the limit.
 func (l *limiter) reached(limit Limit, format string, a ...any) *limitReached {
 	return &limitReached{limit, &Error{Code: CodeLimit, Message: "the gateway's limit of " + l.names.Sprintf(format, a...)}}
 }
 
-// A limiter counts what each identity holds. An identity that holds nothing takes no place in it.
+// A limiter counts what each identity holds. An identity that holds nothing takes no memory.
 type limiter struct {
 	Limits
-	names  hints.Names  // of settings, in what agents are told
+	names  hints.Names  // names of settings, for messages to agents
 	memory func() int64 // bytes in use; nil asks the runtime
 
 	mu      sync.Mutex
 	streams int
 	of      map[string]holding
-	fresh   time.Time // when memory was last collected for an exact answer
+	fresh   time.Time // when a garbage collection was last forced for an exact figure
 }
 
+// holding is what one identity holds: streams, spares, and streams whose OPEN has not arrived.
 type holding struct{ streams, spares, waiting int }
 
-// open counts a stream, until leave is called, unless that is one too many.
+// open counts a stream until leave is called, or returns the limit that is reached.
 func (l *limiter) open(identity string) (leave func(), full *limitReached) {
 	if l.exhausted() {
 		return nil, l.reached(LimitMemory, "%d bytes of memory in use is reached; %s raises it", l.Memory, hints.MaxMemory)
@@ -70,7 +75,7 @@ func (l *limiter) open(identity string) (leave func(), full *limitReached) {
 	return func() { l.leave(identity, holding{streams: -1}) }, nil
 }
 
-// spare counts a spare, as open does a stream.
+// spare counts a spare, like open.
 func (l *limiter) spare(identity string) (leave func(), full *limitReached) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,7 +86,8 @@ func (l *limiter) spare(identity string) (leave func(), full *limitReached) {
 	return func() { l.leave(identity, holding{spares: -1}) }, nil
 }
 
-// wait counts a stream whose OPEN has not come, as open does one that has it. There may be as many as all that could become streams and spares.
+// wait counts a stream whose OPEN has not arrived, like open. There may be as many of them as could
+// become streams and spares.
 func (l *limiter) wait(identity string) (leave func(), full *limitReached) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,6 +98,7 @@ func (l *limiter) wait(identity string) (leave func(), full *limitReached) {
 	return func() { l.leave(identity, holding{waiting: -1}) }, nil
 }
 
+// leave takes h, whose counts are negative, off what identity holds.
 func (l *limiter) leave(identity string, h holding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,8 +121,10 @@ func (l *limiter) add(identity string, h holding) {
 	}
 }
 
-// exhausted reports whether more memory is in use than may be. The figure is of the last garbage collection, and as a heap that doubles is
-// collected it is never far too small. It may be too large: then it is made exact before anybody is refused, once a second at most.
+// exhausted reports whether the process has more memory in use than Memory. The runtime's figure is
+// that of the last garbage collection. It is never far too low, because a heap that has doubled is
+// collected. It may be too high, so nobody is refused before a collection has confirmed it; at most
+// one a second is forced.
 func (l *limiter) exhausted() bool {
 	if l.Memory <= 0 || l.inUse() <= l.Memory {
 		return false
@@ -132,7 +141,8 @@ func (l *limiter) exhausted() bool {
 	return l.inUse() > l.Memory
 }
 
-// inUse is what the process holds. It counts what no count of ours could: bytes that a peer sent over QUIC and nobody has read yet.
+// inUse returns the bytes of live heap and of stacks. That includes what no counter of ours could
+// see, such as bytes that a peer sent over QUIC and nobody has read.
 func (l *limiter) inUse() int64 {
 	if l.memory != nil {
 		return l.memory()

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// limited makes a gateway with limits, whose identities are what agents give as tokens, and returns the limits that it tells of.
+// limited adapts a rig to limits. Each token is an identity. told collects the limits that were
+// reported.
 func limited(l Limits) (adapt func(*rig), told *[]Limit) {
 	told = new([]Limit)
 	return func(r *rig) {
@@ -47,10 +48,10 @@ func TestALimitThatIsReachedIsNamed(t *testing.T) {
 					t.Errorf("the third stream: %v, want ERROR limit: %s", err, tt.says)
 				}
 				if len(*told) != 1 || (*told)[0] != tt.limit {
-					t.Errorf("told of %v, want %s", *told, tt.limit)
+					t.Errorf("OnLimit was called with %v, want %s", *told, tt.limit)
 				}
 				if _, err := r.dialer.Hello(t.Context()); err != nil {
-					t.Errorf("a hello is refused: %v", err)
+					t.Errorf("a hello was refused: %v", err)
 				}
 				r.stop()
 			})
@@ -66,14 +67,14 @@ func TestAStreamThatEndsMakesRoom(t *testing.T) {
 			for range 3 {
 				c, s := r.dial()
 				if _, full := r.server.limiter.open("Bearer alice"); full == nil {
-					t.Error("there is room beside the only stream")
+					t.Error("there is room for a second stream")
 				}
 				c.Close()
 				s.returned()
 				synctest.Wait()
 			}
 			if n := len(r.server.limiter.of); n != 0 {
-				t.Errorf("%d identities are kept that hold nothing", n)
+				t.Errorf("%d identities that hold nothing are still counted", n)
 			}
 			r.stop()
 		})
@@ -86,7 +87,7 @@ func TestOneIdentityLeavesRoomForOthers(t *testing.T) {
 		t.Fatal(full.err)
 	}
 	if _, full := l.open("bob"); full != nil {
-		t.Errorf("bob is refused for what alice holds: %v", full.err)
+		t.Errorf("bob was refused because of what alice holds: %v", full.err)
 	}
 }
 
@@ -106,9 +107,9 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 			t.Errorf("the gateway holds %+v, want two spares", has)
 		}
 		if len(*told) != 1 || (*told)[0] != LimitSparesPerIdentity || dials > 4 {
-			t.Errorf("told of %v after %d dials: an agent that was refused comes back at once", *told, dials)
+			t.Errorf("OnLimit was called with %v after %d dials: an agent that was refused tries again at once", *told, dials)
 		}
-		for n := range 5 { // spares become streams, and each leaves its place
+		for n := range 5 { // spares become streams, and each frees its place
 			r.dial()
 			synctest.Wait()
 			if has := r.server.limiter.of["Bearer alice"]; has.streams != n+1 || has.spares > 2 {
@@ -119,7 +120,8 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 	})
 }
 
-// What nobody can count, bytes in QUIC's receive windows and in buffers, is in the heap, and seen there.
+// Memory that no counter of ours sees, such as QUIC's receive windows, is in the heap and is
+// noticed there.
 func TestMemoryInUseIsSeen(t *testing.T) {
 	l := &limiter{Limits: Limits{Memory: 64 << 20}}
 	if l.exhausted() {
@@ -128,11 +130,11 @@ func TestMemoryInUseIsSeen(t *testing.T) {
 	held := make([]byte, 65<<20)
 	runtime.GC()
 	if !l.exhausted() {
-		t.Errorf("65 MiB are held, and %d bytes seen", l.inUse())
+		t.Errorf("65 MiB are in use, and inUse says %d bytes", l.inUse())
 	}
 	runtime.KeepAlive(held)
 	l.fresh = time.Time{}
 	if l.exhausted() {
-		t.Errorf("nothing is held any more, and %d bytes seen", l.inUse())
+		t.Errorf("nothing is in use any more, and inUse says %d bytes", l.inUse())
 	}
 }

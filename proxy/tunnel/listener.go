@@ -12,15 +12,17 @@ import (
 )
 
 const (
-	// maxAcceptDelay bounds the wait after a failed accept: without file descriptors a listener tries again until some are free.
+	// maxAcceptDelay bounds the wait after a failed accept. Without free file descriptors, for
+	// example, accept fails until some are closed.
 	maxAcceptDelay = time.Second
 
-	// logAcceptEvery is how often such a failure is logged.
+	// logAcceptEvery is the shortest time between two log lines about such failures.
 	logAcceptEvery = 10 * time.Second
 )
 
-// A sharedListener accepts connections for several HTTP servers in turn: one until the gateway drains, and then another, which tells those who come
-// anew. net/http would close the listener with the first.
+// A sharedListener accepts connections for several HTTP servers in turn: for one until the gateway
+// drains, then for another, which answers new agents that the gateway is draining. net/http would
+// close the listener together with the first server.
 type sharedListener struct {
 	ln     net.Listener
 	log    *slog.Logger
@@ -29,11 +31,12 @@ type sharedListener struct {
 	once   sync.Once
 }
 
+// newSharedListener returns a listener that accepts from ln once run is called. It owns ln.
 func newSharedListener(ln net.Listener, log *slog.Logger) *sharedListener {
 	return &sharedListener{ln: ln, log: log, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// run accepts until the listener is closed.
+// run accepts connections until the listener is closed.
 func (l *sharedListener) run() {
 	defer l.close()
 	failures := 0
@@ -61,6 +64,7 @@ func (l *sharedListener) run() {
 	}
 }
 
+// pass hands c to the server that accepts now, or closes it.
 func (l *sharedListener) pass(c net.Conn) {
 	select {
 	case l.conns <- c:
@@ -76,11 +80,12 @@ func (l *sharedListener) close() {
 	})
 }
 
-// share is the listener of one server. To close it closes nobody else's.
+// share returns a listener for one server. Closing it does not close the others.
 func (l *sharedListener) share() net.Listener {
 	return &share{sharedListener: l, shut: make(chan struct{})}
 }
 
+// A share is the listener of one of the servers.
 type share struct {
 	*sharedListener
 	shut chan struct{}
@@ -104,7 +109,7 @@ func (s *share) Close() error {
 
 func (s *share) Addr() net.Addr { return s.ln.Addr() }
 
-// A wireListener prepares the connections it accepts for carrying tunnels.
+// A wireListener wraps each connection it accepts in a Wire, sets its socket options and guards it.
 type wireListener struct {
 	net.Listener
 	log   *slog.Logger

@@ -8,14 +8,16 @@ import (
 	"time"
 )
 
-// stalledFor is how long nobody must have taken what came on a stream for the stream to be ended when memory runs out.
+// stalledFor is how long received bytes must have waited for a reader before a stream can be ended
+// for lack of memory.
 const stalledFor = time.Second
 
-// relieve ends streams of HTTP/2 while more memory is in use than limit, until ctx is done: first the one that has stood still for longest.
-// net/http holds what comes on a stream and nobody reads, up to windows.stream, and no count of ours has it. A connection would be the wrong thing
-// to end: behind an ingress it carries the streams of many agents. For QUIC there is memoryWatch, and over WebSocket the kernel holds what we do
-// not read.
-func relieve(ctx context.Context, l *limiter, r *registry, limit int64, log *slog.Logger) {
+// endStalledStreams ends HTTP/2 streams while more memory than limit is in use, the longest-stalled
+// first, until ctx is done. net/http buffers up to windows.stream of what nobody reads, and no
+// counter of ours sees it. The connection must stay, because behind an ingress it carries the
+// streams of many agents. QUIC has memoryWatch for this, and over WebSocket the kernel holds what
+// we do not read.
+func endStalledStreams(ctx context.Context, l *limiter, r *registry, limit int64, log *slog.Logger) {
 	tick := time.NewTicker(watchMemory)
 	defer tick.Stop()
 	for {
@@ -28,19 +30,19 @@ func relieve(ctx context.Context, l *limiter, r *registry, limit int64, log *slo
 			continue
 		}
 		if runtime.GC(); l.inUse() > limit {
-			endStalled(r, limit, log)
+			endMostStalled(r, limit, log)
 		}
 	}
 }
 
-// endStalled ends the stream that has stood still for longest, if one has for long enough.
-func endStalled(r *registry, limit int64, log *slog.Logger) {
+// endMostStalled ends the stream that has stalled longest, if any has for stalledFor.
+func endMostStalled(r *registry, limit int64, log *slog.Logger) {
 	worst := r.mostStalled(stalledFor)
 	if worst == nil {
 		return
 	}
-	err := &Error{Code: CodeLimit, Message: fmt.Sprintf("the gateway has too little memory for what this stream was sent and nobody took for %v", stalledFor)}
-	log.Warn("stream ended, too much memory is in use", "agent_addr", worst.RemoteAddr(), "limit", limit)
+	err := &Error{Code: CodeLimit, Message: fmt.Sprintf("the gateway is short of memory, and nobody has read what this stream received for %v", stalledFor)}
+	log.Warn("stream aborted: memory in use exceeds the limit", "agent_addr", worst.RemoteAddr(), "limit", limit)
 	worst.end(err)
-	worst.x.Abort() // and no ERROR before it: a peer that does not take that would go on holding the memory
+	worst.x.Abort() // without an ERROR: the memory would stay in use until the peer reads it
 }

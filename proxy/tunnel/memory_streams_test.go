@@ -5,11 +5,11 @@ import (
 	"testing"
 )
 
-// At twice the limit of memory, streams over HTTP/2 end that nobody reads, until
-// it is enough; those that carry go on.
+// At twice the memory limit, HTTP/2 streams that nobody reads end until there is enough memory.
+// Streams that make progress continue.
 func TestWithoutMemoryStalledStreamsOfHTTP2End(t *testing.T) {
 	const limit, opened = 24 << 20, 40
-	much := make([]byte, 8<<20) // more than a stream's window: a write ends with its stream
+	much := make([]byte, 8<<20) // more than a stream's window, so that a write ends only with its stream
 	base := inUse()
 	r := newRig(t, "h2", func(r *rig) {
 		r.server.Limits.Memory, r.server.limiter.memory = limit, func() int64 { return inUse() - base }
@@ -39,7 +39,7 @@ func TestWithoutMemoryStalledStreamsOfHTTP2End(t *testing.T) {
 		}
 		for _, s := range ends {
 			if s.ending.over.Load() {
-				s.returned() // as a gateway does, whose reads fail
+				s.returned() // as in a gateway, whose reads fail
 			}
 		}
 	}

@@ -7,21 +7,25 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// A pool makes the streams of one transport, and has some of what they need ready beforehand.
+// A pool opens the streams of one transport. It keeps some carriers or exchanges ready, so that a
+// new stream need not wait for handshakes.
 type pool interface {
-	// take makes a stream; open is its OPEN capsule, which leaves with the first write. Unless fresh is wanted, it takes what is ready, and
-	// says so: whether the gateway is still behind that is not known.
+	// take opens a stream. open is its OPEN capsule, which leaves with the first write. If fresh is
+	// false, take prefers what is ready and returns ready = true; nobody knows then whether the
+	// gateway is still reachable over it.
 	take(ctx context.Context, open []byte, fresh bool) (c *Conn, ready bool, err error)
-	// fill makes as much ready as n new streams need, and keeps no more of it for long.
+	// fill makes enough ready for n new streams and lets any surplus expire.
 	fill(ctx context.Context, n int) error
-	// drop keeps new streams off all that is there now. Those that are open go on.
+	// drop puts no new streams on anything that exists now. Open streams continue.
 	drop()
-	// otherWay is what has streams opened in another way from now on, says which, and returns what undoes that; nil where there is but one way.
-	otherWay() func() (by string, undo func())
+	// otherMethod returns a function that switches to another HTTP method for opening streams and
+	// returns the method's name and a function that switches back. It returns nil if the transport
+	// has only one method.
+	otherMethod() func() (by string, undo func())
 	close() error
 }
 
-// poolEnv is what the pools of a Dialer share.
+// poolEnv is what all pools of a Dialer share.
 type poolEnv struct {
 	*route
 	*credentials
@@ -29,13 +33,15 @@ type poolEnv struct {
 	w   windows
 	log *slog.Logger
 
-	carriers     int        // how many streams get a carrier of their own
-	spares       func() int // how many streams are to be ready
+	carriers     int        // how many streams get a carrier of their own before streams share
+	spares       func() int // how many streams should be ready
 	memory       *memoryWatch
 	onUDPBuffers func(receive, send int)
 
-	newStream  func(x exchange.Exchange, transport string, open []byte) (*Conn, error)
-	dialSpare  func(ctx context.Context, transport string) (*Conn, error) // dials a stream without OPEN
-	introduce  func(ctx context.Context, transport string) error          // dials a carrier for streams to come
-	wantSpares func()                                                     // has the spares looked after soon
+	newStream func(x exchange.Exchange, transport string, open []byte) (*Conn, error)
+	dialSpare func(ctx context.Context, transport string) (*Conn, error) // dials a stream that has no OPEN yet
+	// Dials a carrier and authenticates on it, for later streams.
+	introduce func(ctx context.Context, transport string) error
+	// Asks for the spares to be replenished soon; does not block.
+	wantSpares func()
 }

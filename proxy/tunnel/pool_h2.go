@@ -17,15 +17,16 @@ import (
 // TransportH2 names POST over HTTP/2 in settings, logs and metrics.
 const TransportH2 = "h2"
 
-// maxShared is how many streams share an HTTP/2 connection before there are Dialer.Carriers of them. What TCP loses holds up all of its streams, and
-// a connection of its own for each would be a TLS handshake for each.
+// maxShared is how many streams share an HTTP/2 connection while there are fewer than
+// Dialer.Carriers connections. One packet that TCP loses delays all streams of its connection, but
+// a connection per stream would cost a TLS handshake each.
 const maxShared = 8
 
-// An h2Carrier is an HTTP/2 connection to the gateway, or one that is being dialled.
+// An h2Carrier is an HTTP/2 connection to the gateway, possibly still being dialled.
 type h2Carrier struct {
-	giveUp context.CancelFunc // ends the dial
+	giveUp context.CancelFunc // cancels the dial
 
-	ready chan struct{} // closed when these are set
+	ready chan struct{} // closed when the fields below are set
 	conn  net.Conn
 	http  *http.ClientConn
 	err   error
@@ -37,7 +38,8 @@ func (c *h2Carrier) state() *carrierState { return &c.carrierState }
 func (c *h2Carrier) dead() bool           { return c.isReady() && (c.err != nil || c.http.Err() != nil) }
 func (c *h2Carrier) usable() bool         { return true }
 
-// room is how many streams the connection may carry at once: fewer than ours if the peer says so, and none after a GOAWAY.
+// room returns how many streams the connection may carry at once: fewer than maxStreams if the peer
+// says so, and none after a GOAWAY.
 func (c *h2Carrier) room() int {
 	if !c.isReady() {
 		return maxShared
@@ -49,6 +51,7 @@ func (c *h2Carrier) room() int {
 	return min(maxStreams, free+c.http.InFlight())
 }
 
+// isReady reports whether the dial has ended.
 func (c *h2Carrier) isReady() bool {
 	select {
 	case <-c.ready:
@@ -58,7 +61,8 @@ func (c *h2Carrier) isReady() bool {
 	}
 }
 
-// close ends a connection, also one that is being dialled.
+// close closes the connection. If it is still being dialled, close cancels the dial and waits for
+// its end.
 func (c *h2Carrier) close() {
 	c.giveUp()
 	if <-c.ready; c.err == nil {
@@ -66,7 +70,7 @@ func (c *h2Carrier) close() {
 	}
 }
 
-// h2Pool are the HTTP/2 connections of a Dialer. Idle ones close by themselves.
+// h2Pool holds the HTTP/2 connections of a Dialer. net/http closes idle ones.
 type h2Pool struct {
 	env *poolEnv
 
@@ -74,7 +78,9 @@ type h2Pool struct {
 	tasks sync.WaitGroup
 }
 
-// take opens a POST. It returns when the request is on its way; the answer is awaited in the background.
+// take opens a POST. It returns when the request has been sent; the response is read in the
+// background. A connection may reach its end in the moment in which it is chosen, so take tries
+// several times.
 func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, ready bool, err error) {
 	header, err := p.env.header(ctx)
 	if err != nil {
@@ -97,7 +103,8 @@ func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, re
 	}
 }
 
-// fill sees to it that n streams find connections that few share.
+// fill dials connections until n streams would find one with few streams on it, or there are enough
+// connections.
 func (p *h2Pool) fill(ctx context.Context, n int) error {
 	for range n {
 		p.mu.Lock()
@@ -113,9 +120,10 @@ func (p *h2Pool) fill(ctx context.Context, n int) error {
 	return nil
 }
 
-// easy is how many streams find connections that fewer than maxShared share. The caller holds mu.
+// easy returns how many streams the connections can take before each has maxShared. The caller
+// holds mu.
 func (p *h2Pool) easy() (n int) {
-	p.leastLoaded() // forgets the dead
+	p.leastLoaded() // removes dead connections
 	for _, c := range p.list {
 		if !c.left {
 			n += max(0, min(maxShared, c.room())-c.streams)
@@ -124,19 +132,21 @@ func (p *h2Pool) easy() (n int) {
 	return n
 }
 
+// drop leaves all connections. Those without streams are closed.
 func (p *h2Pool) drop() {
 	for _, c := range p.all() {
 		p.leave(c)
 	}
 }
 
-// otherWay is nil: there is but one way to POST.
-func (p *h2Pool) otherWay() func() (by string, undo func()) { return nil }
+// otherMethod returns nil: HTTP/2 streams are always opened with POST.
+func (p *h2Pool) otherMethod() func() (by string, undo func()) { return nil }
 
-// maxStale is how many connections may turn out to be at their end in the moment when they were chosen.
+// maxStale is how many chosen connections may turn out to be closing before take gives up.
 const maxStale = 3
 
-// post sends a request over a connection, on which the stream is counted already. It fails only before the request has left.
+// post sends a request over a connection on which the stream is already counted. It returns an
+// error only if the request has not left.
 func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (exchange.Exchange, error) {
 	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the request outlives the dial
 	x := exchange.NewPost(c.conn.LocalAddr(), c.conn.RemoteAddr(), func(bool) { cancel() })
@@ -166,7 +176,7 @@ func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (ex
 		return nil, context.Cause(ctx)
 	case err := <-failed:
 		select {
-		case <-left: // and was answered at once
+		case <-left: // and has been answered already
 			return x, nil
 		default:
 			x.Abort()
@@ -175,8 +185,10 @@ func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (ex
 	}
 }
 
-// conn returns a connection with room for a stream, and counts that stream: the least loaded one unless it has maxShared streams, a new one
-// until there are Dialer.Carriers, the least loaded one again, or a new one when all are full.
+// conn returns a connection with room for a stream, and counts that stream. It prefers the least
+// loaded connection, as long as that has fewer than maxShared streams; then a new connection, up to
+// Dialer.Carriers; then again the least loaded one; and a new one if all are full. ready reports
+// whether the connection stood already. If a dial fails, an existing connection with room will do.
 func (p *h2Pool) conn(ctx context.Context, fresh bool) (c *h2Carrier, ready bool, err error) {
 	c, ready = p.choose(ctx, fresh)
 	select {
@@ -195,6 +207,7 @@ func (p *h2Pool) conn(ctx context.Context, fresh bool) (c *h2Carrier, ready bool
 	return nil, false, c.err
 }
 
+// choose returns the connection for conn, and starts to dial one if needed.
 func (p *h2Pool) choose(ctx context.Context, fresh bool) (c *h2Carrier, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -206,7 +219,8 @@ func (p *h2Pool) choose(ctx context.Context, fresh bool) (c *h2Carrier, ready bo
 	return c, c.isReady()
 }
 
-// useLeastLoaded returns nil when no connection stands that has room.
+// useLeastLoaded counts a stream on the least loaded connection that is established. It returns nil
+// if none has room.
 func (p *h2Pool) useLeastLoaded() *h2Carrier {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -218,13 +232,15 @@ func (p *h2Pool) useLeastLoaded() *h2Carrier {
 	return c
 }
 
-// leave puts no more streams on a connection over which a request was refused for now: another may lead to a gateway that takes it.
+// leave puts no more streams on a connection over which a request was refused temporarily. A new
+// connection may lead to a gateway that accepts it.
 func (p *h2Pool) leave(c *h2Carrier) {
 	if p.carriers.leave(c) {
 		c.close()
 	}
 }
 
+// free takes a stream off a connection. One that was left is closed with its last stream.
 func (p *h2Pool) free(c *h2Carrier) {
 	p.mu.Lock()
 	c.streams--
@@ -235,6 +251,7 @@ func (p *h2Pool) free(c *h2Carrier) {
 	}
 }
 
+// close closes all connections and waits for their goroutines.
 func (p *h2Pool) close() error {
 	p.mu.Lock()
 	list := p.list
@@ -247,8 +264,8 @@ func (p *h2Pool) close() error {
 	return nil
 }
 
-// connect dials a connection in the background, for whoever waits for it: that the first of them gives up is no reason to. The caller holds
-// mu.
+// connect dials a connection in the background. Several callers may wait for it, so the dial
+// continues if the first one gives up. The caller holds mu.
 func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.env.t.handshake)
 	c := &h2Carrier{giveUp: cancel, ready: make(chan struct{})}
@@ -261,6 +278,7 @@ func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
 	return c
 }
 
+// dial connects, makes TLS, and starts HTTP/2.
 func (p *h2Pool) dial(ctx context.Context) (net.Conn, *http.ClientConn, error) {
 	tcp, err := p.env.dialTCP(ctx)
 	if err != nil {
@@ -279,7 +297,7 @@ func (p *h2Pool) dial(ctx context.Context) (net.Conn, *http.ClientConn, error) {
 	return conn, c, nil
 }
 
-// secure is TLS on tcp, unless the URL wants none.
+// secure makes TLS of tcp, unless the URL is http://.
 func (p *h2Pool) secure(ctx context.Context, tcp net.Conn) (net.Conn, error) {
 	if p.env.url.Scheme == "http" {
 		return tcp, nil
@@ -298,7 +316,8 @@ func (p *h2Pool) secure(ctx context.Context, tcp net.Conn) (net.Conn, error) {
 	return t, nil
 }
 
-// start makes conn an HTTP/2 connection. A Transport of its own for each lets conn be dialled by us.
+// start makes an HTTP/2 connection of conn. Each has an http.Transport of its own, because that is
+// how net/http accepts a connection that we have dialled.
 func (p *h2Pool) start(ctx context.Context, conn net.Conn) (*http.ClientConn, error) {
 	dialled := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
 	t := &http.Transport{
@@ -315,7 +334,8 @@ func (p *h2Pool) start(ctx context.Context, conn net.Conn) (*http.ClientConn, er
 	return t.NewClientConn(ctx, p.env.url.Scheme, p.env.addr())
 }
 
-// idle is how long an HTTP/2 connection stands without streams. What is to be ready must not be made anew each minute.
+// idle returns how long a connection without streams is kept. It is longer if spares are wanted, so
+// that they are not dialled anew every minute.
 func (p *h2Pool) idle() time.Duration {
 	if p.env.spares() > 0 {
 		return 10 * p.env.t.idle

@@ -21,49 +21,53 @@ import (
 const TransportH3 = "h3"
 
 const (
-	// DefaultCarriers is how many streams get a carrier of their own before they share. One QUIC connection is one congestion window, and
-	// quic-go's is NewReno's: at 20 ms and 0.5 % loss one connection per Kafka connection carried 11 MB/s where one per broker carried 4.
+	// DefaultCarriers is how many streams get a carrier of their own before streams share. Each
+	// QUIC connection has one congestion window, and quic-go uses NewReno: at 20 ms and 0.5 % loss,
+	// one QUIC connection per Kafka connection carried 11 MB/s where one per broker carried 4.
 	DefaultCarriers = 16
 
 	// maxIdle is how many carriers without streams are kept for longer than timing.idle.
 	maxIdle = 2
 )
 
-// h3Pool are the QUIC connections of a Dialer. Those that have no stream are its spares.
+// h3Pool holds the QUIC connections of a Dialer. Those without a stream are its spares.
 type h3Pool struct {
-	env  *poolEnv
-	post atomic.Bool // POST opens streams also where SETTINGS allow extended CONNECT: a hello has found out that only POST gets through
+	env *poolEnv
+	// Open streams with POST although SETTINGS allow extended CONNECT, because a hello found that
+	// only POST gets through.
+	post atomic.Bool
 
 	sockets udpSockets
 	buffers bufferReport
 
 	carriers[*h3Carrier]
-	keep    int           // how many without streams are wanted; guarded by mu
+	keep    int           // how many carriers without streams are wanted; guarded by mu
 	dialled int           // dials in progress; guarded by mu
-	change  chan struct{} // closed when one has ended; nil if nobody waits; guarded by mu
+	change  chan struct{} // closed when a dial has ended; nil if nobody waits; guarded by mu
 	tasks   sync.WaitGroup
 }
 
-// An h3Carrier is a QUIC connection to the gateway, as an HTTP/3 client has it.
+// An h3Carrier is the client's end of a QUIC connection to the gateway.
 type h3Carrier struct {
 	conn     *quic.Conn
-	stale    time.Duration // how long it may be silent
-	settings chan struct{} // closed when SETTINGS came
-	read     atomic.Uint64 // bytes of its streams
+	stale    time.Duration // usable returns false after this much silence
+	settings chan struct{} // closed when SETTINGS have arrived
+	read     atomic.Uint64 // bytes read from its streams
 	extended bool          // SETTINGS allow extended CONNECT; valid after settings is closed
 
 	// Guarded by carriers.mu.
 	carrierState
 	idle    *time.Timer
-	packets uint64 // that had come when we looked last
-	heard   int64  // the clock when we saw that more had come
+	packets uint64 // received when usable looked last
+	heard   int64  // exchange.Clock when usable saw that more had arrived
 }
 
 func (c *h3Carrier) state() *carrierState { return &c.carrierState }
 func (c *h3Carrier) dead() bool           { return c.conn.Context().Err() != nil }
 func (c *h3Carrier) room() int            { return maxStreams }
 
-// usable reports whether packets have come lately. QUIC's keep-alive sees to it that some do.
+// usable reports whether packets have arrived lately. QUIC's own keep-alive makes sure that some do
+// on a connection that works.
 func (c *h3Carrier) usable() bool {
 	if n := c.conn.ConnectionStats().PacketsReceived; n != c.packets {
 		c.packets, c.heard = n, exchange.Clock()
@@ -71,12 +75,14 @@ func (c *h3Carrier) usable() bool {
 	return time.Duration(exchange.Clock()-c.heard) <= c.stale
 }
 
+// close closes the connection; its streams are cut.
 func (c *h3Carrier) close() {
 	c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 }
 
 func newH3Pool(e *poolEnv) *h3Pool { return &h3Pool{env: e} }
 
+// take opens a stream. The request is not sent yet: it leaves with OPEN and the first bytes.
 func (p *h3Pool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, ready bool, err error) {
 	if p.env.url.Scheme != "https" {
 		return nil, false, errors.New("h3 needs an https:// URL")
@@ -97,7 +103,8 @@ func (p *h3Pool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, re
 	return c, ready, err
 }
 
-// open opens a request stream. The request leaves with the first write, and its answer is read by the first read.
+// open opens a request stream on c, on which the stream is already counted. The request leaves with
+// the first write, and the first read reads its response.
 func (p *h3Pool) open(ctx context.Context, c *h3Carrier, header http.Header) (exchange.Exchange, error) {
 	stream, err := c.conn.OpenStreamSync(ctx)
 	if err != nil {
@@ -109,9 +116,9 @@ func (p *h3Pool) open(ctx context.Context, c *h3Carrier, header http.Header) (ex
 	return exchange.NewH3(c.conn, stream, request, &c.read, func() { p.free(c) }, refused), nil
 }
 
-// otherWay has POST open streams, or extended CONNECT again. Some front doors refuse extended CONNECT, and some accept it and then carry nothing;
-// then a POST may get through.
-func (p *h3Pool) otherWay() func() (by string, undo func()) {
+// otherMethod switches between extended CONNECT and POST. Some intermediaries refuse extended
+// CONNECT, and some accept it and then carry nothing; a POST may get through both.
+func (p *h3Pool) otherMethod() func() (by string, undo func()) {
 	return func() (string, func()) {
 		post := !p.post.Load()
 		p.post.Store(post)
@@ -123,8 +130,9 @@ func (p *h3Pool) otherWay() func() (by string, undo func()) {
 	}
 }
 
-// carrier returns a carrier with room for a stream, and counts that stream: an idle one, a new one until there are Dialer.Carriers, the least
-// loaded one, or again a new one when all are full.
+// carrier returns a carrier with room for a stream, and counts that stream. It prefers one without
+// streams; then a new one, up to Dialer.Carriers; then the least loaded one; and a new one if all
+// are full. If a dial fails, an existing carrier with room will do.
 func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *h3Carrier, ready bool, err error) {
 	for {
 		c, dialled := p.find(fresh)
@@ -153,8 +161,8 @@ func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *h3Carrier, ready b
 	return nil, false, err
 }
 
-// find returns a carrier for a stream, or what is closed when a dial has ended that is worth waiting for, or neither: then it has counted a dial
-// for the caller to make.
+// find returns a carrier for a stream, or a channel that is closed when a dial in progress ends, or
+// neither. In the last case the caller must dial, and find has counted that dial.
 func (p *h3Pool) find(fresh bool) (c *h3Carrier, dialled <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -173,7 +181,7 @@ func (p *h3Pool) find(fresh bool) (c *h3Carrier, dialled <-chan struct{}) {
 	return nil, nil
 }
 
-// waitForDial returns what is closed when a dial in progress has ended. The caller holds mu.
+// waitForDial returns a channel that is closed when a dial in progress ends. The caller holds mu.
 func (p *h3Pool) waitForDial() <-chan struct{} {
 	if p.change == nil {
 		p.change = make(chan struct{})
@@ -181,7 +189,7 @@ func (p *h3Pool) waitForDial() <-chan struct{} {
 	return p.change
 }
 
-// add makes a carrier, which is counted as dialled already, and counts a stream of it.
+// add dials a carrier, for a dial that find has counted, and counts a stream on it.
 func (p *h3Pool) add(ctx context.Context) (*h3Carrier, error) {
 	c, err := p.dial(ctx)
 	p.mu.Lock()
@@ -200,6 +208,7 @@ func (p *h3Pool) add(ctx context.Context) (*h3Carrier, error) {
 	return c, nil
 }
 
+// fill dials carriers until n of them have no streams, or there are enough carriers.
 func (p *h3Pool) fill(ctx context.Context, n int) error {
 	p.setKeep(n)
 	for range n {
@@ -217,7 +226,8 @@ func (p *h3Pool) fill(ctx context.Context, n int) error {
 	return nil
 }
 
-// setKeep says how many carriers without streams are wanted. When those are fewer than before, the others are idle from now on.
+// setKeep sets how many carriers without streams are wanted. If that is fewer than before, the idle
+// time of all unused carriers starts again, and retire closes the surplus.
 func (p *h3Pool) setKeep(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,6 +240,8 @@ func (p *h3Pool) setKeep(n int) {
 	}
 }
 
+// drop leaves all carriers, and their socket: behind a balancer that hashes addresses, a new socket
+// may lead to another gateway.
 func (p *h3Pool) drop() {
 	for _, c := range p.all() {
 		p.leave(c)
@@ -237,7 +249,7 @@ func (p *h3Pool) drop() {
 	p.sockets.leave(nil)
 }
 
-// use counts a stream. The caller holds mu.
+// use counts a stream on c. The caller holds mu.
 func (p *h3Pool) use(c *h3Carrier) {
 	c.streams++
 	if c.idle != nil {
@@ -246,7 +258,8 @@ func (p *h3Pool) use(c *h3Carrier) {
 	}
 }
 
-// free takes a stream off a carrier. One that has none left is closed after a while, unless it is one of the few that are kept.
+// free takes a stream off a carrier. A carrier without streams is closed after a while, unless it
+// is one of those that are kept.
 func (p *h3Pool) free(c *h3Carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -261,7 +274,7 @@ func (p *h3Pool) free(c *h3Carrier) {
 	c.idle = time.AfterFunc(after, func() { p.retire(c) })
 }
 
-// ended forgets a carrier, and with it what came over it and was not read.
+// ended removes a carrier that has ended. That also frees what it had received and nobody had read.
 func (p *h3Pool) ended(c *h3Carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -271,6 +284,7 @@ func (p *h3Pool) ended(c *h3Carrier) {
 	p.leastLoaded()
 }
 
+// retire closes an idle carrier, unless it is one of those that are kept.
 func (p *h3Pool) retire(c *h3Carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -281,6 +295,7 @@ func (p *h3Pool) retire(c *h3Carrier) {
 	c.close()
 }
 
+// close closes all carriers and waits for their goroutines.
 func (p *h3Pool) close() error {
 	p.mu.Lock()
 	for _, c := range p.list {
@@ -295,7 +310,8 @@ func (p *h3Pool) close() error {
 	return p.sockets.leave(nil)
 }
 
-// dial makes a carrier that is ready for requests. It tries the gateway's addresses one after the other.
+// dial makes a carrier that is ready for requests. It tries the gateway's addresses one after the
+// other.
 func (p *h3Pool) dial(ctx context.Context) (*h3Carrier, error) {
 	host, port, _ := net.SplitHostPort(p.env.addr())
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -316,7 +332,7 @@ func (p *h3Pool) dial(ctx context.Context) (*h3Carrier, error) {
 	return nil, err
 }
 
-// dialAt spends its share of the time on one of n addresses.
+// dialAt dials one of n remaining addresses, within its share of the time.
 func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*h3Carrier, error) {
 	if by, ok := ctx.Deadline(); ok && n > 1 {
 		var cancel context.CancelFunc
@@ -350,7 +366,9 @@ func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*h3Carri
 	return c, nil
 }
 
-// ready sends our SETTINGS and waits for the gateway's.
+// ready sends our SETTINGS and waits for the gateway's, which say whether extended CONNECT is
+// allowed (RFC 9220 §3). A gateway sends them with its part of the handshake, so that this costs no
+// extra round trip.
 func (p *h3Pool) ready(ctx context.Context, c *h3Carrier, s *udpSocket) error {
 	if _, err := exchange.OpenControl(c.conn, false); err != nil {
 		return err
@@ -375,7 +393,7 @@ func (p *h3Pool) ready(ctx context.Context, c *h3Carrier, s *udpSocket) error {
 	return nil
 }
 
-// leave puts no more streams on a carrier, and closes it when it has none.
+// leave puts no more streams on a carrier, and closes it if it has none.
 func (p *h3Pool) leave(c *h3Carrier) {
 	if p.carriers.leave(c) {
 		c.close()

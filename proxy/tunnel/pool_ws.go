@@ -21,26 +21,31 @@ import (
 // TransportWS names WebSocket over HTTP/1.1 in settings, logs and metrics.
 const TransportWS = "ws"
 
-// wsPool has upgraded sockets, on which no OPEN was sent, as spares. Both ends send KEEPALIVEs on them.
+// wsPool holds spares: upgraded WebSockets on which no OPEN has been sent. Both ends send
+// KEEPALIVEs on them.
 type wsPool struct {
 	env *poolEnv
 
-	mu     sync.Mutex
-	spares []*spare
-	full   time.Time // until then the gateway is not asked to hold more
-	tasks  sync.WaitGroup
+	mu           sync.Mutex
+	spares       []*spare
+	refusedUntil time.Time // the gateway has refused a spare for a limit: dial no more until then
+	tasks        sync.WaitGroup
 }
 
-// whileFull is how long an agent whose spare the gateway refused for a limit makes no more: each costs a handshake, and streams go without.
-const whileFull = time.Minute
+// spareBackoff is how long no spares are dialled after the gateway has refused one for a limit.
+// Each attempt would cost a handshake; new streams dial for themselves meanwhile.
+const spareBackoff = time.Minute
 
-// A spare is a stream without OPEN. Its goroutine reads until it is taken, so that it is known to be alive or gone.
+// A spare is a stream without OPEN. A goroutine reads from it until it is taken, so that its end is
+// noticed.
 type spare struct {
 	*Conn
-	over chan struct{} // closed when nothing reads any more
-	err  error         // valid after over: why; a timeout if it was taken
+	over chan struct{} // closed when the goroutine has ended
+	err  error         // valid after over: why it ended; a timeout if the spare was taken
 }
 
+// take returns the newest spare that is alive, or dials. A spare that has died is closed, and the
+// next one tried.
 func (p *wsPool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, ready bool, err error) {
 	for !fresh {
 		s := p.pop()
@@ -60,7 +65,7 @@ func (p *wsPool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, re
 	return c, false, err
 }
 
-// pop takes the spare that was made last: the others are more likely to be dead.
+// pop removes and returns the newest spare; older ones are more likely to be dead.
 func (p *wsPool) pop() *spare {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -73,11 +78,12 @@ func (p *wsPool) pop() *spare {
 	return s
 }
 
+// fill dials spares until there are n.
 func (p *wsPool) fill(ctx context.Context, n int) error {
 	p.trim(n)
-	for range n { // and not until there are n: they may die as fast as they are made
+	for range n { // n attempts and not until there are n: spares may die as fast as they are dialled
 		p.mu.Lock()
-		enough := len(p.spares) >= n || time.Now().Before(p.full)
+		enough := len(p.spares) >= n || time.Now().Before(p.refusedUntil)
 		p.mu.Unlock()
 		if enough {
 			return nil
@@ -91,18 +97,19 @@ func (p *wsPool) fill(ctx context.Context, n int) error {
 	return nil
 }
 
-// trim closes all spares but the n that were made last.
+// trim closes all spares except the n newest.
 func (p *wsPool) trim(n int) {
 	p.mu.Lock()
 	more := max(0, len(p.spares)-n)
 	surplus := p.spares[:more]
-	p.spares = slices.Clone(p.spares[more:]) // or its array would keep the others in memory
+	p.spares = slices.Clone(p.spares[more:]) // a copy, so that the old array does not keep the others in memory
 	p.mu.Unlock()
 	for _, s := range surplus {
 		s.Close()
 	}
 }
 
+// add keeps c as a spare.
 func (p *wsPool) add(c *Conn) {
 	s := &spare{Conn: c, over: make(chan struct{})}
 	p.mu.Lock()
@@ -111,7 +118,7 @@ func (p *wsPool) add(c *Conn) {
 	p.tasks.Go(func() { p.watch(s) })
 }
 
-// watch reads from a spare, for which only KEEPALIVEs can come, until it is taken or gone.
+// watch reads from a spare until it is taken or ends. Only KEEPALIVEs can arrive.
 func (p *wsPool) watch(s *spare) {
 	start := time.Now()
 	s.err = s.keepReady()
@@ -122,7 +129,7 @@ func (p *wsPool) watch(s *spare) {
 	p.mu.Lock()
 	p.spares = slices.DeleteFunc(p.spares, func(other *spare) bool { return other == s })
 	if e, ok := errors.AsType[*Error](s.err); ok && e.Code == CodeLimit {
-		p.full = time.Now().Add(whileFull)
+		p.refusedUntil = time.Now().Add(spareBackoff)
 	}
 	p.mu.Unlock()
 	s.Close()
@@ -131,7 +138,8 @@ func (p *wsPool) watch(s *spare) {
 	}
 }
 
-// use makes a stream of a spare, and reports whether it was alive.
+// use turns a spare into a stream and reports whether it was alive. It stops the spare's goroutine
+// with a read deadline in the past.
 func (s *spare) use(open []byte) bool {
 	s.x.SetReadDeadline(aLongTimeAgo)
 	<-s.over
@@ -143,9 +151,10 @@ func (s *spare) use(open []byte) bool {
 
 func (p *wsPool) drop() { p.trim(0) }
 
-// otherWay is nil: there is but one way to upgrade.
-func (p *wsPool) otherWay() func() (by string, undo func()) { return nil }
+// otherMethod returns nil: there is only one way to upgrade.
+func (p *wsPool) otherMethod() func() (by string, undo func()) { return nil }
 
+// close closes the spares and waits for their goroutines.
 func (p *wsPool) close() error {
 	p.drop()
 	p.tasks.Wait()
@@ -171,14 +180,14 @@ func (p *wsPool) dial(ctx context.Context) (exchange.Exchange, error) {
 	return x, nil
 }
 
-// upgrade makes a WebSocket of a TCP connection.
+// upgrade makes a WebSocket of a TCP connection. The wire lies below TLS, see [exchange.Wire].
 func (p *wsPool) upgrade(ctx context.Context, w *exchange.Wire, header http.Header) (exchange.Exchange, error) {
 	stop := context.AfterFunc(ctx, func() { w.SetDeadline(aLongTimeAgo) })
 	defer stop()
 	conn := net.Conn(w)
 	if p.env.url.Scheme != "http" {
 		cfg := p.env.tls.Clone()
-		cfg.NextProtos = []string{"http/1.1"} // an ingress that gets the choice takes h2, where there is no upgrade
+		cfg.NextProtos = []string{"http/1.1"} // given a choice an ingress takes h2, which has no Upgrade
 		t := tls.Client(w, cfg)
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, fmt.Errorf("TLS handshake: %w", err)
@@ -195,14 +204,14 @@ func (p *wsPool) upgrade(ctx context.Context, w *exchange.Wire, header http.Head
 	return exchange.NewWS(w, conn, true, early), nil
 }
 
-// handshake asks for the upgrade, and returns what came behind the answer.
+// handshake sends the upgrade request, and returns the bytes that arrived after the response.
 func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) (early []byte, err error) {
 	var answer *AnswerError
 	h := ws.Dialer{
 		Protocols: []string{exchange.WSProtocol},
 		Header:    ws.HandshakeHeaderHTTP(header),
 		OnStatusError: func(_ int, _ []byte, resp io.Reader) {
-			w.SetReadDeadline(time.Now().Add(time.Second)) // for the body, whose end may never come
+			w.SetReadDeadline(time.Now().Add(time.Second)) // the body may never end
 			answer = exchange.ReadAnswer(resp)
 		},
 	}
@@ -226,11 +235,12 @@ func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) 
 	return early, nil
 }
 
-// errSpareAnswered says that something came on a spare that has no place there.
-var errSpareAnswered = errors.New("an answer where nothing was asked")
+// errSpareAnswered is the error for an OPENED on a spare, where no OPEN was sent.
+var errSpareAnswered = errors.New("unexpected OPENED on a spare")
 
-// keepReady says with a KEEPALIVE that this stream's OPEN comes later, and then reads until something ends that: a timeout when the read
-// deadline was set to the past.
+// keepReady tells the gateway with a KEEPALIVE that OPEN comes later, and then reads until
+// something ends the wait. It returns a timeout if the read deadline was set to the past, which is
+// how use takes the spare.
 func (c *Conn) keepReady() error {
 	c.writing.lock <- struct{}{}
 	_, err := c.writeCapsule(capsuleKeepalive, nil)

@@ -17,7 +17,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// newH3DoorRig is a rig whose agent meets, over HTTP/3, a front door that keeps extended CONNECTs to itself and leads all else to the gateway.
+// newH3DoorRig is a rig whose agent connects over HTTP/3 to a reverse proxy that answers extended
+// CONNECT itself and forwards everything else to the gateway.
 func newH3DoorRig(t *testing.T, connect http.HandlerFunc) *rig {
 	return newRig(t, "h3", func(r *rig) {
 		r.dialer.timing = defaultTiming
@@ -33,8 +34,9 @@ func newH3DoorRig(t *testing.T, connect http.HandlerFunc) *rig {
 	})
 }
 
-// Caddy and Envoy before an HTTP/1.1 backend answer extended CONNECT with 200 and then carry nothing, or make a GET of it; Caddy before HTTP/2 loses
-// its path. Others refuse it, or are silent.
+// Caddy and Envoy in front of an HTTP/1.1 backend answer extended CONNECT with 200 and then carry
+// nothing, or turn it into a GET; Caddy in front of HTTP/2 loses its path. Others refuse it, or do
+// not answer.
 func TestH3TurnsToPOSTWhereCONNECTDoesNotGetThrough(t *testing.T) {
 	for name, connect := range map[string]http.HandlerFunc{
 		"answers for itself": func(w http.ResponseWriter, r *http.Request) {
@@ -77,7 +79,7 @@ func TestH3TurnsToPOSTWhereCONNECTDoesNotGetThrough(t *testing.T) {
 	}
 }
 
-// What a gateway itself says is not asked for twice.
+// What the gateway itself refuses is not tried again with POST.
 func TestAGatewaysRefusalIsNotTriedAsPOST(t *testing.T) {
 	posts := 0
 	r := newRig(t, "h3", func(r *rig) {
@@ -94,7 +96,8 @@ func TestAGatewaysRefusalIsNotTriedAsPOST(t *testing.T) {
 	}
 }
 
-// Where neither gets through, the error is that of what is tried first, and is tried first again.
+// If neither gets through, the error is that of the first method, and the first method is tried
+// first again.
 func TestWhereNeitherCONNECTNorPOSTGetsThrough(t *testing.T) {
 	r := newH3DoorRig(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) })
 	r.dialer.URL.Path = "/elsewhere"
@@ -105,7 +108,7 @@ func TestWhereNeitherCONNECTNorPOSTGetsThrough(t *testing.T) {
 	}
 }
 
-// A front door that has no extended CONNECT says so in its SETTINGS.
+// A server without extended CONNECT says so in its SETTINGS.
 func TestH3TakesPOSTWhereSETTINGSAllowNoExtendedCONNECT(t *testing.T) {
 	server, _ := testTLS()
 	server = server.Clone()
@@ -140,7 +143,8 @@ func TestH3TakesPOSTWhereSETTINGSAllowNoExtendedCONNECT(t *testing.T) {
 	}
 }
 
-// answerOnePOST is an HTTP/3 server as far as one tunnel needs it. It returns the request's fields.
+// answerOnePOST is an HTTP/3 server just good enough for one tunnel. It returns the fields of the
+// request.
 func answerOnePOST(t *testing.T, ln *quic.Listener) map[string]string {
 	conn, err := ln.Accept(t.Context())
 	if err != nil {

@@ -22,7 +22,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// findProxy looks up the proxy before the gateway.
+// findProxy sets the proxy on the way to the gateway, or the error why it cannot be used. ask nil
+// means the environment.
 func (r *route) findProxy(ask func(gateway *url.URL) (*url.URL, error)) {
 	if ask == nil {
 		ask = ProxyFromEnvironment
@@ -33,20 +34,22 @@ func (r *route) findProxy(ask func(gateway *url.URL) (*url.URL, error)) {
 	}
 }
 
-// variable is the environment variable that names the proxy for URLs such as the gateway's.
+// variable returns the name of the environment variable for URLs such as the gateway's.
 func variable(gateway *url.URL) string {
 	return strings.ToUpper(gateway.Scheme) + "_PROXY"
 }
 
-// ProxyFromEnvironment returns the proxy that HTTPS_PROXY or HTTP_PROXY names, nil where there is none or NO_PROXY lists the gateway, or an
-// error, with a hint, if that is no proxy that a [Dialer] can use. No proxy stands before loopback.
+// ProxyFromEnvironment returns the proxy that HTTPS_PROXY or HTTP_PROXY names. It returns nil if
+// there is none, if NO_PROXY lists the gateway, or if the gateway is on loopback. It returns an
+// error with a hint if a [Dialer] cannot use the proxy.
 func ProxyFromEnvironment(gateway *url.URL) (*url.URL, error) {
 	env := httpproxy.FromEnvironment()
-	env.CGI = false // REQUEST_METHOD means nothing to us
+	env.CGI = false // the CGI variable REQUEST_METHOD does not concern us
 	if u, _ := env.ProxyFunc()(gateway); u != nil {
 		return checkProxy(u)
 	}
-	// The parser takes for none what it cannot read, and we would go around a proxy that was meant.
+	// The parser treats a URL that it cannot read as no proxy, and we would silently bypass the
+	// proxy. So ask again with a valid URL, to learn whether a proxy was meant for this gateway.
 	for _, set := range []*string{&env.HTTPSProxy, &env.HTTPProxy} {
 		if *set != "" {
 			*set = "http://proxy"
@@ -56,19 +59,19 @@ func ProxyFromEnvironment(gateway *url.URL) (*url.URL, error) {
 		return nil, nil
 	}
 	return nil, &hints.Error{
-		Err:    fmt.Errorf("%s is not the URL of a proxy", variable(gateway)),
-		Remedy: "write it as " + variable(gateway) + "=http://USER:PASSWORD@host:port, with what is special in URLs written as %40 for @",
+		Err:    fmt.Errorf("%s is not a proxy URL", variable(gateway)),
+		Remedy: "write it as " + variable(gateway) + "=http://USER:PASSWORD@host:port, with special characters percent-encoded (%40 for @)",
 	}
 }
 
-// checkProxy refuses proxies of a kind that we do not speak to, and fills in the port.
+// checkProxy refuses proxies of unsupported schemes, and adds the default port.
 func checkProxy(u *url.URL) (*url.URL, error) {
 	ports := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
 	port, known := ports[u.Scheme]
 	if !known || u.Hostname() == "" {
 		return nil, &hints.Error{
-			Err:    fmt.Errorf("no way to speak to the proxy %s", withoutUser(u)),
-			Remedy: "its URL begins with http://, https:// or socks5://",
+			Err:    fmt.Errorf("unsupported proxy %s", withoutUser(u)),
+			Remedy: "use a URL that begins with http://, https:// or socks5://",
 		}
 	}
 	full := *u
@@ -76,11 +79,12 @@ func checkProxy(u *url.URL) (*url.URL, error) {
 	return &full, nil
 }
 
-// withoutUser is a proxy as it may be logged.
+// withoutUser returns the proxy's URL without credentials, for logs.
 func withoutUser(u *url.URL) string {
 	return u.Scheme + "://" + u.Host
 }
 
+// dialThrough connects to the gateway through a proxy.
 func (r *route) dialThrough(ctx context.Context, through *url.URL) (net.Conn, error) {
 	if strings.HasPrefix(through.Scheme, "socks") {
 		return r.dialSOCKS(ctx, through)
@@ -92,7 +96,7 @@ func (r *route) dialThrough(ctx context.Context, through *url.URL) (net.Conn, er
 	stop := context.AfterFunc(ctx, func() { tcp.SetDeadline(aLongTimeAgo) })
 	c, err := r.connect(ctx, tcp, through)
 	if !stop() {
-		err = fmt.Errorf("the proxy does not answer: %w", context.Cause(ctx))
+		err = fmt.Errorf("the proxy did not answer: %w", context.Cause(ctx))
 	}
 	if err != nil {
 		tcp.Close()
@@ -101,7 +105,7 @@ func (r *route) dialThrough(ctx context.Context, through *url.URL) (net.Conn, er
 	return c, nil
 }
 
-// dialProxy connects to the proxy.
+// dialProxy connects to the proxy itself.
 func (r *route) dialProxy(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := r.dialAddr(ctx, network, addr)
 	if err == nil {
@@ -111,12 +115,15 @@ func (r *route) dialProxy(ctx context.Context, network, addr string) (net.Conn, 
 		err = context.Cause(ctx)
 	}
 	return nil, &hints.Error{
-		Err:    fmt.Errorf("the proxy cannot be reached: %w", err),
-		Remedy: fmt.Sprintf("is %s right? With %s in NO_PROXY the way leads around it", variable(r.url), r.url.Hostname()),
+		Err:    fmt.Errorf("cannot reach the proxy: %w", err),
+		Remedy: fmt.Sprintf("is %s right? To bypass the proxy, add %s to NO_PROXY", variable(r.url), r.url.Hostname()),
 	}
 }
 
-// connect has the proxy connect tcp to the gateway, by HTTP CONNECT.
+// connect makes the proxy connect tcp to the gateway, with HTTP CONNECT. net/http would do that
+// only inside http.Transport, which hides three things that we need: the connection itself, for
+// WebSocket and for our wire below TLS; the proxy's response, for an error that says what to do;
+// and the bytes that arrive right after it.
 func (r *route) connect(ctx context.Context, tcp net.Conn, through *url.URL) (net.Conn, error) {
 	c := &proxyConn{Conn: tcp}
 	if through.Scheme == "https" {
@@ -147,6 +154,7 @@ func (r *route) connect(ctx context.Context, tcp net.Conn, through *url.URL) (ne
 	return c, nil
 }
 
+// connectRequest returns the CONNECT request, with Basic credentials if the proxy's URL has any.
 func (r *route) connectRequest(user *url.Userinfo) *http.Request {
 	req := &http.Request{
 		Method: http.MethodConnect,
@@ -161,25 +169,25 @@ func (r *route) connectRequest(user *url.Userinfo) *http.Request {
 	return req
 }
 
-// proxyAnswer says what a proxy answered instead of connecting us.
+// proxyAnswer returns the error for a proxy that did not connect us, with a remedy.
 func (r *route) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerError {
 	e := &AnswerError{URL: r.addr(), Status: resp.StatusCode, Proxy: true}
 	status := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
 	switch e.Status {
 	case http.StatusProxyAuthRequired:
-		offered := cmp.Or(printable.Text(strings.Join(resp.Header.Values("Proxy-Authenticate"), ", "), printable.Name), "no scheme named")
-		e.Text = fmt.Sprintf("the proxy wants credentials (%s)", offered)
-		e.Remedy = "put them into its URL: " + variable(r.url) + "=http://USER:PASSWORD@host:port"
+		offered := cmp.Or(printable.Text(strings.Join(resp.Header.Values("Proxy-Authenticate"), ", "), printable.Name), "no scheme offered")
+		e.Text = fmt.Sprintf("the proxy requires credentials (%s)", offered)
+		e.Remedy = "put them in its URL: " + variable(r.url) + "=http://USER:PASSWORD@host:port"
 		switch {
 		case !strings.Contains(strings.ToLower(offered), "basic"):
-			e.Remedy = "culvert knows only Basic; a proxy of your own before that one, such as cntlm, can translate"
+			e.Remedy = "culvert supports only Basic; a local proxy in between, such as cntlm, can translate"
 		case hadCredentials:
 			e.Text = fmt.Sprintf("the proxy refused the credentials (%s)", offered)
-			e.Remedy = "are user and password in " + variable(r.url) + " right? What is special in URLs is written as %40 for @"
+			e.Remedy = "are the user and password in " + variable(r.url) + " right? Special characters must be percent-encoded (%40 for @)"
 		}
 	case http.StatusForbidden, http.StatusMethodNotAllowed:
 		e.Text = fmt.Sprintf("the proxy refuses to connect to %s (%s)", e.URL, status)
-		e.Remedy = fmt.Sprintf("whoever runs the proxy can allow CONNECT to %s; with %s in NO_PROXY the way leads around it", e.URL, r.url.Hostname())
+		e.Remedy = fmt.Sprintf("ask whoever runs the proxy to allow CONNECT to %s; to bypass the proxy, add %s to NO_PROXY", e.URL, r.url.Hostname())
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		e.Text = fmt.Sprintf("the proxy cannot connect to %s (%s)", e.URL, status)
 	default:
@@ -188,6 +196,7 @@ func (r *route) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerErr
 	return e
 }
 
+// dialSOCKS connects through a SOCKS 5 proxy, which resolves the gateway's name.
 func (r *route) dialSOCKS(ctx context.Context, through *url.URL) (net.Conn, error) {
 	var auth *proxy.Auth
 	if u := through.User; u != nil {
@@ -201,25 +210,26 @@ func (r *route) dialSOCKS(ctx context.Context, through *url.URL) (net.Conn, erro
 	return s.(proxy.ContextDialer).DialContext(ctx, "tcp", r.addr())
 }
 
-// dialFunc makes a dialer of a function.
+// A dialFunc is a function as proxy.ContextDialer.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Dial is for nobody: whoever has a context calls DialContext.
+// Dial satisfies proxy.Dialer. Nobody calls it: golang.org/x/net/proxy prefers DialContext.
 func (f dialFunc) Dial(network, addr string) (net.Conn, error) { return nil, errors.ErrUnsupported }
 
 func (f dialFunc) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	return f(ctx, network, addr)
 }
 
-// A proxyConn is a connection through a proxy where that is more than the TCP connection to it.
+// A proxyConn is a connection through a proxy that is more than the TCP connection to it: TLS to
+// the proxy, or bytes that arrived early.
 type proxyConn struct {
 	net.Conn                // TCP, or TLS to the proxy
-	early    []byte         // what came behind the proxy's answer; owned by the reader
-	below    *exchange.Wire // what the TLS to the proxy writes to; nil if there is none
+	early    []byte         // arrived right after the proxy's response; owned by the reader
+	below    *exchange.Wire // the wire below TLS to the proxy; nil without TLS
 }
 
-// tlsToProxy makes TLS of a TCP connection to a proxy. A deadline for writing must not reach that TLS, which would not survive it: so there is
-// a wire below, as there is below the TLS that goes through the proxy.
+// tlsToProxy makes TLS of the TCP connection to a proxy. A tls.Conn is unusable after a write
+// deadline, so this one gets a wire below it, as does the TLS to the gateway that runs inside.
 func (r *route) tlsToProxy(ctx context.Context, tcp net.Conn, host string) (*proxyConn, error) {
 	cfg := &tls.Config{}
 	if r.proxyTLS != nil {
@@ -236,6 +246,7 @@ func (r *route) tlsToProxy(ctx context.Context, tcp net.Conn, host string) (*pro
 	return &proxyConn{Conn: t, below: below}, nil
 }
 
+// Read returns the early bytes first.
 func (c *proxyConn) Read(p []byte) (int, error) {
 	if len(c.early) > 0 {
 		n := copy(p, c.early)
@@ -245,7 +256,7 @@ func (c *proxyConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// Write may have taken all of p when a deadline passes; see exchange.NewWire.
+// Write may have accepted all of p even if it returns a timeout; see [exchange.NewWire].
 func (c *proxyConn) Write(p []byte) (int, error) {
 	if c.below == nil {
 		return c.Conn.Write(p)

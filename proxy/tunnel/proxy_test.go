@@ -22,7 +22,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// A testProxy accepts connections and gives each to serve, which may return at any time.
+// A testProxy passes each connection it accepts to serve.
 type testProxy struct {
 	t        *testing.T
 	ln       net.Listener
@@ -62,13 +62,13 @@ func (p *testProxy) accept() {
 	}
 }
 
-// url is the proxy's, with credentials.
+// url returns the proxy's URL, with credentials.
 func (p *testProxy) url(scheme string) func(*url.URL) (*url.URL, error) {
 	u := &url.URL{Scheme: scheme, Host: p.ln.Addr().String(), User: url.UserPassword("user", "pass@word")}
 	return func(*url.URL) (*url.URL, error) { return u, nil }
 }
 
-// connect is an HTTP proxy.
+// connect behaves as an HTTP proxy.
 func connect(p *testProxy, c net.Conn) {
 	br := bufio.NewReader(c)
 	req, err := http.ReadRequest(br)
@@ -97,7 +97,7 @@ func (p *testProxy) relay(c net.Conn, addr string) {
 	wg.Wait()
 }
 
-// answering is a proxy that says the same to everybody.
+// answering returns a proxy that sends the same answer to everybody.
 func answering(text string) func(p *testProxy, c net.Conn) {
 	return func(p *testProxy, c net.Conn) {
 		http.ReadRequest(bufio.NewReader(c))
@@ -137,7 +137,7 @@ func TestTCPGoesThroughTheProxy(t *testing.T) {
 			}
 			r.stop()
 			if n := strings.Count(log.String(), "through a proxy"); n != 1 || strings.Contains(log.String(), "pass") {
-				t.Errorf("%s over %s: told %d times of the proxy, want once and without the password:\n%s", kind, scheme, n, log.String())
+				t.Errorf("%s over %s: the proxy was logged %d times, want once and without the password:\n%s", kind, scheme, n, log.String())
 			}
 		}
 	}
@@ -154,7 +154,7 @@ func TestSOCKS(t *testing.T) {
 	}
 }
 
-// socks is a SOCKS proxy that wants user and password (RFC 1928, RFC 1929).
+// socks behaves as a SOCKS proxy that requires user and password (RFC 1928, RFC 1929).
 func socks(p *testProxy, c net.Conn) {
 	read := func(n int) []byte {
 		b := make([]byte, n)
@@ -200,7 +200,7 @@ func TestWhatAProxySaysInstead(t *testing.T) {
 		{"no credentials", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"corp\"\r\n\r\n",
 			`the proxy refused the credentials (Basic realm="corp")`, "HTTPS_PROXY"},
 		{"another scheme", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\xe9\r\n\r\n",
-			`the proxy wants credentials (Negotiate, NTLM\xe9)`, "only Basic"},
+			`the proxy requires credentials (Negotiate, NTLM\xe9)`, "supports only Basic"},
 		{"refusal", "HTTP/1.1 403 Forbidden\r\n\r\n", "the proxy refuses to connect to gateway.example:443 (403 Forbidden)", "allow CONNECT to gateway.example:443"},
 		{"no way", "HTTP/1.1 503 Service Unavailable\r\n\r\n", "the proxy cannot connect to gateway.example:443 (503 Service Unavailable)", "--gateway-url"},
 		{"not even CONNECT", "HTTP/1.1 400 Bad Request\r\n\r\n", "the proxy answered 400 Bad Request to CONNECT", ""},
@@ -231,7 +231,7 @@ func TestAProxyThatWantsCredentials(t *testing.T) {
 	defer d.Close()
 	_, err := d.Dial(t.Context(), Open{}, nil)
 	e, ok := errors.AsType[*AnswerError](err)
-	if !ok || e.Error() != `the proxy wants credentials (Basic realm="corp")` || !strings.Contains(hintsOf(err), "HTTP_PROXY=http://USER:PASSWORD@host:port") || e.Temporary() {
+	if !ok || e.Error() != `the proxy requires credentials (Basic realm="corp")` || !strings.Contains(hintsOf(err), "HTTP_PROXY=http://USER:PASSWORD@host:port") || e.Temporary() {
 		t.Errorf("Dial: %v, hint %q", err, hintsOf(err))
 	}
 }
@@ -244,8 +244,8 @@ func TestAProxyThatDoesNotAnswerIsNamed(t *testing.T) {
 		p    *testProxy
 		want string
 	}{
-		{silent, "the proxy does not answer: no exchange within 50ms"},
-		{gone, "the proxy cannot be reached: dial tcp " + gone.ln.Addr().String()},
+		{silent, "the proxy did not answer: not connected within 50ms"},
+		{gone, "cannot reach the proxy: dial tcp " + gone.ln.Addr().String()},
 	} {
 		d := &Dialer{URL: &url.URL{Scheme: "https", Host: "gateway.example"}, Transport: TransportWS, Proxy: tt.p.url("http"), timing: defaultTiming}
 		d.timing.handshake = 50 * time.Millisecond
@@ -277,9 +277,9 @@ func TestTheEnvironmentNamesTheProxy(t *testing.T) {
 		{[]string{"HTTP_PROXY=http://proxy.example", "REQUEST_METHOD=GET"}, "http://gateway.example", "http://proxy.example:80", ""},
 		{[]string{"HTTPS_PROXY=http://proxy.example", "NO_PROXY=.example"}, "https://gateway.example", "", ""},
 		{[]string{"HTTPS_PROXY=http://proxy.example"}, "https://127.0.0.1", "", ""},
-		{[]string{"HTTPS_PROXY=http://user:sec%ret@proxy.example"}, "https://gateway.example", "", "HTTPS_PROXY is not the URL of a proxy"},
+		{[]string{"HTTPS_PROXY=http://user:sec%ret@proxy.example"}, "https://gateway.example", "", "HTTPS_PROXY is not a proxy URL"},
 		{[]string{"HTTPS_PROXY=http://user:sec%ret@proxy.example", "NO_PROXY=gateway.example"}, "https://gateway.example", "", ""},
-		{[]string{"HTTPS_PROXY=ftp://user:secret@proxy.example"}, "https://gateway.example", "", "no way to speak to the proxy ftp://proxy.example"},
+		{[]string{"HTTPS_PROXY=ftp://user:secret@proxy.example"}, "https://gateway.example", "", "unsupported proxy ftp://proxy.example"},
 	} {
 		t.Run("", func(t *testing.T) {
 			for _, set := range tt.env {

@@ -7,16 +7,18 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// quic-go gives credit back as bytes are read, and raises a connection's credit no other way: there is no call for it, Config is one for the
-// life of a connection, and what a stream's window adds is half as much again as that window. But strangers may have only a little, and 63 streams
-// that nobody reads, opened right behind the first request, must not stop the 64th (see windows). So this file, and nothing else, reaches for
-//
+// quic-go grants flow-control credit as bytes are read, and has no call that raises the credit of a
+// connection: Config applies for the life of a connection, and the window of a stream adds only
+// half as much again. But an unauthenticated peer must get little credit, and an authenticated one
+// enough that 63 streams that nobody reads cannot stall the 64th (see windows). So this file, and
+// no other, reaches for
 //	func (*connectionFlowController) EnsureMinimumWindowSize(inc protocol.ByteCount, now monotime.Time)
 //
-// in the connection's field connFlowController. quic-go calls it from other goroutines than the connection's, and it locks what it changes.
-// checkQUIC refuses to serve h3 with a quic-go that has it no more; a test reads the credit that arrives.
+// in the field connFlowController of the connection. The method takes a lock, and quic-go itself
+// calls it from several goroutines. checkQUIC refuses to serve h3 with a version of quic-go that
+// lacks it, and a test checks the credit that arrives.
 
-// creditMethod looks up the method by which a connection gets more credit.
+// creditMethod looks up the field and the method, and checks the method's parameters.
 func creditMethod() (field []int, method reflect.Method, err error) {
 	f, ok := reflect.TypeFor[quic.Conn]().FieldByName("connFlowController")
 	if !ok || f.Type.Kind() != reflect.Pointer {
@@ -31,20 +33,23 @@ func creditMethod() (field []int, method reflect.Method, err error) {
 
 var errQUICChanged = errors.New("this version of quic-go has no Conn.connFlowController.EnsureMinimumWindowSize(bytes, now), which h3 needs")
 
-// checkQUIC reports that giveCredit would do nothing.
+// checkQUIC returns an error if giveCredit would have no effect.
 func checkQUIC() error {
 	_, _, err := creditMethod()
 	return err
 }
 
-// giveCredit raises what the peer may send on all streams of c together, which it learns with the next packet.
+// giveCredit raises what the peer may send on all streams of c together to bytes. The peer learns
+// it with the next packet.
 func giveCredit(c *quic.Conn, bytes int) {
 	field, method, err := creditMethod()
 	if err != nil {
-		return // checkQUIC has said so
+		return // checkQUIC has returned this error before
 	}
 	controller := reflect.ValueOf(c).Elem().FieldByIndex(field)
-	controller = reflect.NewAt(controller.Type().Elem(), controller.UnsafePointer()) // the same pointer, of which methods may be called
-	now := reflect.Zero(method.Type.In(2))                                           // long ago, for when the window shall grow by itself next
+	// The same pointer, without the flag that forbids method calls on unexported fields.
+	controller = reflect.NewAt(controller.Type().Elem(), controller.UnsafePointer())
+	// Start of the next auto-tuning epoch; the zero time will do.
+	now := reflect.Zero(method.Type.In(2))
 	method.Func.Call([]reflect.Value{controller, reflect.ValueOf(int64(bytes)).Convert(method.Type.In(1)), now})
 }

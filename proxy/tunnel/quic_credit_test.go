@@ -7,8 +7,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// This fails when quic-go has changed: see quic_credit.go.
-func TestWhoHasAuthenticatedHasAllTheCredit(t *testing.T) {
+// This test fails if quic-go has changed: see quic_credit.go.
+func TestAnAuthenticatedConnectionHasAllTheCredit(t *testing.T) {
 	if err := checkQUIC(); err != nil {
 		t.Fatal(err)
 	}

@@ -11,45 +11,50 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// watchMemory is how often memory in use is looked at while there are QUIC connections.
+// watchMemory is how often memory in use is compared with the limit.
 const watchMemory = 250 * time.Millisecond
 
-// A memoryWatch closes QUIC connections while more memory is in use than may be: first the one of which most has come and was not read. The windows
-// do not bound that. They count the bytes that STREAM frames carry, and quic-go keeps 160 bytes more for each that is out of order: a peer with
-// credentials that sends frames of one byte, and holds back the first, has us hold a hundred times what its window allows. No honest peer does.
+// A memoryWatch closes QUIC connections while too much memory is in use, the one with the most
+// unread bytes first. Flow-control windows are not enough for that: they count the payload of
+// STREAM frames, and quic-go needs 160 bytes more for each frame that is out of order. A peer with
+// credentials that sends frames of one byte, and holds back the first, makes us hold a hundred
+// times what its window allows. No honest peer does.
 type memoryWatch struct {
-	limit   int64 // bytes in use; 0 is none
+	limit   int64 // bytes in use; 0 means no limit
 	limiter *limiter
 	log     *slog.Logger
 
 	mu    sync.Mutex
-	conns map[*quic.Conn]*arrears
-	timer *time.Timer // while there are any
+	conns map[*quic.Conn]*unread
+	timer *time.Timer // runs while there are connections
 }
 
-// arrears are what has come over a connection and was not read.
-type arrears struct {
-	read     *atomic.Uint64 // bytes of its streams
-	packets  uint64         // that had come when we looked last
-	received uint64         // bytes of them
-	taken    uint64         // what read was
-	held     int64          // never below 0: what is no stream's, as acknowledgements, earns nothing
+// unread estimates what a connection has received and nobody has read.
+type unread struct {
+	read     *atomic.Uint64 // bytes read from its streams
+	packets  uint64         // received at the last update
+	received uint64         // bytes received at the last update
+	taken    uint64         // value of read at the last update
+	// Bytes; never below 0, so that packets without stream data, such as acknowledgements, earn no
+	// allowance.
+	held int64
 }
 
-// packetOverhead is what a packet has beside bytes of streams: headers of QUIC, of frames and of capsules, and 16 bytes that authenticate it. An
-// acknowledgement by itself is about as large.
+// packetOverhead is what a packet contains besides stream data, in bytes: the headers of QUIC,
+// frames and capsules, and 16 bytes of authentication tag. A packet with only an acknowledgement
+// has about that size.
 const packetOverhead = 48
 
-// update takes in what has come and was read since we looked last.
-func (a *arrears) update(c *quic.Conn) {
-	taken := a.read.Load() // before what has come, which is more
+// update counts what has been received and read since the last update.
+func (a *unread) update(c *quic.Conn) {
+	taken := a.read.Load() // before the statistics, so that held is not too small
 	stats := c.ConnectionStats()
 	came := int64(stats.BytesReceived-a.received) - packetOverhead*int64(stats.PacketsReceived-a.packets)
 	a.held = max(0, a.held+came-int64(taken-a.taken))
 	a.packets, a.received, a.taken = stats.PacketsReceived, stats.BytesReceived, taken
 }
 
-// add watches a connection, until it ends; read is counted by whoever reads its streams.
+// add watches a connection until it ends. Whoever reads its streams adds to read.
 func (w *memoryWatch) add(c *quic.Conn, read *atomic.Uint64) {
 	if w.limit <= 0 {
 		return
@@ -57,14 +62,15 @@ func (w *memoryWatch) add(c *quic.Conn, read *atomic.Uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.conns == nil {
-		w.conns = make(map[*quic.Conn]*arrears)
+		w.conns = make(map[*quic.Conn]*unread)
 	}
-	w.conns[c] = &arrears{read: read}
+	w.conns[c] = &unread{read: read}
 	if w.timer == nil {
 		w.timer = time.AfterFunc(watchMemory, w.look)
 	}
 }
 
+// look runs every watchMemory.
 func (w *memoryWatch) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -81,31 +87,33 @@ func (w *memoryWatch) look() {
 		a.update(c)
 	}
 	if w.limiter.inUse() > w.limit {
-		w.relieve()
+		w.closeWorst()
 	}
 	w.timer = time.AfterFunc(watchMemory, w.look)
 }
 
-// relieve closes the worst connection, if there is still too little memory when what nobody needs is collected. The caller holds mu.
-func (w *memoryWatch) relieve() {
+// closeWorst closes the connection with the most unread bytes, if a garbage collection does not
+// free enough. The caller holds mu.
+func (w *memoryWatch) closeWorst() {
 	runtime.GC()
 	if w.limiter.inUse() <= w.limit {
 		return
 	}
 	var worst *quic.Conn
-	most := int64(leastArrears)
+	most := int64(minUnread)
 	for c, a := range w.conns {
 		if a.held > most {
 			worst, most = c, a.held
 		}
 	}
 	if worst == nil {
-		return // it is not QUIC that holds it
+		return // something other than QUIC holds the memory
 	}
 	delete(w.conns, worst)
-	w.log.Warn("QUIC connection closed, too much memory is in use", "peer_addr", worst.RemoteAddr(), "unread", most, "limit", w.limit)
-	worst.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "the other end has too little memory for what it was sent")
+	w.log.Warn("QUIC connection closed: memory in use exceeds the limit", "peer_addr", worst.RemoteAddr(), "unread", most, "limit", w.limit)
+	worst.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "the other end is short of memory for what it received")
 }
 
-// leastArrears is what a connection must hold for it to be closed: where it is less, something else has the memory.
-const leastArrears = 64 << 10
+// minUnread is how many unread bytes a connection must have to be closed. If all have less,
+// something other than QUIC holds the memory.
+const minUnread = 64 << 10

@@ -15,8 +15,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// The peer of which nobody reads what it sends goes first, at either end, and the others stay.
-func TestWithoutMemoryTheWorstConnectionGoes(t *testing.T) {
+// At either end, the connection with the most unread bytes is closed first, and the others stay.
+func TestWithoutMemoryTheWorstConnectionIsClosed(t *testing.T) {
 	for _, gateway := range []bool{true, false} {
 		var used atomic.Int64
 		r := newRig(t, "h3", func(r *rig) {
@@ -34,8 +34,8 @@ func TestWithoutMemoryTheWorstConnectionGoes(t *testing.T) {
 			from, to = badEnd.Conn, bad
 		}
 		conn := to.x.(*exchange.H3).Conn()
-		go from.Write(make([]byte, 4*leastArrears))
-		for conn.ConnectionStats().BytesReceived < 3*leastArrears && t.Context().Err() == nil {
+		go from.Write(make([]byte, 4*minUnread))
+		for conn.ConnectionStats().BytesReceived < 3*minUnread && t.Context().Err() == nil {
 			runtime.Gosched()
 		}
 		context.AfterFunc(conn.Context(), func() { used.Store(0) })
@@ -51,7 +51,8 @@ func TestWithoutMemoryTheWorstConnectionGoes(t *testing.T) {
 	}
 }
 
-// A gateway that withholds the first byte of unidirectional streams and sends the rest in frames of one byte gets no further than the limit.
+// A gateway that withholds the first byte of unidirectional streams and sends the rest in frames of
+// one byte cannot exceed the limit.
 func TestAHostileGatewayDoesNotTakeAllMemory(t *testing.T) {
 	const room = 64 << 20
 	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -87,7 +88,7 @@ func TestAHostileGatewayDoesNotTakeAllMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	say(c, []byte{streamControl, frameSettings, 2, settingExtendedConnect, 1})
-	if _, err := c.AcceptStream(t.Context()); err != nil { // the agent knows the connection by now
+	if _, err := c.AcceptStream(t.Context()); err != nil { // so that the agent has registered the connection
 		t.Fatal(err)
 	}
 	if err := sock.seize(t.Context()); err != nil {
@@ -104,16 +105,16 @@ func TestAHostileGatewayDoesNotTakeAllMemory(t *testing.T) {
 	}
 	p.sync()
 	if !p.gone {
-		t.Error("the agent goes on with a connection that has all its memory")
+		t.Error("the agent continues with a connection that uses all its memory")
 	}
-	// What is in use is known when garbage is collected, which may be when the heap has doubled. Without a limit it is 322 MiB.
+	// What is in use is known when garbage is collected, which may be when the heap has doubled.
+	// Without a limit it is 322 MiB.
 	if n := inUse() - before; n > 2*room {
 		t.Errorf("the agent holds %d MiB, limit %d", n>>20, room>>20)
 	}
 }
 
-// What an agent that only downloads has sent are acknowledgements, of which
-// nothing is held.
+// An agent that only downloads sends nothing but acknowledgements, and none of them is held.
 func TestAcknowledgementsAreNotHeld(t *testing.T) {
 	r := newRig(t, "h3")
 	agent, gateway := r.dial()
@@ -127,8 +128,8 @@ func TestAcknowledgementsAreNotHeld(t *testing.T) {
 		}
 	}
 	reading.Wait()
-	a := &arrears{read: &quicPeerOf(conn.Context()).read}
-	if a.update(conn); a.held > leastArrears {
-		t.Errorf("%d bytes count as held of an agent that has sent nothing", a.held)
+	a := &unread{read: &quicPeerOf(conn.Context()).read}
+	if a.update(conn); a.held > minUnread {
+		t.Errorf("%d bytes count as held for an agent that has sent nothing", a.held)
 	}
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// Read waits for one byte, and takes what else is there. The dialling end's first Read sends OPEN, if no Write has.
+// Read waits for one byte and returns it with whatever else has arrived. At the agent's end the
+// first Read sends OPEN if no Write has.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.reading.lock <- struct{}{}
 	defer c.unlockRead()
@@ -26,7 +27,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 func (c *Conn) unlockRead() { <-c.reading.lock }
 
-// read fills p from as many capsules as are there. It waits for the first byte only.
+// read fills p from as many capsules as have arrived. It waits for the first byte only.
 func (c *Conn) read(p []byte) (n int, err error) {
 	if err := c.readable(); err != nil {
 		return 0, err
@@ -53,7 +54,7 @@ func (c *Conn) read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// readable reports why nothing can be read any more.
+// readable returns the error that ended reading, or nil.
 func (c *Conn) readable() error {
 	if c.reading.err == nil && c.ending.over.Load() {
 		c.reading.err = c.endCause()
@@ -61,7 +62,8 @@ func (c *Conn) readable() error {
 	return c.reading.err
 }
 
-// step takes one step through the capsules: a header, or some DATA into p, or a whole JSON value. It uses p as scratch.
+// step consumes one step of the capsule stream: a header, some DATA into p, or one JSON value. It
+// uses p as scratch space.
 func (c *Conn) step(p []byte) (n int, err error) {
 	if !c.reading.dec.inValue {
 		if err := c.reading.dec.header(c.x); err != nil {
@@ -92,7 +94,7 @@ func (c *Conn) step(p []byte) (n int, err error) {
 	return 0, err
 }
 
-// expect reports as an *Error that a capsule may not come here.
+// expect returns an *Error if a capsule of type t is not allowed at this point of the stream.
 func (c *Conn) expect(t capsuleType) error {
 	first := capsuleOpen
 	if c.dialling {
@@ -115,9 +117,10 @@ func (c *Conn) expect(t capsuleType) error {
 	if t%2 == 0 {
 		return nil
 	}
-	return exchange.ProtocolError("%s may not be ignored and is not known: this end speaks version %s of the tunnel, the other end %s", t, Version, c.theirVersion())
+	return exchange.ProtocolError("unknown %s must not be ignored: this end speaks version %s of the tunnel, the other end %s", t, Version, c.theirVersion())
 }
 
+// isOpened reports whether OPEN or OPENED has arrived.
 func (c *Conn) isOpened() bool {
 	select {
 	case <-c.opened:
@@ -127,6 +130,7 @@ func (c *Conn) isOpened() bool {
 	}
 }
 
+// theirVersion is the peer's version of the wire format, for error messages.
 func (c *Conn) theirVersion() string {
 	switch {
 	case !c.isOpened():
@@ -138,11 +142,13 @@ func (c *Conn) theirVersion() string {
 	}
 }
 
-// errRemote is the peer's ERROR, as distinct from an *Error that this end finds.
+// errRemote is an ERROR that the peer sent, as opposed to an *Error that this end raises.
 type errRemote struct{ err *Error }
 
 func (e errRemote) Error() string { return e.err.Error() }
 
+// stepJSON reads the rest of a JSON capsule and acts on it. It returns an errRemote for an ERROR.
+// Each value is bounded before it is kept or shown.
 func (c *Conn) stepJSON() error {
 	value, err := c.reading.dec.whole(c.x)
 	if err != nil {
@@ -167,7 +173,7 @@ func (c *Conn) stepJSON() error {
 	case capsuleOpen:
 		err = decodeJSON(t, value, &c.openIn)
 		if n := len(c.openIn.Target); err == nil && n > MaxTarget {
-			err = &Error{Code: CodeTarget, Message: fmt.Sprintf("an address of %d bytes: addresses of brokers have %d at most", n, MaxTarget)}
+			err = &Error{Code: CodeTarget, Message: fmt.Sprintf("target address of %d bytes exceeds the limit of %d", n, MaxTarget)}
 		}
 	case capsuleOpened:
 		err = decodeJSON(t, value, &c.answer)
@@ -187,6 +193,8 @@ func (c *Conn) stepJSON() error {
 	return nil
 }
 
+// decodeJSON decodes the value of a JSON capsule. encoding/json repeats parts of the value in its
+// errors, so they are made printable.
 func decodeJSON(t capsuleType, value []byte, v any) error {
 	if err := json.Unmarshal(value, v); err != nil {
 		return exchange.ProtocolError("decode %s: %s", t, printable.Text(err.Error(), printable.Sentence))
@@ -194,7 +202,8 @@ func decodeJSON(t capsuleType, value []byte, v any) error {
 	return nil
 }
 
-// readFailed turns what ended a step into what Read returns, and draws the consequences for the stream.
+// readFailed turns the error of a step into the error of Read, and ends the stream where it has to
+// end. After a timeout the stream goes on.
 func (c *Conn) readFailed(err error) error {
 	if cause := c.endCause(); cause != nil {
 		c.reading.err = cause
@@ -205,7 +214,7 @@ func (c *Conn) readFailed(err error) error {
 	}
 	switch e := err.(type) {
 	case errRemote:
-		c.ending.told.Store(true)
+		c.ending.gotError.Store(true)
 		c.reading.err = e.err
 		c.end(e.err)
 		c.x.Abort()
@@ -228,8 +237,8 @@ func (c *Conn) readFailed(err error) error {
 	return c.reading.err
 }
 
-// Opened waits for the gateway's answer to OPEN, which it sends if no Write has. Read waits by itself; both may be used at the same time.
-// The end of ctx does no harm to the stream.
+// Opened waits for the gateway's answer to OPEN, and sends OPEN if no Write has. Reads may run at
+// the same time, and the end of ctx does not harm the stream.
 func (c *Conn) Opened(ctx context.Context) (Opened, error) {
 	if c.isOpened() {
 		return c.answer, nil
@@ -262,10 +271,10 @@ func (c *Conn) Opened(ctx context.Context) (Opened, error) {
 	return Opened{}, err
 }
 
-// readOpened reads as far as OPEN or OPENED. The caller holds reading.lock.
+// readOpened reads until OPEN or OPENED has arrived. The caller holds reading.lock.
 func (c *Conn) readOpened() error { return c.readSpare(func() {}) }
 
-// readSpare is readOpened, and calls alive for each KEEPALIVE that comes before.
+// readSpare is readOpened; it calls alive for each KEEPALIVE that arrives first.
 func (c *Conn) readSpare(alive func()) error {
 	scratch := make([]byte, 256)
 	c.reading.waiting.Store(exchange.Clock())

@@ -9,12 +9,13 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// refusedTimeout is how long the rest of a request may take that is refused.
+// refusedTimeout bounds how long the rest of a refused request may take to arrive.
 const refusedTimeout = time.Second
 
-// refuse answers a request that opens no stream with a sentence for whoever reads it.
+// refuse answers a request that opens no stream, with a sentence for a human.
 func refuse(w http.ResponseWriter, status int, sentence string) {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedTimeout)) // net/http reads a body's rest, however long that takes
+	// net/http reads the rest of a body, however long that takes.
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedTimeout))
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)

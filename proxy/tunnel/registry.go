@@ -12,36 +12,40 @@ import (
 )
 
 const (
-	// pollStreams is how often a registry looks, while it waits, whether the streams that are left only linger.
+	// pollStreams is how often a registry that waits checks whether the remaining streams are only
+	// lingering.
 	pollStreams = 250 * time.Millisecond
 
-	// lastWordsTimeout is how long agents may take, when the time to drain is over, to take why their streams end.
-	lastWordsTimeout = time.Second
+	// resetTimeout is how long agents have to read the ERROR that ends their streams when the drain
+	// timeout is over.
+	resetTimeout = time.Second
 )
 
-// errDraining must not be changed.
+// errDraining is shared by all streams; nobody may change it.
 var errDraining = &Error{Code: CodeDraining, Message: "this gateway is draining"}
 
-// errRevoked must not be changed. The code is that of a gateway which drains, for the same is to be done: what was made ready counts for nothing,
-// and the next request, with the credentials that the agent has by then, is let in or told why not.
-var errRevoked = &Error{Code: CodeDraining, Message: "the token or certificate that this stream was opened with is not accepted any more"}
+// errRevoked is shared by all streams; nobody may change it. Its code is that of a draining
+// gateway, because the agent must do the same: discard what it has ready and send a new request.
+// With the credentials that the agent has by then, that request is accepted or refused with a
+// reason.
+var errRevoked = &Error{Code: CodeDraining, Message: "the token or certificate that opened this stream is no longer accepted"}
 
-// A registry knows the streams of a Server, and ends them when it drains.
+// A registry holds the streams of a Server, and ends them when the Server drains.
 type registry struct {
 	t timing
 
-	ctx    context.Context // of all streams
+	ctx    context.Context // of all streams; canceled when they are cut
 	cancel context.CancelFunc
 
-	serving atomic.Int64   // streams that are served, as opposed to those that only linger
-	served  sync.WaitGroup // a count for each stream, until what serves it has returned
+	serving atomic.Int64   // streams that something serves, not counting those that only linger
+	served  sync.WaitGroup // one count per stream, until whatever serves it has returned
 
 	mu       sync.Mutex
 	draining bool
 	had      bool // there were streams when draining began
 	streams  map[*Conn]struct{}
-	spares   map[*Conn]any // those that have no OPEN yet, and whose agent knows, with their Grant
-	empty    chan struct{} // closed when draining and streams is empty
+	spares   map[*Conn]any // streams without OPEN that an agent holds ready, with their Grant
+	empty    chan struct{} // closed when draining is true and streams is empty
 }
 
 // newRegistry returns a registry whose streams end with ctx at the latest.
@@ -51,8 +55,8 @@ func newRegistry(ctx context.Context, t timing) *registry {
 	return r
 }
 
-// newStream makes a stream that the registry knows of, or aborts the exchange and returns nil when it came too late. What serves it must call
-// served.Done.
+// newStream creates and registers a stream. If draining has finished, it aborts the exchange and
+// returns nil. Whatever serves the stream must call served.Done.
 func (r *registry) newStream(x exchange.Exchange, transport string) *Conn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,6 +71,7 @@ func (r *registry) newStream(x exchange.Exchange, transport string) *Conn {
 	return c
 }
 
+// forget removes a stream whose exchange is over.
 func (r *registry) forget(c *Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,7 +81,8 @@ func (r *registry) forget(c *Conn) {
 	}
 }
 
-// addSpare notes that a stream has no OPEN yet, so that drain ends it.
+// addSpare registers a stream without OPEN, so that drain and endSpares find it. A gateway that is
+// draining already resets it.
 func (r *registry) addSpare(c *Conn, grant any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -86,13 +92,15 @@ func (r *registry) addSpare(c *Conn, grant any) {
 	r.spares[c] = grant
 }
 
+// removeSpare is called when the OPEN of a spare has arrived, and when the spare has ended.
 func (r *registry) removeSpare(c *Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.spares, c)
 }
 
-// endSpares ends the streams without OPEN whose grant is revoked.
+// endSpares resets the streams without OPEN whose grant has been revoked. Each reset has a
+// goroutine, because it waits for its peer and the caller must not.
 func (r *registry) endSpares(revoked func(grant any) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,13 +111,14 @@ func (r *registry) endSpares(revoked func(grant any) bool) {
 	}
 }
 
+// isDraining reports whether drain was called.
 func (r *registry) isDraining() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.draining
 }
 
-// drain ends the spares, and lets streams that are open go on. It is called once.
+// drain resets the spares and lets open streams continue. It is called once.
 func (r *registry) drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -129,7 +138,7 @@ func (r *registry) hadStreams() bool {
 	return r.had
 }
 
-// isEmpty reports whether the last stream has ended, and no other begins.
+// isEmpty reports whether the last stream has ended after drain; no more streams start then.
 func (r *registry) isEmpty() bool {
 	select {
 	case <-r.empty:
@@ -139,8 +148,9 @@ func (r *registry) isEmpty() bool {
 	}
 }
 
-// wait waits, after drain, until the streams have ended, and ends those that are left when ctx is done. Streams that only linger are waited for no
-// longer than some seconds.
+// wait blocks, after drain, until all streams have ended. When ctx is done it ends those that are
+// left and returns an error with their number. It waits only timing.reset for streams that merely
+// linger, because a client that never closes would otherwise hold up the shutdown.
 func (r *registry) wait(ctx context.Context) error {
 	for idle := time.Duration(0); ; {
 		tick := time.NewTimer(pollStreams)
@@ -163,10 +173,11 @@ func (r *registry) wait(ctx context.Context) error {
 	}
 }
 
-// end tells agents why their streams end, so that they do not blame the way, and cuts those that have not taken it after a while. It returns how
-// many there were.
+// end resets all streams with errDraining, so that agents do not blame the network, and after
+// resetTimeout cuts those whose agents have not read it. It returns the number of streams there
+// were.
 func (r *registry) end() int {
-	late := time.After(lastWordsTimeout)
+	late := time.After(resetTimeout)
 	r.mu.Lock()
 	n := len(r.streams)
 	var resets sync.WaitGroup
@@ -182,7 +193,7 @@ func (r *registry) end() int {
 	for _, over := range []<-chan struct{}{said, r.empty} {
 		select {
 		case <-over:
-			r.cancel() // not before: Serve may return then, and close a stream before it is told
+			r.cancel() // not earlier: Serve may return on it and close a stream before the ERROR is sent
 		case <-late:
 			r.cut()
 			return n
@@ -191,7 +202,7 @@ func (r *registry) end() int {
 	return n
 }
 
-// cut ends all streams at once.
+// cut ends all streams at once. Agents read ErrCut.
 func (r *registry) cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -202,7 +213,8 @@ func (r *registry) cut() {
 	}
 }
 
-// mostStalled returns the stream over HTTP/2 for which something has waited longest to be read, if that is longer than d, else nil.
+// mostStalled returns the HTTP/2 stream whose received bytes have waited longest for a reader. It
+// returns nil if none has waited longer than d.
 func (r *registry) mostStalled(d time.Duration) (worst *Conn) {
 	since := exchange.Clock() - int64(d)
 	r.mu.Lock()

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// revocable has the gateway of a rig accept what was granted before and after
-// alike, until revoked says that what came before is not.
+// revocable makes the gateway of a rig revoke, once revoked is set, what it has granted before.
 func revocable(revoked *atomic.Bool) func(*rig) {
 	return func(r *rig) {
 		r.server.Grant = func(req *http.Request) any { return revoked.Load() }
@@ -26,9 +25,9 @@ func revocable(revoked *atomic.Bool) func(*rig) {
 	}
 }
 
-// A spare is let in long before it becomes a stream. What has been revoked
-// meanwhile opens none; with credentials that are accepted the stream is opened
-// all the same, without the dialler's user noticing.
+// A spare is authenticated long before it becomes a stream. If its credentials have been revoked
+// meanwhile it opens no stream; with valid credentials the stream is then opened anew, and the user
+// of the Dialer does not notice.
 func TestASpareThatWasRevokedOpensNoStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var revoked atomic.Bool
@@ -47,7 +46,7 @@ func TestASpareThatWasRevokedOpensNoStream(t *testing.T) {
 		s.finish()
 		synctest.Wait()
 		if len(grants) != 1 || grants[0] != true {
-			t.Errorf("served what was granted with %v, want one stream of after the revocation", grants)
+			t.Errorf("served streams with the grants %v, want one granted after the revocation", grants)
 		}
 		r.stop()
 	})
@@ -61,7 +60,7 @@ func TestRevokedSparesEnd(t *testing.T) {
 		r.server.EndRevokedSpares()
 		synctest.Wait()
 		if n := len(r.server.registry.spares); n != 4 {
-			t.Fatalf("%d spares left, and none was revoked", n)
+			t.Fatalf("%d spares are left, and none was revoked", n)
 		}
 		before := make(map[*Conn]bool)
 		for c := range r.server.registry.spares {
@@ -73,7 +72,7 @@ func TestRevokedSparesEnd(t *testing.T) {
 		synctest.Wait()
 		for c := range r.server.registry.spares {
 			if before[c] {
-				t.Error("a spare that was revoked is still there")
+				t.Error("a revoked spare is still there")
 			}
 		}
 		r.stop()

@@ -27,8 +27,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(strangersEnv) != "" {
-		beStrangers()
+	if os.Getenv(attackersEnv) != "" {
+		runAttackers()
 		return
 	}
 	if spec := os.Getenv(attackEnv); spec != "" {
@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// A rig is a gateway, and a dialler that reaches it.
+// A rig is a gateway and a Dialer that reaches it.
 type rig struct {
 	t      testing.TB
 	server *Server
@@ -57,7 +57,7 @@ type rig struct {
 	stop     func()
 }
 
-// served is a stream at the gateway's end. Its Serve returns when done is closed.
+// served is the gateway's end of a stream. Its Serve returns when done is closed.
 type served struct {
 	*Conn
 	open Open
@@ -72,9 +72,9 @@ func (s *served) returned() { s.once.Do(func() { close(s.done) }) }
 // finish closes the stream at the gateway's end.
 func (s *served) finish() { s.Conn.Close() }
 
-// newRig starts a gateway on loopback: "ws", "h2", "h3" and "auto" with TLS, "plain" and "h2c" for ws and h2 without,
-// "h3post" for h3 that opens streams with POSTs, "noudp" for TLS with nobody behind the UDP port,
-// "silent" for TLS with a UDP port that takes everything and answers nothing.
+// newRig starts a gateway on loopback. The kinds "ws", "h2", "h3" and "auto" have TLS; "plain" and
+// "h2c" are ws and h2 without TLS. "h3post" is h3 that opens streams with POST, "noudp" has TLS and
+// a closed UDP port, and "silent" has TLS and a UDP port that answers nothing.
 func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	t.Helper()
 	tcp, udp := listenOn(t, kind != "plain" && kind != "h2c" && kind != "noudp")
@@ -86,7 +86,7 @@ func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	r := &rig{t: t, addr: tcp.Addr().String(), served: make(chan *served, 100)}
 	r.server = &Server{Serve: r.serve, Opened: func() Opened { return Opened{Gateway: "test", Reviewed: []int16{3}} }}
 	r.dialer = &Dialer{URL: &url.URL{Scheme: "https", Host: r.addr}, Transport: kind, timing: defaultTiming}
-	r.dialer.timing.answer = time.Minute // a machine that is slow just now is no reason to dial again
+	r.dialer.timing.answer = time.Minute // a slow machine must not cause a second dial
 	switch kind {
 	case "plain":
 		r.dialer.URL.Scheme, r.dialer.Transport = "http", TransportWS
@@ -106,8 +106,8 @@ func newRig(t testing.TB, kind string, adapt ...func(*rig)) *rig {
 	return r
 }
 
-// listenOn listens on a port of loopback, over UDP too if wanted. That the
-// kernel gives out a port for TCP does not say that it is free for UDP.
+// listenOn listens on one port of loopback, for UDP too if wantUDP is set. It retries, because a
+// port that is free for TCP need not be free for UDP.
 func listenOn(t testing.TB, wantUDP bool) (net.Listener, net.PacketConn) {
 	t.Helper()
 	for tries := 0; ; tries++ {
@@ -129,7 +129,7 @@ func listenOn(t testing.TB, wantUDP bool) (net.Listener, net.PacketConn) {
 	}
 }
 
-// inBubbles runs a test over memory, in a bubble for each transport over TCP.
+// inBubbles runs a test over memory, in a synctest bubble for each TCP transport.
 func inBubbles(t *testing.T, f func(t *testing.T, r *rig)) {
 	for _, transport := range []string{TransportWS, TransportH2} {
 		t.Run(transport, func(t *testing.T) {
@@ -141,7 +141,7 @@ func inBubbles(t *testing.T, f func(t *testing.T, r *rig)) {
 	}
 }
 
-// newMemRig is newRig for ws over memory, for bubbles.
+// newMemRig is newRig for ws over memory, for use in bubbles.
 func newMemRig(t testing.TB, adapt ...func(*rig)) (*rig, *memnet.Listener) {
 	ln := memnet.Listen("gateway:80")
 	r := &rig{t: t, addr: "gateway:80", served: make(chan *served, 100)}
@@ -201,7 +201,7 @@ func (r *rig) dial() (*Conn, *served) {
 	return c, s
 }
 
-// unopened makes a stream whose OPEN has not left.
+// unopened makes a stream whose OPEN has not been sent.
 func (r *rig) unopened(o Open) *Conn {
 	r.t.Helper()
 	r.dialer.init()
@@ -252,10 +252,10 @@ func flagOf(s hints.Setting) string {
 	return "--" + strings.ReplaceAll(strings.ToLower(string(s)), " ", "-")
 }
 
-// hintsOf are the hints of an error, as culvert prints them.
+// hintsOf returns the hints of an error, as culvert prints them.
 func hintsOf(err error) string { return strings.Join(hints.Of(err, flagOf), "; ") }
 
-// h3 and h2 are the dialler's pools.
+// h3 and h2 return the Dialer's pools.
 func (r *rig) h3() *h3Pool {
 	r.dialer.init()
 	return r.dialer.pools[TransportH3].(*h3Pool)

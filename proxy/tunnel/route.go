@@ -11,19 +11,21 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// A route is how the gateway is reached: its address, and the proxy before it.
+// A route leads to the gateway: its address, and the proxy on the way.
 type route struct {
 	url         *url.URL
-	tls         *tls.Config                                                       // with the gateway
+	tls         *tls.Config                                                       // for TLS to the gateway
 	dialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil means a net.Dialer
 	log         *slog.Logger
 
 	proxy    *url.URL    // nil means none
-	proxyErr error       // why it cannot be used
-	proxyTLS *tls.Config // with the proxy, for tests; nil means the system's roots
+	proxyErr error       // why the proxy cannot be used
+	proxyTLS *tls.Config // for TLS to the proxy, in tests; nil means the system's roots
 	tcp      tuner
 }
 
+// newRoute returns the route to u without a proxy. base is the TLS configuration; nil means the
+// system's roots.
 func newRoute(u *url.URL, base *tls.Config, log *slog.Logger) *route {
 	r := &route{url: u, tls: &tls.Config{}, log: log}
 	if base != nil {
@@ -39,7 +41,7 @@ func newRoute(u *url.URL, base *tls.Config, log *slog.Logger) *route {
 	return r
 }
 
-// addr is the host and port of the gateway.
+// addr returns host and port of the gateway.
 func (r *route) addr() string {
 	port := r.url.Port()
 	switch {
@@ -52,7 +54,7 @@ func (r *route) addr() string {
 	return net.JoinHostPort(r.url.Hostname(), port)
 }
 
-// target is the URL of the tunnel.
+// target returns the URL of the tunnel.
 func (r *route) target() *url.URL {
 	u := *r.url
 	u.Path = strings.TrimSuffix(u.Path, "/") + Path
@@ -60,7 +62,8 @@ func (r *route) target() *url.URL {
 	return &u
 }
 
-// proxied reports whether TCP to the gateway goes through a proxy. Networks that have one let no UDP around it.
+// proxied reports whether TCP to the gateway goes through a proxy. Networks that require a proxy
+// usually let no UDP through.
 func (r *route) proxied() bool { return r.proxy != nil || r.proxyErr != nil }
 
 // dialTCP connects to the gateway, through a proxy if one is set.
@@ -74,7 +77,7 @@ func (r *route) dialTCP(ctx context.Context) (net.Conn, error) {
 	return r.dialAddr(ctx, "tcp", r.addr())
 }
 
-// dialAddr connects to the gateway or its proxy.
+// dialAddr connects to the gateway or to its proxy, and sets the socket options for a tunnel.
 func (r *route) dialAddr(ctx context.Context, network, addr string) (c net.Conn, err error) {
 	if r.dialContext != nil {
 		c, err = r.dialContext(ctx, network, addr)
@@ -88,7 +91,7 @@ func (r *route) dialAddr(ctx context.Context, network, addr string) (c net.Conn,
 	return c, nil
 }
 
-// newWire is the wire above a connection that dialTCP made.
+// newWire returns the wire above a connection that dialTCP made.
 func newWire(c net.Conn) *exchange.Wire {
 	if p, ok := c.(*proxyConn); ok {
 		return exchange.NewWire(c, p.below)

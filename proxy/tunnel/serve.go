@@ -11,10 +11,13 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// ServeHTTP answers one request. What is not a tunnel's is answered with a sentence for whoever reads it.
+// ServeHTTP answers one request. A request that is not for the tunnel is answered with a sentence
+// for a human.
 //
-// An HTTP/1.1 connection ends with the answer. What a front door passes on behind a request may be another one that it has not seen, with headers
-// of its own: behind an upgrade that it believes in and we have refused, or where it and we do not agree about a body's length.
+// Every response to HTTP/1.1 closes its connection. What an intermediary sends after a request
+// could contain another request that the intermediary has not seen, with headers that it has not
+// checked: after an upgrade that it believes in and we have refused, or where it and we disagree
+// about the length of a body (request smuggling).
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.init()
 	if g := guardOf(r); g != nil {
@@ -33,14 +36,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !strings.HasSuffix(r.URL.Path, Path):
 		refuse(w, http.StatusNotFound, "this is a culvert gateway; its tunnel is at "+Path)
 	case r.Header["Origin"] != nil:
-		refuse(w, http.StatusForbidden, fmt.Sprintf("a culvert gateway takes no requests from web pages (Origin: %s)", printable.Text(r.Header.Get("Origin"), 100)))
+		refuse(w, http.StatusForbidden, fmt.Sprintf("a culvert gateway accepts no requests from web pages (Origin: %s)", printable.Text(r.Header.Get("Origin"), 100)))
 	default:
 		t, ok := transportOf(r)
 		switch {
 		case !ok:
 			allowed := methods(r.ProtoMajor)
 			h.Set("Allow", strings.Join(allowed, ", "))
-			refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; point culvert agent here, as its gateway URL")
+			refuse(w, http.StatusMethodNotAllowed, "this is the tunnel of a culvert gateway; use this URL as the gateway URL of a culvert agent")
 		case t.refuse(w, r):
 		default:
 			s.serveTunnel(w, r, t)
@@ -48,7 +51,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// transportOf is the transport over which a request opens a stream.
+// transportOf returns the transport over which a request opens a stream.
 func transportOf(r *http.Request) (t transport, ok bool) {
 	for _, t := range transports {
 		if slices.Contains(t.methods[r.ProtoMajor], r.Method) {
@@ -58,7 +61,7 @@ func transportOf(r *http.Request) (t transport, ok bool) {
 	return transport{}, false
 }
 
-// methods are those that open a stream over a version of HTTP.
+// methods returns the methods that open a stream over a version of HTTP.
 func methods(major int) (all []string) {
 	for _, t := range transports {
 		all = append(all, t.methods[major]...)
@@ -66,7 +69,7 @@ func methods(major int) (all []string) {
 	return all
 }
 
-// serveTunnel lets a request in that opens a stream over t, or says why not.
+// serveTunnel authenticates a request that opens a stream over t, and serves or refuses it.
 func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request, t transport) {
 	p := Peer{Addr: r.RemoteAddr, Transport: t.name}
 	if s.User != nil {
@@ -96,7 +99,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request, t transport
 	authenticated(r.Context())
 	if s.registry.isDraining() {
 		if r.ProtoMajor == 2 {
-			w.Header().Set("Connection", "close") // which is a GOAWAY there
+			w.Header().Set("Connection", "close") // over HTTP/2, net/http sends GOAWAY for this
 		}
 		refuse(w, http.StatusServiceUnavailable, "this gateway is draining")
 		return

@@ -20,14 +20,17 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// An h3Server is the gateway's end of HTTP/3. It is no http3.Server, because that gives each stream which a peer opens a goroutine, with or
-// without credentials, and whoever accepts the streams in its stead gets no hand on its control stream, for GOAWAY.
+// An h3Server is the gateway's end of HTTP/3. It is our own and not an http3.Server for two
+// reasons. http3.Server starts a goroutine for each stream that a peer opens, whether or not the
+// peer has authenticated, so an attacker could make us hold thousands. And a server that accepts
+// the streams itself gets no access to http3's control stream, which it needs to send GOAWAY when
+// it drains.
 type h3Server struct {
 	handler  http.Handler
 	t        timing
 	w        windows
 	log      *slog.Logger
-	draining func() bool // who comes from now on is told so in an answer
+	draining func() bool // new connections are answered that the gateway is draining
 
 	unauthenticated *unauthenticatedQUIC
 	memory          *memoryWatch
@@ -35,17 +38,17 @@ type h3Server struct {
 
 	tr     *quic.Transport
 	ln     *quic.EarlyListener
-	goaway context.Context // ends when the connections that there are take no new streams
+	goaway context.Context // done when existing connections must take no new streams
 	drain  context.CancelFunc
 	tasks  sync.WaitGroup
 	served chan struct{} // closed when serve has returned
-	open   atomic.Int64  // connections
+	open   atomic.Int64  // number of connections
 
 	mu    sync.Mutex
 	conns map[*quic.Conn]struct{}
 }
 
-// listen prepares to serve udp, after which serve serves until close. ctx ends at the same time.
+// listen prepares to serve udp; serve then serves until close or the end of ctx.
 func (h *h3Server) listen(ctx context.Context, udp net.PacketConn, base *tls.Config, resetKey []byte, onBuffers func(receive, send int)) (err error) {
 	if err := checkQUIC(); err != nil {
 		return err
@@ -56,7 +59,8 @@ func (h *h3Server) listen(ctx context.Context, udp net.PacketConn, base *tls.Con
 	h.conns, h.served = make(map[*quic.Conn]struct{}), make(chan struct{})
 	h.tr.ConnContext = h.unauthenticated.arrive
 	h.tr.VerifySourceAddress = func(net.Addr) bool { return h.unauthenticated.many() }
-	// Early: SETTINGS leave with the handshake, and a connection can be closed before that is over. Requests come after it all the same.
+	// Early, so that SETTINGS leave with the handshake and a connection can be closed before the
+	// handshake ends. Requests are accepted only after it.
 	h.ln, err = h.tr.ListenEarly(h.tls(base), unauthenticatedConfig(quicConfig(int64(h.w.streams), h.t, h.w)))
 	if err != nil {
 		return err
@@ -66,7 +70,7 @@ func (h *h3Server) listen(ctx context.Context, udp net.PacketConn, base *tls.Con
 	return nil
 }
 
-// tls is the gateway's, and tells when a ClientHello has come.
+// tls returns the TLS configuration for QUIC. It notices when a complete ClientHello has arrived.
 func (h *h3Server) tls(base *tls.Config) *tls.Config {
 	c := serverTLS(base, http3.NextProtoH3)
 	each := c.GetConfigForClient
@@ -80,7 +84,7 @@ func (h *h3Server) tls(base *tls.Config) *tls.Config {
 	return c
 }
 
-// altSvc is what tells HTTP clients of this server.
+// altSvc returns the Alt-Svc header that announces this server to HTTP clients.
 func altSvc(udp net.PacketConn) string {
 	addr, ok := udp.LocalAddr().(*net.UDPAddr)
 	if !ok {
@@ -89,12 +93,13 @@ func altSvc(udp net.PacketConn) string {
 	return fmt.Sprintf(`%s=":%d"; ma=86400`, http3.NextProtoH3, addr.Port)
 }
 
+// serve accepts connections until ctx is done or the server is closed.
 func (h *h3Server) serve(ctx context.Context) error {
 	defer close(h.served)
 	for {
 		conn, err := h.ln.Accept(ctx)
 		if err != nil {
-			return http.ErrServerClosed // that is all that can happen
+			return http.ErrServerClosed // there is no other reason
 		}
 		h.mu.Lock()
 		h.conns[conn] = struct{}{}
@@ -110,7 +115,8 @@ func (h *h3Server) serve(ctx context.Context) error {
 	}
 }
 
-// close ends all connections, waits for what they started, and closes the socket. serve must have been called.
+// close closes all connections, waits for their goroutines, and closes the socket. serve must have
+// been called.
 func (h *h3Server) close() {
 	h.ln.Close()
 	<-h.served
@@ -128,7 +134,9 @@ func (h *h3Server) close() {
 	h.tasks.Wait()
 }
 
-// serveConn serves one connection, until it ends.
+// serveConn serves one connection until it ends. Until a request on it has authenticated, it
+// accepts no more than maxEarlyRequests requests at once. After GOAWAY it rejects new requests, and
+// those that are running continue.
 func (h *h3Server) serveConn(conn *quic.Conn) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -144,7 +152,7 @@ func (h *h3Server) serveConn(conn *quic.Conn) {
 	h.memory.add(conn, &quicPeerOf(conn.Context()).read)
 	early := make(chan struct{}, maxEarlyRequests)
 	goaway, rejecting := h.goaway, false
-	if h.draining() { // who comes now is told in an answer
+	if h.draining() { // a new connection is answered 503 instead of a GOAWAY
 		goaway = conn.Context()
 	}
 	for next := quic.StreamID(0); ; {
@@ -177,7 +185,7 @@ func (h *h3Server) serveConn(conn *quic.Conn) {
 	}
 }
 
-// serveRequest answers one request. A tunnel that it opens goes on when it has returned.
+// serveRequest answers one request. If the request opens a tunnel, that outlives serveRequest.
 func (h *h3Server) serveRequest(conn *quic.Conn, str *quic.Stream) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -193,7 +201,7 @@ func (h *h3Server) serveRequest(conn *quic.Conn, str *quic.Stream) {
 	w.Finish()
 }
 
-// refuseH3 answers a request that cannot carry a tunnel.
+// refuseH3 answers a request that cannot carry a tunnel, and reports whether it did.
 func refuseH3(w http.ResponseWriter, r *http.Request) (done bool) {
 	switch {
 	case r.Method == http.MethodPost:
@@ -205,7 +213,8 @@ func refuseH3(w http.ResponseWriter, r *http.Request) (done bool) {
 	return false
 }
 
-// serveH3 serves a stream on a goroutine of its own: the request's holds the request as long as it lives.
+// serveH3 answers 200 and hands the stream to a goroutine of its own, so that the request and its
+// goroutine are freed.
 func serveH3(s *streamServer, w http.ResponseWriter, r *http.Request, p Peer) {
 	if r.Method == http.MethodPost {
 		describePost(w.Header())

@@ -11,7 +11,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// A tcpServer serves HTTP/1.1 and HTTP/2 on TCP.
+// A tcpServer serves HTTP/1.1 and HTTP/2 over TCP.
 type tcpServer struct {
 	handler http.Handler
 	tls     *tls.Config // nil means plain HTTP
@@ -21,17 +21,19 @@ type tcpServer struct {
 
 	draining func() bool // drain was called
 
-	http  *http.Server
-	late  *http.Server // takes over from http when that drains
-	tasks sync.WaitGroup
+	http *http.Server
+	// Accepts in place of http once that drains, and answers that the gateway is draining.
+	httpDraining *http.Server
+	tasks        sync.WaitGroup
 
 	mu       sync.Mutex
 	listener *sharedListener
 }
 
-func (s *tcpServer) init() { s.http, s.late = s.newHTTP(), s.newHTTP() }
+func (s *tcpServer) init() { s.http, s.httpDraining = s.newHTTP(), s.newHTTP() }
 
-// listen prepares to serve tcp, whose connections guard bounds until a request of theirs has authenticated, and returns what serves until close.
+// listen prepares to serve tcp, and returns the function that serves until close. guard bounds each
+// connection until a request on it has authenticated.
 func (s *tcpServer) listen(tcp net.Listener, guard func(*exchange.Wire)) (serve func() error) {
 	l := newSharedListener(&wireListener{Listener: tcp, log: s.log, guard: guard}, s.log)
 	s.mu.Lock()
@@ -49,19 +51,20 @@ func (s *tcpServer) listen(tcp net.Listener, guard func(*exchange.Wire)) (serve 
 		if err := s.http.Serve(first); !s.draining() {
 			return err
 		}
-		return s.late.Serve(second)
+		return s.httpDraining.Serve(second)
 	}
 }
 
-// drain has the connections that there are take no new requests: the first server says GOAWAY, and the second tells who comes anew.
+// drain makes existing connections take no new requests: the first server sends GOAWAY. The second
+// server answers new connections.
 func (s *tcpServer) drain(ctx context.Context) {
 	s.tasks.Go(func() { s.http.Shutdown(ctx) })
 }
 
-// close ends all connections, and waits for what they started.
+// close closes all connections and waits for the goroutines.
 func (s *tcpServer) close() {
 	s.http.Close()
-	s.late.Close()
+	s.httpDraining.Close()
 	s.mu.Lock()
 	l := s.listener
 	s.mu.Unlock()
@@ -71,18 +74,20 @@ func (s *tcpServer) close() {
 	s.tasks.Wait()
 }
 
+// newHTTP returns one of the two HTTP servers.
 func (s *tcpServer) newHTTP() *http.Server {
 	h := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: s.t.handshake,
-		IdleTimeout:       2 * s.t.idle, // the agents' end goes first, and no request meets a connection that is just being closed
-		MaxHeaderBytes:    exchange.MaxHeader,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		Protocols:         new(http.Protocols),
-		HTTP2:             h2Config(s.w, exchange.MaxRequestFrame),
-		ConnContext:       withConn,
+		// Longer than the agent's, so that no request arrives on a connection that is being closed.
+		IdleTimeout:    2 * s.t.idle,
+		MaxHeaderBytes: exchange.MaxHeader,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		Protocols:      new(http.Protocols),
+		HTTP2:          h2Config(s.w, exchange.MaxRequestFrame),
+		ConnContext:    withConn,
 
-		DisableGeneralOptionsHandler: true, // "OPTIONS *" would be answered without us
+		DisableGeneralOptionsHandler: true, // or net/http answers "OPTIONS *" without us
 	}
 	h.Protocols.SetHTTP1(true)
 	h.Protocols.SetHTTP2(s.tls != nil)
@@ -90,7 +95,8 @@ func (s *tcpServer) newHTTP() *http.Server {
 	return h
 }
 
-// serverTLS is ours for some protocols. Records have their full size from the start: small ones cost more than they win on a tunnel.
+// serverTLS returns the configuration base for the given ALPN protocols. Dynamic record sizing is
+// off: it starts with small records, which cost a tunnel more than they gain.
 func serverTLS(base *tls.Config, alpn ...string) *tls.Config {
 	c := base.Clone()
 	c.NextProtos = alpn
@@ -113,11 +119,12 @@ func serverTLS(base *tls.Config, alpn ...string) *tls.Config {
 // connKey is the context key of a request's net.Conn.
 type connKey struct{}
 
+// withConn is http.Server.ConnContext.
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// wireOf is what carries a request over TCP, and nil for one over QUIC.
+// wireOf returns the wire that carries a TCP request, or nil for a request over QUIC.
 func wireOf(r *http.Request) *exchange.Wire {
 	c, _ := r.Context().Value(connKey{}).(net.Conn)
 	if t, ok := c.(*tls.Conn); ok {

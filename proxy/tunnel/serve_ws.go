@@ -10,18 +10,19 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// refuseWS answers a GET that asks for no WebSocket.
+// refuseWS answers a GET that does not ask for a WebSocket, and reports whether it did.
 func refuseWS(w http.ResponseWriter, r *http.Request) (done bool) {
 	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return false
 	}
 	w.Header().Set("Upgrade", "websocket")
 	w.Header().Add("Connection", "Upgrade")
-	refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; point culvert agent here, as its gateway URL. If an agent sent this, something on the way removed its Upgrade header")
+	refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; use this URL as the gateway URL of a culvert agent. If an agent sent this, something on the way removed its Upgrade header")
 	return true
 }
 
-// serveWS moves the stream to a goroutine of its own: that of net/http holds its buffers and the request as long as it lives.
+// serveWS hands the stream to a goroutine of its own: net/http's would keep its buffers and the
+// request alive as long as the stream.
 func serveWS(s *streamServer, w http.ResponseWriter, r *http.Request, p Peer) {
 	up := ws.HTTPUpgrader{
 		Timeout:  s.t.handshake,

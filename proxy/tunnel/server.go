@@ -17,64 +17,75 @@ import (
 
 // A Server is the gateway's end of the tunnel. Set the fields before Run; it may run once.
 type Server struct {
-	// Authenticate says who sends a request. An error is answered with 401 and its text, or with 403 if it is a [Forbidden]; then too it says
-	// who it was, as far as it knows. nil lets everybody in.
+	// Authenticate returns the identity of whoever sends a request. An error is answered with 401
+	// and its text, or with 403 if it is a [Forbidden]. It may return an identity together with an
+	// error, for OnRefused. nil accepts everybody.
 	Authenticate func(*http.Request) (identity string, err error)
 
-	// Grant says by what Authenticate has let a request in, for Judge; nil says nothing. It must not hold the secret itself.
+	// Grant returns what a request was accepted for, for a later call of Judge; nil means nothing.
+	// The value must not contain the secret itself.
 	Grant func(*http.Request) any
 
-	// Judge takes one look at the credentials in force, and returns what says why a Grant would not be let in any more, or nil. nil judges
-	// nobody. It is asked when an OPEN comes, which may be long after the request that it comes on, and by [Server.EndRevokedSpares].
+	// Judge reads the credentials in force, and returns a function that says why a Grant would not
+	// be accepted any more; that returns nil if it would. A nil Judge accepts everything. Judge is
+	// called when an OPEN arrives, which may be long after the request, and by
+	// [Server.EndRevokedSpares].
 	Judge func() func(grant any) error
 
-	// User says, for logs alone, whom an ingress before us let in; nil says nobody.
+	// User returns the user that the ingress authenticated, for logs only; nil means none.
 	User func(http.Header) string
 
-	// OnRefused is told why Authenticate let somebody not in, unless it is nil.
+	// OnRefused is called when Authenticate has refused somebody; nil means nobody is told.
 	OnRefused func(error, Peer)
 
-	// Serve serves one stream, on a goroutine of its own, and owns c, which is closed when it returns. The answer to OPEN is sent already.
-	// ctx ends when Shutdown cuts the streams that are left. Serve is not called for TargetHello.
+	// Serve serves one stream, on a goroutine of its own. It owns c, which is closed when Serve
+	// returns. OPEN has been answered already. ctx is canceled when Shutdown cuts the remaining
+	// streams. Serve is not called for TargetHello.
 	Serve func(ctx context.Context, c *Conn, o Open, p Peer)
 
-	// Opened is what to answer to OPEN; nil answers with nothing but the version.
+	// Opened returns the answer to OPEN; nil answers with the version alone.
 	Opened func() Opened
 
-	// Tickets are what a hello is told. nil means none.
+	// Tickets returns what hellos receive; nil means none.
 	Tickets func() []Ticket
 
-	// TLS is for both TCP and UDP; nil means plain HTTP/1.1 and HTTP/2 on TCP, behind an ingress, and no h3.
+	// TLS is used for TCP and UDP; nil means plain HTTP/1.1 and HTTP/2 on TCP, for use behind an
+	// ingress, and no h3.
 	TLS *tls.Config
 
-	// ResetKey lets agents know over h3, when they send something, that this process has no part in their connection any more, as after a
-	// restart on the same address with the same key: MinResetKey bytes that nobody else knows. nil means that they notice by silence. With
-	// several replicas behind one address it is right only if packets are routed by connection ID (RFC 9000 §21.11).
+	// ResetKey tells agents over h3, as soon as they send something, that this process does not
+	// know their connection, as after a restart on the same address with the same key (stateless
+	// reset, RFC 9000 §10.3). It has at least MinResetKey secret bytes. nil means that agents
+	// notice by silence. With several replicas behind one address, set it only if packets are
+	// routed by connection ID (RFC 9000 §21.11).
 	ResetKey []byte
 
-	// OnUDPBuffers is told how many bytes the buffers of h3's socket hold, where the system tells.
+	// OnUDPBuffers is called with the sizes of the buffers of h3's socket in bytes, where the
+	// system tells them.
 	OnUDPBuffers func(receive, send int)
 
-	// Limits are answered with ERROR limit when they are reached, and OnLimit is told, unless it is nil.
+	// Limits are answered with ERROR limit when they are reached. OnLimit is called too, unless it
+	// is nil.
 	Limits  Limits
 	OnLimit func(Limit, *Error, Peer)
 
-	// Linger is for how long a Server that had streams when it was told to drain says so to who comes after the last of them has ended, within
-	// the time that Shutdown has: a balancer before it needs a while to see it.
+	// Linger is for how long, after its last stream has ended, a draining Server still answers new
+	// agents that it is draining, within the time that Shutdown has. A load balancer in front of it
+	// needs a while to notice. A Server that had no streams does not linger.
 	Linger time.Duration
 
-	Names  hints.Names  // of settings, in what agents are told
+	Names  hints.Names  // names of settings, for messages to agents
 	Logger *slog.Logger // nil discards
 
 	timing    timing       // zero means defaultTiming
 	windows   windows      // zero means defaultWindows
-	h3Handler http.Handler // of requests over HTTP/3, for tests; nil means the Server
+	h3Handler http.Handler // handles requests over HTTP/3, in tests; nil means the Server
 
 	once sync.Once
 	serving
 }
 
-// serving is the state of a Server.
+// serving is the state of a Server. init sets it up once, when the first method is called.
 type serving struct {
 	log             *slog.Logger
 	t               timing
@@ -86,15 +97,17 @@ type serving struct {
 	unauthenticated unauthenticatedTCP
 	altSvc          string
 
-	carriers context.Context // ends when no stream needs them any more
+	carriers context.Context // done when no stream needs a carrier any more
 	cut      context.CancelFunc
 	tasks    sync.WaitGroup // the goroutines of Run
 	draining sync.Once
 
 	mu sync.Mutex
-	h3 *h3Server // nil until Run serves it
+	h3 *h3Server // nil until Run serves h3
 }
 
+// init makes the state from the settings, at the first call. Every exported method that needs the
+// state calls it, because a Server is used without a constructor.
 func (s *Server) init() {
 	s.once.Do(func() {
 		s.log, s.t = s.Logger, s.timing
@@ -106,7 +119,8 @@ func (s *Server) init() {
 		}
 		s.w = cmp.Or(s.windows, defaultWindows)
 		s.limiter.Limits, s.limiter.names = s.Limits, s.Names
-		s.carriers, s.cut = context.WithCancel(context.Background()) // streams outlive what Run is given: they drain
+		// Not Run's context: streams continue after that is done, while the Server drains.
+		s.carriers, s.cut = context.WithCancel(context.Background())
 		s.registry = newRegistry(s.carriers, s.t)
 		s.streams = &streamServer{
 			registry: s.registry, limiter: &s.limiter, t: s.t, log: s.log,
@@ -118,8 +132,9 @@ func (s *Server) init() {
 	})
 }
 
-// Run serves on tcp, and on udp with h3 unless it is nil, until ctx is done; then new streams are refused as draining while those that are
-// open go on. Shutdown must follow, and closes both. An error means that serving ended before ctx did.
+// Run serves on tcp, and h3 on udp unless udp or TLS is nil, until ctx is done. Then new streams
+// are refused as draining while open ones continue. Shutdown must follow; it closes both listeners.
+// An error means that serving ended before ctx was done.
 func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) error {
 	s.init()
 	if err := s.w.check(); err != nil {
@@ -136,7 +151,7 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	serve := s.tcp.listen(tcp, s.unauthenticated.guard)
 	s.tasks.Go(func() { failed <- serve() })
 	if s.Limits.Memory > 0 {
-		s.tasks.Go(func() { relieve(s.carriers, &s.limiter, s.registry, 2*s.Limits.Memory, s.log) })
+		s.tasks.Go(func() { endStalledStreams(s.carriers, &s.limiter, s.registry, 2*s.Limits.Memory, s.log) })
 	}
 	select {
 	case <-ctx.Done():
@@ -150,13 +165,13 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	}
 }
 
-// listenH3 prepares to serve h3 on udp, and returns what serves until Shutdown.
+// listenH3 prepares to serve h3 on udp, and returns the function that serves until Shutdown.
 func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	h := &h3Server{handler: s.h3Handler, t: s.t, w: s.w, log: s.log, draining: s.registry.isDraining}
 	if h.handler == nil {
 		h.handler = s
 	}
-	h.unauthenticated = &unauthenticatedQUIC{timeout: s.t.stranger, credit: s.w.connection, told: func(a net.Addr, why error) {
+	h.unauthenticated = &unauthenticatedQUIC{timeout: s.t.unauthenticated, credit: s.w.connection, onClose: func(a net.Addr, why error) {
 		s.evicted(Peer{Addr: a.String(), Transport: TransportH3}, &Error{Code: CodeLimit, Message: why.Error()})
 	}}
 	h.memory = &memoryWatch{limit: 2 * s.Limits.Memory, limiter: &s.limiter, log: s.log}
@@ -170,14 +185,16 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	return func() error { return h.serve(s.carriers) }, nil
 }
 
-// evicted tells of a connection that was closed because too many others have not authenticated either.
+// evicted reports an unauthenticated connection that was closed because there were too many; over
+// QUIC also one that took too long or sent too much.
 func (s *Server) evicted(p Peer, why *Error) {
 	if s.OnLimit != nil {
 		s.OnLimit(LimitUnauthenticated, why, p)
 	}
 }
 
-// drain returns when draining has begun, whoever called it first.
+// drain refuses new streams from now on. When it returns, draining has begun, whoever called it
+// first.
 func (s *Server) drain() {
 	s.draining.Do(func() {
 		s.registry.drain()
@@ -195,13 +212,14 @@ func (s *Server) h3Server() *h3Server {
 	return s.h3
 }
 
-// Drained reports whether the last stream has ended, and no other begins.
+// Drained reports whether the last stream has ended after Run's context was done; no more streams
+// start then.
 func (s *Server) Drained() bool {
 	s.init()
 	return s.registry.isEmpty()
 }
 
-// QUICConns is how many QUIC connections are open.
+// QUICConns returns the number of open QUIC connections.
 func (s *Server) QUICConns() int {
 	if h := s.h3Server(); h != nil {
 		return int(h.open.Load())
@@ -209,18 +227,20 @@ func (s *Server) QUICConns() int {
 	return 0
 }
 
-// EndRevokedSpares ends the streams that have no OPEN yet and whose Grant the Judge does not accept.
+// EndRevokedSpares ends the streams without OPEN whose Grant Judge no longer accepts. Streams with
+// an OPEN are the caller's to end.
 func (s *Server) EndRevokedSpares() {
 	if s.Judge == nil {
 		return
 	}
-	s.init() // a gateway may look before Run has begun
+	s.init() // it may be called before Run
 	judge := s.Judge()
 	s.registry.endSpares(func(grant any) bool { return judge(grant) != nil })
 }
 
-// Shutdown refuses new streams, waits until those that are open have ended or ctx is done, cuts what is left, and closes the listeners.
-// Streams that were closed here and not yet there are waited for no longer than some seconds.
+// Shutdown refuses new streams, waits until the open ones have ended or ctx is done, cuts what is
+// left, and closes the listeners. It waits only some seconds for streams that are closed at this
+// end and not yet at the other.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.init()
 	s.drain()
@@ -234,11 +254,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.tasks.Wait()
 	<-s.registry.empty
-	s.registry.served.Wait() // for what Serve has to say of its last stream
+	s.registry.served.Wait() // Serve may still log the end of its last stream
 	return err
 }
 
-// waitForBalancers waits for Linger, if there were streams.
+// waitForBalancers waits for Linger if there were streams.
 func (s *Server) waitForBalancers(ctx context.Context) {
 	linger := s.Linger
 	if !s.registry.hadStreams() {

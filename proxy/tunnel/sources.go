@@ -2,11 +2,13 @@ package tunnel
 
 import "net/netip"
 
-// sources count connections by where they come from. Whoever floods us from one source makes room for itself, and not at the cost of agents far
-// away, which are slower than it is.
+// sources count connections by source address. When there are too many, a connection of the most
+// frequent source is closed, so that a flood from one place displaces its own connections and not
+// those of distant agents, which take longer to authenticate.
 type sources map[netip.Prefix]int
 
-// sourceOf is what of an address its holder has not chosen: an IPv4 address, or the network of an IPv6 one. What is no address is all one source.
+// sourceOf returns the part of an address that its holder cannot vary: an IPv4 address, or the /64
+// network of an IPv6 address. Everything that does not parse counts as one source.
 func sourceOf(addr string) netip.Prefix {
 	a, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -20,13 +22,14 @@ func sourceOf(addr string) netip.Prefix {
 	return p
 }
 
+// leave takes one connection off a source.
 func (s sources) leave(source netip.Prefix) {
 	if s[source]--; s[source] == 0 {
 		delete(s, source)
 	}
 }
 
-// most is how many come from the source from which most do.
+// most returns the number of connections of the most frequent source.
 func (s sources) most() (n int) {
 	for _, k := range s {
 		n = max(n, k)

@@ -17,14 +17,14 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// Streams that get no OPEN are counted: whoever has a token may not have as many of them as it likes.
+// Streams without OPEN are counted: nobody with a token may have as many of them as they like.
 func TestStreamsWithoutOpenAreCounted(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) {
 		r.server.Limits = Limits{StreamsPerIdentity: 50, SparesPerIdentity: 10}
 		r.server.Authenticate = knowsAlice
 	})
 	for range 3 {
-		c := dialStranger(t, r.addr)
+		c := dialUnauthenticated(t, r.addr)
 		for range maxStreams {
 			s, err := c.OpenStream()
 			if err != nil {
@@ -50,16 +50,17 @@ func aliceRequest(t *testing.T) []byte {
 	return exchange.H3Request(u, http.Header{headerAuthorization: {"Bearer alice"}}, false)
 }
 
-// A stranger may not keep agents out: neither by connections that it only begins.
-func TestConnectionsThatOnlyBeginKeepNobodyOut(t *testing.T) {
+// An attacker cannot keep agents out with connections whose handshake never ends.
+func TestHalfOpenConnectionsKeepNoAgentOut(t *testing.T) {
 	r := newRig(t, "h3")
 	r.dialer.Hello(t.Context())
 	ctx, cancel := context.WithCancel(t.Context())
 	var begun sync.WaitGroup
 	defer begun.Wait()
 	defer cancel()
-	for range 3 * maxHalfOpen { // packets of one machine, some hundred in five seconds
-		udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2)}) // all of 127/8 is on loopback
+	for range 3 * maxHalfOpen { // the packets of one machine, about a hundred connections in five seconds
+		// All of 127/8 is on loopback.
+		udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,22 +72,23 @@ func TestConnectionsThatOnlyBeginKeepNobodyOut(t *testing.T) {
 			tr.Dial(ctx, to, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{http3.NextProtoH3}}, &quic.Config{HandshakeIdleTimeout: 4 * time.Second})
 		})
 	}
-	for halfOpen := 0; halfOpen < maxHalfOpen/2 && t.Context().Err() == nil; { // one place gets no more, from there on
-		_, halfOpen = r.countStrangers()
+	// From here on one source gets no more.
+	for halfOpen := 0; halfOpen < maxHalfOpen/2 && t.Context().Err() == nil; {
+		_, halfOpen = r.countUnauthenticated()
 	}
 	for range 5 {
 		d := &Dialer{URL: r.dialer.URL, TLS: r.dialer.TLS, Transport: TransportH3}
 		start := time.Now()
 		_, err := d.Hello(t.Context())
 		d.Close()
-		t.Logf("hello after %v: %v", time.Since(start), err)
+		t.Logf("hello took %v: %v", time.Since(start), err)
 		if err != nil {
-			t.Errorf("an agent is kept out: %v", err)
+			t.Errorf("an agent was kept out: %v", err)
 		}
 	}
 }
 
-// A halfHello sends only the first packet of each flight, which has half of the ClientHello.
+// A halfHello sends only the first packet of each flight, which contains half of the ClientHello.
 type halfHello struct {
 	*net.UDPConn
 	last time.Time
@@ -105,19 +107,20 @@ func (h *halfHello) WriteMsgUDP(b, oob []byte, to *net.UDPAddr) (int, int, error
 	return n, len(oob), err
 }
 
-// An agent far away is not turned away because many strangers, from one address, come after it.
-func TestACrowdFromOneAddressMakesRoomItself(t *testing.T) {
+// A distant agent is not displaced by many unauthenticated connections from one address that come
+// after it.
+func TestManyConnectionsFromOneAddressMakeRoomThemselves(t *testing.T) {
 	closed := ""
 	u := &unauthenticatedTCP{within: time.Hour, onFull: func(Peer, *Error) {}}
 	u.add(Peer{Addr: "192.0.2.1:1000"}, func(error) { closed = "the agent" })
 	for i := range maxUnauthenticated + 1 {
 		u.add(Peer{Addr: fmt.Sprintf("198.51.100.1:%d", 1000+i)}, func(error) {
 			if closed == "" {
-				closed = "a stranger"
+				closed = "an attacker"
 			}
 		})
 	}
-	if closed != "a stranger" {
-		t.Errorf("%s made room, for strangers that all come from one address", closed)
+	if closed != "an attacker" {
+		t.Errorf("%s made room for connections that all come from one address", closed)
 	}
 }

@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// A spareKeeper sees to it that as many streams are ready as are wanted.
+// A spareKeeper keeps as many streams ready as are wanted, on one goroutine that the first set
+// starts.
 type spareKeeper struct {
-	every time.Duration // how often they are looked after
+	every time.Duration // how often the spares are checked
 	fill  func(ctx context.Context, last string, n int) (transport string, err error)
 
 	n      atomic.Int64
@@ -22,16 +23,18 @@ type spareKeeper struct {
 	started bool
 }
 
+// newSpareKeeper returns a keeper that wants no streams yet. fill makes n streams ready; last is
+// the transport that it returned before. ctx ends the keeper, as does stop.
 func newSpareKeeper(ctx context.Context, every time.Duration, fill func(ctx context.Context, last string, n int) (string, error)) *spareKeeper {
 	k := &spareKeeper{every: every, fill: fill, due: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	return k
 }
 
-// wanted is how many are to be ready.
+// wanted returns how many streams should be ready.
 func (k *spareKeeper) wanted() int { return int(k.n.Load()) }
 
-// set says how many are to be ready.
+// set changes how many streams should be ready. It does not block.
 func (k *spareKeeper) set(n int) {
 	k.n.Store(int64(n))
 	k.mu.Lock()
@@ -43,7 +46,7 @@ func (k *spareKeeper) set(n int) {
 	k.look()
 }
 
-// look has the spares looked after soon.
+// look asks for a check soon. It does not block: a check that is already due covers this one.
 func (k *spareKeeper) look() {
 	select {
 	case k.due <- struct{}{}:
@@ -51,7 +54,8 @@ func (k *spareKeeper) look() {
 	}
 }
 
-// stop ends keep, and wait waits until it has ended.
+// stop cancels keep and prevents a later start; wait blocks until keep has returned. They are apart
+// because Close must cancel other things in between.
 func (k *spareKeeper) stop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -60,7 +64,7 @@ func (k *spareKeeper) stop() {
 
 func (k *spareKeeper) wait() { k.task.Wait() }
 
-// keep makes spares until stop.
+// keep fills until stop: every interval, and sooner when look asks for it.
 func (k *spareKeeper) keep() {
 	last := ""
 	for k.ctx.Err() == nil {
@@ -68,7 +72,7 @@ func (k *spareKeeper) keep() {
 		last, err = k.fill(k.ctx, last, k.wanted())
 		due := k.due
 		if err != nil {
-			due = nil // not before its time
+			due = nil // after a failure wait for the full interval, however often look is called
 		}
 		wait := time.NewTimer(k.every)
 		select {

@@ -12,10 +12,11 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// maxEcho is what a hello echoes at most, in bytes.
+// maxEcho is the most that the gateway echoes in one hello, in bytes.
 const maxEcho = 1 << 20
 
-// A streamServer serves the streams of a Server once their requests are let in, whatever their transport is. Its functions are the Server's.
+// A streamServer serves the streams of a Server once their requests have authenticated, whatever
+// their transport. The Server provides its functions.
 type streamServer struct {
 	registry *registry
 	limiter  *limiter
@@ -29,13 +30,16 @@ type streamServer struct {
 	onLimit func(Limit, *Error, Peer)
 }
 
-// begin serves a stream of x, on a goroutine of its own.
+// begin serves the stream of x on a goroutine of its own. Over h3 and ws the goroutine of the
+// request can then return, which frees its buffers.
 func (s *streamServer) begin(x exchange.Exchange, p Peer) {
 	if c := s.registry.newStream(x, p.Transport); c != nil {
 		go s.serveStream(c, p)
 	}
 }
 
+// serveStream owns c: it waits for OPEN, applies the limits, answers, and then calls the Server's
+// Serve. c is closed when it returns.
 func (s *streamServer) serveStream(c *Conn, p Peer) {
 	defer s.registry.served.Done()
 	s.registry.serving.Add(1)
@@ -45,7 +49,7 @@ func (s *streamServer) serveStream(c *Conn, p Peer) {
 	defer func() {
 		if v := recover(); v != nil {
 			log.Error("stream panicked", "err", v, "stack", string(debug.Stack()))
-			c.Reset(&Error{Code: CodeInternal, Message: "the gateway met a bug of its own; its log says more"})
+			c.Reset(&Error{Code: CodeInternal, Message: "the gateway hit a bug; its log has the details"})
 		}
 	}()
 	if err := s.awaitOpen(c, p); err != nil {
@@ -70,7 +74,8 @@ func (s *streamServer) serveStream(c *Conn, p Peer) {
 	s.serve(s.registry.ctx, c, c.openIn, p)
 }
 
-// awaitOpen waits for OPEN. A KEEPALIVE in its place makes the stream a spare, which waits as long as its agent lives.
+// awaitOpen waits for OPEN, at most timing.open. If a KEEPALIVE comes first, the stream is a spare:
+// it may wait for its OPEN without limit, as long as its agent sends KEEPALIVEs.
 func (s *streamServer) awaitOpen(c *Conn, p Peer) error {
 	arrived, full := s.limiter.wait(p.Identity)
 	if full != nil {
@@ -97,7 +102,8 @@ func (s *streamServer) awaitOpen(c *Conn, p Peer) error {
 	return err
 }
 
-// keepSpare lets a stream wait for its OPEN, or resets it. The end of the wait must be told to leave.
+// keepSpare registers a stream that waits for its OPEN, or resets it if the identity has too many.
+// The caller calls leave when the wait is over.
 func (s *streamServer) keepSpare(c *Conn, p Peer) (leave func()) {
 	c.SetDeadline(time.Time{})
 	free, full := s.limiter.spare(p.Identity)
@@ -112,7 +118,8 @@ func (s *streamServer) keepSpare(c *Conn, p Peer) (leave func()) {
 	}
 }
 
-// admit decides about a stream whose OPEN has come, and resets it if there is no place for it. The end of the stream must be told to leave.
+// admit decides whether a stream whose OPEN has arrived may be served, and resets it if not. The
+// caller calls leave when the stream ends.
 func (s *streamServer) admit(c *Conn, p Peer) (leave func(), err error) {
 	if s.registry.isDraining() {
 		c.Reset(errDraining)
@@ -123,7 +130,8 @@ func (s *streamServer) admit(c *Conn, p Peer) (leave func(), err error) {
 		return nil, errRevoked
 	}
 	if c.openIn.Target == TargetHello {
-		return func() {}, nil // an agent that was refused it would take the transport for broken
+		// No limit for hellos: an agent whose hello is refused would consider the transport broken.
+		return func() {}, nil
 	}
 	leave, full := s.limiter.open(p.Identity)
 	if full != nil {
@@ -132,6 +140,7 @@ func (s *streamServer) admit(c *Conn, p Peer) (leave func(), err error) {
 	return leave, nil
 }
 
+// refuseByLimit resets c, reports the limit to the Server's owner and returns the error.
 func (s *streamServer) refuseByLimit(c *Conn, full *limitReached, p Peer) error {
 	if s.onLimit != nil {
 		s.onLimit(full.limit, full.err, p)
@@ -140,7 +149,7 @@ func (s *streamServer) refuseByLimit(c *Conn, full *limitReached, p Peer) error 
 	return full.err
 }
 
-// answer says OPENED.
+// answer sends OPENED.
 func (s *streamServer) answer(c *Conn) error {
 	c.SetDeadline(time.Now().Add(s.t.open))
 	if err := c.writeJSON(capsuleOpened, s.answerToOpen()); err != nil {
@@ -149,6 +158,7 @@ func (s *streamServer) answer(c *Conn) error {
 	return c.SetDeadline(time.Time{})
 }
 
+// answerToOpen returns the answer to OPEN, with our version of the wire format.
 func (s *streamServer) answerToOpen() Opened {
 	var o Opened
 	if s.opened != nil {
@@ -158,7 +168,7 @@ func (s *streamServer) answerToOpen() Opened {
 	return o
 }
 
-// hello gives the tickets and echoes until the peer has finished.
+// hello sends the tickets and then echoes until the peer has finished, at most maxEcho bytes.
 func (s *streamServer) hello(c *Conn) error {
 	c.SetDeadline(time.Now().Add(s.t.hello))
 	if s.tickets != nil {

@@ -7,15 +7,16 @@ import (
 	"sync"
 )
 
-// A streamSet knows the streams of a Dialer that are not over, and how many dials are in progress. The zero value is ready.
+// A streamSet holds the unfinished streams of a Dialer and counts its dials in progress. The zero
+// value is ready to use.
 type streamSet struct {
 	mu      sync.Mutex
 	closed  bool
 	streams map[*Conn]struct{}
-	pending sync.WaitGroup // a count for each of streams, and for each dial in progress
+	pending sync.WaitGroup // one count per stream and per dial in progress
 }
 
-// start counts a dial, until done is called. It fails after close.
+// start counts a dial until done is called. After close it returns net.ErrClosed.
 func (s *streamSet) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,7 +29,8 @@ func (s *streamSet) start() error {
 
 func (s *streamSet) done() { s.pending.Done() }
 
-// add makes a stream and knows it until it calls done. After close it calls abort instead.
+// add creates a stream with newConn and holds it until the stream calls done. After close it calls
+// abort instead and returns net.ErrClosed. It holds mu meanwhile, so that close misses no stream.
 func (s *streamSet) add(newConn func(done func(*Conn)) *Conn, abort func()) (*Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,6 +47,7 @@ func (s *streamSet) add(newConn func(done func(*Conn)) *Conn, abort func()) (*Co
 	return c, nil
 }
 
+// forget removes a stream that is over.
 func (s *streamSet) forget(c *Conn) {
 	s.mu.Lock()
 	delete(s.streams, c)
@@ -52,14 +55,14 @@ func (s *streamSet) forget(c *Conn) {
 	s.pending.Done()
 }
 
-// open are the streams that are not over.
+// open returns the unfinished streams.
 func (s *streamSet) open() []*Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.streams))
 }
 
-// close lets no dial and no stream begin any more, and returns the streams that are not over.
+// close refuses further dials and streams, and returns the unfinished streams.
 func (s *streamSet) close() []*Conn {
 	s.mu.Lock()
 	s.closed = true
@@ -67,5 +70,5 @@ func (s *streamSet) close() []*Conn {
 	return s.open()
 }
 
-// wait waits until all streams and dials are over.
+// wait blocks until all streams and dials are over.
 func (s *streamSet) wait() { s.pending.Wait() }

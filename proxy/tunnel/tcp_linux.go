@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tuneSocket sets what the kernel lets us, and returns the congestion control that is in force.
+// tuneSocket sets the options that the kernel permits, and returns the congestion control in force.
 func tuneSocket(c syscall.RawConn, congestion string, notSent int) (inForce string) {
 	c.Control(func(f uintptr) {
 		fd := int(f)

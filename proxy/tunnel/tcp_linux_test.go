@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// option reads an option of a TCP connection back.
+// option reads a socket option of a TCP connection.
 func option(t *testing.T, c net.Conn, level, name int) int {
 	t.Helper()
 	raw, err := c.(*net.TCPConn).SyscallConn()
@@ -32,7 +32,7 @@ func TestBothEndsTuneTheirSockets(t *testing.T) {
 	for _, kind := range []string{"ws", "h2"} {
 		var dialled net.Conn
 		var log bytes.Buffer
-		var accepted atomic.Pointer[net.TCPConn] // the last one: those before were for hellos
+		var accepted atomic.Pointer[net.TCPConn] // the last one: earlier ones were for hellos
 		r := newRig(t, kind, func(r *rig) {
 			r.listener = noting{r.listener, &accepted}
 			r.dialer.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -63,12 +63,12 @@ func TestBothEndsTuneTheirSockets(t *testing.T) {
 		}
 		r.stop()
 		if n := strings.Count(log.String(), "congestion_control="); n != 1 {
-			t.Errorf("%s: the congestion control was told %d times:\n%s", kind, n, log.String())
+			t.Errorf("%s: the congestion control was logged %d times:\n%s", kind, n, log.String())
 		}
 	}
 }
 
-// noting is a listener that notes what it accepted last.
+// A noting listener remembers the connection it accepted last.
 type noting struct {
 	net.Listener
 	accepted *atomic.Pointer[net.TCPConn]
@@ -82,8 +82,8 @@ func (n noting) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// The kernel may not have a congestion control, or not let us have it. reno is always there.
-func TestTheCongestionControlIsTakenWhereItIsToBeHad(t *testing.T) {
+// The kernel may lack a congestion control, or forbid it. reno always exists.
+func TestTheCongestionControlIsSetWhereTheKernelHasIt(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

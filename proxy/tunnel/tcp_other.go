@@ -4,5 +4,5 @@ package tunnel
 
 import "syscall"
 
-// tuneSocket leaves the options of sockets as they are.
+// tuneSocket sets nothing: these options are Linux's.
 func tuneSocket(syscall.RawConn, string, int) (inForce string) { return "the system's" }

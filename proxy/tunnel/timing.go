@@ -7,48 +7,55 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
-// atOnce is for timers that are due. Not 0: in a synctest bubble of Go 1.26 such a timer runs on the goroutine that sets it, which crashes the
-// race detector (https://go.dev/issue/78156).
+// atOnce is the duration for timers that are due. It is not 0 because in a synctest bubble of Go
+// 1.26 such a timer runs on the goroutine that sets it, which crashes the race detector
+// (https://go.dev/issue/78156).
 const atOnce = time.Nanosecond
 
-// timing holds the durations of the wire format and of choosing a transport, for tests to shorten.
+// timing holds the durations of the wire format and of the pools. It is a type so that tests can
+// shorten them.
 type timing struct {
-	keepalive time.Duration // a direction that is idle this long carries a KEEPALIVE
-	dead      time.Duration // a Read that waits this long without a byte gives up
-	stale     time.Duration // what was silent this long, and owes us a KEEPALIVE, takes no new stream
-	open      time.Duration // a new stream has this long for its OPEN
-	reset     time.Duration // how long the peer may take to take the end of a stream
-	hello     time.Duration // for all of a hello
-	handshake time.Duration // for TCP, TLS and HTTP up to a working exchange
-	stranger  time.Duration // for the first request of a QUIC connection that shows credentials
-	answer    time.Duration // for the answer to OPEN over what was ready, or three round trips if that is longer
-	idle      time.Duration // how long a carrier without streams is kept
+	keepalive       time.Duration // an idle direction sends a KEEPALIVE after this
+	dead            time.Duration // a Read that receives nothing for this long ends the stream
+	stale           time.Duration // a spare or carrier that was silent this long gets no new stream
+	open            time.Duration // limit for OPEN to arrive on a new stream
+	reset           time.Duration // limit for the peer to read the end of a stream
+	hello           time.Duration // limit for a whole hello
+	handshake       time.Duration // limit for TCP, TLS and HTTP until the exchange works
+	unauthenticated time.Duration // limit for the first authenticated request of a QUIC connection
+	// Limit for the answer to OPEN over something that was ready; three round trips if that is
+	// longer.
+	answer time.Duration
+	idle   time.Duration // how long a carrier without streams is kept
 
-	quicIdle      time.Duration // after which a silent QUIC connection is dead
+	quicIdle      time.Duration // a QUIC connection that was silent this long is dead
 	quicKeepalive time.Duration
 
-	h3HeadStart time.Duration // auto: how long h3 is tried alone
-	headStart   time.Duration // auto: how long another transport is
+	h3HeadStart time.Duration // in auto: how long h3 is tried alone
+	headStart   time.Duration // in auto: how long any other transport is tried before the next
 
 	race race.Timing
 
-	spares time.Duration // how often spares are looked after
+	spares time.Duration // how often spares are checked
 }
 
 var defaultTiming = timing{
-	keepalive: 15 * time.Second, // a third of the shortest idle limit that ingresses are known to have
+	keepalive: 15 * time.Second, // a third of the shortest idle timeout known of an ingress
 	dead:      45 * time.Second,
-	stale:     20 * time.Second, // clients give up after 30, and must not come back to what is dead
-	open:      10 * time.Second,
-	reset:     5 * time.Second,
-	hello:     10 * time.Second,
-	handshake: 10 * time.Second,
-	stranger:  10 * time.Second,
-	answer:    time.Second,
-	idle:      time.Minute,
+	// Clients give up after 30 s, and their next connection must not use a dead carrier.
+	stale:           20 * time.Second,
+	open:            10 * time.Second,
+	reset:           5 * time.Second,
+	hello:           10 * time.Second,
+	handshake:       10 * time.Second,
+	unauthenticated: 10 * time.Second,
+	answer:          time.Second,
+	idle:            time.Minute,
 
-	quicIdle:      30 * time.Second,
-	quicKeepalive: 5 * time.Second, // behind a NAT that has forgotten us, what the gateway sends is lost for so long: clients give up after 10
+	quicIdle: 30 * time.Second,
+	// When a NAT has dropped our mapping, the gateway's packets are lost for this long; clients
+	// give up after 10 s.
+	quicKeepalive: 5 * time.Second,
 
 	h3HeadStart: 300 * time.Millisecond,
 	headStart:   time.Second,
@@ -58,10 +65,11 @@ var defaultTiming = timing{
 	spares: 5 * time.Second,
 }.over(hurry)
 
-// hurry divides the long durations. Only tests that build culvert set it, at both ends alike, and by the linker: -ldflags=-X=….hurry=10.
+// hurry divides the long durations. Only tests that build culvert set it, for both ends, with the
+// linker flag -ldflags=-X=….hurry=10.
 var hurry string
 
-// over divides the long durations.
+// over divides the long durations by a number; by is "" in production, which changes nothing.
 func (t timing) over(by string) timing {
 	n, err := strconv.Atoi(by)
 	if err != nil {

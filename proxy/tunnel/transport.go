@@ -6,28 +6,33 @@ import (
 	"time"
 )
 
-// TransportAuto stands for whichever transport works, the best of them if several do.
+// TransportAuto stands for any transport that works; if several do, for the most preferred one.
 const TransportAuto = "auto"
 
-// A transport is one way to carry a stream: what both ends need to know of it. A new one needs its exchange (package exchange), its pool
-// (pool_*.go), what serves it (serve_*.go) and a row in [transports].
+// A transport is one way to carry a stream. It holds what both ends need to know about that way. A
+// new transport needs an exchange (package exchange), a pool (pool_*.go), a function that serves it
+// (serve_*.go) and a row in [transports].
 type transport struct {
 	name string
 
-	// At the agent's end.
-	needsTLS  bool                       // it exists only for https:// URLs
-	overUDP   bool                       // no proxy lets it through
-	headStart func(timing) time.Duration // for how long nothing that is worse is tried beside it
+	// Used by the agent.
+	needsTLS  bool                       // works only with https:// URLs
+	overUDP   bool                       // cannot go through a proxy
+	headStart func(timing) time.Duration // how long it is tried before less preferred transports start
 	newPool   func(*poolEnv) pool
-	silence   string // what to look at when a hello over it stays without an answer; "" is nothing in particular
+	// What to check when a hello over it gets no answer; "" means there is no specific advice.
+	silenceHint string
 
-	// At the gateway's end.
-	methods map[int][]string                                     // of requests that open a stream, by major version of HTTP
-	refuse  func(http.ResponseWriter, *http.Request) (done bool) // answers such a request that cannot carry a stream
-	serve   func(*streamServer, http.ResponseWriter, *http.Request, Peer)
+	// Used by the gateway.
+
+	// The request methods that open a stream, by major version of HTTP.
+	methods map[int][]string
+	// Answers a request that has such a method but cannot carry a stream.
+	refuse func(http.ResponseWriter, *http.Request) (done bool)
+	serve  func(*streamServer, http.ResponseWriter, *http.Request, Peer)
 }
 
-// transports are all of them, the one that auto prefers first.
+// transports are all transports, most preferred first.
 var transports = []transport{
 	{
 		name: TransportH3, needsTLS: true, overUDP: true,
@@ -46,17 +51,18 @@ var transports = []transport{
 		serve:     serveWS,
 	},
 	{
-		name:      TransportH2,
-		headStart: func(t timing) time.Duration { return t.headStart },
-		newPool:   func(e *poolEnv) pool { return &h2Pool{env: e} },
-		silence:   "does something on the way keep a request's body until it is whole? In nginx that is proxy_request_buffering",
-		methods:   map[int][]string{2: {http.MethodPost}, 1: {http.MethodPost}}, // front doors make one over HTTP/1.1 of one over HTTP/2
-		refuse:    refusePost,
-		serve:     servePost,
+		name:        TransportH2,
+		headStart:   func(t timing) time.Duration { return t.headStart },
+		newPool:     func(e *poolEnv) pool { return &h2Pool{env: e} },
+		silenceHint: "does something on the way buffer whole request bodies? In nginx, proxy_request_buffering does",
+		// An ingress may turn HTTP/2 into HTTP/1.1.
+		methods: map[int][]string{2: {http.MethodPost}, 1: {http.MethodPost}},
+		refuse:  refusePost,
+		serve:   servePost,
 	},
 }
 
-// Transports are the names of all transports, the one that auto prefers first.
+// Transports returns the names of all transports, most preferred first.
 func Transports() (names []string) {
 	for _, t := range transports {
 		names = append(names, t.name)
@@ -64,7 +70,7 @@ func Transports() (names []string) {
 	return names
 }
 
-// transportNamed returns the row of a transport.
+// transportNamed returns the transport with this name; ok is false if there is none.
 func transportNamed(name string) (transport, bool) {
 	all := transports
 	i := slices.IndexFunc(all, func(t transport) bool { return t.name == name })

@@ -16,21 +16,22 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// packetSize is the IP payload, less UDP's header, that QUIC begins with: the least that RFC 9000 §14 allows. An MTU of 1228 carries it over
-// IPv4, one of 1248 over IPv6. QUIC finds out by itself when larger packets get through.
+// packetSize is the size of QUIC's first packets, in bytes of UDP payload: the minimum of RFC 9000
+// §14. A path needs an MTU of 1228 for it over IPv4, or 1248 over IPv6. QUIC discovers larger sizes
+// by itself.
 const packetSize = 1200
 
-// MinResetKey is how many bytes a Server.ResetKey has at least.
+// MinResetKey is the minimum length of a Server.ResetKey, in bytes.
 const MinResetKey = 32
 
-// quicTransport is the gateway's end of QUIC on udp. resetKey may be nil.
+// quicTransport returns the gateway's QUIC transport on udp. resetKey may be nil.
 func quicTransport(udp net.PacketConn, resetKey []byte) (*quic.Transport, error) {
-	tr := &quic.Transport{Conn: steady(udp)}
+	tr := &quic.Transport{Conn: tolerant(udp)}
 	if resetKey == nil {
 		return tr, nil
 	}
 	if len(resetKey) < MinResetKey {
-		return nil, fmt.Errorf("a ResetKey of %d bytes, want %d", len(resetKey), MinResetKey)
+		return nil, fmt.Errorf("ResetKey has %d bytes, want at least %d", len(resetKey), MinResetKey)
 	}
 	tr.StatelessResetKey = (*quic.StatelessResetKey)(derive(resetKey, "culvert quic stateless reset"))
 	tr.TokenGeneratorKey = (*quic.TokenGeneratorKey)(derive(resetKey, "culvert quic address token"))
@@ -38,17 +39,19 @@ func quicTransport(udp net.PacketConn, resetKey []byte) (*quic.Transport, error)
 }
 
 const (
-	// wantedBuffer is what quic-go asks the kernel for.
+	// wantedBuffer is the buffer size that quic-go requests from the kernel, in bytes.
 	wantedBuffer = 7 << 20
 
-	// enoughBuffer is what it is content with: it takes the kernel's word, which on Linux is twice the truth.
+	// enoughBuffer is the size that quic-go accepts without a warning: it reads the kernel's
+	// figure, which on Linux is twice the payload.
 	enoughBuffer = wantedBuffer / 2
 )
 
-// A bufferReport tells, once, how large the buffers of a UDP socket have become. What comes while they are full is lost: QUIC then sends less.
+// A bufferReport reports, once, the sizes of a UDP socket's buffers. Packets that arrive at a full
+// buffer are lost, and QUIC then slows down.
 type bufferReport struct{ once sync.Once }
 
-// tell is to be called when quic-go has the socket. hook may be nil.
+// tell reports the sizes. Call it after quic-go has set them. hook may be nil.
 func (r *bufferReport) tell(udp net.PacketConn, log *slog.Logger, hook func(receive, send int)) {
 	r.once.Do(func() {
 		c, ok := udp.(syscall.Conn)
@@ -67,14 +70,15 @@ func (r *bufferReport) tell(udp net.PacketConn, log *slog.Logger, hook func(rece
 			hook(receive, send)
 		}
 		if min(receive, send) < enoughBuffer {
-			log.Info("UDP buffers are smaller than QUIC wants them", "receive_kib", receive>>10, "send_kib", send>>10,
+			log.Info("UDP buffers are smaller than QUIC needs", "receive_kib", receive>>10, "send_kib", send>>10,
 				"wanted_kib", wantedBuffer>>10, "hint", "sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000")
 		}
 	})
 }
 
-// handshake dials a QUIC connection, and gives up when the network says that UDP does not get there: by ICMP, or at this machine's own door.
-// tr's socket is told of no ICMP, for it is connected to nobody, and has to be, so that connections survive a change of address.
+// handshake dials a QUIC connection. It gives up early if ICMP, or this machine's own network,
+// reports that UDP does not get through. The socket of tr receives no ICMP errors, because it is
+// not connected; it must not be, so that connections survive a change of address.
 func handshake(ctx context.Context, tr *quic.Transport, addr *net.UDPAddr, cfg *tls.Config, q *quic.Config) (*quic.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var asking sync.WaitGroup
@@ -95,11 +99,13 @@ func handshake(ctx context.Context, tr *quic.Transport, addr *net.UDPAddr, cfg *
 	return nil, fmt.Errorf("QUIC handshake: %w", err)
 }
 
-// noUDP waits for an answer that UDP does not get to addr, until ctx is done. It sends one byte, which is no QUIC and which nobody answers.
+// noUDP waits until ctx is done for a report that UDP does not reach addr, and returns it as an
+// error. For that it sends one byte from a connected socket. The byte is not valid QUIC, so nobody
+// answers it.
 func noUDP(ctx context.Context, addr *net.UDPAddr) error {
 	c, err := net.DialUDP("udp", nil, addr)
 	if err != nil {
-		return nil // QUIC's socket will find out what of this concerns it
+		return nil // the QUIC socket will meet the same error if it matters
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(aLongTimeAgo) })
@@ -111,14 +117,14 @@ func noUDP(ctx context.Context, addr *net.UDPAddr) error {
 	if err == nil || exchange.IsTimeout(err) {
 		return nil
 	}
-	return fmt.Errorf("nothing takes UDP there: %w", err)
+	return fmt.Errorf("UDP does not get through: %w", err)
 }
 
-// derive makes a key for one use of a secret that has several.
+// derive returns a key for one use of a secret that has several uses.
 func derive(secret []byte, use string) []byte {
 	key, err := hkdf.Key(sha256.New, secret, nil, use, 32)
 	if err != nil {
-		panic(err) // 32 bytes are not too many
+		panic(err) // impossible: 32 bytes are within HKDF's limit
 	}
 	return key
 }

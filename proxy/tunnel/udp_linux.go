@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bufferSizes returns how large the kernel lets the buffers of a socket be, in payload: it tells twice of that, for its own books.
+// bufferSizes returns the sizes of a socket's buffers in bytes of payload. Linux reports twice
+// that, which includes its own overhead.
 func bufferSizes(c syscall.RawConn) (receive, send int, ok bool) {
 	c.Control(func(f uintptr) {
 		fd := int(f)

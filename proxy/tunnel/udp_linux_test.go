@@ -13,7 +13,7 @@ func TestSmallUDPBuffersAreToldOnce(t *testing.T) {
 		size int
 		want string
 	}{
-		{64 << 10, `level=INFO msg="UDP buffers are smaller than QUIC wants them" receive_kib=64 send_kib=64 wanted_kib=7168 ` +
+		{64 << 10, `level=INFO msg="UDP buffers are smaller than QUIC needs" receive_kib=64 send_kib=64 wanted_kib=7168 ` +
 			`hint="sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000"`},
 		{4 << 20, ""},
 	} {
@@ -32,7 +32,7 @@ func TestSmallUDPBuffersAreToldOnce(t *testing.T) {
 			r.tell(udp, slog.New(slog.NewTextHandler(&log, nil)), func(receive, send int) { told = append(told, receive, send) })
 		}
 		if len(told) != 2 || told[0] != tt.size || told[1] != tt.size {
-			t.Errorf("%d: told %v", tt.size, told)
+			t.Errorf("%d: reported %v", tt.size, told)
 		}
 		if got := log.String(); strings.Count(got, "\n") != min(1, len(tt.want)) || !strings.Contains(got, tt.want) {
 			t.Errorf("%d: logged %q, want %q", tt.size, got, tt.want)
@@ -71,6 +71,6 @@ func TestBothEndsTellOfTheirUDPBuffers(t *testing.T) {
 		ends[end]++
 	}
 	if ends["agent"] != 1 || ends["gateway"] != 1 {
-		t.Errorf("told by %v, want each once", ends)
+		t.Errorf("reported by %v, want each end once", ends)
 	}
 }

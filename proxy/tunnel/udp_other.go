@@ -4,5 +4,5 @@ package tunnel
 
 import "syscall"
 
-// bufferSizes knows nothing elsewhere.
+// bufferSizes reports nothing: other systems count differently.
 func bufferSizes(syscall.RawConn) (receive, send int, ok bool) { return 0, 0, false }

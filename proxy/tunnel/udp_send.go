@@ -9,26 +9,30 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A steadyUDP is a UDP socket that loses packets which the system does not take just now, as a network would. quic-go ends a connection at the
-// first error of a write: but a laptop that changes from one network to another has none in between, and a firewall whose table of connections
-// is full refuses packets here and there. QUIC sends again what was lost, and sees for itself when nothing comes back.
+// A tolerantUDP is a UDP socket that drops a packet when the system cannot send it at the moment,
+// as a network would. quic-go closes a connection at the first write error. But a laptop that moves
+// from one network to another has no network in between, and a firewall with a full connection
+// table rejects packets now and then. QUIC retransmits what is lost, and notices by itself when
+// nothing comes back.
 //
-// Packets of handshakes fail as ever, so that a dial without a network need not wait to learn of it.
-type steadyUDP struct{ *net.UDPConn }
+// Handshake packets still fail with an error, so that a dial without a network fails at once.
+type tolerantUDP struct{ *net.UDPConn }
 
-var _ quic.OOBCapablePacketConn = steadyUDP{}
+var _ quic.OOBCapablePacketConn = tolerantUDP{}
 
-func (c steadyUDP) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+// WriteMsgUDP is what quic-go calls to send packets.
+func (c tolerantUDP) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr)
-	if passing(b, err) {
+	if transient(b, err) {
 		return len(b), len(oob), nil
 	}
 	return n, oobn, err
 }
 
-// passing reports whether a packet of an open connection was refused for a reason that may pass. A size that does not fit and a network card
-// that cannot segment, which quic-go wants to know of, are none.
-func passing(packet []byte, err error) bool {
+// transient reports whether a packet of an established connection was rejected for a reason that
+// may pass. EMSGSIZE, and the error of a network card without segmentation offload, are not among
+// them: quic-go needs to see those.
+func transient(packet []byte, err error) bool {
 	const longHeader = 0x80 // RFC 9000 §17.2
 	if err == nil || len(packet) == 0 || packet[0]&longHeader != 0 {
 		return false
@@ -38,10 +42,11 @@ func passing(packet []byte, err error) bool {
 	}, func(e error) bool { return errors.Is(err, e) })
 }
 
-// steady returns the socket for quic-go: as it is, where it is none of the system's.
-func steady(udp net.PacketConn) net.PacketConn {
+// tolerant returns udp as quic-go should use it. A packet connection that is not a system socket is
+// returned as it is.
+func tolerant(udp net.PacketConn) net.PacketConn {
 	if c, ok := udp.(*net.UDPConn); ok {
-		return steadyUDP{c}
+		return tolerantUDP{c}
 	}
 	return udp
 }

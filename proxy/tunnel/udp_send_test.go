@@ -26,8 +26,8 @@ func TestWhichPacketsMayBeLost(t *testing.T) {
 		{"no segmentation", short, refused(syscall.EIO), false},
 		{"closed", short, net.ErrClosed, false},
 	} {
-		if got := passing(test.packet, test.err); got != test.want {
-			t.Errorf("%s: passing = %v, want %v", test.name, got, test.want)
+		if got := transient(test.packet, test.err); got != test.want {
+			t.Errorf("%s: transient = %v, want %v", test.name, got, test.want)
 		}
 	}
 }

@@ -8,23 +8,23 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A udpSocket is a UDP socket, which carriers share. A balancer that knows nothing of QUIC sends all that comes from one socket to one gateway, so
-// to leave a gateway takes another socket.
+// A udpSocket is a UDP socket that carriers share. A load balancer that does not understand QUIC
+// sends everything from one socket to one gateway, so leaving a gateway takes a new socket.
 type udpSocket struct {
 	tr *quic.Transport
 
 	// Guarded by udpSockets.mu.
-	users int // carriers, and dials in progress
+	users int // carriers and dials in progress
 	left  bool
 }
 
-// udpSockets opens sockets as they are needed, and closes those that were left when nobody uses them.
+// udpSockets opens sockets as needed, and closes a socket that was left when its last user is gone.
 type udpSockets struct {
 	mu      sync.Mutex
-	current *udpSocket // for new carriers; nil until it is needed
+	current *udpSocket // for new carriers; nil until one is needed
 }
 
-// use returns the socket for new carriers, for one of them.
+// use returns the socket for a new carrier, and counts that carrier as its user.
 func (u *udpSockets) use() (*udpSocket, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -33,13 +33,13 @@ func (u *udpSockets) use() (*udpSocket, error) {
 		if err != nil {
 			return nil, err
 		}
-		u.current = &udpSocket{tr: &quic.Transport{Conn: steady(udp)}}
+		u.current = &udpSocket{tr: &quic.Transport{Conn: tolerant(udp)}}
 	}
 	u.current.users++
 	return u.current, nil
 }
 
-// leave has new carriers use another socket than s, or than the one that there is if s is nil.
+// leave makes new carriers use another socket than s, or than the current one if s is nil.
 func (u *udpSockets) leave(s *udpSocket) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -51,7 +51,7 @@ func (u *udpSockets) leave(s *udpSocket) error {
 	return s.closeUnused()
 }
 
-// free is told that a carrier has ended, or that a dial has failed.
+// free is called when a carrier has ended or a dial has failed.
 func (u *udpSockets) free(s *udpSocket) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -59,7 +59,7 @@ func (u *udpSockets) free(s *udpSocket) {
 	s.closeUnused()
 }
 
-// closeUnused closes a socket that was left when nobody uses it. The caller holds udpSockets.mu.
+// closeUnused closes the socket if it was left and has no users. The caller holds udpSockets.mu.
 func (s *udpSocket) closeUnused() error {
 	if !s.left || s.users > 0 {
 		return nil

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A udpRelay stands before a gateway as a NAT does, for one agent.
+// A udpRelay stands in front of a gateway like a NAT, for one agent.
 type udpRelay struct {
 	t     *testing.T
 	front *net.UDPConn
@@ -24,7 +24,7 @@ type udpRelay struct {
 	gateway net.Addr
 	agent   net.Addr
 	back    *net.UDPConn // whose port the gateway sees
-	longest int          // of the packets with a long header, those of handshakes
+	longest int          // of the packets with a long header, which are those of handshakes
 	sent    int          // packets to the gateway
 	replies int          // and from it
 }
@@ -51,7 +51,7 @@ func listenUDP(t *testing.T) *net.UDPConn {
 	return c
 }
 
-// rebind takes another port, and forgets the one before.
+// rebind takes another port and closes the old one.
 func (r *udpRelay) rebind() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,7 +63,7 @@ func (r *udpRelay) rebind() {
 	r.tasks.Go(func() { r.andBack(back) })
 }
 
-// leadTo has packets go to another gateway.
+// leadTo sends packets to another gateway from now on.
 func (r *udpRelay) leadTo(gateway net.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,7 +101,8 @@ func (r *udpRelay) andBack(back *net.UDPConn) {
 	}
 }
 
-// passed reports whether some packets have gone to the gateway, and some came back if it answers at all.
+// passed reports whether some packets have reached the gateway and, if it answers, some have come
+// back.
 func (r *udpRelay) passed(answers bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -128,7 +129,7 @@ func newRelayedRig(t *testing.T, adapt ...func(*rig)) (*rig, *udpRelay) {
 	return r, relay
 }
 
-// A NAT forgets a binding and takes another port, or a laptop changes its network: streams go on.
+// A NAT drops a mapping and takes another port, or a laptop changes networks: streams continue.
 func TestStreamsGoOnFromAnotherAddress(t *testing.T) {
 	r, relay := newRelayedRig(t)
 	c, s := r.dial()
@@ -163,7 +164,7 @@ func TestStreamsGoOnFromAnotherAddress(t *testing.T) {
 	both.Wait()
 }
 
-// Some links carry no more than 1228 bytes of IP: PPP over IPsec over something else.
+// Some links carry no more than 1228 bytes of IP, such as PPP over IPsec over another tunnel.
 func TestHandshakesNeedNoLargerPacketsThanTheLeast(t *testing.T) {
 	r, relay := newRelayedRig(t)
 	r.dial()
@@ -174,7 +175,8 @@ func TestHandshakesNeedNoLargerPacketsThanTheLeast(t *testing.T) {
 	}
 }
 
-// A gateway that does not know a connection ends it, if it has the key that the connection's gateway had.
+// A gateway that does not know a connection ends it if it has the same reset key as the
+// connection's gateway had.
 func TestAgentsLearnOfARestart(t *testing.T) {
 	key := []byte(strings.Repeat("k", MinResetKey))
 	for _, tt := range []struct {
@@ -190,7 +192,7 @@ func TestAgentsLearnOfARestart(t *testing.T) {
 			r, relay := newRelayedRig(t, func(r *rig) {
 				r.server.ResetKey = tt.before
 				r.dialer.timing = defaultTiming
-				r.dialer.timing.reset = 50 * time.Millisecond // nobody takes the end of the stream
+				r.dialer.timing.reset = 50 * time.Millisecond // nobody reads the end of the stream
 			})
 			restarted := newRig(t, "h3", func(r *rig) { r.server.ResetKey = tt.after })
 			c, _ := r.dial()
@@ -230,7 +232,7 @@ func TestAShortResetKeyIsRefused(t *testing.T) {
 	tcp, udp := listenOn(t, true)
 	defer tcp.Close()
 	defer udp.Close()
-	if err := s.Run(t.Context(), tcp, udp); err == nil || !strings.Contains(err.Error(), "a ResetKey of 5 bytes, want 32") {
+	if err := s.Run(t.Context(), tcp, udp); err == nil || !strings.Contains(err.Error(), "ResetKey has 5 bytes, want at least 32") {
 		t.Errorf("Run: %v", err)
 	}
 }
@@ -242,17 +244,18 @@ func TestKeysForTwoUsesDiffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if bytes.Equal(tr.StatelessResetKey[:], tr.TokenGeneratorKey[:]) || bytes.Contains(key, tr.StatelessResetKey[:]) {
-		t.Error("one key is used twice")
+		t.Error("one key has two uses")
 	}
 }
 
-// Nobody listens on the gateway's UDP port, as ICMP says; QUIC alone would wait five seconds for that.
+// Nobody listens on the gateway's UDP port, and ICMP says so; QUIC alone would wait for five
+// seconds.
 func TestAClosedUDPPortIsFoundAtOnce(t *testing.T) {
 	r := newRig(t, "noudp", func(r *rig) {
 		r.dialer.Transport = TransportH3
 	})
 	_, err := r.dialer.Dial(t.Context(), Open{}, nil)
-	want := "dial gateway " + r.addr + " over h3: QUIC handshake: nothing takes UDP there: "
+	want := "dial gateway " + r.addr + " over h3: QUIC handshake: UDP does not get through: "
 	if !errors.Is(err, syscall.ECONNREFUSED) || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("Dial: %v, want %s…", err, want)
 	}

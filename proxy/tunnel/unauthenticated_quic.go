@@ -16,72 +16,85 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// A stranger is a QUIC connection on which no request has authenticated yet. quic-go keeps each STREAM frame that comes out of order in 160
-// bytes more than it carries, and each CRYPTO frame in 100, and a frame can carry a single byte. So what a stranger can make us hold is bounded
-// by what it may send at all.
+// These limits are for QUIC connections on which no request has authenticated yet. quic-go needs
+// 160 bytes more than the payload for each STREAM frame that arrives out of order, and 100 for each
+// CRYPTO frame, and a frame can carry a single byte. So limits on buffered bytes are not enough:
+// what bounds the memory of such a connection is how much its peer may send at all.
 const (
-	// unauthenticatedWindow is the credit of all its streams together. A token and OPEN fit; of what is larger we give the credit as we read.
+	// unauthenticatedWindow is the flow-control credit of all streams of such a connection
+	// together, in bytes. A token and OPEN fit; for longer requests more credit is granted as we
+	// read.
 	unauthenticatedWindow = 512
 
-	// maxEarlyRequests is how many requests of a stranger are read at once. A stream that we have not accepted costs no goroutine.
+	// maxEarlyRequests is how many requests of such a connection are read at once. A stream that is
+	// not accepted yet costs no goroutine.
 	maxEarlyRequests = 1
 
-	// maxUnauthenticatedQUIC is how many there may be. The oldest makes room for the next: an agent has its answer within two round trips.
+	// maxUnauthenticatedQUIC is how many such connections may exist. The oldest makes room for the
+	// next, since an agent has authenticated within two round trips.
 	maxUnauthenticatedQUIC = 800
 
-	// maxHalfOpen is how many of them may be without a whole ClientHello, which takes an agent two packets. They cannot be closed.
+	// maxHalfOpen is how many of them may have sent an incomplete ClientHello. An agent needs two
+	// packets for it. quic-go does not hand out such a connection, so it cannot be closed.
 	maxHalfOpen = 64
 
-	// maxHalfOpenHere is how many of those one place may have that has shown its address, once there are so many that all have to.
+	// maxHalfOpenHere is how many half-open connections one source may have whose address is
+	// verified. It applies once there are so many that every new address is verified.
 	maxHalfOpenHere = 16
 
-	// maxEarlyBytes is what a stranger may send beside what we read of its requests. A handshake takes 4 KiB, and 2 KiB more each time that its
-	// first flight is sent again; what QUIC sends to find out how large packets may be is 6 KiB.
+	// maxEarlyBytes is how many bytes such a peer may send beyond what we read from its requests. A
+	// handshake takes 4 KiB, each repetition of its first flight 2 KiB more, and QUIC's path MTU
+	// discovery 6 KiB.
 	maxEarlyBytes = 16 << 10
 
-	// maxAllEarlyBytes is that of all of them together, and keeps them to 256 MiB where they send CRYPTO frames of one byte.
+	// maxAllEarlyBytes is that limit for all such connections together. It keeps them to 256 MiB of
+	// memory even if they send CRYPTO frames of one byte.
 	maxAllEarlyBytes = maxUnauthenticatedQUIC * 8 << 10
 
-	// watchEarlyBytes is how often we look at how much strangers have sent.
+	// watchEarlyBytes is how often the bytes are counted. QUIC has no hook for that.
 	watchEarlyBytes = 25 * time.Millisecond
 )
 
-// unauthenticatedQUIC are those of one listener.
+// unauthenticatedQUIC holds the unauthenticated QUIC connections of one listener.
 type unauthenticatedQUIC struct {
 	timeout time.Duration
-	credit  int                   // of a connection that has authenticated
-	told    func(net.Addr, error) // a stranger that was turned away; must not block
+	credit  int                   // flow-control credit of a connection once it has authenticated, in bytes
+	onClose func(net.Addr, error) // called when a connection is refused or closed; must not block
 
 	mu      sync.Mutex
-	list    []*quicPeer // the oldest first
+	list    []*quicPeer // oldest first
 	sources sources
-	watch   *time.Timer // while there are any
+	watch   *time.Timer // runs while list is not empty
 }
 
+// A quicPeer is the other end of a QUIC connection, from its first packet to its end. It leaves
+// unauthenticatedQUIC.list when it authenticates.
 type quicPeer struct {
-	of    *unauthenticatedQUIC
-	addr  net.Addr
-	from  netip.Prefix
-	shown bool          // addr is its own for certain
-	known chan struct{} // closed when a request has authenticated
-	timer *time.Timer
-	read  atomic.Uint64 // bytes of its request streams that we have read; counted also when it is no stranger any more
+	of       *unauthenticatedQUIC
+	addr     net.Addr
+	from     netip.Prefix
+	verified bool          // addr cannot be spoofed
+	known    chan struct{} // closed when a request has authenticated
+	timer    *time.Timer
+	read     atomic.Uint64 // bytes read from its request streams; counted also after it has authenticated
 
 	// Guarded by unauthenticatedQUIC.mu.
-	hello bool       // its ClientHello is here as a whole
-	conn  *quic.Conn // nil until quic-go has shown it to us
-	late  bool       // time was over before
+	hello bool       // its ClientHello has arrived completely
+	conn  *quic.Conn // nil until quic-go hands the connection out
+	late  bool       // the timeout passed while conn was nil
 }
 
 type quicPeerKey struct{}
 
-// quicPeerOf is who a QUIC connection of ours was, or is, of whose context ctx is one; nil if ctx is of none.
+// quicPeerOf returns the peer of the QUIC connection that ctx belongs to, or nil if it belongs to
+// none.
 func quicPeerOf(ctx context.Context) *quicPeer {
 	p, _ := ctx.Value(quicPeerKey{}).(*quicPeer)
 	return p
 }
 
-// unauthenticatedConfig is a listener's configuration, with the windows that a connection begins with.
+// unauthenticatedConfig returns c with the windows of a connection that has not authenticated.
+// quic-go may enlarge them only afterwards.
 func unauthenticatedConfig(c *quic.Config) *quic.Config {
 	c.InitialConnectionReceiveWindow = min(unauthenticatedWindow, c.InitialConnectionReceiveWindow)
 	c.AllowConnectionWindowIncrease = func(conn *quic.Conn, _ uint64) bool {
@@ -90,6 +103,7 @@ func unauthenticatedConfig(c *quic.Config) *quic.Config {
 	return c
 }
 
+// isKnown reports whether a request has authenticated.
 func (p *quicPeer) isKnown() bool {
 	select {
 	case <-p.known:
@@ -100,18 +114,20 @@ func (p *quicPeer) isKnown() bool {
 }
 
 var (
-	errHalfOpen = fmt.Errorf("the gateway's limit of %d connections without a whole ClientHello is reached", maxHalfOpen)
-	errOldest   = fmt.Errorf("the gateway's limit of %d connections without credentials is reached, and this was the oldest", maxUnauthenticatedQUIC)
-	errChatty   = errors.New("too many bytes came before a request with credentials")
+	errHalfOpen    = fmt.Errorf("the gateway's limit of %d connections without a complete ClientHello is reached", maxHalfOpen)
+	errOldest      = fmt.Errorf("the gateway's limit of %d unauthenticated connections is reached, and this was the oldest", maxUnauthenticatedQUIC)
+	errTooMuchSent = errors.New("too many bytes came before a request authenticated")
 )
 
-// arrive is quic.Transport.ConnContext. The context that it returns ends with the connection.
+// arrive is quic.Transport.ConnContext. It refuses a connection if too many are half-open, and
+// closes the oldest one if there are too many in all. The context that it returns ends with the
+// connection.
 func (s *unauthenticatedQUIC) arrive(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := &quicPeer{of: s, addr: info.RemoteAddr, from: sourceOf(info.RemoteAddr.String()), shown: info.AddrVerified, known: make(chan struct{})}
+	p := &quicPeer{of: s, addr: info.RemoteAddr, from: sourceOf(info.RemoteAddr.String()), verified: info.AddrVerified, known: make(chan struct{})}
 	if n := s.halfOpen(); n >= maxHalfOpen || n >= maxHalfOpen/2 && s.halfOpenAt(p.from) >= maxHalfOpenHere {
-		s.told(info.RemoteAddr, errHalfOpen)
+		s.onClose(info.RemoteAddr, errHalfOpen)
 		return nil, errHalfOpen
 	}
 	if len(s.list) >= maxUnauthenticatedQUIC {
@@ -130,10 +146,10 @@ func (s *unauthenticatedQUIC) arrive(ctx context.Context, info *quic.ClientInfo)
 	return context.WithValue(ctx, quicPeerKey{}, p), nil
 }
 
-// closable reports whether quic-go has shown us the connection. The caller holds mu.
+// closable reports whether quic-go has handed the connection out. The caller holds mu.
 func (p *quicPeer) closable() bool { return p.conn != nil }
 
-// halfOpen is how many have sent no whole ClientHello. The caller holds mu.
+// halfOpen returns how many peers have not sent a complete ClientHello. The caller holds mu.
 func (s *unauthenticatedQUIC) halfOpen() (n int) {
 	for _, p := range s.list {
 		if !p.hello {
@@ -143,8 +159,9 @@ func (s *unauthenticatedQUIC) halfOpen() (n int) {
 	return n
 }
 
-// helloCame is told that the ClientHello of a stranger is here, of whose context ctx is one. What waits for us from then on is no half-open
-// connection: many agents may come at once.
+// helloCame is called when a complete ClientHello has arrived; ctx belongs to the connection. From
+// then on the connection waits for us and not for its peer, so it no longer counts as half-open:
+// many agents may come at once.
 func (s *unauthenticatedQUIC) helloCame(ctx context.Context) {
 	if p := quicPeerOf(ctx); p != nil {
 		s.mu.Lock()
@@ -153,17 +170,19 @@ func (s *unauthenticatedQUIC) helloCame(ctx context.Context) {
 	}
 }
 
-// halfOpenAt is how many of those there are at a place, as far as they have shown that they are there. The caller holds mu.
+// halfOpenAt returns how many half-open connections with a verified address there are from this
+// source. The caller holds mu.
 func (s *unauthenticatedQUIC) halfOpenAt(place netip.Prefix) (n int) {
 	for _, p := range s.list {
-		if p.shown && p.from == place && !p.hello {
+		if p.verified && p.from == place && !p.hello {
 			n++
 		}
 	}
 	return n
 }
 
-// oldest is that of the place with most of them, as far as it can be closed. The caller holds mu, and there is one.
+// oldest returns the oldest connection of the most frequent source that can be closed, or of any
+// source if none of those can. The caller holds mu, and there is one.
 func (s *unauthenticatedQUIC) oldest() *quicPeer {
 	most := s.sources.most()
 	i := slices.IndexFunc(s.list, func(p *quicPeer) bool { return p.closable() && s.sources[p.from] == most })
@@ -173,14 +192,16 @@ func (s *unauthenticatedQUIC) oldest() *quicPeer {
 	return s.list[i]
 }
 
-// many reports whether there are so many that those who come have to show that their address is theirs.
+// many reports whether there are so many connections that new ones must prove their address with a
+// Retry (RFC 9000 §8.1). Below that, agents save the round trip.
 func (s *unauthenticatedQUIC) many() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.list) >= maxUnauthenticatedQUIC/2 || s.halfOpen() >= maxHalfOpen/2
 }
 
-// accepted is told the connection of a stranger, and returns what is closed when a request of it has authenticated.
+// accepted is called when quic-go hands out a connection. It returns a channel that is closed when
+// a request on it authenticates.
 func (s *unauthenticatedQUIC) accepted(conn *quic.Conn) (known <-chan struct{}) {
 	p := quicPeerOf(conn.Context())
 	s.mu.Lock()
@@ -192,7 +213,8 @@ func (s *unauthenticatedQUIC) accepted(conn *quic.Conn) (known <-chan struct{}) 
 	return p.known
 }
 
-// authenticated is to be called when a request has shown its credentials, or needs none. ctx is that of the request.
+// authenticated is called when a request has authenticated, or needs no credentials. ctx is that of
+// the request. Over TCP it does nothing.
 func authenticated(ctx context.Context) {
 	p := quicPeerOf(ctx)
 	if p == nil {
@@ -211,11 +233,12 @@ func authenticated(ctx context.Context) {
 
 func (s *unauthenticatedQUIC) leave(p *quicPeer) {
 	s.mu.Lock()
+	// leave removes a connection that has ended.
 	defer s.mu.Unlock()
 	s.remove(p)
 }
 
-// remove reports whether p was there. The caller holds mu.
+// remove takes p off the list and reports whether it was on it. The caller holds mu.
 func (s *unauthenticatedQUIC) remove(p *quicPeer) bool {
 	i := slices.Index(s.list, p)
 	if i < 0 {
@@ -227,19 +250,24 @@ func (s *unauthenticatedQUIC) remove(p *quicPeer) bool {
 	return true
 }
 
-// close ends a stranger's connection, and counts it no more. The caller holds mu.
+// close closes the connection of p and removes it. The caller holds mu.
 func (s *unauthenticatedQUIC) close(p *quicPeer, why error) {
 	if !s.remove(p) {
 		return
 	}
-	s.told(p.addr, why)
-	go p.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), why.Error()) // which waits
+	s.onClose(p.addr, why)
+	// On a goroutine, because it blocks.
+	go p.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), why.Error())
 }
 
+// tooLate returns the reason for closing a connection whose time is over; the peer reads it in the
+// CONNECTION_CLOSE.
 func (s *unauthenticatedQUIC) tooLate() error {
-	return fmt.Errorf("no request with credentials came within %v", s.timeout)
+	return fmt.Errorf("no request has authenticated within %v", s.timeout)
 }
 
+// expire closes p when its time is over, or lets accepted do so if quic-go has not handed it out
+// yet.
 func (s *unauthenticatedQUIC) expire(p *quicPeer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -248,7 +276,8 @@ func (s *unauthenticatedQUIC) expire(p *quicPeer) {
 	}
 }
 
-// look closes those that have sent too much: the most first, where it is all together.
+// look closes connections that have sent too much. If all together have, it begins with those that
+// sent most.
 func (s *unauthenticatedQUIC) look() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,7 +289,7 @@ func (s *unauthenticatedQUIC) look() {
 	all := uint64(0)
 	for _, p := range s.list {
 		if p.conn != nil {
-			read := p.read.Load() // before what has come
+			read := p.read.Load() // before BytesReceived, so that the difference is never negative
 			n := p.conn.ConnectionStats().BytesReceived - read
 			senders = append(senders, sender{p, n})
 			all += n
@@ -272,7 +301,7 @@ func (s *unauthenticatedQUIC) look() {
 			break
 		}
 		all -= p.sent
-		s.close(p.quicPeer, errChatty)
+		s.close(p.quicPeer, errTooMuchSent)
 	}
 	s.watch = nil
 	if len(s.list) > 0 {

@@ -17,22 +17,23 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// inUse is what this process holds, when what nobody needs any more is collected.
+// inUse returns the memory that this process holds after garbage collection.
 func inUse() int64 {
 	runtime.GC()
-	runtime.GC() // what pools kept through the first one
+	runtime.GC() // pools keep their content through the first one
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 const (
-	perStranger    = 256 << 10
-	allOfStrangers = 256 << 20
+	maxMemoryPerConn = 256 << 10
+	maxMemoryOfAll   = 256 << 20
 )
 
-// A stranger costs no more than 256 KiB and a few goroutines, whatever it sends and holds back.
-func TestWhatAStrangerCosts(t *testing.T) {
+// An unauthenticated connection costs at most 256 KiB and a few goroutines, whatever its peer sends
+// and withholds.
+func TestWhatAnUnauthenticatedQUICConnectionCosts(t *testing.T) {
 	for name, a := range map[string]attack{
 		"nothing":                                {Conns: 100},
 		"64 request streams, nothing on them":    {Conns: 100, Streams: 64},
@@ -49,23 +50,24 @@ func TestWhatAStrangerCosts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, "h3")
-			if _, err := r.dialer.Hello(t.Context()); err != nil { // so that what is made once is there
+			if _, err := r.dialer.Hello(t.Context()); err != nil { // so that one-time allocations have happened
 				t.Fatal(err)
 			}
 			before, goroutines := inUse(), runtime.NumGoroutine()
 			a.Addr = r.addr
 			a.start(t)
 			each, more := (inUse()-before)/int64(a.Conns), (runtime.NumGoroutine()-goroutines)/a.Conns
-			if each > perStranger || more > 10 {
-				t.Errorf("a stranger costs %d bytes and %d goroutines, want at most %d and 10", each, more, perStranger)
+			if each > maxMemoryPerConn || more > 10 {
+				t.Errorf("a connection costs %d bytes and %d goroutines, want at most %d and 10", each, more, maxMemoryPerConn)
 			}
 			t.Logf("%d KiB and %d goroutines each, %d are left", each>>10, more, r.server.QUICConns()-1)
 		})
 	}
 }
 
-// Two thousand strangers that hold what they can take no more than 256 MiB, and agents come through.
-func TestTwoThousandStrangersAtOnce(t *testing.T) {
+// Two thousand unauthenticated connections that hold as much as they can cost at most 256 MiB, and
+// agents still connect.
+func TestTwoThousandUnauthenticatedQUICConnections(t *testing.T) {
 	var closed atomic.Int64
 	r := newRig(t, "h3", func(r *rig) {
 		r.server.OnLimit = func(l Limit, _ *Error, _ Peer) {
@@ -90,7 +92,7 @@ func TestTwoThousandStrangersAtOnce(t *testing.T) {
 			worst = max(worst, time.Since(start))
 			d.Close()
 			if err != nil {
-				t.Errorf("an agent among strangers: %v", err)
+				t.Errorf("an agent among unauthenticated peers: %v", err)
 			}
 			select {
 			case <-over:
@@ -104,20 +106,20 @@ func TestTwoThousandStrangersAtOnce(t *testing.T) {
 	close(over)
 	agents.Wait()
 	all := inUse() - before
-	if all > allOfStrangers {
-		t.Errorf("2,000 strangers cost %d MiB, want at most %d", all>>20, allOfStrangers>>20)
+	if all > maxMemoryOfAll {
+		t.Errorf("2,000 connections cost %d MiB, want at most %d", all>>20, maxMemoryOfAll>>20)
 	}
 	if n := r.server.QUICConns(); n > maxUnauthenticatedQUIC+10 {
 		t.Errorf("%d connections are open, want about %d", n, maxUnauthenticatedQUIC)
 	}
 	if closed.Load() < 2000-maxUnauthenticatedQUIC-10 {
-		t.Errorf("OnLimit was told of %d strangers", closed.Load())
+		t.Errorf("OnLimit was called for %d connections", closed.Load())
 	}
 	t.Logf("%d MiB for %d connections, %d turned away", all>>20, r.server.QUICConns(), closed.Load())
 }
 
-// dialStranger makes a QUIC connection without a request.
-func dialStranger(t *testing.T, addr string) *quic.Conn {
+// dialUnauthenticated makes a QUIC connection and sends no request.
+func dialUnauthenticated(t *testing.T, addr string) *quic.Conn {
 	t.Helper()
 	_, client := testTLS()
 	cfg := &tls.Config{RootCAs: client.RootCAs, NextProtos: []string{http3.NextProtoH3}}
@@ -129,25 +131,25 @@ func dialStranger(t *testing.T, addr string) *quic.Conn {
 	return c
 }
 
-func TestAStrangerHasLittleTime(t *testing.T) {
+func TestAnUnauthenticatedQUICConnectionIsClosedInTime(t *testing.T) {
 	told := make(chan Peer, 1)
 	r := newRig(t, "h3", func(r *rig) {
 		r.server.timing = defaultTiming
-		r.server.timing.stranger = 50 * time.Millisecond
+		r.server.timing.unauthenticated = 50 * time.Millisecond
 		r.server.OnLimit = func(l Limit, _ *Error, p Peer) {
 			if l == LimitUnauthenticated {
 				told <- p
 			}
 		}
 	})
-	c := dialStranger(t, r.addr)
+	c := dialUnauthenticated(t, r.addr)
 	<-c.Context().Done()
 	e, ok := errors.AsType[*quic.ApplicationError](context.Cause(c.Context()))
-	if !ok || e.ErrorCode != quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad) || e.ErrorMessage != "no request with credentials came within 50ms" {
-		t.Errorf("the stranger was told %v", context.Cause(c.Context()))
+	if !ok || e.ErrorCode != quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad) || e.ErrorMessage != "no request has authenticated within 50ms" {
+		t.Errorf("the connection was closed with %v", context.Cause(c.Context()))
 	}
 	if p := <-told; p.Addr != c.LocalAddr().String() && !strings.HasSuffix(p.Addr, port(c.LocalAddr())) || p.Transport != TransportH3 {
-		t.Errorf("OnLimit was told of %+v, want %v", p, c.LocalAddr())
+		t.Errorf("OnLimit was called with %+v, want %v", p, c.LocalAddr())
 	}
 }
 
@@ -163,8 +165,9 @@ func knowsAlice(r *http.Request) (string, error) {
 	return "alice", nil
 }
 
-// Who has shown credentials on a connection is no stranger any more, even where no stream is left of it, and spares have.
-func TestAgentsAreNoStrangers(t *testing.T) {
+// A connection stays authenticated when its last stream has ended, and a spare is authenticated
+// too.
+func TestAgentsAuthenticateTheirQUICConnections(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) {
 		r.server.Authenticate = knowsAlice
 		r.dialer.Token = func() (string, error) { return "alice", nil }
@@ -179,87 +182,89 @@ func TestAgentsAreNoStrangers(t *testing.T) {
 	for unused() < 3 && t.Context().Err() == nil {
 		runtime.Gosched()
 	}
-	if n := r.strangers(); n != 0 {
-		t.Errorf("%d of 3 spares are strangers to the gateway", n)
+	if n := r.unauthenticated(); n != 0 {
+		t.Errorf("%d of 3 spares are not authenticated", n)
 	}
 }
 
-// strangers is how many the gateway has.
-func (r *rig) strangers() int {
-	n, _ := r.countStrangers()
+// unauthenticated returns how many unauthenticated QUIC connections the gateway has.
+func (r *rig) unauthenticated() int {
+	n, _ := r.countUnauthenticated()
 	return n
 }
 
-// countStrangers is how many there are, and how many of them are half open.
-func (r *rig) countStrangers() (all, halfOpen int) {
+// countUnauthenticated returns how many there are, and how many of them are half-open.
+func (r *rig) countUnauthenticated() (all, halfOpen int) {
 	s := r.server.h3Server().unauthenticated
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.list), s.halfOpen()
 }
 
-// A request that is refused makes no friend of whoever sent it.
-func TestARefusedRequestIsAStrangers(t *testing.T) {
+// A refused request does not authenticate its connection.
+func TestARefusedRequestLeavesItsConnectionUnauthenticated(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) {
 		r.server.Authenticate = knowsAlice
 		r.dialer.Token = func() (string, error) { return "mallory", nil }
 	})
 	if _, err := r.dialer.Hello(t.Context()); err == nil {
-		t.Fatal("mallory is let in")
+		t.Fatal("mallory was accepted")
 	}
-	if n := r.strangers(); n != 1 {
-		t.Errorf("%d strangers, want mallory", n)
+	if n := r.unauthenticated(); n != 1 {
+		t.Errorf("%d unauthenticated connections, want mallory's", n)
 	}
 }
 
-// They come, and nothing more comes of them: quic-go shows us no connection that could be closed.
-func TestHalfOpenStrangersAreFew(t *testing.T) {
+// Their peers send nothing more, and quic-go does not hand out such connections, so they cannot be
+// closed.
+func TestHalfOpenConnectionsAreLimited(t *testing.T) {
 	told := 0
-	s := &unauthenticatedQUIC{timeout: time.Hour, told: func(net.Addr, error) { told++ }}
+	s := &unauthenticatedQUIC{timeout: time.Hour, onClose: func(net.Addr, error) { told++ }}
 	ctx, cancel := context.WithCancel(t.Context())
 	info := &quic.ClientInfo{RemoteAddr: &net.UDPAddr{}}
 	for i := range maxHalfOpen {
 		if s.many() != (i >= maxHalfOpen/2) {
-			t.Errorf("with %d half open, addresses are verified: %t", i, s.many())
+			t.Errorf("with %d half-open connections, addresses are verified: %t", i, s.many())
 		}
 		if _, err := s.arrive(ctx, info); err != nil {
 			t.Fatalf("%d: %v", i, err)
 		}
 	}
 	if _, err := s.arrive(ctx, info); err != errHalfOpen || told != 1 {
-		t.Errorf("one more: %v, told %d times", err, told)
+		t.Errorf("one more: %v, onClose was called %d times", err, told)
 	}
 	cancel()
-	for s.many() && t.Context().Err() == nil { // what context.AfterFunc starts
+	for s.many() && t.Context().Err() == nil { // waits for what context.AfterFunc has started
 		runtime.Gosched()
 	}
 }
 
-// What waits for us, because many agents come at once, is no half-open connection.
+// A connection that waits for us, because many agents come at once, is not half-open.
 func TestAWholeClientHelloIsNoticed(t *testing.T) {
 	r := newRig(t, "h3")
 	attack{Addr: r.addr, Conns: 5}.start(t)
-	if all, halfOpen := r.countStrangers(); halfOpen > 0 || all != 5 {
-		t.Errorf("%d of %d strangers are half open", halfOpen, all)
+	if all, halfOpen := r.countUnauthenticated(); halfOpen > 0 || all != 5 {
+		t.Errorf("%d of %d connections are half-open", halfOpen, all)
 	}
 }
 
-func TestFromHalfTheirLimitOnStrangersShowTheirAddress(t *testing.T) {
+func TestAddressesAreVerifiedFromHalfTheLimitOn(t *testing.T) {
 	s := &unauthenticatedQUIC{list: make([]*quicPeer, maxUnauthenticatedQUIC/2)}
 	for i := range s.list {
 		s.list[i] = &quicPeer{hello: true}
 	}
 	if !s.many() {
-		t.Errorf("%d strangers are not many", len(s.list))
+		t.Errorf("%d connections do not count as many", len(s.list))
 	}
 	s.list = s.list[1:]
 	if s.many() {
-		t.Errorf("%d strangers are many", len(s.list))
+		t.Errorf("%d connections count as many", len(s.list))
 	}
 }
 
-// What flow control does not count, CRYPTO frames, is bounded for all strangers together.
-func TestHandshakeMessagesOfAllStrangersAreBounded(t *testing.T) {
+// CRYPTO frames, which flow control does not count, are bounded for all unauthenticated connections
+// together.
+func TestHandshakeMessagesOfAllConnectionsAreBounded(t *testing.T) {
 	r := newRig(t, "h3")
 	if _, err := r.dialer.Hello(t.Context()); err != nil {
 		t.Fatal(err)
@@ -267,8 +272,8 @@ func TestHandshakeMessagesOfAllStrangersAreBounded(t *testing.T) {
 	before := inUse()
 	attack{Addr: r.addr, Conns: 700, Streams: 64, Bytes: 6, Frame: 1, Crypto: 1800}.start(t)
 	all := inUse() - before
-	if all > allOfStrangers {
-		t.Errorf("strangers hold %d MiB, want at most %d", all>>20, allOfStrangers>>20)
+	if all > maxMemoryOfAll {
+		t.Errorf("the connections hold %d MiB, want at most %d", all>>20, maxMemoryOfAll>>20)
 	}
 	t.Logf("%d MiB for %d connections of 700", all>>20, r.server.QUICConns()-1)
 }

@@ -9,35 +9,38 @@ import (
 	"time"
 )
 
-// maxUnauthenticated is how many connections may be open at once on which no request has authenticated yet. Each may cost 256 KiB (a test holds
-// that), so all of them 256 MiB. An agent's connection is one of them for some round trips only.
+// maxUnauthenticated is how many TCP connections may be open on which no request has authenticated.
+// Each may cost 256 KiB, which a test checks, so all of them 256 MiB. An agent's connection is one
+// of them only for some round trips.
 const maxUnauthenticated = 1024
 
-// unauthenticatedTCP are the connections of a [Server] on which no request has authenticated yet. Each is closed when it has been one of them for
-// too long, and the oldest of the place with most of them when there are too many: agents authenticate at once, so that is the least likely to be
-// an agent's. Behind an ingress all come from one place.
-// The zero value is not ready: set within, onFull and log.
+// unauthenticatedTCP holds the TCP connections of a [Server] on which no request has authenticated.
+// Each is closed after a while. If there are too many, the oldest one of the most frequent source
+// is closed: agents authenticate at once, so it is the least likely to be an agent's. Behind an
+// ingress all connections have one source.
+//
+// The zero value is not ready to use: set within, onFull and log.
 type unauthenticatedTCP struct {
-	within time.Duration // how long a connection may take
+	within time.Duration // how long a connection may take to authenticate
 	most   int           // 0 means maxUnauthenticated
 	onFull func(evicted Peer, why *Error)
 	log    *slog.Logger
 
 	mu      sync.Mutex
-	list    list.List // of *entry, the oldest first
+	list    list.List // of *entry, oldest first
 	sources sources
 }
 
-// An entry is one such connection.
+// An entry is one unauthenticated connection.
 type entry struct {
 	peer  Peer
-	close func(why error) // ends the connection; called once at most, and on a goroutine that may not wait
+	close func(why error) // closes the connection; called at most once, and must not block
 	from  netip.Prefix
-	place *list.Element // guarded by unauthenticatedTCP.mu; nil when the entry is not in the list any more
+	place *list.Element // guarded by unauthenticatedTCP.mu; nil once removed
 	timer *time.Timer
 }
 
-// add counts a connection, until remove is called. close ends it; it must not wait for the peer.
+// add counts a connection until remove is called. close must not block.
 func (u *unauthenticatedTCP) add(peer Peer, close func(why error)) *entry {
 	e := &entry{peer: peer, close: close, from: sourceOf(peer.Addr)}
 	u.mu.Lock()
@@ -54,14 +57,15 @@ func (u *unauthenticatedTCP) add(peer Peer, close func(why error)) *entry {
 	}
 	u.mu.Unlock()
 	if oldest != nil {
-		why := &Error{Code: CodeLimit, Message: fmt.Sprintf("more than %d connections are open on which no request has authenticated: the oldest is closed", u.limit())}
+		why := &Error{Code: CodeLimit, Message: fmt.Sprintf("the gateway's limit of %d unauthenticated connections is reached, and this was the oldest", u.limit())}
 		oldest.close(why)
 		u.onFull(oldest.peer, why)
 	}
 	return e
 }
 
-// oldest is that of the place with most of them. The caller holds mu, and there is one.
+// oldest returns the oldest connection of the most frequent source. The caller holds mu, and there
+// is one.
 func (u *unauthenticatedTCP) oldest() *entry {
 	most := u.sources.most()
 	for at := u.list.Front(); ; at = at.Next() {
@@ -71,6 +75,7 @@ func (u *unauthenticatedTCP) oldest() *entry {
 	}
 }
 
+// limit returns how many connections there may be.
 func (u *unauthenticatedTCP) limit() int {
 	if u.most > 0 {
 		return u.most
@@ -78,14 +83,15 @@ func (u *unauthenticatedTCP) limit() int {
 	return maxUnauthenticated
 }
 
-// remove is told that a request has authenticated, or that the connection is closed. It may be called more than once.
+// remove is called when a request has authenticated and when the connection closes. It may be
+// called more than once.
 func (u *unauthenticatedTCP) remove(e *entry) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.drop(e)
 }
 
-// drop takes e out of the list, and reports whether it was there. The caller holds mu.
+// drop takes e off the list and reports whether it was on it. The caller holds mu.
 func (u *unauthenticatedTCP) drop(e *entry) bool {
 	if e.place == nil {
 		return false
@@ -97,6 +103,7 @@ func (u *unauthenticatedTCP) drop(e *entry) bool {
 	return true
 }
 
+// expire closes a connection whose time is over.
 func (u *unauthenticatedTCP) expire(e *entry) {
 	u.mu.Lock()
 	late := u.drop(e)
@@ -106,7 +113,7 @@ func (u *unauthenticatedTCP) expire(e *entry) {
 	}
 }
 
-// len is how many connections there are.
+// len returns the number of connections.
 func (u *unauthenticatedTCP) len() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()

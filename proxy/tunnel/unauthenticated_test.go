@@ -20,10 +20,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// mostOfAStranger is what a peer without credentials may cost.
-const mostOfAStranger = 256 << 10
-
-// expireAll does to all connections on which no request has authenticated what time does.
+// expireAll does to all unauthenticated connections what their timeout does.
 func (u *unauthenticatedTCP) expireAll() {
 	u.mu.Lock()
 	var all []*entry
@@ -36,16 +33,16 @@ func (u *unauthenticatedTCP) expireAll() {
 	}
 }
 
-func TestAStrangerCostsLittle(t *testing.T) {
+func TestAnUnauthenticatedConnectionCostsLittle(t *testing.T) {
 	n := 20
-	if underRace { // which takes ten times as long for a handshake
+	if underRace { // handshakes take ten times as long
 		n = 5
 	}
-	for i, s := range tcpStrangers {
+	for i, s := range tcpAttackers {
 		t.Run(s.name, func(t *testing.T) {
-			r := newStrangersRig(t, s.over)
+			r := newUnauthenticatedRig(t, s.over)
 			base := holdNow()
-			one := startCrowd(t, strconv.Itoa(i), r.addr, 1) // for what is held once for all
+			one := startCrowd(t, strconv.Itoa(i), r.addr, 1) // for what is allocated once
 			one.wait("done")
 			before := settledHolding()
 			many := startCrowd(t, strconv.Itoa(i), r.addr, n)
@@ -53,43 +50,45 @@ func TestAStrangerCostsLittle(t *testing.T) {
 			after := settledHolding()
 			each := held{(after.bytes - before.bytes) / n, (after.goroutines - before.goroutines + n/2) / n}
 			t.Logf("%d KiB and %d goroutines each", each.bytes>>10, each.goroutines)
-			if each.bytes > mostOfAStranger || each.goroutines > 4 {
-				t.Errorf("each of %d costs %d bytes and %d goroutines, want %d and 4 at most", n, each.bytes, each.goroutines, mostOfAStranger)
+			if each.bytes > maxMemoryPerConn || each.goroutines > 4 {
+				t.Errorf("each of %d costs %d bytes and %d goroutines, want at most %d and 4", n, each.bytes, each.goroutines, maxMemoryPerConn)
 			}
 			r.server.unauthenticated.expireAll()
 			for _, c := range []*crowd{one, many} {
 				c.read()
 				c.wait("closed")
 			}
-			waitUntil(t, func() bool { return holdNow().goroutines <= base.goroutines+2 }) // each crowd has a goroutine of ours
+			// Each crowd has a goroutine in this process.
+			waitUntil(t, func() bool { return holdNow().goroutines <= base.goroutines+2 })
 			if left := r.server.unauthenticated.len(); left != 0 {
-				t.Errorf("%d connections are counted that are closed", left)
+				t.Errorf("%d closed connections are still counted", left)
 			}
 		})
 	}
 }
 
-// 2,000 strangers at once cost no more than 256 MiB, and an agent comes in. Those of one kind hold what costs most without a request.
-func TestACrowdOfStrangersLeavesRoomForAgents(t *testing.T) {
+// 2,000 attackers at once cost at most 256 MiB, and an agent still connects. Those with half a
+// handshake cost the most of all that send no request.
+func TestManyUnauthenticatedConnectionsLeaveRoomForAgents(t *testing.T) {
 	n, most := 2000, 256<<20
 	if underRace {
 		n = 200
 	}
-	half := slices.IndexFunc(tcpStrangers, func(s tcpStranger) bool { return s.name == "TLS, half a handshake" })
+	half := slices.IndexFunc(tcpAttackers, func(s tcpAttacker) bool { return s.name == "TLS, half a handshake" })
 	for name, which := range map[string]string{"all kinds": "all", "half a handshake": strconv.Itoa(half)} {
 		t.Run(name, func(t *testing.T) {
-			r := newStrangersRig(t, "h2")
+			r := newUnauthenticatedRig(t, "h2")
 			before := settledHolding()
 			crowd := startCrowd(t, which, r.addr, n)
 			crowd.wait("done")
 			during := settledHolding()
 			counted := r.server.unauthenticated.len()
-			t.Logf("%d strangers, %d of them still connected, hold %d MiB and %d goroutines", n, counted, (during.bytes-before.bytes)>>20, during.goroutines-before.goroutines)
+			t.Logf("%d attackers, %d of them still connected, hold %d MiB and %d goroutines", n, counted, (during.bytes-before.bytes)>>20, during.goroutines-before.goroutines)
 			if used := during.bytes - before.bytes; used > most {
-				t.Errorf("%d strangers cost %d bytes, want %d at most", n, used, most)
+				t.Errorf("%d attackers cost %d bytes, want %d at most", n, used, most)
 			}
 			if counted > maxUnauthenticated {
-				t.Errorf("%d connections are open on which no request has authenticated, want %d at most", counted, maxUnauthenticated)
+				t.Errorf("%d unauthenticated connections are open, want %d at most", counted, maxUnauthenticated)
 			}
 			for _, transport := range []string{TransportWS, TransportH2} {
 				d := &Dialer{URL: r.dialer.URL, TLS: r.dialer.TLS, Token: r.dialer.Token, Transport: transport}
@@ -103,12 +102,13 @@ func TestACrowdOfStrangersLeavesRoomForAgents(t *testing.T) {
 			r.server.unauthenticated.expireAll()
 			crowd.read()
 			crowd.wait("closed")
-			waitUntil(t, func() bool { return holdNow().goroutines <= before.goroutines+1 }) // the crowd has a goroutine of ours
+			// The crowd has a goroutine in this process.
+			waitUntil(t, func() bool { return holdNow().goroutines <= before.goroutines+1 })
 		})
 	}
 }
 
-// inTLSBubble runs f in a bubble, over memory, with a gateway that has TLS or does not.
+// inTLSBubble runs f in a synctest bubble, over memory, with a gateway that has TLS or not.
 func inTLSBubble(t *testing.T, withTLS bool, f func(t *testing.T, r *rig, ln *memnet.Listener), adapt ...func(*rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r, ln := newMemRig(t, append(adapt, withToken, func(r *rig) {
@@ -121,8 +121,8 @@ func inTLSBubble(t *testing.T, withTLS bool, f func(t *testing.T, r *rig, ln *me
 	})
 }
 
-// meetInMemory is meet in a bubble.
-func meetInMemory(t *testing.T, over string, ln *memnet.Listener) net.Conn {
+// dialOverMemory is dialOver in a bubble.
+func dialOverMemory(t *testing.T, over string, ln *memnet.Listener) net.Conn {
 	t.Helper()
 	c, err := ln.Dial(t.Context())
 	if err != nil {
@@ -138,7 +138,7 @@ func meetInMemory(t *testing.T, over string, ln *memnet.Listener) net.Conn {
 	return s
 }
 
-func TestAStrangerIsClosedInTime(t *testing.T) {
+func TestAnUnauthenticatedConnectionIsClosedInTime(t *testing.T) {
 	keepOn := func(say func(c net.Conn, i uint32) error) func(net.Conn) error {
 		return func(c net.Conn) error {
 			for i := range uint32(60) {
@@ -150,22 +150,22 @@ func TestAStrangerIsClosedInTime(t *testing.T) {
 			return nil
 		}
 	}
-	var h2 *h2Stranger
-	cases := append(slices.Clone(tcpStrangers), []tcpStranger{
+	var h2 *h2Attacker
+	cases := append(slices.Clone(tcpAttackers), []tcpAttacker{
 		{"HTTP/1.1, a byte at a time", "h1", keepOn(func(c net.Conn, i uint32) error {
 			_, err := c.Write([]byte("GET /culvert HTTP/1.1\r\nHost: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")[i:][:1])
 			return err
 		})},
 		{"HTTP/2, a ping at a time", "h2", keepOn(func(c net.Conn, i uint32) error {
 			if i == 0 {
-				h2 = newH2Stranger(c)
+				h2 = newH2Attacker(c)
 			}
 			h2.WritePing(false, [8]byte{})
 			return h2.out.Flush()
 		})},
 		{"HTTP/2, a refused request at a time", "plain", keepOn(func(c net.Conn, i uint32) error {
 			if i == 0 {
-				h2 = newH2Stranger(c)
+				h2 = newH2Attacker(c)
 			}
 			h2.post(2*i + 1)
 			return h2.out.Flush()
@@ -175,7 +175,7 @@ func TestAStrangerIsClosedInTime(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			inTLSBubble(t, s.over != "plain", func(t *testing.T, r *rig, ln *memnet.Listener) {
 				start := time.Now()
-				c := meetInMemory(t, s.over, ln)
+				c := dialOverMemory(t, s.over, ln)
 				var doing sync.WaitGroup
 				defer doing.Wait()
 				defer c.Close()
@@ -195,11 +195,12 @@ func TestAStrangerIsClosedInTime(t *testing.T) {
 	}
 }
 
-// Where a request has authenticated, the connection stays: an ingress may put the streams of many agents, and requests of others, on it.
+// A connection stays once a request on it has authenticated: an ingress may multiplex the streams
+// of many agents, and requests of others, on it.
 func TestAConnectionOfAnAgentStays(t *testing.T) {
 	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
-		c := meetInMemory(t, "plain", ln)
-		h2 := newH2Stranger(c)
+		c := dialOverMemory(t, "plain", ln)
+		h2 := newH2Attacker(c)
 		answers := http2.NewFramer(nil, c)
 		var asking sync.WaitGroup
 		defer asking.Wait()
@@ -218,18 +219,18 @@ func TestAConnectionOfAnAgentStays(t *testing.T) {
 			}
 		}
 		if n := r.server.unauthenticated.len(); n != 0 {
-			t.Errorf("%d connections are counted that have authenticated", n)
+			t.Errorf("%d authenticated connections are still counted", n)
 		}
 	})
 }
 
-func TestTheOldestStrangerMakesRoom(t *testing.T) {
+func TestTheOldestUnauthenticatedConnectionMakesRoom(t *testing.T) {
 	var told []Limit
 	adapt := func(r *rig) {
 		r.server.OnLimit = func(l Limit, e *Error, p Peer) {
 			told = append(told, l)
-			if p.Addr != "dialler" || !strings.Contains(e.Message, "more than 3 connections") {
-				t.Errorf("told of %+v: %v", p, e)
+			if p.Addr != "dialler" || !strings.Contains(e.Message, "limit of 3 unauthenticated connections") {
+				t.Errorf("OnLimit was called with %+v: %v", p, e)
 			}
 		}
 		r.server.unauthenticated.most = 3
@@ -238,7 +239,7 @@ func TestTheOldestStrangerMakesRoom(t *testing.T) {
 		var conns []net.Conn
 		closed := make(chan int, 10)
 		for i := range 4 {
-			c := meetInMemory(t, "plain", ln)
+			c := dialOverMemory(t, "plain", ln)
 			defer c.Close()
 			conns = append(conns, c)
 			go func() {
@@ -260,13 +261,14 @@ func TestTheOldestStrangerMakesRoom(t *testing.T) {
 			t.Errorf("%d connections are counted, want the one that is left", n)
 		}
 		if !slices.Equal(told, []Limit{LimitUnauthenticated, LimitUnauthenticated}) {
-			t.Errorf("told of %v", told)
+			t.Errorf("OnLimit was called with %v", told)
 		}
 	}, adapt)
 }
 
-// An agent may send as much as it likes behind its first header, docs/tunnel.md §2. Of that a little is read before the token is looked at, and
-// all of it after, also where the token is not accepted: the agent has to get that answer.
+// An agent may send as much as it likes after its first header, docs/tunnel.md §2. The gateway
+// reads a little of that before it checks the token, and all of it afterwards, even if it refuses
+// the token: otherwise the agent would not get the response.
 func TestWhatComesTooEarlyWaits(t *testing.T) {
 	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
 		var guarded *guard
@@ -282,8 +284,8 @@ func TestWhatComesTooEarlyWaits(t *testing.T) {
 		body := appendCapsule(open, capsuleData, want)
 		body = appendCapsule(body, capsuleFinalData, nil)
 		for _, token := range []string{"secret", "wrong"} {
-			c := meetInMemory(t, "plain", ln)
-			h2 := newH2Stranger(c)
+			c := dialOverMemory(t, "plain", ln)
+			h2 := newH2Attacker(c)
 			go io.Copy(io.Discard, c)
 			sent := make(chan error, 1)
 			go func() {
@@ -295,7 +297,7 @@ func TestWhatComesTooEarlyWaits(t *testing.T) {
 			}()
 			synctest.Wait()
 			if guarded.room != 0 || len(sent) > 0 {
-				t.Errorf("%s: %d bytes more would be read before the token was looked at", token, guarded.room)
+				t.Errorf("%s: %d more bytes would be read before the token was checked", token, guarded.room)
 			}
 			decide <- struct{}{}
 			if err := <-sent; err != nil {
@@ -314,16 +316,16 @@ func TestWhatComesTooEarlyWaits(t *testing.T) {
 	})
 }
 
-// Who asks and resets again and again is closed at once.
-func TestAStrangerMayNotAskForever(t *testing.T) {
+// A connection on which requests are sent and reset again and again is closed at once.
+func TestAnUnauthenticatedPeerMayNotAskForever(t *testing.T) {
 	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
 		looked := 0
 		r.server.User = func(http.Header) string { looked++; return "" }
 		start := time.Now()
-		c := meetInMemory(t, "plain", ln)
+		c := dialOverMemory(t, "plain", ln)
 		defer c.Close()
 		go io.Copy(io.Discard, c)
-		h2 := newH2Stranger(c)
+		h2 := newH2Attacker(c)
 		for id := uint32(1); h2.out.Flush() == nil && id < 10_000; id += 2 {
 			h2.post(id)
 			h2.WriteRSTStream(id, http2.ErrCodeCancel)
@@ -331,31 +333,31 @@ func TestAStrangerMayNotAskForever(t *testing.T) {
 			synctest.Wait()
 		}
 		if looked > maxGuardedRequests+1 || time.Since(start) > 0 {
-			t.Errorf("%d requests were looked at within %v, want %d and the end at once", looked, time.Since(start), maxGuardedRequests)
+			t.Errorf("%d requests were handled within %v, want %d and the connection closed at once", looked, time.Since(start), maxGuardedRequests)
 		}
 	})
 }
 
-// A peer that has authenticated nothing is not answered without end.
-func TestAStrangerIsNotAnsweredForever(t *testing.T) {
+// The responses to an unauthenticated peer are bounded.
+func TestAnUnauthenticatedPeerIsNotAnsweredForever(t *testing.T) {
 	inTLSBubble(t, false, func(t *testing.T, r *rig, ln *memnet.Listener) {
 		start := time.Now()
-		c := meetInMemory(t, "plain", ln)
+		c := dialOverMemory(t, "plain", ln)
 		defer c.Close()
 		go func() {
-			h2 := newH2Stranger(c)
+			h2 := newH2Attacker(c)
 			h2.block()
 		}()
 		n, err := io.Copy(io.Discard, c)
 		if n > maxGuardedWrite || exchange.IsTimeout(err) || time.Since(start) > 0 {
-			t.Errorf("%d bytes of answers in %v, %v, want %d at most and the end at once", n, time.Since(start), err, maxGuardedWrite)
+			t.Errorf("%d bytes of responses in %v, %v, want at most %d and the connection closed at once", n, time.Since(start), err, maxGuardedWrite)
 		}
 	})
 }
 
-// What an agent has ready for streams to come has shown credentials, or the
-// gateway would close it after a while.
-func TestAgentsAreNoStrangersOverTCP(t *testing.T) {
+// What an agent has ready for later streams is authenticated; otherwise the gateway would close it
+// after a while.
+func TestAgentsAuthenticateTheirTCPConnections(t *testing.T) {
 	for _, kind := range []string{"ws", "h2"} {
 		t.Run(kind, func(t *testing.T) {
 			r := newRig(t, kind, func(r *rig) {
@@ -371,7 +373,7 @@ func TestAgentsAreNoStrangersOverTCP(t *testing.T) {
 	}
 }
 
-// ready is for how many streams there are sockets or room over TCP.
+// ready returns for how many streams there are sockets, or room on connections, over TCP.
 func ready(d *Dialer) int {
 	h2 := d.pools[TransportH2].(*h2Pool)
 	h2.mu.Lock()

@@ -11,41 +11,45 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// windows are what the streams of one connection, of QUIC or HTTP/2, may make the end hold that receives them.
+// windows are the flow-control limits of one QUIC or HTTP/2 connection: what its streams can make
+// the receiving end hold.
 type windows struct {
-	streams    int // at once
-	stream     int // bytes of one stream that nobody has read yet
-	connection int // bytes of all of them
+	streams    int // streams at once
+	stream     int // unread bytes per stream
+	connection int // unread bytes of all streams together
 }
 
-// maxStreams is how many streams share a connection.
+// maxStreams is how many streams share a connection at most. Each of them adds to the credit that
+// the connection needs, see windows.check.
 const maxStreams = 64
 
 var defaultWindows = windows{
 	streams:    maxStreams,
-	stream:     4 << 20,   // 84 MB/s at 50 ms
-	connection: 344 << 20, // credit, not memory
+	stream:     4 << 20,   // enough for 84 MB/s at a round trip of 50 ms
+	connection: 344 << 20, // this is credit; memory is used only for what nobody reads
 }
 
-// check reports that a few streams which nobody reads could use up the credit of their connection, so that every other stream of it would
-// stand still. A quarter of that credit does not count: quic-go gives none back before as much has been read, so that with 256 MiB for 64
-// streams of 4 MiB the last of them would stand still for the want of 64.
+// check returns an error if streams that nobody reads could use up the credit of their connection
+// and so stall all its other streams. Only three quarters of the credit count, because quic-go
+// grants new credit only when a quarter has been read: with 256 MiB for 64 streams of 4 MiB, the
+// last stream would stall for want of 64 MiB.
 func (w windows) check() error {
 	switch {
 	case w.streams <= 0 || w.stream <= 0:
-		return errors.New("flow control: no limit for streams, or for what one of them may send")
+		return errors.New("flow control: no limit on streams, or on the bytes of one stream")
 	case w.connection/4*3/w.streams < w.stream:
 		return fmt.Errorf("flow control: %d streams of %d bytes each exceed three quarters of the %d bytes of their connection", w.streams, w.stream, w.connection)
 	}
 	return nil
 }
 
-// h2Config is for the end that receives frames of at most maxFrame bytes.
+// h2Config returns the HTTP/2 settings of an end that receives frames of at most maxFrame bytes.
 func h2Config(w windows, maxFrame int) *http.HTTP2Config {
 	return &http.HTTP2Config{
-		MaxConcurrentStreams:          w.streams,
-		MaxReceiveBufferPerStream:     w.stream,
-		MaxReceiveBufferPerConnection: w.connection, // beyond what the field's comment permits; a test sees it obeyed
+		MaxConcurrentStreams:      w.streams,
+		MaxReceiveBufferPerStream: w.stream,
+		// More than the field's comment permits; a test checks that it is obeyed.
+		MaxReceiveBufferPerConnection: w.connection,
 		MaxReadFrameSize:              maxFrame,
 		SendPingTimeout:               15 * time.Second,
 		PingTimeout:                   10 * time.Second,
@@ -53,9 +57,13 @@ func h2Config(w windows, maxFrame int) *http.HTTP2Config {
 	}
 }
 
-// firstWindow is the window that a stream begins with. QUIC enlarges those that are used.
+// firstWindow is the initial window of a stream, in bytes. QUIC enlarges the windows of streams
+// that need it.
 const firstWindow = 1 << 20
 
+// quicConfig returns the QUIC configuration of an end that accepts incoming streams: a number at
+// the gateway, -1 for none at the agent. The connection's window starts at its maximum, so that it
+// never limits a stream before the stream's own window does.
 func quicConfig(incoming int64, t timing, w windows) *quic.Config {
 	return &quic.Config{
 		HandshakeIdleTimeout:           5 * time.Second,

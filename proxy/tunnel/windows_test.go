@@ -23,7 +23,7 @@ func TestWindowsThatAreNotObeyedAreRefusedAtTheStart(t *testing.T) {
 		{windows{streams: 2, stream: 5, connection: 16}, ""},
 		{windows{streams: 2, stream: 5, connection: 15}, "2 streams of 5 bytes each exceed three quarters of the 15 bytes of their connection"},
 		{windows{streams: 1 << 62, stream: 1 << 62, connection: 1 << 62}, "exceed"},
-		{windows{stream: 1, connection: 1}, "no limit for streams"},
+		{windows{stream: 1, connection: 1}, "no limit on streams"},
 		{windows{streams: 1, connection: 1}, "no limit"},
 	} {
 		err := tt.w.check()
@@ -33,11 +33,11 @@ func TestWindowsThatAreNotObeyedAreRefusedAtTheStart(t *testing.T) {
 	}
 	broken := windows{streams: 100, stream: 1 << 20, connection: 1 << 20}
 	if err := (&Server{windows: broken}).Run(t.Context(), nil, nil); err == nil || !strings.Contains(err.Error(), "flow control") {
-		t.Errorf("Run = %v, want it to refuse its windows", err)
+		t.Errorf("Run = %v, want an error about the windows", err)
 	}
 	r := newRig(t, "h2", func(r *rig) { r.dialer.windows = broken })
 	if _, err := r.dialer.Dial(t.Context(), Open{}, nil); err == nil || !strings.Contains(err.Error(), "flow control") {
-		t.Errorf("Dial = %v, want it to refuse its windows", err)
+		t.Errorf("Dial = %v, want an error about the windows", err)
 	}
 }
 
@@ -49,17 +49,18 @@ func TestQUICHasTheWindows(t *testing.T) {
 	}
 }
 
-// All but one of the streams of a connection are read by nobody, at either end, and the last carries on in both directions.
+// Nobody reads the streams of a connection, at either end, except one. That one still works in both
+// directions.
 func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 	for _, kind := range []string{"h3", "h2", "h2c"} {
 		t.Run(kind, func(t *testing.T) {
-			// Small, for the memory's sake, but far beyond net/http's own: 1 MiB a connection.
+			// Small, to save memory, but far beyond net/http's default of 1 MiB per connection.
 			w := windows{streams: maxStreams, stream: 256 << 10, connection: 22 << 20}
 			r := newRig(t, kind, func(r *rig) {
 				r.server.windows, r.dialer.windows = w, w
 				r.dialer.Carriers = 1
 				r.dialer.timing = defaultTiming
-				r.dialer.timing.answer = time.Minute // a busy machine is no reason for another connection
+				r.dialer.timing.answer = time.Minute // a busy machine must not cause another connection
 			})
 			var stalled sync.WaitGroup
 			for range w.streams - 1 {
@@ -68,7 +69,7 @@ func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 					stalled.Go(func() {
 						end.SetWriteDeadline(time.Now().Add(2 * time.Second))
 						if n, err := end.Write(make([]byte, 16*w.stream)); !exchange.IsTimeout(err) {
-							t.Errorf("a stream that nobody reads took %d bytes: %v", n, err)
+							t.Errorf("a stream that nobody reads accepted %d bytes: %v", n, err)
 						}
 					})
 				}
@@ -90,7 +91,7 @@ func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 				both.Go(func() {
 					to.SetReadDeadline(time.Now().Add(time.Minute))
 					if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, want) {
-						t.Errorf("beside %d stalled streams: read %d of %d bytes, %v", w.streams-1, len(got), len(want), err)
+						t.Errorf("next to %d stalled streams: read %d of %d bytes, %v", w.streams-1, len(got), len(want), err)
 					}
 				})
 			}
@@ -99,7 +100,7 @@ func TestStalledStreamsDoNotHoldUpTheirNeighbour(t *testing.T) {
 	}
 }
 
-// carriers is how many connections there are whose streams share them.
+// carriers returns how many connections there are that streams share.
 func (r *rig) carriers() int {
 	h2, _ := r.h2Count()
 	r.h3().mu.Lock()
@@ -107,7 +108,8 @@ func (r *rig) carriers() int {
 	return h2 + len(r.h3().list)
 }
 
-// The comment on MaxReceiveBufferPerConnection permits less than 4 MiB, and the code of Go 1.26 obeys more.
+// The comment on MaxReceiveBufferPerConnection permits less than 4 MiB; the code of Go 1.26 accepts
+// more.
 func TestBothEndsAnnounceTheWindowsOverHTTP2(t *testing.T) {
 	t.Run("gateway", func(t *testing.T) {
 		r := newRig(t, "h2c")
@@ -150,7 +152,7 @@ func TestBothEndsAnnounceTheWindowsOverHTTP2(t *testing.T) {
 	})
 }
 
-// announced reads SETTINGS, and the WINDOW_UPDATE of the connection.
+// announced reads SETTINGS and the WINDOW_UPDATE of the connection.
 func announced(t *testing.T, conn net.Conn, f *http2.Framer) (w windows) {
 	t.Helper()
 	conn.SetReadDeadline(time.Now().Add(10 * time.Second))

@@ -7,7 +7,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// Write passes on p, and blocks as long as the peer does not read. The dialling end's first Write takes OPEN along.
+// Write sends p. It blocks while the peer does not read (back-pressure). At the agent's end the
+// first Write sends OPEN along with p.
 func (c *Conn) Write(p []byte) (n int, err error) {
 	c.writing.lock <- struct{}{}
 	defer c.unlockWrite()
@@ -24,6 +25,8 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// unlockWrite releases writing.lock. If the exchange has something left to flush, a tick sends it,
+// because this caller is done.
 func (c *Conn) unlockWrite() {
 	<-c.writing.lock
 	if c.x.Dirty() {
@@ -31,7 +34,8 @@ func (c *Conn) unlockWrite() {
 	}
 }
 
-// CloseWrite sends FINAL_DATA: the peer reads io.EOF behind the bytes written so far. The other direction goes on.
+// CloseWrite sends FINAL_DATA: the peer reads io.EOF after the bytes written so far. The other
+// direction continues.
 func (c *Conn) CloseWrite() error {
 	c.writing.lock <- struct{}{}
 	defer c.unlockWrite()
@@ -42,9 +46,10 @@ func (c *Conn) CloseWrite() error {
 	return err
 }
 
-// SendTicket gives the dialling end a ticket, before what is written after it.
+// SendTicket sends a ticket to the agent, ahead of anything written later.
 func (c *Conn) SendTicket(t Ticket) error { return c.writeJSON(capsuleTicket, t) }
 
+// writeJSON sends a JSON capsule.
 func (c *Conn) writeJSON(t capsuleType, v any) error {
 	value, err := encodeJSON(t, v)
 	if err != nil {
@@ -56,7 +61,7 @@ func (c *Conn) writeJSON(t capsuleType, v any) error {
 	return err
 }
 
-// sendOpen makes sure that OPEN is on its way.
+// sendOpen sends OPEN if nothing has sent it yet.
 func (c *Conn) sendOpen() error {
 	if c.writing.openSent.Load() {
 		return nil
@@ -70,11 +75,12 @@ func (c *Conn) sendOpen() error {
 	return err
 }
 
-// noCapsule makes writeCapsule send nothing but OPEN.
+// noCapsule makes writeCapsule send OPEN alone.
 const noCapsule capsuleType = 0
 
-// writeCapsule sends one capsule, with OPEN before it if that is due. The caller holds writing.lock. The capsule is accepted, and needs not be
-// written again, even if err is a timeout that came while it was being sent.
+// writeCapsule sends one capsule, preceded by OPEN if that has not been sent. The caller holds
+// writing.lock. accepted means that the capsule will be sent and must not be written again; that
+// can be so even if err is a timeout, because the exchange keeps what it could not send.
 func (c *Conn) writeCapsule(t capsuleType, value []byte) (accepted bool, err error) {
 	if err := c.writable(); err != nil {
 		return false, err
@@ -88,7 +94,7 @@ func (c *Conn) writeCapsule(t capsuleType, value []byte) (accepted bool, err err
 	return true, nil
 }
 
-// writable reports why nothing can be written any more, or just now.
+// writable returns the error that ended writing, a timeout if the deadline has passed, or nil.
 func (c *Conn) writable() error {
 	if c.ending.over.Load() {
 		return c.endCause()
@@ -105,6 +111,8 @@ func (c *Conn) writable() error {
 	return nil
 }
 
+// writeFrame sends OPEN, if it is due, and the capsule in one write of the exchange, so that they
+// travel in one packet where possible.
 func (c *Conn) writeFrame(t capsuleType, value []byte) error {
 	f := exchange.Buffer(exchange.Headroom + len(c.writing.open) + exchange.MaxTypeLength + len(value))
 	defer exchange.Release(f)
@@ -122,6 +130,8 @@ func (c *Conn) writeFrame(t capsuleType, value []byte) error {
 	return err
 }
 
+// writeFailed turns an error of the exchange into the error of Write, and remembers it unless it is
+// a timeout.
 func (c *Conn) writeFailed(err error) error {
 	if cause := c.endCause(); cause != nil {
 		return cause

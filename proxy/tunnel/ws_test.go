@@ -15,7 +15,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// clientFrame is a frame as a client sends it.
+// clientFrame returns a frame as a client sends it.
 func clientFrame(fin bool, op ws.OpCode, payload []byte) []byte {
 	f := ws.NewFrame(op, fin, bytes.Clone(payload))
 	var b bytes.Buffer
@@ -23,7 +23,7 @@ func clientFrame(fin bool, op ws.OpCode, payload []byte) []byte {
 	return b.Bytes()
 }
 
-// readFrame reads a frame as a client gets it.
+// readFrame reads a frame as a client receives it.
 func readFrame(r io.Reader) (ws.OpCode, []byte, error) {
 	h, err := ws.ReadHeader(r)
 	if err != nil {
@@ -34,14 +34,16 @@ func readFrame(r io.Reader) (ws.OpCode, []byte, error) {
 	return h.OpCode, payload, err
 }
 
-// pipeWS is the gateway's end of a WebSocket, and the connection that the test plays the client on.
+// pipeWS returns the gateway's end of a WebSocket, and the connection on which the test acts as the
+// client.
 func pipeWS() (*exchange.WS, *memnet.Conn) {
 	a, b := memnet.Pipe(memnet.Addr("agent"), memnet.Addr("gateway"))
 	w := exchange.NewWire(b, nil)
 	return exchange.NewWS(w, w, false, nil), a
 }
 
-// Fragments, control frames between them, and frames that end anywhere in a capsule are all the same stream.
+// Fragments, control frames between them, and frames that end anywhere within a capsule all carry
+// the same stream.
 func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 	capsules := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), appendCapsule(nil, capsuleFinalData, []byte(" world"))}, nil)
 	for size := 1; size <= len(capsules); size++ {
@@ -68,7 +70,7 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 	}
 }
 
-// An ingress pings, and wants its pong though the stream is idle.
+// An ingress sends pings, and expects pongs even if the stream is idle.
 func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
@@ -88,7 +90,8 @@ func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 	})
 }
 
-// Two ends that ping each other and write at once must not wait for each other: a pong never blocks a reader.
+// Two ends that ping each other and write at once must not wait for each other: a pong never blocks
+// a reader.
 func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
@@ -101,13 +104,13 @@ func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 		}
 		peer.Write(clientFrame(true, ws.OpBinary, openCapsule))
 		if err := <-done; err != nil {
-			t.Errorf("behind the flood: %v", err)
+			t.Errorf("after the flood: %v", err)
 		}
 		c.Close()
 	})
 }
 
-// What was sent early, together with the upgrade, must not be lost.
+// Bytes that arrive together with the upgrade request must not be lost.
 func TestBytesBehindTheUpgradeAreRead(t *testing.T) {
 	r := newRig(t, "plain")
 	conn, err := net.Dial("tcp", r.addr)
@@ -125,7 +128,7 @@ func TestBytesBehindTheUpgradeAreRead(t *testing.T) {
 	}
 }
 
-// One Write of 64 KiB is one frame; and with TLS below, one system call.
+// One Write of 64 KiB is one frame and, with TLS below, one system call.
 func TestAWriteIsOneFrameInOneCall(t *testing.T) {
 	for _, kind := range []string{"ws", "plain"} {
 		var counted *countingConn
@@ -160,7 +163,7 @@ func (c *countingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// A write deadline leaves part of a TLS record unsent. Neither the record nor the stream may suffer.
+// A write deadline leaves part of a TLS record unsent. Neither the record nor the stream may break.
 func TestAWriteDeadlineDoesNotBreakTLS(t *testing.T) {
 	t.Run("straight", func(t *testing.T) { tryWriteDeadlines(t, newRig(t, "ws")) })
 	t.Run("through a proxy", func(t *testing.T) {
@@ -203,7 +206,7 @@ func tryWriteDeadlines(t *testing.T, r *rig) {
 	}
 }
 
-// A readConn is a net.Conn as far as reading from r.
+// A readConn is a net.Conn that reads from r.
 type readConn struct {
 	net.Conn
 	r io.Reader

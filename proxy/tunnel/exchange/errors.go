@@ -23,37 +23,39 @@ const (
 	CodeInternal Code = "internal" // whatever else; the message says what
 )
 
-// Error is the last capsule of a stream that was reset, and what an exchange returns whose peer breaks the protocol. A stream's Read returns it as
-// *Error, whichever end sent it.
+// Error is the last capsule of a stream that was reset, and the error of an exchange whose peer
+// breaks the protocol. A stream's Read returns it as *Error, whichever end raised it.
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
 }
 
+// Error returns code and message, bounded and printable, because both may be a peer's.
 func (e *Error) Error() string {
 	e = e.Bounded()
 	return string(e.Code) + ": " + e.Message
 }
 
 const (
-	// MaxMessage bounds the text of an [Error], in bytes, whoever wrote it: much of it repeats what a peer said. In JSON it can grow sixfold and
-	// still fits into a capsule.
+	// MaxMessage bounds the text of an [Error], in bytes, whoever wrote it, because much of it may
+	// repeat what a peer sent. JSON can make it six times as long, which still fits into a capsule.
 	MaxMessage = printable.Sentence
 	// MaxWord bounds codes and versions, in bytes.
 	MaxWord = 64
 )
 
-// Bounded returns e as it can be sent, logged and shown.
+// Bounded returns a copy of e that is short and printable enough to send, log and show.
 func (e *Error) Bounded() *Error {
 	return &Error{Code(printable.Text(string(e.Code), MaxWord)), printable.Text(e.Message, MaxMessage)}
 }
 
-// ProtocolError is an [Error] that says what the peer broke.
+// ProtocolError returns an [Error] that says how the peer broke the protocol.
 func ProtocolError(format string, a ...any) *Error {
 	return &Error{CodeProtocol, fmt.Sprintf(format, a...)}
 }
 
-// Refused is an answer that opens no tunnel. Err says all of it.
+// Refused is the error of an exchange whose response opens no tunnel. Err is the whole error;
+// Refused marks it as a refusal and not a cut.
 type Refused struct{ Err error }
 
 func (e *Refused) Error() string { return e.Err.Error() }

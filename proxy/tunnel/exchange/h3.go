@@ -15,7 +15,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// H3Protocol is the :protocol of the extended CONNECT (RFC 9220) that opens a stream.
+// H3Protocol is the value of :protocol in the extended CONNECT (RFC 9220) that opens a stream.
 const H3Protocol = "culvert"
 
 // HTTP/3 frame types, RFC 9114 §7.2.
@@ -24,46 +24,49 @@ const (
 	frameHeaders = 0x01
 )
 
-// An H3 is an HTTP/3 request stream that carries capsules in DATA frames. It frames and parses by itself what http3.Stream would,
-// for three reasons: a header goes out in one write with its payload; a read that times out between the bytes of a frame header can be
-// repeated; and the answer is read when somebody reads, without a goroutine that waits for it.
+// An H3 is an HTTP/3 request stream that carries capsules in DATA frames. It does its own framing
+// instead of using http3.Stream, for three reasons. A frame header leaves in one write with its
+// payload. A read that times out inside a frame header can be repeated. And the response is read
+// when somebody reads, without a goroutine per stream that waits for it.
 type H3 struct {
 	stream *quic.Stream
 	conn   *quic.Conn
 	free   func() // called once, by Abort
 	once   sync.Once
 
-	read     *atomic.Uint64 // counts what is read of the connection
+	read     *atomic.Uint64 // bytes read from all streams of the connection
 	lastByte atomic.Int64
-	sawEnd   atomic.Bool // the peer's FIN
+	sawEnd   atomic.Bool // the peer's FIN has been read
 	closed   atomic.Bool // CloseWrite was called
 
 	in  h3Frames
 	out h3Unsent
 }
 
-// h3Frames is where the reader of an H3 is in what comes.
+// h3Frames is the reader's position in the frames of an H3.
 type h3Frames struct {
 	noWait   bool
 	header   TypeLength
 	typ      uint64                   // of the current frame
 	left     uint64                   // bytes of its payload still to come
-	answered bool                     // the peer's HEADERS are read
-	block    []byte                   // of HEADERS, as far as it came
-	onHeader func(block []byte) error // sets answered, unless the HEADERS were none that open a tunnel
+	answered bool                     // the peer's HEADERS have been read
+	block    []byte                   // of HEADERS, as far as it has arrived
+	onHeader func(block []byte) error // sets answered, unless these HEADERS open no tunnel
 }
 
-// h3Unsent is what the writer of an H3 has not sent yet.
+// h3Unsent is what the writer of an H3 still has to send.
 type h3Unsent struct {
-	request []byte      // a HEADERS frame that the first write takes along
+	request []byte      // a HEADERS frame that leaves with the first write
 	rest    []byte      // what a deadline left unsent
-	dirty   atomic.Bool // there is a rest
+	dirty   atomic.Bool // rest is not empty
 }
 
 var _ Exchange = (*H3)(nil)
 
-// NewH3 returns the exchange of a request that has not been sent: frame, which [H3Request] makes, leaves with the first Write. read counts what is
-// read of all streams of conn. free is called once, when the exchange has ended. refused makes an error of an answer that opens no tunnel.
+// NewH3 returns the exchange of a request that has not been sent. frame is its HEADERS frame, made
+// by [H3Request]; it leaves with the first Write. read counts the bytes read from all streams of
+// conn. free is called once, when the exchange has ended. refused returns the error for a response
+// that opens no tunnel.
 func NewH3(conn *quic.Conn, stream *quic.Stream, frame []byte, read *atomic.Uint64, free func(), refused func(*AnswerError) error) *H3 {
 	x := &H3{stream: stream, conn: conn, read: read, free: free}
 	x.out.request = frame
@@ -84,7 +87,7 @@ func (x *H3) LastByte() int64                    { return x.lastByte.Load() }
 func (x *H3) OnDirty(func())                     {}
 func (x *H3) Dirty() bool                        { return x.out.dirty.Load() }
 
-// Abort leaves what is on its way alone when both ends have finished.
+// Abort ends the stream. If both ends have finished, it leaves data in flight alone.
 func (x *H3) Abort() {
 	x.stream.CancelRead(quic.StreamErrorCode(http3.ErrCodeNoError))
 	if !x.closed.Load() || !x.sawEnd.Load() {
@@ -93,11 +96,13 @@ func (x *H3) Abort() {
 	x.once.Do(x.free)
 }
 
+// CloseWrite sends a FIN.
 func (x *H3) CloseWrite() error {
 	x.closed.Store(true)
 	return x.stream.Close()
 }
 
+// Write sends b in one DATA frame, preceded by the request if that is still unsent.
 func (x *H3) Write(b []byte) error {
 	var buf [Headroom]byte
 	head := AppendTypeLength(buf[:0], frameData, uint64(len(b)-Headroom))
@@ -109,6 +114,7 @@ func (x *H3) Write(b []byte) error {
 	return x.send(b)
 }
 
+// send writes b, and keeps what a deadline leaves unsent.
 func (x *H3) send(b []byte) error {
 	n, err := x.stream.Write(b)
 	if err != nil && IsTimeout(err) {
@@ -118,6 +124,7 @@ func (x *H3) send(b []byte) error {
 	return err
 }
 
+// Flush sends what a deadline left unsent.
 func (x *H3) Flush() error {
 	if !x.out.dirty.Load() {
 		return nil
@@ -131,10 +138,10 @@ func (x *H3) Flush() error {
 	return err
 }
 
-// Read reads payload of DATA frames.
+// Read returns the payload of DATA frames.
 func (x *H3) Read(p []byte) (int, error) {
 	if x.in.noWait {
-		return 0, ErrNoMore // QUIC fills p as far as it can by itself
+		return 0, ErrNoMore // QUIC has filled p as far as it could
 	}
 	for x.in.typ != frameData || x.in.left == 0 || !x.in.answered {
 		if err := x.step(); err != nil {
@@ -149,7 +156,7 @@ func (x *H3) Read(p []byte) (int, error) {
 	return 0, err
 }
 
-// rawRead reads the stream as it is, with its frames.
+// rawRead reads from the stream, including the frame headers.
 func (x *H3) rawRead(p []byte) (int, error) {
 	n, err := x.stream.Read(p)
 	if n > 0 {
@@ -162,12 +169,12 @@ func (x *H3) rawRead(p []byte) (int, error) {
 	return n, err
 }
 
-// rawH3 reads an H3's stream as it is, with its frames.
+// A rawH3 is the stream below the frames, as an io.Reader.
 type rawH3 H3
 
 func (x *rawH3) Read(p []byte) (int, error) { return (*H3)(x).rawRead(p) }
 
-// step goes on to the next frame, and through those that carry no capsules.
+// step reads the header of the next frame, or some payload of a frame that carries no capsules.
 func (x *H3) step() (err error) {
 	if x.in.left > 0 {
 		return x.pass()
@@ -184,7 +191,8 @@ func (x *H3) step() (err error) {
 	return nil
 }
 
-// pass reads the payload of a frame that carries no capsules: the peer's header, trailers, or what we do not know.
+// pass reads the payload of a frame that carries no capsules: HEADERS, trailers, or a frame of
+// unknown type, which RFC 9114 §9 says to ignore.
 func (x *H3) pass() error {
 	var scratch [512]byte
 	n, err := x.rawRead(scratch[:min(uint64(len(scratch)), x.in.left)])
@@ -204,15 +212,17 @@ func (x *H3) pass() error {
 	return nil
 }
 
-// answer takes the answer's header.
+// answer handles the HEADERS of the response.
 func (x *H3) answer(block []byte, refused func(*AnswerError) error) error {
 	status, header, err := decodeAnswer(block)
 	_, ours := header[HeaderGateway]
 	switch {
 	case err != nil:
-		return ProtocolError("HTTP/3 answer: %v", err)
+		return ProtocolError("HTTP/3 response: %v", err)
 	case status/100 == 1:
-	case status/100 == 2 && ours: // front doors answer 200 by themselves, and any web server does
+	// Without the gateway's header it may be an ingress that answers 200 by itself, or any web
+	// server.
+	case status/100 == 2 && ours:
 		x.in.answered = true
 	default:
 		return &Refused{refused(answerOf(status, header, x.body()))}
@@ -220,13 +230,14 @@ func (x *H3) answer(block []byte, refused func(*AnswerError) error) error {
 	return nil
 }
 
-// body reads the body of an answer, for a second at most.
+// body returns the body of a response, read for at most one second.
 func (x *H3) body() io.Reader {
 	x.in.answered = true
 	x.stream.SetReadDeadline(time.Now().Add(time.Second))
 	return x
 }
 
+// decodeAnswer decodes the HEADERS of a response.
 func decodeAnswer(block []byte) (status int, h http.Header, err error) {
 	fields, err := decodeFields(block)
 	if err != nil {

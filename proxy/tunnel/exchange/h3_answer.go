@@ -18,7 +18,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// H3Request is the HEADERS frame of an extended CONNECT to u, or of a POST, whose Content-Type it adds to header.
+// H3Request returns the HEADERS frame of an extended CONNECT to u, or of a POST. For a POST it sets
+// the Content-Type in header.
 func H3Request(u *url.URL, header http.Header, post bool) []byte {
 	var fields fieldBlock
 	if post {
@@ -43,6 +44,8 @@ type fieldBlock struct {
 	enc   *qpack.Encoder
 }
 
+// add adds a field. Fields are encoded in the order in which they are added; pseudo-header fields
+// must come first (RFC 9114 §4.3).
 func (f *fieldBlock) add(name, value string) {
 	if f.enc == nil {
 		f.enc = qpack.NewEncoder(&f.block)
@@ -50,14 +53,18 @@ func (f *fieldBlock) add(name, value string) {
 	f.enc.WriteField(qpack.HeaderField{Name: name, Value: value})
 }
 
+// frame returns the HEADERS frame.
 func (f *fieldBlock) frame() []byte {
 	return append(AppendTypeLength(nil, frameHeaders, uint64(f.block.Len())), f.block.Bytes()...)
 }
 
-// ReadH3Request reads the request that opens stream, for at most timeout, and returns it with what answers it. An error has been answered, or the
-// stream is reset. read counts what is read of all streams of conn.
+// ReadH3Request reads the request that opens stream, for at most timeout, and returns it with the
+// writer of its response. After an error the stream has been answered or reset. read counts the
+// bytes read from all streams of conn.
 //
-// The writer sends each part of an answer at once. Until [H3Writer.Exchange] a peer that gives no credit holds the request no longer than timeout.
+// The writer sends each part of the response at once. Until [H3Writer.Exchange] is called its
+// writes have the same timeout, so that a peer that grants no flow-control credit cannot keep the
+// request for longer.
 func ReadH3Request(conn *quic.Conn, stream *quic.Stream, read *atomic.Uint64, timeout time.Duration) (r *http.Request, w *H3Writer, err error) {
 	x := &H3{stream: stream, conn: conn, read: read, free: func() {}}
 	x.in.onHeader = func(block []byte) (err error) {
@@ -87,35 +94,36 @@ func ReadH3Request(conn *quic.Conn, stream *quic.Stream, read *atomic.Uint64, ti
 	return r.WithContext(stream.Context()), w, nil
 }
 
-// ResetH3 ends both directions of a request's stream.
+// ResetH3 ends both directions of a request stream.
 func ResetH3(stream *quic.Stream, code http3.ErrCode) {
 	stream.CancelRead(quic.StreamErrorCode(code))
 	stream.CancelWrite(quic.StreamErrorCode(code))
 }
 
-// An H3Writer writes an answer, each part at once.
+// An H3Writer writes the response to an HTTP/3 request. It does not buffer.
 type H3Writer struct {
 	x      *H3
 	header http.Header
 	status int
-	taken  bool // x is a tunnel's
-	noBody bool // the request was a HEAD
+	taken  bool // x has become a tunnel
+	noBody bool // the request was a HEAD, whose response has no body
 }
 
-// Exchange returns what goes on as a tunnel behind the header of the answer, which has been written. Finish does nothing from then on.
+// Exchange turns the request into a tunnel, which follows the header of the response. The header
+// must have been written. After that, Finish does nothing.
 func (w *H3Writer) Exchange() *H3 {
 	w.taken = true
 	w.x.stream.SetWriteDeadline(time.Time{})
 	return w.x
 }
 
-// Header returns the answer's header.
+// Header returns the header of the response.
 func (w *H3Writer) Header() http.Header { return w.header }
 
-// Flush does nothing: nothing is held back.
+// Flush does nothing, because nothing is buffered. It makes the H3Writer an http.Flusher.
 func (w *H3Writer) Flush() {}
 
-// WriteHeader sends the answer's header, once.
+// WriteHeader sends the header of the response. Later calls do nothing.
 func (w *H3Writer) WriteHeader(status int) {
 	if w.status != 0 {
 		return
@@ -129,10 +137,10 @@ func (w *H3Writer) WriteHeader(status int) {
 			fields.add(strings.ToLower(name), v)
 		}
 	}
-	w.x.stream.Write(fields.frame()) // a stream that has ended is found out by the next call
+	w.x.stream.Write(fields.frame()) // the next call on the stream reports an error
 }
 
-// Write sends b as a part of the answer's body.
+// Write sends b as part of the response's body.
 func (w *H3Writer) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -146,7 +154,7 @@ func (w *H3Writer) Write(b []byte) (int, error) {
 	return w.x.stream.Write(b)
 }
 
-// Finish ends an answer, unless it became a tunnel.
+// Finish ends the response, unless it has become a tunnel.
 func (w *H3Writer) Finish() {
 	if w.taken {
 		return

@@ -12,14 +12,15 @@ import (
 	"github.com/quic-go/quic-go/quicvarint"
 )
 
-// The types of unidirectional streams in HTTP/3 that both ends may open, RFC 9114 §6.2 and RFC 9204 §4.2. Each comes once.
+// Types of unidirectional streams in HTTP/3 that both ends may open, RFC 9114 §6.2 and RFC 9204
+// §4.2. Each may be opened once.
 const (
 	streamControl      = 0x00
 	streamQPACKEncoder = 0x02
 	streamQPACKDecoder = 0x03
 )
 
-// Frames of a control stream, and the settings that we know, RFC 9114 §7.2, RFC 9220.
+// Frames on a control stream and the settings that we use, RFC 9114 §7.2 and RFC 9220.
 const (
 	frameSettings = 0x04
 	frameGoaway   = 0x07
@@ -28,19 +29,21 @@ const (
 	settingExtendedConnect = 0x08
 )
 
-// MaxUniStreams is how many unidirectional streams the peer may have: one of each type.
+// MaxUniStreams is how many unidirectional streams a peer may open: one of each type.
 const MaxUniStreams = 3
 
-// An H3Peer is what the other end of an HTTP/3 connection says beside its requests and answers.
+// An H3Peer reads what the other end of an HTTP/3 connection sends outside of requests and
+// responses. It is our own because http3 does not report a GOAWAY to a caller that opens request
+// streams by itself.
 type H3Peer struct {
 	Conn       *quic.Conn
 	OnSettings func(extendedConnect bool) // called once; nil ignores them
 	OnGoaway   func()                     // nil ignores it
 
-	seen [streamQPACKDecoder + 1]atomic.Bool // by type of stream
+	seen [streamQPACKDecoder + 1]atomic.Bool // by stream type
 }
 
-// Serve reads the streams that only the peer sends on, until the connection ends.
+// Serve reads the peer's unidirectional streams until the connection ends.
 func (p *H3Peer) Serve() {
 	var streams sync.WaitGroup
 	defer streams.Wait()
@@ -53,6 +56,8 @@ func (p *H3Peer) Serve() {
 	}
 }
 
+// read handles one unidirectional stream. Streams of unknown types are refused and not an error
+// (RFC 9114 §6.2).
 func (p *H3Peer) read(s *quic.ReceiveStream) {
 	r := quicvarint.NewReader(s)
 	typ, err := quicvarint.Read(r)
@@ -66,16 +71,17 @@ func (p *H3Peer) read(s *quic.ReceiveStream) {
 		p.end(http3.ErrCodeStreamCreationError, fmt.Sprintf("a second stream of type %d", typ))
 	case typ == streamControl:
 		p.end(http3.ErrCodeClosedCriticalStream, p.control(r).Error())
-	default: // we use no dynamic table
+	default: // we allow no dynamic table, so the QPACK streams say nothing of use
 		skip(r, 1<<62)
 	}
 }
 
+// end closes the connection, because the peer broke the protocol or closed its control stream.
 func (p *H3Peer) end(code http3.ErrCode, reason string) {
 	p.Conn.CloseWithError(quic.ApplicationErrorCode(code), reason)
 }
 
-// control reads SETTINGS, and then waits for a GOAWAY. It always returns an error.
+// control reads SETTINGS and then waits for GOAWAY. It returns only with an error.
 func (p *H3Peer) control(r quicvarint.Reader) error {
 	for first := true; ; first = false {
 		typ, err := quicvarint.Read(r)
@@ -88,7 +94,7 @@ func (p *H3Peer) control(r quicvarint.Reader) error {
 		}
 		switch {
 		case first != (typ == frameSettings):
-			return errors.New("SETTINGS must come first, and once")
+			return errors.New("SETTINGS must come first, and only once")
 		case first && size > MaxHeader:
 			return fmt.Errorf("SETTINGS of %d bytes, limit %d", size, MaxHeader)
 		case first:
@@ -105,7 +111,9 @@ func (p *H3Peer) control(r quicvarint.Reader) error {
 	}
 }
 
-// settings looks for SETTINGS_ENABLE_CONNECT_PROTOCOL = 1.
+// settings reads a SETTINGS frame and looks for SETTINGS_ENABLE_CONNECT_PROTOCOL = 1. We parse it
+// ourselves, because http3 exports no function for that; the frame is a sequence of pairs of
+// varints.
 func (p *H3Peer) settings(frame *io.LimitedReader) error {
 	extended := false
 	for r := quicvarint.NewReader(frame); frame.N > 0; {
@@ -127,7 +135,7 @@ func (p *H3Peer) settings(frame *io.LimitedReader) error {
 	return nil
 }
 
-// skip reads n bytes, with a buffer that is small because a peer can make it wait.
+// skip reads and discards n bytes. Its buffer is small because a peer can make it wait.
 func skip(r io.Reader, n uint64) error {
 	var scratch [256]byte
 	for n > 0 {
@@ -140,7 +148,8 @@ func skip(r io.Reader, n uint64) error {
 	return nil
 }
 
-// OpenControl opens our control stream, with SETTINGS; extendedConnect is for the gateway's end, which takes extended CONNECTs (RFC 9220 §3).
+// OpenControl opens our control stream and sends SETTINGS. extendedConnect is for the gateway,
+// which accepts extended CONNECT (RFC 9220 §3).
 func OpenControl(conn *quic.Conn, extendedConnect bool) (*H3Control, error) {
 	s, err := conn.OpenUniStream()
 	if err != nil {
@@ -154,10 +163,10 @@ func OpenControl(conn *quic.Conn, extendedConnect bool) (*H3Control, error) {
 	return &H3Control{s}, err
 }
 
-// An H3Control is our control stream of a connection.
+// An H3Control is our control stream of one connection.
 type H3Control struct{ stream *quic.SendStream }
 
-// Goaway says that requests from next on are not looked at, RFC 9114 §5.2.
+// Goaway tells the peer that requests from next on are not processed, RFC 9114 §5.2.
 func (c *H3Control) Goaway(next quic.StreamID) {
 	id := quicvarint.Append(nil, uint64(next))
 	c.stream.Write(append([]byte{frameGoaway, byte(len(id))}, id...))

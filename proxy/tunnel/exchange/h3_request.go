@@ -14,10 +14,12 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// errHeaderTooLarge is what is said of HEADERS beyond MaxHeader, counted as RFC 9114 §4.2.2 does. It must not be changed.
+// errHeaderTooLarge is the error for HEADERS larger than MaxHeader, counted as in RFC 9114 §4.2.2.
+// It is shared; nobody may change it.
 var errHeaderTooLarge = ProtocolError("HTTP/3 header of more than %d bytes", MaxHeader)
 
-// decodeFields decodes the block of a HEADERS frame. A byte of it can stand for a field of a hundred, so that the size of the block is no bound.
+// decodeFields decodes the block of a HEADERS frame. It counts the decoded size, because one byte
+// of a block can stand for a field of a hundred bytes.
 func decodeFields(block []byte) (fields []qpack.HeaderField, err error) {
 	size := 0
 	for next := qpack.NewDecoder().Decode(block); ; {
@@ -35,11 +37,13 @@ func decodeFields(block []byte) (fields []qpack.HeaderField, err error) {
 	}
 }
 
-// notInHTTP3 are fields that belong to one connection of HTTP/1.1, RFC 9114 §4.2.
+// notInHTTP3 lists the connection-specific fields of HTTP/1.1, which are malformed in HTTP/3 (RFC
+// 9114 §4.2).
 var notInHTTP3 = []string{"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 
-// decodeRequest makes a request of the block of a HEADERS frame. An error other than errHeaderTooLarge says that it is malformed: nothing may be
-// guessed of such a request (RFC 9114 §4.1.2), for whatever has passed it on may have read it in another way.
+// decodeRequest decodes a request from the block of a HEADERS frame. Any error but
+// errHeaderTooLarge means that the request is malformed. It is then refused and not repaired (RFC
+// 9114 §4.1.2), because an intermediary that forwarded it may have read it differently.
 func decodeRequest(block []byte) (*http.Request, error) {
 	fields, err := decodeFields(block)
 	if err != nil {
@@ -64,7 +68,7 @@ func decodeRequest(block []byte) (*http.Request, error) {
 	return r, setTarget(r, pseudo)
 }
 
-// sortFields takes the pseudo-header fields of a request apart from the others.
+// sortFields separates the pseudo-header fields of a request from the others.
 func sortFields(fields []qpack.HeaderField) (pseudo map[string]string, header http.Header, err error) {
 	pseudo, header = make(map[string]string), make(http.Header)
 	for _, f := range fields {
@@ -73,11 +77,11 @@ func sortFields(fields []qpack.HeaderField) (pseudo map[string]string, header ht
 		case !httpguts.ValidHeaderFieldName(name) || strings.ToLower(name) != name || !httpguts.ValidHeaderFieldValue(f.Value):
 			return nil, nil, fmt.Errorf("invalid field %.100q", f.Name)
 		case !f.IsPseudo() && (slices.Contains(notInHTTP3, name) || name == "te" && f.Value != "trailers"):
-			return nil, nil, fmt.Errorf("field %q in HTTP/3", name)
+			return nil, nil, fmt.Errorf("field %q is not allowed in HTTP/3", name)
 		case !f.IsPseudo():
 			header.Add(f.Name, f.Value)
 		case twice || len(header) > 0 || !slices.Contains([]string{":method", ":protocol", ":scheme", ":authority", ":path"}, f.Name):
-			return nil, nil, fmt.Errorf("field %.100q twice, behind others, or in a request", f.Name)
+			return nil, nil, fmt.Errorf("pseudo-header field %.100q is repeated, misplaced or unknown", f.Name)
 		default:
 			pseudo[f.Name] = f.Value
 		}
@@ -85,7 +89,7 @@ func sortFields(fields []qpack.HeaderField) (pseudo map[string]string, header ht
 	return pseudo, header, nil
 }
 
-// contentLength is −1 if there is none.
+// contentLength returns the value of Content-Length, or −1 if there is none.
 func contentLength(values []string) (int64, error) {
 	if len(values) == 0 {
 		return -1, nil
@@ -97,7 +101,7 @@ func contentLength(values []string) (int64, error) {
 	return int64(n), nil
 }
 
-// setTarget sets where a request goes, RFC 9114 §4.3.1 and §4.4, RFC 9220 §3.
+// setTarget sets the target of a request, RFC 9114 §4.3.1 and §4.4, RFC 9220 §3.
 func setTarget(r *http.Request, pseudo map[string]string) (err error) {
 	protocol, extended := pseudo[":protocol"]
 	hosts := r.Header["Host"]
@@ -106,12 +110,12 @@ func setTarget(r *http.Request, pseudo map[string]string) (err error) {
 		r.Host = hosts[0]
 	}
 	switch {
-	case !httpguts.ValidHeaderFieldName(r.Method): // which is a token, too
+	case !httpguts.ValidHeaderFieldName(r.Method): // a method is a token, too
 		return errors.New("invalid :method")
 	case r.Host == "" || strings.Contains(r.Host, "@") || len(hosts) > 1 || len(hosts) == 1 && hosts[0] != r.Host:
 		return errors.New("invalid :authority or Host")
 	case extended && (r.Method != http.MethodConnect || !httpguts.ValidHeaderFieldName(protocol)):
-		return errors.New("invalid :protocol, or without CONNECT")
+		return errors.New("invalid :protocol, or :protocol without CONNECT")
 	case r.Method == http.MethodConnect && !extended:
 		if pseudo[":path"] != "" || pseudo[":scheme"] != "" {
 			return errors.New(":path or :scheme in a CONNECT")

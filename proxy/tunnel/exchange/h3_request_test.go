@@ -11,7 +11,7 @@ import (
 	"github.com/quic-go/qpack"
 )
 
-// encodeFields is the block of a HEADERS frame, of names and values.
+// encodeFields returns the block of a HEADERS frame with these names and values.
 func encodeFields(fields ...string) []byte {
 	var b bytes.Buffer
 	enc := qpack.NewEncoder(&b)
@@ -49,7 +49,7 @@ func TestARequestIsWhatItSays(t *testing.T) {
 	}
 }
 
-// What could be read in two ways is read in none.
+// A request that could be read in two ways is refused.
 func TestAMalformedRequestIsRefused(t *testing.T) {
 	for name, fields := range map[string][]string{
 		"nothing":                          {},
@@ -102,7 +102,7 @@ func TestAMalformedRequestIsRefused(t *testing.T) {
 	}
 }
 
-// A byte of a block can stand for a hundred of a field: what counts is what it becomes.
+// One byte of a block can stand for a field of a hundred bytes: the decoded size counts.
 func TestAHeaderIsCountedAsItIsDecoded(t *testing.T) {
 	block := append(encodeFields(postFields...), bytes.Repeat([]byte{0xc0 | 44}, MaxHeader/50)...)
 	if _, err := decodeRequest(block); !errors.Is(err, errHeaderTooLarge) {
@@ -113,7 +113,7 @@ func TestAHeaderIsCountedAsItIsDecoded(t *testing.T) {
 	}
 }
 
-// Whatever a block says, it is refused or makes a request that cannot be mistaken for another.
+// Any block is refused, or makes a request that cannot be mistaken for another one.
 func FuzzDecodeRequest(f *testing.F) {
 	f.Add(encodeFields(connectFields...))
 	f.Add(encodeFields(with(postFields, "host", "gw", "content-length", "7")...))

@@ -9,24 +9,27 @@ import (
 	"time"
 )
 
-// A pipe stands between a stream, whose calls have deadlines and can be repeated, and an HTTP body, whose calls have neither. The writer's
-// bytes are taken straight out of its buffer, so that an idle pipe holds no memory; only what a writer leaves behind that timed out is kept.
-// One goroutine reads and one writes.
+// A pipe connects a stream, whose calls have deadlines and can be repeated, to an HTTP body, whose
+// calls have neither. An io.Pipe would do for the bodies, but knows no deadlines. The reader takes
+// bytes directly from the writer's buffer, so that an idle pipe holds no memory; only what a writer
+// leaves behind when it times out is copied. There is one reading goroutine and one writing
+// goroutine.
 type pipe struct {
 	mu             sync.Mutex
 	change         sync.Cond
-	data           []byte // offered and not yet taken: on loan from the writer, unless that timed out
-	finished       error  // what the reader gets behind data
-	failed         error  // what both get at once
-	left           bool   // the reader is gone; the writer waits to be told why
+	data           []byte // written and not yet read; owned by the writer, unless it has timed out
+	finished       error  // the reader's error after data
+	failed         error  // the error of both ends, at once
+	left           bool   // the reader has gone; the writer waits to learn why
 	reader, writer deadline
 
-	since atomic.Int64 // the clock when a writer began to wait, or 0
+	since atomic.Int64 // Clock when a writer began to wait, or 0
 }
 
-// waits is since when a writer waits for its bytes to be taken, by the clock, or 0.
+// waits returns the Clock since when a writer waits for the reader, or 0.
 func (p *pipe) waits() int64 { return p.since.Load() }
 
+// A deadline is the read or the write deadline of a pipe. pipe.mu guards it.
 type deadline struct {
 	passed bool
 	timer  *time.Timer
@@ -38,7 +41,7 @@ func newPipe() *pipe {
 	return p
 }
 
-// read takes what is offered. Without wait it says ErrNoMore when there is nothing.
+// read returns bytes of the writer. Without wait it returns ErrNoMore if there are none.
 func (p *pipe) read(b []byte, wait bool) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,7 +56,8 @@ func (p *pipe) read(b []byte, wait bool) (int, error) {
 	return n, nil
 }
 
-// offered waits until there is something to read, and says how much.
+// offered blocks until there is something to read, and returns how much. It takes nothing, so that
+// the caller can get a buffer of the right size first.
 func (p *pipe) offered() (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,6 +65,8 @@ func (p *pipe) offered() (int, error) {
 	return len(p.data), err
 }
 
+// awaitData blocks until there is data. It returns the reader's error if there will be none. The
+// caller holds mu.
 func (p *pipe) awaitData(wait bool) error {
 	for {
 		switch {
@@ -81,7 +87,8 @@ func (p *pipe) awaitData(wait bool) error {
 	}
 }
 
-// write returns when b is taken. When its deadline passes before, it keeps the rest, which will be taken nevertheless.
+// write blocks until the reader has taken b. If the deadline passes first, the pipe keeps a copy of
+// the rest, which will still be read.
 func (p *pipe) write(b []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,13 +112,14 @@ func (p *pipe) write(b []byte) error {
 	return err
 }
 
-// flush waits until all that was written is taken.
+// flush blocks until the reader has taken everything.
 func (p *pipe) flush() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.awaitTaken()
 }
 
+// awaitTaken blocks until the reader has taken all data. The caller holds mu.
 func (p *pipe) awaitTaken() error {
 	for {
 		switch {
@@ -126,17 +134,19 @@ func (p *pipe) awaitTaken() error {
 	}
 }
 
-// finish makes err what the reader gets behind all that was written, and is for the writer to call.
+// finish sets the error that the reader gets after everything that was written. The writer calls
+// it.
 func (p *pipe) finish(err error) {
 	p.set(func() { p.finished = err })
 }
 
-// leave says that nobody reads any more. It does not say why, and a writer waits until fail does.
+// leave says that nobody reads any more. It does not say why, so a writer waits until fail gives
+// the reason.
 func (p *pipe) leave() {
 	p.set(func() { p.left = true })
 }
 
-// fail ends both directions, at once. The first error stays.
+// fail ends both directions at once. Only the first error counts.
 func (p *pipe) fail(err error) {
 	p.set(func() {
 		if p.failed == nil {
@@ -147,6 +157,7 @@ func (p *pipe) fail(err error) {
 	})
 }
 
+// set makes a change and wakes both ends.
 func (p *pipe) set(change func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,6 +165,7 @@ func (p *pipe) set(change func()) {
 	p.change.Broadcast()
 }
 
+// setDeadline sets d to t; the zero time means no deadline.
 func (p *pipe) setDeadline(d *deadline, t time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,6 +186,7 @@ func (p *pipe) setDeadline(d *deadline, t time.Time) {
 	}
 }
 
+// stop stops the timer. The caller holds pipe.mu.
 func (d *deadline) stop() {
 	if d.timer != nil {
 		d.timer.Stop()

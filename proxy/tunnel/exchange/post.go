@@ -14,12 +14,13 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
-// PostType is the Content-Type of both bodies. It says nothing on purpose: intermediaries that compress, scan or transform what they know
-// let this pass.
+// PostType is the Content-Type of both bodies. It is deliberately meaningless: intermediaries that
+// compress, scan or transform the types they know leave this one alone.
 const PostType = "application/octet-stream"
 
-// What one frame of HTTP/2 carries. With its header it fills TLS records of 16 KiB: a byte more would be a record, and a system call, of its
-// own. Requests have the smaller frames, because net/http holds a buffer of the size of a frame for each.
+// These are the sizes of HTTP/2 frames. With its header a frame fills TLS records of 16 KiB; one
+// more byte would need a further record and a further system call. Requests have smaller frames
+// because net/http allocates a buffer of frame size for each of them.
 const (
 	MaxRequestFrame = 16 << 10
 	MaxAnswerFrame  = 64 << 10
@@ -27,8 +28,8 @@ const (
 	maxAnswerData   = MaxAnswerFrame - 9
 )
 
-// A Post is a POST whose two bodies carry capsules at the same time, at either end and as net/http has it. A pipe and a goroutine of
-// net/http's stand between each body and the stream.
+// A Post is a POST whose two bodies carry capsules at the same time, at either end, on top of
+// net/http. Between each body and the stream there are a pipe and a goroutine of net/http.
 type Post struct {
 	local, remote net.Addr
 	in, out       *pipe
@@ -43,8 +44,9 @@ type Post struct {
 
 var _ Exchange = (*Post)(nil)
 
-// NewPost returns a POST's exchange, for which the caller runs [Post.Send] at the agent's end, and [Post.Receive] and [Post.Answer] at the gateway's.
-// hangUp ends the HTTP exchange, and is called once; clean says that both ends had finished, so that what is on its way is left alone.
+// NewPost returns the exchange of a POST. The caller runs [Post.Send] at the agent's end, or
+// [Post.Receive] and [Post.Answer] at the gateway's. hangUp ends the HTTP exchange and is called
+// once. clean means that both ends have finished, so that data in flight must be left alone.
 func NewPost(local, remote net.Addr, hangUp func(clean bool)) *Post {
 	x := &Post{local: local, remote: remote, in: newPipe(), out: newPipe(), hangUp: hangUp}
 	x.lastByte.Store(Clock())
@@ -60,7 +62,7 @@ func (x *Post) Read(p []byte) (int, error) { return x.in.read(p, !x.noWait) }
 func (x *Post) Write(b []byte) error       { return x.out.write(b[Headroom:]) }
 func (x *Post) Flush() error               { return x.out.flush() }
 
-// Dirty is false: what a deadline left behind leaves by itself.
+// Dirty returns false: the pipe passes on what a deadline left behind.
 func (x *Post) Dirty() bool { return false }
 
 func (x *Post) SetReadDeadline(t time.Time) error {
@@ -73,14 +75,15 @@ func (x *Post) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// CloseWrite ends the request's body. The answer's ends with the exchange: net/http cannot end it and still read.
+// CloseWrite ends the request's body. At the gateway's end the response's body ends only with the
+// exchange, because net/http cannot end it and continue to read.
 func (x *Post) CloseWrite() error {
 	x.closed.Store(true)
 	x.out.finish(io.EOF)
 	return nil
 }
 
-// Abort leaves what is on its way alone when both ends have finished.
+// Abort ends the exchange. If both ends have finished, it leaves data in flight alone.
 func (x *Post) Abort() {
 	x.once.Do(func() {
 		clean := x.closed.Load() && x.sawEnd.Load()
@@ -89,11 +92,12 @@ func (x *Post) Abort() {
 			x.out.fail(net.ErrClosed)
 		}
 		x.hangUp(clean)
-		x.hangUp = nil // by which whoever still has the stream would have what net/http keeps of it, too
+		x.hangUp = nil // so that whoever still holds the stream does not also keep net/http's memory alive
 	})
 }
 
-// Receive passes on what the peer sends, until that ends. It waits for more with a small buffer, and while bytes come in bulk with a large one.
+// Receive passes on what the peer sends, until the body ends. It waits for bytes with a small
+// buffer, and uses a large one while they arrive in bulk: most streams are idle.
 func (x *Post) Receive(body io.Reader) {
 	idle := make([]byte, smallSize)
 	for bulk := false; ; {
@@ -112,12 +116,14 @@ func (x *Post) Receive(body io.Reader) {
 	}
 }
 
+// receiveBulk reads once with a large buffer from the pool.
 func (x *Post) receiveBulk(body io.Reader) (int, error) {
 	b := Buffer(ChunkSize)
 	defer Release(b)
 	return x.receiveInto((*b)[:ChunkSize], body)
 }
 
+// receiveInto reads once into b and waits until the stream has taken the bytes.
 func (x *Post) receiveInto(b []byte, body io.Reader) (n int, err error) {
 	n, err = body.Read(b)
 	if n == 0 {
@@ -130,22 +136,26 @@ func (x *Post) receiveInto(b []byte, body io.Reader) (n int, err error) {
 	return n, err
 }
 
-// Body is the request's body.
+// Body returns the body of the request.
 func (x *Post) Body() io.ReadCloser { return postBody{x.out} }
 
-// A postBody is what net/http reads as a request's body.
+// A postBody is the body of a request, for net/http to read.
 type postBody struct{ out *pipe }
 
+// Read fills at most one frame, so that net/http makes no second, small one of the rest.
 func (b postBody) Read(p []byte) (int, error) {
 	return b.out.read(p[:min(len(p), maxRequestData)], true)
 }
 
+// Close is called by net/http when it reads no more. The reason arrives with the response or the
+// error of the round trip.
 func (b postBody) Close() error {
 	b.out.leave()
 	return nil
 }
 
-// Send has the request answered and receives the answer's body. It returns what went wrong before that, which the stream is told too.
+// Send sends the request and receives the body of its response. It returns what went wrong before
+// the response, which the stream's calls return too.
 func (x *Post) Send(c *http.ClientConn, req *http.Request, refused func(*AnswerError) error) error {
 	resp, err := c.RoundTrip(req)
 	if err != nil {
@@ -160,45 +170,49 @@ func (x *Post) Send(c *http.ClientConn, req *http.Request, refused func(*AnswerE
 	return nil
 }
 
-// notAnswered tells the stream why its request has no answer. Strings are all that net/http gives to tell by.
+// notAnswered returns the error for a request without a response. It compares strings because
+// net/http exports no errors for these cases.
 func (x *Post) notAnswered(err error) error {
 	switch text := err.Error(); {
 	case strings.Contains(text, "GOAWAY"), strings.Contains(text, "REFUSED_STREAM"):
-		err = &Refused{&Error{CodeDraining, "the request came too late for its HTTP/2 connection, and was not looked at: " + printable.Text(text, printable.Sentence)}}
+		err = &Refused{&Error{CodeDraining, "the HTTP/2 connection was closing and did not take the request: " + printable.Text(text, printable.Sentence)}}
 	case strings.Contains(text, "looked like an HTTP/1.1 header"):
 		err = ErrNoH2
 	default:
-		err = fmt.Errorf("POST not answered: %w", err)
+		err = fmt.Errorf("no response to POST: %w", err)
 	}
 	return x.fail(err)
 }
 
+// fail ends the exchange with err and returns err.
 func (x *Post) fail(err error) error {
 	x.in.finish(err)
 	x.out.fail(err)
 	return err
 }
 
-// Stalled is the [Clock] since when something that came waits for somebody to read it, or 0.
+// Stalled returns the [Clock] since when received bytes wait for a reader, or 0.
 func (x *Post) Stalled() int64 { return x.in.waits() }
 
-// ErrNoH2 is what a peer ends with that does not speak HTTP/2.
-var ErrNoH2 = errors.New("what answered does not speak HTTP/2")
+// ErrNoH2 is returned if the server does not speak HTTP/2.
+var ErrNoH2 = errors.New("the server does not speak HTTP/2")
 
-// errAnswerEnded is what ends a request of which net/http sends no more, since the answer is over.
-var errAnswerEnded = errors.New("HTTP answer ended")
+// errAnswerEnded ends the request's body when the response has ended: net/http sends no more of it
+// then.
+var errAnswerEnded = errors.New("HTTP response ended")
 
-// refusal is what an answer says that opens no tunnel. A success counts only if it is a gateway's: any web server may answer a POST with 200.
+// refusal returns the error for a response that opens no tunnel, or nil. A 2xx response counts only
+// if it is a gateway's, because any web server may answer a POST with 200.
 func refusal(resp *http.Response, refused func(*AnswerError) error) error {
 	if _, ours := resp.Header[HeaderGateway]; ours && resp.StatusCode/100 == 2 {
 		return nil
 	}
-	late := time.AfterFunc(time.Second, func() { resp.Body.Close() }) // for the body's end, which may never come
+	late := time.AfterFunc(time.Second, func() { resp.Body.Close() }) // the body may never end
 	defer late.Stop()
 	return &Refused{refused(answerOf(resp.StatusCode, resp.Header, resp.Body))}
 }
 
-// Answer sends what is written as the answer's body, until CloseWrite or Abort.
+// Answer sends what is written as the body of the response, until CloseWrite or Abort.
 func (x *Post) Answer(w io.Writer, c *http.ResponseController) {
 	for {
 		n, err := x.out.offered()
@@ -212,6 +226,8 @@ func (x *Post) Answer(w io.Writer, c *http.ResponseController) {
 	}
 }
 
+// answerSome sends up to one frame. It waits for n bytes before it takes a buffer, so that an idle
+// stream holds none.
 func (x *Post) answerSome(n int, w io.Writer, c *http.ResponseController) error {
 	b := Buffer(n)
 	defer Release(b)

@@ -22,7 +22,7 @@ func TestPipe(t *testing.T) {
 		for _, want := range []string{"ab", "c"} {
 			select {
 			case err := <-done:
-				t.Fatalf("write = %v before all was taken", err)
+				t.Fatalf("write = %v before everything was read", err)
 			default:
 			}
 			if n, err := p.read(b, true); string(b[:n]) != want || err != nil {
@@ -103,7 +103,8 @@ func TestPipe(t *testing.T) {
 	})
 }
 
-// However a body comes, in pieces or at once, the stream is what was sent, and a read that does not wait loses nothing.
+// The stream is the same whether a body arrives in pieces or at once, and a read that does not wait
+// loses nothing.
 func FuzzBodiesInPieces(f *testing.F) {
 	f.Add([]byte("capsules"), uint16(3))
 	f.Add(random(3*bulkRead), uint16(smallSize))      // a small read, then large ones
@@ -134,7 +135,7 @@ func FuzzBodiesInPieces(f *testing.F) {
 	})
 }
 
-// random is n bytes that are the same each time.
+// random returns n bytes that are the same each time.
 func random(n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{}).Read(b)

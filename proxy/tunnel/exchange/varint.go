@@ -6,17 +6,19 @@ import (
 	"github.com/quic-go/quic-go/quicvarint"
 )
 
-// MaxTypeLength is how many bytes a type and a length have at most.
+// MaxTypeLength is the largest size of a type and a length together, in bytes.
 const MaxTypeLength = 16
 
-// A TypeLength reads the type and the length that HTTP/3 frames (RFC 9114 §7.1) and capsules (RFC 9297 §3.2) begin with, two QUIC varints. It reads
-// no byte beyond them, and keeps its place when the reader fails: after a timeout it goes on at the very byte. The zero value is ready.
+// A TypeLength reads the type and the length at the start of an HTTP/3 frame (RFC 9114 §7.1) or a
+// capsule (RFC 9297 §3.2): two QUIC varints. It reads no byte beyond them. It keeps its position
+// when the reader fails, so that a read after a timeout continues at the exact byte;
+// quicvarint.Read would lose what it has read. The zero value is ready to use.
 type TypeLength struct {
 	head [MaxTypeLength]byte
 	have int // bytes in head
 }
 
-// Read reads from r until both are there.
+// Read reads from r until both are complete.
 func (t *TypeLength) Read(r io.Reader) (typ, length uint64, err error) {
 	for t.have < t.need() {
 		n, err := r.Read(t.head[t.have:t.need()])
@@ -33,7 +35,7 @@ func (t *TypeLength) Read(r io.Reader) (typ, length uint64, err error) {
 	return typ, length, err
 }
 
-// need is how many bytes there are at least, after what is known of them.
+// need returns the total size in bytes, as far as the bytes so far determine it.
 func (t *TypeLength) need() int {
 	if t.have == 0 {
 		return 2
@@ -45,10 +47,10 @@ func (t *TypeLength) need() int {
 	return k + varintLen(t.head[k])
 }
 
-// varintLen is the length of a varint whose first byte is b.
+// varintLen returns the length of a varint with first byte b, RFC 9000 §16.
 func varintLen(b byte) int { return 1 << (b >> 6) }
 
-// AppendTypeLength appends both in their shortest form.
+// AppendTypeLength appends both in their shortest encoding.
 func AppendTypeLength(b []byte, typ, length uint64) []byte {
 	return quicvarint.Append(quicvarint.Append(b, typ), length)
 }

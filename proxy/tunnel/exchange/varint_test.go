@@ -9,7 +9,7 @@ import (
 	"github.com/quic-go/quic-go/quicvarint"
 )
 
-// What a TypeLength reads is what was appended, in however many pieces it comes, and no byte more.
+// A TypeLength reads what was appended, in however many pieces it arrives, and not a byte more.
 func FuzzTypeLength(f *testing.F) {
 	for _, v := range []uint64{0, 37, 63, 64, 15293, 16383, 16384, 494878333, 1<<30 - 1, 1 << 30, 151288809941952652, quicvarint.Max} {
 		f.Add(v, quicvarint.Max-v)
@@ -25,13 +25,13 @@ func FuzzTypeLength(f *testing.F) {
 			}
 			rest, _ := io.ReadAll(&patient{r})
 			if gotType != typ || gotLength != length || err != nil || string(rest) != "value" {
-				t.Errorf("read %d, %d, %v, and %q behind, want %d, %d", gotType, gotLength, err, rest, typ, length)
+				t.Errorf("read %d, %d, %v, then %q, want %d, %d", gotType, gotLength, err, rest, typ, length)
 			}
 		}
 	})
 }
 
-// A stutter gives a byte at a time, and a timeout before each.
+// A stutter returns one byte at a time, with a timeout before each.
 type stutter struct {
 	r     io.Reader
 	ready bool
@@ -44,7 +44,7 @@ func (s *stutter) Read(p []byte) (int, error) {
 	return s.r.Read(p[:min(1, len(p))])
 }
 
-// A patient reader goes on after timeouts.
+// A patient reader continues after timeouts.
 type patient struct{ r io.Reader }
 
 func (p *patient) Read(b []byte) (int, error) {

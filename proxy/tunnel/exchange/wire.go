@@ -6,61 +6,71 @@ import (
 	"sync/atomic"
 )
 
-// A Wire is the network connection below TLS. It does two things that neither crypto/tls nor the kernel does for us.
+// A Wire is the network connection below TLS. It does two things that neither crypto/tls nor the
+// kernel does.
 //
-// Writing: once Hold is called, what TLS writes is kept, and Flush hands it to the kernel: all records of one frame in one system call. TLS
-// therefore never meets a write deadline, after which a tls.Conn cannot be used any more; what a deadline left unsent stays here and leaves
-// with the next flush.
+// Writing: after Hold, what TLS writes is kept, and Flush passes it to the kernel: all records of
+// one frame in one system call. So TLS never sees a write deadline, after which a tls.Conn is
+// unusable. What a deadline leaves unsent stays here and leaves with the next Flush.
 //
-// Reading: while bytes come in bulk it takes up to 64 KiB from the kernel at once, where TLS would take half of that; fewer calls of larger
-// pieces, here and behind us, are worth more than the copy. With noWait set, Read returns ErrNoMore instead of waiting, so that a reader that
-// has got something can take what else is there.
+// Reading: while bytes arrive in bulk, it reads up to 64 KiB at once, where TLS would read half of
+// that. Fewer and larger reads save more, here and in the code above, than the extra copy costs.
+// With noWait set, Read returns ErrNoMore instead of blocking, so that a reader that has something
+// can take whatever else has arrived.
 type Wire struct {
 	net.Conn
-	below    *Wire        // what TLS to a proxy writes to, where Conn is such; a deadline may leave something there too
-	lastByte atomic.Int64 // when the last byte came, see clock
+	// The Wire that Conn writes to, if Conn is TLS to a proxy; a deadline may leave something
+	// unsent there too.
+	below    *Wire
+	lastByte atomic.Int64 // Clock when the last byte arrived
 	guard    atomic.Pointer[guard]
 
 	// Owned by the reader.
 	noWait bool
-	bulk   bool    // the last read from the kernel was a large one
+	bulk   bool    // the last read from the kernel was large
 	inBuf  *[]byte // from wirePool, or nil
-	in     []byte  // what was read and not yet taken, within inBuf
+	in     []byte  // read and not yet taken, within inBuf
 
 	mu      sync.Mutex
 	holding bool
 	outBuf  *[]byte // from wirePool or small, or nil
-	out     []byte  // what is to be sent, within outBuf unless that was too small
+	out     []byte  // to be sent, within outBuf unless that was too small
 }
 
 const (
-	// wireSize holds a frame of ChunkSize with all headers, cut into TLS records of 16 KiB at 22 bytes of overhead each, and some small frames.
+	// wireSize holds a frame of ChunkSize with all headers, in TLS records of 16 KiB with 22 bytes
+	// of overhead each, plus some small frames.
 	wireSize = bufferSize + 2<<10
 
-	// bulkRead is how much the kernel had to give for us to expect more.
+	// bulkRead is how many bytes a read must return for us to expect more.
 	bulkRead = 8 << 10
 )
 
-// NewWire returns the wire above c. below is the wire that c itself writes to, where c is TLS to a proxy, else nil.
+// NewWire returns the wire above c. If c is TLS to a proxy, below is the wire that c writes to;
+// otherwise it is nil.
 func NewWire(c net.Conn, below *Wire) *Wire { return &Wire{Conn: c, below: below} }
 
 var wirePool = sync.Pool{New: func() any { b := make([]byte, 0, wireSize); return &b }}
 
-// A Guard bounds what a peer may send and have us say before it has authenticated. Its methods may be called concurrently.
+// A Guard bounds what a peer may send, and may make us send, before it has authenticated. Its
+// methods may be called concurrently.
 type Guard interface {
-	// MayRead returns how many of n bytes may be read now, which is at least one, and waits until it is.
+	// MayRead returns how many of n bytes may be read now, at least one. It blocks until there is
+	// one.
 	MayRead(n int) int
-	// HasRead is told how many bytes were read.
+	// HasRead is called with the number of bytes read.
 	HasRead(n int)
-	// MayWrite is asked before n bytes are written. An error ends the write.
+	// MayWrite is called before n bytes are written. An error makes the write fail.
 	MayWrite(n int) error
-	// Leave is told that the connection is closed.
+	// Leave is called when the connection closes.
 	Leave()
 }
 
+// guard is a Guard as a concrete type, for atomic.Pointer.
 type guard struct{ Guard }
 
-// SetGuard has g asked about each read, and about each write until [Wire.Hold]. nil lifts the guard.
+// SetGuard makes g decide about each read, and about each write until [Wire.Hold]. nil removes the
+// guard.
 func (w *Wire) SetGuard(g Guard) {
 	if g == nil {
 		w.guard.Store(nil)
@@ -69,7 +79,7 @@ func (w *Wire) SetGuard(g Guard) {
 	w.guard.Store(&guard{g})
 }
 
-// Guard returns what SetGuard set, or nil.
+// Guard returns what SetGuard has set, or nil.
 func (w *Wire) Guard() Guard {
 	if g := w.guard.Load(); g != nil {
 		return g.Guard
@@ -77,6 +87,7 @@ func (w *Wire) Guard() Guard {
 	return nil
 }
 
+// Read reads from the kernel, or from what an earlier read in bulk has left.
 func (w *Wire) Read(p []byte) (int, error) {
 	switch {
 	case w.inBuf != nil:
@@ -86,13 +97,15 @@ func (w *Wire) Read(p []byte) (int, error) {
 	case !w.bulk:
 		return w.read(p)
 	}
-	// A buffer is held while this waits, but no longer than the next KEEPALIVE, which is small.
+	// A buffer is held while this blocks, but only until the next KEEPALIVE, which is small and
+	// ends the bulk.
 	w.inBuf = wirePool.Get().(*[]byte)
 	n, err := w.read((*w.inBuf)[:ChunkSize])
 	w.in = (*w.inBuf)[:n]
 	return w.take(p), err
 }
 
+// read reads from the connection, within the limits of the guard.
 func (w *Wire) read(p []byte) (int, error) {
 	g := w.guard.Load()
 	if g != nil {
@@ -109,6 +122,7 @@ func (w *Wire) read(p []byte) (int, error) {
 	return n, err
 }
 
+// take returns bytes that were read in bulk, and frees the buffer once it is empty.
 func (w *Wire) take(p []byte) int {
 	n := copy(p, w.in)
 	w.in = w.in[n:]
@@ -119,6 +133,7 @@ func (w *Wire) take(p []byte) int {
 	return n
 }
 
+// Write sends p, or keeps it for Flush after Hold.
 func (w *Wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -134,7 +149,7 @@ func (w *Wire) Write(p []byte) (int, error) {
 	return w.Conn.Write(p)
 }
 
-// Close closes the connection.
+// Close closes the connection and tells the guard.
 func (w *Wire) Close() error {
 	if g := w.guard.Load(); g != nil {
 		g.Leave()
@@ -142,13 +157,14 @@ func (w *Wire) Close() error {
 	return w.Conn.Close()
 }
 
-// Hold ends the handshake's way of writing: from now on bytes leave with Flush.
+// Hold is called after the handshake: from now on bytes leave with Flush.
 func (w *Wire) Hold() {
 	w.mu.Lock()
 	w.holding = true
 	w.mu.Unlock()
 }
 
+// keep appends p to what Flush has to send. The caller holds mu.
 func (w *Wire) keep(p []byte) {
 	if w.outBuf == nil {
 		pool := &wirePool
@@ -161,14 +177,15 @@ func (w *Wire) keep(p []byte) {
 	w.out = append(w.out, p...)
 }
 
-// held reports whether a Flush is due.
+// held reports whether there is something to flush.
 func (w *Wire) held() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.out) > 0 || w.below != nil && w.below.held()
 }
 
-// Flush sends what is held. One caller at a time; Write may go on meanwhile, for TLS answers some messages from within a Read.
+// Flush sends what is held. It has one caller at a time; Write may run meanwhile, because TLS
+// answers some messages from within a Read.
 func (w *Wire) Flush() error {
 	for {
 		w.mu.Lock()
@@ -185,6 +202,7 @@ func (w *Wire) Flush() error {
 	}
 }
 
+// flushBelow flushes the wire below TLS to a proxy.
 func (w *Wire) flushBelow() error {
 	if w.below == nil {
 		return nil
@@ -192,6 +210,7 @@ func (w *Wire) flushBelow() error {
 	return w.below.Flush()
 }
 
+// sent removes n bytes that the kernel has taken, and frees the buffer once it is empty.
 func (w *Wire) sent(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -207,7 +226,7 @@ func (w *Wire) sent(n int) {
 	w.outBuf, w.out = nil, nil
 }
 
-// send is Write and Flush, without the copy unless a deadline leaves a rest: for a wire without TLS.
+// send is Write and Flush for a wire without TLS. It copies only what a deadline leaves unsent.
 func (w *Wire) send(b []byte) error {
 	if err := w.Flush(); err != nil {
 		return err

@@ -15,31 +15,37 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// WSProtocol is the WebSocket subprotocol that a dialling end asks for. A gateway confirms it and does not require it.
+// WSProtocol is the WebSocket subprotocol that an agent requests. A gateway confirms it but does
+// not require it.
 const WSProtocol = "culvert"
 
-// A WS is a WebSocket (RFC 6455): capsules in binary messages whose boundaries mean nothing. It writes whole frames of one fragment
-// each, and reads any.
+// A WS is a WebSocket (RFC 6455). It carries capsules in binary messages, whose boundaries have no
+// meaning. It writes every frame as a whole message and accepts fragmented ones.
+//
+// Frames are encoded here and not by a WebSocket library, because each must leave in one write:
+// header and payload in one buffer, so that TLS makes full records of them and the kernel gets one
+// system call. The reader, too, must be able to continue after a timeout inside a frame header,
+// which the libraries cannot.
 type WS struct {
 	wire   *Wire
-	conn   net.Conn // TLS on the wire, or the wire
+	conn   net.Conn // TLS over the wire, or the wire itself
 	plain  bool
-	client bool // masks what it sends, and wants what it reads unmasked
+	client bool // masks what it sends and requires that the peer does not
 
 	in    wsFrames
 	reply wsReply
 }
 
-// wsFrames is where the reader of a WS is in what comes.
+// wsFrames is the reader's position in the frames of a WS.
 type wsFrames struct {
-	br         *bufio.Reader // small: for headers; payload goes past it
+	br         *bufio.Reader // small, for headers only; payload bypasses it
 	head       [ws.MaxHeaderSize]byte
 	have       int // bytes in head
 	op         ws.OpCode
 	left       int64 // payload of the current frame still to come
 	mask       [4]byte
 	maskPos    int
-	inMessage  bool // the last data frame was not the last of its message
+	inMessage  bool // the last data frame did not end its message
 	control    [ws.MaxControlFramePayloadSize]byte
 	controlLen int
 }
@@ -47,10 +53,10 @@ type wsFrames struct {
 // maxReply is the size of the largest control frame.
 const maxReply = ws.MaxHeaderSize + ws.MaxControlFramePayloadSize
 
-// wsReply is the control frame that a WS has to send: the reader leaves it here for the writer.
+// wsReply is the control frame that a WS has to send. The reader leaves it here for the writer.
 type wsReply struct {
 	onDirty func()
-	dirty   atomic.Bool // there is one
+	dirty   atomic.Bool // there is a frame
 
 	mu    sync.Mutex
 	frame [maxReply]byte
@@ -59,13 +65,15 @@ type wsReply struct {
 	out [maxReply]byte // the writer's copy
 }
 
-// closeTimeout bounds how long a peer may take to take the end of a connection.
+// closeTimeout bounds how long the peer may take to read the end of a connection.
 const closeTimeout = 5 * time.Second
 
-// readAhead is for headers: of a frame (14 bytes) and of a capsule (at most 16), and all of a KEEPALIVE.
+// readAhead has room for the headers of a frame (14 bytes) and of a capsule (at most 16), and for a
+// whole KEEPALIVE. It is small because every stream has such a buffer.
 const readAhead = 64
 
-// NewWS makes an exchange of an upgraded connection: conn is TLS on w, or w. early is what was read beyond the handshake.
+// NewWS returns the exchange of an upgraded connection. conn is TLS over w, or w itself. early is
+// what was read after the handshake.
 func NewWS(w *Wire, conn net.Conn, client bool, early []byte) *WS {
 	w.Hold()
 	w.lastByte.Store(Clock())
@@ -78,7 +86,7 @@ func NewWS(w *Wire, conn net.Conn, client bool, early []byte) *WS {
 	return x
 }
 
-// An earlyReader gives what was read too early before what r gives.
+// An earlyReader returns early before it reads from r.
 type earlyReader struct {
 	early []byte
 	r     io.Reader
@@ -103,6 +111,7 @@ func (x *WS) OnDirty(f func())                   { x.reply.onDirty = f }
 func (x *WS) Dirty() bool                        { return x.reply.dirty.Load() || x.wire.held() }
 func (x *WS) Abort()                             { x.wire.Conn.Close() }
 
+// Read returns the payload of data frames, and handles control frames on the way.
 func (x *WS) Read(p []byte) (int, error) {
 	for {
 		if x.in.left > 0 && x.in.op.IsData() {
@@ -120,6 +129,7 @@ func (x *WS) Read(p []byte) (int, error) {
 	}
 }
 
+// readPayload reads payload of a data frame, directly into p if the read-ahead is empty.
 func (x *WS) readPayload(p []byte) (int, error) {
 	n, err := x.in.br.Read(p[:min(int64(len(p)), x.in.left)])
 	x.in.left -= int64(n)
@@ -130,6 +140,8 @@ func (x *WS) readPayload(p []byte) (int, error) {
 	return 0, err
 }
 
+// unmask unmasks payload of the current frame in place. Only a client's frames are masked (RFC 6455
+// §5.3).
 func (x *WS) unmask(p []byte) {
 	if x.client {
 		return
@@ -138,7 +150,7 @@ func (x *WS) unmask(p []byte) {
 	x.in.maskPos = (x.in.maskPos + len(p)) % 4
 }
 
-// readHeader reads a frame's header, byte by byte as it comes.
+// readHeader reads a frame header. After a timeout it continues at the byte where it stopped.
 func (x *WS) readHeader() error {
 	for need := x.headerLen(); x.in.have < need; need = x.headerLen() {
 		n, err := x.in.br.Read(x.in.head[x.in.have:need])
@@ -151,6 +163,7 @@ func (x *WS) readHeader() error {
 	return x.startFrame()
 }
 
+// headerLen returns the length of the current header, as far as its first bytes determine it.
 func (x *WS) headerLen() int {
 	if x.in.have < 2 {
 		return 2
@@ -168,7 +181,7 @@ func (x *WS) headerLen() int {
 	return n
 }
 
-// startFrame checks the header in head against RFC 6455 §5.
+// startFrame checks the header in head against RFC 6455 §5, and sets the state for its frame.
 func (x *WS) startFrame() error {
 	fin, op := x.in.head[0]&0x80 != 0, ws.OpCode(x.in.head[0]&0x0f)
 	masked := x.in.head[1]&0x80 != 0
@@ -187,13 +200,13 @@ func (x *WS) startFrame() error {
 	case x.in.head[0]&0x70 != 0:
 		return ProtocolError("WebSocket frame with reserved bits: an extension that was not negotiated")
 	case masked == x.client:
-		return ProtocolError("WebSocket frame masked: %t, and must not be so", masked)
+		return ProtocolError("WebSocket frame masked: %t, want %t", masked, !x.client)
 	case op.IsControl() && (!fin || x.in.left > ws.MaxControlFramePayloadSize):
-		return ProtocolError("WebSocket control frame of %d bytes, last: %t", x.in.left, fin)
+		return ProtocolError("WebSocket control frame of %d bytes, final: %t", x.in.left, fin)
 	case op == ws.OpText || op.IsReserved():
 		return ProtocolError("WebSocket frame with opcode %d, want binary", op)
 	case op == ws.OpBinary && x.in.inMessage, op == ws.OpContinuation && !x.in.inMessage:
-		return ProtocolError("WebSocket frame with opcode %d, in a message: %t", op, x.in.inMessage)
+		return ProtocolError("WebSocket frame with opcode %d, inside a message: %t", op, x.in.inMessage)
 	}
 	if masked {
 		copy(x.in.mask[:], rest)
@@ -206,7 +219,7 @@ func (x *WS) startFrame() error {
 	return nil
 }
 
-// readControl reads a control frame to its end and acts on it.
+// readControl reads the rest of a control frame and acts on it.
 func (x *WS) readControl() error {
 	for x.in.left > 0 {
 		n, err := x.in.br.Read(x.in.control[x.in.controlLen : x.in.controlLen+int(x.in.left)])
@@ -230,6 +243,7 @@ func (x *WS) readControl() error {
 	return nil
 }
 
+// closedError returns the error for a Close frame of the peer.
 func closedError(payload []byte) error {
 	if len(payload) < 2 {
 		return fmt.Errorf("WebSocket closed without a reason")
@@ -237,8 +251,9 @@ func closedError(payload []byte) error {
 	return fmt.Errorf("WebSocket closed with %d %q", binary.BigEndian.Uint16(payload), payload[2:])
 }
 
-// answer leaves a control frame for the next Flush. Only the latest is kept, as RFC 6455 §5.5.3 permits, so that a flood of pings costs
-// nothing; and the reader never waits for a write, so that two ends that write at once cannot block each other.
+// answer leaves a control frame for the next Flush. Only the latest is kept, as RFC 6455 §5.5.3
+// permits for pongs, so that a flood of pings costs no memory. The reader never writes by itself,
+// so that two ends that both write cannot block each other.
 func (x *WS) answer(op ws.OpCode, payload []byte) {
 	x.reply.mu.Lock()
 	b := x.reply.frame[:Headroom+len(payload)]
@@ -251,7 +266,8 @@ func (x *WS) answer(op ws.OpCode, payload []byte) {
 	}
 }
 
-// frame puts a header before the payload b[Headroom:], which it masks at the client's end. The result lies within b.
+// frame puts a header in front of the payload b[Headroom:], which it masks if this is the client.
+// The result lies within b.
 func (x *WS) frame(b []byte, op ws.OpCode) []byte {
 	payload := b[Headroom:]
 	var head [ws.MaxHeaderSize]byte
@@ -272,6 +288,7 @@ func (x *WS) frame(b []byte, op ws.OpCode) []byte {
 	return b[Headroom-copy(b[Headroom-len(h):], h):]
 }
 
+// Write sends b[Headroom:] in one frame, with one system call.
 func (x *WS) Write(b []byte) error {
 	f := x.frame(b, ws.OpBinary)
 	if x.plain {
@@ -283,6 +300,7 @@ func (x *WS) Write(b []byte) error {
 	return x.wire.Flush()
 }
 
+// Flush sends a control frame, if there is one, and what the wire holds.
 func (x *WS) Flush() error {
 	if x.reply.dirty.Load() {
 		if err := x.keepReply(); err != nil {
@@ -292,7 +310,7 @@ func (x *WS) Flush() error {
 	return x.wire.Flush()
 }
 
-// keepReply moves the control frame that is to be sent to the wire.
+// keepReply moves the pending control frame to the wire.
 func (x *WS) keepReply() error {
 	x.reply.mu.Lock()
 	b := x.reply.out[:copy(x.reply.out[:], x.reply.frame[:x.reply.n])]
@@ -311,7 +329,7 @@ func (x *WS) CloseWrite() error {
 		return err
 	}
 	if t, ok := x.conn.(*tls.Conn); ok {
-		// It sets write deadlines of its own; the alert itself stays in the wire until it is flushed.
+		// It sets a write deadline of its own; the alert stays in the wire until Flush.
 		err := t.CloseWrite()
 		x.wire.SetWriteDeadline(time.Now().Add(closeTimeout))
 		if err != nil {

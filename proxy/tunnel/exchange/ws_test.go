@@ -16,7 +16,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
 )
 
-// clientFrame is a frame as a client sends it.
+// clientFrame returns a frame as a client sends it.
 func clientFrame(fin bool, op ws.OpCode, payload []byte) []byte {
 	f := ws.NewFrame(op, fin, bytes.Clone(payload))
 	var b bytes.Buffer
@@ -41,8 +41,8 @@ func TestFramesThatRFC6455Forbids(t *testing.T) {
 		{"text", set(bin, 0, 0x81), "opcode 1"},
 		{"reserved opcode", set(bin, 0, 0x83), "opcode 3"},
 		{"continuation of nothing", set(bin, 0, 0x80), "opcode 0"},
-		{"a message within a message", append(clientFrame(false, ws.OpBinary, nil), bin...), "opcode 2, in a message: true"},
-		{"fragmented ping", clientFrame(false, ws.OpPing, nil), "control frame of 0 bytes, last: false"},
+		{"a message within a message", append(clientFrame(false, ws.OpBinary, nil), bin...), "opcode 2, inside a message: true"},
+		{"fragmented ping", clientFrame(false, ws.OpPing, nil), "control frame of 0 bytes, final: false"},
 		{"long ping", []byte{0x89, 0xfe, 0, 126, 0, 0, 0, 0}, "control frame of 126 bytes"},
 		{"length beyond 2^63", append([]byte{0x82, 0xff}, bytes.Repeat([]byte{0xff}, 12)...), "beyond 2^63"},
 		{"close", clientFrame(true, ws.OpClose, ws.NewCloseFrameBody(1001, "going away")), `closed with 1001 "going away"`},
@@ -78,7 +78,7 @@ func TestAFloodOfPingsAllocatesNothing(t *testing.T) {
 			x.readControl()
 		}
 	})
-	if n > 10 { // of the deadline, and of memnet
+	if n > 10 { // for the deadline, and for memnet
 		t.Errorf("%v allocations for 100 pings", n)
 	}
 }
@@ -105,7 +105,7 @@ func FuzzWSFrames(f *testing.F) {
 	})
 }
 
-// A readConn is a net.Conn as far as reading from r.
+// A readConn is a net.Conn that reads from r.
 type readConn struct {
 	net.Conn
 	r io.Reader
@@ -113,7 +113,8 @@ type readConn struct {
 
 func (c readConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// pipeWS is the gateway's end of a WebSocket, and the connection that the test plays the client on.
+// pipeWS returns the gateway's end of a WebSocket, and the connection on which the test acts as the
+// client.
 func pipeWS() (*WS, *memnet.Conn) {
 	a, b := memnet.Pipe(memnet.Addr("agent"), memnet.Addr("gateway"))
 	w := NewWire(b, nil)

@@ -2,11 +2,13 @@ package race
 
 import "time"
 
-// soon is for timers that are due. Not 0: in a synctest bubble of Go 1.26 such a timer runs on the goroutine that sets it, which crashes the race
-// detector (https://go.dev/issue/78156).
+// soon is the duration for timers that are due. It is not 0 because in a synctest bubble of Go 1.26
+// such a timer runs on the goroutine that sets it, which crashes the race detector
+// (https://go.dev/issue/78156).
 const soon = time.Nanosecond
 
-// scheduleLocked sets the timer for the next probe of a transport that is better than the one that is used.
+// scheduleLocked sets the timer for the next probe of a more preferred transport, if there is one.
+// During a round it does nothing, because the round calls it at its end.
 func (r *Race[W]) scheduleLocked() {
 	if r.closed || r.chosen.transport == "" || r.running != nil {
 		return
@@ -22,10 +24,11 @@ func (r *Race[W]) scheduleLocked() {
 	r.timer.Reset(max(soon, time.Until(at)))
 }
 
-// nextProbeLocked is which better transport is probed next, and when: not before it may be taken.
+// nextProbeLocked returns which more preferred transport is probed next, and when. A probe before
+// SwitchEvery would be useless, because its transport could not be chosen yet.
 func (r *Race[W]) nextProbeLocked() (transport string, at time.Time) {
 	for _, t := range r.order[:max(0, r.rank(r.chosen.transport))] {
-		if broken := r.known[t].broken; transport == "" || broken.Before(at) {
+		if broken := r.known[t].brokenUntil; transport == "" || broken.Before(at) {
 			transport, at = t, broken
 		}
 	}
@@ -35,7 +38,7 @@ func (r *Race[W]) nextProbeLocked() (transport string, at time.Time) {
 	return transport, at
 }
 
-// probe tries a better transport in the background.
+// probe tries a more preferred transport in the background, and switches to it if it works.
 func (r *Race[W]) probe() {
 	r.mu.Lock()
 	transport, at := r.nextProbeLocked()
@@ -61,10 +64,10 @@ func (r *Race[W]) probe() {
 		r.switchLocked(transport, "it answers again")
 	} else {
 		k, soonest := r.known[transport], time.Now().Add(r.Timing.Probe)
-		if k.broken.Before(soonest) { // an answer that does not count as a failure
-			k.broken = soonest
+		if k.brokenUntil.Before(soonest) { // the answer did not count as a failure of the transport
+			k.brokenUntil = soonest
 		}
-		r.tellLocked()
+		r.notifyLocked()
 	}
 	r.scheduleLocked()
 }

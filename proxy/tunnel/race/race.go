@@ -1,5 +1,5 @@
-// Package race chooses the transport that new streams take: it has the transports say hello to the gateway, remembers what is known of each, and
-// knows which error means what.
+// Package race chooses the transport for new streams. It sends a hello over each transport,
+// remembers how that went, and decides what an error means for the choice.
 package race
 
 import (
@@ -16,67 +16,74 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/backoff"
 )
 
-// A Transport is one of those that a [Race] chooses from.
+// A Transport is one that a [Race] can choose.
 type Transport struct {
 	Name string
-	// HeadStart is for how long nothing that is worse starts beside it.
+	// HeadStart is how long this transport is tried before less preferred ones start.
 	HeadStart time.Duration
-	// Unlikely transports are not expected to work: they are tried when the others have failed, and otherwise seldom.
+	// Unlikely transports are not expected to work. They are tried when the others have failed, and
+	// rarely otherwise.
 	Unlikely bool
 }
 
-// Config is what a [Race] is made of. W is what a gateway says to a hello.
+// Config configures a [Race]. W is the gateway's answer to a hello.
 type Config[W any] struct {
-	Transports []Transport // by preference
-	// Hello tries a transport end to end. Intermediaries are known that accept an exchange and then carry nothing.
+	Transports []Transport // most preferred first
+	// Hello tries a transport end to end. A successful handshake is not enough: some intermediaries
+	// accept an exchange and then carry nothing.
 	Hello   func(ctx context.Context, transport string) (W, error)
-	OnState func(State) // told of changes, under a lock of the Race's; nil means nobody
+	OnState func(State) // called on changes, with the Race's lock held; nil means nobody is told
 	Timing  Timing
 	Log     *slog.Logger
 }
 
-// Timing holds the durations of choosing a transport.
+// Timing holds the durations for choosing a transport.
 type Timing struct {
-	// A transport that failed is probed after Probe, which doubles with each failure up to ProbeMost; one that is Unlikely, after the other two.
+	// A failed transport is probed after Probe, which doubles with each failure up to ProbeMost.
+	// The other two apply to transports that are Unlikely.
 	Probe, ProbeMost                 time.Duration
 	UnlikelyProbe, UnlikelyProbeMost time.Duration
 
-	SwitchEvery time.Duration // changes for the better are this far apart
+	SwitchEvery time.Duration // minimum time between changes to a more preferred transport
 	CutWindow   time.Duration // two cuts within this demote a transport
-	CutApart    time.Duration // cuts that are closer together are one
+	CutApart    time.Duration // cuts closer together than this count as one
 
-	// A gateway that was not reached is tried again after Retry, which doubles up to RetryMost; where time alone does not change the answer, after
-	// the other two.
-	Retry, RetryMost       time.Duration
-	Hopeless, HopelessMost time.Duration
-	Patience               time.Duration // a dial waits for a try that is due within this
+	// If the gateway was not reached, the next try is due after Retry, which doubles up to
+	// RetryMost. The other two apply if waiting alone will not change the answer.
+	Retry, RetryMost                   time.Duration
+	PermanentRetry, PermanentRetryMost time.Duration
+	MaxWait                            time.Duration // a dial waits for a try that is due within this
 }
 
-// DefaultTiming is right for the world as it is; tests shorten it.
+// DefaultTiming is for production; tests shorten it.
 var DefaultTiming = Timing{
 	Probe: 30 * time.Second, ProbeMost: 15 * time.Minute,
 	UnlikelyProbe: 15 * time.Minute, UnlikelyProbeMost: 4 * time.Hour,
 
 	SwitchEvery: time.Minute,
 	CutWindow:   10 * time.Minute,
-	CutApart:    20 * time.Second, // streams learn of an outage by what does not come, within a KEEPALIVE of each other
+	// Streams notice an outage by a missing KEEPALIVE, so at times up to one interval apart.
+	CutApart: 20 * time.Second,
 
 	Retry: 250 * time.Millisecond, RetryMost: 5 * time.Second,
-	Hopeless: time.Second, HopelessMost: 30 * time.Second,
-	Patience: time.Second,
+	PermanentRetry: time.Second, PermanentRetryMost: 30 * time.Second,
+	MaxWait: time.Second,
 }
 
 // A Race decides which transport new streams take.
 //
-// The transports start one after the other, the best first, and the first whose hello succeeds is taken. Better ones may still succeed, and take
-// its place. One that failed is broken for a while, and is then probed in the background; new streams move when it works. A dial that fails, or is
-// not answered, makes the decision anew at once. Nothing is ever final.
+// In a round the transports start one after the other, most preferred first, and the first whose
+// hello succeeds is chosen. More preferred ones that are still running may replace it. A failed
+// transport is broken for a while and is then probed in the background; when it works, new streams
+// move to it. A dial that fails, or gets no answer, has the choice made again at once. No decision
+// is final.
 //
-// When no transport works, that is a verdict too: dials fail from it, without a try of their own, until the next try is due. A thousand clients
-// that try again are then no thousand logins at an ingress.
+// If no transport works, that verdict is kept: until the next try is due, dials return its error
+// without a try of their own. So a thousand clients that reconnect do not cause a thousand logins
+// at an ingress.
 type Race[W any] struct {
 	Config[W]
-	order []string        // by preference
+	order []string        // most preferred first
 	ctx   context.Context // of the hellos
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
@@ -87,53 +94,54 @@ type Race[W any] struct {
 	chosen  chosen
 	failed  verdict
 	running *round[W]
-	timer   *time.Timer // probes
+	timer   *time.Timer // runs probe
 }
 
-// chosen is the transport that is used.
+// chosen is the transport in use.
 type chosen struct {
-	transport string // "" for none
-	turn      int    // changes with transport
-	since     time.Time
-	why       string
-	last      string // the transport that was used last, also while there is none
+	transport  string // "" if there is none
+	generation int    // incremented with each change of transport
+	since      time.Time
+	why        string
+	last       string // the transport that was in use last, even while there is none
 }
 
-// A verdict is that no transport works.
+// A verdict records that no transport works.
 type verdict struct {
-	err     error // nil if nothing is known
+	err     error // nil if there is no verdict
 	retryAt time.Time
-	inARow  int // verdicts, without one that worked in between
+	inARow  int // consecutive verdicts without a success
 }
 
-// A candidate is what is known of one transport.
+// A candidate is what the race knows about one transport.
 type candidate struct {
 	Transport
-	tried    time.Time // when the last hello ended; zero if there was none
-	took     time.Duration
-	err      error     // how it ended, or what ended the transport's use after it
-	failures int       // in a row
-	broken   time.Time // until then it is not tried
-	cut      time.Time // when a stream was cut last
-	demoted  int       // how often cuts have demoted it without a quiet CutWindow in between
+	tried       time.Time // end of the last hello; zero if there was none
+	took        time.Duration
+	err         error     // result of the last hello, or what ended the use of the transport later
+	failures    int       // consecutive
+	brokenUntil time.Time // not tried before this
+	cut         time.Time // when a stream was last cut
+	demoted     int       // how often cuts have demoted it, without a quiet CutWindow in between
 }
 
-// A Choice is what a dial is to take.
+// A Choice tells a dial which transport to take.
 type Choice[W any] struct {
 	Transport string
-	Welcome   *W // what the gateway said in a round that was waited for; nil if there was none
+	Welcome   *W // the gateway's answer, if the dial waited for a round; otherwise nil
 
-	turn int // tells whether somebody has found out already that the choice was wrong
+	generation int // of the choice; if it has changed, somebody else has already reported the failure
 }
 
-// New returns a race, which begins with the first Choose. Its hellos end with ctx, or with Close.
+// New returns a race. Its first round starts with the first Choose. ctx ends its hellos, as does
+// Close.
 func New[W any](ctx context.Context, c Config[W]) *Race[W] {
 	r := &Race[W]{Config: c, known: make(map[string]*candidate)}
 	for _, t := range c.Transports {
 		r.order = append(r.order, t.Name)
 		k := &candidate{Transport: t}
 		if t.Unlikely {
-			k.broken = time.Now().Add(c.Timing.UnlikelyProbe)
+			k.brokenUntil = time.Now().Add(c.Timing.UnlikelyProbe)
 		}
 		r.known[t.Name] = k
 	}
@@ -141,12 +149,13 @@ func New[W any](ctx context.Context, c Config[W]) *Race[W] {
 	return r
 }
 
-// Choose returns the transport to use, and waits for a round where there is none, also for one that is due soon. Where the gateway was not reached
-// lately it waits no longer than Patience.
+// Choose returns the transport to use. If there is none it waits for a round, including one that is
+// due soon. If the last round has failed it waits no longer than MaxWait and then returns that
+// failure.
 func (r *Race[W]) Choose(ctx context.Context) (Choice[W], error) {
 	for {
 		r.mu.Lock()
-		now, failed := Choice[W]{Transport: r.chosen.transport, turn: r.chosen.turn}, r.failed.err
+		now, failed := Choice[W]{Transport: r.chosen.transport, generation: r.chosen.generation}, r.failed.err
 		if r.closed {
 			failed = net.ErrClosed
 		}
@@ -155,7 +164,7 @@ func (r *Race[W]) Choose(ctx context.Context) (Choice[W], error) {
 			return now, nil
 		}
 		wait := time.Until(r.failed.retryAt)
-		if r.closed || failed != nil && (wait > r.Timing.Patience || wait > 0 && hopeless(failed)) {
+		if r.closed || failed != nil && (wait > r.Timing.MaxWait || wait > 0 && permanent(failed)) {
 			r.mu.Unlock()
 			return Choice[W]{}, failed
 		}
@@ -172,16 +181,16 @@ func (r *Race[W]) Choose(ctx context.Context) (Choice[W], error) {
 			return Choice[W]{}, err
 		}
 		if done == h.decided {
-			return Choice[W]{h.winner, &h.welcome, h.turn}, h.err
+			return Choice[W]{h.winner, &h.welcome, h.generation}, h.err
 		}
 	}
 }
 
-// await waits for a round, but not for long if the one before has failed.
+// await waits for a round. If the previous one failed, it returns that error after MaxWait.
 func (r *Race[W]) await(ctx context.Context, done <-chan struct{}, failed error) error {
 	var late <-chan time.Time
 	if failed != nil {
-		t := time.NewTimer(r.Timing.Patience)
+		t := time.NewTimer(r.Timing.MaxWait)
 		defer t.Stop()
 		late = t.C
 	}
@@ -195,6 +204,7 @@ func (r *Race[W]) await(ctx context.Context, done <-chan struct{}, failed error)
 	}
 }
 
+// sleep waits for d, or for the end of ctx.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -206,30 +216,33 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Proven reports whether a transport was the last in use: what is answered over it is about the request.
+// Proven reports whether a transport was the last in use. If so, a refusal over it is about the
+// request and not about the transport.
 func (r *Race[W]) Proven(transport string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.chosen.last == transport
 }
 
+// rank is a transport's place in the order of preference; 0 is the most preferred.
 func (r *Race[W]) rank(transport string) int { return slices.Index(r.order, transport) }
 
-// breakLocked puts off the next try of a transport, twice as far as the last time.
+// breakLocked postpones the next try of a transport, twice as long as the last time.
 func (r *Race[W]) breakLocked(k *candidate) {
 	first, most := r.Timing.Probe, r.Timing.ProbeMost
 	if k.Unlikely {
 		first, most = r.Timing.UnlikelyProbe, r.Timing.UnlikelyProbeMost
 	}
-	k.broken = time.Now().Add(backoff.Delay(k.failures, first, most))
+	k.brokenUntil = time.Now().Add(backoff.Delay(k.failures, first, most))
 	k.failures++
 }
 
-// failLocked has dials fail with err until the next try is due.
+// failLocked records a verdict: dials return err until the next try is due. It logs each verdict
+// once.
 func (r *Race[W]) failLocked(err error) {
 	first, most := r.Timing.Retry, r.Timing.RetryMost
-	if hopeless(err) {
-		first, most = r.Timing.Hopeless, r.Timing.HopelessMost
+	if permanent(err) {
+		first, most = r.Timing.PermanentRetry, r.Timing.PermanentRetryMost
 	}
 	wait := backoff.Delay(r.failed.inARow, first, most)
 	if r.failed.inARow == 0 || r.chosen.transport != "" || r.failed.err == nil || !sameVerdict(r.failed.err, err) {
@@ -237,15 +250,17 @@ func (r *Race[W]) failLocked(err error) {
 	}
 	r.failed = verdict{err, time.Now().Add(wait), r.failed.inARow + 1}
 	r.setLocked("")
-	r.tellLocked()
+	r.notifyLocked()
 }
 
+// setLocked changes the transport in use; "" is none. Failures of dials that chose the old one no
+// longer count.
 func (r *Race[W]) setLocked(transport string) {
 	r.chosen.transport = transport
-	r.chosen.turn++
+	r.chosen.generation++
 }
 
-// switchLocked makes a transport the one that is used.
+// switchLocked makes a transport the one in use, and logs the change.
 func (r *Race[W]) switchLocked(to, why string) {
 	r.failed.err, r.failed.inARow = nil, 0
 	if to == r.chosen.transport {
@@ -267,16 +282,17 @@ func (r *Race[W]) switchLocked(to, why string) {
 	default:
 		r.Log.Warn("tunnel transport changed", "from", from, "to", to, "why", why)
 	}
-	r.tellLocked()
+	r.notifyLocked()
 }
 
-func (r *Race[W]) tellLocked() {
+// notifyLocked reports the state to OnState.
+func (r *Race[W]) notifyLocked() {
 	if r.OnState != nil {
 		r.OnState(r.stateLocked())
 	}
 }
 
-// reasonLocked says why a transport is taken and none that is better.
+// reasonLocked says why a transport is chosen, and none that is more preferred.
 func (r *Race[W]) reasonLocked(to string) string {
 	var reasons []string
 	for _, t := range r.order[:r.rank(to)] {
@@ -295,15 +311,17 @@ func (r *Race[W]) reasonLocked(to string) string {
 	return strings.Join(reasons, "; ")
 }
 
-// Unanswered says that nothing came back over what was ready, which worked before. The first to say so of a choice has drop called, and the next
-// dial decides anew.
+// Unanswered reports that a stream made from something that was ready got no answer, although its
+// transport worked before. The first report about a choice calls drop, because everything else that
+// is ready may be dead too, and the next dial makes the choice again. drop is called without the
+// lock.
 func (r *Race[W]) Unanswered(c Choice[W], err error, drop func()) {
 	r.mu.Lock()
-	if r.chosen.turn != c.turn {
+	if r.chosen.generation != c.generation {
 		r.mu.Unlock()
 		return
 	}
-	r.chosen.turn++ // nobody else drops, and least of all what comes next
+	r.chosen.generation++ // only one caller drops, and never what is dialled later
 	r.mu.Unlock()
 	drop()
 	r.mu.Lock()
@@ -314,18 +332,18 @@ func (r *Race[W]) Unanswered(c Choice[W], err error, drop func()) {
 	}
 }
 
-// Refused takes note that a dial failed with err. It reports whether another transport may do better.
+// Refused reports that a dial failed with err. It returns true if another transport may succeed.
 func (r *Race[W]) Refused(c Choice[W], err error) (again bool) {
 	if errors.Is(err, context.Canceled) {
 		return false
 	}
 	if Draining(err) {
-		return true // a fresh carrier may lead to another gateway
+		return true // a new carrier may lead to another gateway
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.chosen.turn != c.turn {
-		return !r.closed // things have changed since
+	if r.chosen.generation != c.generation {
+		return !r.closed // the transport has changed since
 	}
 	k := r.known[c.Transport]
 	k.err = err
@@ -338,8 +356,9 @@ func (r *Race[W]) Refused(c Choice[W], err error) (again bool) {
 	return !r.closed
 }
 
-// Cut counts a stream that was cut by whatever is between the ends. Two such events within CutWindow demote a transport, for twice as long each
-// time; many streams that are cut at about the same time, by the restart of an ingress or a gateway, are one event.
+// Cut reports a stream that was cut by something between the ends. Two cuts within CutWindow demote
+// the transport, for twice as long each time. Many streams that are cut at about the same time, as
+// by the restart of an ingress or a gateway, count as one cut.
 func (r *Race[W]) Cut(transport string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -359,14 +378,14 @@ func (r *Race[W]) Cut(transport string) {
 		return
 	}
 	k.err = errors.New("streams over it were cut twice within " + r.Timing.CutWindow.String())
-	k.broken = now.Add(backoff.Delay(k.demoted, r.Timing.Probe, r.Timing.ProbeMost))
+	k.brokenUntil = now.Add(backoff.Delay(k.demoted, r.Timing.Probe, r.Timing.ProbeMost))
 	k.demoted++
 	if r.chosen.transport == transport {
 		r.setLocked("")
 	}
 }
 
-// Close ends the hellos and waits for them. Choose fails with net.ErrClosed from then on.
+// Close ends the hellos and waits for them. Choose then returns net.ErrClosed.
 func (r *Race[W]) Close() {
 	r.mu.Lock()
 	r.closed = true

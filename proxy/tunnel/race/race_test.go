@@ -19,7 +19,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// A course says how long a hello of each transport takes, and how it ends.
+// A course says how long the hello of each transport takes, and how it ends.
 type course map[string]struct {
 	takes time.Duration
 	err   error
@@ -40,7 +40,7 @@ var (
 	all        = []string{"h3", "ws", "h2"}
 )
 
-// newRace is a race of transports with the head starts that they have in the tunnel.
+// newRace returns a race of transports with the head starts that they have in package tunnel.
 func newRace(names []string, hello func(context.Context, string) (struct{}, error), unlikely ...string) *Race[struct{}] {
 	var transports []Transport
 	for _, name := range names {
@@ -61,7 +61,7 @@ func TestRace(t *testing.T) {
 		course course
 		winner string
 		after  time.Duration
-		last   string // who is used in the end
+		last   string // the transport in use at the end
 	}{
 		{"all work", course{"h3": {40 * ms, nil}, "ws": {30 * ms, nil}}, "h3", 40 * ms, "h3"},
 		{"h3 slow", course{"h3": {time.Second, nil}, "ws": {30 * ms, nil}}, "ws", 330 * ms, "h3"},
@@ -89,14 +89,14 @@ func TestRace(t *testing.T) {
 				}
 				time.Sleep(20 * time.Second)
 				if s := r.State(); s.Transport != tt.last {
-					t.Errorf("in the end %q is used, want %q", s.Transport, tt.last)
+					t.Errorf("at the end %q is in use, want %q", s.Transport, tt.last)
 				}
 			})
 		})
 	}
 }
 
-func TestARaceOfNobodyNamesThemAll(t *testing.T) {
+func TestARaceWithoutAWinnerNamesEachFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRace(all, course{"h3": {3, errBlocked}, "ws": {2, errors.New("refused")}, "h2": {1, errors.New("reset")}}.hello)
 		defer r.Close()
@@ -107,7 +107,7 @@ func TestARaceOfNobodyNamesThemAll(t *testing.T) {
 	})
 }
 
-// A network is what a race runs over: which transports it blocks, and who said hello.
+// A network has transports that it blocks, and records their hellos.
 type network struct {
 	mu      sync.Mutex
 	blocked map[string]bool
@@ -124,7 +124,7 @@ func (n *network) set(transport string, blocked bool) {
 	n.blocked[transport] = blocked
 }
 
-// hellos returns who has said hello since the last call.
+// hellos returns the transports that said hello since the last call.
 func (n *network) hellos() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -153,11 +153,11 @@ func wantChoice(t *testing.T, r *Race[struct{}], want string) {
 	synctest.Wait()
 }
 
-// now is what a dial would be told that comes now.
+// now returns the Choice that a dial would get now.
 func (r *Race[W]) now(transport string) Choice[W] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Choice[W]{Transport: transport, turn: r.chosen.turn}
+	return Choice[W]{Transport: transport, generation: r.chosen.generation}
 }
 
 func nothing() {}
@@ -178,11 +178,12 @@ func TestABrokenTransportIsProbedInTheBackgroundEverMoreSeldom(t *testing.T) {
 				probes = append(probes, time.Since(start).Round(time.Second))
 			}
 		}
-		last := 30 * time.Second // from 30 s on, doubling, give or take a tenth; not before a minute is over
+		// 30 s at first, then doubling, plus or minus a tenth; not before one minute is over.
+		last := 30 * time.Second
 		for i, at := range probes[1:] {
 			gap := at - probes[i]
 			if want := min(2*last, 15*time.Minute); gap < want-want/10-time.Second || gap > want+want/10+time.Second {
-				t.Errorf("probe %d came %v after the one before, want %v or so", i+1, gap, want)
+				t.Errorf("probe %d came %v after the one before, want about %v", i+1, gap, want)
 			}
 			last = min(2*last, 15*time.Minute)
 		}
@@ -207,7 +208,7 @@ func TestAChangeForTheBetterComesOnceAMinuteAtMostAndForTheWorseAtOnce(t *testin
 			}
 		}
 		wantChoice(t, r, "ws")
-		n.allow("h3") // and from now on it is there whenever it is probed, and gone when it is used
+		n.allow("h3") // from now on h3 works whenever it is probed, and fails when it is used
 		for range 20 {
 			time.Sleep(61 * time.Second)
 			wantChoice(t, r, "h3")
@@ -234,10 +235,10 @@ func TestWhatIsNotAnsweredIsDecidedAnew(t *testing.T) {
 		defer r.Close()
 		wantChoice(t, r, "h3")
 		old := r.now("h3")
-		old.turn--
-		r.Unanswered(old, errBlocked, func() { t.Error("what came after the failure was dropped") })
+		old.generation--
+		r.Unanswered(old, errBlocked, func() { t.Error("what was dialled after the failure was dropped") })
 		if !r.Refused(old, &exchange.AnswerError{Status: 401}) {
-			t.Error("an old refusal ends a dial that would go over something new")
+			t.Error("an outdated refusal ends a dial that would use another transport")
 		}
 		wantChoice(t, r, "h3")
 		dropped := false
@@ -262,7 +263,8 @@ func TestWhatIsNotAnsweredIsDecidedAnew(t *testing.T) {
 	})
 }
 
-// quic-go's errors are all of net.ErrClosed too: that is no end of ours. Auto stayed with h3 for as long as its handshakes timed out.
+// quic-go's errors are all net.ErrClosed, too; that must not be taken for the end of the Dialer.
+// auto once stayed with h3 as long as its handshakes timed out.
 func TestAQUICHandshakeWithoutAnswerIsDecidedAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{}}
@@ -277,7 +279,7 @@ func TestAQUICHandshakeWithoutAnswerIsDecidedAnew(t *testing.T) {
 	})
 }
 
-// Tokens are being rotated: one replica knows the new one, and another says 401 at the same time.
+// Tokens are being rotated: one replica knows the new token while another still answers 401.
 func TestAVerdictAndAWinnerAtTheSameTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRace(all, func(_ context.Context, transport string) (struct{}, error) {
@@ -285,20 +287,21 @@ func TestAVerdictAndAWinnerAtTheSameTime(t *testing.T) {
 				time.Sleep(400 * time.Millisecond)
 				return struct{}{}, &exchange.AnswerError{Status: 401, Gateway: true}
 			}
-			time.Sleep(200 * time.Millisecond) // and is not to be stopped
+			time.Sleep(200 * time.Millisecond) // and ignores its cancellation
 			return struct{}{}, nil
 		})
 		defer r.Close()
 		for range 10 {
 			if c, err := r.Choose(t.Context()); err == nil {
-				t.Errorf("%s is used in spite of the verdict", c.Transport)
+				t.Errorf("%s is in use in spite of the verdict", c.Transport)
 			}
 			time.Sleep(10 * time.Second)
 		}
 	})
 }
 
-// A probe that is answered with 401, or by a gateway that drains, is no reason to ask again at once.
+// A probe that gets a 401, or the answer of a draining gateway, is no reason for another one at
+// once.
 func TestProbesAreFarApartWhateverTheyGet(t *testing.T) {
 	for _, answer := range []error{&exchange.AnswerError{Status: 401, Gateway: true}, &exchange.AnswerError{Status: 503, Gateway: true}, &exchange.Error{Code: exchange.CodeDraining}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -334,7 +337,7 @@ func TestTheBestOfThoseThatAreDueIsProbed(t *testing.T) {
 		defer r.Close()
 		wantChoice(t, r, "h2")
 		r.mu.Lock()
-		r.known["h3"].broken = time.Time{} // it was cancelled, or met a gateway that drained
+		r.known["h3"].brokenUntil = time.Time{} // its probe was cancelled, or reached a draining gateway
 		r.mu.Unlock()
 		n.allow("h3")
 		time.Sleep(20 * time.Minute)
@@ -342,7 +345,7 @@ func TestTheBestOfThoseThatAreDueIsProbed(t *testing.T) {
 	})
 }
 
-// The network kills all that goes over h3 after a minute, and lets each hello pass.
+// The network cuts everything over h3 after a minute, and lets every hello pass.
 func TestATransportThatIsCutAgainAndAgainIsUsedEverMoreSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{}}
@@ -366,8 +369,8 @@ func TestATransportThatIsCutAgainAndAgainIsUsedEverMoreSeldom(t *testing.T) {
 	})
 }
 
-// A second gateway shall get its turn while the first is a black hole.
-func TestWhoWasNotReachedLatelyIsNotWaitedForAgain(t *testing.T) {
+// With two gateways, the second must get its turn while the first one does not answer.
+func TestAGatewayThatWasNotReachedIsNotWaitedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRace(all, course{"h3": {5 * time.Second, errBlocked}, "ws": {10 * time.Second, errBlocked}, "h2": {10 * time.Second, errBlocked}}.hello)
 		defer r.Close()
@@ -388,7 +391,7 @@ func TestTwoCutsWithinTenMinutesDemote(t *testing.T) {
 		r := n.race()
 		defer r.Close()
 		wantChoice(t, r, "h3")
-		for range 100 { // at once: one event
+		for range 100 { // at the same time: one event
 			r.Cut("h3")
 		}
 		wantChoice(t, r, "h3")
@@ -405,7 +408,7 @@ func TestTwoCutsWithinTenMinutesDemote(t *testing.T) {
 	})
 }
 
-// Wherever everything is cut again and again, something is used nevertheless.
+// Even if every transport is cut again and again, one of them is in use.
 func TestNothingIsFinal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{}}
@@ -424,7 +427,7 @@ func TestNothingIsFinal(t *testing.T) {
 	})
 }
 
-func TestAVerdictSparesTheIngressAThousandLogins(t *testing.T) {
+func TestAVerdictKeepsLoginsFromTheIngress(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err  error
 		most int // tries within ten minutes
@@ -447,8 +450,8 @@ func TestAVerdictSparesTheIngressAThousandLogins(t *testing.T) {
 				})
 				defer r.Close()
 				var clients sync.WaitGroup
-				// 12,000 dials. Timers by the hundred thousand in a bubble crash
-				// the race detector: https://go.dev/issue/78156.
+				// 12,000 dials. Timers by the hundred thousand in a bubble crash the race detector:
+				// https://go.dev/issue/78156.
 				for range 20 {
 					clients.Go(func() {
 						for range 600 {
@@ -471,7 +474,7 @@ func TestAVerdictSparesTheIngressAThousandLogins(t *testing.T) {
 	}
 }
 
-// A dial over a transport that works otherwise: the token has just been revoked.
+// A dial fails over a transport that works: the token has just been revoked.
 func TestAnAnswerToADialIsAVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{}}
@@ -479,7 +482,7 @@ func TestAnAnswerToADialIsAVerdict(t *testing.T) {
 		defer r.Close()
 		wantChoice(t, r, "h3")
 		if r.Refused(r.now("h3"), &exchange.AnswerError{Status: 401, Gateway: true}) {
-			t.Error("another transport is tried with the same token")
+			t.Error("another transport was tried with the same token")
 		}
 		if _, err := r.Choose(t.Context()); err == nil {
 			t.Error("no verdict")
@@ -513,7 +516,7 @@ func TestManyDialsShareARace(t *testing.T) {
 		cancel()
 		r.Unanswered(r.now("h3"), errors.New("x"), nothing)
 		if _, err := r.Choose(done); !errors.Is(err, context.Canceled) {
-			t.Errorf("choose of one who left: %v", err)
+			t.Errorf("choose with a canceled context: %v", err)
 		}
 	})
 }
@@ -538,7 +541,8 @@ func TestWhatIsUnlikelyIsProbedSeldom(t *testing.T) {
 	})
 }
 
-// What is not unlikely has all the time that it wants, also when it is lost a day later; the others are for when it fails.
+// A transport that is not unlikely gets all the time it needs, even when it is lost a day later;
+// the others are for when it fails.
 func TestWhatIsUnlikelyIsTriedWhenTheOthersHaveFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{"h3": true}}
@@ -563,7 +567,7 @@ func TestWhatIsUnlikelyIsTriedWhenTheOthersHaveFailed(t *testing.T) {
 	})
 }
 
-// A verdict of the ingress stands for all transports: the others are not asked.
+// A verdict of the ingress is about all transports, so the others are not tried.
 func TestAFinalAnswerOfTheIngressEndsTheRace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{blocked: map[string]bool{}}
@@ -580,7 +584,8 @@ func TestAFinalAnswerOfTheIngressEndsTheRace(t *testing.T) {
 	})
 }
 
-// The log says each verdict once: a service that starts, and then a token that is refused, are two things to know.
+// The log says each verdict once: a service that is starting, and then a token that is refused, are
+// two different things.
 func TestEachVerdictIsLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
 	r := newRace([]string{"ws"}, nil)
@@ -599,7 +604,7 @@ func TestEachVerdictIsLoggedOnce(t *testing.T) {
 	}
 }
 
-// Without credentials no transport is to blame.
+// Without credentials no transport is blamed.
 func TestWithoutCredentialsNoTransportIsBroken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRace(all, func(context.Context, string) (struct{}, error) {
@@ -610,8 +615,8 @@ func TestWithoutCredentialsNoTransportIsBroken(t *testing.T) {
 			t.Error("a transport was chosen")
 		}
 		for name, k := range r.known {
-			if !k.broken.IsZero() {
-				t.Errorf("%s is broken until %v", name, k.broken)
+			if !k.brokenUntil.IsZero() {
+				t.Errorf("%s is broken until %v", name, k.brokenUntil)
 			}
 		}
 	})

@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// A round has the transports say hello until one works. It goes on for some time after it is decided, until the better ones have succeeded or
-// failed.
+// A round sends a hello over the transports until one works. After that decision it continues until
+// the more preferred transports have succeeded or failed.
 type round[W any] struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	decided chan struct{}
 	over    chan struct{}
 
-	// Valid after decided.
-	winner  string
-	turn    int
-	welcome W
-	err     error
+	// Valid once decided is closed.
+	winner     string
+	generation int
+	welcome    W
+	err        error
 }
 
-// roundLocked returns a round and what to wait for: the decision of one that is on, or that is started; or, where its winner is lost already, its
-// end.
+// roundLocked returns the current round, or starts one, and a channel to wait for: the decision of
+// the round, or its end if it is decided and its winner has failed since.
 func (r *Race[W]) roundLocked() (h *round[W], done <-chan struct{}) {
 	if h = r.running; h != nil {
 		if h.winner == "" {
@@ -40,12 +40,12 @@ func (r *Race[W]) roundLocked() (h *round[W], done <-chan struct{}) {
 	return h, h.decided
 }
 
-// startersLocked splits the transports into those that start by themselves, and those that start when nothing else works: they are broken, or not
-// expected to work.
+// startersLocked splits the transports into those that start right away and those that start when
+// nothing else works, because they are broken or unlikely.
 func (r *Race[W]) startersLocked() (first, later []string) {
 	for _, t := range r.order {
 		k := r.known[t]
-		if time.Now().Before(k.broken) || k.Unlikely && (k.tried.IsZero() || k.err != nil) {
+		if time.Now().Before(k.brokenUntil) || k.Unlikely && (k.tried.IsZero() || k.err != nil) {
 			later = append(later, t)
 		} else {
 			first = append(first, t)
@@ -57,13 +57,15 @@ func (r *Race[W]) startersLocked() (first, later []string) {
 	return first, later
 }
 
+// A result is the end of one hello in a round.
 type result[W any] struct {
 	transport string
 	welcome   W
 	err       error
 }
 
-// run has the transports say hello until one works and the better ones have ended.
+// run sends the hellos of a round. Hellos report on results; due wakes the loop to start the next
+// transport, when the head start of the last one is over or a hello has failed.
 func (r *Race[W]) run(h *round[W], first, later []string) {
 	results := make(chan result[W], len(r.order))
 	running := make(map[string]context.CancelFunc)
@@ -100,7 +102,7 @@ func (r *Race[W]) run(h *round[W], first, later []string) {
 			running[got.transport]()
 			delete(running, got.transport)
 			switch {
-			case decided && h.winner == "": // the gateway has said who may not come in
+			case decided && h.winner == "": // a verdict: the gateway has said who may not connect
 			case got.err == nil:
 				r.won(h, got)
 				decided = true
@@ -136,7 +138,8 @@ func (r *Race[W]) run(h *round[W], first, later []string) {
 	close(h.over)
 }
 
-// isVerdict reports whether a result ends the round for all. What an ingress says leaves the better ones that are on their way the time to work.
+// isVerdict reports whether a result decides the round for all transports. If an ingress refused,
+// more preferred transports that are still running may still succeed and get their time.
 func (r *Race[W]) isVerdict(got result[W], running map[string]context.CancelFunc) bool {
 	if fromIngress(got.err) {
 		for transport := range running {
@@ -148,7 +151,7 @@ func (r *Race[W]) isVerdict(got result[W], running map[string]context.CancelFunc
 	return Authoritative(got.err)
 }
 
-// cancelWorse ends the hellos of those that are not better than winner; "" is better than all.
+// cancelWorse cancels the hellos of transports that are less preferred than winner; "" cancels all.
 func (r *Race[W]) cancelWorse(running map[string]context.CancelFunc, winner string) {
 	for transport, cancel := range running {
 		if winner == "" || r.rank(transport) > r.rank(winner) {
@@ -157,7 +160,7 @@ func (r *Race[W]) cancelWorse(running map[string]context.CancelFunc, winner stri
 	}
 }
 
-// try says hello, and takes note of how it went unless nobody wanted to know any more.
+// try sends one hello and records its result, unless it was canceled.
 func (r *Race[W]) try(ctx context.Context, transport string) (W, error) {
 	start := time.Now()
 	welcome, err := r.Hello(ctx, transport)
@@ -169,25 +172,25 @@ func (r *Race[W]) try(ctx context.Context, transport string) (W, error) {
 	k := r.known[transport]
 	k.tried, k.took, k.err = time.Now(), time.Since(start), err
 	if err == nil {
-		k.failures, k.broken = 0, time.Time{}
+		k.failures, k.brokenUntil = 0, time.Time{}
 	} else if !Authoritative(err) && !Draining(err) {
 		r.breakLocked(k)
 	}
 	return welcome, err
 }
 
-// won makes the transport of a hello that worked the one that is used, if it is better.
+// won makes the transport of a successful hello the one in use, and decides the round.
 func (r *Race[W]) won(h *round[W], got result[W]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.switchLocked(got.transport, "")
 	if h.winner == "" {
-		h.winner, h.turn, h.welcome = got.transport, r.chosen.turn, got.welcome
+		h.winner, h.generation, h.welcome = got.transport, r.chosen.generation, got.welcome
 		close(h.decided)
 	}
 }
 
-// lost is the verdict that nothing works.
+// lost records that no transport works, and decides the round.
 func (r *Race[W]) lost(h *round[W], failures []error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,23 +6,23 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
-// State is what is known of the ways to a gateway.
+// State is what is known about the transports to a gateway. The agent's status page shows it.
 type State struct {
-	Transport string        `json:"transport"`       // that new streams take; "" while none works
+	Transport string        `json:"transport"`       // for new streams; "" while none works
 	Since     time.Time     `json:"since,omitzero"`  // when it was chosen
-	Why       string        `json:"why,omitempty"`   // it was chosen
+	Why       string        `json:"why,omitempty"`   // why it was chosen
 	Error     string        `json:"error,omitempty"` // why none works
 	RetryAt   time.Time     `json:"retry_at,omitzero"`
-	Tried     []TransportAt `json:"tried"` // by preference
+	Tried     []TransportAt `json:"tried"` // most preferred first
 }
 
-// TransportAt is what is known of one transport.
+// TransportAt is what is known about one transport.
 type TransportAt struct {
 	Transport string        `json:"transport"`
-	Tried     time.Time     `json:"tried,omitzero"`      // when it was tried last; zero for never
-	Took      time.Duration `json:"took_ns,omitempty"`   // from the dial to the end of the echo
-	Error     string        `json:"error,omitempty"`     // how that ended
-	NextProbe time.Time     `json:"next_probe,omitzero"` // not before
+	Tried     time.Time     `json:"tried,omitzero"`      // end of the last try; zero if there was none
+	Took      time.Duration `json:"took_ns,omitempty"`   // from the start of the dial to the end of the echo
+	Error     string        `json:"error,omitempty"`     // of the last try, or of later use
+	NextProbe time.Time     `json:"next_probe,omitzero"` // not probed before this
 }
 
 // State returns what is known now. Its texts are printable.
@@ -32,6 +32,7 @@ func (r *Race[W]) State() State {
 	return r.stateLocked()
 }
 
+// stateLocked is State for callers that hold the lock, such as notifyLocked.
 func (r *Race[W]) stateLocked() State {
 	current := r.chosen.transport
 	s := State{Transport: current, Since: r.chosen.since, Why: r.chosen.why}
@@ -51,7 +52,7 @@ func (r *Race[W]) stateLocked() State {
 		if t == probe && current != "" {
 			a.NextProbe = at
 		} else if current != "" && r.rank(t) < r.rank(current) {
-			a.NextProbe = k.broken
+			a.NextProbe = k.brokenUntil
 		}
 		s.Tried = append(s.Tried, a)
 	}

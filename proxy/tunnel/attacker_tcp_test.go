@@ -25,14 +25,15 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
-// A stranger is a peer without credentials. It is given a connection, and says and withholds there what costs a gateway most. Over "tcp" that is
-// a connection without TLS to a gateway that wants it, over "h1" and "h2" TLS with that ALPN protocol, over "plain" it is to a gateway without TLS.
-type tcpStranger struct {
+// A tcpAttacker is a peer without credentials. do gets a connection and sends, or withholds, what
+// costs a gateway most. over "tcp" is a connection without TLS to a gateway that expects TLS; "h1"
+// and "h2" are TLS with that ALPN protocol; "plain" is a connection to a gateway without TLS.
+type tcpAttacker struct {
 	name, over string
 	do         func(net.Conn) error
 }
 
-var tcpStrangers = []tcpStranger{
+var tcpAttackers = []tcpAttacker{
 	{"TCP, silent", "tcp", silent},
 	{"TLS, half a handshake", "tcp", halfHandshake},
 	{"TLS, silent", "h1", silent},
@@ -56,7 +57,7 @@ var tcpStrangers = []tcpStranger{
 
 func silent(net.Conn) error { return nil }
 
-// halfHandshake is a ClientHello of which the last bytes are missing.
+// halfHandshake sends a ClientHello without its last bytes.
 func halfHandshake(c net.Conn) error {
 	hello := append([]byte{1, 0, 0xff, 0xff}, make([]byte, 62<<10)...)
 	for len(hello) > 0 {
@@ -83,16 +84,16 @@ func refusedUpgrade(c net.Conn) error {
 	return err
 }
 
-// An h2Stranger writes frames, and reads none.
-type h2Stranger struct {
+// An h2Attacker writes HTTP/2 frames and reads none.
+type h2Attacker struct {
 	*http2.Framer
 	out  *bufio.Writer
 	enc  *hpack.Encoder
 	head bytes.Buffer
 }
 
-func newH2Stranger(c net.Conn) *h2Stranger {
-	s := &h2Stranger{out: bufio.NewWriterSize(c, 16<<10)}
+func newH2Attacker(c net.Conn) *h2Attacker {
+	s := &h2Attacker{out: bufio.NewWriterSize(c, 16<<10)}
 	s.Framer = http2.NewFramer(s.out, nil)
 	s.Framer.AllowIllegalWrites = true
 	s.enc = hpack.NewEncoder(&s.head)
@@ -102,7 +103,7 @@ func newH2Stranger(c net.Conn) *h2Stranger {
 	return s
 }
 
-func (s *h2Stranger) header(fields ...string) []byte {
+func (s *h2Attacker) header(fields ...string) []byte {
 	s.head.Reset()
 	for i := 0; i < len(fields); i += 2 {
 		s.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
@@ -110,24 +111,24 @@ func (s *h2Stranger) header(fields ...string) []byte {
 	return s.head.Bytes()
 }
 
-func (s *h2Stranger) post(id uint32, more ...string) {
+func (s *h2Attacker) post(id uint32, more ...string) {
 	fields := append([]string{":method", "POST", ":scheme", "https", ":authority", "x", ":path", "/culvert", "content-type", exchange.PostType}, more...)
 	s.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: s.header(fields...), EndHeaders: true})
 }
 
-func h2Idle(c net.Conn) error { return newH2Stranger(c).out.Flush() }
+func h2Idle(c net.Conn) error { return newH2Attacker(c).out.Flush() }
 
-// h2Posts sends requests and reads the answers, but never sends a body.
+// h2Posts sends requests and reads the responses, but never sends a body.
 func h2Posts(c net.Conn) error {
-	s := newH2Stranger(c)
+	s := newH2Attacker(c)
 	for i := range uint32(2 * maxStreams) {
 		s.post(2*i + 1)
 	}
 	return s.out.Flush()
 }
 
-// block has the gateway say more than the kernels keep.
-func (s *h2Stranger) block() {
+// block makes the gateway send more than the kernels buffer, so that its writes block.
+func (s *h2Attacker) block() {
 	for range 9 << 10 {
 		s.WritePing(false, [8]byte{})
 	}
@@ -135,7 +136,7 @@ func (s *h2Stranger) block() {
 }
 
 func h2Unread(c net.Conn) error {
-	s := newH2Stranger(c)
+	s := newH2Attacker(c)
 	s.block()
 	for i := range uint32(maxStreams) {
 		s.post(2*i + 1)
@@ -146,9 +147,9 @@ func h2Unread(c net.Conn) error {
 	return s.out.Flush()
 }
 
-// h2LongHeaders sends headers of which a byte is a field, as many as a list may have.
+// h2LongHeaders sends headers with as many fields as allowed, each encoded in one byte.
 func h2LongHeaders(c net.Conn) error {
-	s := newH2Stranger(c)
+	s := newH2Attacker(c)
 	s.block()
 	var many []string
 	for range 400 {
@@ -161,7 +162,7 @@ func h2LongHeaders(c net.Conn) error {
 }
 
 func h2HalfHeader(c net.Conn) error {
-	s := newH2Stranger(c)
+	s := newH2Attacker(c)
 	s.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: s.header(":method", "POST")})
 	for range 1 << 10 {
 		s.WriteContinuation(1, false, s.header("a", strings.Repeat("b", 1<<10)))
@@ -170,13 +171,13 @@ func h2HalfHeader(c net.Conn) error {
 }
 
 func h2Pings(c net.Conn) error {
-	s := newH2Stranger(c)
+	s := newH2Attacker(c)
 	s.block()
 	return nil
 }
 
 func h2Settings(c net.Conn) error {
-	s := newH2Stranger(c)
+	s := newH2Attacker(c)
 	for range 32 << 10 {
 		s.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 1 << 30})
 	}
@@ -184,7 +185,7 @@ func h2Settings(c net.Conn) error {
 }
 
 func h2Resets(c net.Conn) error {
-	s := newH2Stranger(c)
+	s := newH2Attacker(c)
 	for i := range uint32(16 * maxStreams) {
 		s.post(2*i + 1)
 		s.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
@@ -192,30 +193,32 @@ func h2Resets(c net.Conn) error {
 	return s.out.Flush()
 }
 
-// beStrangers is what a process of this test does when it is started for it, so that what strangers hold is not held by the gateway's process. It
-// says when they have done what they do. From then on they do nothing, until a line of standard input has them read what they were sent; it says
-// when the gateway has closed all of their connections.
-func beStrangers() {
+// runAttackers is the main function of a process of attackers; a process of their own keeps their
+// memory apart from the gateway's. It prints "done" when all have sent what they send. Then they do
+// nothing until a line on standard input makes them read. It prints "closed" when the gateway has
+// closed all their connections.
+func runAttackers() {
 	var which, addr string
 	var n int
-	if _, err := fmt.Sscanf(os.Getenv(strangersEnv), "%s %s %d", &which, &addr, &n); err != nil {
+	if _, err := fmt.Sscanf(os.Getenv(attackersEnv), "%s %s %d", &which, &addr, &n); err != nil {
 		panic(err)
 	}
-	withTLS := slices.DeleteFunc(slices.Clone(tcpStrangers), func(s tcpStranger) bool { return s.over == "plain" })
-	time.AfterFunc(5*time.Minute, func() { panic("nobody has ended the strangers") })
+	withTLS := slices.DeleteFunc(slices.Clone(tcpAttackers), func(s tcpAttacker) bool { return s.over == "plain" })
+	time.AfterFunc(5*time.Minute, func() { panic("nobody has ended the attackers") })
 	var done, closed sync.WaitGroup
 	slots, read := make(chan struct{}, 100), make(chan struct{})
 	for i := range n {
 		s := withTLS[i%len(withTLS)]
 		if k, err := strconv.Atoi(which); err == nil {
-			s = tcpStrangers[k]
+			s = tcpAttackers[k]
 		}
 		done.Add(1)
 		closed.Go(func() {
 			slots <- struct{}{}
-			c, err := meet(s.over, addr)
+			c, err := dialOver(s.over, addr)
 			if err == nil {
-				c.SetDeadline(time.Now().Add(2 * time.Second)) // a gateway that reads no more has let it do what it can
+				// A gateway that stops reading must not block the attacker for ever.
+				c.SetDeadline(time.Now().Add(2 * time.Second))
 				s.do(c)
 				c.SetDeadline(time.Time{})
 			}
@@ -238,7 +241,7 @@ func beStrangers() {
 	in.ReadString('\n')
 }
 
-func meet(over, addr string) (net.Conn, error) {
+func dialOver(over, addr string) (net.Conn, error) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
@@ -253,10 +256,10 @@ func meet(over, addr string) (net.Conn, error) {
 	return t, t.Handshake()
 }
 
-// strangersEnv says to a process of this test which strangers it is, at which address, and how many.
-const strangersEnv = "CULVERT_TEST_STRANGERS"
+// attackersEnv tells such a process which attackers to run, at which address, and how many.
+const attackersEnv = "CULVERT_TEST_ATTACKERS"
 
-// A crowd is a process of strangers.
+// A crowd is a process of attackers, as the test sees it.
 type crowd struct {
 	t    testing.TB
 	in   io.Writer
@@ -266,7 +269,7 @@ type crowd struct {
 func startCrowd(t *testing.T, which, addr string, n int) *crowd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", fmt.Sprintf("%s=%s %s %d", strangersEnv, which, addr, n))
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", fmt.Sprintf("%s=%s %s %d", attackersEnv, which, addr, n))
 	cmd.Stderr = os.Stderr
 	in, _ := cmd.StdinPipe()
 	out, _ := cmd.StdoutPipe()
@@ -289,7 +292,7 @@ func startCrowd(t *testing.T, which, addr string, n int) *crowd {
 	return c
 }
 
-// wait waits until the crowd says that.
+// wait waits until the process prints word.
 func (c *crowd) wait(word string) {
 	c.t.Helper()
 	for said := range c.said {
@@ -297,24 +300,24 @@ func (c *crowd) wait(word string) {
 			return
 		}
 	}
-	c.t.Fatalf("the strangers have ended before they were %s", word)
+	c.t.Fatalf("the attackers have ended before they were %s", word)
 }
 
-// read has the crowd read what it was sent.
+// read makes the attackers read what they were sent.
 func (c *crowd) read() { io.WriteString(c.in, "\n") }
 
-// held is what this process holds: bytes, and goroutines.
+// held is what this process holds: bytes of memory and goroutines.
 type held struct{ bytes, goroutines int }
 
 func holdNow() held {
 	runtime.GC()
-	runtime.GC() // pools give back what they hold in two rounds
+	runtime.GC() // pools release what they hold in two collections
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return held{int(m.HeapAlloc + m.StackInuse), runtime.NumGoroutine()}
 }
 
-// settledHolding is what is held when everything that came has been looked at.
+// settledHolding returns what is held once everything that has arrived is processed.
 func settledHolding() held {
 	for last, same := holdNow(), 0; ; {
 		now := holdNow()
@@ -328,7 +331,7 @@ func settledHolding() held {
 	}
 }
 
-// withToken has a gateway want a token, and gives it to the agent.
+// withToken makes the gateway require a token and gives it to the agent.
 func withToken(r *rig) {
 	r.dialer.Token = func() (string, error) { return "secret", nil }
 	r.server.Authenticate = func(req *http.Request) (string, error) {
@@ -339,8 +342,9 @@ func withToken(r *rig) {
 	}
 }
 
-// newStrangersRig is a gateway that leaves connections open for as long as a test takes, whoever is at the other end.
-func newStrangersRig(t *testing.T, over string) *rig {
+// newUnauthenticatedRig is a gateway that does not close connections without authentication for the
+// duration of a test.
+func newUnauthenticatedRig(t *testing.T, over string) *rig {
 	kind := "h2"
 	if over == "plain" {
 		kind = "h2c"

@@ -29,21 +29,24 @@ import (
 	"github.com/quic-go/quic-go/quicvarint"
 )
 
-// attackEnv makes a process that runs this test binary an attacker: its value is an attack in JSON.
+// attackEnv turns a process that runs this test binary into an attacker. Its value is an attack in
+// JSON.
 const attackEnv = "CULVERT_TEST_ATTACK"
 
-// An attack is what strangers do to a gateway, from a process of their own, so that what they hold is not taken for what the gateway holds.
+// An attack is what unauthenticated peers do to a gateway over QUIC. It runs in a process of its
+// own, so that its memory is not counted as the gateway's.
 type attack struct {
 	Addr    string
 	Conns   int  // QUIC connections, which stay open
 	Streams int  // on each of them
 	Uni     bool // whether they are unidirectional
-	Bytes   int  // sent on each stream, from offset 1 on: offset 0 never comes
+	Bytes   int  // sent on each stream, starting at offset 1: offset 0 never comes, so nothing can be delivered
 	Frame   int  // bytes of each STREAM frame
-	Crypto  int  // bytes in CRYPTO frames of one byte, from offset 1 on
+	Crypto  int  // bytes in CRYPTO frames of one byte, starting at offset 1
 }
 
-// start makes the attack, and returns when the gateway has taken all of it. What it did stays until the test ends or stop is called.
+// start starts the attack and returns when the gateway has received all of it. Connections stay
+// open until the test ends or stop is called.
 func (a attack) start(t *testing.T) (stop func()) {
 	t.Helper()
 	spec, err := json.Marshal(a)
@@ -71,12 +74,12 @@ func (a attack) start(t *testing.T) (stop func()) {
 	t.Cleanup(stop)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if line != "done\n" {
-		t.Fatalf("the attacker said %q, %v", line, err)
+		t.Fatalf("the attacker printed %q, %v", line, err)
 	}
 	return stop
 }
 
-// runAttack is the attacker's process. It ends when nobody holds its standard input any more.
+// runAttack is the attacker's process. It ends when its standard input is closed.
 func runAttack(spec string) error {
 	var a attack
 	if err := json.Unmarshal([]byte(spec), &a); err != nil {
@@ -96,7 +99,7 @@ func runAttack(spec string) error {
 				if _, ok := <-next; !ok {
 					return
 				}
-				p, err := a.strike()
+				p, err := a.open()
 				if err != nil {
 					failed.Store(err)
 					continue
@@ -114,8 +117,8 @@ func runAttack(spec string) error {
 	return nil
 }
 
-// strike makes one connection and sends what shall be held.
-func (a attack) strike() (*puppet, error) {
+// open makes one connection and sends what the gateway has to hold.
+func (a attack) open() (*puppet, error) {
 	p, err := dialPuppet(a.Addr)
 	if err != nil {
 		return nil, err
@@ -139,7 +142,7 @@ func (a attack) strike() (*puppet, error) {
 	return p, p.sync()
 }
 
-// streamFrame is a STREAM frame, RFC 9000 §19.8.
+// streamFrame returns a STREAM frame, RFC 9000 §19.8.
 func streamFrame(id, offset uint64, data []byte) []byte {
 	b := quicvarint.Append([]byte{0x08 | 0x04 | 0x02}, id)
 	b = quicvarint.Append(b, offset)
@@ -147,8 +150,9 @@ func streamFrame(id, offset uint64, data []byte) []byte {
 	return append(b, data...)
 }
 
-// A puppet is an end of a QUIC connection that sends whatever frames we like, as quic-go would not: quic-go shakes hands, and is deaf and mute
-// from then on, while we write packets with the connection's keys.
+// A puppet is one end of a QUIC connection that can send frames that quic-go never would. quic-go
+// makes the handshake. After that its socket (a muzzle) passes nothing on in either direction, and
+// the puppet encrypts and sends its own packets with the connection's keys.
 type puppet struct {
 	sock *muzzle
 	to   net.Addr
@@ -160,10 +164,10 @@ type puppet struct {
 
 	gone    bool // the peer has closed the connection
 	payload []byte
-	packets int // since the peer was last waited for
+	packets int // since the last sync
 }
 
-// puppetPayload is how many bytes of frames go into a packet.
+// puppetPayload is how many bytes of frames go into one packet.
 const puppetPayload = 1100
 
 func dialPuppet(addr string) (*puppet, error) {
@@ -189,14 +193,16 @@ func dialPuppet(addr string) (*puppet, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.Write([]byte{0x21}); err != nil { // a packet of the application's keys: the handshake is confirmed, and the peer's ID is known
+	// A packet with the application's keys: the handshake is then confirmed and the peer's
+	// connection ID known.
+	if _, err := s.Write([]byte{0x21}); err != nil {
 		return nil, err
 	}
 	if err := sock.seize(ctx); err != nil {
 		return nil, err
 	}
 	p, err := newPuppet(sock, to, keys.secret("CLIENT_TRAFFIC_SECRET_0"))
-	c.CloseWithError(0, "") // which the peer does not hear
+	c.CloseWithError(0, "") // stays in the muzzle: the peer does not see it
 	return p, err
 }
 
@@ -227,7 +233,7 @@ func expand(secret []byte, label string, n int) []byte {
 	return key
 }
 
-// add puts a frame into the next packet, and sends that when it is full.
+// add adds a frame to the next packet, and sends the packet when it is full.
 func (p *puppet) add(frame []byte) {
 	if p.gone {
 		return
@@ -238,9 +244,9 @@ func (p *puppet) add(frame []byte) {
 	p.payload = append(p.payload, frame...)
 }
 
-// send sends the packet, and waits now and then for the peer to take it.
+// send sends the packet, and from time to time waits for the peer.
 func (p *puppet) send() error {
-	for len(p.payload) < 4 { // so that there is a sample for the header's protection
+	for len(p.payload) < 4 { // header protection needs a sample of this length
 		p.payload = append(p.payload, 0)
 	}
 	head := append([]byte{0x43}, p.dest...)
@@ -268,7 +274,8 @@ func (p *puppet) send() error {
 	return p.sync()
 }
 
-// sync waits until the peer has taken what was sent: it answers a PING, unless it has closed the connection.
+// sync waits until the peer has received everything: it acknowledges a PING, unless it has closed
+// the connection.
 func (p *puppet) sync() error {
 	for range 4 {
 		if p.gone {
@@ -291,10 +298,10 @@ func (p *puppet) sync() error {
 	return nil
 }
 
-// A muzzle is a socket for a quic-go that is to fall silent when its handshake is over.
+// A muzzle is a socket for quic-go that can be silenced after the handshake.
 type muzzle struct {
 	net.PacketConn
-	heard chan struct{} // something came after seize
+	heard chan struct{} // closed when a packet has arrived after seize
 
 	mu     sync.Mutex
 	dest   []byte // of the last packet with a short header
@@ -306,7 +313,7 @@ func newMuzzle(c net.PacketConn) *muzzle {
 	return &muzzle{PacketConn: c, heard: make(chan struct{}, 1), sent: make(chan struct{}, 1)}
 }
 
-// seize waits for a packet with a short header to leave, and lets nothing through from then on.
+// seize waits until quic-go has sent a packet with a short header, and then passes nothing on.
 func (m *muzzle) seize(ctx context.Context) error {
 	select {
 	case <-m.sent:
@@ -358,7 +365,7 @@ func (m *muzzle) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// A keyLog takes secrets from TLS.
+// A keyLog collects secrets from crypto/tls.
 type keyLog struct {
 	mu sync.Mutex
 	b  bytes.Buffer
