@@ -13,7 +13,7 @@ import (
 // try opens a stream over the preferred transport. again reports whether another try may succeed at
 // once. patient means that what is ready was made a moment ago, and gets the full time to answer:
 // on a slow network it needs it.
-func (d *Dialer) try(ctx context.Context, o Open, first []byte, patient bool) (c *Conn, again bool, err error) {
+func (d *dialling) try(ctx context.Context, o Open, first []byte, patient bool) (c *Conn, again bool, err error) {
 	chosen, err := d.race.Choose(ctx)
 	if err != nil {
 		return nil, false, err
@@ -65,7 +65,7 @@ func encodeOpen(o Open) ([]byte, error) {
 // await sends OPEN and first, and waits for the answer to OPEN. If the stream was made from
 // something that was ready it waits only timing.answer or three round trips, because what was ready
 // may have died unnoticed.
-func (d *Dialer) await(ctx context.Context, c *Conn, ready bool, first []byte) error {
+func (d *dialling) await(ctx context.Context, c *Conn, ready bool, first []byte) error {
 	wait := d.t.handshake
 	if ready {
 		wait = max(d.t.answer, 3*time.Duration(d.rtt.Load()))
@@ -94,7 +94,7 @@ func (d *Dialer) await(ctx context.Context, c *Conn, ready bool, first []byte) e
 // it. If the ingress refuses the credentials and may accept others, attempt does both again;
 // nothing else retries for that reason. If use fails, the stream is returned together with the
 // error, and the caller closes it.
-func (d *Dialer) attempt(ctx context.Context, transport string, open []byte, fresh bool, use func(c *Conn, ready bool) error) (c *Conn, ready bool, err error) {
+func (d *dialling) attempt(ctx context.Context, transport string, open []byte, fresh bool, use func(c *Conn, ready bool) error) (c *Conn, ready bool, err error) {
 	for try := 0; ; try++ {
 		c, ready, err = d.dial(ctx, transport, open, fresh)
 		if err == nil {
@@ -112,7 +112,7 @@ func (d *Dialer) attempt(ctx context.Context, transport string, open []byte, fre
 }
 
 // dial makes a stream over one transport, to the point where OPEN can be sent.
-func (d *Dialer) dial(ctx context.Context, transport string, open []byte, fresh bool) (c *Conn, ready bool, err error) {
+func (d *dialling) dial(ctx context.Context, transport string, open []byte, fresh bool) (c *Conn, ready bool, err error) {
 	if err := d.start(); err != nil {
 		return nil, false, err
 	}
@@ -138,32 +138,32 @@ func (d *Dialer) dial(ctx context.Context, transport string, open []byte, fresh 
 }
 
 // dialSpare dials a fresh stream that has no OPEN.
-func (d *Dialer) dialSpare(ctx context.Context, transport string) (*Conn, error) {
+func (d *dialling) dialSpare(ctx context.Context, transport string) (*Conn, error) {
 	return d.dialFresh(ctx, transport, nil)
 }
 
 // dialFresh dials a stream without using anything that is ready, and does not wait for the
 // gateway's answer.
-func (d *Dialer) dialFresh(ctx context.Context, transport string, open []byte) (*Conn, error) {
+func (d *dialling) dialFresh(ctx context.Context, transport string, open []byte) (*Conn, error) {
 	c, _, err := d.attempt(ctx, transport, open, true, func(*Conn, bool) error { return nil })
 	return c, err
 }
 
 // bound limits ctx to the time that one dial may take.
-func (d *Dialer) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+func (d *dialling) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, d.t.handshake, fmt.Errorf("not connected within %v", d.t.handshake))
 }
 
 // dialled reports a finished dial to OnDial.
-func (d *Dialer) dialled(transport string, err error, start time.Time) {
-	if d.OnDial != nil && !errors.Is(err, context.Canceled) {
-		d.OnDial(transport, err, time.Since(start))
+func (d *dialling) dialled(transport string, err error, start time.Time) {
+	if d.onDial != nil && !errors.Is(err, context.Canceled) {
+		d.onDial(transport, err, time.Since(start))
 	}
 }
 
 // dialError says which dial failed and why. It leaves an ERROR of the gateway as it is, and adds
 // its prefix only once.
-func (d *Dialer) dialError(ctx context.Context, transport string, err error) error {
+func (d *dialling) dialError(ctx context.Context, transport string, err error) error {
 	if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
 		err = context.Cause(ctx)
 	}
@@ -179,7 +179,7 @@ func (d *Dialer) dialError(ctx context.Context, transport string, err error) err
 
 // destination describes where a dial leads: the gateway, the transport, and the proxy if there is
 // one.
-func (d *Dialer) destination(transport string) string {
+func (d *dialling) destination(transport string) string {
 	to := d.route.addr() + " over " + transport
 	if t, _ := transportNamed(transport); d.route.proxy != nil && !t.overUDP {
 		to += " through the proxy " + d.route.proxy.Host

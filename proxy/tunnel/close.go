@@ -131,26 +131,3 @@ func (c *Conn) over() {
 	c.x.Abort()
 	c.ending.once.Do(c.done)
 }
-
-// end sets the cause of the end, unless there is one already.
-func (c *Conn) end(cause error) {
-	c.ending.mu.Lock()
-	defer c.ending.mu.Unlock()
-	c.endLocked(cause)
-}
-
-// endLocked is end; the caller holds ending.mu.
-func (c *Conn) endLocked(cause error) {
-	if c.ending.cause == nil {
-		c.ending.cause = cause
-		c.ending.over.Store(true)
-		c.ending.timer.Stop()
-	}
-}
-
-// endCause returns the cause of the end, or nil while the stream is in use.
-func (c *Conn) endCause() error {
-	c.ending.mu.Lock()
-	defer c.ending.mu.Unlock()
-	return c.ending.cause
-}

@@ -183,3 +183,38 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	}
 	return err
 }
+
+// tickNow runs tick soon, on a goroutine of its own.
+func (c *Conn) tickNow() { c.setTimer(atOnce) }
+
+// setTimer sets the time of the next tick, unless the stream has ended.
+func (c *Conn) setTimer(d time.Duration) {
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	if c.ending.cause == nil {
+		c.ending.timer.Reset(d)
+	}
+}
+
+// end sets the cause of the end, unless there is one already.
+func (c *Conn) end(cause error) {
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	c.endLocked(cause)
+}
+
+// endLocked is end; the caller holds ending.mu.
+func (c *Conn) endLocked(cause error) {
+	if c.ending.cause == nil {
+		c.ending.cause = cause
+		c.ending.over.Store(true)
+		c.ending.timer.Stop()
+	}
+}
+
+// endCause returns the cause of the end, or nil while the stream is in use.
+func (c *Conn) endCause() error {
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	return c.ending.cause
+}

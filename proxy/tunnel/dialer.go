@@ -10,10 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
@@ -81,20 +79,6 @@ type Dialer struct {
 	dialling
 }
 
-// dialling is the state of a Dialer. init sets it up once, when the first method is called.
-type dialling struct {
-	log     *slog.Logger
-	t       timing
-	w       windows
-	route   *route
-	race    *race.Race[Welcome]
-	pools   map[string]pool
-	limiter limiter // used only to read memory in use
-	spares  *spareKeeper
-	streams streamSet
-	rtt     atomic.Int64 // round trip of the last OPEN that was answered, in nanoseconds
-}
-
 // init makes the state from the settings, at the first call. Every exported method calls it,
 // because a Dialer is used without a constructor.
 func (d *Dialer) init() {
@@ -106,7 +90,7 @@ func (d *Dialer) init() {
 		if d.t == (timing{}) {
 			d.t = defaultTiming
 		}
-		d.w = cmp.Or(d.windows, defaultWindows)
+		d.w, d.onDial = cmp.Or(d.windows, defaultWindows), d.OnDial
 		d.route = newRoute(d.URL, d.TLS, d.log)
 		d.route.dialContext, d.route.proxyTLS = d.DialContext, d.proxyTLS
 		d.findProxy()
@@ -200,26 +184,23 @@ func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
 	return d.route.dialTCP(ctx)
 }
 
-// start counts a dial that Close waits for.
-func (d *Dialer) start() error {
-	if err := d.w.check(); err != nil {
-		return err
+// Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass in both
+// directions, and returns the tickets that the gateway gives. If it has to wait for the race, it
+// returns the hello of the winner and sends none of its own.
+func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
+	d.init()
+	chosen, err := d.race.Choose(ctx)
+	if err != nil {
+		return Welcome{}, err
 	}
-	return d.streams.start()
-}
-
-// newStream makes a stream that Close ends, and that tells the race if it is cut.
-func (d *Dialer) newStream(x exchange.Exchange, transport string, open []byte) (*Conn, error) {
-	return d.streams.add(func(done func(*Conn)) *Conn {
-		var c *Conn
-		c = newDialled(x, transport, d.t, open, func() {
-			if c.ending.cut.Load() && c.isOpened() {
-				d.race.Cut(transport)
-			}
-			done(c)
-		})
-		return c
-	}, x.Abort)
+	if chosen.Welcome != nil {
+		return *chosen.Welcome, nil
+	}
+	w, err := d.hello(ctx, chosen.Transport, false)
+	if err != nil {
+		d.race.Refused(chosen, err)
+	}
+	return w, err
 }
 
 // SetSpares sets how many streams to keep ready, so that their OPEN can leave at once. They are
@@ -227,28 +208,6 @@ func (d *Dialer) newStream(x exchange.Exchange, transport string, open []byte) (
 func (d *Dialer) SetSpares(n int) {
 	d.init()
 	d.spares.set(n)
-}
-
-// fillSpares makes n streams ready over the transport in use, and returns that transport. last is
-// the transport of the previous call, "" if there was none; if it has changed, what was ready over
-// the old one is dropped.
-func (d *Dialer) fillSpares(ctx context.Context, last string, n int) (transport string, err error) {
-	if n == 0 && last == "" {
-		return "", nil
-	}
-	chosen, err := d.race.Choose(ctx)
-	if err != nil {
-		return last, err
-	}
-	if last != "" && last != chosen.Transport {
-		d.pools[last].drop()
-	}
-	if err := d.pools[chosen.Transport].fill(ctx, n); err != nil {
-		d.log.Debug("spare not dialled", "transport", chosen.Transport, "err", err)
-		d.race.Refused(chosen, err)
-		return chosen.Transport, err
-	}
-	return chosen.Transport, nil
 }
 
 // Close cuts the open streams, gives streams that were closed in good order some seconds until the

@@ -18,45 +18,20 @@ import (
 // intermediary that buffers, or a path that drops large packets.
 const helloSize = 64 << 10
 
-// Welcome is the gateway's answer to a hello.
-type Welcome struct {
-	Opened
-	Tickets []Ticket
-}
-
 // maxTickets bounds the tickets of one hello. The largest known clusters have a few hundred
 // brokers.
 const maxTickets = 4096
 
-// Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass in both
-// directions, and returns the tickets that the gateway gives. If it has to wait for the race, it
-// returns the hello of the winner and sends none of its own.
-func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
-	d.init()
-	chosen, err := d.race.Choose(ctx)
-	if err != nil {
-		return Welcome{}, err
-	}
-	if chosen.Welcome != nil {
-		return *chosen.Welcome, nil
-	}
-	w, err := d.hello(ctx, chosen.Transport, false)
-	if err != nil {
-		d.race.Refused(chosen, err)
-	}
-	return w, err
-}
-
 // welcome is the hello that the race uses. It always dials, because it measures the transport and
 // not what happens to be ready.
-func (d *Dialer) welcome(ctx context.Context, transport string) (Welcome, error) {
+func (d *dialling) welcome(ctx context.Context, transport string) (Welcome, error) {
 	return d.hello(ctx, transport, true)
 }
 
 // hello says hello over one transport. If the exchange gets through and the hello still fails, it
 // tries the transport's other method of opening streams and keeps to that if it works. The first
 // attempt gets a fifth of the time, so that the second has enough left.
-func (d *Dialer) hello(ctx context.Context, transport string, fresh bool) (Welcome, error) {
+func (d *dialling) hello(ctx context.Context, transport string, fresh bool) (Welcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.t.hello, fmt.Errorf("not finished within %v", d.t.hello))
 	defer cancel()
 	var other func() (by string, undo func())
@@ -83,7 +58,7 @@ func (d *Dialer) hello(ctx context.Context, transport string, fresh bool) (Welco
 
 // helloOver says hello over one exchange. limit bounds the time after the exchange is dialled;
 // dialled reports whether it got that far.
-func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, limit time.Duration) (w Welcome, dialled bool, err error) {
+func (d *dialling) helloOver(ctx context.Context, transport string, fresh bool, limit time.Duration) (w Welcome, dialled bool, err error) {
 	open, err := encodeOpen(Open{Target: TargetHello})
 	if err != nil {
 		return Welcome{}, false, err
@@ -99,7 +74,7 @@ func (d *Dialer) helloOver(ctx context.Context, transport string, fresh bool, li
 }
 
 // greet says hello on a stream, within limit.
-func (d *Dialer) greet(ctx context.Context, c *Conn, limit time.Duration) (w Welcome, err error) {
+func (d *dialling) greet(ctx context.Context, c *Conn, limit time.Duration) (w Welcome, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not finished within %v", limit))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(aLongTimeAgo) })
@@ -136,7 +111,7 @@ func unanswered(ctx context.Context, over string) error {
 
 // introduce dials a carrier for later streams and waits until the gateway has answered a request on
 // it: the gateway closes a carrier on which no request authenticates within timing.unauthenticated.
-func (d *Dialer) introduce(ctx context.Context, transport string) error {
+func (d *dialling) introduce(ctx context.Context, transport string) error {
 	open, err := encodeOpen(Open{Target: TargetHello})
 	if err != nil {
 		return err

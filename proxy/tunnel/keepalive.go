@@ -53,15 +53,3 @@ func (c *Conn) keepAlive() {
 		c.writeFrame(capsuleKeepalive, nil)
 	}
 }
-
-// tickNow runs tick soon, on a goroutine of its own.
-func (c *Conn) tickNow() { c.setTimer(atOnce) }
-
-// setTimer sets the time of the next tick, unless the stream has ended.
-func (c *Conn) setTimer(d time.Duration) {
-	c.ending.mu.Lock()
-	defer c.ending.mu.Unlock()
-	if c.ending.cause == nil {
-		c.ending.timer.Reset(d)
-	}
-}

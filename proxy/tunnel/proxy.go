@@ -270,3 +270,22 @@ func (c *proxyConn) Write(p []byte) (int, error) {
 	}
 	return n, c.below.Flush()
 }
+
+// dialTCP connects to the gateway, through a proxy if one is set.
+func (r *route) dialTCP(ctx context.Context) (net.Conn, error) {
+	switch {
+	case r.proxyErr != nil:
+		return nil, r.proxyErr
+	case r.proxy != nil:
+		return r.dialThrough(ctx, r.proxy)
+	}
+	return r.dialAddr(ctx, "tcp", r.addr())
+}
+
+// newWire returns the wire above a connection that dialTCP made.
+func newWire(c net.Conn) *exchange.Wire {
+	if p, ok := c.(*proxyConn); ok {
+		return exchange.NewWire(c, p.below)
+	}
+	return exchange.NewWire(c, nil)
+}

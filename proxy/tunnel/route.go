@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/url"
 	"strings"
-
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // A route leads to the gateway: its address, and the proxy on the way.
@@ -66,17 +64,6 @@ func (r *route) target() *url.URL {
 // usually let no UDP through.
 func (r *route) proxied() bool { return r.proxy != nil || r.proxyErr != nil }
 
-// dialTCP connects to the gateway, through a proxy if one is set.
-func (r *route) dialTCP(ctx context.Context) (net.Conn, error) {
-	switch {
-	case r.proxyErr != nil:
-		return nil, r.proxyErr
-	case r.proxy != nil:
-		return r.dialThrough(ctx, r.proxy)
-	}
-	return r.dialAddr(ctx, "tcp", r.addr())
-}
-
 // dialAddr connects to the gateway or to its proxy, and sets the socket options for a tunnel.
 func (r *route) dialAddr(ctx context.Context, network, addr string) (c net.Conn, err error) {
 	if r.dialContext != nil {
@@ -89,12 +76,4 @@ func (r *route) dialAddr(ctx context.Context, network, addr string) (c net.Conn,
 	}
 	r.tcp.tune(c, r.log)
 	return c, nil
-}
-
-// newWire returns the wire above a connection that dialTCP made.
-func newWire(c net.Conn) *exchange.Wire {
-	if p, ok := c.(*proxyConn); ok {
-		return exchange.NewWire(c, p.below)
-	}
-	return exchange.NewWire(c, nil)
 }

@@ -65,6 +65,12 @@ type Opened struct {
 	Reviewed []int16 `json:"reviewed,omitempty"`
 }
 
+// Welcome is the gateway's answer to a hello.
+type Welcome struct {
+	Opened
+	Tickets []Ticket
+}
+
 // checkVersion returns nil if this end can talk to a peer of version theirs, otherwise an *Error
 // that names both versions. One minor version of difference is allowed, so that agents and gateways
 // can be upgraded one after the other.

@@ -227,6 +227,25 @@ func (r *Race[W]) Proven(transport string) bool {
 // rank is a transport's place in the order of preference; 0 is the most preferred.
 func (r *Race[W]) rank(transport string) int { return slices.Index(r.order, transport) }
 
+// try sends one hello and records its result, unless it was canceled.
+func (r *Race[W]) try(ctx context.Context, transport string) (W, error) {
+	start := time.Now()
+	welcome, err := r.Hello(ctx, transport)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil && ctx.Err() != nil {
+		return welcome, err
+	}
+	k := r.known[transport]
+	k.tried, k.took, k.err = time.Now(), time.Since(start), err
+	if err == nil {
+		k.failures, k.brokenUntil = 0, time.Time{}
+	} else if !Authoritative(err) && !Draining(err) {
+		r.breakLocked(k)
+	}
+	return welcome, err
+}
+
 // breakLocked postpones the next try of a transport, twice as long as the last time.
 func (r *Race[W]) breakLocked(k *candidate) {
 	first, most := r.Timing.Probe, r.Timing.ProbeMost

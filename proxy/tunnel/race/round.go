@@ -160,25 +160,6 @@ func (r *Race[W]) cancelWorse(running map[string]context.CancelFunc, winner stri
 	}
 }
 
-// try sends one hello and records its result, unless it was canceled.
-func (r *Race[W]) try(ctx context.Context, transport string) (W, error) {
-	start := time.Now()
-	welcome, err := r.Hello(ctx, transport)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err != nil && ctx.Err() != nil {
-		return welcome, err
-	}
-	k := r.known[transport]
-	k.tried, k.took, k.err = time.Now(), time.Since(start), err
-	if err == nil {
-		k.failures, k.brokenUntil = 0, time.Time{}
-	} else if !Authoritative(err) && !Draining(err) {
-		r.breakLocked(k)
-	}
-	return welcome, err
-}
-
 // won makes the transport of a successful hello the one in use, and decides the round.
 func (r *Race[W]) won(h *round[W], got result[W]) {
 	r.mu.Lock()

@@ -1,0 +1,70 @@
+package tunnel
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+)
+
+// dialling is the state of a Dialer. init sets it up once, when the first method is called.
+type dialling struct {
+	log     *slog.Logger
+	t       timing
+	w       windows
+	route   *route
+	race    *race.Race[Welcome]
+	pools   map[string]pool
+	limiter limiter // used only to read memory in use
+	spares  *spareKeeper
+	streams streamSet
+	onDial  func(transport string, err error, took time.Duration) // nil means nobody
+	rtt     atomic.Int64                                          // round trip of the last OPEN that was answered, in nanoseconds
+}
+
+// start counts a dial that Close waits for.
+func (d *dialling) start() error {
+	if err := d.w.check(); err != nil {
+		return err
+	}
+	return d.streams.start()
+}
+
+// newStream makes a stream that Close ends, and that tells the race if it is cut.
+func (d *dialling) newStream(x exchange.Exchange, transport string, open []byte) (*Conn, error) {
+	return d.streams.add(func(done func(*Conn)) *Conn {
+		var c *Conn
+		c = newDialled(x, transport, d.t, open, func() {
+			if c.ending.cut.Load() && c.isOpened() {
+				d.race.Cut(transport)
+			}
+			done(c)
+		})
+		return c
+	}, x.Abort)
+}
+
+// fillSpares makes n streams ready over the transport in use, and returns that transport. last is
+// the transport of the previous call, "" if there was none; if it has changed, what was ready over
+// the old one is dropped.
+func (d *dialling) fillSpares(ctx context.Context, last string, n int) (transport string, err error) {
+	if n == 0 && last == "" {
+		return "", nil
+	}
+	chosen, err := d.race.Choose(ctx)
+	if err != nil {
+		return last, err
+	}
+	if last != "" && last != chosen.Transport {
+		d.pools[last].drop()
+	}
+	if err := d.pools[chosen.Transport].fill(ctx, n); err != nil {
+		d.log.Debug("spare not dialled", "transport", chosen.Transport, "err", err)
+		d.race.Refused(chosen, err)
+		return chosen.Transport, err
+	}
+	return chosen.Transport, nil
+}
