@@ -1,13 +1,16 @@
 package metrics
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// API holds the collectors of one API key, resolved, so that counting a frame
-// costs an atomic addition for each number.
+// API holds the collectors of one API key. Their labels are resolved, so counting
+// a frame costs one atomic addition for each number.
 type API struct {
 	Requests      prometheus.Counter  // requests whose header was read
 	RequestBytes  prometheus.Counter  // with the four bytes of length
@@ -16,26 +19,62 @@ type API struct {
 	Transfer      prometheus.Observer // seconds from the response's correlation id read to its last byte relayed
 	Queued        prometheus.Counter  // requests that waited behind another on their connection
 	Rewritten     prometheus.Counter  // addresses replaced by local ones
-	Blanked       prometheus.Counter  // addresses replaced by one that leads nowhere
+	Blanked       prometheus.Counter  // addresses replaced by one that nobody can connect to
 }
 
-// API returns the collectors of an API key; all unknown keys share one. The
-// key's series appear with the first call, so that a scrape lists only keys
-// that were used.
-func (m *Metrics) API(key protocol.APIKey) *API {
-	slot := &m.apis[len(m.apis)-1]
+// apiMetrics counts requests and responses by API key.
+type apiMetrics struct {
+	requests      *prometheus.CounterVec
+	requestBytes  *prometheus.CounterVec
+	responseBytes *prometheus.CounterVec
+	duration      *prometheus.HistogramVec
+	transfer      *prometheus.HistogramVec
+	queued        *prometheus.CounterVec
+	rewritten     *prometheus.CounterVec
+	blanked       *prometheus.CounterVec
+
+	resolved [protocol.MaxKey + 2]atomic.Pointer[API] // by key, nil until it is used; the last is for unknown keys
+}
+
+func newAPIMetrics(f promauto.Factory) *apiMetrics {
+	return &apiMetrics{
+		requests: f.NewCounterVec(counterOpts("requests_total",
+			"Requests whose header was read."), []string{"api_key"}),
+		requestBytes: f.NewCounterVec(counterOpts("request_bytes_total",
+			"Bytes of request frames relayed, their four bytes of length included."), []string{"api_key"}),
+		responseBytes: f.NewCounterVec(counterOpts("response_bytes_total",
+			"Bytes of response frames relayed, their four bytes of length included."), []string{"api_key"}),
+		duration: f.NewHistogramVec(histogramOpts("request_duration_seconds",
+			"From a request's header read to its response's correlation id read. Produce with acks=0 has no response and is not timed."), []string{"api_key"}),
+		transfer: f.NewHistogramVec(histogramOpts("response_transfer_seconds",
+			"From a response's correlation id read to its last byte relayed."), []string{"api_key"}),
+		queued: f.NewCounterVec(counterOpts("requests_queued_total",
+			"Requests whose header was read while another on their connection awaited its response."), []string{"api_key"}),
+		rewritten: f.NewCounterVec(counterOpts("rewritten_addresses_total",
+			"Broker addresses in responses replaced by local ones."), []string{"api_key"}),
+		blanked: f.NewCounterVec(counterOpts("blanked_addresses_total",
+			"Addresses in responses replaced by an unusable one: leader hints to nodes that are not known, and controllers."), []string{"api_key"}),
+	}
+}
+
+// API returns the collectors of an API key. All unknown keys share the same ones,
+// since a client can send any number. The key's series appear with the first call,
+// so that a scrape lists only the keys that were used.
+func (m *apiMetrics) API(key protocol.APIKey) *API {
+	slot := &m.resolved[len(m.resolved)-1]
 	if key.Known() {
-		slot = &m.apis[key]
+		slot = &m.resolved[key]
 	}
 	if a := slot.Load(); a != nil {
 		return a
 	}
-	// Whoever comes first at the same time stores collectors of the same series.
+	// Two callers may get here at once. Both made collectors of the same series, so
+	// it does not matter whose are stored.
 	slot.CompareAndSwap(nil, m.newAPI(key.String()))
 	return slot.Load()
 }
 
-func (m *Metrics) newAPI(name string) *API {
+func (m *apiMetrics) newAPI(name string) *API {
 	return &API{
 		Requests:      m.requests.WithLabelValues(name),
 		RequestBytes:  m.requestBytes.WithLabelValues(name),

@@ -200,7 +200,7 @@ func TestUnknownAPIKeysShareOneSeries(t *testing.T) {
 	}
 }
 
-func TestAPIGivesEverybodyTheSameCollectors(t *testing.T) {
+func TestAPIReturnsTheSameCollectorsEachTime(t *testing.T) {
 	m := metrics.New(prometheus.NewRegistry(), metrics.Agent, "v1.2.3")
 	var wg sync.WaitGroup
 	got := make([]*metrics.API, 8)
@@ -405,7 +405,7 @@ func BenchmarkCountFrame(b *testing.B) {
 	})
 }
 
-func TestUDPBuffersAreToldByDirection(t *testing.T) {
+func TestUDPBuffersAreReportedByDirection(t *testing.T) {
 	reg, _ := used(t, metrics.Gateway)
 	got := values(gather(t, reg)["culvert_udp_buffer_bytes"])
 	if want := map[string]float64{"receive": 4 << 20, "send": 208 << 10}; !maps.Equal(got, want) {
@@ -429,7 +429,7 @@ func TestLoginsAndWhenTheirTokensExpire(t *testing.T) {
 	}
 }
 
-func TestALimitThatIsNotKnownIsNoOther(t *testing.T) {
+func TestAnUnknownLimitIsCountedAsOther(t *testing.T) {
 	for l := range metrics.LimitOther {
 		if got := metrics.LimitOf(l.String()); got != l {
 			t.Errorf("LimitOf(%q) = %v", l, got)

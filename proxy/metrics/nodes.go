@@ -5,23 +5,24 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// What [Metrics.Connection] takes for a connection that leads to no node.
+// Node ids for [Metrics.Connection], of connections whose node is not known.
 const (
 	Bootstrap   int32 = -1 // to a bootstrap address
 	UnknownNode int32 = -2 // to an address whose node id is not known
 )
 
-// connections counts open Kafka connections by node. It shows a node by its id
-// while it is one of the current cluster, and as unknown else: node ids come from
-// peers, and series must not pile up.
+// connections counts open Kafka connections by node id. Node ids come from peers,
+// so a series for each would grow without end: at a scrape, only the nodes of the
+// current cluster appear by id. All others are added up as "unknown".
 type connections struct {
 	desc *prometheus.Desc
 
 	mu      sync.Mutex
-	open    map[int32]int // besides nodes with connections, those to show that have none any more
-	current map[int32]struct{}
+	open    map[int32]int      // connections by node id; 0 for a current node whose connections have ended
+	current map[int32]struct{} // the nodes of the current cluster
 }
 
 var _ prometheus.Collector = (*connections)(nil)
@@ -52,7 +53,7 @@ func (c *connections) byLabel() map[string]int {
 	return shown
 }
 
-// label is how a node is shown now. The lock is held.
+// label returns the label of a node. The caller holds mu.
 func (c *connections) label(id int32) string {
 	if id == Bootstrap {
 		return "bootstrap"
@@ -76,8 +77,9 @@ func (c *connections) leave(id int32) {
 	c.forget(id)
 }
 
-// forget drops a node without connections that is not to be shown. The lock is
-// held.
+// forget drops a node that has no connections and is not in the current cluster.
+// Without it, open would grow with each node id that a peer invents. The caller
+// holds mu.
 func (c *connections) forget(id int32) {
 	if _, is := c.current[id]; !is && id >= 0 && c.open[id] == 0 {
 		delete(c.open, id)
@@ -96,10 +98,37 @@ func (c *connections) setCurrent(ids []int32) {
 	}
 }
 
+// nodeMetrics counts connections and dials to the brokers of a cluster.
+type nodeMetrics struct {
+	connections *connections
+	nodes       prometheus.Gauge
+	brokerDials *prometheus.CounterVec
+}
+
+func newNodeMetrics(f promauto.Factory, reg prometheus.Registerer) *nodeMetrics {
+	m := &nodeMetrics{
+		connections: newConnections(),
+		nodes: f.NewGauge(gaugeOpts("nodes",
+			"Nodes of the cluster that this process knows.")),
+		brokerDials: f.NewCounterVec(counterOpts("broker_dials_total",
+			"Dials of a broker that ended."), []string{"result"}),
+	}
+	reg.MustRegister(m.connections)
+	return m
+}
+
+// startAtZero creates the series of a gateway's dials before the first dial: see
+// [tunnelMetrics.startAtZero].
+func (m *nodeMetrics) startAtZero() {
+	for _, r := range results {
+		m.brokerDials.WithLabelValues(string(r))
+	}
+}
+
 // Connection counts an open Kafka connection to a node, to [Bootstrap] or to an
-// [UnknownNode]. A node that is not one of those of [Metrics.SetNodes] is shown
-// as unknown. The caller calls closed once, when the connection is over.
-func (m *Metrics) Connection(nodeID int32) (closed func()) {
+// [UnknownNode]. A node that is not among those of [Metrics.SetNodes] is counted
+// as unknown. The caller calls closed once, when the connection has ended.
+func (m *nodeMetrics) Connection(nodeID int32) (closed func()) {
 	if nodeID < 0 && nodeID != Bootstrap {
 		nodeID = UnknownNode
 	}
@@ -107,9 +136,14 @@ func (m *Metrics) Connection(nodeID int32) (closed func()) {
 	return func() { m.connections.leave(nodeID) }
 }
 
-// SetNodes says which nodes of the cluster are in the table: at most as many as
-// there may be series.
-func (m *Metrics) SetNodes(ids []int32) {
+// SetNodes sets the nodes of the current cluster. Each of them may get a series, so
+// the caller bounds how many there are.
+func (m *nodeMetrics) SetNodes(ids []int32) {
 	m.nodes.Set(float64(len(ids)))
 	m.connections.setCurrent(ids)
+}
+
+// BrokerDial counts a dial of a broker that ended with err, which may be nil.
+func (m *nodeMetrics) BrokerDial(err error) {
+	m.brokerDials.WithLabelValues(ResultOf(err).label()).Inc()
 }

@@ -1,6 +1,33 @@
 package metrics
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// reasonMetrics counts rare events by their reason. Each counter is resolved when
+// the process starts, so its series begins at zero.
+type reasonMetrics struct {
+	refused [numRefusals]prometheus.Counter
+	closes  [numCloses]prometheus.Counter
+	tickets [numTicketEvents]prometheus.Counter
+	limited [numLimits]prometheus.Counter
+}
+
+func newReasonMetrics(f promauto.Factory) *reasonMetrics {
+	m := &reasonMetrics{}
+	resolve(m.refused[:], refusals[:], f.NewCounterVec(counterOpts("refused_total",
+		"Connections, requests and responses refused instead of being relayed."), []string{"reason"}))
+	resolve(m.closes[:], closes[:], f.NewCounterVec(counterOpts("connection_closes_total",
+		"Kafka connections that ended, by what ended them first."), []string{"cause"}))
+	resolve(m.tickets[:], ticketEvents[:], f.NewCounterVec(counterOpts("tickets_total",
+		"Tickets for broker addresses, by what became of them."), []string{"result"}))
+	resolve(m.limited[:], limits[:], f.NewCounterVec(counterOpts("limit_refusals_total",
+		"Streams and connections refused because a limit was reached."), []string{"limit"}))
+	return m
+}
 
 // Refusal says why something was refused instead of being relayed.
 type Refusal uint8
@@ -10,11 +37,11 @@ const (
 	RefusedUndecodable        Refusal = iota // a response that can carry an address and could not be decoded
 	RefusedUnsupportedVersion                // a request of an API version that nobody has reviewed for addresses
 	RefusedUnknownKey                        // a request of an API key that we do not know
-	RefusedCorrelation                       // a response that is not the one to the oldest request in flight
+	RefusedCorrelation                       // a response that does not answer the oldest request in flight
 	RefusedNotKafka                          // a first frame that is no Kafka request: TLS, HTTP
-	RefusedHeaderTimeout                     // a frame's head that did not come in time
+	RefusedHeaderTimeout                     // a request whose header did not arrive in time
 	RefusedFrameSize                         // a frame length that is negative, too small or too large
-	RefusedIntroduction                      // a request that a broker lent for introductions must not see
+	RefusedIntroduction                      // a request that a bootstrap broker must not get in another node's place
 	RefusedTLS                               // a client's TLS handshake that failed
 	RefusedSASL                              // a login whose raw tokens cannot be followed
 	numRefusals
@@ -37,7 +64,7 @@ var refusals = [numRefusals]string{
 func (r Refusal) String() string { return refusals[r] }
 
 // Refused counts a refusal.
-func (m *Metrics) Refused(r Refusal) { m.refused[r].Inc() }
+func (m *reasonMetrics) Refused(r Refusal) { m.refused[r].Inc() }
 
 // Limit names a limit that was reached.
 type Limit uint8
@@ -48,9 +75,9 @@ const (
 	LimitStreamsPerIdentity              // streams of one identity
 	LimitSparesPerIdentity               // streams that one identity holds ready
 	LimitMemory                          // memory in use
-	LimitUnauthenticated                 // what peers hold without credentials
+	LimitUnauthenticated                 // connections and streams of peers that have shown no credentials
 	LimitConnections                     // an agent's connections of clients
-	LimitOther                           // one that this package does not know, which should not happen
+	LimitOther                           // a limit missing from this list, which is a mistake of ours
 	numLimits
 )
 
@@ -67,7 +94,7 @@ var limits = [numLimits]string{
 // String returns the value of the label limit.
 func (l Limit) String() string { return limits[l] }
 
-// LimitOf is the limit of that name, which another package gives.
+// LimitOf returns the limit with a name that package tunnel uses, or [LimitOther].
 func LimitOf(name string) Limit {
 	if i := slices.Index(limits[:], name); i >= 0 {
 		return Limit(i)
@@ -76,7 +103,7 @@ func LimitOf(name string) Limit {
 }
 
 // Limited counts what was refused because a limit was reached.
-func (m *Metrics) Limited(l Limit) { m.limited[l].Inc() }
+func (m *reasonMetrics) Limited(l Limit) { m.limited[l].Inc() }
 
 // Close says what ended a Kafka connection first.
 type Close uint8
@@ -87,7 +114,7 @@ const (
 	CloseClientReset              // the client reset, or vanished
 	CloseBrokerFIN                // the broker closed its side
 	CloseBrokerReset              // the broker reset, or the gateway said so
-	CloseTunnelCut                // the stream ended without a word
+	CloseTunnelCut                // the stream ended without a FIN or a reset
 	CloseRefused                  // we refused a frame, see [Refusal]
 	CloseDrain                    // we are shutting down
 	CloseDial                     // the other side could not be reached
@@ -109,7 +136,7 @@ var closes = [numCloses]string{
 func (c Close) String() string { return closes[c] }
 
 // Closed counts the end of a Kafka connection.
-func (m *Metrics) Closed(c Close) { m.closes[c].Inc() }
+func (m *reasonMetrics) Closed(c Close) { m.closes[c].Inc() }
 
 // TicketEvent says what became of a ticket.
 type TicketEvent uint8
@@ -117,10 +144,10 @@ type TicketEvent uint8
 // The events.
 const (
 	TicketIssued   TicketEvent = iota // a gateway signed and sent it
-	TicketReceived                    // an agent got it
-	TicketAccepted                    // a gateway dialled the address it names
-	TicketExpired                     // a gateway found it too old
-	TicketInvalid                     // a gateway found its signature wrong
+	TicketReceived                    // an agent received it
+	TicketAccepted                    // a gateway verified it and dialled its address
+	TicketExpired                     // a gateway refused it: it had expired
+	TicketInvalid                     // a gateway refused it: wrong signature, or another address
 	numTicketEvents
 )
 
@@ -136,4 +163,4 @@ var ticketEvents = [numTicketEvents]string{
 func (e TicketEvent) String() string { return ticketEvents[e] }
 
 // Ticket counts what became of a ticket.
-func (m *Metrics) Ticket(e TicketEvent) { m.tickets[e].Inc() }
+func (m *reasonMetrics) Ticket(e TicketEvent) { m.tickets[e].Inc() }

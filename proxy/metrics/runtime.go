@@ -6,12 +6,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// runtimeMetrics are what is worth knowing of the Go runtime, under the names
-// that client_golang's own collector gives them, so that ready-made dashboards
-// find them. That collector cannot be had without its summary of GC pauses (the
-// option for memory statistics leaves it in): a quantile of one process says
-// nothing about several, and the sidecar of Snowpark Container Services, which
-// scrapes for that platform, knows no summaries.
+// runtimeMetrics are the metrics of the Go runtime that help an operator. They have
+// the names that client_golang's own collector uses, so that ready-made dashboards
+// work. We do not use that collector because it always includes a summary of GC
+// pauses. Quantiles of one process cannot be combined over several, and the sidecar
+// that scrapes in Snowpark Container Services does not support summaries.
 var runtimeMetrics = []struct {
 	name   string
 	help   string
@@ -66,7 +65,8 @@ func (c *runtimeCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// number returns false for what another version of Go does not know.
+// number returns a sample as a float. ok is false for a metric that this version of
+// Go does not have.
 func number(v metrics.Value) (n float64, ok bool) {
 	switch v.Kind() {
 	case metrics.KindUint64:
