@@ -18,43 +18,51 @@ import (
 )
 
 const (
-	// greetTimeout bounds how long an agent waits for what its gateway
-	// remembers before it lets clients in.
-	greetTimeout = 2 * time.Second
-	// tlsHandshakeTimeout bounds a client's handshake with the agent.
+	// firstHelloTimeout bounds how long an agent that starts waits for its gateway's
+	// first answer before it accepts clients. The answer can name nodes whose ports
+	// clients are about to dial. Without one, clients get metadata themselves, so a
+	// gateway that is down delays the start by no more than this.
+	firstHelloTimeout = 2 * time.Second
+	// tlsHandshakeTimeout bounds a client's handshake with the agent. Clients connect
+	// over a short path; one that is silent for this long is a port scan or a hung
+	// process, and holds a file descriptor.
 	tlsHandshakeTimeout = 10 * time.Second
 )
 
-// Agent stands beside the clients: it listens for them, opens a stream to a
-// broker for each connection, and writes its own addresses into responses. Set
-// the fields, then call Run once.
+// Agent runs beside the clients. It listens for them, opens a stream to a broker for
+// each connection, and writes its own addresses into responses. Set the fields, then
+// call Run once. Run owns all goroutines and waits for them before it returns. Ready
+// and Tunnels may be called at any time, from any goroutine.
 type Agent struct {
 	Version string
-	// Listens are the bootstrap addresses; at least one.
+	// Listens are the bootstrap addresses that clients are configured with; at least
+	// one.
 	Listens []Listen
-	// BrokerPortBase plus a node id is the port on which that node is reached,
-	// on the host of each of Listens.
+	// BrokerPortBase plus a node id is the port of that node, on the host of each of
+	// Listens.
 	BrokerPortBase int
-	NodeAddresses  map[int32]NodeAddress
-	// ExpectNodes have their ports open from the start.
+	// NodeAddresses are the exceptions to BrokerPortBase, by node id.
+	NodeAddresses map[int32]NodeAddress
+	// ExpectNodes are node ids whose ports are open from the start, before any
+	// response has named them.
 	ExpectNodes []int32
-	// StateFile remembers the nodes over a restart; "" means not to.
+	// StateFile is where the nodes are saved, for the next start; "" means nowhere.
 	StateFile string
-	// RelayUnknownAPIs lets API keys pass that are not Kafka's own. Their
-	// responses are not looked at: they might name addresses.
+	// RelayUnknownAPIs relays requests whose API key this version does not know. Their
+	// responses are relayed as they come, and may contain broker addresses.
 	RelayUnknownAPIs bool
 	ListenTLS        *tls.Config // nil: clients speak plaintext
 	Upstream         Upstream
-	// DrainTimeout bounds how long connections may take to end between two
-	// requests when the agent does.
+	// DrainTimeout bounds how long Run waits, when ctx is done, for connections to
+	// finish the requests in flight. It resets what is left then.
 	DrainTimeout time.Duration
 	// MaxConnections bounds the clients' connections; 0 is no limit.
 	MaxConnections int
 	Metrics        *metrics.Metrics
 	Logger         *slog.Logger // nil: discard
 	Names          hints.Names  // of settings, in what is logged
-	// Listening, if set, is called when clients may come, with the bootstrap
-	// addresses that were bound.
+	// Listening, if set, is called once, when clients may connect, with the bootstrap
+	// addresses that were bound. Run waits until it returns.
 	Listening func(bootstrap []string)
 
 	// For tests.
@@ -65,37 +73,39 @@ type Agent struct {
 	agentState
 }
 
-// agentState is the state of an agent that runs. Run makes it.
+// agentState is the state of a running agent. Run sets it up.
 type agentState struct {
 	nodes   nodes
 	finder  finder
 	clients clients
-	caps    atomic.Pointer[rewrite.Caps] // what it and its gateway have reviewed
-	greeted atomic.Bool                  // a gateway or, without a tunnel, a broker has answered
-	saves   chan struct{}                // has an element when the nodes have changed
+	caps    atomic.Pointer[rewrite.Caps] // the API versions that the agent and its gateway support
+	reached atomic.Bool                  // the upstream has answered
+	saves   chan struct{}                // of capacity 1: holds an element when the state must be saved
 	limiter logLimiter
 }
 
-// Ready reports, as an error that says why, whether no gateway (or, without a
-// tunnel, no broker) has answered since the start, or the agent drains.
+// Ready returns nil when clients may connect. It returns an error while no gateway
+// (without a tunnel: no broker) has answered since the start, and when the agent
+// drains.
 func (a *Agent) Ready() error {
 	switch {
 	case a.clients.isDraining():
 		return errDraining
-	case !a.greeted.Load():
+	case !a.reached.Load():
 		return fmt.Errorf("%s has not answered yet", a.Upstream.name())
 	}
 	return nil
 }
 
-// Tunnels says which transport is used to each gateway, by its URL, and why;
-// nothing where there is no tunnel.
+// Tunnels returns which transport is used to each gateway, and why, by the gateway's
+// URL. It returns nil if there is no tunnel.
 func (a *Agent) Tunnels() map[string]tunnel.State { return a.Upstream.states() }
 
-// Run listens and serves until ctx is done, drains, and returns nil then. It
-// returns early, with an error, only where a bootstrap address cannot be bound.
+// Run serves clients until ctx is done. Then it stops accepting them, drains, closes
+// the upstream and returns nil. It returns early, with a [ListenError], only if a
+// bootstrap address cannot be bound.
 func (a *Agent) Run(ctx context.Context) error {
-	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // what connections do outlives ctx until they have drained
+	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // not canceled with ctx: connections drain after it
 	defer stop()
 	a.setUp(work)
 	bootstrap, err := a.bind()
@@ -106,9 +116,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.restore()
 	var background sync.WaitGroup
 	background.Go(func() { a.saveState(ctx) })
-	greeting := make(chan struct{})
-	background.Go(func() { a.greet(ctx, greeting) })
-	within(greetTimeout, greeting)
+	firstTry := make(chan struct{})
+	background.Go(func() { a.contact(ctx, firstTry) })
+	within(firstHelloTimeout, firstTry)
 	a.keepSpares()
 
 	var addresses []string
@@ -125,7 +135,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return a.Upstream.close()
 }
 
-// setUp fills in defaults and makes the state. Connections are served until work is done.
+// setUp fills in defaults and makes the state. Connections are served until work is
+// done.
 func (a *Agent) setUp(work context.Context) {
 	if a.Logger == nil {
 		a.Logger = slog.New(slog.DiscardHandler)
@@ -136,7 +147,7 @@ func (a *Agent) setUp(work context.Context) {
 	caps := rewrite.Reviewed()
 	a.caps.Store(&caps)
 	a.saves = make(chan struct{}, 1)
-	a.clients.serve, a.clients.most = a.serve, a.MaxConnections // field by field, for Ready asks clients already
+	a.clients.serve, a.clients.limit = a.serve, a.MaxConnections // field by field: Ready may be reading clients already
 	a.clients.metrics, a.clients.log, a.clients.limiter, a.clients.names = a.Metrics, a.Logger, &a.limiter, a.Names
 	a.nodes = nodes{
 		nodeListeners: nodeListeners{
@@ -150,7 +161,7 @@ func (a *Agent) setUp(work context.Context) {
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 }
 
-// bind binds the bootstrap addresses, all or none.
+// bind binds the bootstrap addresses, all or none of them. The caller closes them.
 func (a *Agent) bind() ([]net.Listener, error) {
 	var lns []net.Listener
 	for _, l := range a.Listens {
@@ -166,7 +177,8 @@ func (a *Agent) bind() ([]net.Listener, error) {
 	return lns, nil
 }
 
-// restore opens the ports of the last run and of the nodes that are expected.
+// restore opens the ports of the expected nodes, and those of the last run. Errors
+// are logged and do not stop the agent: responses name the nodes again.
 func (a *Agent) restore() {
 	if err := a.nodes.expect(a.ExpectNodes); err != nil {
 		a.Logger.Error("expected node has no listener", "err", err)
@@ -180,20 +192,23 @@ func (a *Agent) restore() {
 		return
 	}
 	if c, ok := s.of(a.Upstream.name()); ok {
-		if err := a.nodes.recall("the state file", c.ClusterID, c.Nodes); err != nil {
+		if err := a.nodes.preload("the state file", c.ClusterID, c.Nodes); err != nil {
 			a.Logger.Error("state not restored", "err", err)
 		}
 	}
 }
 
-// maxSpares bounds the streams that are ready before clients come.
+// maxSpares bounds the streams that the agent opens ahead of clients. In a large
+// cluster a client connects to a few brokers first and to others later, and each
+// spare takes one of the gateway's streams.
 const maxSpares = 8
 
-// keepSpares keeps as many streams ready as a client opens when it starts: one to
-// each node, and one to find them.
+// keepSpares keeps as many streams ready as one client opens when it starts: one to
+// a bootstrap broker and one to each node.
 func (a *Agent) keepSpares() { a.Upstream.spare(min(a.nodes.count()+1, maxSpares)) }
 
-// noteChange is called when the nodes have changed. The state is saved soon.
+// noteChange is called when the nodes have changed. It does not block: saveState
+// writes the file. Several changes in a row may be saved as one.
 func (a *Agent) noteChange() {
 	a.keepSpares()
 	select {
@@ -202,8 +217,8 @@ func (a *Agent) noteChange() {
 	}
 }
 
-// saveState writes the state file whenever the nodes have changed, and once
-// more when ctx is done.
+// saveState writes the state file when the nodes have changed, and once more when
+// ctx is done: the last change may still be waiting in saves.
 func (a *Agent) saveState(ctx context.Context) {
 	if a.StateFile == "" {
 		return
@@ -218,16 +233,17 @@ func (a *Agent) saveState(ctx context.Context) {
 		if cluster == "" || len(tickets) == 0 {
 			continue
 		}
-		s, _ := readState(a.StateFile) // an unreadable one is replaced
+		s, _ := readState(a.StateFile) // a file that cannot be read is replaced
 		if err := s.with(clusterState{a.Upstream.name(), cluster, tickets}).write(a.StateFile); err != nil {
 			a.Logger.Warn("state not saved", "err", err)
 		}
 	}
 }
 
-// greet says hello to the gateway until it has answered, and closes done after
-// the first try.
-func (a *Agent) greet(ctx context.Context, done chan<- struct{}) {
+// contact says hello to the upstream until it answers or ctx is done. It closes done
+// after the first try. Only the first failure is a warning: what keeps clients from
+// brokers is reported on their connections.
+func (a *Agent) contact(ctx context.Context, done chan<- struct{}) {
 	for failures := 0; ; failures++ {
 		err := a.hello(ctx)
 		if failures == 0 {
@@ -249,6 +265,7 @@ func (a *Agent) greet(ctx context.Context, done chan<- struct{}) {
 	}
 }
 
+// hello asks the upstream once whether it is there, and takes the nodes that it knows.
 func (a *Agent) hello(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -260,27 +277,30 @@ func (a *Agent) hello(ctx context.Context) error {
 	if len(welcome.Tickets) == 0 {
 		return nil
 	}
-	return a.nodes.recall("the gateway", welcome.Tickets[0].ClusterID, welcome.Tickets)
+	return a.nodes.preload("the gateway", welcome.Tickets[0].ClusterID, welcome.Tickets)
 }
 
-// answered records what a gateway said: that it is there, and which API versions it knows.
+// answered records that the upstream has answered, and the API versions that the
+// gateway supports. A gateway of another version may know fewer than the agent: it
+// issues no tickets for addresses in versions that it cannot decode.
 func (a *Agent) answered(o tunnel.Opened) {
-	a.greeted.Store(true)
+	a.reached.Store(true)
 	if len(o.Reviewed) > 0 {
 		caps := rewrite.Reviewed().Lower(o.Reviewed)
 		a.caps.Store(&caps)
 	}
 }
 
-// dropCluster ends the connections to the old cluster when another one has
-// answered. A connection on which that answer came belongs to the new one and
-// stays. No request meant for the old cluster may reach the new one.
+// dropCluster resets the connections to the old cluster when another one has
+// answered, so that no request meant for the old cluster reaches the new one. The
+// connection on which the new cluster answered has the current epoch already, and
+// stays open.
 func (a *Agent) dropCluster(old, now string) {
-	a.limiter.warn(a.Logger, "another cluster answers: its predecessor's nodes are forgotten and its connections reset", "", "cluster_id", now, "former_cluster_id", old)
+	a.limiter.warn(a.Logger, "a different cluster answered: dropped the nodes of the old one and reset its connections", "", "cluster_id", now, "former_cluster_id", old)
 	current := int64(a.nodes.epoch())
 	a.clients.each(func(c *agentConn) {
 		if epoch := c.epoch.Load(); epoch >= 0 && epoch != current {
-			c.kill(fmt.Errorf("cluster %s does not answer any more", old))
+			c.kill(fmt.Errorf("cluster %s no longer answers", old))
 		}
 	})
 }

@@ -17,23 +17,26 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// agentConn is a client's connection at the agent.
+// agentConn is a client's connection at the agent, and its [policy]: it refuses
+// requests whose responses it cannot rewrite, and rewrites addresses in the others.
+// serve owns it, and the goroutines of its conn.
 type agentConn struct {
 	*conn
 	agent  *Agent
-	listen int   // through which of the agent's addresses the client came
-	nodeID int32 // whom the listener is for
-	// introductionsOnly is set where the node is unknown and a bootstrap broker takes
-	// its place: see introduces.
-	introductionsOnly bool
-	address           string       // of the node; "" is a bootstrap broker
-	epoch             atomic.Int64 // of the table that the connection belongs to; -1 until it is opened
-	stop              context.CancelCauseFunc
+	listen int   // index of the agent's bootstrap address that the client's listener belongs to
+	nodeID int32 // of the listener; bootstrapNode for a bootstrap address
+	// bootstrapOnly is set if the node is unknown and a bootstrap broker takes its
+	// place. Then only requests are relayed that anyBrokerAnswers.
+	bootstrapOnly bool
+	address       string                  // of the node; "" is a bootstrap broker
+	epoch         atomic.Int64            // of the node table when the stream was opened; -1 before
+	stop          context.CancelCauseFunc // ends what serve is waiting for
 
-	names, hints rewrite.Rewriter
+	names rewrite.Rewriter // of responses that say which brokers there are
+	hints rewrite.Rewriter // of responses that only hint at a leader
 }
 
-// serve relays one client's connection until it is over.
+// serve relays one client's connection and returns when it has ended. It closes nc.
 func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32) {
 	defer nc.Close()
 	log := a.Logger.With("client_addr", nc.RemoteAddr(), "listener", nc.LocalAddr(), "node_id", nodeID)
@@ -42,7 +45,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 		ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
 		defer cancel()
 		if err := t.HandshakeContext(ctx); err != nil {
-			a.noHandshake(log, err)
+			a.handshakeFailed(log, err)
 			return
 		}
 		nc = t
@@ -52,7 +55,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
 	c.epoch.Store(-1)
 	c.conn = newConn(nc, connSettings{
-		policy: c, report: reporter{a.Metrics, log, &a.limiter}, wording: a.Names, headTimeout: a.headTimeout, without: a.without,
+		policy: c, report: reporter{a.Metrics, log, &a.limiter}, settingNames: a.Names, headTimeout: a.headTimeout, without: a.without,
 	})
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
@@ -66,7 +69,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	}
 	if err := c.open(ctx); err != nil {
 		c.ending.note(metrics.CloseDial, err)
-		c.doubtNode()
+		c.noteStaleNode()
 		c.report.closed(c.ending.why())
 		c.ending.resetClient()
 		return
@@ -74,26 +77,26 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	defer a.Metrics.Connection(nodeID)()
 	defer a.Metrics.Stream(c.transport())()
 	c.run(ctx)
-	c.doubtNode()
+	c.noteStaleNode()
 }
 
-// refuseFirst says why a connection ends whose first bytes are no Kafka request.
-// HTTP gets an answer that a person can read.
+// refuseFirst reports why a connection ends whose first bytes are not a Kafka
+// request. A client that speaks HTTP gets an answer that a person can read.
 func (c *agentConn) refuseFirst(err error) {
 	var refused *refusal
 	if !errors.As(err, &refused) {
-		return // a probe that sends nothing, or a client that is gone
+		return // a probe that sends nothing, or a client that disconnected
 	}
 	c.report.metrics.Refused(refused.reason)
 	c.report.metrics.Closed(metrics.CloseRefused)
-	c.report.refused(refused, "hint", c.wording.Sprintf("this port speaks Kafka; does the client's security.protocol fit the agent's %s?", hints.ListenTLSCertFile))
+	c.report.refused(refused, "hint", c.settingNames.Sprintf("this port speaks Kafka; does the client's security.protocol match the agent's %s?", hints.ListenTLSCertFile))
 	if errors.Is(err, protocol.HTTPRequest) {
 		const answer = "culvert: this port speaks Kafka, not HTTP\n"
 		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
 	}
 }
 
-// transport is what carries the stream, for metrics.
+// transport returns the name of the stream's transport, for metrics.
 func (c *agentConn) transport() string {
 	if t, ok := c.far.Conn.(*tunnel.Conn); ok {
 		return t.Transport()
@@ -101,18 +104,19 @@ func (c *agentConn) transport() string {
 	return c.agent.Upstream.transport()
 }
 
-// open opens the stream to where the listener leads. Nothing of the client's but
-// a first request that is repeatable leaves before the gateway has answered.
+// open opens the stream to the listener's node or to a bootstrap broker. A first
+// request that is repeatable goes with it, which saves a round trip. Everything else
+// waits for the gateway's answer.
 func (c *agentConn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	to := destination{onTicket: c.agent.nodes.addTicket, first: c.requests.repeatable()}
-	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the table is asked: see dropCluster
+	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the lookup: if the table changes in between, dropCluster resets this connection
 	if c.nodeID != bootstrapNode {
 		found, err := c.agent.finder.find(ctx, c.nodeID)
 		if err != nil {
-			c.introductionsOnly = true
-			c.report.log.Info("node unknown, a bootstrap broker is lent for introductions", "err", err)
+			c.bootstrapOnly = true
+			c.report.log.Info("node unknown, a bootstrap broker answers login and metadata requests in its place", "err", err)
 		} else {
 			c.address, to.ticket = found.address, found.ticket
 		}
@@ -127,34 +131,36 @@ func (c *agentConn) open(ctx context.Context) error {
 	return nil
 }
 
-// doubtNode has the next client ask anew where the node is, when the way to it was
-// open but not the node: the gateway refused the address, because the ticket has
-// expired or was another gateway's, or the broker was not reached there and may
-// have moved.
-func (c *agentConn) doubtNode() {
+// noteStaleNode marks the node as stale if the upstream worked but the node's address
+// did not. Either the gateway refused the address, because the ticket has expired or
+// came from another gateway, or the broker was not reached and may have moved. The
+// next client's connection then asks the cluster for the address first.
+func (c *agentConn) noteStaleNode() {
 	end := c.ending.why()
 	if _, ok := errors.AsType[brokerError](end.err); ok {
-		c.agent.nodes.doubt(c.nodeID, c.address, false)
+		c.agent.nodes.markStale(c.nodeID, c.address, false)
 	}
 	if e, ok := errors.AsType[*tunnel.Error](end.err); ok {
 		switch e.Code {
 		case tunnel.CodeTicket, tunnel.CodeTarget:
-			c.agent.nodes.doubt(c.nodeID, c.address, true)
+			c.agent.nodes.markStale(c.nodeID, c.address, true)
 		case tunnel.CodeDial:
-			c.agent.nodes.doubt(c.nodeID, c.address, false)
+			c.agent.nodes.markStale(c.nodeID, c.address, false)
 		}
 	}
 }
 
-// kill ends the connection, and what is being done for it.
+// kill resets the connection, and stops what serve is waiting for. Any goroutine may
+// call it.
 func (c *agentConn) kill(why error) {
 	c.ending.note(metrics.CloseDrain, why)
 	c.stop(why)
 	c.ending.resetClient()
 }
 
-// screen refuses what could name addresses in ways that nobody has reviewed,
-// and what must not reach a broker that is for introductions only.
+// screen refuses a request whose response could contain addresses that we cannot
+// rewrite, because its API or version has not been reviewed. It also refuses a
+// request that must not reach a bootstrap broker in the place of another node.
 func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 	caps := c.agent.caps.Load()
 	switch {
@@ -162,22 +168,22 @@ func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 		if c.agent.RelayUnknownAPIs {
 			return nil, nil
 		}
-		return nil, refuse(metrics.RefusedUnknownKey, "request of API key %d, which this version of culvert does not know: its response could name broker addresses; %s lets it pass", int16(r.Key), c.wording.Of(hints.RelayUnknownAPIs))
+		return nil, refuse(metrics.RefusedUnknownKey, "request with API key %d, unknown to this version of culvert: the response could contain broker addresses; %s relays it anyway", int16(r.Key), c.settingNames.Of(hints.RelayUnknownAPIs))
 	case r.Key == protocol.APIVersions && r.Version > caps[r.Key]:
 		return rewrite.UnsupportedAPIVersions(r.CorrelationID, caps[r.Key]), nil
 	case !caps.Allow(r.Key, r.Version):
-		return nil, refuse(metrics.RefusedUnsupportedVersion, "request %s v%d: this agent and its gateway know versions up to %d, and the response could name broker addresses; ApiVersions said so, does the client not ask?", r.Key, r.Version, caps[r.Key])
-	case c.introductionsOnly && !introduces(r.Key):
-		return nil, refuse(metrics.RefusedIntroduction, "request %s on a connection to node %d, which is not known yet: the client has to fetch metadata first", r.Key, c.nodeID)
+		return nil, refuse(metrics.RefusedUnsupportedVersion, "request %s v%d: this agent and its gateway support versions up to %d, and the response could contain broker addresses; does the client send ApiVersions first?", r.Key, r.Version, caps[r.Key])
+	case c.bootstrapOnly && !anyBrokerAnswers(r.Key):
+		return nil, refuse(metrics.RefusedIntroduction, "request %s on a connection to node %d, which is not known yet: the client must fetch metadata first", r.Key, c.nodeID)
 	}
 	return nil, nil
 }
 
-// introduces reports whether any broker may answer the request in the place of
-// another one. Others would act on the wrong broker, or be answered by a
-// follower that lags. What a response names does not say this, so it is a list of
-// its own.
-func introduces(k protocol.APIKey) bool {
+// anyBrokerAnswers reports whether any broker gives the right answer to a request of
+// this API. All others act on the broker that receives them, or are answered by the
+// leader or coordinator. The list cannot be derived from rewrite's rows: these say
+// what responses contain, not who may answer.
+func anyBrokerAnswers(k protocol.APIKey) bool {
 	switch k {
 	case protocol.APIVersions, protocol.SASLHandshake, protocol.SASLAuthenticate,
 		protocol.Metadata, protocol.FindCoordinator, protocol.DescribeCluster:
@@ -186,7 +192,7 @@ func introduces(k protocol.APIKey) bool {
 	return false
 }
 
-// lenient is not what an agent may be: an address could pass.
+// lenient is false: bytes that an agent does not decode could contain an address.
 func (c *agentConn) lenient() bool { return false }
 
 func (c *agentConn) touches(k protocol.APIKey, version int16) bool {
@@ -205,24 +211,27 @@ func (c *agentConn) relay(f *protocol.Flow, r protocol.Request, size int64) (rew
 	return c.names.Relay(f, r.Key, r.Version, size)
 }
 
-// noteOpened takes note of what the gateway said when the stream was opened,
-// which has come ahead of the response.
+// noteOpened records what the gateway said when it opened the stream. That has
+// arrived ahead of any response, so it does not block.
 func (c *agentConn) noteOpened() {
 	t, ok := c.far.Conn.(*tunnel.Conn)
 	if !ok {
 		return
 	}
-	if o, err := t.Opened(context.Background()); err == nil { // it is here, so that there is no wait to end
+	if o, err := t.Opened(context.Background()); err == nil { // it has arrived, so there is no wait for a context to end
 		c.agent.answered(o)
 	}
 }
 
-// directory is what the rewriter asks about brokers.
+// directory tells the rewriter which addresses to write. It is the node table, as seen
+// from one connection.
 type directory struct {
 	c    *agentConn
-	hint bool // of a leader, not an answer to who the brokers are
+	hint bool // for leader hints: only brokers that the table knows
 }
 
+// Learn puts the brokers of a response into the node table. See [nodes.learn] for
+// errors.
 func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
 	now, dropped, err := d.c.agent.nodes.learn(int(d.c.epoch.Load()), cluster, brokers)
 	if cluster != "" && err == nil {
@@ -234,9 +243,10 @@ func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
 	return err
 }
 
+// Local returns the address that stands for a broker in responses to this client.
 func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
 	if d.hint && !d.c.agent.nodes.is(b) {
-		return "", 0, false // a client that follows it would be led past the table
+		return "", 0, false // the listener of this node leads to the address in the table, not to this one
 	}
 	e, ok := d.c.agent.nodes.local(d.c.listen, b.NodeID)
 	return e.host, e.port, ok
@@ -244,11 +254,12 @@ func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
 
 var _ rewrite.Directory = directory{}
 
-// noHandshake says why a client's TLS handshake has failed. Who says nothing at
-// all probes whether the port is open.
-func (a *Agent) noHandshake(log *slog.Logger, err error) {
-	if isGone(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		log.Debug("client's TLS handshake not finished", "err", err)
+// handshakeFailed reports why a client's TLS handshake failed. A client that ends it
+// without a TLS alert is most likely a probe that checks whether the port is open, so
+// that is logged at debug level only.
+func (a *Agent) handshakeFailed(log *slog.Logger, err error) {
+	if connClosed(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		log.Debug("client did not finish its TLS handshake", "err", err)
 		return
 	}
 	a.Metrics.Refused(metrics.RefusedTLS)

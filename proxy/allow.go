@@ -6,16 +6,17 @@ import (
 	"strings"
 )
 
-// pattern is what a setting allows to be dialled. It is either for IP addresses or for
-// host names, and never matches the other.
+// pattern is a set of addresses that a setting allows. It matches either IP addresses
+// or host names, never both: a host name may resolve to any IP address, so a pattern
+// of names says nothing about addresses.
 type pattern struct {
-	prefix netip.Prefix // of IP addresses; not valid where labels are a name's
-	labels []string     // in lower case; * is any one label
+	prefix netip.Prefix // of IP addresses; not valid in a pattern for host names
+	labels []string     // of host names, in lower case; * is any one label
 	port   string
 }
 
-// parsePattern reads HOST:PORT or CIDR:PORT. An IPv6 prefix may stand in
-// brackets, and an IPv6 address must.
+// parsePattern parses HOST:PORT or CIDR:PORT. Brackets are optional around an IPv6
+// prefix and mandatory around an IPv6 address.
 func parsePattern(p string) (pattern, error) {
 	i := strings.LastIndexByte(p, ':')
 	if i <= 0 {
@@ -49,12 +50,12 @@ func parsePattern(p string) (pattern, error) {
 		}
 	}
 	if isNumber(labels[len(labels)-1]) {
-		return pattern{}, errors.New("IP addresses are named by a prefix, as in 10.1.0.0/16:9092")
+		return pattern{}, errors.New("write IP addresses as a prefix, as in 10.1.0.0/16:9092")
 	}
 	return pattern{labels: labels, port: port}, nil
 }
 
-// single is the prefix of one address alone.
+// single returns the prefix that contains only ip.
 func single(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }
 
 func (p pattern) matches(t target) bool {
@@ -76,7 +77,8 @@ func (p pattern) matches(t target) bool {
 	return true
 }
 
-// anyMatches reports whether one of some patterns names an address.
+// anyMatches reports whether one of the patterns matches t. Patterns that cannot be
+// parsed match nothing: Validate reports them at the start.
 func anyMatches(patterns []string, t target) bool {
 	for _, text := range patterns {
 		if p, err := parsePattern(text); err == nil && p.matches(t) {

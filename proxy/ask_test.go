@@ -13,7 +13,7 @@ import (
 // Brokers that want a login close a connection with any other request on it, some
 // in good order and some with a reset. Either way they are not asked again at
 // each attempt of a client.
-func TestAClusterThatWantsCredentialsIsAskedOnce(t *testing.T) {
+func TestAClusterThatRequiresCredentialsIsAskedOnce(t *testing.T) {
 	for how, end := range map[string]func(net.Conn){"fin": func(net.Conn) {}, "reset": func(c net.Conn) { reset(c, nil) }} {
 		var asked atomic.Int32
 		broker := fakeBroker(t, func(c net.Conn) {
@@ -28,7 +28,7 @@ func TestAClusterThatWantsCredentialsIsAskedOnce(t *testing.T) {
 			f := finder{nodes: &nodes{}, upstream: waysTo(t, []string{broker}, transport, nil)()}
 			defer f.upstream.close()
 			for range 2 {
-				if _, err := f.find(t.Context(), 5); !errors.Is(err, errWantsCredentials) {
+				if _, err := f.find(t.Context(), 5); !errors.Is(err, errNeedsCredentials) {
 					t.Errorf("%s: %v, want that the cluster wants credentials", how, err)
 				}
 			}
@@ -55,7 +55,7 @@ func TestWhatLooksLikeALogin(t *testing.T) {
 }
 
 // The one who asks for the brokers takes no answer for another's.
-func TestAnAnswerToAnotherQuestionIsNone(t *testing.T) {
+func TestAResponseToAnotherRequestIsAnError(t *testing.T) {
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id+1, 1) }))
 	c, err := net.Dial("tcp", broker)
 	if err != nil {

@@ -104,7 +104,7 @@ func metadata(id int32, n int) []byte {
 
 // What a client sends that is no Kafka, or more than it may, ends its
 // connection with a sentence in the log, before anything is dialled.
-func TestStrangersAreRefusedInWords(t *testing.T) {
+func TestOtherProtocolsAreRefusedWithAReason(t *testing.T) {
 	huge := binary.BigEndian.AppendUint32(nil, 1<<30)
 	for _, test := range []struct {
 		name string
@@ -165,7 +165,7 @@ func waitFor(t *testing.T, what string, done func() bool) {
 	}
 }
 
-func TestHeaderThatTricklesIsCutOff(t *testing.T) {
+func TestASlowHeaderTimesOut(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) { io.Copy(io.Discard, c) })
 	log := &memoryLog{}
 	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) {
@@ -178,7 +178,7 @@ func TestHeaderThatTricklesIsCutOff(t *testing.T) {
 		}
 		time.Sleep(30 * time.Millisecond)
 	}
-	if _, err := io.ReadAll(c); isTimeout(err) {
+	if _, err := io.ReadAll(c); tunnel.IsTimeout(err) {
 		t.Error("the connection stayed open")
 	}
 	waitFor(t, "the log", func() bool { return strings.Contains(log.String(), "did not arrive within") })
@@ -214,7 +214,7 @@ func TestBadResponsesAreNotRelayed(t *testing.T) {
 				if len(got) > 0 || bytes.Contains(got, []byte(name)) {
 					t.Errorf("the client read %q", got)
 				}
-				if err == nil || isTimeout(err) {
+				if err == nil || tunnel.IsTimeout(err) {
 					t.Errorf("the client's read ended with %v, want a reset", err)
 				}
 				waitFor(t, "the log to say "+test.want, func() bool { return strings.Contains(log.String(), test.want) })
@@ -225,7 +225,7 @@ func TestBadResponsesAreNotRelayed(t *testing.T) {
 
 // A plaintext agent before brokers that want TLS gets an alert, which must not
 // reach the client as a length of 352 MB.
-func TestBrokerThatWantsTLSIsNamed(t *testing.T) {
+func TestABrokerThatRequiresTLSIsReported(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) {
 		io.ReadFull(c, make([]byte, 4))
 		c.Write([]byte("\x15\x03\x03\x00\x02\x02\x28"))
@@ -242,16 +242,16 @@ func TestBrokerThatWantsTLSIsNamed(t *testing.T) {
 		path := startAgent(t, up, func(a *Agent) { a.Logger = agentLog.logger() })
 		c := dialAgent(t, path.address)
 		c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7))
-		if got, err := io.ReadAll(c); len(got) > 0 || err == nil || isTimeout(err) {
+		if got, err := io.ReadAll(c); len(got) > 0 || err == nil || tunnel.IsTimeout(err) {
 			t.Errorf("the client read %q, %v, want a reset", got, err)
 		}
 		for _, log := range logs {
-			waitFor(t, "the log", func() bool { return warns(log.String(), []string{"want TLS (--broker-tls)?"}) })
+			waitFor(t, "the log", func() bool { return warns(log.String(), []string{"require TLS (--broker-tls)?"}) })
 		}
 	})
 }
 
-func TestRequestsBeyondWhatWasReviewedAreRefused(t *testing.T) {
+func TestUnreviewedVersionsAreRefused(t *testing.T) {
 	for _, test := range []struct {
 		name         string
 		key, version int16
@@ -278,7 +278,7 @@ func TestRequestsBeyondWhatWasReviewedAreRefused(t *testing.T) {
 			head = binary.BigEndian.AppendUint16(head, uint16(test.version))
 			c.Write(framed(append(head, 0, 0, 0, 2, 0xff, 0xff)))
 			got, err := io.ReadAll(c)
-			if len(got) < 8 || got[7] != 1 || isTimeout(err) {
+			if len(got) < 8 || got[7] != 1 || tunnel.IsTimeout(err) {
 				t.Errorf("the client read %q, %v, want the response before the refusal", got, err)
 			}
 			waitFor(t, "the log", func() bool { return strings.Contains(log.String(), test.want) })
@@ -313,7 +313,7 @@ func TestUnreachableBrokersResetTheClient(t *testing.T) {
 			path := startAgent(t, up, func(a *Agent) { a.Logger = log.logger() })
 			c := dialAgent(t, path.address)
 			c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
-			if got, err := io.ReadAll(c); len(got) > 0 || err == nil || isTimeout(err) {
+			if got, err := io.ReadAll(c); len(got) > 0 || err == nil || tunnel.IsTimeout(err) {
 				t.Errorf("the client read %q, %v, want a reset", got, err)
 			}
 			waitFor(t, "the log", func() bool { return strings.Contains(log.String(), "connection refused") })

@@ -46,7 +46,7 @@ func absurdMetadata(id int32) []byte {
 
 // What a broker names that cannot be a broker gets no ticket, no listener and no
 // place in the table. Its clients are led to a dead end, never to what was named.
-func TestABrokerThatCannotBeOneIsADeadEnd(t *testing.T) {
+func TestAnInvalidBrokerGetsAPlaceholder(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return absurdMetadata(id) }))
 		agentLog, gatewayLog := &memoryLog{}, &memoryLog{}
@@ -79,13 +79,13 @@ func TestABrokerThatCannotBeOneIsADeadEnd(t *testing.T) {
 		if _, err := net.Dial("tcp", path.node(1)); err == nil {
 			t.Error("node 1 has a listener")
 		}
-		if n := strings.Count(agentLog.String(), "node ignored, it cannot be one"); n != 1 {
+		if n := strings.Count(agentLog.String(), "invalid node ignored"); n != 1 {
 			t.Errorf("the agent says %d times that a broker cannot be one, want once", n)
 		}
 		if transport == "direct" {
 			return
 		}
-		if n := strings.Count(gatewayLog.String(), "no ticket for what a broker names"); n != 1 {
+		if n := strings.Count(gatewayLog.String(), "no ticket for an address from a broker"); n != 1 {
 			t.Errorf("the gateway says %d times that there is no ticket, want once", n)
 		}
 		if n := counter(t, gateway, "culvert_tickets_total", "issued"); n != 1 {
@@ -126,7 +126,7 @@ func TestNegativeNodeIDsHaveNoPort(t *testing.T) {
 	for _, id := range []int32{-1, -2, port1, -1 << 31} {
 		tk := tunnel.Ticket{ClusterID: "c", NodeID: id, Address: "kafka-0:9092", MAC: []byte{1}, Expires: time.Now().Add(time.Hour).Unix()}
 		table.addTicket(tk)
-		if err := table.recall("a test", "c", []tunnel.Ticket{tk}); err != nil {
+		if err := table.preload("a test", "c", []tunnel.Ticket{tk}); err != nil {
 			t.Error(err)
 		}
 		if _, _, err := table.learn(table.epoch(), "c", []rewrite.Broker{{NodeID: id, Host: "kafka-0", Port: 9092}}); err != nil {
@@ -143,7 +143,7 @@ func TestNegativeNodeIDsHaveNoPort(t *testing.T) {
 		t.Errorf("%d nodes, %d tickets, %d places, want none", table.count(), len(table.tickets), len(table.locals))
 	}
 	for _, id := range served {
-		if id != deadEndNode {
+		if id != placeholderNode {
 			t.Errorf("node %d has a listener", id)
 		}
 	}
@@ -151,7 +151,7 @@ func TestNegativeNodeIDsHaveNoPort(t *testing.T) {
 
 // What a gateway tells, and what stands in the state file, is bounded in each of
 // its parts.
-func TestTicketsThatCannotBeOursAreIgnored(t *testing.T) {
+func TestInvalidTicketsAreIgnored(t *testing.T) {
 	good := tunnel.Ticket{ClusterID: "c", NodeID: 1, Address: "kafka-1:9092", MAC: make([]byte, 32), Expires: time.Now().Add(time.Hour).Unix()}
 	for name, spoil := range map[string]func(*tunnel.Ticket){
 		"address":         func(tk *tunnel.Ticket) { tk.Address = strings.Repeat("a", 16<<10) + ":9092" },
@@ -169,7 +169,7 @@ func TestTicketsThatCannotBeOursAreIgnored(t *testing.T) {
 		spoil(&bad)
 		for range 3 {
 			table.addTicket(bad)
-			if err := table.recall("the gateway", "c", []tunnel.Ticket{bad}); err != nil {
+			if err := table.preload("the gateway", "c", []tunnel.Ticket{bad}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -179,7 +179,7 @@ func TestTicketsThatCannotBeOursAreIgnored(t *testing.T) {
 		if n := strings.Count(log.String(), "node ignored"); n != 1 || len(log.String()) > 2<<10 {
 			t.Errorf("%s: said %d times, in %d bytes, want once and short", name, n, len(log.String()))
 		}
-		if err := table.recall("the gateway", bad.ClusterID, []tunnel.Ticket{good}); err != nil {
+		if err := table.preload("the gateway", bad.ClusterID, []tunnel.Ticket{good}); err != nil {
 			t.Error(err)
 		}
 		if known := checkClusterID(bad.ClusterID) == nil; (table.count() == 1) != known {
@@ -194,7 +194,7 @@ func TestTicketsOfManyHellosAreBounded(t *testing.T) {
 	for i := range 3 * maxTickets {
 		address := fmt.Sprintf("kafka-%d:9092", i)
 		tk := tunnel.Ticket{ClusterID: "c", NodeID: 1, Address: address, MAC: make([]byte, 32), Expires: time.Now().Add(time.Hour).Unix()}
-		if err := table.recall("the gateway", "c", []tunnel.Ticket{tk}); err != nil {
+		if err := table.preload("the gateway", "c", []tunnel.Ticket{tk}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -245,7 +245,7 @@ func TestTheStateFileIsBounded(t *testing.T) {
 	}
 }
 
-func TestAClusterIDThatCannotBeOneIsRefused(t *testing.T) {
+func TestAnInvalidClusterIDIsRefused(t *testing.T) {
 	table, _ := newTable(t, nil)
 	for _, id := range []string{strings.Repeat("c", maxClusterID+1), "a\nb", "\xff"} {
 		if _, _, err := table.learn(table.epoch(), id, []rewrite.Broker{{NodeID: 1, Host: "kafka-1", Port: 9092}}); err == nil || len(err.Error()) > 500 {
@@ -258,10 +258,10 @@ func TestAClusterIDThatCannotBeOneIsRefused(t *testing.T) {
 }
 
 // A gateway remembers, and tells, no more than the nodes of one cluster.
-func TestAGatewaysMemoryIsBounded(t *testing.T) {
-	g := &issuer{signer: newSigner(nil), memory: &memory{}, log: (&memoryLog{}).logger()}
-	g.memory.remember("c", append([]rewrite.Broker{{NodeID: -7, Host: "kafka", Port: 9092}}, absurd...), true)
-	if tickets := g.remembered(); len(tickets) != 0 {
+func TestAGatewaysNodeTableIsBounded(t *testing.T) {
+	g := &issuer{signer: newSigner(nil), relayed: &relayedNodes{}, log: (&memoryLog{}).logger()}
+	g.relayed.update("c", append([]rewrite.Broker{{NodeID: -7, Host: "kafka", Port: 9092}}, absurd...), true)
+	if tickets := g.relayedTickets(); len(tickets) != 0 {
 		t.Errorf("tickets for what cannot be a broker: %v", tickets)
 	}
 	var many []rewrite.Broker
@@ -269,13 +269,13 @@ func TestAGatewaysMemoryIsBounded(t *testing.T) {
 		many = append(many, rewrite.Broker{NodeID: id, Host: "kafka", Port: 9092})
 	}
 	for _, all := range []bool{true, false} {
-		g.memory.remember("c", many, all)
-		if n := len(g.remembered()); n != maxNodes {
+		g.relayed.update("c", many, all)
+		if n := len(g.relayedTickets()); n != maxNodes {
 			t.Errorf("%d tickets, want %d", n, maxNodes)
 		}
 	}
-	g.memory.remember(strings.Repeat("c", 1<<10), many, true)
-	if tickets := g.remembered(); slices.ContainsFunc(tickets, func(tk tunnel.Ticket) bool { return len(tk.ClusterID) > maxClusterID }) {
+	g.relayed.update(strings.Repeat("c", 1<<10), many, true)
+	if tickets := g.relayedTickets(); slices.ContainsFunc(tickets, func(tk tunnel.Ticket) bool { return len(tk.ClusterID) > maxClusterID }) {
 		t.Error("a ticket has a cluster id that cannot be one")
 	}
 }
@@ -344,15 +344,15 @@ func TestNodeIDsDoNotPileUpInMetrics(t *testing.T) {
 
 // Of the nodes without a listener that a gateway makes up, some are named in the
 // log, not all.
-func TestComplaintsAboutNodesAreBounded(t *testing.T) {
+func TestLogLinesAboutNodesAreBounded(t *testing.T) {
 	table, log := newTable(t, nil)
 	for id := range int32(200) {
 		tk := tunnel.Ticket{ClusterID: "c", NodeID: 1<<31 - 1 - id, Address: "kafka-0:9092"}
-		if err := table.recall("the gateway", "c", []tunnel.Ticket{tk}); err != nil {
+		if err := table.preload("the gateway", "c", []tunnel.Ticket{tk}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := strings.Count(log.String(), "\n"); n != maxComplaints+1 {
-		t.Errorf("%d lines, want %d", n, maxComplaints+1)
+	if n := strings.Count(log.String(), "\n"); n != maxLogged+1 {
+		t.Errorf("%d lines, want %d", n, maxLogged+1)
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// brokerDialer decides which brokers a gateway dials for an agent, and dials them.
+// brokerDialer decides which addresses a gateway dials for an agent, and dials them:
+// bootstrap brokers, what a ticket names, and what a setting allows. An agent alone
+// cannot make a gateway dial anything else.
 type brokerDialer struct {
 	brokers *Brokers
 	signer  *signer
@@ -20,7 +22,8 @@ type brokerDialer struct {
 	names   hints.Names
 }
 
-// dial connects to what the agent asks for, if it may be.
+// dial connects to the target that an agent asks for, if the gateway may dial it. It
+// also returns the node id, or [metrics.Bootstrap] or [metrics.UnknownNode].
 func (d brokerDialer) dial(ctx context.Context, open tunnel.Open) (net.Conn, int32, *tunnel.Error) {
 	if open.Target == tunnel.TargetBootstrap {
 		c, err := d.brokers.dialBootstrap(ctx)
@@ -34,8 +37,8 @@ func (d brokerDialer) dial(ctx context.Context, open tunnel.Open) (net.Conn, int
 	return c, node, dialError(failed)
 }
 
-// mayDial reports why a target may not be dialled, and which node it is where a
-// ticket says so.
+// mayDial returns why a target may not be dialled, or nil, and the node id that its
+// ticket names. A bad ticket is not fatal: a setting may allow the address as well.
 func (d brokerDialer) mayDial(open tunnel.Open) (node int32, refused *tunnel.Error) {
 	to, bad := parseTarget(open.Target)
 	if bad != nil {
@@ -57,19 +60,20 @@ func (d brokerDialer) mayDial(open tunnel.Open) (node int32, refused *tunnel.Err
 		}
 	}
 	if !d.brokers.allowed(to) {
-		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: d.names.Sprintf("%s may not be dialled: no broker has named it to the agent, and no %s does", open.Target, hints.AllowBroker)}
+		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: d.names.Sprintf("%s may not be dialled: the agent has no ticket for it, and no %s allows it", open.Target, hints.AllowBroker)}
 	}
 	return metrics.UnknownNode, nil
 }
 
-// explain says why a ticket is no good, with what a gateway's operator can do.
+// explain adds to the error of a ticket what the gateway's operator can do about it.
 func (d brokerDialer) explain(err error) error {
 	if errors.Is(err, errTicketInvalid) {
-		return fmt.Errorf("%w; %s", err, d.names.Sprintf("replicas must share %s, and a restart without one makes a new key", hints.TicketKeyFile))
+		return fmt.Errorf("%w; %s", err, d.names.Sprintf("all replicas must share one %s; without it, each start makes a new key", hints.TicketKeyFile))
 	}
 	return err
 }
 
+// dialError returns what an agent is told when a dial has failed.
 func dialError(err error) *tunnel.Error {
 	switch {
 	case err == nil:

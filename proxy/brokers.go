@@ -18,39 +18,45 @@ import (
 )
 
 const (
-	// brokerDialTimeout bounds one dial of a broker, TLS included.
+	// brokerDialTimeout bounds one dial of a broker, with name lookup and TLS. A broker
+	// beside the gateway answers within milliseconds. The agent gives up after
+	// dialTimeout, and needs time to hear why.
 	brokerDialTimeout = 5 * time.Second
-	// bootstrapTimeout bounds the race of all bootstrap addresses. Clients give
-	// a connection 10 s and more, and we have accepted theirs already.
+	// bootstrapTimeout bounds the race of all bootstrap addresses. It is less than
+	// dialTimeout, so that the agent hears the reason, and clients give a connection
+	// 10 s and more.
 	bootstrapTimeout = 8 * time.Second
-	// bootstrapDelay is the head start of each bootstrap address in the race.
+	// bootstrapDelay is the head start of each bootstrap address before the next one is
+	// dialled too. It is longer than a dial of a healthy broker with TLS takes, so that
+	// usually only one is dialled.
 	bootstrapDelay = 300 * time.Millisecond
 )
 
-// Resolver looks names up. *net.Resolver is one.
+// Resolver looks up host names. [net.Resolver] is one.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// Brokers says which brokers may be dialled, and how. Set the fields before
-// use. It is safe for concurrent use.
+// Brokers dials brokers, and decides which addresses may be dialled. Set the exported
+// fields before use. Its methods may be called concurrently. It keeps no connections:
+// whoever gets one closes it.
 type Brokers struct {
-	Bootstrap []string // host:port of brokers to find the cluster by; never empty
-	// Allow names further addresses that may be dialled without a ticket:
+	Bootstrap []string // host:port of the first brokers to ask; at least one
+	// Allow are patterns of more addresses that may be dialled without a ticket:
 	// HOST:PORT or CIDR:PORT, where * in a host name is one DNS label.
 	Allow      []string
 	TLS        *tls.Config     // nil: brokers speak plaintext
-	CA         *credentials.CA // who signs the brokers' certificates; nil: whoever TLS believes
-	ServerName string          // in the brokers' certificates; default: the host dialled
+	CA         *credentials.CA // trusted for the brokers' certificates; nil: what TLS trusts
+	ServerName string          // to expect in the brokers' certificates; "": the host that is dialled
 	Resolver   Resolver        // nil: the system's
 	Metrics    *metrics.Metrics
 	Names      hints.Names // of settings, in errors
 
-	next     atomic.Uint32
-	answered atomic.Bool                                            // one has answered greet
-	credible bool                                                   // for tests: who accepts a connection need not answer
-	control  func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
-	loopback loopback
+	next         atomic.Uint32                                          // index, before the modulo, of the bootstrap address to try first
+	answered     atomic.Bool                                            // a bootstrap broker has answered probe
+	dialIsAnswer bool                                                   // for tests: probe takes a connection for an answer
+	control      func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
+	loopback     loopback
 }
 
 // Validate checks the addresses and patterns without dialling.
@@ -71,12 +77,13 @@ func (b *Brokers) Validate() error {
 	return nil
 }
 
-// errNotAllowed is wrapped by refusals to dial an address.
+// errNotAllowed is wrapped by the error of an address that may not be dialled.
 var errNotAllowed = errors.New("address may not be dialled")
 
-// dialBootstrap returns the first connection that a bootstrap address accepts.
-// They are tried in turn, beginning with another one each time, each with a
-// short head start.
+// dialBootstrap returns the first connection to a bootstrap address that succeeds.
+// Each call starts with the next address, to spread the load, and gives each address
+// a head start of bootstrapDelay before the following one is dialled too. Losers are
+// closed.
 func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootstrapTimeout)
 	defer cancel()
@@ -104,16 +111,16 @@ func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// greet asks a bootstrap broker what it speaks, which they tell whoever has not
-// logged in. That one accepts a connection says little: it may want TLS, or
-// another certificate than ours.
-func (b *Brokers) greet(ctx context.Context) error {
+// probe asks a bootstrap broker for its API versions, which brokers tell before a
+// login. It sets answered if one does. A connection alone proves little: the broker may
+// require TLS, or a client certificate that ours is not.
+func (b *Brokers) probe(ctx context.Context) error {
 	c, err := b.dialBootstrap(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if b.credible {
+	if b.dialIsAnswer {
 		b.answered.Store(true)
 		return nil
 	}
@@ -121,15 +128,16 @@ func (b *Brokers) greet(ctx context.Context) error {
 	defer cancel()
 	err = askBroker(ctx, c, apiVersionsRequest("culvert-gateway"), func(*protocol.Flow, int64) error { return nil })
 	if errors.Is(err, protocol.ErrForeign) {
-		err = sayForeign(err, b.Names)
+		err = explainForeign(err, b.Names)
 	}
 	if err != nil {
-		return fmt.Errorf("ask broker at %s what it speaks: %w", c.RemoteAddr(), err)
+		return fmt.Errorf("ask broker at %s for its API versions: %w", c.RemoteAddr(), err)
 	}
 	b.answered.Store(true)
 	return nil
 }
 
+// dialled is how one dial of the bootstrap race ended.
 type dialled struct {
 	conn net.Conn
 	err  error
@@ -140,7 +148,8 @@ func (b *Brokers) dialInto(ctx context.Context, address string, results chan<- d
 	results <- dialled{conn, err}
 }
 
-// closeLosers closes what the n dials that are still under way bring.
+// closeLosers closes the connections of the n dials that are still running. It waits
+// for them.
 func closeLosers(results <-chan dialled, n int) {
 	for range n {
 		if r := <-results; r.conn != nil {
@@ -149,9 +158,10 @@ func closeLosers(results <-chan dialled, n int) {
 	}
 }
 
-// dial connects to address, of which the caller knows that it may be dialled.
-// The name is looked up once, each IP is checked, and that IP is dialled, so
-// that a second answer of the resolver leads nowhere.
+// dial connects to address. The caller has checked that the address may be dialled.
+// The name is looked up once, and exactly the IP addresses that have been checked are
+// dialled. With a second lookup, a resolver could pass the check with one address and
+// have us dial another (DNS rebinding).
 func (b *Brokers) dial(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, brokerDialTimeout)
 	defer cancel()
@@ -190,18 +200,19 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 	return nil, failed
 }
 
-// share is the part of the time left that one of n tries may take, so that an
-// address which answers nothing leaves time for the next.
+// share returns the time that one of n remaining tries may take, so that an address
+// that does not answer leaves time for the next.
 func share(ctx context.Context, n int) time.Duration {
 	deadline, _ := ctx.Deadline()
 	return time.Until(deadline) / time.Duration(n)
 }
 
-// maxIPs bounds the addresses of one name that are tried.
+// maxIPs bounds the IP addresses of one name that are dialled. A broker has one or two;
+// whoever controls a name in DNS must not make us dial a whole network.
 const maxIPs = 16
 
-// lookup returns the IP addresses of a target, without zones: what needs one is
-// never dialled.
+// lookup returns the IP addresses of a target. It removes zones: only link-local
+// addresses have one, and those are never dialled.
 func (b *Brokers) lookup(ctx context.Context, t target) ([]netip.Addr, error) {
 	if t.ip.IsValid() {
 		return []netip.Addr{t.ip}, nil
@@ -231,9 +242,9 @@ func (b *Brokers) allowed(t target) bool {
 	return anyMatches(b.Allow, t)
 }
 
-// checkIP refuses addresses at which no broker of a cluster lives but other
-// things of this machine or network do, such as a cloud's metadata service. ip
-// has no zone.
+// checkIP refuses IP addresses that no broker uses but that reach other services of
+// this machine or network, such as a cloud's metadata service. An IPv6 address that is
+// translated to IPv4 is checked as both. ip has no zone.
 func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error {
 	if err := b.checkOne(ctx, ip, port); err != nil {
 		return err
@@ -244,7 +255,7 @@ func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error
 	}
 	switch where := blockOf(v4); where.decision {
 	case dialOnHost, dialNever:
-		return fmt.Errorf("%w: %s leads to %s, which is %s", errNotAllowed, ip, v4, where.is)
+		return fmt.Errorf("%w: %s maps to %s, which is %s", errNotAllowed, ip, v4, where.is)
 	}
 	return b.checkOne(ctx, v4, port)
 }
@@ -255,20 +266,21 @@ func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) erro
 	case where.decision == dialNever:
 		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
 	case where.decision == dialOnHost && !b.onLoopback(ctx):
-		return fmt.Errorf("%w: %s is %s, and no bootstrap address is", errNotAllowed, ip, where.is)
+		return fmt.Errorf("%w: %s is %s, and no bootstrap address is on this machine on this machine", errNotAllowed, ip, where.is)
 	case where.decision == dialNamed && !b.allowed(target{host: ip.String(), ip: ip, port: port}):
 		return fmt.Errorf("%w: %s is %s; %s", errNotAllowed, ip, where.is,
-			b.Names.Sprintf("a gateway's %s with a prefix, as in %s:%s, lets it be dialled", hints.AllowBroker, single(ip), port))
+			b.Names.Sprintf("to allow it, give the gateway %s with a prefix, as in %s:%s", hints.AllowBroker, single(ip), port))
 	}
 	return nil
 }
 
-// onLoopback reports whether a bootstrap address is on this machine.
+// onLoopback reports whether a bootstrap address is on this machine. If so, the other
+// brokers may be there too.
 func (b *Brokers) onLoopback(ctx context.Context) bool {
 	return b.loopback.among(ctx, b.Bootstrap, b.resolve)
 }
 
-// secure completes the TLS handshake, where brokers want one.
+// secure does the TLS handshake, if brokers use TLS. It closes conn on an error.
 func (b *Brokers) secure(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
 	if b.TLS == nil {
 		return conn, nil

@@ -119,7 +119,7 @@ func TestDialUsesTheAddressThatWasChecked(t *testing.T) {
 	}
 }
 
-func TestBootstrapRaceTakesWhoAnswers(t *testing.T) {
+func TestBootstrapRaceTakesTheFirstAnswer(t *testing.T) {
 	ln := listenLoopback(t)
 	refusing := listenLoopback(t)
 	refusing.Close()

@@ -14,11 +14,12 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
-// clients are the listeners of an agent, and the connections that it accepted on
-// them. Set the first fields before use.
+// clients accepts an agent's clients. It owns the listeners, a goroutine for each of
+// them, and a goroutine for each connection. drain ends them all. Set the fields up to
+// names before use.
 type clients struct {
 	serve   func(ctx context.Context, nc net.Conn, listen int, node int32) // one connection, until it is over
-	most    int                                                            // how many connections there may be; 0 is no limit
+	limit   int                                                            // how many connections there may be; 0 is no limit
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	limiter *logLimiter
@@ -34,15 +35,15 @@ type clients struct {
 	conns     map[*agentConn]struct{}
 }
 
-// maxAcceptDelay bounds the wait after a failed accept: without file
-// descriptors a listener tries again until some are free.
+// maxAcceptDelay bounds the wait after a failed accept. Accepting fails when the
+// process has no file descriptors left, and works again when a connection ends.
 const maxAcceptDelay = time.Second
 
-// listen serves a listener until drain closes it.
+// listen accepts clients on ln in a new goroutine. clients owns ln from now on.
 func (c *clients) listen(ctx context.Context, ln net.Listener, listen int, node int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining { // a response has named a node in the last moment
+	if c.draining { // a response has named a new node during the drain
 		ln.Close()
 		return
 	}
@@ -50,6 +51,7 @@ func (c *clients) listen(ctx context.Context, ln net.Listener, listen int, node 
 	c.listening.Go(func() { c.accept(ctx, ln, listen, node) })
 }
 
+// accept serves ln until it is closed. A failed accept never ends it.
 func (c *clients) accept(ctx context.Context, ln net.Listener, listen int, node int32) {
 	failures := 0
 	for {
@@ -65,10 +67,10 @@ func (c *clients) accept(ctx context.Context, ln net.Listener, listen int, node 
 			case <-time.After(backoff.Delay(failures, 5*time.Millisecond, maxAcceptDelay)):
 				failures++
 			}
-		case node == deadEndNode:
+		case node == placeholderNode:
 			nc.Close()
 		case !c.hasRoom():
-			c.turnAway(nc)
+			c.refuse(nc)
 		default:
 			failures = 0
 			c.serving.Go(func() {
@@ -79,25 +81,27 @@ func (c *clients) accept(ctx context.Context, ln net.Listener, listen int, node 
 	}
 }
 
-// hasRoom counts one more client, unless that is one too many.
+// hasRoom counts one more connection and returns true, unless the limit is reached.
 func (c *clients) hasRoom() bool {
-	if n := c.count.Add(1); c.most == 0 || n <= int64(c.most) {
+	if n := c.count.Add(1); c.limit == 0 || n <= int64(c.limit) {
 		return true
 	}
 	c.count.Add(-1)
 	return false
 }
 
-// turnAway resets a client at once, so that it does not wait and can try again.
-func (c *clients) turnAway(nc net.Conn) {
+// refuse resets a client's connection, so that the client notices at once and can try
+// again.
+func (c *clients) refuse(nc net.Conn) {
 	c.metrics.Limited(metrics.LimitConnections)
-	c.limiter.warn(c.log, c.names.Sprintf("connection refused: too many are open; %s allows more", hints.MaxConnections), "",
-		"client_addr", nc.RemoteAddr(), "limit", c.most)
+	c.limiter.warn(c.log, c.names.Sprintf("connection refused: too many are open; %s raises the limit", hints.MaxConnections), "",
+		"client_addr", nc.RemoteAddr(), "limit", c.limit)
 	reset(nc, nil)
 }
 
-// drain ends them: no new clients, the answers in flight, and after timeout
-// nothing. stop ends what is being done for connections that are left then.
+// drain stops accepting clients and waits until the connections have relayed the
+// responses in flight and ended. After timeout it calls stop, which cancels their
+// context, and resets them. It returns when all goroutines have ended.
 func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) {
 	c.closeListeners()
 	c.each((*agentConn).drain)
@@ -107,13 +111,14 @@ func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) {
 		close(over)
 	}()
 	if !within(timeout, over) {
-		c.log.Warn("connections reset, they did not end in time", "timeout", timeout)
+		c.log.Warn("connections did not end in time and were reset", "timeout", timeout)
 		stop()
 		c.each(func(conn *agentConn) { conn.kill(errDraining) })
 		<-over
 	}
 }
 
+// closeListeners closes the listeners, and waits for their goroutines.
 func (c *clients) closeListeners() {
 	c.mu.Lock()
 	c.draining = true
@@ -142,7 +147,8 @@ func (c *clients) remove(conn *agentConn) {
 	delete(c.conns, conn)
 }
 
-// each calls f for each open connection, without the lock.
+// each calls f for each open connection. It does not hold the lock meanwhile: f may
+// block, or remove connections.
 func (c *clients) each(f func(*agentConn)) {
 	c.mu.Lock()
 	conns := make([]*agentConn, 0, len(c.conns))

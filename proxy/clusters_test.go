@@ -110,7 +110,7 @@ func portsOf(t *testing.T, c *fakekafka.Cluster) (ports []int) {
 	return ports
 }
 
-const anotherCluster = "another cluster answers"
+const anotherCluster = "a different cluster answered"
 
 func TestClusterRecreatedAtTheSameAddresses(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
@@ -168,7 +168,7 @@ func TestBootstrapPointedAtAnotherCluster(t *testing.T) {
 		bootstrap.lead(blue.Bootstrap()...)
 		dialKafka(t, path.address).brokers(t)
 		for _, c := range append(theirs, seed) {
-			if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+			if _, err := c.Read(make([]byte, 1)); err == nil || tunnel.IsTimeout(err) {
 				t.Errorf("a connection to the old cluster ended with %v, want a reset", err)
 			}
 		}
@@ -231,7 +231,7 @@ func TestLateResponseOfTheOldClusterIsNotLearnt(t *testing.T) {
 
 // A gateway may remember a cluster that is gone. What it says counts as long as
 // no broker has said otherwise.
-func TestMemoryDoesNotOverrideWhatABrokerSaid(t *testing.T) {
+func TestPreloadedNodesDoNotOverrideResponses(t *testing.T) {
 	table, _ := newTable(t, nil)
 	ticket := func(cluster, address string) []tunnel.Ticket {
 		return []tunnel.Ticket{{ClusterID: cluster, NodeID: 0, Address: address, MAC: []byte{1}, Expires: time.Now().Add(time.Hour).Unix()}}
@@ -240,14 +240,14 @@ func TestMemoryDoesNotOverrideWhatABrokerSaid(t *testing.T) {
 		recall func() error
 		want   string
 	}{
-		{func() error { return table.recall("a test", "red", ticket("red", "file:1")) }, "file:1"},
-		{func() error { return table.recall("a test", "blue", ticket("blue", "gateway:1")) }, "gateway:1"},
+		{func() error { return table.preload("a test", "red", ticket("red", "file:1")) }, "file:1"},
+		{func() error { return table.preload("a test", "blue", ticket("blue", "gateway:1")) }, "gateway:1"},
 		{func() error {
 			_, _, err := table.learn(table.epoch(), "green", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}})
 			return err
 		}, "broker:1"},
-		{func() error { return table.recall("a test", "green", ticket("green", "gateway:2")) }, "broker:1"},
-		{func() error { return table.recall("a test", "red", ticket("red", "gateway:3")) }, "broker:1"},
+		{func() error { return table.preload("a test", "green", ticket("green", "gateway:2")) }, "broker:1"},
+		{func() error { return table.preload("a test", "red", ticket("red", "gateway:3")) }, "broker:1"},
 	} {
 		if err := step.recall(); err != nil {
 			t.Fatal(err)

@@ -7,18 +7,19 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// conn is one Kafka connection: requests flow from near to far, responses back,
-// each in a goroutine of its own. The two share what is in flight, and ending,
-// which they tell when they are over and which alone closes near and far.
+// conn is one Kafka connection, at an agent or a gateway. Requests flow from near to
+// far in the goroutine that calls run, responses from far to near in a second one,
+// which run starts and waits for. Both directions share inflight and ending. Each tells
+// ending how it ended, and only ending closes near and far.
 type conn struct {
 	*connSettings
-	near, far *source // towards the client, and towards the broker
+	near, far *source // the client's side, and the broker's side
 	requests  *requests
 	responses *responses
 	ending    *ending
 }
 
-// newConn returns the connection of a client, which near leads to.
+// newConn returns a connection with its client's side only. connect adds the broker's.
 func newConn(near net.Conn, s connSettings) *conn {
 	n, f, q := &source{Conn: near}, &source{}, newInflight()
 	e := newEnding(n, f, q)
@@ -29,11 +30,11 @@ func newConn(near net.Conn, s connSettings) *conn {
 	}
 }
 
-// connect says which connection leads to the broker. It comes before run and cut.
+// connect sets the connection to the broker. It must be called before run and cut.
 func (c *conn) connect(far net.Conn) { c.far.Conn = far }
 
-// run relays until both directions have ended, or ctx, closes both sides, and
-// reports how it ended.
+// run relays until both directions have ended or ctx is done. Then it closes both
+// sides, and counts and logs how the connection ended.
 func (c *conn) run(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() { c.cut(context.Cause(ctx)) })()
 	err := c.requests.relaySent()
@@ -46,10 +47,9 @@ func (c *conn) run(ctx context.Context) {
 	c.report.closed(c.ending.why())
 }
 
-// drain ends the connection after the request that is being read and the
-// responses to those in flight.
+// drain ends the connection after the request that is being read, when the responses
+// to all requests in flight have been relayed. It does not block.
 func (c *conn) drain() { c.ending.drain() }
 
-// cut ends the connection without regard to what is in flight, whatever either
-// side is waiting for.
+// cut resets both sides at once. Responses in flight are lost.
 func (c *conn) cut(why error) { c.ending.cut(why) }

@@ -5,13 +5,14 @@ import (
 	"encoding/binary"
 )
 
-// correlationIDs makes ids that nobody can foresee. The zero value is ready.
+// correlationIDs makes correlation ids that nobody can guess: see [request]. The zero
+// value is ready.
 type correlationIDs struct {
-	random [32]byte // for some ids: the system is asked for fewer bytes at a time at the same cost
-	left   int
+	random [32]byte // random bytes for 8 ids: reading 32 at once costs as much as reading 4
+	left   int      // bytes of random that have not been used, at its start
 }
 
-// next is never 0.
+// next returns a new id. It is never 0, which stands for no id of ours.
 func (c *correlationIDs) next() int32 {
 	for {
 		if c.left == 0 {

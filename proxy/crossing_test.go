@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // crossing is a TCP relay that a test can point elsewhere, stop and cut. It
@@ -152,5 +154,5 @@ func closesAtOnce(address string) bool {
 	defer c.Close()
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	_, err = c.Read(make([]byte, 1))
-	return err != nil && !isTimeout(err)
+	return err != nil && !tunnel.IsTimeout(err)
 }

@@ -46,7 +46,7 @@ func resetByStop(t *testing.T, address string, arrived <-chan struct{}, stop fun
 	c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
 	<-arrived
 	stop()
-	if got, err := io.ReadAll(c); len(got) > 0 || isTimeout(err) {
+	if got, err := io.ReadAll(c); len(got) > 0 || tunnel.IsTimeout(err) {
 		t.Errorf("the client read %q, %v, want an end", got, err)
 	}
 }

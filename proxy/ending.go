@@ -11,41 +11,43 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// lingerTimeout bounds how long a broker may take to read what a client that is
-// gone has sent.
+// lingerTimeout bounds how long we wait for a broker to read what a client sent before
+// it disconnected. The client does not wait for it, but the two connections and their
+// buffers stay meanwhile.
 const lingerTimeout = 5 * time.Second
 
-// ending decides how both sides of a connection end, and nothing else closes them
-// while the connection runs. Each direction calls it when it is over: what was
-// received before an end is written before the end is passed on. drain, cut and
-// note may be called by anybody at any time.
+// ending decides how both sides of a connection end: with a FIN, a reset, or after the
+// other side's bytes have been written. Nothing else closes them while the connection
+// runs. Each direction calls it when it has ended. note, drain and cut may be called
+// from any goroutine.
 type ending struct {
 	near, far *source
 	inflight  *inflight
-	answered  chan struct{} // closed when nobody reads from far any more
+	answered  chan struct{} // closed when the responses' side has ended: nothing reads from far
 
-	draining   atomic.Bool
-	brokerLeft atomic.Bool
-	outcome    atomic.Pointer[outcome]
+	draining     atomic.Bool
+	brokerClosed atomic.Bool
+	outcome      atomic.Pointer[outcome]
 }
 
-// outcome is why a connection has ended.
+// outcome is why a connection ended.
 type outcome struct {
 	cause metrics.Close
-	err   error // nil where cause says it all
+	err   error // nil if cause says everything
 }
 
 func newEnding(near, far *source, q *inflight) *ending {
 	return &ending{near: near, far: far, inflight: q, answered: make(chan struct{})}
 }
 
-// note keeps why the connection ends; the first call counts.
+// note records why the connection ends. Only the first call counts: what follows is
+// a consequence.
 func (e *ending) note(cause metrics.Close, err error) {
 	e.outcome.CompareAndSwap(nil, &outcome{cause, err})
 }
 
-// why is what was noted first, and a client that vanished while it was written to
-// where nothing was.
+// why returns what was noted first. If nothing was, the client disconnected while a
+// response was written to it.
 func (e *ending) why() outcome {
 	if first := e.outcome.Load(); first != nil {
 		return *first
@@ -59,10 +61,10 @@ func (e *ending) drain() {
 	e.near.SetReadDeadline(time.Now())
 }
 
-// drained reports whether no more requests are to be read. One that is on its way
-// is, as long as there is a broker for it.
+// drained reports whether to stop reading requests. A request that is known to be on
+// its way is still read, unless the broker has closed the connection.
 func (e *ending) drained(onItsWay bool) bool {
-	return e.draining.Load() && (!onItsWay || e.brokerLeft.Load())
+	return e.draining.Load() && (!onItsWay || e.brokerClosed.Load())
 }
 
 // cut is as [conn.cut].
@@ -73,21 +75,21 @@ func (e *ending) cut(why error) {
 	reset(e.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: why.Error()})
 }
 
-// clientFinished passes the client's FIN on. Responses still come.
+// clientFinished passes the client's FIN on to the broker. Responses still follow.
 func (e *ending) clientFinished() {
 	e.note(metrics.CloseClientFIN, nil)
 	closeWrite(e.far.Conn)
 }
 
-// clientLost ends the broker's side when the client is gone without a FIN.
+// clientLost ends the broker's side after the client disconnected without a FIN.
 func (e *ending) clientLost(err error) {
 	e.note(nearCause(err), err)
 	e.inflight.close()
-	e.abandonFar("client is gone: " + err.Error())
+	e.abandonFar("client disconnected: " + err.Error())
 }
 
-// finishClient ends the client's side because of a drain or a refusal, behind the
-// last response.
+// finishClient ends the client's side with a FIN after the last response. why is a
+// drain or a refusal.
 func (e *ending) finishClient(why error) {
 	cause := metrics.CloseRefused
 	if errors.Is(why, errDraining) {
@@ -97,16 +99,15 @@ func (e *ending) finishClient(why error) {
 	closeWrite(e.near.Conn)
 }
 
-// leaveBroker ends the broker's side behind finishClient, and what is left of the
-// client's.
-func (e *ending) leaveBroker(why error) {
+// endBroker ends the broker's side after finishClient, and closes the client's.
+func (e *ending) endBroker(why error) {
 	e.abandonFar(why.Error())
 	e.near.Close()
 }
 
-// brokerUnwritable resets both sides when requests cannot be written any more. The
-// responses' side learns why, and may find responses there that came before: it
-// goes first, if that does not take long.
+// brokerUnwritable resets both sides when requests can no longer be written. First it
+// gives the responses' side lingerTimeout: that side may still read responses, and the
+// reason why the broker closed the connection.
 func (e *ending) brokerUnwritable(err error) {
 	if within(lingerTimeout, e.answered) {
 		return
@@ -116,31 +117,33 @@ func (e *ending) brokerUnwritable(err error) {
 	reset(e.far.Conn, asTunnelError(err))
 }
 
-// brokerFinished passes the broker's FIN on. Nobody answers any more, and a client
-// with nothing to ask may not notice: no more requests are read.
+// brokerFinished passes the broker's FIN on to the client. It also stops reading
+// requests: the broker answers no more, and a client that waits for nothing might keep
+// its connection open for minutes.
 func (e *ending) brokerFinished() {
 	e.note(metrics.CloseBrokerFIN, nil)
 	e.inflight.close()
 	closeWrite(e.near.Conn)
-	e.brokerLeft.Store(true)
+	e.brokerClosed.Store(true)
 	e.drain()
 }
 
-// brokerLost resets the client's side when no responses can be had any more.
+// brokerLost resets the client's side when no more responses can be read.
 func (e *ending) brokerLost(err error) {
 	e.note(farCause(err), err)
 	e.inflight.close()
 	reset(e.near.Conn, asTunnelError(err))
-	e.far.SetDeadline(time.Now().Add(lingerTimeout)) // frees the requests' side
+	e.far.SetDeadline(time.Now().Add(lingerTimeout)) // the requests' side may be blocked in a write
 }
 
-// responsesOver says that nobody reads from the broker any more.
+// responsesOver says that the responses' side has ended. It is called once.
 func (e *ending) responsesOver() { close(e.answered) }
 
-// resetClient ends the client's side so that it may try again at once.
+// resetClient resets the client's side. Clients try again at once after a reset.
 func (e *ending) resetClient() { reset(e.near.Conn, nil) }
 
-// close closes both sides when both directions are over.
+// close waits for the responses' side and closes both connections. The requests' side
+// has ended.
 func (e *ending) close() {
 	<-e.answered
 	e.inflight.close()
@@ -148,13 +151,14 @@ func (e *ending) close() {
 	e.far.Close()
 }
 
-// abandonFar ends the broker's side when the client is gone or nothing of it is to
-// be relayed any more. What has been written still reaches the broker: records
-// sent with acks=0 have nobody else to tell of them. The broker's responses are
-// taken from it until it has come to the last request.
+// abandonFar ends the broker's side after the client's has ended. What has been written
+// must still reach the broker: a client that produces with acks=0 believes that those
+// records have arrived. So the broker gets a FIN, and the responses' side goes on
+// reading, and dropping, responses for lingerTimeout. A broker that cannot write its
+// responses stops reading requests.
 func (e *ending) abandonFar(why string) {
 	if t, ok := e.far.Conn.(*tunnel.Conn); ok {
-		t.Reset(&tunnel.Error{Code: tunnel.CodeClient, Message: why}) // arrives behind the bytes; the gateway goes on as below
+		t.Reset(&tunnel.Error{Code: tunnel.CodeClient, Message: why}) // arrives after the bytes; the gateway then does the same as below
 		return
 	}
 	if closeWrite(e.far.Conn) == nil {
@@ -163,8 +167,8 @@ func (e *ending) abandonFar(why string) {
 	e.far.Close()
 }
 
-// nearCause tells how the client's side ended a connection: at a gateway it is
-// the tunnel that may have been cut.
+// nearCause returns how the client's side ended a connection. At a gateway, that side
+// is the tunnel.
 func nearCause(err error) metrics.Close {
 	if errors.Is(err, tunnel.ErrCut) {
 		return metrics.CloseTunnelCut
@@ -172,7 +176,7 @@ func nearCause(err error) metrics.Close {
 	return metrics.CloseClientReset
 }
 
-// farCause tells how the broker's side ended a connection.
+// farCause returns how the broker's side ended a connection.
 func farCause(err error) metrics.Close {
 	var refused *refusal
 	var told *tunnel.Error
@@ -192,7 +196,7 @@ func farCause(err error) metrics.Close {
 	return metrics.CloseBrokerReset
 }
 
-// asTunnelError is what the other end of a tunnel is told.
+// asTunnelError returns the error to send to the other end of a tunnel.
 func asTunnelError(err error) *tunnel.Error {
 	if e, ok := errors.AsType[*tunnel.Error](err); ok {
 		return e
@@ -203,10 +207,12 @@ func asTunnelError(err error) *tunnel.Error {
 	return &tunnel.Error{Code: tunnel.CodeBroker, Message: "connection to the broker: " + err.Error()}
 }
 
-// closeWriter is a connection with a half-close: TCP, TLS and tunnel streams.
+// closeWriter is a connection that can be closed for writing only: TCP, TLS and tunnel
+// streams.
 type closeWriter interface{ CloseWrite() error }
 
-// closeWrite passes a FIN on. Bytes still come the other way.
+// closeWrite sends a FIN. Bytes can still arrive. A connection without a half-close is
+// closed.
 func closeWrite(c net.Conn) error {
 	if cw, ok := c.(closeWriter); ok {
 		return cw.CloseWrite()
@@ -214,15 +220,15 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// reset ends a connection so that its peer sees a reset and never an end of
-// stream: what it has received may be incomplete. why travels with it where c
-// is a tunnel stream.
+// reset ends a connection so that its peer sees a reset, not the end of the stream:
+// what the peer has received may be incomplete. A tunnel stream carries why to the
+// other end; it may be nil.
 func reset(c net.Conn, why *tunnel.Error) {
 	switch c := c.(type) {
 	case *tunnel.Conn:
 		c.Reset(why)
 	case interface{ NetConn() net.Conn }: // TLS
-		reset(c.NetConn(), why) // a TLS close would send an alert first: a clean end
+		reset(c.NetConn(), why) // closing TLS would send a close_notify alert, which is a clean end
 	case *net.TCPConn:
 		c.SetLinger(0)
 		c.Close()
@@ -231,7 +237,7 @@ func reset(c net.Conn, why *tunnel.Error) {
 	}
 }
 
-// within waits for done, for d at most.
+// within waits for done, for at most d, and reports whether done was closed in time.
 func within(d time.Duration, done <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

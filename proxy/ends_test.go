@@ -73,7 +73,7 @@ func heartbeatAnswer(id int32) []byte {
 	return framed(append(binary.BigEndian.AppendUint32(nil, uint32(id)), 0, 0, 0, 0, 0, 0))
 }
 
-func TestClientsFINIsAFINAndAnswersStillCome(t *testing.T) {
+func TestClientFINIsRelayedAndResponsesStillArrive(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		m.client.send(kmsg.NewPtrHeartbeatRequest(), 2)
@@ -93,7 +93,7 @@ func TestClientsFINIsAFINAndAnswersStillCome(t *testing.T) {
 	})
 }
 
-func TestBrokersFINIsAFIN(t *testing.T) {
+func TestBrokerFINIsRelayed(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		answer := framed(metadata(1, 0))
@@ -105,7 +105,7 @@ func TestBrokersFINIsAFIN(t *testing.T) {
 	})
 }
 
-func TestBrokersResetIsAReset(t *testing.T) {
+func TestBrokerResetIsRelayed(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		answer := framed(metadata(1, 0))
@@ -122,7 +122,7 @@ func TestBrokersResetIsAReset(t *testing.T) {
 }
 
 // An end in the middle of a response is no end of the stream.
-func TestTruncatedResponseIsAReset(t *testing.T) {
+func TestTruncatedResponseResetsTheClient(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		m.client.send(kmsg.NewPtrHeartbeatRequest(), 2)
@@ -140,7 +140,7 @@ func TestTruncatedResponseIsAReset(t *testing.T) {
 }
 
 // What cuts the tunnel, in a response or between two, is a reset to the client.
-func TestTunnelsCutIsAReset(t *testing.T) {
+func TestTunnelCutResetsTheClient(t *testing.T) {
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 0) }))
 	gateway := startGateway(t, []string{broker}, nil)
 	ingress := newCrossing(t, strings.TrimPrefix(gateway.address, "https://"))
@@ -212,9 +212,9 @@ func TestRequestsSurviveTheClientsResetWhenTheBrokerAnswersFirst(t *testing.T) {
 }
 
 // A broker comes to the next request when it has written its response, and
-// nobody must stop taking that because the client is gone: not even when the
+// nobody must stop taking that because the client disconnected: not even when the
 // time is over that was set for the wait before it.
-func TestBrokerGetsRidOfItsResponseWhenTheClientIsGone(t *testing.T) {
+func TestBrokerCanWriteItsResponseAfterTheClientIsGone(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
 		const size = 40 << 20

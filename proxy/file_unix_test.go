@@ -37,7 +37,7 @@ func TestOnlyARegularFileIsReadAsState(t *testing.T) {
 	}
 }
 
-func TestNoStateIsWrittenInThePlaceOfASpecialFile(t *testing.T) {
+func TestTheStateFileReplacesNoSpecialFile(t *testing.T) {
 	s := state{}.with(clusterState{Upstream: "u", ClusterID: "c", Nodes: []tunnel.Ticket{{Address: "a:1"}}})
 	for path, want := range specialFiles(t) {
 		if strings.HasPrefix(path, "/dev") {

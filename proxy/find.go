@@ -10,30 +10,32 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// lockedFor is how long a cluster that wants credentials is not asked again.
-const lockedFor = 30 * time.Second
+// credentialsRetry is how long a cluster that requires credentials is not asked again.
+// Without it, each client's connection to an unknown node would cost a request that
+// cannot succeed. An operator may change the cluster's settings, so it is not for good.
+const credentialsRetry = 30 * time.Second
 
-var errWantsCredentials = errors.New("the cluster wants credentials, which only clients have")
+var errNeedsCredentials = errors.New("the cluster requires credentials, which only clients have")
 
-// finder looks up how to reach a node, and asks the cluster where the table does not
-// say. Set the first fields before use.
+// finder looks up how to reach a node, and asks the cluster if the node table does not
+// know. Set the fields up to dropped before use. It starts no goroutines.
 type finder struct {
 	nodes    *nodes
 	upstream Upstream
-	dropped  func(old, now string) // told that another cluster has answered
+	dropped  func(old, now string) // called with two cluster ids when another cluster has answered
 
-	asking singleflight.Group
-	locked atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
+	asking  singleflight.Group
+	askFrom atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
 }
 
-// find returns how to reach a node. If the node is not known, one request asks the
-// cluster on behalf of all clients that wait.
+// find returns how to reach a node. If the node is not known, find asks the cluster and
+// blocks for at most askTimeout. Concurrent calls share one request.
 func (f *finder) find(ctx context.Context, id int32) (route, error) {
 	if r, ok := f.nodes.lookup(id); ok {
 		return r, nil
 	}
-	if time.Now().Unix() < f.locked.Load() {
-		return route{}, errWantsCredentials
+	if time.Now().Unix() < f.askFrom.Load() {
+		return route{}, errNeedsCredentials
 	}
 	_, err, _ := f.asking.Do("", func() (any, error) { return nil, f.ask(ctx) })
 	if err != nil {
@@ -45,8 +47,9 @@ func (f *finder) find(ctx context.Context, id int32) (route, error) {
 	return route{}, errors.New("the cluster has no such node")
 }
 
-// ask learns the nodes with a Metadata request of our own, on a stream of its
-// own. It has no credentials, and sends none.
+// ask learns the nodes with a Metadata request of our own, on a stream of its own. It
+// sends no credentials: the agent has none for the cluster. ctx is used for its values
+// only, since other callers wait for the same answer.
 func (f *finder) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
@@ -59,8 +62,8 @@ func (f *finder) ask(ctx context.Context) error {
 	defer c.Close()
 	cluster, brokers, err := askForBrokers(ctx, c, request[sent:])
 	if errors.Is(err, ErrUnanswered) {
-		f.locked.Store(time.Now().Add(lockedFor).Unix())
-		return errWantsCredentials // a broker closes on any request but SASL's
+		f.askFrom.Store(time.Now().Add(credentialsRetry).Unix())
+		return errNeedsCredentials // a broker that requires a login closes the connection on any other request
 	}
 	if err != nil {
 		return err

@@ -19,31 +19,35 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// Gateway stands beside the brokers: it ends the tunnel's streams, decides
-// which addresses may be dialled, and dials them. Set the fields, then call Run
-// once.
+// Gateway runs beside the brokers. It accepts the tunnel's streams, decides which
+// addresses may be dialled, and dials them. Set the fields, then call Run once. Run owns
+// all goroutines and waits for them before it returns. Ready may be called at any time,
+// from any goroutine.
 type Gateway struct {
 	Version string
 	Brokers *Brokers
-	// TicketKeys returns the keys that sign tickets, the first one, and verify
-	// them, all. Nil means a random key, which no other replica has.
+	// TicketKeys returns the keys of tickets, at least one. The first one signs, all of
+	// them verify. Nil means a random key, which no other replica has.
 	TicketKeys func() ([][]byte, error)
 	TLS        *tls.Config // nil: plain HTTP, for a place behind an ingress
 	// ResetKey is as in tunnel.Server.
 	ResetKey []byte
-	// Authenticate returns who asks, or why not; nil lets everybody in.
+	// Authenticate returns who makes a request, or why the request is refused. Nil
+	// accepts every request.
 	Authenticate func(*http.Request) (identity string, err error)
-	// Grant and Judge are as in tunnel.Server. With them, what was made ready with
-	// a credential that is not accepted any more opens no streams.
+	// Grant and Judge are as in tunnel.Server. With them, a spare that was made with
+	// credentials that are no longer accepted cannot become a stream.
 	Grant func(*http.Request) any
 	Judge func() func(grant any) error
-	// RevokeStreams also ends open streams: see relays.revoke.
+	// RevokeStreams also ends open streams whose credentials are no longer accepted: see
+	// relays.revoke.
 	RevokeStreams bool
-	// DrainTimeout bounds how long streams may take to end between two requests
-	// when the gateway does.
+	// DrainTimeout bounds how long Run waits, when ctx is done, for streams to finish the
+	// requests in flight. It cuts what is left then.
 	DrainTimeout time.Duration
-	// Linger is how long a gateway that was told to stop goes on telling new agents
-	// that it drains, after its last stream has ended. Without streams it does not.
+	// Linger is how long a draining gateway keeps answering, after its last stream has
+	// ended, so that agents that still come to it learn that it drains. A gateway that
+	// had no streams does not linger.
 	Linger  time.Duration
 	Limits  tunnel.Limits
 	Metrics *metrics.Metrics
@@ -51,13 +55,13 @@ type Gateway struct {
 	Names   hints.Names  // of settings, in what agents are told
 
 	// For tests.
-	without   without
-	lookEvery time.Duration // revokeEvery
+	without    without
+	checkEvery time.Duration // revokeEvery
 
 	gatewayState
 }
 
-// gatewayState is the state of a gateway that runs. Run makes it.
+// gatewayState is the state of a running gateway. Run sets it up.
 type gatewayState struct {
 	server  atomic.Pointer[tunnel.Server] // nil before Run
 	tickets issuer
@@ -66,14 +70,14 @@ type gatewayState struct {
 	limiter logLimiter
 }
 
-// Ready returns nil if clients may come, else an error that says why not: no broker
-// has answered since the start, or the gateway drains. One answer is enough for good:
-// what fails later is reported on each stream, which says more than an ingress that
-// finds no gateway ready.
+// Ready returns nil when agents may connect. It returns an error until a broker has
+// answered once, and when the gateway drains. Later failures of brokers do not count:
+// each stream then reports why it failed, while an ingress without a ready gateway would
+// only say that there is none.
 //
-// A gateway that drains stays ready as long as there are QUIC connections, for
-// half of its time: Kubernetes cuts off a pod's UDP as soon as it is not ready.
-// Agents that come meanwhile are told to go elsewhere.
+// A draining gateway that has QUIC connections stays ready for up to half of
+// DrainTimeout: Kubernetes stops routing UDP to a pod when the pod is not ready. Agents
+// that connect meanwhile are told that the gateway drains.
 func (g *Gateway) Ready() error {
 	draining, server := g.relays.drainingSince(), g.server.Load()
 	switch {
@@ -85,14 +89,15 @@ func (g *Gateway) Ready() error {
 	return nil
 }
 
-// Run serves streams from both listeners until ctx is done, drains, and returns
-// nil then. udp may be nil. It closes both.
+// Run serves streams from both listeners until ctx is done. Then it drains and returns
+// nil. It returns early, with an error, if serving fails. udp may be nil. Run closes both
+// listeners.
 func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) error {
 	if g.Logger == nil {
 		g.Logger = slog.New(slog.DiscardHandler)
 	}
 	signer := newSigner(g.TicketKeys)
-	g.tickets = issuer{signer: signer, memory: &memory{changed: g.Metrics.SetNodes}, metrics: g.Metrics, log: g.Logger, limiter: &g.limiter}
+	g.tickets = issuer{signer: signer, relayed: &relayedNodes{changed: g.Metrics.SetNodes}, metrics: g.Metrics, log: g.Logger, limiter: &g.limiter}
 	g.targets = brokerDialer{g.Brokers, signer, g.Metrics, g.Names}
 	reviewed := rewrite.Reviewed()
 	server := &tunnel.Server{
@@ -100,10 +105,10 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Grant:        g.Grant,
 		Judge:        g.Judge,
 		User:         credentials.User,
-		OnRefused:    g.turnedAway,
+		OnRefused:    g.logRefused,
 		Serve:        g.serve,
 		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },
-		Tickets:      g.tickets.remembered,
+		Tickets:      g.tickets.relayedTickets,
 		TLS:          g.TLS,
 		Linger:       g.Linger,
 		ResetKey:     g.ResetKey,
@@ -127,19 +132,19 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	if err := server.Run(ctx, tcp, udp); err != nil {
 		over, cancel := context.WithCancel(ctx)
 		cancel()
-		server.Shutdown(over) // waits for nobody, and closes what is still served
+		server.Shutdown(over) // closes what is still served, without waiting for streams
 		return err
 	}
 	g.relays.drain()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.DrainTimeout)
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {
-		g.Logger.Warn("streams cut, they did not end in time", "timeout", g.DrainTimeout)
+		g.Logger.Warn("streams did not end in time and were cut", "timeout", g.DrainTimeout)
 	}
 	return nil
 }
 
-// limited counts what was refused because of a limit.
+// limited counts and logs what the server refused because of a limit.
 func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	g.Metrics.Limited(metrics.LimitOf(string(l)))
 	what := "stream refused"
@@ -149,12 +154,12 @@ func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 	g.limiter.warn(withPeer(g.Logger, p), what, string(l), "err", e)
 }
 
-// turnedAway logs who was not let in, and why.
-func (g *Gateway) turnedAway(why error, p tunnel.Peer) {
+// logRefused logs a request without valid credentials.
+func (g *Gateway) logRefused(why error, p tunnel.Peer) {
 	g.limiter.warn(withPeer(g.Logger, p), "request refused", "", "err", why)
 }
 
-// withPeer adds what is known of a stream's agent to a logger.
+// withPeer returns a logger that adds what is known about the agent.
 func withPeer(log *slog.Logger, p tunnel.Peer) *slog.Logger {
 	if p.User != "" {
 		log = log.With("user", p.User)
@@ -162,15 +167,16 @@ func withPeer(log *slog.Logger, p tunnel.Peer) *slog.Logger {
 	return log.With("client_addr", p.Addr, "identity", p.Identity, "transport", p.Transport)
 }
 
-// reach asks bootstrap brokers until one has answered.
+// reach asks bootstrap brokers until one has answered or ctx is done. It makes the
+// gateway ready.
 func (g *Gateway) reach(ctx context.Context) {
 	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		err := g.Brokers.greet(ctx)
+		err := g.Brokers.probe(ctx)
 		if err == nil {
 			return
 		}
 		if ctx.Err() == nil {
-			g.limiter.warn(g.Logger, "no bootstrap broker reached, trying again", "", "err", err)
+			g.limiter.warn(g.Logger, "no bootstrap broker has answered, trying again", "", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -180,7 +186,7 @@ func (g *Gateway) reach(ctx context.Context) {
 	}
 }
 
-// serve relays one stream until it is over.
+// serve dials the broker of one stream, and relays until the stream has ended.
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
 	log := withPeer(g.Logger, peer).With("target", open.Target)
 	broker, node, refused := g.targets.dial(ctx, open)
@@ -194,28 +200,28 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
 	c := newConn(t, connSettings{
-		policy:      g.tickets.on(t),
-		report:      reporter{g.Metrics, log, &g.limiter},
-		wording:     g.Names,
-		headTimeout: defaultHeadTimeout,
-		without:     g.without,
+		policy:       g.tickets.on(t),
+		report:       reporter{g.Metrics, log, &g.limiter},
+		settingNames: g.Names,
+		headTimeout:  defaultHeadTimeout,
+		without:      g.without,
 	})
 	c.connect(broker)
-	c.requests.expectFirst() // the agent has it, or would not have opened the stream
+	c.requests.expectFirst() // the agent opens a stream only when it has the first request
 	g.relays.add(c, peer)
 	defer g.relays.remove(c)
 	c.run(ctx)
 }
 
-// watchCredentials ends, until ctx is done, what was opened with credentials that
-// are not accepted any more.
+// watchCredentials ends spares, and with RevokeStreams streams, whose credentials are no
+// longer accepted. It returns when ctx is done and the streams that it cuts have been cut.
 func (g *Gateway) watchCredentials(ctx context.Context) {
 	if g.Judge == nil {
 		return
 	}
 	var cuts sync.WaitGroup
 	defer cuts.Wait()
-	tick := time.NewTicker(cmp.Or(g.lookEvery, revokeEvery))
+	tick := time.NewTicker(cmp.Or(g.checkEvery, revokeEvery))
 	defer tick.Stop()
 	for {
 		select {
@@ -228,7 +234,7 @@ func (g *Gateway) watchCredentials(ctx context.Context) {
 			continue
 		}
 		for identity, n := range g.relays.revoke(g.Judge(), g.DrainTimeout, &cuts) {
-			g.Logger.Warn("streams end, what opened them is not accepted any more", "identity", identity, "streams", n)
+			g.Logger.Warn("ending streams: their credentials are no longer accepted", "identity", identity, "streams", n)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // Each of these once waited for ever.
@@ -113,7 +114,7 @@ func stoppedGateway(t *testing.T, answer func(id []byte) []byte) {
 	close(over)
 }
 
-func TestGatewayStopsAmidAResponse(t *testing.T) {
+func TestGatewayStopsInTheMiddleOfAResponse(t *testing.T) {
 	stoppedGateway(t, func(id []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, 1<<20), id...) })
 }
 
@@ -136,7 +137,7 @@ func TestGatewayThatCannotServeSaysSo(t *testing.T) {
 
 // A request that nobody knows must not pass for one more SASL token: its
 // response would be relayed unread.
-func TestRequestBehindTokensIsNotTakenForAToken(t *testing.T) {
+func TestARequestAfterTokensIsNotAToken(t *testing.T) {
 	const name = "kafka-1.kafka.internal.invalid"
 	for _, test := range []struct {
 		name string
@@ -156,7 +157,7 @@ func TestRequestBehindTokensIsNotTakenForAToken(t *testing.T) {
 				io.ReadFull(c, make([]byte, 4))
 				c.Write(framed([]byte(test.head + "\x00\x00\x00\x02\xff\xff\x00")))
 				got, err := io.ReadAll(c)
-				if len(got) > 0 || isTimeout(err) {
+				if len(got) > 0 || tunnel.IsTimeout(err) {
 					t.Errorf("the client read %q, %v, want an end", got, err)
 				}
 			})

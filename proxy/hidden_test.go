@@ -179,7 +179,7 @@ func TestNoTicketForWhatAHiddenRequestNames(t *testing.T) {
 	}
 }
 
-func TestNoRealAddressComesOutBehindAHiddenRequest(t *testing.T) {
+func TestNoRealAddressIsRelayedAfterAHiddenRequest(t *testing.T) {
 	broker := fakeBroker(t, saslBroker)
 	for _, d := range defences {
 		for _, transport := range []string{"direct", "ws"} {

@@ -90,7 +90,7 @@ func overWebSocket(t *testing.T, address string, b []byte) []byte {
 	ws.WriteFrame(c, ws.MaskFrame(ws.NewCloseFrame(nil)))
 	c.(*net.TCPConn).CloseWrite()
 	got, err := io.ReadAll(c)
-	if isTimeout(err) {
+	if tunnel.IsTimeout(err) {
 		t.Errorf("the stream hangs, after %q", got)
 	}
 	if bytes.Contains(got, []byte(fakekafka.Domain)) {
@@ -123,7 +123,7 @@ func TestAnAgentSurvivesItsGateway(t *testing.T) {
 			if c, err := d.Dial(ctx, tunnel.Open{Target: tunnel.TargetBootstrap}, nil); err == nil {
 				c.OnTicket(table.addTicket)
 				c.SetDeadline(time.Now().Add(20 * time.Second))
-				if _, err := io.Copy(io.Discard, c); isTimeout(err) {
+				if _, err := io.Copy(io.Discard, c); tunnel.IsTimeout(err) {
 					t.Error("the stream hangs")
 				}
 				c.Close()
@@ -152,7 +152,7 @@ func FuzzTickets(f *testing.F) {
 			}
 		}
 		if len(tickets) > 0 {
-			table.recall("the gateway", tickets[0].ClusterID, tickets)
+			table.preload("the gateway", tickets[0].ClusterID, tickets)
 		}
 		checkTable(t, table)
 		cluster, kept := table.snapshot()
@@ -247,7 +247,7 @@ func FuzzHostileBroker(f *testing.F) {
 	})
 	said.Store(new([]byte))
 	var agent *Agent
-	path := startAgent(f, NewDirect(&Brokers{Bootstrap: []string{broker}, credible: true}), func(a *Agent) {
+	path := startAgent(f, NewDirect(&Brokers{Bootstrap: []string{broker}, dialIsAnswer: true}), func(a *Agent) {
 		a.Logger, a.listenOn, agent = nil, listenInMemory, a
 	})
 	sized := func(bodies ...[]byte) (b []byte) {
@@ -292,7 +292,7 @@ func checkClient(t *testing.T, address string) {
 	}{{kmsg.NewPtrMetadataRequest(), 12}, {kmsg.NewPtrFindCoordinatorRequest(), 4}, {kmsg.NewPtrDescribeClusterRequest(), 1}} {
 		c.Write(requestFrame(ask.request, ask.version, 1))
 		frame, err := readFrame(c)
-		if isTimeout(err) {
+		if tunnel.IsTimeout(err) {
 			t.Errorf("no answer and no end to %s", protocol.APIKey(ask.request.Key()))
 		}
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
 	"github.com/culvert-proxy/culvert/test/kafkamodel"
 )
@@ -131,7 +132,7 @@ func (p *attackedPath) attack(t *testing.T, sent []byte, mode uint8, echo []byte
 		c.(*net.TCPConn).CloseWrite()
 	})
 	got, err := io.ReadAll(c)
-	if isTimeout(err) {
+	if tunnel.IsTimeout(err) {
 		t.Errorf("the connection hangs; the client read %q", got)
 	}
 	return got
@@ -151,9 +152,9 @@ func (p *attackedPath) check(t *testing.T, got []byte) {
 	for id, n := range p.agent.nodes.known {
 		p.mustBeNamed(t, "the agent knows node "+strconv.Itoa(int(id))+" at", n.address)
 	}
-	p.gateway.tickets.memory.mu.Lock()
-	defer p.gateway.tickets.memory.mu.Unlock()
-	for _, address := range p.gateway.tickets.memory.nodes {
+	p.gateway.tickets.relayed.mu.Lock()
+	defer p.gateway.tickets.relayed.mu.Unlock()
+	for _, address := range p.gateway.tickets.relayed.nodes {
 		p.mustBeNamed(t, "the gateway remembers", address)
 	}
 	p.mu.Lock()

@@ -8,25 +8,26 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// maxInflight bounds the requests of one connection that await their response.
-// Java keeps 5 by default and librdkafka a million; beyond the bound the client
-// is simply not read from, as a busy broker would do.
+// maxInflight bounds the requests of one connection that await their response. Java
+// clients send up to 5 by default, librdkafka up to a million. At the bound we stop
+// reading from the client, as a busy broker does.
 const maxInflight = 4096
 
-var errConnOver = errors.New("connection is over")
+var errConnOver = errors.New("connection has ended")
 
-// inflight is what both directions of a Kafka connection share: the requests
-// that await their response, in the order in which a broker answers, and how far
-// a login is. A request stays in it until its response has been relayed.
+// inflight is what the two directions of a Kafka connection share: the requests that
+// await their response, and the progress of a login. Brokers answer in the order of the
+// requests. A request stays in the queue until its response has been relayed. All
+// methods may be called concurrently; push, drain and awaitLogin block.
 type inflight struct {
 	mu      sync.Mutex
-	changed sync.Cond // for whoever waits for room, for emptiness or for a login's next step
+	changed sync.Cond // signals those who wait for room, for an empty queue, or for a login's next step
 	queue   queue     // up to maxInflight
 	login   login
 
-	answersStopped bool // nobody relays answers any more
-	unfollowed     bool // frames are not followed any more
-	closed         bool
+	answersStopped bool // no more responses are relayed
+	unfollowed     bool // frames are no longer decoded
+	closed         bool // every wait ends with errConnOver
 }
 
 func newInflight() *inflight {
@@ -35,17 +36,18 @@ func newInflight() *inflight {
 	return q
 }
 
-// placed says what became of a request that was pushed.
-type placed uint8
+// placement says who answers a request that was pushed.
+type placement uint8
 
 const (
-	awaited   placed = iota // its response is awaited
-	alone                   // it is the caller's to answer, who then calls done: nothing can come from the broker meanwhile
-	unawaited               // nobody waits for its response any more
+	awaited   placement = iota // the responses' side, when its turn comes
+	ours                       // the caller, at once, who then calls done: no response can arrive in between
+	unawaited                  // nobody: the client has disconnected
 )
 
-// push appends r once there is room. It fails when the connection is over.
-func (q *inflight) push(r request) (placed, error) {
+// push appends r, and blocks until there is room. It returns errConnOver if the
+// connection has ended.
+func (q *inflight) push(r request) (placement, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waitWhile(func() bool { return q.queue.n == maxInflight })
@@ -60,12 +62,13 @@ func (q *inflight) push(r request) (placed, error) {
 	q.queue.push(r)
 	q.login.sent(r)
 	if r.own {
-		return alone, nil
+		return ours, nil
 	}
 	return awaited, nil
 }
 
-// waitWhile waits until blocked is false, or nobody changes that any more.
+// waitWhile waits until blocked returns false, or until nothing will change that. The
+// caller holds mu.
 func (q *inflight) waitWhile(blocked func() bool) {
 	for blocked() && !q.closed && !q.answersStopped {
 		q.changed.Wait()
@@ -79,8 +82,8 @@ func (q *inflight) full() bool {
 	return q.queue.n == maxInflight
 }
 
-// oldest returns the request that the next response answers. ok is false when
-// none is in flight.
+// oldest returns the request that the next response answers. ok is false if no request
+// is in flight.
 func (q *inflight) oldest() (r request, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -90,7 +93,7 @@ func (q *inflight) oldest() (r request, ok bool) {
 	return *q.queue.at(0), true
 }
 
-// done removes the oldest request: its response has been relayed.
+// done removes the oldest request. Its response has been relayed.
 func (q *inflight) done() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -98,8 +101,9 @@ func (q *inflight) done() {
 	q.changed.Broadcast()
 }
 
-// drain waits until nothing is in flight, or nobody relays answers, for d at
-// most. For tokens that may stay unanswered it does not wait.
+// drain waits, for at most d, until nothing is in flight or no more responses are
+// relayed. It does not wait for tokens that the broker may leave unanswered, as in
+// GSSAPI.
 func (q *inflight) drain(d time.Duration) {
 	defer q.bound(d)()
 	q.mu.Lock()
@@ -110,8 +114,8 @@ func (q *inflight) drain(d time.Duration) {
 	q.waitWhile(func() bool { return q.queue.n > 0 })
 }
 
-// stopAnswers says that the client is gone: nothing is waited for any more,
-// while requests that were received before still go to the broker.
+// stopAnswers says that the client has disconnected. All waits end, but requests that
+// were received before are still written to the broker.
 func (q *inflight) stopAnswers() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -119,14 +123,14 @@ func (q *inflight) stopAnswers() {
 	q.changed.Broadcast()
 }
 
-// bound ends the waits of the requests' side when d is over: it reads from the
-// client no more while it waits, and would not see that the client has gone. stop
-// is to be called when the wait has ended.
+// bound ends the waits of the requests' side after d. While that side waits it does not
+// read from the client, so it would not notice that the client has disconnected. The
+// caller calls stop when its wait has ended.
 func (q *inflight) bound(d time.Duration) (stop func() bool) {
 	return time.AfterFunc(d, q.stopAnswers).Stop
 }
 
-// close ends every wait.
+// close ends every wait, now and later.
 func (q *inflight) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -134,8 +138,8 @@ func (q *inflight) close() {
 	q.changed.Broadcast()
 }
 
-// stopFollowing says that frames cannot be followed any more, and reports
-// whether that is new. What is in flight keeps its place, for restore.
+// stopFollowing says that frames can no longer be decoded, and reports whether this is
+// the first call. Requests in flight stay in the queue, for restore.
 func (q *inflight) stopFollowing() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -145,7 +149,7 @@ func (q *inflight) stopFollowing() bool {
 	return !before
 }
 
-// followed reports whether frames are.
+// followed reports whether frames are still decoded.
 func (q *inflight) followed() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -159,7 +163,8 @@ func (q *inflight) restore(id int32) (original int32, found bool, left int) {
 	return q.queue.restore(id)
 }
 
-// startLogin says that raw SASL tokens follow without a handshake.
+// startLogin says that raw SASL tokens follow without a SaslHandshake. Clients of Kafka
+// 0.9 do that with GSSAPI; KIP-43 added the handshake.
 func (q *inflight) startLogin(m protocol.Mechanism) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -174,28 +179,28 @@ func (q *inflight) handshakeAnswered(m protocol.Mechanism, accepted bool) error 
 	return q.login.handshakeAnswered(m, accepted)
 }
 
-// tokenDone is done for a raw token, which the broker has answered with size
+// tokenDone removes a raw token, which the broker has answered with a token of size
 // bytes.
 func (q *inflight) tokenDone(size int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.queue.n == 0 || !q.queue.at(0).token {
-		return // the login was over for the client before
+		return // the client had ended the login already
 	}
 	q.queue.pop()
 	q.login.tokenAnswered(size)
 	q.changed.Broadcast()
 }
 
-// inLogin returns how far the login is.
+// inLogin returns the progress of the login.
 func (q *inflight) inLogin() login {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.login
 }
 
-// awaitLogin waits for the answer that is pending, for d at most. It fails where
-// the answer will not be seen.
+// awaitLogin waits, for at most d, for the broker's next answer in a login. It returns
+// errConnOver if none will come.
 func (q *inflight) awaitLogin(d time.Duration) (login, error) {
 	defer q.bound(d)()
 	q.mu.Lock()
@@ -207,8 +212,8 @@ func (q *inflight) awaitLogin(d time.Duration) (login, error) {
 	return q.login, nil
 }
 
-// endLogin says that requests follow again. A token that is still in flight gets
-// no answer.
+// endLogin says that requests follow again. Tokens that are still in flight will not be
+// answered.
 func (q *inflight) endLogin() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -82,7 +82,7 @@ func TestFullInflightStopsReadingUntilThereIsRoom(t *testing.T) {
 func TestAnswerOfOurOwnIsWrittenByOneSideOnly(t *testing.T) {
 	q := newInflight()
 	answer := request{answer: []byte("answer")}
-	if place, _ := q.push(answer); place != alone {
+	if place, _ := q.push(answer); place != ours {
 		t.Error("an answer that stands alone is not the caller's")
 	}
 	if place, _ := q.push(answer); place != awaited {

@@ -83,7 +83,7 @@ func answers(t *testing.T, address, request string) (all []int) {
 
 // A user's name is worth something only beside a token, once, and as the
 // ingress writes it.
-func TestAUserIsForgedInNoSpelling(t *testing.T) {
+func TestTheUserHeaderCannotBeForged(t *testing.T) {
 	address := startInside(t, nil)
 	const alice = "Sf-Context-Current-User: ALICE\r\n"
 	for _, test := range []struct {
@@ -135,7 +135,7 @@ func TestAUserIsForgedInNoSpelling(t *testing.T) {
 	}
 }
 
-func TestAUserIsForgedInNoTrailer(t *testing.T) {
+func TestTheUserHeaderCannotBeForgedInATrailer(t *testing.T) {
 	address := startInside(t, nil)
 	got := answers(t, address, post+"Transfer-Encoding: chunked\r\nTrailer: Sf-Context-Current-User\r\n"+agentsToken+
 		"\r\n0\r\nSf-Context-Current-User: ALICE\r\n\r\n")
@@ -169,7 +169,7 @@ func h2c(t *testing.T, address string, header http.Header, body io.Reader) *http
 	return answer
 }
 
-func TestAUserIsForgedInNoH2Stream(t *testing.T) {
+func TestTheUserHeaderCannotBeForgedInAnH2Stream(t *testing.T) {
 	address := startInside(t, nil)
 	for _, test := range []struct {
 		what string
@@ -217,7 +217,7 @@ func h2Request(t *testing.T) string {
 // a front door was made to pass it on: behind an upgrade to h2c that it believes
 // in, behind one to WebSocket that was refused, or behind a body whose length we
 // and the front door do not agree about.
-func TestNothingIsSmuggledBehindARequest(t *testing.T) {
+func TestNothingIsSmuggledAfterARequest(t *testing.T) {
 	address := startInside(t, nil)
 	const (
 		bob   = agentsToken + "Sf-Context-Current-User: BOB\r\n"
@@ -262,7 +262,7 @@ func TestNothingIsSmuggledBehindARequest(t *testing.T) {
 
 // A stream that came as a POST over HTTP/1.1 has ended, and its connection with
 // it.
-func TestNothingIsSmuggledBehindAStream(t *testing.T) {
+func TestNothingIsSmuggledAfterAStream(t *testing.T) {
 	address := startInside(t, nil)
 	c, err := net.Dial("tcp", address)
 	if err != nil {

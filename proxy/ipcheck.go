@@ -8,30 +8,30 @@ import (
 	"time"
 )
 
-// decision says whether brokers can live at an IP address.
+// decision says whether an IP address may be dialled.
 type decision uint8
 
 const (
 	dialAlways decision = iota
-	dialNamed           // only where a setting names it: a prefix in --allow-broker, or a bootstrap address
-	dialOnHost          // only where a bootstrap address is on loopback
+	dialNamed           // only if a setting names it: a prefix of allowed brokers, or a bootstrap address
+	dialOnHost          // only if a bootstrap address is on loopback
 	dialNever           // whatever the settings say
 )
 
-// block is a range of IP addresses, and what it is for.
+// block is a range of IP addresses and its purpose.
 type block struct {
 	prefix   netip.Prefix
 	decision decision
-	is       string
+	is       string // completes the sentence "ADDRESS is …"
 }
 
-// blocks are the special ranges, the first match counts; all else is dialled.
-// They are what IANA's special-purpose registries call not globally reachable,
-// private networks and others apart in which brokers do live, and what clouds
-// keep for the services that give a machine its credentials. docs/security.md
-// says why, and a test holds the two together.
+// blocks are the ranges that are not simply dialled; the first match counts. They are
+// the ranges that IANA's special-purpose registries call not globally reachable, without
+// private networks and others where brokers do run. Added are the addresses of cloud
+// services that give a machine its credentials. docs/security.md has the reasons, and a
+// test compares it with this list.
 var blocks = []block{
-	// What gives a machine its credentials, in ranges that are fine else.
+	// Services that give a machine its credentials, inside ranges that are otherwise fine.
 	never("100.100.100.200/32", "Alibaba Cloud's metadata service"),
 	never("168.63.129.16/32", "Azure's host agent"),
 	never("fd00:ec2::/32", "where AWS has its metadata service"),
@@ -70,6 +70,8 @@ var blocks = []block{
 func never(prefix, is string) block   { return block{netip.MustParsePrefix(prefix), dialNever, is} }
 func ifNamed(prefix, is string) block { return block{netip.MustParsePrefix(prefix), dialNamed, is} }
 
+// blockOf returns the first block that contains ip, or the zero block, which is always
+// dialled.
 func blockOf(ip netip.Addr) block {
 	for _, s := range blocks {
 		if s.prefix.Contains(ip) {
@@ -84,8 +86,8 @@ var (
 	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
 )
 
-// embedded returns the IPv4 address that an IPv6 address leads to by
-// translation or ISATAP (RFC 5214), where its range does not say enough of it.
+// embedded returns the IPv4 address that packets to an IPv6 address reach, by NAT64 or
+// ISATAP (RFC 5214). 6to4 and Teredo embed one too, but blocks refuses them all.
 func embedded(ip netip.Addr) (v4 netip.Addr, ok bool) {
 	if ip.Is4() {
 		return v4, false
@@ -98,15 +100,17 @@ func embedded(ip netip.Addr) (v4 netip.Addr, ok bool) {
 	return netip.AddrFrom4([4]byte(b[12:])), true
 }
 
-// How long it is known whether a bootstrap address is on loopback, and how long
-// finding out may take.
 const (
-	loopbackMemory  = 10 * time.Second
+	// loopbackMemory is how long it is cached whether a bootstrap name resolves to
+	// loopback: otherwise each dial of a loopback address would cost lookups.
+	loopbackMemory = 10 * time.Second
+	// loopbackTimeout bounds these lookups. A dial waits for them, and has
+	// brokerDialTimeout for everything.
 	loopbackTimeout = 2 * time.Second
 )
 
-// loopback finds out whether one of some addresses is on this machine, and
-// remembers it for those that are names.
+// loopback finds out whether an address is on this machine. It caches the answer for
+// host names.
 type loopback struct {
 	mu     sync.Mutex
 	is     bool
@@ -116,9 +120,9 @@ type loopback struct {
 // resolve returns the IP addresses of a host name.
 type resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 
-// among reports whether one of the addresses, which are always the same, is on this
-// machine, as it stands or as its name resolves: who writes it into the hosts file
-// means it.
+// among reports whether one of the addresses is on this machine, by itself or by what
+// its name resolves to, as through the hosts file. The addresses must be the same in each
+// call. Concurrent calls wait for one lookup.
 func (l *loopback) among(ctx context.Context, addresses []string, resolve resolve) bool {
 	var hosts []string
 	for _, a := range addresses {
@@ -142,8 +146,8 @@ func (l *loopback) among(ctx context.Context, addresses []string, resolve resolv
 	return l.is
 }
 
-// anyOnLoopback asks for all hosts at once. It does not know for certain where
-// the time was over before one was found.
+// anyOnLoopback looks up all hosts at once. known is false if the time was over before
+// one was found on loopback.
 func anyOnLoopback(ctx context.Context, hosts []string, resolve resolve) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, loopbackTimeout)
 	defer cancel()

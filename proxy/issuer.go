@@ -15,9 +15,10 @@ import (
 )
 
 // issuer signs the tickets that a gateway gives to agents. Set the fields before use.
+// All streams of a gateway share one.
 type issuer struct {
 	signer  *signer
-	memory  *memory
+	relayed *relayedNodes
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	limiter *logLimiter
@@ -28,16 +29,17 @@ func (i *issuer) on(stream *tunnel.Conn) *ticketer {
 	return &ticketer{issuer: i, stream: stream, sent: map[named]time.Time{}}
 }
 
-// remembered returns tickets for the node table, signed anew.
-func (i *issuer) remembered() []tunnel.Ticket {
-	i.memory.mu.Lock()
-	cluster, nodes := i.memory.cluster, maps.Clone(i.memory.nodes)
-	i.memory.mu.Unlock()
+// relayedTickets returns new tickets for the nodes that were relayed last. It returns
+// none if they cannot be signed.
+func (i *issuer) relayedTickets() []tunnel.Ticket {
+	i.relayed.mu.Lock()
+	cluster, nodes := i.relayed.cluster, maps.Clone(i.relayed.nodes)
+	i.relayed.mu.Unlock()
 	var tickets []tunnel.Ticket
 	for id, address := range nodes {
 		t, err := i.signer.sign(tunnel.Ticket{ClusterID: cluster, NodeID: id, Address: address}, time.Now())
 		if err != nil {
-			i.log.Error("no ticket signed", "err", err)
+			i.log.Error("ticket not signed", "err", err)
 			return nil
 		}
 		tickets = append(tickets, t)
@@ -45,36 +47,38 @@ func (i *issuer) remembered() []tunnel.Ticket {
 	return tickets
 }
 
-// ticketer is the policy of one stream at a gateway: the agent gets a ticket for
-// each address that a broker names, ahead of the bytes that name it.
+// ticketer is the [policy] of one stream at a gateway. It sends the agent a ticket for
+// each address in a response, before the response itself, so that the agent can connect
+// to the address as soon as it knows it.
 type ticketer struct {
 	*issuer
 	stream  *tunnel.Conn
-	cluster string
-	sent    map[named]time.Time // owned by the responses' side
+	cluster string              // the last cluster id in a response; some responses have none
+	sent    map[named]time.Time // when each ticket was sent; owned by the responses' side
 }
 
-// named is what a ticket says.
+// named is what a ticket says about an address.
 type named struct {
 	cluster string
 	node    int32
 	address string
 }
 
-// screen lets all requests pass: what an agent refuses, it has refused.
+// screen relays all requests. The agent has refused what it does not relay.
 func (s *ticketer) screen(protocol.Request) ([]byte, error) { return nil, nil }
 
-// lenient is what a gateway may be: addresses that pass are the agent's to find.
+// lenient is true: the agent decodes the bytes as well, and refuses what it cannot
+// decode.
 func (s *ticketer) lenient() bool { return true }
 
-// touches reports whether the response names brokers that clients connect to.
-// Leader hints do not: an agent follows them only to brokers that it knows.
+// touches reports whether the response names brokers that clients connect to. Leader
+// hints need no tickets: an agent replaces them only if it knows the broker already.
 func (s *ticketer) touches(k protocol.APIKey, version int16) bool {
 	return rewrite.NamedBy(k, version).Nodes()
 }
 
-// relay relays a response untouched, behind the tickets for what it names. One
-// that cannot be decoded has none.
+// relay sends the tickets for the brokers in a response, then the response, unchanged. A
+// response that cannot be decoded gets no tickets.
 func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
 	cluster, brokers, err := rewrite.Brokers(f, r.Key, r.Version, size)
 	if err != nil && !errors.Is(err, rewrite.ErrUndecodable) {
@@ -84,7 +88,7 @@ func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewr
 		if cluster != "" {
 			s.cluster = cluster
 		}
-		s.memory.remember(s.cluster, brokers, rewrite.NamedBy(r.Key, r.Version) == rewrite.EveryNode)
+		s.relayed.update(s.cluster, brokers, rewrite.NamedBy(r.Key, r.Version) == rewrite.EveryNode)
 		if err := s.send(brokers); err != nil {
 			return rewrite.Result{}, err
 		}
@@ -92,11 +96,12 @@ func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewr
 	return rewrite.Result{}, f.PassThrough(size)
 }
 
+// send sends a ticket for each broker that got none on this stream lately.
 func (s *ticketer) send(brokers []rewrite.Broker) error {
 	now := time.Now()
 	for _, b := range brokers {
 		n := named{s.cluster, b.NodeID, addressOf(b)}
-		if now.Sub(s.sent[n]) < ticketLife/2 {
+		if now.Sub(s.sent[n]) < ticketLifetime/2 {
 			continue
 		}
 		if len(s.sent) >= maxTickets {
@@ -104,12 +109,12 @@ func (s *ticketer) send(brokers []rewrite.Broker) error {
 		}
 		unsigned := tunnel.Ticket{ClusterID: n.cluster, NodeID: n.node, Address: n.address}
 		if err := checkTicket(unsigned); err != nil {
-			s.limiter.warn(s.log, "no ticket for what a broker names, agents cannot reach it", "", "err", err)
+			s.limiter.warn(s.log, "no ticket for an address from a broker, agents cannot reach it", "", "err", err)
 			continue
 		}
 		t, err := s.signer.sign(unsigned, now)
 		if err != nil {
-			s.log.Error("no ticket signed", "err", err)
+			s.log.Error("ticket not signed", "err", err)
 			return nil
 		}
 		if err := s.stream.SendTicket(t); err != nil {
@@ -121,17 +126,19 @@ func (s *ticketer) send(brokers []rewrite.Broker) error {
 	return nil
 }
 
-// memory is the node table that a gateway relayed last. With it a new agent knows the
-// nodes at once. Nothing depends on it: each replica has its own.
-type memory struct {
+// relayedNodes are the nodes that a gateway relayed last. An agent that starts gets them
+// with the first answer, so it can open their ports before its clients connect. This only
+// saves time: each replica has its own, and a new one has none.
+type relayedNodes struct {
 	mu      sync.Mutex
 	cluster string
-	nodes   map[int32]string
-	changed func(ids []int32) // told of the nodes that there are now, with the lock; nil tells nobody
+	nodes   map[int32]string  // addresses by node id
+	changed func(ids []int32) // called with all node ids after a change, with the lock held; may be nil
 }
 
-// remember stores brokers. all says that the cluster has no others.
-func (m *memory) remember(cluster string, brokers []rewrite.Broker, all bool) {
+// update stores the brokers of a response. all means that the cluster has no others, so
+// those that are missing are dropped. Invalid brokers are skipped.
+func (m *relayedNodes) update(cluster string, brokers []rewrite.Broker, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if cluster == "" || checkClusterID(cluster) != nil {

@@ -16,7 +16,7 @@ import (
 
 // A client that is one too many is reset, does not hang, and may come again
 // when another has left.
-func TestAnAgentTurnsAwayWhoIsOneTooMany(t *testing.T) {
+func TestAnAgentRefusesConnectionsOverItsLimit(t *testing.T) {
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
 	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) { a.MaxConnections = 1 })
 	ask := func() (net.Conn, error) {

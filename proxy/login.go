@@ -2,15 +2,16 @@ package proxy
 
 import "github.com/culvert-proxy/culvert/protocol"
 
-// login is how far a client's login by raw SASL tokens is. It follows the
-// broker's state: see [protocol.Tokens]. The zero value is a connection where no
-// login is under way.
+// login is the progress of a client's login with raw SASL tokens. These are frames
+// without a request header, after SaslHandshake v0 or without one, so we must know when
+// the broker expects them. The state is the broker's: see [protocol.Tokens]. The zero
+// value means that no login is in progress.
 type login struct {
 	tokens  protocol.Tokens
-	pending bool // what the client sends next depends on an answer that has not come
+	pending bool // what the client sends next depends on an answer that has not arrived
 }
 
-// sent notes what the client has sent.
+// sent records what the client has sent.
 func (l *login) sent(r request) {
 	switch {
 	case r.token:
@@ -21,21 +22,21 @@ func (l *login) sent(r request) {
 	}
 }
 
-// handshakesV0 reports whether raw tokens follow the request if the broker
-// accepts it.
+// handshakesV0 reports whether r is a SaslHandshake v0: raw tokens follow if the broker
+// accepts it. After v1, tokens come in SaslAuthenticate requests (KIP-152).
 func handshakesV0(r protocol.Request) bool {
 	return r.Key == protocol.SASLHandshake && r.Version == 0
 }
 
-// start says that the tokens of a mechanism follow. It fails where they cannot
-// be followed.
+// start says that the tokens of a mechanism follow. It returns an error for a mechanism
+// whose number of tokens is not known.
 func (l *login) start(m protocol.Mechanism) (err error) {
 	l.tokens, err = protocol.NewTokens(m)
 	return err
 }
 
-// handshakeAnswered notes that the broker has answered a SaslHandshake v0, and
-// whether it has accepted the mechanism. It fails as start does.
+// handshakeAnswered records that the broker has answered a SaslHandshake v0, and whether
+// it accepted the mechanism. Errors are those of start.
 func (l *login) handshakeAnswered(m protocol.Mechanism, accepted bool) error {
 	if accepted {
 		if err := l.start(m); err != nil {
@@ -46,8 +47,7 @@ func (l *login) handshakeAnswered(m protocol.Mechanism, accepted bool) error {
 	return nil
 }
 
-// tokenAnswered notes that the broker has answered a token with one of size
-// bytes.
+// tokenAnswered records that the broker has answered a token with one of size bytes.
 func (l *login) tokenAnswered(size int64) {
 	l.tokens.Answered(size)
 	l.pending = false

@@ -6,46 +6,46 @@ import (
 	"time"
 )
 
-// warnEvery is how often the same trouble is warned of: clients come back many
-// times a second while a broker is away.
+// warnEvery is the least time between two equal warnings. While a broker is down, each
+// client reconnects several times a second.
 const warnEvery = 10 * time.Second
 
-// logLimiter warns of each kind of trouble once in a while. The zero value is
-// ready.
+// logLimiter limits how often each kind of warning is logged. The zero value is ready. It
+// may be used concurrently. It holds one entry for each kind, and the kinds are bounded.
 type logLimiter struct {
 	mu     sync.Mutex
-	warned map[trouble]time.Time // the last time
+	warned map[warning]time.Time // when each was logged last
 }
 
-// trouble is a kind of trouble. The message is part of it, so that no message
+// warning identifies a kind of warning. The message is part of it, so that no message
 // silences another.
-type trouble struct {
+type warning struct {
 	message string
-	about   string // what of several things the message is about, from a bounded set
+	about   string // which of several things the message is about, from a bounded set; or ""
 }
 
-// warn logs a warning, but at debug level where it has warned of the same message
-// about the same within warnEvery.
+// warn logs a warning, or at debug level if it has logged a warning with the same message
+// and about within warnEvery.
 func (l *logLimiter) warn(log *slog.Logger, message, about string, args ...any) {
-	if l.due(trouble{message, about}) {
+	if l.due(warning{message, about}) {
 		log.Warn(message, args...)
 		return
 	}
 	log.Debug(message, args...)
 }
 
-// due reports whether the last warning of t was long enough ago. If so, it counts this
+// due reports whether the last warning like w was long enough ago. If so, it records this
 // one as the last.
-func (l *logLimiter) due(t trouble) bool {
+func (l *logLimiter) due(w warning) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if last, warned := l.warned[t]; warned && now.Sub(last) < warnEvery {
+	if last, warned := l.warned[w]; warned && now.Sub(last) < warnEvery {
 		return false
 	}
 	if l.warned == nil {
-		l.warned = map[trouble]time.Time{}
+		l.warned = map[warning]time.Time{}
 	}
-	l.warned[t] = now
+	l.warned[w] = now
 	return true
 }

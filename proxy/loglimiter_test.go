@@ -53,7 +53,7 @@ func TestEachProtocolThatIsNotKafkaIsWarnedOf(t *testing.T) {
 	for says, want := range map[string]string{
 		"GET / HTTP/1.1\r\n\r\n":                                 "an HTTP request",
 		"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00":               "a TLS ClientHello",
-		string(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7)): "want TLS (--broker-tls)?",
+		string(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 7)): "require TLS (--broker-tls)?",
 	} {
 		for range 2 {
 			c := dialAgent(t, agent.address)

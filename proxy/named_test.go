@@ -146,7 +146,7 @@ func TestTheGatewayGivesATicketForEachNodeThatAResponseNames(t *testing.T) {
 			}
 			ask(protocol.Metadata, 12) // which cluster it is
 			for version := api.since; version <= api.last; version++ {
-				gateway.tickets.memory.remember("c", []rewrite.Broker{{NodeID: 7, Host: "other.example", Port: 9092}}, true)
+				gateway.tickets.relayed.update("c", []rewrite.Broker{{NodeID: 7, Host: "other.example", Port: 9092}}, true)
 				ask(api.key, version)
 				want := map[string]int32{}
 				if api.nodes() {
@@ -155,11 +155,11 @@ func TestTheGatewayGivesATicketForEachNodeThatAResponseNames(t *testing.T) {
 				if !maps.Equal(tickets, want) {
 					t.Errorf("v%d: tickets %v, want %v", version, tickets, want)
 				}
-				gateway.tickets.memory.mu.Lock()
-				if got := sorted(gateway.tickets.memory.nodes); !slices.Equal(got, api.remembered()) {
+				gateway.tickets.relayed.mu.Lock()
+				if got := sorted(gateway.tickets.relayed.nodes); !slices.Equal(got, api.remembered()) {
 					t.Errorf("v%d: the gateway remembers nodes %v, want %v", version, got, api.remembered())
 				}
-				gateway.tickets.memory.mu.Unlock()
+				gateway.tickets.relayed.mu.Unlock()
 			}
 		})
 	}

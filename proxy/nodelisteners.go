@@ -11,57 +11,59 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// Node ids of listeners that belong to no node.
+// Node ids of listeners that belong to no node. Kafka's own are not negative.
 const (
-	bootstrapNode int32 = -1
-	deadEndNode   int32 = -2
+	bootstrapNode   int32 = -1
+	placeholderNode int32 = -2
 )
 
-// maxListeners bounds the listeners that responses can make an agent open, one
-// for each node on each of its addresses. Each takes a file descriptor, of
-// which many systems give a process 4096: half of them are for connections.
+// maxListeners bounds the listeners that responses can make an agent open: one for each
+// node on each bootstrap address. Each takes a file descriptor. Many systems allow a
+// process 4096, and connections need the other half.
 const maxListeners = 2048
 
-// maxComplaints bounds the nodes without a listener that the log names one by one.
-const maxComplaints = 16
+// maxLogged bounds the nodes without a listener that are logged one by one. A hostile
+// broker could name thousands.
+const maxLogged = 16
 
-// Listen is one bootstrap address of an agent. Each has listeners of its own
-// for the brokers, on the same host.
+// Listen is one bootstrap address of an agent. Each has its own listeners for the
+// brokers, on the same host.
 type Listen struct {
 	Bind string // host:port to listen on
-	Host string // what is written into responses; "" means the host of Bind
+	Host string // to write into responses; "" means the host of Bind
 }
 
-// NodeAddress places one node elsewhere than the port base says.
+// NodeAddress is the address of one node, where the port base does not fit.
 type NodeAddress struct {
 	Bind      string // host:port to listen on
-	Advertise string // host:port that is written into responses; "" means Bind
+	Advertise string // host:port to write into responses; "" means Bind
 }
 
-// endpoint is an address as clients are told it.
+// endpoint is an address in a response to a client.
 type endpoint struct {
 	host string
 	port int32
 }
 
-// nodeListeners are the listeners of an agent for nodes, each of which is opened
-// once and stays while the agent runs.
+// nodeListeners opens an agent's listeners for nodes. Each is opened once, when a node is
+// named first, and stays open while the agent runs: clients keep an address for long. It
+// gives each listener to serve, which owns and closes it. Call init before use.
 type nodeListeners struct {
 	listens   []Listen
 	portBase  int
 	overrides map[int32]NodeAddress
-	// serve is given each listener that was opened, and its node; it returns at
-	// once and ends the listener with the agent.
+	// serve is called with each new listener. It must not block, and closes the listener
+	// when the agent ends.
 	serve  func(ln net.Listener, listen int, nodeID int32)
 	listen func(network, address string) (net.Listener, error) // net.Listen, but for tests
 	log    *slog.Logger
 	names  hints.Names
 
-	mu       sync.Mutex
-	locals   map[int32][]endpoint // what clients are told, by node id and listen
-	deadEnds map[int]endpoint     // by listen
-	full     bool                 // maxNodes has been complained about
-	named    int                  // nodes without a listener that the log has named
+	mu           sync.Mutex
+	locals       map[int32][]endpoint // what clients are told, by node id and then index of listens
+	placeholders map[int]endpoint     // by index of listens
+	fullLogged   bool                 // errTooManyNodes has been logged
+	logged       int                  // how many nodes without a listener have been logged
 }
 
 func (l *nodeListeners) init() {
@@ -69,12 +71,12 @@ func (l *nodeListeners) init() {
 		l.listen = net.Listen
 	}
 	l.locals = map[int32][]endpoint{}
-	l.deadEnds = map[int]endpoint{}
+	l.placeholders = map[int]endpoint{}
 }
 
 var errTooManyNodes = errors.New("too many nodes have listeners already")
 
-// expect opens listeners of nodes that nothing is known of yet.
+// expect opens the listeners of nodes that no response has named yet.
 func (l *nodeListeners) expect(ids []int32) error {
 	for _, id := range ids {
 		if err := l.open(id); err != nil {
@@ -84,23 +86,24 @@ func (l *nodeListeners) expect(ids []int32) error {
 	return nil
 }
 
-// local returns what stands for a node in responses to clients of a listen: a
-// dead end for one that has no listener of its own. ok is false for a node that
-// no response has named.
+// local returns the address to write for a node into responses to clients of a bootstrap
+// address. A node without a listener of its own has the placeholder's. ok is false if
+// there is neither.
 func (l *nodeListeners) local(listen int, id int32) (e endpoint, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if at, ok := l.locals[id]; ok {
 		return at[listen], true
 	}
-	e, ok = l.deadEnds[listen]
+	e, ok = l.placeholders[listen]
 	return e, ok && id >= 0
 }
 
-// open opens the listeners of a node, unless it has. A node whose port cannot
-// be had gets an address that this agent holds itself and that closes at once:
-// whoever holds the port may be the agent of another cluster. It fails only
-// where not even that can be had.
+// open opens the listeners of a node, unless they are open. If a port cannot be bound,
+// the node gets the placeholder instead: an address of this agent that closes
+// connections at once. The node's own port must not be written into a response, since
+// the process that has it may be the agent of another cluster. open returns an error
+// only if the placeholder cannot be opened.
 func (l *nodeListeners) open(id int32) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,8 +115,8 @@ func (l *nodeListeners) open(id int32) error {
 	for i := range locals {
 		e, err := l.openOne(i, id, locals[:i], full)
 		if err != nil {
-			l.complain(id, err)
-			if e, err = l.deadEnd(i); err != nil {
+			l.logMissing(id, err)
+			if e, err = l.placeholder(i); err != nil {
 				return err
 			}
 		}
@@ -125,26 +128,26 @@ func (l *nodeListeners) open(id int32) error {
 	return nil
 }
 
-// complain says once for each node, and once for all that are too many, what
-// keeps clients from it. Beyond maxComplaints, nodes are not named. The lock is
-// held.
-func (l *nodeListeners) complain(id int32, err error) {
+// logMissing logs why a node has no listener, once for each of the first maxLogged nodes
+// and once for all nodes that are too many. The caller holds mu.
+func (l *nodeListeners) logMissing(id int32, err error) {
 	if errors.Is(err, errTooManyNodes) {
-		if l.full {
+		if l.fullLogged {
 			return
 		}
-		l.full = true
-	} else if l.named++; l.named > maxComplaints {
-		if l.named == maxComplaints+1 {
-			l.log.Error("more brokers have no listener, they are not named here")
+		l.fullLogged = true
+	} else if l.logged++; l.logged > maxLogged {
+		if l.logged == maxLogged+1 {
+			l.log.Error("more brokers have no listener and are not listed here")
 		}
 		return
 	}
-	l.log.Error("no listener for a broker, its clients cannot reach it", "node_id", id, "err", err,
-		"hint", l.names.Sprintf("give it an address of its own with %s %d=HOST:PORT, or all of them another range with %s", hints.NodeAddress, id, hints.BrokerPortBase))
+	l.log.Error("no listener for a broker, clients cannot reach it", "node_id", id, "err", err,
+		"hint", l.names.Sprintf("give this broker its own address with %s %d=HOST:PORT, or move all brokers to another port range with %s", hints.NodeAddress, id, hints.BrokerPortBase))
 }
 
-// openOne opens the listener of a node for one listen. The lock is held.
+// openOne opens the listener of a node for one bootstrap address. before are the node's
+// addresses for the earlier ones. The caller holds mu.
 func (l *nodeListeners) openOne(listen int, id int32, before []endpoint, full bool) (endpoint, error) {
 	if full {
 		return endpoint{}, errTooManyNodes
@@ -153,7 +156,7 @@ func (l *nodeListeners) openOne(listen int, id int32, before []endpoint, full bo
 	if err != nil {
 		return endpoint{}, err
 	}
-	for i, e := range before { // a --node-address holds for all listens
+	for i, e := range before { // a NodeAddress is the same for all bootstrap addresses
 		if b, _, _ := l.place(i, id); b == bind {
 			return e, nil
 		}
@@ -166,7 +169,7 @@ func (l *nodeListeners) openOne(listen int, id int32, before []endpoint, full bo
 	return advertised, nil
 }
 
-// place says where a node listens, and what clients are told.
+// place returns where to listen for a node, and what to write into responses.
 func (l *nodeListeners) place(listen int, id int32) (bind string, advertised endpoint, err error) {
 	if o, ok := l.overrides[id]; ok {
 		if o.Advertise == "" {
@@ -203,22 +206,22 @@ func splitEndpoint(address string) (endpoint, error) {
 	return endpoint{host, int32(n)}, err
 }
 
-// openDeadEnds has a dead end ready on each listen.
-func (l *nodeListeners) openDeadEnds() error {
+// openPlaceholders opens the placeholder of each bootstrap address.
+func (l *nodeListeners) openPlaceholders() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := range l.listens {
-		if _, err := l.deadEnd(i); err != nil {
+		if _, err := l.placeholder(i); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// deadEnd returns an address on this listen's host that accepts and closes.
-// The lock is held.
-func (l *nodeListeners) deadEnd(listen int) (endpoint, error) {
-	if e, ok := l.deadEnds[listen]; ok {
+// placeholder returns an address, on the host of a bootstrap address, whose listener
+// closes connections at once. Its port is any free one. The caller holds mu.
+func (l *nodeListeners) placeholder(listen int) (endpoint, error) {
+	if e, ok := l.placeholders[listen]; ok {
 		return e, nil
 	}
 	on := l.listens[listen]
@@ -228,18 +231,18 @@ func (l *nodeListeners) deadEnd(listen int) (endpoint, error) {
 	}
 	ln, err := l.listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
-		return endpoint{}, fmt.Errorf("listen for brokers that have no port: %w", plainListenError(err))
+		return endpoint{}, fmt.Errorf("listen for brokers without a port of their own: %w", plainListenError(err))
 	}
-	l.serve(ln, listen, deadEndNode)
+	l.serve(ln, listen, placeholderNode)
 	e := endpoint{host: on.Host, port: int32(ln.Addr().(*net.TCPAddr).Port)}
 	if e.host == "" {
 		e.host = host
 	}
-	l.deadEnds[listen] = e
+	l.placeholders[listen] = e
 	return e, nil
 }
 
-// plainListenError leaves out the address, which the caller names.
+// plainListenError removes the address from err. The caller adds it in its own words.
 func plainListenError(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
@@ -247,7 +250,7 @@ func plainListenError(err error) error {
 	return err
 }
 
-// ListenError says which address could not be bound.
+// ListenError is returned by [Agent.Run] if a bootstrap address cannot be bound.
 type ListenError struct {
 	Address string
 	Err     error

@@ -12,36 +12,38 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// doubtAfter is how long what a response has said of a node stands, whatever
-// happens to dials of it.
-const doubtAfter = 5 * time.Second
+// freshFor is how long after a response named a node a failed dial does not make it
+// stale. A broker that is down is still in metadata: without the delay, each attempt of a
+// client would cost a request to the cluster, with the same answer.
+const freshFor = 5 * time.Second
 
-// node is a broker that a response or a ticket has named.
+// node is a broker that a response, a ticket or the state file has named.
 type node struct {
 	id      int32
 	address string // advertised, host:port
-	// recalled is set where no response has named the node since the start.
-	recalled bool
-	// doubted is set where it was not reached there since a response named it.
-	doubted bool
-	heard   time.Time // when a response named it last
+	// preloaded is set until a response names the node.
+	preloaded bool
+	// stale is set by markStale, until a response names the node.
+	stale   bool
+	namedAt time.Time // when a response named it last
 }
 
-// nodes is the table of one agent: node id ↔ advertised address ↔ local
-// listener. The advertised side belongs to one cluster at a time and is dropped
-// when another one answers; a listener stays while the agent runs.
+// nodes is the node table of an agent: node id ↔ advertised address ↔ local listener. The
+// advertised addresses belong to one cluster at a time and are dropped when another one
+// answers. Listeners stay open while the agent runs. Its methods may be called
+// concurrently. Set the first fields and call init before use.
 type nodes struct {
 	nodeListeners
 	metrics *metrics.Metrics
-	changed func() // called without the lock when the advertised side changed
+	changed func() // called without the lock when what snapshot returns has changed
 
-	mu      sync.Mutex // never taken while nodeListeners is locked
-	cluster string
-	heard   bool // a response has named the cluster
-	drops   int  // how many clusters have been dropped
-	known   map[int32]node
-	tickets map[string]tunnel.Ticket // by address
-	limiter logLimiter
+	mu        sync.Mutex // never taken while nodeListeners is locked
+	cluster   string     // id of the cluster; "" before the first is known
+	confirmed bool       // a response has named the cluster
+	drops     int        // how many clusters have been dropped
+	known     map[int32]node
+	tickets   map[string]tunnel.Ticket // by address
+	limiter   logLimiter
 }
 
 func (t *nodes) init() {
@@ -50,14 +52,15 @@ func (t *nodes) init() {
 	t.tickets = map[string]tunnel.Ticket{}
 }
 
-// count is how many nodes are known.
+// count returns how many nodes are known.
 func (t *nodes) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.known)
 }
 
-// epoch changes when a cluster is dropped for another one.
+// epoch returns a number that changes when a cluster is dropped for another one. A
+// connection keeps the epoch in which it was opened, to tell which cluster it leads to.
 func (t *nodes) epoch() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -66,15 +69,14 @@ func (t *nodes) epoch() int {
 
 var errFormerCluster = errors.New("another cluster has answered since this connection was opened")
 
-// learn takes the brokers of one response, which came on a connection that was
-// opened in that epoch. When it returns, each of them has an address that may be
-// written into a response: nothing a client can read comes before its listener.
-// A broker that cannot be one is not learnt, and has the address of a dead end; a
-// cluster id that cannot be one is an error.
+// learn takes the brokers of one response. epoch is that of the connection on which the
+// response came. When learn returns, each broker has a local address, and its listener is
+// open before a client can read that address. An invalid broker is skipped and has the
+// placeholder's address; an invalid cluster id is an error.
 //
-// A cluster id other than the table's drops the table, and the old id is
-// returned; but a connection from before such a change does not bring the old
-// cluster back. now is the epoch that what was learnt belongs to.
+// If the cluster id differs from the table's, the table is dropped, and learn returns the
+// old id as dropped. A connection from an earlier epoch cannot bring back the old
+// cluster: learn returns errFormerCluster. now is the epoch after the call.
 func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now int, dropped string, err error) {
 	if err := checkClusterID(cluster); err != nil {
 		return epoch, "", err
@@ -85,12 +87,12 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 		return epoch, "", errFormerCluster
 	}
 	before := t.cluster
-	dropped = t.enter(cluster)
-	t.heard = t.heard || cluster != ""
+	dropped = t.switchTo(cluster)
+	t.confirmed = t.confirmed || cluster != ""
 	changed := t.cluster != before
 	for _, b := range brokers {
 		var news bool
-		if news, err = t.hear(b); err != nil {
+		if news, err = t.learnNode(b); err != nil {
 			break
 		}
 		changed = changed || news
@@ -106,39 +108,40 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 	return now, dropped, err
 }
 
-// hear takes one broker of a response, and reports whether it is another than
-// the table's. The lock is held.
-func (t *nodes) hear(b rewrite.Broker) (news bool, err error) {
+// learnNode takes one broker of a response, and reports whether that changed the table.
+// The caller holds mu.
+func (t *nodes) learnNode(b rewrite.Broker) (news bool, err error) {
 	address := addressOf(b)
 	if news = t.known[b.NodeID].address != address; news {
 		if err := checkNode(b.NodeID, address); err != nil {
-			t.distrust("a broker", err)
-			return false, t.openDeadEnds()
+			t.warnInvalid("a broker", err)
+			return false, t.openPlaceholders()
 		}
 	}
 	if err := t.open(b.NodeID); err != nil || !t.room(b.NodeID) {
 		return false, err
 	}
-	t.known[b.NodeID] = node{id: b.NodeID, address: address, heard: time.Now()}
+	t.known[b.NodeID] = node{id: b.NodeID, address: address, namedAt: time.Now()}
 	return news, nil
 }
 
-// distrust says, not too often, that somebody told of a node that cannot be one.
-func (t *nodes) distrust(who string, why error) {
-	t.limiter.warn(t.log, "node ignored, it cannot be one", who, "told_by", who, "err", why)
+// warnInvalid logs that who, a broker or a memory of nodes, named an invalid node.
+func (t *nodes) warnInvalid(who string, why error) {
+	t.limiter.warn(t.log, "invalid node ignored", who, "told_by", who, "err", why)
 }
 
-// room reports whether the table may hold the node.
+// room reports whether the table has the node or space for it. The caller holds mu.
 func (t *nodes) room(id int32) bool {
 	_, have := t.known[id]
 	return have || len(t.known) < maxNodes
 }
 
-// addTicket keeps a ticket for when its address is dialled.
+// addTicket stores a ticket, for dials of its address. It is called while a stream is
+// read.
 func (t *nodes) addTicket(tk tunnel.Ticket) {
 	t.metrics.Ticket(metrics.TicketReceived)
 	if err := checkTicket(tk); err != nil {
-		t.distrust("the gateway", err)
+		t.warnInvalid("the gateway", err)
 		return
 	}
 	t.mu.Lock()
@@ -146,11 +149,12 @@ func (t *nodes) addTicket(tk tunnel.Ticket) {
 	t.keep(tk)
 	t.mu.Unlock()
 	if have && tk.Expires-old.Expires > int64(time.Hour/time.Second) {
-		t.changed() // a new one comes with its node, which is a change anyway
+		t.changed() // only for a renewed ticket: a new one comes with its node, which is a change too
 	}
 }
 
-// keep puts a ticket into the table. The lock is held.
+// keep stores a ticket. If there are too many, it first drops those that no node uses. The
+// caller holds mu.
 func (t *nodes) keep(tk tunnel.Ticket) {
 	if _, have := t.tickets[tk.Address]; !have && len(t.tickets) >= maxTickets {
 		t.pruneTickets()
@@ -158,7 +162,7 @@ func (t *nodes) keep(tk tunnel.Ticket) {
 	t.tickets[tk.Address] = tk
 }
 
-// pruneTickets drops the tickets for addresses that no node has. The lock is held.
+// pruneTickets drops the tickets for addresses that no node has. The caller holds mu.
 func (t *nodes) pruneTickets() {
 	used := map[string]bool{}
 	for _, n := range t.known {
@@ -167,30 +171,30 @@ func (t *nodes) pruneTickets() {
 	maps.DeleteFunc(t.tickets, func(address string, _ tunnel.Ticket) bool { return !used[address] })
 }
 
-// recall takes nodes from another memory than our own, whose name is for the
-// log: the state file's or, later and newer, the gateway's. It overrides nothing
-// that a response has said.
-func (t *nodes) recall(whose, cluster string, tickets []tunnel.Ticket) error {
+// preload adds the nodes that the state file or, later, the gateway knows. whose says
+// which, for the log. The second call replaces nodes of the first, but neither replaces
+// what a response has named. Errors are those of listeners.
+func (t *nodes) preload(whose, cluster string, tickets []tunnel.Ticket) error {
 	if err := checkClusterID(cluster); err != nil {
-		t.distrust(whose, err)
+		t.warnInvalid(whose, err)
 		return nil
 	}
 	t.mu.Lock()
-	if t.heard && cluster != t.cluster {
+	if t.confirmed && cluster != t.cluster {
 		t.mu.Unlock()
 		return nil
 	}
-	t.enter(cluster)
+	t.switchTo(cluster)
 	var errs failures
 	for _, tk := range tickets {
 		if err := checkTicket(tk); err != nil {
-			t.distrust(whose, err)
+			t.warnInvalid(whose, err)
 			continue
 		}
-		if n, have := t.known[tk.NodeID]; have && !n.recalled || !t.room(tk.NodeID) {
+		if n, have := t.known[tk.NodeID]; have && !n.preloaded || !t.room(tk.NodeID) {
 			continue
 		}
-		t.known[tk.NodeID] = node{id: tk.NodeID, address: tk.Address, recalled: true}
+		t.known[tk.NodeID] = node{id: tk.NodeID, address: tk.Address, preloaded: true}
 		if len(tk.MAC) > 0 {
 			t.keep(tk)
 		}
@@ -206,9 +210,9 @@ func (t *nodes) recall(whose, cluster string, tickets []tunnel.Ticket) error {
 	return nil
 }
 
-// enter makes the table one of this cluster, and returns the id of the one
-// whose nodes it dropped for that. The lock is held.
-func (t *nodes) enter(cluster string) (dropped string) {
+// switchTo sets the cluster of the table. If the table had another one, it drops that
+// one's nodes and tickets and returns its id. The caller holds mu.
+func (t *nodes) switchTo(cluster string) (dropped string) {
 	if cluster == "" || cluster == t.cluster {
 		return ""
 	}
@@ -224,16 +228,16 @@ func (t *nodes) enter(cluster string) (dropped string) {
 // route is how to reach a node.
 type route struct {
 	address string
-	ticket  *tunnel.Ticket // nil: there never was one
+	ticket  *tunnel.Ticket // nil if the agent never got one: a setting of the gateway may allow the address
 }
 
-// lookup returns how to reach a node. ok is false where nothing is known of it,
-// or not for certain any more, or its ticket has expired.
+// lookup returns how to reach a node. ok is false if the node is unknown or stale, or if
+// its ticket has expired.
 func (t *nodes) lookup(id int32) (r route, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, ok := t.known[id]
-	if !ok || n.doubted {
+	if !ok || n.stale {
 		return route{}, false
 	}
 	r = route{address: n.address}
@@ -244,28 +248,27 @@ func (t *nodes) lookup(id int32) (r route, ok bool) {
 	return r, ok
 }
 
-// doubt has the cluster asked for a node before it is dialled again, if what is
-// known of it is still this address. Where the node was only not reached, what
-// has been heard just now stands: a broker that is merely down is not asked for
-// with each attempt of a client.
-func (t *nodes) doubt(id int32, address string, refused bool) {
+// markStale makes lookup fail for a node until a response names it again, if its address
+// is still this one. refused means that the gateway refused the address, and not only that
+// the dial failed: then freshFor does not apply.
+func (t *nodes) markStale(id int32, address string, refused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n, have := t.known[id]; have && n.address == address && (refused || time.Since(n.heard) > doubtAfter) {
-		n.doubted = true
+	if n, have := t.known[id]; have && n.address == address && (refused || time.Since(n.namedAt) > freshFor) {
+		n.stale = true
 		t.known[id] = n
 	}
 }
 
-// is reports whether the table has this broker at this address.
+// is reports whether the table has b, with the same address.
 func (t *nodes) is(b rewrite.Broker) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.known[b.NodeID].address == addressOf(b)
 }
 
-// snapshot returns the advertised side, for the state file. Nodes without a
-// ticket come with one that has no signature.
+// snapshot returns all nodes as tickets, for the state file. For a node without a ticket
+// it makes one up that has no signature.
 func (t *nodes) snapshot() (cluster string, tickets []tunnel.Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

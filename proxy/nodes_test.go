@@ -295,26 +295,26 @@ func TestTenThousandBrokers(t *testing.T) {
 // A broker that is down is dialled where a response has just said it is, and the
 // cluster is not asked for it with each attempt of a client; an address that a
 // gateway refuses is asked for at once.
-func TestWhatWasHeardJustNowIsNotDoubted(t *testing.T) {
+func TestAFreshNodeDoesNotGoStale(t *testing.T) {
 	table, _ := newTable(t, nil)
 	known := func() bool { _, ok := table.lookup(0); return ok }
 	if _, _, err := table.learn(table.epoch(), "c", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	if table.doubt(0, "broker:1", false); !known() {
-		t.Error("a node that was heard just now is doubted because it was not reached")
+	if table.markStale(0, "broker:1", false); !known() {
+		t.Error("a node that was heard just now is stale because it was not reached")
 	}
-	if table.doubt(0, "broker:2", true); !known() {
-		t.Error("a node is doubted because another address was refused")
+	if table.markStale(0, "broker:2", true); !known() {
+		t.Error("a node is stale because another address was refused")
 	}
-	if table.doubt(0, "broker:1", true); known() {
-		t.Error("a node whose address was refused is not doubted")
+	if table.markStale(0, "broker:1", true); known() {
+		t.Error("a node whose address was refused is not stale")
 	}
 	table.learn(table.epoch(), "c", []rewrite.Broker{{NodeID: 0, Host: "broker", Port: 1}})
 	n := table.known[0]
-	n.heard = time.Now().Add(-2 * doubtAfter)
+	n.namedAt = time.Now().Add(-2 * freshFor)
 	table.known[0] = n
-	if table.doubt(0, "broker:1", false); known() {
-		t.Error("a node that was not reached where it was long ago is not doubted")
+	if table.markStale(0, "broker:1", false); known() {
+		t.Error("a node that was not reached where it was long ago is not stale")
 	}
 }

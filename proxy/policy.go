@@ -8,39 +8,40 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// defaultHeadTimeout bounds how long a request's header may be on its way once
-// its first byte has come, for it is held back meanwhile.
+// defaultHeadTimeout bounds how long a request's header may take to arrive after its
+// first byte. The request is held in memory meanwhile. It is generous: a header has at
+// most a few hundred bytes, but a mobile network may stall for seconds.
 const defaultHeadTimeout = 30 * time.Second
 
-// policy is in what an agent's connections and a gateway's differ. screen is
-// called by the goroutine that relays requests, touches and relay by the one that
-// relays responses, lenient by both.
+// policy is the difference between an agent's connections, [agentConn], and a gateway's,
+// [ticketer]. The goroutine that relays requests calls screen, the one that relays
+// responses calls touches and relay, and both call lenient.
 type policy interface {
-	// screen looks at a request before a byte of it has been passed. It refuses
-	// the request by a [refusal], or answers it in the broker's place; nil and
-	// nil let it pass.
+	// screen decides about a request before any byte of it is relayed. It returns an
+	// answer to give in the broker's place, a [refusal] as error, or nil and nil to relay
+	// the request.
 	screen(protocol.Request) (answer []byte, err error)
-	// touches reports whether the responses of an API in a version are given to
-	// relay. All others pass as they come.
+	// touches reports whether responses of an API and version are given to relay. All
+	// others are relayed unchanged.
 	touches(k protocol.APIKey, version int16) bool
-	// relay relays the response to r, of size bytes, that begins f.
+	// relay relays the response to r: the next size bytes of f.
 	relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error)
-	// lenient reports whether what cannot be followed is relayed untouched,
-	// instead of refused.
+	// lenient reports whether bytes that cannot be decoded are relayed unchanged, instead
+	// of refused.
 	lenient() bool
 }
 
-// connSettings is what a connection is made with.
+// connSettings are the settings of one connection. They do not change.
 type connSettings struct {
-	policy      policy
-	report      reporter
-	wording     hints.Names   // names of settings, in errors
-	headTimeout time.Duration // bounds the wait for a request's header
-	without     without
+	policy       policy
+	report       reporter
+	settingNames hints.Names   // names of settings, in errors
+	headTimeout  time.Duration // bounds the wait for a request's header
+	without      without
 }
 
-// without names defences that a test takes away, to see that the others hold.
+// without switches off defences, in tests that show that the others suffice.
 type without struct {
-	correlationIDs bool                      // the broker is given the client's own
-	reading        func(*protocol.Flow) bool // it says which frames are raw tokens, and they are not counted
+	correlationIDs bool                      // requests keep the client's correlation ids
+	reading        func(*protocol.Flow) bool // decides which frames are raw tokens, which are not counted then
 }

@@ -6,27 +6,29 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// keptInflight is for how many requests a queue keeps room when it has none: a
-// few KiB.
+// keptInflight is for how many requests an empty queue keeps its memory, which is a few
+// KiB. Most clients never have more in flight; of those that do, many are idle for long.
 const keptInflight = 64
 
-// request is one request in flight, or a raw SASL token, which is answered in
-// its turn as requests are.
+// request is a request in flight, or a raw SASL token, which the broker answers in its
+// turn, as it does requests.
 type request struct {
 	protocol.Request
-	// sentID is the correlation id that the broker is given in the place of the
-	// client's. Nobody can foresee it: a response to another request, which a
-	// client has hidden from us, cannot pass for this one's.
+	// sentID is the correlation id that we send to the broker instead of the client's. It
+	// is random, so a client cannot guess it. A client that hides a request from us, by
+	// making us read frames in another way than the broker does, gets a response that
+	// matches no sentID, and that response is refused.
 	sentID int32
-	at     time.Time // its header had been read
-	queued bool      // it waited behind another one of its connection
-	answer []byte    // our own answer, where the request is not forwarded
-	own    bool      // the requests' side writes answer itself: nothing was in flight
-	token  bool      // a raw SASL token
+	at     time.Time // when its header had been read
+	queued bool      // another request of its connection was in flight before it
+	answer []byte    // our own answer; nil if the request goes to the broker
+	own    bool      // the requests' side writes answer itself, since nothing was in flight
+	token  bool      // it is a raw SASL token
 }
 
-// queue holds requests in the order in which they are answered. The zero value
-// is empty. It grows as it must, and gives its memory back when it is empty.
+// queue holds requests in the order in which they are answered, in a ring that grows as
+// needed. The zero value is empty. An empty queue gives back its memory, up to
+// keptInflight.
 type queue struct {
 	ring    []request
 	head, n int
@@ -40,7 +42,7 @@ func (q *queue) push(r request) {
 	q.n++
 }
 
-// at is the request that is i-th to be answered.
+// at returns the request that is answered after i others.
 func (q *queue) at(i int) *request { return &q.ring[(q.head+i)%len(q.ring)] }
 
 func (q *queue) grow() {
@@ -51,7 +53,7 @@ func (q *queue) grow() {
 	q.ring, q.head = ring, 0
 }
 
-// pop removes the request that is the first to be answered.
+// pop removes the request that is answered next.
 func (q *queue) pop() {
 	*q.at(0) = request{}
 	q.head = (q.head + 1) % len(q.ring)
@@ -68,9 +70,9 @@ func (q *queue) dropTokens() {
 	}
 }
 
-// restore returns the client's correlation id of the request that the broker was
-// given as id, and forgets the request in its place. left is how many there are
-// that were given ids of ours.
+// restore returns the client's correlation id of the request that we sent to the broker as
+// id, and clears that request. left is how many other requests have ids of ours. id 0
+// matches nothing, and only counts.
 func (q *queue) restore(id int32) (original int32, found bool, left int) {
 	for i := range q.n {
 		r := q.at(i)

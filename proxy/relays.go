@@ -10,31 +10,32 @@ import (
 )
 
 const (
-	// revokeEvery is how often a gateway checks whether the credentials behind its
-	// streams are still accepted. That reads their files too, so that a missing file
-	// is noticed in time, even if no agent comes.
+	// revokeEvery is how often a gateway checks whether the credentials of its streams are
+	// still accepted. The check also reads their files, so that a missing file is noticed
+	// even if no agent connects. It costs a stat for each file.
 	revokeEvery = 2 * time.Second
-	// revokeLooks is how often in a row a credential must be missing before open
-	// streams end: a file that is written in place is incomplete for a moment.
-	revokeLooks = 2
+	// revokeChecks is how many checks in a row must fail before open streams end. A file
+	// that is written in place is incomplete for a moment.
+	revokeChecks = 2
 )
 
-var errRevoked = errors.New("the token or certificate behind this connection is not accepted any more")
+var errRevoked = errors.New("the token or certificate of this connection is no longer accepted")
 
-// admission says with which credentials a connection was let in, and whether they
-// are still accepted.
+// admission holds the credentials with which a connection was accepted, and the results
+// of checking them again.
 type admission struct {
 	peer tunnel.Peer
 
 	// Owned by revoke.
-	missed  int       // looks in a row that did not find it
-	revoked time.Time // when the connection was told to end; zero for not
+	missed  int       // checks in a row that failed
+	revoked time.Time // when the connection was told to end; zero if it was not
 }
 
-// relays are the Kafka connections that a gateway relays. The zero value is ready.
+// relays are the open Kafka connections of a gateway, in order to drain and revoke them.
+// Whoever adds one removes it. The zero value is ready.
 type relays struct {
 	mu       sync.Mutex
-	draining time.Time // since when; zero for not
+	draining time.Time // when drain was called; zero if it was not
 	conns    map[*conn]*admission
 }
 
@@ -56,7 +57,7 @@ func (r *relays) remove(c *conn) {
 	delete(r.conns, c)
 }
 
-// drain ends all connections between two requests, and those to come.
+// drain drains all connections, and those that are added later. It does not block.
 func (r *relays) drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,16 +67,17 @@ func (r *relays) drain() {
 	}
 }
 
-// drainingSince is when drain was called, or zero.
+// drainingSince returns when drain was called, or the zero time.
 func (r *relays) drainingSince() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.draining
 }
 
-// revoke ends connections whose credentials judge does not accept any more: between
-// two requests or, after patience, at once, in a goroutine of cuts. It returns how
-// many it has told to end, by identity. It is not called concurrently.
+// revoke drains connections whose credentials judge has refused revokeChecks times in a
+// row. Those that have not ended after patience are cut, in goroutines of cuts. It returns
+// how many connections it has started to drain, by identity. It must not be called
+// concurrently.
 func (r *relays) revoke(judge func(grant any) error, patience time.Duration, cuts *sync.WaitGroup) (ended map[string]int) {
 	r.mu.Lock()
 	conns := maps.Clone(r.conns)
@@ -90,7 +92,7 @@ func (r *relays) revoke(judge func(grant any) error, patience time.Duration, cut
 		case judge(a.peer.Grant) == nil:
 			a.missed = 0
 		default:
-			if a.missed++; a.missed == revokeLooks {
+			if a.missed++; a.missed == revokeChecks {
 				a.revoked = time.Now()
 				c.drain()
 				ended[a.peer.Identity]++

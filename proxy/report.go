@@ -9,14 +9,14 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
-// reporter counts and logs what becomes of a connection.
+// reporter counts and logs how a connection ends, and what is refused on it.
 type reporter struct {
 	metrics *metrics.Metrics
-	log     *slog.Logger // with what is known of the connection
+	log     *slog.Logger // with the connection's attributes
 	limiter *logLimiter  // shared by all connections of a process
 }
 
-// closed says how a connection has ended: as a warning where somebody could do
+// closed reports how a connection ended. It is a warning if an operator may be able to do
 // something about it.
 func (r *reporter) closed(end outcome) {
 	r.metrics.Closed(end.cause)
@@ -32,8 +32,8 @@ func (r *reporter) closed(end outcome) {
 	}
 }
 
-// refused says why something was refused. A connection that is for introductions
-// only is part of a client's recovery, and no trouble.
+// refused reports why something was refused. RefusedIntroduction is no warning: a client
+// that finds a node again goes through it.
 func (r *reporter) refused(why *refusal, more ...any) {
 	more = append(more, "err", why.err)
 	if why.reason == metrics.RefusedIntroduction {
@@ -47,11 +47,11 @@ func (r *reporter) refused(why *refusal, more ...any) {
 	r.limiter.warn(r.log, "connection refused", about, more...)
 }
 
-// notFollowed says that bytes pass from now on, without tickets, memory and
-// metrics.
+// notFollowed reports that a gateway from now on relays the connection's bytes without
+// decoding them.
 func (r *reporter) notFollowed(why error) {
-	const message = "connection not followed any more, its bytes pass without tickets and metrics"
-	if why == io.ErrUnexpectedEOF { // the client has ended, no more
+	const message = "connection can no longer be decoded, relaying its bytes without tickets and metrics"
+	if why == io.ErrUnexpectedEOF { // the client disconnected in the middle of a frame
 		r.log.Debug(message, "err", why)
 		return
 	}

@@ -8,10 +8,12 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// requests is the direction from the client to the broker. One goroutine calls
-// its methods and uses its fields.
+// requests is the direction from the client to the broker. Its methods are called, and
+// its fields used, by one goroutine: the one that calls [conn.run]. It reads near, writes
+// far, and writes near only for an answer that it owns: see [request].
 type requests struct {
 	*connSettings
 	near, far *source
@@ -19,13 +21,13 @@ type requests struct {
 	inflight  *inflight
 	ending    *ending
 
-	first      *firstRequest // before its turn, as far as something is known of it; else nil
+	first      *firstRequest // the first request, until it is relayed; nil if nothing is known about it
 	ids        correlationIDs
-	begun      bool // a frame has been passed
-	noResponse bool // a request has been passed that wants no response
+	begun      bool // a frame has been relayed
+	noResponse bool // a request has been relayed that gets no response
 }
 
-// relay relays requests until the client ends (nil) or something breaks.
+// relay relays requests. It returns nil when the client has ended its side in good order.
 func (r *requests) relay() error {
 	for {
 		err := r.await()
@@ -41,7 +43,8 @@ func (r *requests) relay() error {
 	}
 }
 
-// await waits for the first byte of a request.
+// await waits for the first byte of a request. It returns errDraining if no more requests
+// are to be read.
 func (r *requests) await() error {
 	if r.drained() && !protocol.FrameBuffered(r.flow) {
 		return errDraining
@@ -49,7 +52,7 @@ func (r *requests) await() error {
 	return r.near.await(r.flow, r.drained)
 }
 
-// drained reports whether no more requests are to be read.
+// drained reports whether to stop reading requests.
 func (r *requests) drained() bool {
 	onItsWay := r.first != nil && r.first.at.IsZero()
 	return r.ending.drained(onItsWay)
@@ -74,7 +77,7 @@ func (r *requests) relayNext() (err error) {
 		return r.relayToken()
 	}
 	r.begun = true
-	if next.sent == 0 { // screen has let pass what was sent ahead
+	if next.sent == 0 { // repeatable has screened what was sent ahead
 		if in.answer, err = r.policy.screen(in.Request); err != nil {
 			return err
 		}
@@ -90,13 +93,13 @@ func (r *requests) relayNext() (err error) {
 	return r.forward(in, next.sent)
 }
 
-// forward passes on a request that is answered, under a correlation id of ours,
-// but for the bytes that were sent ahead.
+// forward relays a request that gets a response, with a correlation id of ours. The first
+// sent bytes of it have been sent ahead and are dropped.
 func (r *requests) forward(in request, sent int) error {
 	if in.sentID == 0 {
 		in.sentID = r.newID(in.Request)
 	}
-	if r.inflight.full() { // what makes room may be the answers to requests that flow still holds
+	if r.inflight.full() { // the flow may hold the requests whose responses make room
 		if err := r.flow.Flush(); err != nil {
 			return err
 		}
@@ -116,7 +119,7 @@ func (r *requests) forward(in request, sent int) error {
 	return r.flow.PassThrough(in.Size - int64(sent))
 }
 
-// newID returns the correlation id with which the broker gets a request.
+// newID returns the correlation id to send to the broker.
 func (r *requests) newID(in protocol.Request) int32 {
 	if r.without.correlationIDs {
 		return in.CorrelationID
@@ -130,7 +133,8 @@ func (r *requests) count(in protocol.Request) {
 	m.RequestBytes.Add(float64(in.Size))
 }
 
-// answer gives our own answer to a request that is not forwarded, in its turn.
+// answer drops a request and answers it in the broker's place. If others are in flight,
+// the responses' side writes the answer when its turn comes.
 func (r *requests) answer(in request) error {
 	if err := r.flow.Flush(); err != nil {
 		return err
@@ -139,7 +143,7 @@ func (r *requests) answer(in request) error {
 		return err
 	}
 	place, err := r.inflight.push(request{Request: in.Request, answer: in.answer})
-	if err != nil || place != alone {
+	if err != nil || place != ours {
 		return err
 	}
 	if _, err := r.near.Write(in.answer); err != nil {
@@ -149,7 +153,7 @@ func (r *requests) answer(in request) error {
 	return nil
 }
 
-// drop takes a frame from the client and passes it to nobody.
+// drop reads a frame from the client and discards it.
 func (r *requests) drop(size int64) error {
 	r.flow.To(io.Discard)
 	defer r.flow.To(r.far)
@@ -159,7 +163,8 @@ func (r *requests) drop(size int64) error {
 	return r.flow.Flush()
 }
 
-// peek reads the next request's header, or finds a raw SASL token.
+// peek reads the header of the next request, or finds that the frame is a raw SASL token.
+// Nothing is relayed yet.
 func (r *requests) peek() (in request, err error) {
 	defer r.near.unlimitReads()
 	if in.token, err = r.isToken(); err == nil && !in.token {
@@ -170,7 +175,7 @@ func (r *requests) peek() (in request, err error) {
 	return in, err
 }
 
-// timeHead bounds the wait for the head of the next frame, where there is one.
+// timeHead bounds the wait for the header of the next frame, unless it has arrived.
 func (r *requests) timeHead() {
 	if protocol.FrameBuffered(r.flow) {
 		r.near.unlimitReads()
@@ -179,9 +184,9 @@ func (r *requests) timeHead() {
 	r.near.limitReads(time.Now().Add(r.headTimeout))
 }
 
-// isToken reports whether the next frame is a raw SASL token. In a login it
-// waits for the broker's answer to what came before, as the broker does before
-// it reads on: what the frame is may depend on that.
+// isToken reports whether the next frame is a raw SASL token. During a login that may
+// depend on the broker's answer to the frame before, so isToken waits for it. The broker
+// does not read the next frame earlier either.
 func (r *requests) isToken() (bool, error) {
 	if r.without.reading != nil {
 		return r.without.reading(r.flow), nil
@@ -211,7 +216,7 @@ func (r *requests) isToken() (bool, error) {
 	return isToken, err
 }
 
-// relayToken relays one raw SASL token.
+// relayToken relays one raw SASL token to the broker.
 func (r *requests) relayToken() error {
 	size, err := protocol.PeekToken(r.flow)
 	if err != nil {
@@ -229,9 +234,10 @@ func (r *requests) relayToken() error {
 	return r.flow.PassThrough(size)
 }
 
-// unreadable decides about bytes that are no request.
+// unreadable decides what happens after peek has failed with err. It returns the error
+// that ends the connection, or relays all bytes from here on if the policy is lenient.
 func (r *requests) unreadable(err error) error {
-	if isTimeout(err) {
+	if tunnel.IsTimeout(err) {
 		if r.drained() {
 			return errDraining
 		}
@@ -252,7 +258,7 @@ func (r *requests) unreadable(err error) error {
 	return err
 }
 
-// end ends the connection as far as that is due when err has ended relay.
+// end ends the connection, as far as this side can, after relay has returned err.
 func (r *requests) end(err error) {
 	defer r.release()
 	var write *protocol.WriteError
@@ -265,7 +271,7 @@ func (r *requests) end(err error) {
 		if r.noResponse && errors.Is(err, errDraining) {
 			r.relayLate()
 		}
-		r.ending.leaveBroker(err)
+		r.ending.endBroker(err)
 	case errors.As(err, &write):
 		r.ending.brokerUnwritable(write.Err)
 	default:
@@ -273,8 +279,9 @@ func (r *requests) end(err error) {
 	}
 }
 
-// awaitResponses waits for the responses to what came before we ended the
-// connection: they are still the client's. A drain has a time of its own.
+// awaitResponses waits until the responses to earlier requests have been relayed: the
+// client is still there. After a refusal it waits for headTimeout at most. During a drain
+// the drain's timeout bounds the wait.
 func (r *requests) awaitResponses(end error) {
 	if r.flow.Flush() != nil {
 		return
@@ -286,10 +293,10 @@ func (r *requests) awaitResponses(end error) {
 	r.inflight.drain(atMost)
 }
 
-// relayLate relays what a client sends that has not seen yet that its
-// connection ends, as far as nobody waits for an answer: a client that produces
-// with acks=0 believes that such a request has arrived. Any other request is
-// sent anew by the client, and must not be relayed twice.
+// relayLate relays requests without a response that a client sends before it notices that
+// its connection ends. A client that produces with acks=0 believes that they have arrived.
+// All other requests are dropped: the client sends them again on another connection, and
+// the broker must not get them twice.
 func (r *requests) relayLate() {
 	r.near.limitReads(time.Now().Add(lingerTimeout))
 	for {
@@ -308,5 +315,5 @@ func (r *requests) relayLate() {
 	r.flow.Flush()
 }
 
-// release gives back the memory of a direction that is over.
+// release frees the buffer of this direction. It may be called more than once.
 func (r *requests) release() { r.flow.Release() }

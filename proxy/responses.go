@@ -13,21 +13,22 @@ import (
 
 var (
 	errMismatch = errors.New("responses do not match requests")
-	errLogin    = errors.New("a login whose raw SASL tokens cannot be followed")
+	errLogin    = errors.New("cannot follow the raw SASL tokens of this login")
 )
 
-// responses is the direction from the broker to the client. One goroutine calls
-// its methods and uses its fields.
+// responses is the direction from the broker to the client. Its methods are called, and
+// its fields used, by one goroutine, which [conn.run] starts with run and waits for. It
+// reads far and writes near.
 type responses struct {
 	*connSettings
 	far, near *source
-	flow      *protocol.Flow // from far to near; made by run
+	flow      *protocol.Flow // from far to near; run makes it
 	inflight  *inflight
 	ending    *ending
 }
 
-// run relays responses until no more come, and ends the connection as far as
-// that is due.
+// run relays responses until the broker's side ends. Then it ends the connection, as far
+// as this side can.
 func (r *responses) run() {
 	defer r.ending.responsesOver()
 	r.flow = protocol.NewFlow(r.far, r.near)
@@ -35,15 +36,15 @@ func (r *responses) run() {
 	r.end(r.relay())
 }
 
-// end ends the connection as far as that is due when err has ended relay.
+// end ends the connection, as far as this side can, after relay has returned err.
 func (r *responses) end(err error) {
 	var write *protocol.WriteError
 	switch {
 	case err == nil:
 		r.ending.brokerFinished()
 	case errors.As(err, &write):
-		// The client is gone. The broker must not wait for a reader, or it never
-		// comes to the requests that were received before.
+		// The client has disconnected. Read and drop the responses: a broker that
+		// cannot write them does not read the requests that were received before.
 		r.inflight.stopAnswers()
 		io.Copy(io.Discard, r.far)
 	default:
@@ -51,7 +52,7 @@ func (r *responses) end(err error) {
 	}
 }
 
-// relay relays responses until the broker ends (nil) or something breaks.
+// relay relays responses. It returns nil when the broker has ended its side in good order.
 func (r *responses) relay() error {
 	never := func() bool { return false }
 	for {
@@ -71,7 +72,7 @@ func (r *responses) relay() error {
 	}
 }
 
-// answer writes our own answers whose turn has come.
+// answer writes our own answers to the oldest requests in flight.
 func (r *responses) answer() error {
 	for {
 		to, ok := r.inflight.oldest()
@@ -99,9 +100,9 @@ func (r *responses) relayNext() error {
 	case err != nil:
 		return r.unexpected(err)
 	case !ok || to.answer != nil:
-		return r.unexpected(fmt.Errorf("%w: a response with correlation id %d to no request", errMismatch, id))
+		return r.unexpected(fmt.Errorf("%w: a response with correlation id %d, which matches no request", errMismatch, id))
 	case id != to.sentID:
-		return r.unexpected(fmt.Errorf("%w: a response that is not the one to %s v%d with correlation id %d, the oldest in flight", errMismatch, to.Key, to.Version, to.CorrelationID))
+		return r.unexpected(fmt.Errorf("%w: want the response to %s v%d with correlation id %d, the oldest in flight", errMismatch, to.Key, to.Version, to.CorrelationID))
 	}
 	if err := r.followLogin(to.Request, size); err != nil {
 		return r.unexpected(err)
@@ -110,7 +111,7 @@ func (r *responses) relayNext() error {
 	return r.relayTo(to, size)
 }
 
-// relayTo relays the response of size bytes to a request.
+// relayTo relays the response to a request, of size bytes, and counts it.
 func (r *responses) relayTo(to request, size int64) error {
 	start := time.Now()
 	m := r.report.metrics.API(to.Key)
@@ -130,6 +131,7 @@ func (r *responses) relayTo(to request, size int64) error {
 	return nil
 }
 
+// relayBody relays a response through the policy, or unchanged.
 func (r *responses) relayBody(to protocol.Request, size int64) error {
 	if !r.policy.touches(to.Key, to.Version) {
 		return r.flow.PassThrough(size)
@@ -147,8 +149,8 @@ func (r *responses) relayBody(to protocol.Request, size int64) error {
 	return err
 }
 
-// flushLast sends a response behind which nothing is: it leaves now, before it
-// counts as done.
+// flushLast writes out a response if no other follows it in the buffer. Otherwise both
+// are written together, with one system call.
 func (r *responses) flushLast() error {
 	if r.flow.Buffered() > 0 {
 		return nil
@@ -156,15 +158,16 @@ func (r *responses) flushLast() error {
 	return r.flow.Flush()
 }
 
-// followLogin notes what the broker says to a SaslHandshake v0, before the
-// client can read it: where it accepts, raw tokens follow.
+// followLogin records the broker's answer to a SaslHandshake v0: if the broker accepts the
+// mechanism, raw tokens follow. It does so before the client can read the answer, so
+// that the requests' side knows what the next frame is.
 func (r *responses) followLogin(to protocol.Request, size int64) error {
 	if !handshakesV0(to) {
 		return nil
 	}
-	const errorCode = 8 // behind length and correlation id
+	const errorCode = 8 // offset: after length and correlation id, 4 bytes each
 	if size < errorCode+2 {
-		return fmt.Errorf("%w: a response to SaslHandshake of %d bytes", errLogin, size)
+		return fmt.Errorf("%w: a SaslHandshake response of %d bytes is too short", errLogin, size)
 	}
 	b, err := r.flow.Peek(errorCode+2, errorCode+2)
 	if err != nil {
@@ -172,12 +175,12 @@ func (r *responses) followLogin(to protocol.Request, size int64) error {
 	}
 	accepted := b[errorCode] == 0 && b[errorCode+1] == 0
 	if r.inflight.handshakeAnswered(to.Mechanism, accepted) != nil {
-		return fmt.Errorf("%w: the mechanism is none of PLAIN, SCRAM, OAUTHBEARER and GSSAPI, and the client sends SaslHandshake v0, not v1", errLogin)
+		return fmt.Errorf("%w: the mechanism is not PLAIN, SCRAM, OAUTHBEARER or GSSAPI, and the client sends SaslHandshake v0 instead of v1", errLogin)
 	}
 	return nil
 }
 
-// relayToken relays one raw SASL token.
+// relayToken relays one raw SASL token to the client.
 func (r *responses) relayToken() error {
 	size, err := protocol.PeekToken(r.flow)
 	if err != nil {
@@ -193,13 +196,14 @@ func (r *responses) relayToken() error {
 	return nil
 }
 
-// unexpected decides about bytes that are not the response that is due.
+// unexpected decides what happens with bytes that are not the expected response. It
+// returns the error that ends the connection, or stops decoding if the policy is lenient.
 func (r *responses) unexpected(err error) error {
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
 	case r.policy.lenient() && (framing || errors.Is(err, errMismatch) || errors.Is(err, errLogin)):
 		if errors.Is(err, protocol.ErrForeign) {
-			err = sayForeign(err, r.wording)
+			err = explainForeign(err, r.settingNames)
 		}
 		if r.inflight.stopFollowing() {
 			r.report.notFollowed(err)
@@ -210,16 +214,16 @@ func (r *responses) unexpected(err error) error {
 	case errors.Is(err, errMismatch):
 		return refuse(metrics.RefusedCorrelation, "read response: %w", err)
 	case errors.Is(err, protocol.ErrForeign):
-		return &refusal{metrics.RefusedNotKafka, sayForeign(err, r.wording)}
+		return &refusal{metrics.RefusedNotKafka, explainForeign(err, r.settingNames)}
 	case framing:
 		return refuse(metrics.RefusedFrameSize, "read response: %w", err)
 	}
 	return err
 }
 
-// restore relays a frame when frames are not followed any more, and puts the
-// client's correlation id back if it answers a request that was. When none is
-// left it relays everything.
+// restore relays a frame after decoding has stopped. If the frame answers a request that
+// we sent with an id of ours, it puts back the client's correlation id. When no such
+// request is left, it relays all bytes until the end.
 func (r *responses) restore() error {
 	if _, _, left := r.inflight.restore(0); left == 0 {
 		return r.flow.PassAll()

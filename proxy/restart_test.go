@@ -67,7 +67,7 @@ var (
 
 // A client that goes straight back to a broker port, and never to the bootstrap
 // address, is served by a restarted agent, whatever that has to go by.
-func TestClientComesStraightBackToARestartedAgent(t *testing.T) {
+func TestClientReconnectsAtOnceToARestartedAgent(t *testing.T) {
 	for _, layer := range []struct {
 		name           string
 		stateFile      bool
@@ -262,7 +262,7 @@ func TestExpiredTicketIsAnUnknownNode(t *testing.T) {
 	onePartitionEach(t, c, "t", 0, 1)
 	p := startPlace(t, "ws", "key", c.Bootstrap())
 	address := dialKafka(t, c.Bootstrap()[0]).brokers(t)[1]
-	expired, err := newSigner(keysOf("key")).sign(tunnel.Ticket{ClusterID: "kfake", NodeID: 1, Address: address}, time.Now().Add(-ticketLife))
+	expired, err := newSigner(keysOf("key")).sign(tunnel.Ticket{ClusterID: "kfake", NodeID: 1, Address: address}, time.Now().Add(-ticketLifetime))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func TestCorrelationIDsArePutBackWhereAGatewayStopsFollowing(t *testing.T) {
 			if !bytes.Equal(got, test.want) || err != nil {
 				t.Errorf("the client read %q, %v, want %q", got, err, test.want)
 			}
-			if !warns(log.String(), []string{"not followed any more"}) {
+			if !warns(log.String(), []string{"can no longer be decoded"}) {
 				t.Errorf("nobody is told why:\n%s", log)
 			}
 			if sent[0] == 5 {

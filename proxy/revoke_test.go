@@ -37,7 +37,7 @@ func startRevoking(t *testing.T, broker, tokens string, change func(*Gateway)) r
 	c := &credentials.Policy{Tokens: file}
 	r.running = startGateway(t, []string{broker}, func(g *Gateway) {
 		g.Authenticate, g.Grant, g.Judge, g.RevokeStreams = c.Authenticate, c.Grant, c.Judge, true
-		g.lookEvery, g.Logger = 5*time.Millisecond, r.log.logger()
+		g.checkEvery, g.Logger = 5*time.Millisecond, r.log.logger()
 		if change != nil {
 			change(g)
 		}
@@ -122,7 +122,7 @@ func TestARevokedTokenEndsItsStreamsAlone(t *testing.T) {
 					t.Errorf("a stream of another token, of the same name or not: %v", err)
 				}
 			}
-			waitFor(t, "the log", func() bool { return containsAll(r.log.String(), "streams end", "identity=team", "streams=2") })
+			waitFor(t, "the log", func() bool { return containsAll(r.log.String(), "ending streams", "identity=team", "streams=2") })
 		})
 	}
 }
@@ -144,7 +144,7 @@ func TestARevokedStreamEndsBetweenTwoRequests(t *testing.T) {
 	c.Write(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 2))
 	waitFor(t, "the request", func() bool { return asked.Load() == 2 })
 	writeFile(t, r.file, "b=two")
-	waitFor(t, "the end", func() bool { return containsAll(r.log.String(), "streams end") })
+	waitFor(t, "the end", func() bool { return containsAll(r.log.String(), "ending streams") })
 	give()
 	if err := readAnswerTo(c, 2); err != nil {
 		t.Error(err)
@@ -168,7 +168,7 @@ func TestARevokedStreamIsCutInTheEnd(t *testing.T) {
 	writeFile(t, r.file, "b=two")
 	for what, c := range map[string]*tunnel.Conn{"silent": silent, "slow": slow} {
 		c.SetDeadline(time.Now().Add(20 * time.Second))
-		if n, err := c.Read(make([]byte, 1)); n > 0 || isTimeout(err) {
+		if n, err := c.Read(make([]byte, 1)); n > 0 || tunnel.IsTimeout(err) {
 			t.Errorf("%s: %d, %v, want an end", what, n, err)
 		}
 	}
@@ -176,7 +176,7 @@ func TestARevokedStreamIsCutInTheEnd(t *testing.T) {
 
 // A file that is incomplete for a moment, as one that an editor writes in place,
 // ends nothing.
-func TestOneLookEndsNoStream(t *testing.T) {
+func TestOneFailedCheckEndsNoStream(t *testing.T) {
 	var missing bool
 	judge := func(any) error {
 		if missing {
@@ -198,12 +198,12 @@ func TestOneLookEndsNoStream(t *testing.T) {
 	}
 	r.revoke(judge, time.Hour, nil)
 	if !c.ending.drained(false) {
-		t.Errorf("not ended after %d looks", revokeLooks)
+		t.Errorf("not ended after %d looks", revokeChecks)
 	}
 }
 
 // By default a revoked token opens nothing new, and what is open goes on.
-func TestWithoutRevokeStreamsTheyGoOn(t *testing.T) {
+func TestWithoutRevokeStreamsTheyContinue(t *testing.T) {
 	r := startRevoking(t, plainBroker(t), "a=one\nb=two", func(g *Gateway) { g.RevokeStreams = false })
 	d := r.dialler(t, "ws", "one")
 	c := stream(t, d)

@@ -123,7 +123,7 @@ func startGatewayOn(t testing.TB, address string, bootstrap []string, change fun
 	reg := prometheus.NewRegistry()
 	g := &Gateway{
 		Version: "test", TLS: serverTLS(t), DrainTimeout: 5 * time.Second,
-		Brokers: &Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}, Names: flags, credible: true},
+		Brokers: &Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}, Names: flags, dialIsAnswer: true},
 		Metrics: metrics.New(reg, "gateway", "test"), Logger: testLogger(t, "gateway"), Names: flags,
 	}
 	if change != nil {

@@ -76,7 +76,7 @@ func soakPath(t *testing.T, transport string) running {
 
 // One question and its answer on each of 10,000 connections, eight at a time;
 // without CULVERT_TEST_LONG it is a tenth.
-func TestConnectionsThatComeAndGoLeaveNothing(t *testing.T) {
+func TestClosedConnectionsLeaveNothingBehind(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		path := soakPath(t, transport)
 		cycles := 1000
@@ -159,7 +159,7 @@ func idleFor(t *testing.T, address string, idle time.Duration) {
 	t.Logf("%d connections: %+v", len(conns), measure(t))
 	for _, c := range conns {
 		c.SetReadDeadline(time.Now().Add(time.Millisecond))
-		if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
+		if _, err := c.Read(make([]byte, 1)); !tunnel.IsTimeout(err) {
 			t.Fatalf("an idle connection: %v", err)
 		}
 	}

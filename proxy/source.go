@@ -1,41 +1,41 @@
 package proxy
 
 import (
-	"errors"
 	"io"
 	"net"
-	"os"
 	"runtime"
 	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// idleAfter is how long a direction keeps its buffer while nothing comes.
+// idleAfter is how long a direction keeps its buffer while nothing arrives. Most
+// connections of Kafka clients are idle most of the time, and a gateway holds thousands.
 const idleAfter = time.Second
 
-// source is a connection whose deadline stops a read only where the reader has
-// asked for that. Elsewhere it is one left over from a wait, or from drain, and
-// the read goes on without it: in the middle of a frame nobody is in a hurry.
+// source is a connection whose read deadline counts only while the reader asks for one,
+// with limitReads. Drains wake up readers by a deadline in the past, which can also hit a
+// read in the middle of a frame. Such a read clears the deadline and goes on.
 //
-// Its fields are the reader's: one goroutine may read while another writes.
+// The reader owns the fields. One goroutine may read while another one writes.
 type source struct {
 	net.Conn
-	timed   bool             // a deadline stops reads
-	limited io.LimitedReader // what Splice reads from, for it not to allocate one
+	timed   bool             // reads stop at the deadline
+	limited io.LimitedReader // for Splice, so that it need not allocate one
 }
 
 func (s *source) Read(p []byte) (int, error) {
 	for {
 		n, err := s.Conn.Read(p)
-		if n > 0 || s.timed || !isTimeout(err) {
+		if n > 0 || s.timed || !tunnel.IsTimeout(err) {
 			return n, err
 		}
 		s.SetReadDeadline(time.Time{})
 	}
 }
 
-// limitReads has reads stop at a deadline, until unlimitReads.
+// limitReads makes reads stop at a deadline, until unlimitReads is called.
 func (s *source) limitReads(deadline time.Time) {
 	s.timed = true
 	s.SetReadDeadline(deadline)
@@ -43,17 +43,17 @@ func (s *source) limitReads(deadline time.Time) {
 
 func (s *source) unlimitReads() { s.timed = false }
 
-// await waits for the first byte of a frame in f, which reads from s. While none
-// comes for a while, f holds no buffer. It returns [errDraining] when no frames
-// are to be read any more, which drained says: whoever changes that sets a
-// deadline in the past, for await to ask.
+// await waits for the first byte of a frame in f, which reads from s. After idleAfter
+// without one, f gives back its buffer. await returns errDraining when drained returns
+// true. Whoever changes what drained returns must set a read deadline in the past, which
+// wakes up await.
 func (s *source) await(f *protocol.Flow, drained func() bool) error {
 	if f.Buffered() > 0 {
 		return nil
 	}
 	defer s.unlimitReads()
 	err := s.awaitUntil(time.Now().Add(idleAfter), f, drained)
-	if isTimeout(err) {
+	if tunnel.IsTimeout(err) {
 		f.Release()
 		err = s.awaitUntil(time.Time{}, f, drained)
 	}
@@ -62,19 +62,19 @@ func (s *source) await(f *protocol.Flow, drained func() bool) error {
 
 func (s *source) awaitUntil(deadline time.Time, f *protocol.Flow, drained func() bool) error {
 	s.limitReads(deadline)
-	if drained() { // asked behind limitReads, which may have replaced the deadline in the past
+	if drained() { // after limitReads, which may have replaced a deadline in the past
 		return errDraining
 	}
 	_, err := f.Peek(1, 1)
-	if isTimeout(err) && drained() {
+	if tunnel.IsTimeout(err) && drained() {
 		return errDraining
 	}
 	return err
 }
 
-// Splice implements what a [protocol.Flow] asks of its destination, where both
-// are plain TCP and the kernel can do it: that is half of the work of a relay
-// without a tunnel.
+// Splice copies up to n bytes inside the kernel, if both sides are plain TCP on Linux, and
+// returns how many. A [protocol.Flow] calls it on its destination. It halves the CPU time
+// of relaying large frames without a tunnel.
 func (s *source) Splice(from io.Reader, n int64) int64 {
 	dst, isTCP := s.Conn.(*net.TCPConn)
 	src, ok := from.(*source)
@@ -89,8 +89,3 @@ func (s *source) Splice(from io.Reader, n int64) int64 {
 	n, _ = dst.ReadFrom(&src.limited)
 	return n
 }
-
-// isTimeout reports whether err is a deadline that passed. ETIMEDOUT, which has
-// a Timeout too, is the end of a TCP connection; the next read would find what
-// looks like an end in good order.
-func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

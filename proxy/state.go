@@ -12,29 +12,29 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// state is what an agent remembers over a restart, so that a client which comes
-// straight back to a broker's port finds it open. It is kept for each upstream
-// and cluster; losing it loses nothing that a Metadata response does not bring
-// back.
+// state is what an agent keeps over a restart: the nodes of each upstream and cluster. With
+// it, a client that reconnects to a broker's port at once finds the port open. It is a
+// cache: a Metadata response brings everything back.
 type state struct {
-	Clusters []clusterState `json:"clusters"` // the one used last comes first
+	Clusters []clusterState `json:"clusters"` // the most recently used first
 }
 
 type clusterState struct {
 	Upstream  string          `json:"upstream"`
 	ClusterID string          `json:"cluster_id"`
-	Nodes     []tunnel.Ticket `json:"nodes"` // without a MAC where there is no ticket
+	Nodes     []tunnel.Ticket `json:"nodes"` // a node without a ticket has an empty MAC
 }
 
 const (
-	// maxClusterStates bounds the file: an agent that is pointed here and there.
+	// maxClusterStates bounds the clusters in the file. A laptop may use a few gateways in
+	// turn.
 	maxClusterStates = 8
-	// maxState bounds the bytes of the file. A cluster of maxNodes takes 4 % of it,
-	// and a third if all that is in it is as long as can be.
+	// maxState bounds the bytes of the file. A cluster of maxNodes takes 4 % of it, or a
+	// third if every name has its greatest length.
 	maxState = 8 << 20
 )
 
-// readState reads the file; one that does not exist is empty.
+// readState reads the file. A file that does not exist is an empty state.
 func readState(file string) (s state, err error) {
 	b, err := credentials.ReadFile(file, maxState)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -49,7 +49,7 @@ func readState(file string) (s state, err error) {
 	return s, nil
 }
 
-// of returns what is known of the cluster that upstream led to last.
+// of returns the cluster that upstream led to last.
 func (s state) of(upstream string) (clusterState, bool) {
 	for _, c := range s.Clusters {
 		if c.Upstream == upstream {
@@ -59,7 +59,7 @@ func (s state) of(upstream string) (clusterState, bool) {
 	return clusterState{}, false
 }
 
-// with returns s with c as the one used last.
+// with returns s with c as the most recently used cluster.
 func (s state) with(c clusterState) state {
 	clusters := []clusterState{c}
 	for _, old := range s.Clusters {
@@ -71,7 +71,8 @@ func (s state) with(c clusterState) state {
 	return state{clusters}
 }
 
-// encode returns the content of a file with as many clusters as fit.
+// encode returns the content of the file. It drops the clusters used least recently until
+// the file is smaller than maxState.
 func (s state) encode() ([]byte, error) {
 	for {
 		b, err := json.MarshalIndent(s, "", "  ")
@@ -82,8 +83,9 @@ func (s state) encode() ([]byte, error) {
 	}
 }
 
-// write replaces the file, or what it is a link to. Only its owner may read it:
-// tickets let their bearer reach brokers, if the gateway's token is known as well.
+// write replaces the file, or the file that it links to, in one step. Only its owner can
+// read it, because tickets are part of what is needed to reach brokers; the other part is
+// the gateway's token.
 func (s state) write(file string) error {
 	if err := s.replace(file); err != nil {
 		return fmt.Errorf("write state file: %w", err)
@@ -102,7 +104,7 @@ func (s state) replace(file string) error {
 	if to, err := filepath.EvalSymlinks(file); err == nil {
 		file = to
 	}
-	if info, err := os.Lstat(file); err == nil { // a rename would put a file in the place of a device
+	if info, err := os.Lstat(file); err == nil { // a rename would replace a device, such as /dev/null
 		if err := credentials.CheckRegular(file, info); err != nil {
 			return err
 		}

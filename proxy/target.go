@@ -12,21 +12,21 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// target is an address that an end may be asked to dial: HOST:PORT, where HOST
-// is a host name or an IP address.
+// target is an address that a peer asks us to dial: HOST:PORT, where HOST is a host name
+// or an IP address. Make it with parseTarget.
 type target struct {
-	host string     // as it is written
-	ip   netip.Addr // unmapped; not valid where host is a name
+	host string     // as in the address
+	ip   netip.Addr // without IPv4 mapping; not valid if host is a name
 	port string
 }
 
-// parseTarget reads an address. There is one way to write a port and none to
-// write an IP address that resolvers and we read differently: tickets compare
-// addresses as strings, and a pattern must match what is going to be dialled.
-// The error does not repeat the address.
+// parseTarget parses an address. It is strict. A port has only one spelling, because
+// tickets compare addresses as strings. Hosts that some resolvers read as an IP address
+// and others as a name are errors, because a pattern must match what is really dialled.
+// Errors do not repeat the address; callers add it.
 func parseTarget(address string) (target, error) {
 	if len(address) > tunnel.MaxTarget {
-		return target{}, fmt.Errorf("%d bytes, and addresses of brokers have %d at most", len(address), tunnel.MaxTarget)
+		return target{}, fmt.Errorf("%d bytes exceed the limit of %d for an address", len(address), tunnel.MaxTarget)
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || net.JoinHostPort(host, port) != address {
@@ -37,7 +37,7 @@ func parseTarget(address string) (target, error) {
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
 		if ip.Zone() != "" {
-			return target{}, errors.New("an IP address with a zone is not reached from another machine")
+			return target{}, errors.New("an IP address with a zone cannot be reached from another machine")
 		}
 		return target{host, ip.Unmap(), port}, nil
 	}
@@ -47,7 +47,7 @@ func parseTarget(address string) (target, error) {
 	return target{host: host, port: port}, nil
 }
 
-// same reports whether a and b name one host and port.
+// same reports whether t and u are the same host and port.
 func (t target) same(u target) bool {
 	if t.ip.IsValid() || u.ip.IsValid() {
 		return t.ip == u.ip && t.port == u.port
@@ -55,8 +55,8 @@ func (t target) same(u target) bool {
 	return strings.EqualFold(t.host, u.host) && t.port == u.port
 }
 
-// checkPort accepts 1 to 65535 in decimal: no sign, no leading zero, no name of
-// a service.
+// checkPort accepts 1 to 65535 in decimal, without a sign or leading zeros. Names of
+// services, such as https, are errors.
 func checkPort(port string) error {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
@@ -66,29 +66,29 @@ func checkPort(port string) error {
 }
 
 const (
-	maxHostName = 253 // RFC 1123 section 2.1, RFC 1035 section 3.1 as text
-	maxLabel    = 63
+	maxHostName = 253 // bytes: the 255 of RFC 1035 section 3.1, written as text
+	maxLabel    = 63  // bytes of a label, RFC 1035 section 2.3.4
 )
 
-// checkHostName accepts names by RFC 1123, with underscores, which Kafka takes
-// and container names have, and with a dot at the end.
+// checkHostName accepts names as in RFC 1123, with or without a dot at the end. It also
+// accepts underscores: Kafka does, and container names have them.
 func checkHostName(host string) error {
 	name := strings.TrimSuffix(host, ".")
 	if name == "" {
 		return errors.New("the host is empty")
 	}
 	if len(name) > maxHostName {
-		return fmt.Errorf("a host name of %d bytes: they have %d at most", len(name), maxHostName)
+		return fmt.Errorf("a host name of %d bytes exceeds the limit of %d", len(name), maxHostName)
 	}
 	last := ""
 	for label := range strings.SplitSeq(name, ".") {
 		if !isLabel(label) {
-			return errors.New("the host is neither a name nor an IP address")
+			return errors.New("the host is neither a host name nor an IP address")
 		}
 		last = label
 	}
 	if isNumber(last) {
-		return errors.New("the last label is a number, and some resolvers take the host for an IP address")
+		return errors.New("the last label is a number, which some resolvers read as an IP address")
 	}
 	return nil
 }
@@ -107,8 +107,8 @@ func isLabel(label string) bool {
 	return true
 }
 
-// isNumber reports whether a name with this last label can be read as an IPv4
-// address, as inet_aton(3) and the URL standard do: decimal or hexadecimal.
+// isNumber reports whether a name with this last label could be read as an IPv4 address.
+// inet_aton(3) and the URL standard do that for decimal and hexadecimal labels.
 func isNumber(label string) bool {
 	if strings.Trim(label, "0123456789") == "" {
 		return true
@@ -117,8 +117,8 @@ func isNumber(label string) bool {
 	return ok && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
-// addressOf is how a broker's address is written everywhere. It need not be a
-// target: checkNode tells.
+// addressOf returns a broker's address as HOST:PORT. The address may be invalid: see
+// checkNode.
 func addressOf(b rewrite.Broker) string {
 	return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 }

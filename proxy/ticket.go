@@ -11,25 +11,28 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// ticketLife is how long a ticket lets an agent come back to a broker's
-// address, before or after a restart of either end. Streams renew it past half
-// of that.
-const ticketLife = 24 * time.Hour
+// ticketLifetime is how long a ticket is valid. It should outlast a night in which no
+// client connects: then a restarted agent reaches the brokers without metadata first. An
+// address that a broker no longer has stays dialable for as long. Streams renew a ticket
+// after half of its lifetime.
+const ticketLifetime = 24 * time.Hour
 
 const (
-	// maxNodes bounds the nodes of a cluster that either end remembers. The largest
-	// clusters known have some hundreds of brokers.
+	// maxNodes bounds the nodes of a cluster that an agent or a gateway keeps. The largest
+	// clusters that we know of have a few hundred brokers.
 	maxNodes = 1024
-	// maxTickets bounds the tickets kept: a few addresses for each node.
+	// maxTickets bounds the tickets that an agent keeps, or that a gateway sends on one
+	// stream. A node has more than one address if it moves.
 	maxTickets   = 4 * maxNodes
-	maxClusterID = 255 // Kafka's have 22 characters
-	maxMAC       = 64  // bytes of a signature; ours have 32
+	maxClusterID = 255 // bytes; Kafka's ids have 22
+	maxMAC       = 64  // bytes of a signature; SHA-256 has 32, which leaves room for another hash
 )
 
-// checkClusterID refuses what is no cluster's id. An empty one is none at all.
+// checkClusterID returns an error for an invalid cluster id. An empty id is valid: it means
+// that the id is not known.
 func checkClusterID(id string) error {
 	if len(id) > maxClusterID {
-		return fmt.Errorf("a cluster id of %d bytes: they have %d at most", len(id), maxClusterID)
+		return fmt.Errorf("a cluster id of %d bytes exceeds the limit of %d", len(id), maxClusterID)
 	}
 	for _, c := range []byte(id) {
 		if c < ' ' || c > '~' {
@@ -39,7 +42,7 @@ func checkClusterID(id string) error {
 	return nil
 }
 
-// checkNode refuses what is no node of a cluster, whoever says that it is.
+// checkNode returns an error for an invalid node id or address.
 func checkNode(id int32, address string) error {
 	if id < 0 {
 		return fmt.Errorf("node id %d is negative", id)
@@ -50,10 +53,11 @@ func checkNode(id int32, address string) error {
 	return nil
 }
 
-// checkTicket refuses a ticket that no gateway of ours signs.
+// checkTicket returns an error for a ticket that no gateway would issue. It does not check
+// the signature: only a gateway has the keys.
 func checkTicket(t tunnel.Ticket) error {
 	if len(t.MAC) > maxMAC {
-		return fmt.Errorf("a ticket's signature has %d bytes, and not more than %d", len(t.MAC), maxMAC)
+		return fmt.Errorf("a ticket's signature of %d bytes exceeds the limit of %d", len(t.MAC), maxMAC)
 	}
 	if err := checkClusterID(t.ClusterID); err != nil {
 		return err
@@ -66,15 +70,15 @@ var (
 	errTicketInvalid = errors.New("the ticket is not signed by this gateway")
 )
 
-// signer makes and checks tickets: what a broker named travels with the agent,
-// and only who holds a key can have said it. The first key signs, all verify,
-// so that keys can be rotated.
+// signer signs and verifies tickets. A ticket proves to a gateway that a broker has named
+// an address, although the agent carries it, and without shared state among gateways. The
+// first key signs and all keys verify, so that keys can be rotated.
 type signer struct {
 	keys func() ([][]byte, error)
 }
 
-// newSigner takes keys, which is asked on each use, or makes a random key of
-// its own where it is nil.
+// newSigner returns a signer that calls keys on each use. If keys is nil, it has a random
+// key of its own.
 func newSigner(keys func() ([][]byte, error)) *signer {
 	if keys == nil {
 		key := make([]byte, sha256.Size)
@@ -84,18 +88,19 @@ func newSigner(keys func() ([][]byte, error)) *signer {
 	return &signer{keys}
 }
 
-// sign completes t with an expiry and a signature.
+// sign returns t with an expiry and a signature.
 func (s *signer) sign(t tunnel.Ticket, now time.Time) (tunnel.Ticket, error) {
 	keys, err := s.keys()
 	if err != nil {
 		return t, err
 	}
-	t.Expires = now.Add(ticketLife).Unix()
+	t.Expires = now.Add(ticketLifetime).Unix()
 	t.MAC = ticketMAC(keys[0], t)
 	return t, nil
 }
 
-// verify reports why t does not let its bearer to address.
+// verify returns why t does not allow a dial of address: errTicketInvalid,
+// errTicketExpired, or another error.
 func (s *signer) verify(t *tunnel.Ticket, address string, now time.Time) error {
 	keys, err := s.keys()
 	if err != nil {
@@ -116,8 +121,8 @@ func (s *signer) verify(t *tunnel.Ticket, address string, now time.Time) error {
 	return nil
 }
 
-// ticketMAC signs every field. Strings are quoted, so that no two tickets have
-// the same text.
+// ticketMAC returns the signature of all fields of t. Strings are quoted, so that two
+// different tickets never have the same text.
 func ticketMAC(key []byte, t tunnel.Ticket) []byte {
 	m := hmac.New(sha256.New, key)
 	fmt.Fprintf(m, "culvert ticket 1 %q %d %q %d", t.ClusterID, t.NodeID, t.Address, t.Expires)

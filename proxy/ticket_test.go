@@ -19,7 +19,7 @@ func keysOf(keys ...string) func() ([][]byte, error) {
 	}
 }
 
-func TestTicketLeadsOnlyWhereItWasMadeFor(t *testing.T) {
+func TestATicketIsValidForItsAddressOnly(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	s := newSigner(keysOf("new key", "old key"))
 	good, err := s.sign(tunnel.Ticket{ClusterID: "c", NodeID: 3, Address: "kafka-3:9092"}, now)
@@ -42,8 +42,8 @@ func TestTicketLeadsOnlyWhereItWasMadeFor(t *testing.T) {
 	}{
 		{"good", good, "kafka-3:9092", now, nil},
 		{"signed with the key before", old, "kafka-3:9092", now, nil},
-		{"last second", good, "kafka-3:9092", now.Add(ticketLife - time.Second), nil},
-		{"expired", good, "kafka-3:9092", now.Add(ticketLife), errTicketExpired},
+		{"last second", good, "kafka-3:9092", now.Add(ticketLifetime - time.Second), nil},
+		{"expired", good, "kafka-3:9092", now.Add(ticketLifetime), errTicketExpired},
 		{"signed with the agent's token", agents, "kafka-3:9092", now, errTicketInvalid},
 		{"made up", tunnel.Ticket{Address: "10.0.0.1:22", Expires: now.Add(time.Hour).Unix()}, "10.0.0.1:22", now, errTicketInvalid},
 		{"address changed", changed(func(t *tunnel.Ticket) { t.Address = "169.254.169.254:80" }), "169.254.169.254:80", now, errTicketInvalid},

@@ -65,7 +65,7 @@ func askFor(t *testing.T, up Upstream, address string, ticket *tunnel.Ticket) *t
 
 // Whoever holds an agent's credentials reaches brokers with them, and nothing
 // else that the gateway could reach.
-func TestGatewayIsLedNowhereThatNoBrokerNamed(t *testing.T) {
+func TestAGatewayDialsOnlyWhatABrokerNamed(t *testing.T) {
 	const agentsToken = "the agent's token"
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
 	for _, transport := range []string{"ws", "h3", "h2"} {
@@ -169,7 +169,7 @@ func TestHostileBrokerLeadsNowhereElse(t *testing.T) {
 
 // A broker's name that is harmless at first and the cloud's metadata service
 // later is looked up for each dial, and each answer is checked.
-func TestNameThatChangesItsMindIsCheckedEachTime(t *testing.T) {
+func TestANameIsCheckedOnEachDial(t *testing.T) {
 	var port atomic.Int32
 	broker := fakeBroker(t, answering(func(_, version int16, id int32) []byte {
 		r := kmsg.NewPtrMetadataResponse()

@@ -11,30 +11,31 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// Upstream is how an agent reaches brokers: through gateways, or itself. Make
-// one with [NewTunnel] or [NewDirect].
+// Upstream is how an agent reaches brokers: through gateways, or directly. Make one with
+// [NewTunnel] or [NewDirect]. Its methods may be called concurrently. The agent closes it.
 type Upstream interface {
-	// dial opens a stream to where it says. It may send the first bytes ahead,
-	// and says how many of them it has.
+	// dial opens a stream to a destination. sent is how many bytes of to.first it has sent:
+	// all or none. The caller closes c.
 	dial(ctx context.Context, to destination) (c net.Conn, sent int, err error)
-	// hello finds out whether the other end is there and gives the tickets that
-	// it remembers.
+	// hello checks that the other end answers. It returns the tickets for the nodes that a
+	// gateway knows.
 	hello(ctx context.Context) (tunnel.Welcome, error)
-	// states says what is known of each way.
+	// states returns which transport is used to each gateway, by URL.
 	states() map[string]tunnel.State
-	// spare has as many streams ready before they are asked for, where that
-	// saves time.
+	// spare sets how many streams to open ahead of dials. A direct upstream ignores it.
 	spare(n int)
-	// name says what it leads to, in logs and in the state file.
+	// name identifies the upstream in logs and in the state file.
 	name() string
-	transport() string // of streams, in metrics; "" where each stream says it
+	// transport returns the transport of all streams, for metrics, or "" if each stream
+	// has its own.
+	transport() string
 	close() error
 }
 
-// Open opens one stream as an agent does, for those who look into what is wrong:
-// to an address that a broker has named, with the ticket for it, or to a bootstrap
-// broker if address is empty. onTicket is given the tickets that come with what
-// is read, and may be nil. The caller closes the stream.
+// Open opens one stream as an agent does, for diagnosis. It leads to an address that a
+// broker has named, with the ticket for it, or to a bootstrap broker if address is empty.
+// onTicket is called, during reads of the stream, with each ticket that arrives; it may be
+// nil. The caller closes the stream.
 func Open(ctx context.Context, up Upstream, address string, ticket *tunnel.Ticket, onTicket func(tunnel.Ticket)) (net.Conn, error) {
 	if onTicket == nil {
 		onTicket = func(tunnel.Ticket) {}
@@ -45,24 +46,24 @@ func Open(ctx context.Context, up Upstream, address string, ticket *tunnel.Ticke
 
 // destination is where a stream leads.
 type destination struct {
-	address string // that a broker has named; "" is a bootstrap broker
+	address string // as a broker has named it; "" is a bootstrap broker
 	ticket  *tunnel.Ticket
-	// onTicket is given tickets that come, from within reads of the stream.
+	// onTicket is called with each ticket that arrives, during reads of the stream.
 	onTicket func(tunnel.Ticket)
-	// first are bytes for the other end to have as soon as can be. They may
-	// arrive twice, so they must be a request that changes nothing.
+	// first are bytes to send as early as possible. They may arrive twice, so they must be
+	// a request that changes nothing; or nil.
 	first []byte
 }
 
-// NewTunnel returns an upstream through one or more gateways, which are tried
-// in order. Its agent closes the dialers.
+// NewTunnel returns an upstream through one or more gateways, which are tried in order. It
+// owns the dialers.
 func NewTunnel(gateways ...*tunnel.Dialer) Upstream { return &tunnels{gateways} }
 
 type tunnels struct{ gateways []*tunnel.Dialer }
 
-// dial goes elsewhere while gateways drain, and comes back to the first one
-// when all do: behind the address of one there may be others, and a balancer
-// needs a moment to see which of them go.
+// dial tries the gateways in order. If all of them drain, it waits and tries again: behind
+// one address there may be several replicas, and a load balancer needs a moment to notice
+// which of them drain.
 func (t *tunnels) dial(ctx context.Context, to destination) (net.Conn, int, error) {
 	for wait := drainingWait; ; wait *= 2 {
 		c, err := t.dialOnce(ctx, to)
@@ -80,9 +81,11 @@ func (t *tunnels) dial(ctx context.Context, to destination) (net.Conn, int, erro
 	}
 }
 
-// drainingWait is for how long at first a gateway is left alone that drains.
+// drainingWait is the first wait after all gateways have said that they drain. It doubles
+// each time, until the caller's context is done.
 const drainingWait = 50 * time.Millisecond
 
+// dialOnce tries each gateway once.
 func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error) {
 	open := tunnel.Open{Target: tunnel.TargetBootstrap}
 	if to.address != "" {
@@ -102,7 +105,7 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 	return nil, failed
 }
 
-// part is the time that one of n gateways may take, which all have to share.
+// part returns a context with the time that one of n remaining gateways may take.
 func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 	by, ok := ctx.Deadline()
 	if !ok || n == 1 {
@@ -125,7 +128,6 @@ func (t *tunnels) hello(ctx context.Context) (tunnel.Welcome, error) {
 	return tunnel.Welcome{}, failed
 }
 
-// states are by URL.
 func (t *tunnels) states() map[string]tunnel.State {
 	all := make(map[string]tunnel.State)
 	for _, g := range t.gateways {
@@ -134,7 +136,7 @@ func (t *tunnels) states() map[string]tunnel.State {
 	return all
 }
 
-// spare has spares to the first gateway: the others are for when it fails.
+// spare opens streams to the first gateway only: the others are used when it fails.
 func (t *tunnels) spare(n int) { t.gateways[0].SetSpares(n) }
 
 func (t *tunnels) name() string {
@@ -160,8 +162,7 @@ func NewDirect(b *Brokers) Upstream { return direct{b} }
 
 type direct struct{ brokers *Brokers }
 
-// dial needs no ticket: the address comes from a broker's response that this
-// process has read itself.
+// dial needs no ticket: this process has read the address in a broker's response itself.
 func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int, err error) {
 	if to.address == "" {
 		c, err = d.brokers.dialBootstrap(ctx)
@@ -178,7 +179,7 @@ func (d direct) spare(int) {}
 
 func (d direct) states() map[string]tunnel.State { return nil }
 
-// brokerError is why a broker could not be reached, where the way to it is open.
+// brokerError is the error of a broker that could not be reached directly.
 type brokerError struct{ error }
 
 func (e brokerError) Unwrap() error { return e.error }
@@ -195,9 +196,10 @@ func (d direct) name() string      { return "tcp://" + strings.Join(d.brokers.Bo
 func (d direct) transport() string { return "direct" }
 func (d direct) close() error      { return nil }
 
-// dialTimeout bounds how long a client, which believes to be connected already,
-// waits for a stream.
+// dialTimeout bounds the time to open a stream for a client. The client's TCP connection is
+// open already, so its connection timeout does not apply; its request timeout is 30 s or
+// more, and it should learn the error before.
 const dialTimeout = 10 * time.Second
 
-// errNoStream wraps why no stream could be opened.
+// errNoStream wraps the error of a stream that could not be opened.
 func errNoStream(to string, err error) error { return fmt.Errorf("open stream to %s: %w", to, err) }

@@ -73,10 +73,10 @@ func (b *testbed) brokersRefuse(t *testing.T) {
 		flags         []string
 		says          string
 	}{
-		{"plaintext to TLS", b.cluster.SASL(), nil, "want TLS (--broker-tls)?"},
-		{"TLS to plaintext", b.cluster.Bootstrap(), b.toBrokers, "does this listener of the broker speak TLS?"},
-		{"no certificate", b.cluster.SASL(), ours, "does it want a certificate"},
-		{"a stranger's certificate", b.cluster.SASL(), append(ours, strangers...), "one signed by whom it trusts?"},
+		{"plaintext to TLS", b.cluster.SASL(), nil, "require TLS (--broker-tls)?"},
+		{"TLS to plaintext", b.cluster.Bootstrap(), b.toBrokers, "does this broker listener speak TLS?"},
+		{"no certificate", b.cluster.SASL(), ours, "does it require a client certificate"},
+		{"a stranger's certificate", b.cluster.SASL(), append(ours, strangers...), "from a CA that it trusts?"},
 		{"another CA", b.cluster.SASL(), []string{"--broker-tls", "--broker-ca-file", b.file("strangers-ca.pem")}, "in --broker-ca-file?"},
 	} {
 		t.Run(test.what, func(t *testing.T) {

@@ -147,7 +147,7 @@ func TestRevokeStreamsEndsWhatATokenOpened(t *testing.T) {
 	if n, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the client reads %d, %v, want its end", n, err)
 	}
-	gateway.says("streams end, what opened them is not accepted any more.*agent")
+	gateway.says("ending streams: their credentials are no longer accepted.*agent")
 }
 
 // await waits until done, and fails the test after readyTimeout.
@@ -213,7 +213,7 @@ func TestStuckPeersDoNotKeepAGateway(t *testing.T) {
 	if code := gateway.ended(); code != 0 {
 		t.Errorf("ended with %d, want 0", code)
 	}
-	if !strings.Contains(gateway.text(), "streams cut, they did not end in time") {
+	if !strings.Contains(gateway.text(), "streams did not end in time and were cut") {
 		t.Errorf("no stream was stuck:\n%s", gateway.text())
 	}
 }

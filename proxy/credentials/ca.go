@@ -16,8 +16,8 @@ import (
 // CA is a file of certificates, in PEM, of those who may sign others. It is
 // read again when it changes.
 type CA struct {
-	pool     reread[*x509.CertPool]
-	verdicts verdicts // on clients of a gateway
+	pool   reread[*x509.CertPool]
+	chains chainCache // on clients of a gateway
 }
 
 // ReadCA reads, for the first time, a file of those who sign servers. When it
@@ -36,7 +36,7 @@ func readCA(f File, lapses bool, log *slog.Logger) (*CA, error) {
 		parse: func(contents [][]byte) (*x509.CertPool, error) {
 			pool := x509.NewCertPool()
 			if !pool.AppendCertsFromPEM(contents[0]) {
-				return nil, fmt.Errorf("load %s: no certificate in PEM in it", f)
+				return nil, fmt.Errorf("load %s: no PEM certificate in it", f)
 			}
 			return pool, nil
 		},
@@ -59,7 +59,7 @@ func Roots(f File, log *slog.Logger) (func() (*x509.CertPool, error), error) {
 				return nil, fmt.Errorf("load the system's certificates: %w", err)
 			}
 			if !pool.AppendCertsFromPEM(contents[0]) {
-				return nil, fmt.Errorf("load %s: no certificate in PEM in it", f)
+				return nil, fmt.Errorf("load %s: no PEM certificate in it", f)
 			}
 			return pool, nil
 		},
@@ -101,7 +101,7 @@ func (c *CA) identify(r *http.Request, names hints.Names) (string, error) {
 	if err != nil {
 		return "", tunnel.Forbidden("the gateway cannot read its client CA")
 	}
-	if err := c.verdicts.verify(roots, r.TLS.PeerCertificates); err != nil {
+	if err := c.chains.verify(roots, r.TLS.PeerCertificates); err != nil {
 		return "", tunnel.Forbidden("client certificate: " + printable.Text(err.Error(), printable.Sentence))
 	}
 	return certificateName(r.TLS.PeerCertificates[0])
@@ -122,11 +122,11 @@ func certificateName(c *x509.Certificate) (string, error) {
 	names = append(names, c.EmailAddresses...)
 	for _, name := range names {
 		if len(name) > maxIdentity {
-			return "", tunnel.Forbidden(fmt.Sprintf("client certificate: its name has %d bytes, and may have %d", len(name), maxIdentity))
+			return "", tunnel.Forbidden(fmt.Sprintf("client certificate: a name of %d bytes exceeds the limit of %d", len(name), maxIdentity))
 		}
 		if name != "" {
 			return printable.Text(name, printable.Name), nil
 		}
 	}
-	return "", tunnel.Forbidden("client certificate: it names nobody")
+	return "", tunnel.Forbidden("client certificate: it contains no name")
 }

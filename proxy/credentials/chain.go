@@ -24,12 +24,12 @@ const (
 	// Package x509 would stop at 100 only, which took 0.27 s.
 	maxLinks = 16
 
-	// maxVerdicts is how many chains are remembered: an agent has one.
-	maxVerdicts = 1024
+	// maxCachedChains is how many chains are remembered: an agent has one.
+	maxCachedChains = 1024
 
-	// refusalLife is how long it is remembered that a chain was refused: as long
+	// refusalLifetime is how long it is remembered that a chain was refused: as long
 	// as a connection stands on which no request has authenticated.
-	refusalLife = 10 * time.Second
+	refusalLifetime = 10 * time.Second
 )
 
 // boundChain refuses what costs too much to verify, before any signature is
@@ -37,11 +37,11 @@ const (
 func boundChain(chain []*x509.Certificate) error {
 	switch {
 	case len(chain) == 0:
-		return errors.New("no certificate was shown")
+		return errors.New("the peer sent no certificate")
 	case len(chain) > maxChain:
-		return fmt.Errorf("the peer has shown %d certificates, and %d are allowed: its own and those of who has signed it", len(chain), maxChain)
+		return fmt.Errorf("the peer sent %d certificates and may send %d: only its own and those of its issuers", len(chain), maxChain)
 	case countLinks(chain[0], chain[1:], maxLinks) > maxLinks:
-		return fmt.Errorf("the peer's certificates name each other as issuers in more than %d ways", maxLinks)
+		return fmt.Errorf("the peer's certificates have more than %d possible links to issuers", maxLinks)
 	}
 	return nil
 }
@@ -85,15 +85,15 @@ func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, usage x509.Ext
 	return until, nil
 }
 
-// verdicts are what was found out about chains, so that a chain is verified once
+// chainCache is what was found out about chains, so that a chain is verified once
 // and not for each request of each connection. They hold no certificates.
-type verdicts struct {
+type chainCache struct {
 	mu      sync.Mutex
-	of      map[[sha256.Size]byte]verdict // by the certificates
-	checked int                           // how often a chain was verified
+	results map[[sha256.Size]byte]chainResult // by the certificates
+	checked int                               // how often a chain was verified
 }
 
-type verdict struct {
+type chainResult struct {
 	roots *x509.CertPool // that the chain was verified against
 	until time.Time
 	err   string // "" for a chain that is good: text alone, which holds no certificate
@@ -101,7 +101,7 @@ type verdict struct {
 
 // verify is verifyChain of a client's certificate, unless the same chain has been
 // verified against the same roots.
-func (v *verdicts) verify(roots *x509.CertPool, chain []*x509.Certificate) error {
+func (v *chainCache) verify(roots *x509.CertPool, chain []*x509.Certificate) error {
 	if err := boundChain(chain); err != nil {
 		return err
 	}
@@ -111,11 +111,11 @@ func (v *verdicts) verify(roots *x509.CertPool, chain []*x509.Certificate) error
 	}
 	key := [sha256.Size]byte(hash.Sum(nil))
 	v.mu.Lock()
-	known, ok := v.of[key]
+	known, ok := v.results[key]
 	v.mu.Unlock()
 	if !ok || time.Now().After(known.until) || !known.roots.Equal(roots) {
-		known = newVerdict(roots, chain)
-		v.remember(key, known)
+		known = checkChain(roots, chain)
+		v.store(key, known)
 	}
 	if known.err != "" {
 		return errors.New(known.err)
@@ -123,24 +123,24 @@ func (v *verdicts) verify(roots *x509.CertPool, chain []*x509.Certificate) error
 	return nil
 }
 
-func newVerdict(roots *x509.CertPool, chain []*x509.Certificate) verdict {
+func checkChain(roots *x509.CertPool, chain []*x509.Certificate) chainResult {
 	until, err := verifyChain(roots, chain, x509.ExtKeyUsageClientAuth, "")
 	if err != nil {
-		return verdict{roots, time.Now().Add(refusalLife), fmt.Sprintf("%.*s", maxRefusal, err.Error())}
+		return chainResult{roots, time.Now().Add(refusalLifetime), fmt.Sprintf("%.*s", maxRefusal, err.Error())}
 	}
-	return verdict{roots, until, ""}
+	return chainResult{roots, until, ""}
 }
 
 // maxRefusal is how many characters of a refusal are kept and told: it may quote
 // the certificate.
 const maxRefusal = 300
 
-func (v *verdicts) remember(key [sha256.Size]byte, new verdict) {
+func (v *chainCache) store(key [sha256.Size]byte, new chainResult) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.checked++
-	if v.of == nil || len(v.of) >= maxVerdicts {
-		v.of = map[[sha256.Size]byte]verdict{} // what is in use comes back with the next request
+	if v.results == nil || len(v.results) >= maxCachedChains {
+		v.results = map[[sha256.Size]byte]chainResult{} // what is in use comes back with the next request
 	}
-	v.of[key] = new
+	v.results[key] = new
 }

@@ -36,10 +36,10 @@ func TestAChainIsBoundedBeforeItIsVerified(t *testing.T) {
 		{"as many as may be", ours.Chain(t, maxChain-1, inNumbers), ""},
 		{"the root too", append(ours.Chain(t, maxChain-2, inNumbers), ours.Cert), ""},
 		{"one that is there twice", append(ours.Chain(t, 3, inNumbers), renewed.Cert), ""},
-		{"one too many", ours.Chain(t, maxChain, inNumbers), "shown 11 certificates, and 10 are allowed"},
-		{"a hundred", ours.Chain(t, 100, inNumbers), "shown 101 certificates, and 10 are allowed"},
+		{"one too many", ours.Chain(t, maxChain, inNumbers), "sent 11 certificates and may send 10"},
+		{"a hundred", ours.Chain(t, 100, inNumbers), "sent 101 certificates and may send 10"},
 		{"all of one name", ours.Chain(t, maxChain-1, same), "in more than 16 ways"},
-		{"none", nil, "no certificate was shown"},
+		{"none", nil, "the peer sent no certificate"},
 	} {
 		ca, err := ReadCA(testFile(t, "--client-ca-file", ours.PEM()), nil)
 		if err != nil {
@@ -52,8 +52,8 @@ func TestAChainIsBoundedBeforeItIsVerified(t *testing.T) {
 				t.Errorf("%s: %v, want %q", test.what, err, test.fail)
 			}
 		}
-		if want := map[bool]int{true: 1}[test.fail == ""]; ca.verdicts.checked != want {
-			t.Errorf("%s: signatures of %d chains were checked, want %d", test.what, ca.verdicts.checked, want)
+		if want := map[bool]int{true: 1}[test.fail == ""]; ca.chains.checked != want {
+			t.Errorf("%s: signatures of %d chains were checked, want %d", test.what, ca.chains.checked, want)
 		}
 	}
 }
@@ -71,11 +71,11 @@ func TestTheTokenComesBeforeTheCertificate(t *testing.T) {
 		for _, headers := range [][]string{nil, {"Authorization", "Bearer two"}} {
 			_, err := c.Authenticate(withChain(chain, headers...))
 			if _, forbidden := errors.AsType[tunnel.Forbidden](err); err == nil || forbidden {
-				t.Fatalf("%q: %v, want a complaint about the token", headers, err)
+				t.Fatalf("%q: %v, want an error about the token", headers, err)
 			}
 		}
 	}
-	if n := ca.verdicts.checked; n != 0 {
+	if n := ca.chains.checked; n != 0 {
 		t.Errorf("%d chains were verified of a peer without a token", n)
 	}
 }
@@ -95,7 +95,7 @@ func TestAChainIsVerifiedOnce(t *testing.T) {
 				t.Fatalf("%s: %v, want let in: %t", what, err, good)
 			}
 		}
-		if n := ca.verdicts.checked; n != checked {
+		if n := ca.chains.checked; n != checked {
 			t.Errorf("%s: %d chains were verified, want %d", what, n, checked)
 		}
 	}
@@ -111,7 +111,7 @@ func TestAChainIsVerifiedOnce(t *testing.T) {
 	ask("the same certificate with another chain", other, false, 5)
 }
 
-func TestAVerdictEndsWithTheCertificate(t *testing.T) {
+func TestACachedResultEndsWithTheCertificate(t *testing.T) {
 	ours := testca.New(t, "ours")
 	ca, err := ReadCA(testFile(t, "--client-ca-file", ours.PEM()), nil)
 	if err != nil {
@@ -122,25 +122,25 @@ func TestAVerdictEndsWithTheCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ca.verdicts.verify(roots, good); err != nil {
+	if err := ca.chains.verify(roots, good); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range ca.verdicts.of {
+	for _, v := range ca.chains.results {
 		if !v.until.Equal(good[0].NotAfter) && !v.until.Equal(good[1].NotAfter) && !v.until.Equal(ours.Cert.NotAfter) {
-			t.Errorf("a verdict stands until %v, and the certificate until %v", v.until, good[0].NotAfter)
+			t.Errorf("the result is kept until %v, and the certificate until %v", v.until, good[0].NotAfter)
 		}
 	}
 	synctest.Test(t, func(t *testing.T) { // where it is the year 2000, and the certificate is not valid yet
-		var v verdicts
+		var v chainCache
 		for range 3 {
 			if err := v.verify(roots, good); err == nil || len(err.Error()) > maxRefusal {
 				t.Errorf("a certificate that is not valid yet: %v", err)
 			}
 		}
-		time.Sleep(refusalLife + time.Second)
+		time.Sleep(refusalLifetime + time.Second)
 		v.verify(roots, good)
 		if v.checked != 2 {
-			t.Errorf("verified %d times, want once, and once more when the refusal was forgotten", v.checked)
+			t.Errorf("verified %d times, want once, and once more after the refusal expired", v.checked)
 		}
 		time.Sleep(time.Until(good[0].NotAfter.Add(-30 * time.Minute)))
 		if err := v.verify(roots, good); err != nil {
@@ -153,19 +153,19 @@ func TestAVerdictEndsWithTheCertificate(t *testing.T) {
 	})
 }
 
-func TestVerdictsDoNotGrowForever(t *testing.T) {
-	var v verdicts
-	for i := range 2 * maxVerdicts {
-		v.remember([32]byte{byte(i), byte(i >> 8)}, verdict{})
-		if len(v.of) > maxVerdicts {
-			t.Fatalf("%d chains are remembered, want %d at most", len(v.of), maxVerdicts)
+func TestTheChainCacheIsBounded(t *testing.T) {
+	var v chainCache
+	for i := range 2 * maxCachedChains {
+		v.store([32]byte{byte(i), byte(i >> 8)}, chainResult{})
+		if len(v.results) > maxCachedChains {
+			t.Fatalf("%d chains are cached, want %d at most", len(v.results), maxCachedChains)
 		}
 	}
 }
 
 // What is shown in a handshake is bounded there too, so that no connection holds
 // more; a file of ours that peers would refuse is refused at the start.
-func TestAHandshakeTakesNoLongChain(t *testing.T) {
+func TestAHandshakeRefusesALongChain(t *testing.T) {
 	server, agent := newTLSFixture(t, "tls"), testca.New(t, "agent")
 	long := agent
 	text := ""
@@ -192,7 +192,7 @@ func TestAHandshakeTakesNoLongChain(t *testing.T) {
 	gateway := mustConfig(t, config, err)
 	AskForCertificate(gateway)
 	for what, config := range map[string]*tls.Config{"agent": listener, "gateway": gateway} {
-		if _, err := handshake(t, client, config); err == nil || !strings.Contains(err.Error(), "shown 11 certificates, and 10 are allowed") {
+		if _, err := handshake(t, client, config); err == nil || !strings.Contains(err.Error(), "sent 11 certificates and may send 10") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -23,7 +23,7 @@ func ResetKey(f File, log *slog.Logger) ([]byte, error) {
 	key, err := Secrets(func(contents [][]byte) ([]byte, error) {
 		key := bytes.TrimSpace(contents[0])
 		if len(key) < tunnel.MinResetKey {
-			return nil, fmt.Errorf("%s: it has at least %d bytes, this one %d: make one with openssl rand -hex 32", f, tunnel.MinResetKey, len(key))
+			return nil, fmt.Errorf("%s: the key has %d bytes and needs at least %d: make one with openssl rand -hex 32", f, len(key), tunnel.MinResetKey)
 		}
 		return key, nil
 	}, log, f)
@@ -37,8 +37,8 @@ func parseKeys(f File, content []byte) ([][]byte, error) {
 	var keys [][]byte
 	for number, line := range lines(content) {
 		if len(line) < minTicketKey {
-			return nil, fmt.Errorf("%s, line %d: a key has at least %d characters, this one %d: make one with openssl rand -hex 32",
-				f, number, minTicketKey, len(line))
+			return nil, fmt.Errorf("%s, line %d: the key has %d characters and needs at least %d: make one with openssl rand -hex 32",
+				f, number, len(line), minTicketKey)
 		}
 		keys = append(keys, []byte(line))
 	}

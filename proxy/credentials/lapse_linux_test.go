@@ -11,7 +11,7 @@ import (
 
 // To open a pipe waits for who writes into it. It must not hold up everybody who
 // wants to come in.
-func TestAPipeInAFilesPlaceIsNotWaitedFor(t *testing.T) {
+func TestAPipeIsNotWaitedFor(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)

@@ -86,7 +86,7 @@ func remove(t *testing.T, f File) {
 
 // Who deletes the file of those who may come in does not mean that they all
 // still may.
-func TestAFileThatIsGoneLetsNobodyIn(t *testing.T) {
+func TestAMissingFileAcceptsNobody(t *testing.T) {
 	for what, open := range lapses {
 		for how, spoil := range breaks {
 			t.Run(what+" "+how, func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestAFileThatIsGoneLetsNobodyIn(t *testing.T) {
 							t.Errorf("%v, want that the gateway cannot read it, and not where it is", err)
 						}
 					}
-					if n := strings.Count(l.log.String(), "nobody is let in"); n != 1 || !strings.Contains(l.log.String(), l.file.String()) {
+					if n := strings.Count(l.log.String(), "its credentials are rejected"); n != 1 || !strings.Contains(l.log.String(), l.file.String()) {
 						t.Errorf("logged %d times, want once with its name:\n%s", n, l.log)
 					}
 					os.Remove(l.file.Path)
@@ -128,7 +128,7 @@ func TestAFileThatIsGoneLetsNobodyIn(t *testing.T) {
 }
 
 // A file that nobody has looked at for long may have been gone for long.
-func TestWhatIsFoundMissingAfterAWhileLetsNobodyIn(t *testing.T) {
+func TestAFileFoundMissingLateAcceptsNobody(t *testing.T) {
 	for what, open := range lapses {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -172,7 +172,7 @@ func TestAFileMayBeReplacedInSteps(t *testing.T) {
 
 // A slip of the pen in one line neither locks everybody out nor keeps a token
 // in force that was taken out.
-func TestABadLineSpoilsNoOther(t *testing.T) {
+func TestABadLineLeavesTheOthersInUse(t *testing.T) {
 	l, _ := lapsingTokens(t)
 	writeFile(t, l.file, "alice=one\nthis is no token\n")
 	for range 3 {

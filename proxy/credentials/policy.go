@@ -50,7 +50,7 @@ type Policy struct {
 func (p *Policy) Authenticate(r *http.Request) (identity string, err error) {
 	if p.Tokens == nil && p.ClientCA == nil {
 		if !p.InsecureNoAuth || p.AllowUsers != nil {
-			return "", tunnel.Forbidden("this gateway lets nobody in: it has neither tokens nor a client CA")
+			return "", tunnel.Forbidden("this gateway accepts nobody: it has neither tokens nor a client CA")
 		}
 		identity = anonymous
 	}
@@ -115,9 +115,9 @@ func (p *Policy) Judge() func(any) error {
 		case noRoots != nil:
 			return noRoots
 		case p.Tokens != nil && !slices.ContainsFunc(tokens, func(t namedToken) bool { return t.sum == g.token }):
-			return errors.New("the token is not in the file any more")
+			return errors.New("the token is no longer in the file")
 		case p.ClientCA != nil:
-			return p.ClientCA.verdicts.verify(roots, g.chain)
+			return p.ClientCA.chains.verify(roots, g.chain)
 		}
 		return nil
 	}
@@ -126,9 +126,9 @@ func (p *Policy) Judge() func(any) error {
 func (p *Policy) checkUser(users []string) error {
 	switch {
 	case len(users) != 1:
-		return tunnel.Forbidden(fmt.Sprintf("the request must carry %s exactly once, as the ingress sets it: it is there %d times", userHeader, len(users)))
+		return tunnel.Forbidden(fmt.Sprintf("the request must carry %s exactly once, as the ingress sets it; it appears %d times", userHeader, len(users)))
 	case !slices.Contains(p.AllowUsers, users[0]):
-		return tunnel.Forbidden(p.Names.Sprintf("this user is none of those in the gateway's %s", hints.AllowUser))
+		return tunnel.Forbidden(p.Names.Sprintf("this user is not in the gateway's %s", hints.AllowUser))
 	}
 	return nil
 }
@@ -145,7 +145,7 @@ func ParseUser(s string) (string, error) {
 		name = strings.ReplaceAll(inner, `""`, `"`)
 	}
 	if name == "" || strings.ContainsFunc(name, unicode.IsControl) || name != strings.TrimSpace(name) || !quoted && strings.Contains(name, `"`) {
-		return "", errors.New("it is no user's name")
+		return "", errors.New("it is not a user name")
 	}
 	return name, nil
 }

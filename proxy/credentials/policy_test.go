@@ -145,7 +145,7 @@ func TestTokensAreReadAgain(t *testing.T) {
 	}
 }
 
-func TestABrokenFileLeavesItsLastContentInForce(t *testing.T) {
+func TestABrokenFileLeavesItsLastContentInUse(t *testing.T) {
 	var log bytes.Buffer
 	f := testFile(t, "--token-file", "one")
 	token, err := FirstToken(f, slog.New(slog.NewTextHandler(&log, nil)))
@@ -199,7 +199,7 @@ func TestSecretsOfSeveralFilesAreReadAgain(t *testing.T) {
 	}
 }
 
-func TestATokenFileThatEverybodyReadsIsWarnedAbout(t *testing.T) {
+func TestAWorldReadableTokenFileIsReported(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("file modes mean nothing here")
 	}
@@ -216,7 +216,7 @@ func TestATokenFileThatEverybodyReadsIsWarnedAbout(t *testing.T) {
 	}
 }
 
-func TestWithoutCredentialsNobodyComesInUnlessToldSo(t *testing.T) {
+func TestWithoutCredentialsNobodyIsAcceptedByDefault(t *testing.T) {
 	if _, err := new(Policy).Authenticate(httpRequest()); err == nil {
 		t.Error("zero Policy let somebody in")
 	}
@@ -251,7 +251,7 @@ func TestAllowedUsersOnlyNarrow(t *testing.T) {
 	}
 }
 
-func TestTicketKeysComeOneALine(t *testing.T) {
+func TestTicketKeysAreOnePerLine(t *testing.T) {
 	f := testFile(t, "--ticket-key-file", "# new\nnnnnnnnnnnnnnnnn\noooooooooooooooo\n")
 	keys, err := TicketKeys(f, nil)
 	if err != nil {
@@ -314,7 +314,7 @@ func TestACertificateAndATokenMustBothPass(t *testing.T) {
 	}
 }
 
-func TestTheNameInACertificateIsItsFirst(t *testing.T) {
+func TestTheIdentityIsTheFirstNameInACertificate(t *testing.T) {
 	a := testca.New(t, "ours")
 	sanOnly := a.Sign(t, &x509.Certificate{DNSNames: []string{"agent.example"}})
 	if name, err := certificateName(sanOnly); name != "agent.example" || err != nil {
@@ -327,7 +327,7 @@ func TestTheNameInACertificateIsItsFirst(t *testing.T) {
 
 // A file that has just been written is read again at each use for a while. The
 // warning must not come as often.
-func TestOpenSecretIsWarnedOfOnce(t *testing.T) {
+func TestAWorldReadableSecretIsReportedOnce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	if err := os.WriteFile(file, []byte("a=secret\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -342,7 +342,7 @@ func TestOpenSecretIsWarnedOfOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := strings.Count(log.String(), "can be read by everybody"); n != 1 && runtime.GOOS != "windows" {
+	if n := strings.Count(log.String(), "can read a secret file"); n != 1 && runtime.GOOS != "windows" {
 		t.Errorf("warned %d times, want once:\n%s", n, log)
 	}
 }

@@ -34,14 +34,14 @@ type reread[T any] struct {
 	parse  func(contents [][]byte) (T, error)
 	log    *slog.Logger
 
-	mu        sync.Mutex
-	seen      []fs.FileInfo // at the last reading; nil: read again
-	failed    error         // of that reading
-	value     T
-	good      bool      // value has been read
-	looked    time.Time // when value was last what the files hold
-	complaint string    // already logged
-	warned    bool      // of who may read the files
+	mu      sync.Mutex
+	seen    []fs.FileInfo // at the last reading; nil: read again
+	failed  error         // of that reading
+	value   T
+	good    bool      // value has been read
+	current time.Time // when value was last what the files hold
+	logged  string    // already logged
+	warned  bool      // of who may read the files
 }
 
 // Secrets returns what parse makes of files that hold secrets. The function reads
@@ -60,26 +60,26 @@ func Secrets[T any](parse func(contents [][]byte) (T, error), log *slog.Logger, 
 func (r *reread[T]) get() (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	err := r.look()
-	lapsed := r.lapses && time.Since(r.looked) >= lapseAfter
+	err := r.refresh()
+	lapsed := r.lapses && time.Since(r.current) >= lapseAfter
 	switch {
 	case err == nil:
-		r.looked = time.Now()
-		r.allClear()
+		r.current = time.Now()
+		r.logRecovered()
 	case !r.good:
 		return r.value, err
 	case lapsed:
-		r.complain(err, "file cannot be read, nobody is let in by it until it can")
+		r.logOnce(err, "file cannot be read, its credentials are rejected until it can")
 		var none T
 		return none, err
 	case !r.lapses:
-		r.complain(err, "file cannot be read again, its last content stays in force")
+		r.logOnce(err, "file cannot be read again, its last content stays in use")
 	}
 	return r.value, nil
 }
 
-// look brings value up to date, or says why it is not.
-func (r *reread[T]) look() error {
+// refresh brings value up to date, or says why it is not.
+func (r *reread[T]) refresh() error {
 	seen, err := statAll(r.files)
 	if err != nil {
 		r.seen = nil
@@ -95,27 +95,27 @@ func (r *reread[T]) look() error {
 	}
 	if err == nil {
 		r.value, r.good = value, true
-		r.warnOfReaders(seen)
+		r.warnWorldReadable(seen)
 	}
 	return err
 }
 
-// complain logs once what is wrong, with what happens now.
-func (r *reread[T]) complain(err error, what string) {
-	if r.complaint == err.Error() {
+// logOnce logs once what is wrong, with what happens now.
+func (r *reread[T]) logOnce(err error, what string) {
+	if r.logged == err.Error() {
 		return
 	}
-	r.complaint = err.Error()
+	r.logged = err.Error()
 	r.log.Error(what, "err", &hints.Error{
-		Err: err, Remedy: "put it there again, readable for the user of this process: it is used at once, without a restart",
+		Err: err, Remedy: "restore the file and let the user of this process read it: it takes effect at once, without a restart",
 	})
 }
 
-// allClear logs that what complain has logged is over.
-func (r *reread[T]) allClear() {
-	if r.complaint != "" {
-		r.complaint = ""
-		r.log.Info("file can be read again, and is in force", "file", r.files[0].String())
+// logRecovered logs that what complain has logged is over.
+func (r *reread[T]) logRecovered() {
+	if r.logged != "" {
+		r.logged = ""
+		r.log.Info("file can be read again and is in use", "file", r.files[0].String())
 	}
 }
 
@@ -132,14 +132,14 @@ func (r *reread[T]) read() (T, error) {
 	return r.parse(contents)
 }
 
-// warnOfReaders says, once, which secrets are open to everybody.
-func (r *reread[T]) warnOfReaders(infos []fs.FileInfo) {
+// warnWorldReadable says, once, which secrets are open to everybody.
+func (r *reread[T]) warnWorldReadable(infos []fs.FileInfo) {
 	if !r.secret || r.warned || runtime.GOOS == "windows" { // where the bits mean nothing
 		return
 	}
 	for i, info := range infos {
 		if info.Mode().Perm()&0o004 != 0 {
-			r.log.Warn("secret file can be read by everybody on this machine",
+			r.log.Warn("every user on this machine can read a secret file",
 				"file", r.files[i].String(), "mode", info.Mode().Perm().String())
 			r.warned = true
 		}

@@ -81,7 +81,7 @@ func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], er
 				return nil, fmt.Errorf("load %s with %s: %w", cert, key, err)
 			}
 			if n := len(pair.Certificate); n > maxChain {
-				return nil, fmt.Errorf("load %s: %d certificates in it, and peers take %d: leave in the first one and those of who has signed it", cert, n, maxChain)
+				return nil, fmt.Errorf("load %s: it has %d certificates and peers accept %d: keep the first one and those of its issuers", cert, n, maxChain)
 			}
 			return &pair, nil
 		},

@@ -59,7 +59,7 @@ func (t *Tokens) parse(f File, content []byte) ([]namedToken, error) {
 	}
 	if t.badLine != err.Error() {
 		t.badLine = err.Error()
-		t.tokens.log.Error("line ignored, the others are in force", "err", err)
+		t.tokens.log.Error("line ignored, the other lines are in use", "err", err)
 	}
 	return tokens, nil
 }
@@ -97,7 +97,7 @@ func (t *Tokens) identify(r *http.Request, names hints.Names) (string, error) {
 		}
 	}
 	if known == 0 {
-		return "", errors.New(names.Sprintf("unknown token: it is none of those in the gateway's %s", hints.TokenFile))
+		return "", errors.New(names.Sprintf("unknown token: it is not in the gateway's %s", hints.TokenFile))
 	}
 	return name, nil
 }
@@ -110,7 +110,7 @@ func bearer(h http.Header) (string, error) {
 	for _, name := range []string{"Culvert-Authorization", "Authorization"} {
 		values := h.Values(name)
 		if len(values) > 1 {
-			return "", fmt.Errorf("%s is there %d times: it must be there once", name, len(values))
+			return "", fmt.Errorf("%s appears %d times: it must appear once", name, len(values))
 		}
 		scheme, token, _ := strings.Cut(h.Get(name), " ")
 		if token = strings.TrimSpace(token); token != "" && strings.EqualFold(scheme, "Bearer") {
@@ -139,7 +139,7 @@ func parseTokens(f File, content []byte) (tokens []namedToken, bad error) {
 		}
 	}
 	if tokens == nil && bad == nil {
-		bad = fmt.Errorf("%s: no token in it: write one a line, as name=token", f)
+		bad = fmt.Errorf("%s: no token in it: write one per line, as name=token", f)
 	}
 	return tokens, bad
 }
@@ -151,13 +151,13 @@ func parseToken(line string) (namedToken, error) {
 		name, token = strings.TrimSpace(before), strings.TrimSpace(after)
 	}
 	if strings.HasSuffix(token, "=") && len(token) < minPadded {
-		return namedToken{}, errors.New("there is no token behind the name")
+		return namedToken{}, errors.New("there is no token after the name")
 	}
 	if !tokenName.MatchString(name) {
-		return namedToken{}, errors.New("a name has 1 to 64 letters, digits, dots, dashes, underscores or at signs")
+		return namedToken{}, errors.New("a name must have 1 to 64 letters, digits, dots, dashes, underscores or at signs")
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return namedToken{}, errors.New("a token is printable ASCII without spaces")
+		return namedToken{}, errors.New("a token must be printable ASCII without spaces")
 	}
 	return namedToken{name, token, sha256.Sum256([]byte(token))}, nil
 }

@@ -20,10 +20,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		case !s.answersTo(r.Host) && isProbe(r):
 			s.answerProbe(w, r)
 		case !s.answersTo(r.Host):
-			text(w, http.StatusForbidden, s.Names.Sprintf("the admin listener does not answer to the host %s: ask by IP address or as localhost, or name the host with %s",
+			text(w, http.StatusForbidden, s.Names.Sprintf("the admin listener does not serve the host %s: use an IP address or localhost, or allow the host with %s",
 				printable.Text(r.Host, printable.Name), hints.AdminHost))
 		case fromOtherSite(r.Header):
-			text(w, http.StatusForbidden, "the admin listener does not answer pages of other sites")
+			text(w, http.StatusForbidden, "the admin listener does not serve pages of other sites")
 		default:
 			next.ServeHTTP(w, r)
 		}
@@ -39,7 +39,7 @@ func isProbe(r *http.Request) bool {
 // answerProbe says yes or no, and not why, to a request by an unknown name.
 func (s *Server) answerProbe(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/readyz" && s.Ready != nil && s.Ready() != nil {
-		text(w, http.StatusServiceUnavailable, "not ready; ask by IP address for the reason")
+		text(w, http.StatusServiceUnavailable, "not ready; request this page by IP address to see why")
 		return
 	}
 	text(w, http.StatusOK, "ok")

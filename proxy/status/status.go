@@ -105,9 +105,9 @@ type route struct {
 
 func (s *Server) handler(logger *slog.Logger) http.Handler {
 	routes := router{
-		{"/metrics", "what this process counts, for Prometheus", s.metrics(logger)},
-		{"/healthz", "200 while the process lives", http.HandlerFunc(healthz)},
-		{"/readyz", "200 while clients may come, else 503 and why not", http.HandlerFunc(s.readyz)},
+		{"/metrics", "metrics for Prometheus", s.metrics(logger)},
+		{"/healthz", "200 while the process runs", http.HandlerFunc(healthz)},
+		{"/readyz", "200 when ready for clients, else 503 and the reason", http.HandlerFunc(s.readyz)},
 	}
 	if s.Tunnel != nil {
 		routes = append(routes, route{"/tunnel", "which transport is used, why, and when another is tried", http.HandlerFunc(s.tunnel)})

@@ -32,6 +32,9 @@ const (
 	CodeInternal = exchange.CodeInternal
 )
 
+// IsTimeout reports whether err is a deadline that passed: see [exchange.IsTimeout].
+func IsTimeout(err error) bool { return exchange.IsTimeout(err) }
+
 // Explain adds a hint to the error of a dial if there is one to give.
 func Explain(err error) error { return race.Explain(err) }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // received keeps what each connection of a broker has received.
@@ -57,9 +58,9 @@ func (r *received) by(clientID string) (all []byte) {
 }
 
 // A connection to the port of a node that nobody knows is lent a bootstrap
-// broker, for introductions. Whatever acts on a broker or reads from one is not
+// broker, for allowed. Whatever acts on a broker or reads from one is not
 // forwarded, not even by a byte; what was asked before is still answered.
-func TestLentBrokerGetsIntroductionsOnly(t *testing.T) {
+func TestABootstrapBrokerInANodesPlaceGetsOnlySafeRequests(t *testing.T) {
 	requests := []struct {
 		kmsg.Request
 		version int16
@@ -92,27 +93,27 @@ func TestLentBrokerGetsIntroductionsOnly(t *testing.T) {
 		})
 		for _, r := range requests {
 			name := protocol.APIKey(r.Key()).String()
-			introductions := requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1)
-			introductions = append(introductions, requestFrame(kmsg.NewPtrSASLHandshakeRequest(), 1, 2)...)
+			allowed := requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1)
+			allowed = append(allowed, requestFrame(kmsg.NewPtrSASLHandshakeRequest(), 1, 2)...)
 			c := dialKafka(t, agent.node(7))
-			go c.Write(append(bytes.Clone(introductions), requestFrame(r.Request, r.version, 3)...)) // some of it may never be read
+			go c.Write(append(bytes.Clone(allowed), requestFrame(r.Request, r.version, 3)...)) // some of it may never be read
 			for id := byte(1); id <= 2; id++ {
 				if answer, err := readFrame(c); err != nil || answer[3] != id {
 					t.Errorf("%s: the client read %q, %v, want the answer %d", name, answer, err, id)
 				}
 			}
-			if more, err := io.ReadAll(c); len(more) > 0 || isTimeout(err) {
+			if more, err := io.ReadAll(c); len(more) > 0 || tunnel.IsTimeout(err) {
 				t.Errorf("%s: then it read %q, %v, want the end", name, more, err)
 			}
 			waitFor(t, "the agent to be done", func() bool { return gauge(t, agent, "culvert_connections") == 0 })
-			if forwarded := kept.by("\x00\x04test"); !bytes.Equal(withoutIDs(forwarded), withoutIDs(introductions)) {
-				t.Errorf("%s: the broker received %d bytes, want the %d of the introductions", name, len(forwarded), len(introductions))
+			if forwarded := kept.by("\x00\x04test"); !bytes.Equal(withoutIDs(forwarded), withoutIDs(allowed)) {
+				t.Errorf("%s: the broker received %d bytes, want the %d of the allowed", name, len(forwarded), len(allowed))
 			}
 			kept.mu.Lock()
 			kept.conns = nil
 			kept.mu.Unlock()
 		}
-		if !strings.Contains(log.String(), "a bootstrap broker is lent") {
+		if !strings.Contains(log.String(), "a bootstrap broker answers") {
 			t.Error("no broker was lent: the test shows nothing")
 		}
 	})
@@ -129,11 +130,11 @@ func withoutIDs(frames []byte) []byte {
 	return b
 }
 
-func TestIntroductionsAreWhatAnyBrokerMayAnswer(t *testing.T) {
+func TestWhichRequestsAnyBrokerAnswers(t *testing.T) {
 	want := map[protocol.APIKey]bool{3: true, 10: true, 17: true, 18: true, 36: true, 60: true}
 	for key := range protocol.MaxKey + 1 {
-		if got := introduces(key); got != want[key] {
-			t.Errorf("introduces(%s) = %v, want %v", key, got, want[key])
+		if got := anyBrokerAnswers(key); got != want[key] {
+			t.Errorf("anyBrokerAnswers(%s) = %v, want %v", key, got, want[key])
 		}
 	}
 }

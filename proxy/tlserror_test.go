@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy/credentials"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // tlsBroker is a broker that speaks TLS and says so to nobody else: it ends
@@ -45,7 +46,7 @@ func brokersWith(t *testing.T, broker string, files credentials.ClientTLS, name 
 
 // Whatever is wrong between culvert and a broker, the log says it once, aloud
 // and with what to look at, at either end, and no client waits.
-func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
+func TestBrokerTLSErrorsAreOneSentence(t *testing.T) {
 	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
 	serverConfig := func(s credentials.ServerTLS) *tls.Config {
 		config, err := s.Config()
@@ -71,16 +72,16 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 		name         string
 		want         []string
 	}{
-		{"a broker that speaks plaintext", ends(""), credentials.ClientTLS{}, "", []string{"TLS handshake: ", "does this listener of the broker speak TLS? If not, leave out --broker-tls"}},
+		{"a broker that speaks plaintext", ends(""), credentials.ClientTLS{}, "", []string{"TLS handshake: ", "does this broker listener speak TLS? If not, leave out --broker-tls"}},
 		{"something that answers otherwise", ends("SSH-2.0-OpenSSH_9.2\r\n"), credentials.ClientTLS{}, "", []string{"does not look like a TLS handshake", "leave out --broker-tls"}},
-		{"a CA that has not signed", tlsBroker(t, server), credentials.ClientTLS{CAFile: stranger.caFile}, "", []string{"unknown authority", `is "CN=own", who has signed the broker's, in --broker-ca-file?`}},
+		{"a CA that has not signed", tlsBroker(t, server), credentials.ClientTLS{CAFile: stranger.caFile}, "", []string{"unknown authority", `is "CN=own", which signed the broker's certificate, in --broker-ca-file?`}},
 		{"a CA that the system does not know", tlsBroker(t, server), credentials.ClientTLS{}, "", []string{"unknown authority", "in --broker-ca-file?"}},
-		{"an expired certificate", tlsBroker(t, expired), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"expired", "has the broker a newer one, or is a clock wrong?"}},
-		{"another name", tlsBroker(t, server), credentials.ClientTLS{CAFile: own.caFile}, "kafka.example", []string{"not kafka.example", "--broker-server-name says which name is in it"}},
-		{"no certificate of ours", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate", "--broker-cert-file and --broker-key-file"}},
-		{"no certificate of ours, TLS 1.2", tlsBroker(t, mutual12), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it want a certificate"}},
-		{"a stranger's certificate", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "", []string{"one signed by whom it trusts?"}},
-		{"TLS of long ago", tlsBroker(t, oldest), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported", "which versions of TLS"}},
+		{"an expired certificate", tlsBroker(t, expired), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"expired", "does the broker need a new certificate, or is a clock wrong?"}},
+		{"another name", tlsBroker(t, server), credentials.ClientTLS{CAFile: own.caFile}, "kafka.example", []string{"not kafka.example", "--broker-server-name sets the name that the certificate must contain"}},
+		{"no certificate of ours", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it require a client certificate", "--broker-cert-file and --broker-key-file"}},
+		{"no certificate of ours, TLS 1.2", tlsBroker(t, mutual12), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it require a client certificate"}},
+		{"a stranger's certificate", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "", []string{"from a CA that it trusts?"}},
+		{"TLS of long ago", tlsBroker(t, oldest), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported", "which TLS versions"}},
 	} {
 		for _, transport := range []string{"ws", "direct"} {
 			t.Run(test.what+"/"+transport, func(t *testing.T) {
@@ -107,7 +108,7 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 					return
 				}
 				waitFor(t, "the gateway to find out by itself", func() bool {
-					return warns(gatewayLog.String(), append([]string{"no bootstrap broker reached, trying again"}, test.want...))
+					return warns(gatewayLog.String(), append([]string{"no bootstrap broker has answered, trying again"}, test.want...))
 				})
 				if err := gateway.Ready(); err == nil {
 					t.Error("the gateway is ready")
@@ -118,7 +119,7 @@ func TestTroubleWithABrokersTLSIsOneSentence(t *testing.T) {
 }
 
 // An alert on a connection that has long stood is none of the handshake's.
-func TestALateAlertIsNotTheHandshakes(t *testing.T) {
+func TestALateAlertIsNotAHandshakeError(t *testing.T) {
 	own := newTLSFixture(t, "own")
 	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
 	config = mustConfig(t, config, err)
@@ -144,12 +145,12 @@ func TestALateAlertIsNotTheHandshakes(t *testing.T) {
 }
 
 // What accepts a connection and says nothing is no TLS either.
-func TestABrokerThatIsSilentInTheHandshakeIsNamed(t *testing.T) {
+func TestABrokerThatIsSilentInTheHandshakeIsReported(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) { io.Copy(io.Discard, c) })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := brokersWith(t, broker, credentials.ClientTLS{}, "").dial(ctx, broker)
-	if want := "it says nothing: does this listener of the broker speak TLS?"; err == nil || !strings.Contains(err.Error(), want) {
+	if want := "the broker sends nothing: does this listener speak TLS?"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("dial = %v, want %q", err, want)
 	}
 }
@@ -216,7 +217,7 @@ func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
 
 // A client whose security.protocol or certificates do not fit is ended at once,
 // and the agent's log says why.
-func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
+func TestClientTLSErrorsAreOneSentence(t *testing.T) {
 	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
 	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
 	listen := mustConfig(t, config, err)
@@ -240,7 +241,7 @@ func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
 		{"TLS to plaintext", nil, tlsClient(credentials.ClientTLS{CAFile: own.caFile}), "", []string{"a TLS ClientHello", "security.protocol"}},
 		{"no certificate", listen, tlsClient(credentials.ClientTLS{CAFile: own.caFile}), "", []string{"provide a certificate", "--listen-client-ca-file", "ssl.keystore.location"}},
 		{"a stranger's certificate", listen, tlsClient(credentials.ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}), "", []string{"unknown authority", "--listen-client-ca-file"}},
-		{"a client that trusts others", listen, tlsClient(credentials.ClientTLS{CAFile: stranger.caFile}), "", []string{"remote error", "does it trust who has signed --listen-tls-cert-file"}},
+		{"a client that trusts others", listen, tlsClient(credentials.ClientTLS{CAFile: stranger.caFile}), "", []string{"remote error", "does the client trust the CA that signed --listen-tls-cert-file"}},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			log := &memoryLog{}
@@ -250,7 +251,7 @@ func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
 				test.says = string(requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
 			}
 			io.WriteString(c, test.says)
-			if got, err := io.ReadAll(c); isTimeout(err) || strings.Contains(string(got), "127.0.0.1") {
+			if got, err := io.ReadAll(c); tunnel.IsTimeout(err) || strings.Contains(string(got), "127.0.0.1") {
 				t.Errorf("the client read %q, %v, want an end", got, err)
 			}
 			waitFor(t, "the log to say "+test.want[0], func() bool { return warns(log.String(), test.want) })
@@ -262,7 +263,7 @@ func TestTroubleWithAClientsTLSIsOneSentence(t *testing.T) {
 }
 
 // A probe that asks only whether the port is open is no trouble.
-func TestAProbeOfATLSListenerIsNoTrouble(t *testing.T) {
+func TestAProbeOfATLSListenerIsNoWarning(t *testing.T) {
 	own := newTLSFixture(t, "own")
 	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
 	listen := mustConfig(t, config, err)
@@ -272,7 +273,7 @@ func TestAProbeOfATLSListenerIsNoTrouble(t *testing.T) {
 		a.ListenTLS, a.Logger = listen, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
 	dialAgent(t, agent.address).Close()
-	waitFor(t, "the probe", func() bool { return strings.Contains(log.String(), "client's TLS handshake not finished") })
+	waitFor(t, "the probe", func() bool { return strings.Contains(log.String(), "client did not finish its TLS handshake") })
 	if strings.Contains(log.String(), "level=WARN") || gauge(t, agent, "culvert_refused_total") != 0 {
 		t.Errorf("the probe was taken for trouble:\n%s", log)
 	}
