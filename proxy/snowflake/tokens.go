@@ -45,15 +45,20 @@ type tokens struct {
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 
-	mu       sync.Mutex
-	now      token
-	running  chan struct{} // closed when the fetch in progress has ended; nil: there is none
-	err      error         // of the last fetch
-	retryAt  time.Time     // when the next fetch may start
-	failures int           // in a row
-	forgot   time.Time
-	timer    *time.Timer
-	closed   bool
+	mu      sync.Mutex
+	now     token         // the current token; zero: none
+	running chan struct{} // closed when the fetch in progress has ended; nil: there is none
+	last    failure       // of the last fetch; zero: it succeeded
+	forgot  time.Time     // when forget gave up a token last
+	timer   *time.Timer   // of the next fetch; nil before the first is scheduled
+	closed  bool
+}
+
+// failure says how fetches have failed, and when the next one may start.
+type failure struct {
+	err     error
+	count   int // in a row
+	retryAt time.Time
 }
 
 func newTokens(fetch func(context.Context) (token, error)) *tokens {
@@ -91,8 +96,8 @@ func (t *tokens) look() (value string, running <-chan struct{}, err error) {
 		return "", nil, net.ErrClosed
 	case t.good():
 		return t.now.value, nil, nil
-	case t.running == nil && t.err != nil && time.Now().Before(t.retryAt) && !t.hasChanged():
-		return "", nil, t.err
+	case t.running == nil && t.last.err != nil && time.Now().Before(t.last.retryAt) && !t.hasChanged():
+		return "", nil, t.last.err
 	}
 	return "", t.start(), nil
 }
@@ -159,20 +164,13 @@ func (t *tokens) settle(fresh token, err error) fetched {
 	defer t.mu.Unlock()
 	var next time.Duration
 	good := t.good()
-	if t.err = err; err == nil {
+	if err == nil {
 		fresh.expires = fresh.expires.Round(0)
-		t.now, t.failures = fresh, 0
+		t.now, t.last = fresh, failure{}
 		next = refreshAfter(time.Until(fresh.expires))
 	} else {
-		next = backoff.Delay(t.failures, retryTime, retryTimeMost)
-		switch {
-		case isHopeless(err):
-			next = backoff.Delay(t.failures, hopelessTime, refusedTimeMost)
-		case isTooMany(err):
-			next = backoff.Delay(t.failures, retryTime, refusedTimeMost)
-		}
-		t.failures++
-		t.retryAt = time.Now().Add(next)
+		next = waitAfter(err, t.last.count)
+		t.last = failure{err, t.last.count + 1, time.Now().Add(next)}
 	}
 	if err == nil || good {
 		t.schedule(next)
@@ -180,6 +178,18 @@ func (t *tokens) settle(fresh token, err error) fetched {
 	close(t.running)
 	t.running = nil
 	return fetched{fresh, err, good, next}
+}
+
+// waitAfter returns how long to wait after a fetch has failed with err, after n other
+// failures in a row.
+func waitAfter(err error, n int) time.Duration {
+	switch {
+	case isHopeless(err):
+		return backoff.Delay(n, hopelessTime, refusedTimeMost)
+	case isTooMany(err):
+		return backoff.Delay(n, retryTime, refusedTimeMost)
+	}
+	return backoff.Delay(n, retryTime, retryTimeMost)
 }
 
 // schedule starts a fetch after some time, whether anybody asks for a token or not.
