@@ -174,8 +174,10 @@ func TestNodeIsFoundAgainAfterAllBrokersMoved(t *testing.T) {
 		bootstrap := newCrossing(t, c.Bootstrap()[0])
 		path := startAgent(t, waysTo(t, []string{bootstrap.address()}, transport, nil)(), nil)
 		dialKafka(t, path.address).brokers(t)
+		base := freePortBase(t) // and the old ports stay free, so that nobody answers there
 		for id := range int32(3) {
-			for _, err := range []error{c.Add(id + 10), c.RemoveNode(id), c.Add(id), c.RemoveNode(id + 10)} {
+			address := net.JoinHostPort(fakekafka.Host(id), strconv.Itoa(base+int(id)))
+			for _, err := range []error{c.Add(id + 10), c.RemoveNode(id), c.AddAt(id, address), c.RemoveNode(id + 10)} {
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -43,6 +43,13 @@ func eachTransport(t *testing.T, test func(t *testing.T, transport string)) {
 // startCluster starts an embedded cluster that ends with the test.
 func startCluster(t *testing.T, n int, opts ...kfake.Opt) *fakekafka.Cluster {
 	t.Helper()
+	if n <= 9 { // ports to which a broker can return after a restart; opts may choose others
+		var ports []int
+		for base, i := freePortBase(t), 0; i < n; i++ {
+			ports = append(ports, base+i)
+		}
+		opts = append([]kfake.Opt{kfake.Ports(ports...)}, opts...)
+	}
 	c, err := fakekafka.Start(n, opts...)
 	if err != nil {
 		t.Fatal(err)
@@ -183,29 +190,37 @@ func waysTo(t *testing.T, bootstrap []string, transport string, change func(*Gat
 	return func() Upstream { return tunnelTo(t, g.address, transport) }
 }
 
-// portBases counts what freePortBase has tried, from a start that differs from
-// that of other processes. The ports are below those that systems give to
-// outgoing connections.
+// portBases counts the blocks of ports that freePortBase has tried, from a random start
+// so that test processes that run at the same time begin elsewhere.
 var (
 	portBases     atomic.Int32
 	firstPortBase = mathrand.Int32N(2000)
 )
 
-// freePortBase returns a base above which some ports are free on loopback.
+// freePortBase returns a base such that the ports from it to base+8 are free on loopback,
+// and stay so until the test ends: no other test takes them, even between two starts of a
+// listener. Port base+9 over UDP marks the block as taken, also for other processes. The
+// ports are below the range from which systems choose ports of outgoing connections.
 func freePortBase(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		base := 11000 + 10*int((firstPortBase+portBases.Add(1))%2000)
-		if free(base, 10) {
+		mark, err := net.ListenPacket("udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(base+9)))
+		if err != nil {
+			continue
+		}
+		if free(base, 9) {
+			t.Cleanup(func() { mark.Close() })
 			return base
 		}
+		mark.Close()
 	}
-	t.Fatal("no ten free ports in a row")
+	t.Fatal("no nine free ports in a row")
 	return 0
 }
 
-// freeAddress is an address for one that may be started again on it: not one of
-// those that the system gives to whoever asks for any.
+// freeAddress returns an address on which a listener may be started more than once: see
+// freePortBase.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePortBase(t)))

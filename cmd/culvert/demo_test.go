@@ -140,12 +140,12 @@ func listenOn(t *testing.T, address string) string {
 }
 
 func TestDemoMovesToFreePorts(t *testing.T) {
-	taken := listenOn(t, "127.0.0.1:0")
-	_, port, _ := net.SplitHostPort(taken)
-	first, err := strconv.Atoi(port)
+	first, err := strconv.Atoi(freePort(t))
 	if err != nil {
 		t.Fatal(err)
 	}
+	first++ // so that the port before it is free
+	listenOn(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(first)))
 	base, err := freeRange("127.0.0.1", first-1, 3, noPort)
 	if err != nil || base <= first {
 		t.Errorf("free range at %d, %v, with port %d taken", base, err, first)

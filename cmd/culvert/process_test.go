@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -166,15 +167,26 @@ func find(t *testing.T, pattern, line string) string {
 	return m[1]
 }
 
+// freePort returns a port for the first broker of an agent. It and the eight ports after it
+// are free on loopback, and no other test takes them until this one ends: port+9 over UDP
+// marks them as taken, as in the tests of package proxy. The ports are below the range from
+// which systems choose ports of outgoing connections.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		base := 11000 + 10*mathrand.IntN(2000)
+		mark, err := net.ListenPacket("udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(base+9)))
+		if err != nil {
+			continue
+		}
+		if got, err := freeRange("127.0.0.1", base, 9, noPort); err == nil && got == base {
+			t.Cleanup(func() { mark.Close() })
+			return strconv.Itoa(base)
+		}
+		mark.Close()
 	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
+	t.Fatal("no nine free ports in a row")
+	return ""
 }
 
 func write(t *testing.T, content string) string {
