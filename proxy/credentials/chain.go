@@ -13,27 +13,27 @@ import (
 )
 
 const (
-	// maxChain is how many certificates a peer may show, its own included. Java
-	// takes as many from a server, and 8 from a client. Keys are bounded by
-	// package tls: RSA of 8192 bits.
+	// maxChain bounds the certificates that a peer sends, including its own. Java accepts as
+	// many from a server, and 8 from a client. Package tls bounds the cost of each one: it
+	// refuses RSA keys of more than 8192 bits.
 	maxChain = 10
 
-	// maxLinks is how many signatures between certificates of a chain may have
-	// to be checked. A chain has one for each of them; one more stands for each
-	// that is there twice, as of an authority that two others have signed.
-	// Package x509 would stop at 100 only, which took 0.27 s.
+	// maxLinks bounds the signatures that verifying a chain may have to check. A plain chain
+	// has one for each certificate. There are more if a CA appears twice, signed by two
+	// others. Package x509 stops only at 100 signatures, which took 0.27 s of CPU time, for
+	// a peer without credentials.
 	maxLinks = 16
 
-	// maxCachedChains is how many chains are remembered: an agent has one.
+	// maxCachedChains bounds the cached results. Each agent has one chain.
 	maxCachedChains = 1024
 
-	// refusalLifetime is how long it is remembered that a chain was refused: as long
-	// as a connection stands on which no request has authenticated.
+	// refusalLifetime is how long a refused chain stays in the cache: as long as a connection
+	// without credentials may stay open, so that all its requests cost one verification.
 	refusalLifetime = 10 * time.Second
 )
 
-// boundChain refuses what costs too much to verify, before any signature is
-// checked.
+// boundChain returns an error for a chain that costs too much to verify. It checks no
+// signatures.
 func boundChain(chain []*x509.Certificate) error {
 	switch {
 	case len(chain) == 0:
@@ -46,8 +46,8 @@ func boundChain(chain []*x509.Certificate) error {
 	return nil
 }
 
-// countLinks is how many signatures a search for the issuers of cert checks at
-// most, or something beyond the limit. Package x509 searches by name.
+// countLinks returns how many signatures a search for the issuers of cert checks at most,
+// or some number above limit. Package x509 searches by name, so countLinks compares names.
 func countLinks(cert *x509.Certificate, others []*x509.Certificate, limit int) (n int) {
 	for i, issuer := range others {
 		if n > limit {
@@ -60,9 +60,9 @@ func countLinks(cert *x509.Certificate, others []*x509.Certificate, limit int) (
 	return n
 }
 
-// verifyChain checks a peer's certificate, which comes first, and the chain that
-// it sent along. An empty name is not checked. It returns when the first of the
-// certificates expires that were needed.
+// verifyChain verifies a peer's certificate, the first of chain, with the other ones as
+// intermediates. An empty name is not checked. until is when the first certificate that
+// was needed expires.
 func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, usage x509.ExtKeyUsage, name string) (until time.Time, err error) {
 	if err := boundChain(chain); err != nil {
 		return until, &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
@@ -85,29 +85,30 @@ func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, usage x509.Ext
 	return until, nil
 }
 
-// chainCache is what was found out about chains, so that a chain is verified once
-// and not for each request of each connection. They hold no certificates.
+// chainCache caches the results of verifying chains, so that a chain is not verified again
+// for each request of each connection. It holds hashes instead of certificates, whose size
+// peers choose. The zero value is ready; it may be used concurrently.
 type chainCache struct {
 	mu      sync.Mutex
 	results map[[sha256.Size]byte]chainResult // by the certificates
-	checked int                               // how often a chain was verified
+	checked int                               // how often a chain was verified, for tests
 }
 
 type chainResult struct {
-	roots *x509.CertPool // that the chain was verified against
-	until time.Time
-	err   string // "" for a chain that is good: text alone, which holds no certificate
+	roots *x509.CertPool // the CAs that the chain was verified against
+	until time.Time      // when the result expires
+	err   string         // "" for a valid chain; a text, since x509's errors hold certificates
 }
 
-// verify is verifyChain of a client's certificate, unless the same chain has been
-// verified against the same roots.
+// verify verifies a client's chain, unless the cache has a result for the same chain and
+// the same roots.
 func (v *chainCache) verify(roots *x509.CertPool, chain []*x509.Certificate) error {
 	if err := boundChain(chain); err != nil {
 		return err
 	}
 	hash := sha256.New()
 	for _, cert := range chain {
-		hash.Write(cert.Raw) // DER says by itself how long it is
+		hash.Write(cert.Raw) // DER contains its own length, so two chains never have the same bytes
 	}
 	key := [sha256.Size]byte(hash.Sum(nil))
 	v.mu.Lock()
@@ -131,8 +132,8 @@ func checkChain(roots *x509.CertPool, chain []*x509.Certificate) chainResult {
 	return chainResult{roots, until, ""}
 }
 
-// maxRefusal is how many characters of a refusal are kept and told: it may quote
-// the certificate.
+// maxRefusal bounds the characters of a refusal that are cached and sent to the peer. The
+// error may quote the certificate.
 const maxRefusal = 300
 
 func (v *chainCache) store(key [sha256.Size]byte, new chainResult) {
@@ -140,7 +141,7 @@ func (v *chainCache) store(key [sha256.Size]byte, new chainResult) {
 	defer v.mu.Unlock()
 	v.checked++
 	if v.results == nil || len(v.results) >= maxCachedChains {
-		v.results = map[[sha256.Size]byte]chainResult{} // what is in use comes back with the next request
+		v.results = map[[sha256.Size]byte]chainResult{} // chains in use come back with their next request
 	}
 	v.results[key] = new
 }

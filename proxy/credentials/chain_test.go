@@ -38,7 +38,7 @@ func TestAChainIsBoundedBeforeItIsVerified(t *testing.T) {
 		{"one that is there twice", append(ours.Chain(t, 3, inNumbers), renewed.Cert), ""},
 		{"one too many", ours.Chain(t, maxChain, inNumbers), "sent 11 certificates and may send 10"},
 		{"a hundred", ours.Chain(t, 100, inNumbers), "sent 101 certificates and may send 10"},
-		{"all of one name", ours.Chain(t, maxChain-1, same), "in more than 16 ways"},
+		{"all of one name", ours.Chain(t, maxChain-1, same), "more than 16 possible links"},
 		{"none", nil, "the peer sent no certificate"},
 	} {
 		ca, err := ReadCA(testFile(t, "--client-ca-file", ours.PEM()), nil)
@@ -176,7 +176,7 @@ func TestAHandshakeRefusesALongChain(t *testing.T) {
 	cert, key := long.Pair(t, "agent-1")
 	files := ClientTLS{CAFile: server.caFile, CertFile: testFile(t, "--gateway-cert-file", cert+text), KeyFile: testFile(t, "--gateway-key-file", key)}
 	_, err := files.Config("culvert.example")
-	if err == nil || !strings.Contains(err.Error(), "--gateway-cert-file") || !strings.Contains(err.Error(), "11 certificates in it, and peers take 10") {
+	if err == nil || !strings.Contains(err.Error(), "--gateway-cert-file") || !strings.Contains(err.Error(), "it has 11 certificates and peers accept 10") {
 		t.Errorf("a file of 11 certificates: %v", err)
 	}
 	pair, err := tls.X509KeyPair([]byte(cert+text), []byte(key))

@@ -11,28 +11,28 @@ import (
 	"syscall"
 )
 
-// File is a file that a setting names. Name is how the user writes that setting,
-// so that errors can say which one to look at.
+// File is a file that a setting names. Name is how the user writes that setting, as in
+// --token-file, so that errors say which setting to check.
 type File struct{ Path, Name string }
 
 func (f File) String() string { return f.Name + " " + f.Path }
 
-// MaxFile bounds what is read of a file that a setting names: the certificates
-// of all CAs that a system trusts are a quarter of it.
+// MaxFile bounds the bytes of a file that a setting names. A file with all CAs that a
+// system trusts has a quarter of that.
 const MaxFile = 1 << 20
 
-// ReadFile reads a regular file, or a link to one, of at most limit bytes. A
-// pipe could keep the start waiting for ever, and has nothing to tell when it is
-// read again; a device need not end. An error is an [fs.PathError].
+// ReadFile reads a regular file, or a link to one, of at most limit bytes. Pipes are
+// errors: reading one may block forever, and it cannot be read again. So are devices,
+// which may never end. The error is an [fs.PathError].
 func ReadFile(path string, limit int64) ([]byte, error) {
-	info, err := os.Stat(path) // before it is opened: that alone can wait, or wind a tape
+	info, err := os.Stat(path) // before opening it: opening a pipe blocks, and opening a device may act on it
 	if err == nil {
 		err = CheckRegular(path, info)
 	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // not to wait for a pipe's writer where it is another file by now
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // O_NONBLOCK: a pipe may have replaced the file since Stat
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,8 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// CheckRegular returns an error that says what a file is which is not regular, or nil.
+// CheckRegular returns nil for a regular file, and else an [fs.PathError] that says what
+// the file is.
 func CheckRegular(path string, info fs.FileInfo) error {
 	is := "a device"
 	switch mode := info.Mode(); {
@@ -68,7 +69,8 @@ func CheckRegular(path string, info fs.FileInfo) error {
 	return &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is %s, not a regular file", is)}
 }
 
-// fileError says once which file it is about; errors of package os say it too.
+// fileError adds the file to err. Errors of package os contain the path already, which
+// fileError removes.
 func fileError(f File, err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
@@ -76,7 +78,8 @@ func fileError(f File, err error) error {
 	return fmt.Errorf("read %s: %w", f, err)
 }
 
-// lines yields, with their numbers from 1, the lines that are neither empty nor comments.
+// lines yields the lines that are neither empty nor comments, trimmed, with their numbers
+// from 1. It skips a byte order mark, which editors on Windows write.
 func lines(content []byte) func(yield func(int, string) bool) {
 	content = bytes.TrimPrefix(content, []byte("\ufeff"))
 	return func(yield func(int, string) bool) {

@@ -17,36 +17,36 @@ import (
 )
 
 const (
-	// userHeader is what the Snowflake ingress says of the user it let in.
+	// userHeader is the header in which Snowflake's ingress names the user that it has
+	// authenticated.
 	userHeader = "Sf-Context-Current-User"
-	// anonymous is the identity of whoever comes through a gateway without
-	// authentication.
+	// anonymous is the identity of all requests at a gateway without authentication.
 	anonymous = "anonymous"
 )
 
-// Policy decides who may use a gateway. Everything that is set must pass; with
-// nothing set, nobody may.
+// Policy decides who may use a gateway. A request must pass every check that is set. If
+// none is set, all requests are refused. Set the fields before use. Its methods may be
+// called concurrently.
 type Policy struct {
 	Tokens   *Tokens // nil: no token is asked for
 	ClientCA *CA     // nil: no certificate is asked for
-	// AllowUsers are the users of the platform's ingress that may come in, as
-	// ParseUser returns them; nil allows all. It only narrows what Tokens and
-	// ClientCA let in: an ingress that can be gone around proves nothing.
+	// AllowUsers are the users that may pass the platform's ingress, as ParseUser returns
+	// them; nil allows all. It is a check beside Tokens or ClientCA, never instead of them:
+	// a client that can reach the gateway around the ingress can send any user.
 	AllowUsers []string
-	// InsecureNoAuth lets everybody in when nothing else is set.
+	// InsecureNoAuth accepts all requests if nothing else is set.
 	InsecureNoAuth bool
-	// Names are those of settings, for who is refused.
+	// Names are the names of settings, in refusals.
 	Names hints.Names
 }
 
-// Authenticate returns the name of who makes the request: that of the token, or
-// else that in the certificate. The text of its error is for the other end: it
-// says what is missing and repeats nothing that was sent. It is a
-// [tunnel.Forbidden] where no token is to blame, and then the name is the token's
-// nevertheless, if there is one.
+// Authenticate returns the identity of a request: the name of its token, or else the name
+// in its certificate. The error's text is sent to the agent: it says what is missing and
+// repeats nothing of the request. The error is a [tunnel.Forbidden] unless the token is
+// missing or wrong; identity is then the token's name, if there is one.
 //
-// The certificate is checked here, not in the TLS handshake, whose server only
-// has to ask for one: a refusal in HTTP carries a sentence, a TLS alert none.
+// The certificate is checked here and not in the TLS handshake, which only asks for one. An
+// HTTP response can say why a request is refused, a TLS alert cannot.
 func (p *Policy) Authenticate(r *http.Request) (identity string, err error) {
 	if p.Tokens == nil && p.ClientCA == nil {
 		if !p.InsecureNoAuth || p.AllowUsers != nil {
@@ -59,7 +59,7 @@ func (p *Policy) Authenticate(r *http.Request) (identity string, err error) {
 			return "", err
 		}
 	}
-	if p.ClientCA != nil { // after the token: to verify a certificate costs more
+	if p.ClientCA != nil { // after the token, which costs less to check
 		name, err := p.ClientCA.identify(r, p.Names)
 		if err != nil {
 			return identity, err
@@ -74,14 +74,14 @@ func (p *Policy) Authenticate(r *http.Request) (identity string, err error) {
 	return identity, nil
 }
 
-// grant is by what a request was let in. A token's name is not enough: one of
-// its tokens may be taken out, and the others not.
+// grant holds the credentials of a request that was accepted. The token's name is not
+// enough: a name may have several tokens, and only one of them may be removed.
 type grant struct {
-	token [sha256.Size]byte   // hash of the one that was shown
-	chain []*x509.Certificate // that was shown
+	token [sha256.Size]byte   // hash of the request's token; zero if it has none
+	chain []*x509.Certificate // the client's chain; nil if it has none
 }
 
-// Grant is for Judge: by what Authenticate has let r in.
+// Grant returns the credentials of r, which Authenticate has accepted, for Judge.
 func (p *Policy) Grant(r *http.Request) any {
 	g := &grant{}
 	if token, err := bearer(r.Header); err == nil {
@@ -93,8 +93,8 @@ func (p *Policy) Grant(r *http.Request) any {
 	return g
 }
 
-// Judge takes one look at the files, and returns what says why a Grant would not
-// be let in any more, or nil. It may be called concurrently.
+// Judge reads the files once and returns a function that checks a Grant against them. The
+// function returns nil, or why the credentials are no longer accepted.
 func (p *Policy) Judge() func(any) error {
 	var tokens []namedToken
 	var roots *x509.CertPool
@@ -123,6 +123,8 @@ func (p *Policy) Judge() func(any) error {
 	}
 }
 
+// checkUser checks the user that the ingress names. A header that appears twice is
+// refused: one of the two may be the client's own.
 func (p *Policy) checkUser(users []string) error {
 	switch {
 	case len(users) != 1:
@@ -133,8 +135,8 @@ func (p *Policy) checkUser(users []string) error {
 	return nil
 }
 
-// ParseUser reads a user's name as SQL does: in upper case, or as it stands
-// where it is in double quotes. What an ingress says is compared exactly.
+// ParseUser parses a user's name as SQL does: it is converted to upper case, unless it is
+// in double quotes. The ingress sends names in this form, and they are compared exactly.
 func ParseUser(s string) (string, error) {
 	name, quoted := strings.ToUpper(s), strings.HasPrefix(s, `"`)
 	if quoted {
@@ -150,8 +152,8 @@ func ParseUser(s string) (string, error) {
 	return name, nil
 }
 
-// User is what a request says of the user that an ingress let in, for logs:
-// whoever goes around the ingress can say anything there.
+// User returns the user that the request names, for logs only: a client that reaches the
+// gateway around the ingress can send anything.
 func User(h http.Header) string {
 	return printable.Text(strings.Join(h.Values(userHeader), ", "), printable.Name)
 }

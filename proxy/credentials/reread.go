@@ -11,42 +11,44 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// settleTime is how old a file's last change must be at its reading, before an
-// unchanged modification time is taken for unchanged content: clocks of file
-// systems tick as slowly as every other second.
+// settleTime is how old a file's last change must be, when the file is read, for an
+// unchanged modification time to mean unchanged content. Some file systems, such as FAT,
+// store times in steps of two seconds.
 const settleTime = 2 * time.Second
 
-// lapseAfter is for how long files that let somebody in may be missing before
-// they let in nobody: longer than it takes to replace one by removing it first.
+// lapseAfter is how long credentials in a file are accepted after the file has gone
+// missing. Replacing a file by removing it first takes less.
 const lapseAfter = 5 * time.Second
 
-// reread is what some files hold, parsed, and parsed again when one has changed.
+// reread is the parsed content of some files. It parses them again when one has changed.
 //
-// They are looked at on use, so that no goroutine and no watch is needed. What
-// cannot be read or parsed any more, as when a certificate has been replaced and
-// its key has not been yet, leaves the last good value in force and is logged
-// once. With lapses it does so for lapseAfter and no longer: who deletes a file
-// of those who may come in does not mean that all of them still may.
+// The files are checked on use, so no goroutine or watch is needed. If they cannot be read
+// or parsed, as between replacing a certificate and replacing its key, the last good value
+// stays in use and the error is logged once. With lapses that ends after lapseAfter: an
+// operator who deletes the file of allowed tokens does not want them to work for ever.
+//
+// Set the first fields before use.
 type reread[T any] struct {
 	files  []File
-	secret bool // warn when everybody on the machine may read the files
-	lapses bool
+	secret bool // warn if every user on the machine can read the files
+	lapses bool // the value expires lapseAfter after the files were last good
 	parse  func(contents [][]byte) (T, error)
 	log    *slog.Logger
 
 	mu      sync.Mutex
-	seen    []fs.FileInfo // at the last reading; nil: read again
-	failed  error         // of that reading
-	value   T
-	good    bool      // value has been read
-	current time.Time // when value was last what the files hold
-	logged  string    // already logged
-	warned  bool      // of who may read the files
+	seen    []fs.FileInfo // of the files when they were read last; nil: read them again
+	failed  error         // of that read
+	value   T             // the last good value
+	good    bool          // there is a value
+	current time.Time     // when the files last had this value
+	logged  string        // the error that has been logged
+	warned  bool          // warnWorldReadable has logged
 }
 
-// Secrets returns what parse makes of files that hold secrets. The function reads
-// them again when one has changed; when that goes wrong it returns what they held
-// before, and says so in the log. A nil logger discards.
+// Secrets returns a function that returns the parsed content of files with secrets. The
+// function reads them again when one has changed. If that fails, it returns the last good
+// content and logs the error. The function may be called concurrently. A nil logger
+// discards.
 func Secrets[T any](parse func(contents [][]byte) (T, error), log *slog.Logger, files ...File) (func() (T, error), error) {
 	r := &reread[T]{files: files, secret: true, parse: parse, log: orDiscard(log)}
 	if _, err := r.get(); err != nil {
@@ -55,8 +57,8 @@ func Secrets[T any](parse func(contents [][]byte) (T, error), log *slog.Logger, 
 	return r.get, nil
 }
 
-// get returns the current value. It may be called concurrently. An error is of
-// the first reading, or of what has lapsed; others are logged.
+// get returns the current value. It may be called concurrently. It returns an error only
+// if there never was a good value, or if the value has lapsed; other errors are logged.
 func (r *reread[T]) get() (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,7 +80,8 @@ func (r *reread[T]) get() (T, error) {
 	return r.value, nil
 }
 
-// refresh brings value up to date, or says why it is not.
+// refresh reads the files again if one has changed. Its error means that value is not what
+// the files hold now.
 func (r *reread[T]) refresh() error {
 	seen, err := statAll(r.files)
 	if err != nil {
@@ -100,7 +103,7 @@ func (r *reread[T]) refresh() error {
 	return err
 }
 
-// logOnce logs once what is wrong, with what happens now.
+// logOnce logs an error, unless the same error has been logged last.
 func (r *reread[T]) logOnce(err error, what string) {
 	if r.logged == err.Error() {
 		return
@@ -111,7 +114,7 @@ func (r *reread[T]) logOnce(err error, what string) {
 	})
 }
 
-// logRecovered logs that what complain has logged is over.
+// logRecovered logs that the error that logOnce has logged is over.
 func (r *reread[T]) logRecovered() {
 	if r.logged != "" {
 		r.logged = ""
@@ -132,9 +135,9 @@ func (r *reread[T]) read() (T, error) {
 	return r.parse(contents)
 }
 
-// warnWorldReadable says, once, which secrets are open to everybody.
+// warnWorldReadable logs once that every user on the machine can read a secret.
 func (r *reread[T]) warnWorldReadable(infos []fs.FileInfo) {
-	if !r.secret || r.warned || runtime.GOOS == "windows" { // where the bits mean nothing
+	if !r.secret || r.warned || runtime.GOOS == "windows" { // Go makes up the permission bits on Windows
 		return
 	}
 	for i, info := range infos {
@@ -171,6 +174,8 @@ func unchanged(before, now []fs.FileInfo) bool {
 	return true
 }
 
+// settled reports whether all files are old enough for their times to be trusted: see
+// settleTime.
 func settled(infos []fs.FileInfo) bool {
 	for _, info := range infos {
 		if time.Since(info.ModTime()) < settleTime {

@@ -7,17 +7,17 @@ import (
 	"log/slog"
 )
 
-// ServerTLS names the files of an end that is connected to. They are read again
-// when they change, and new handshakes use the new content.
+// ServerTLS names the files of a TLS server. They are read again when they change, and new
+// handshakes use the new content.
 type ServerTLS struct {
 	CertFile, KeyFile File
-	// ClientCAFile, when its path is set, makes handshakes demand a certificate
-	// that it has signed.
+	// ClientCAFile, if its path is set, makes handshakes require a client certificate
+	// signed by one of its CAs.
 	ClientCAFile File
 	Logger       *slog.Logger // nil discards
 }
 
-// Config reads the files for the first time.
+// Config reads the files and returns a config.
 func (s ServerTLS) Config() (*tls.Config, error) {
 	pair, err := newKeyPair(s.CertFile, s.KeyFile, s.Logger)
 	if err != nil {
@@ -34,7 +34,7 @@ func (s ServerTLS) Config() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Not by GetConfigForClient: it would drop what users of the config add to it.
+	// Not with GetConfigForClient, which would ignore what the caller adds to config.
 	config.ClientAuth = tls.RequireAnyClientCert
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		return ca.verify(state.PeerCertificates, x509.ExtKeyUsageClientAuth, "")
@@ -42,16 +42,16 @@ func (s ServerTLS) Config() (*tls.Config, error) {
 	return config, nil
 }
 
-// ClientTLS names the files of an end that connects; each may be left out. They
-// are read again when they change, and new handshakes use the new content.
+// ClientTLS names the files of a TLS client; each may be left out. They are read again when
+// they change, and new handshakes use the new content.
 type ClientTLS struct {
 	CAFile            File         // trusted CAs; no path: those of the system
-	CertFile, KeyFile File         // shown when asked; no paths: none
+	CertFile, KeyFile File         // the client's certificate; no paths: none
 	Logger            *slog.Logger // nil discards
 }
 
-// Config reads the files for the first time. The server must prove to be
-// serverName, a name or an IP address.
+// Config reads the files and returns a config. The server's certificate must contain
+// serverName, a host name or an IP address.
 func (c ClientTLS) Config(serverName string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: serverName}
 	if c.CertFile.Path != "" {
@@ -90,9 +90,9 @@ func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], er
 	return r, err
 }
 
-// AskForCertificate makes handshakes of a gateway ask for a certificate, which a
-// [Policy] checks with each request. A chain that is too long to be checked ends the
-// handshake.
+// AskForCertificate makes the handshakes of a gateway ask for a client certificate. A
+// [Policy] checks it with each request. The handshake itself fails only if the chain would
+// cost too much to verify.
 func AskForCertificate(config *tls.Config) {
 	config.ClientAuth = tls.RequestClientCert
 	config.VerifyConnection = func(state tls.ConnectionState) error {

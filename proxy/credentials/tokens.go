@@ -13,18 +13,18 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// defaultTokenName is the name of a token that stands alone on its line.
+// defaultTokenName is the name of a token on a line without a name.
 const defaultTokenName = "default"
 
-// Tokens is a file of named tokens, read again when it changes. Each line is
-// name=token, or a token alone, which is then named "default". Empty lines and
-// lines that begin with # are skipped. A name may have several tokens, so that
-// one can be replaced by another without an outage. Equals signs at a line's end
-// belong to the token, as in base64.
+// Tokens is a file of named tokens. It is read again when it changes. Each line is
+// name=token, or a token without a name, which is named "default". Empty lines and lines
+// that begin with # are skipped. A name may have several tokens, so that one can be
+// replaced without an outage. Equals signs at the end of a line belong to the token, as in
+// base64.
 //
-// A token lets in as long as the file holds it. Of a file that is gone, cannot be
-// read or has become empty, that goes for another five seconds. A line that has
-// no token's form, in a file that has changed, leaves the other lines in force.
+// A token is accepted as long as it is in the file, and for another five seconds if the
+// file is missing, unreadable or empty. After the first read, a line that is not a token is
+// ignored and the other lines stay in use. Tokens may be used concurrently.
 type Tokens struct {
 	tokens  reread[[]namedToken]
 	badLine string // already logged; owned by tokens
@@ -32,11 +32,11 @@ type Tokens struct {
 
 type namedToken struct {
 	name, token string
-	sum         [sha256.Size]byte // of token: compared in constant time whatever the lengths
+	sum         [sha256.Size]byte // of token; comparing hashes takes the same time for any length
 }
 
-// ReadTokens reads the file for the first time, of which every line must be
-// right. A nil logger discards.
+// ReadTokens reads the file for the first time. Every line must be valid. A nil logger
+// discards.
 func ReadTokens(f File, log *slog.Logger) (*Tokens, error) {
 	t := &Tokens{}
 	t.tokens = reread[[]namedToken]{
@@ -49,8 +49,8 @@ func ReadTokens(f File, log *slog.Logger) (*Tokens, error) {
 	return t, nil
 }
 
-// parse is parseTokens that, after the first time, skips what is no token: a
-// line that is taken out is out, whatever is wrong with another.
+// parse is parseTokens, but after the first time it ignores an invalid line and logs it. A
+// token that an operator removes must stop working even if another line is wrong.
 func (t *Tokens) parse(f File, content []byte) ([]namedToken, error) {
 	tokens, err := parseTokens(f, content)
 	if err == nil || len(tokens) == 0 || !t.tokens.good {
@@ -64,10 +64,10 @@ func (t *Tokens) parse(f File, content []byte) ([]namedToken, error) {
 	return tokens, nil
 }
 
-// FirstToken returns the token that an agent sends, the first in a file in the
-// form of a [Tokens]. The function reads the file again when it changes; when
-// that goes wrong it returns the token as it was, about which the gateway decides.
-// A nil logger discards.
+// FirstToken returns a function that returns the token that an agent sends: the first one in
+// a file in the format of [Tokens]. The function reads the file again when it changes. If
+// that fails, it returns the last token, and the gateway decides about it. A nil logger
+// discards.
 func FirstToken(f File, log *slog.Logger) (func() (string, error), error) {
 	return Secrets(func(contents [][]byte) (string, error) {
 		tokens, err := parseTokens(f, contents[0])
@@ -78,6 +78,7 @@ func FirstToken(f File, log *slog.Logger) (func() (string, error), error) {
 	}, log, f)
 }
 
+// identify returns the name of a request's token.
 func (t *Tokens) identify(r *http.Request, names hints.Names) (string, error) {
 	token, err := bearer(r.Header)
 	if errors.Is(err, errNoToken) {
@@ -91,7 +92,7 @@ func (t *Tokens) identify(r *http.Request, names hints.Names) (string, error) {
 		return "", errors.New("the gateway cannot read its tokens")
 	}
 	sum, name, known := sha256.Sum256([]byte(token)), "", 0
-	for _, t := range tokens { // all of them, so that time does not tell which
+	for _, t := range tokens { // all of them, so that the time does not reveal which one matches
 		if subtle.ConstantTimeCompare(sum[:], t.sum[:]) == 1 {
 			name, known = t.name, 1
 		}
@@ -104,8 +105,8 @@ func (t *Tokens) identify(r *http.Request, names hints.Names) (string, error) {
 
 var errNoToken = errors.New("no token")
 
-// bearer returns the request's token, or errNoToken. Our own header goes first: an ingress may
-// have claimed the other one for its own token, under another scheme.
+// bearer returns the request's token, or errNoToken. Our own header takes precedence: an
+// ingress may use Authorization for its own token.
 func bearer(h http.Header) (string, error) {
 	for _, name := range []string{"Culvert-Authorization", "Authorization"} {
 		values := h.Values(name)
@@ -120,15 +121,15 @@ func bearer(h http.Header) (string, error) {
 	return "", errNoToken
 }
 
-// minPadded is the length from which a line that ends with = is taken for a token
-// in base64, and not for a name whose token is missing.
+// minPadded is the least length of a token that ends with =. A shorter line, such as name=,
+// is more likely a name whose token is missing than base64 with padding.
 const minPadded = 16
 
-// tokenName is what identities in logs and metrics may look like.
+// tokenName matches the names of tokens. Names appear in logs and refusals.
 var tokenName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
-// parseTokens returns the tokens in a file, of which there is at least one, and
-// what is wrong with the first line that holds none.
+// parseTokens returns the tokens in a file, and the error of the first invalid line. It is
+// an error if there are no tokens.
 func parseTokens(f File, content []byte) (tokens []namedToken, bad error) {
 	for number, line := range lines(content) {
 		token, err := parseToken(line)

@@ -1,8 +1,8 @@
-// Package fakekafka runs a Kafka cluster in this process whose brokers
-// advertise names that nobody can resolve, as brokers inside a platform do.
-// The demo and the tests stand culvert in front of it.
+// Package fakekafka runs a Kafka cluster in this process, for the demo and for tests. Its
+// brokers advertise host names that no DNS server resolves, as brokers inside a platform
+// do, so clients reach them only through culvert.
 //
-// The cluster is kfake's: real protocol, records in memory.
+// The cluster is kfake's: it speaks the real protocol and keeps records in memory.
 package fakekafka
 
 import (
@@ -18,21 +18,21 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// Domain is that of the advertised names. The top-level domain invalid never
-// resolves (RFC 6761).
+// Domain is the domain of the advertised host names. The top-level domain invalid never
+// resolves (RFC 6761 section 6.4).
 const Domain = "kafka.internal.invalid"
 
-// Host is the name that a node advertises.
+// Host returns the host name that a node advertises.
 func Host(nodeID int32) string { return fmt.Sprintf("broker-%d.%s", nodeID, Domain) }
 
-// Cluster is a running cluster. Close ends it.
+// Cluster is a running cluster. Its owner calls Close, which ends all brokers.
 type Cluster struct {
 	*kfake.Cluster
 	names *names
 }
 
-// Start starts a cluster of n brokers on loopback, with node ids from 0. opts
-// may not set ports or a listen function.
+// Start starts a cluster of n brokers on loopback, with node ids from 0. opts must not set
+// a listen function.
 func Start(n int, opts ...kfake.Opt) (*Cluster, error) {
 	names := &names{}
 	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(n), kfake.ListenFn(names.listen))...)
@@ -68,11 +68,11 @@ func (c *Cluster) add(nodeID int32, host string, port int) error {
 // Bootstrap returns where the brokers really listen, as host:port.
 func (c *Cluster) Bootstrap() []string { return c.names.bound() }
 
-// Resolver resolves the advertised names, to loopback: what stands beside the
-// brokers can, and nobody else.
+// Resolver returns the resolver of a process beside the brokers: it resolves the advertised
+// names, to loopback.
 func (c *Cluster) Resolver() Resolver { return Resolver{} }
 
-// Resolver knows the names of [Domain] alone.
+// Resolver resolves the names in [Domain], and no others.
 type Resolver struct{}
 
 // LookupNetIP implements the proxy's Resolver.
@@ -83,8 +83,8 @@ func (Resolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, er
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-// names gives each listener of kfake the name that it shall advertise: kfake
-// advertises whatever the listener's Addr prints.
+// names makes kfake's listeners, each with the host name to advertise: kfake advertises
+// what a listener's Addr prints.
 type names struct {
 	mu        sync.Mutex
 	next      int32  // node id of the next listener, if expected is ""
@@ -130,8 +130,8 @@ func (n *names) bound() (addresses []string) {
 	return addresses
 }
 
-// named is one broker's listener. Closing it ends the broker's connections too,
-// as the end of a broker does; kfake would leave them with nobody behind.
+// named is the listener of one broker. Close also closes the broker's connections, as a
+// broker that stops does. kfake alone would leave them open, and never answer.
 type named struct {
 	net.Listener
 	addr  name
@@ -169,7 +169,7 @@ func (n *named) Close() error {
 	return n.Listener.Close()
 }
 
-// accepted is a connection that its listener knows of.
+// accepted is a connection of a listener, which forgets it on Close.
 type accepted struct {
 	net.Conn
 	of *named
@@ -182,6 +182,7 @@ func (a *accepted) Close() error {
 	return a.Conn.Close()
 }
 
+// name is the [net.Addr] that kfake advertises.
 type name struct {
 	host string
 	port int

@@ -1,5 +1,5 @@
-// Package status is the admin listener of both ends: what the process counts,
-// whether it lives, and whether clients may come.
+// Package status is the admin listener of both ends. It serves metrics, and says whether
+// the process runs and whether it is ready for clients.
 package status
 
 import (
@@ -21,46 +21,45 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
-// Whatever a peer can make us hold has a limit and a deadline.
+// Limits and deadlines for what a peer can make us hold.
 const (
-	maxConns       = 64               // scrapers, probes, an operator; more wait in the kernel
-	maxHeaderBytes = 16 << 10         // a browser's cookies fit
-	maxScrapes     = 4                // at once; gathering takes CPU from the relay path
-	headerTimeout  = 5 * time.Second  // to send a request
-	writeTimeout   = 30 * time.Second // to take the answer, over a slow line too
-	idleTimeout    = 2 * time.Minute  // longer than the usual scrape interval, so that scrapers keep their connection
+	maxConns       = 64               // scrapers, probes and operators; more connections wait in the kernel
+	maxHeaderBytes = 16 << 10         // enough for a browser's cookies for localhost
+	maxScrapes     = 4                // at once; gathering metrics takes CPU time from relaying
+	headerTimeout  = 5 * time.Second  // for a client to send a request
+	writeTimeout   = 30 * time.Second // for a client to read the response, also on a slow link
+	idleTimeout    = 2 * time.Minute  // longer than usual scrape intervals, so that scrapers keep their connection
 	drainTimeout   = 2 * time.Second  // for a scrape to finish when the process ends
 )
 
-// Server answers on the admin listener. Its fields are set before Serve; its
-// zero value serves no metrics and is always ready.
+// Server serves the admin listener. Set its fields before Serve. The zero value serves no
+// metrics and is always ready.
 type Server struct {
 	// Gatherer has the metrics; nil means none.
 	Gatherer prometheus.Gatherer
 
-	// Ready returns nil while clients may come, else the sentence that says
-	// why not. It is called concurrently and must not block. Nil means always
-	// ready.
+	// Ready returns nil if the process is ready for clients, or else an error that says why
+	// not. It is called concurrently and must not block. Nil means always ready.
 	Ready func() error
 
-	// Tunnel returns what the process knows of the ways to its gateways, for
-	// JSON. It is called concurrently. Nil means that there is no such page.
-	// It names addresses: leave it out where strangers can come.
+	// Tunnel returns the state of the transports to the gateways, to encode as JSON. It is
+	// called concurrently. Nil means that there is no such page. The page contains
+	// addresses: leave it out if the listener is open to others.
 	Tunnel func() any
 
-	// Hosts are the names under which the listener may be asked, besides every IP
-	// address and localhost: host names without port.
+	// Hosts are host names, without port, that requests may use, besides IP addresses and
+	// localhost.
 	Hosts []string
 
-	// Names are those of settings, for who is refused.
+	// Names are the names of settings, in refusals.
 	Names hints.Names
 
-	// Logger gets what goes wrong; nil means nowhere.
+	// Logger logs errors; nil discards them.
 	Logger *slog.Logger
 }
 
-// Serve answers on ln until ctx is done or accepting fails, and closes ln. It
-// returns nil after ctx is done, when the last answer is out or was given up.
+// Serve serves ln until ctx is done or accepting fails, and closes ln. After ctx is done it
+// waits up to drainTimeout for responses in progress, and returns nil.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	logger := cmp.Or(s.Logger, slog.New(slog.DiscardHandler))
 	srv := &http.Server{
@@ -87,7 +86,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 
 func serve(srv *http.Server, ln net.Listener, served chan<- error) { served <- srv.Serve(ln) }
 
-// shutdown waits for answers on their way, then closes what is left.
+// shutdown waits for responses in progress, and then closes what is left.
 func shutdown(srv *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout) // the caller's context is done
 	defer cancel()
@@ -126,8 +125,8 @@ func (s *Server) tunnel(w http.ResponseWriter, _ *http.Request) {
 	w.Write(append(b, '\n'))
 }
 
-// metrics serves the text, OpenMetrics and protobuf formats; native histograms
-// are in the last. What can be gathered is served even when a collector fails.
+// metrics serves the text, OpenMetrics and protobuf formats; only protobuf has native
+// histograms. If a collector fails, the other metrics are served.
 func (s *Server) metrics(logger *slog.Logger) http.Handler {
 	gatherer := s.Gatherer
 	if gatherer == nil {
@@ -157,8 +156,8 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	text(w, http.StatusOK, "ready")
 }
 
-// router serves its pages and, on /, a list of them. It takes paths as they
-// are, so that nothing is ever redirected.
+// router serves its pages and, on /, a list of them. Paths must match exactly. Unlike
+// http.ServeMux it never redirects, so no response repeats a path or host of the request.
 type router []route
 
 func (rt router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -195,7 +194,7 @@ func (rt router) index(w http.ResponseWriter, _ *http.Request) {
 	text(w, http.StatusOK, list)
 }
 
-// text answers with a line or several that no cache may keep.
+// text sends a plain text response that caches must not store.
 func text(w http.ResponseWriter, code int, s string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
