@@ -110,7 +110,7 @@ func TestOtherProtocolsAreRefusedWithAReason(t *testing.T) {
 		name string
 		sent []byte
 		want string // in the log
-		back string // begins what the stranger reads
+		back string // the start of what the client reads
 	}{
 		{"TLS", []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), "TLS ClientHello", ""},
 		{"HTTP", []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP request", "HTTP/1.1 400 "},
@@ -160,7 +160,7 @@ func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }

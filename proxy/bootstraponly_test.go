@@ -57,9 +57,9 @@ func (r *received) by(clientID string) (all []byte) {
 	return all
 }
 
-// A connection to the port of a node that nobody knows is lent a bootstrap
-// broker, for allowed. Whatever acts on a broker or reads from one is not
-// forwarded, not even by a byte; what was asked before is still answered.
+// A connection to the port of an unknown node leads to a bootstrap broker, which gets only
+// requests that any broker answers. Of all others it gets not a byte. Requests before them
+// are still answered.
 func TestABootstrapBrokerInANodesPlaceGetsOnlySafeRequests(t *testing.T) {
 	requests := []struct {
 		kmsg.Request
@@ -114,13 +114,13 @@ func TestABootstrapBrokerInANodesPlaceGetsOnlySafeRequests(t *testing.T) {
 			kept.mu.Unlock()
 		}
 		if !strings.Contains(log.String(), "a bootstrap broker answers") {
-			t.Error("no broker was lent: the test shows nothing")
+			t.Error("no bootstrap broker took the place of a node: the test shows nothing")
 		}
 	})
 }
 
-// withoutIDs returns request frames without their correlation ids, of which a
-// broker is given others.
+// withoutIDs returns request frames without their correlation ids, which differ between the
+// two sides.
 func withoutIDs(frames []byte) []byte {
 	b := bytes.Clone(frames)
 	for rest := b; len(rest) >= 12; {

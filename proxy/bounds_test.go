@@ -45,7 +45,7 @@ func absurdMetadata(id int32) []byte {
 }
 
 // What a broker names that cannot be a broker gets no ticket, no listener and no
-// place in the table. Its clients are led to a dead end, never to what was named.
+// place in the table. Clients get the placeholder instead, never the address that was named.
 func TestAnInvalidBrokerGetsAPlaceholder(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return absurdMetadata(id) }))
@@ -69,7 +69,7 @@ func TestAnInvalidBrokerGetsAPlaceholder(t *testing.T) {
 					t.Errorf("node 0 is at %s, want %s", at, path.node(0))
 				}
 				if b.NodeID > 0 && (b.Host != "127.0.0.1" || !closesAtOnce(at)) {
-					t.Errorf("node %d is at %.80s, which is no dead end of the agent's", b.NodeID, at)
+					t.Errorf("node %d is at %.80s, which is not the placeholder of the agent", b.NodeID, at)
 				}
 			}
 		}
@@ -301,7 +301,7 @@ func TestListenersAreBounded(t *testing.T) {
 	}
 	for listen := range table.listens {
 		if _, ok := table.local(listen, 19); !ok {
-			t.Errorf("a node without listeners has no dead end on listen %d", listen)
+			t.Errorf("a node without listeners has no placeholder on listen %d", listen)
 		}
 	}
 }

@@ -112,8 +112,7 @@ func cross(dst, src *net.TCPConn) {
 	dst.CloseWrite()
 }
 
-// silent is a listener to which nobody may connect: the test fails if somebody
-// does.
+// silent starts a listener and returns its address. The test fails if anything connects.
 func silent(t *testing.T, address string) net.Addr {
 	t.Helper()
 	ln, err := net.Listen("tcp", address)

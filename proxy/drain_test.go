@@ -187,7 +187,7 @@ func TestReadinessEndsAfterHalfOfTheDrain(t *testing.T) {
 	<-stopped
 }
 
-// A client that produces with acks=0 hears nothing of its records, and learns
+// A client that produces with acks=0 gets no responses, and learns
 // late that its connection ends: what it sends until then arrives.
 func TestRecordsWithoutAcksSurviveADrain(t *testing.T) {
 	for _, end := range []string{"agent", "gateway"} {

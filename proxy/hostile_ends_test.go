@@ -194,7 +194,7 @@ func tableInMemory() *nodes {
 
 func listenInMemory(network, address string) (net.Listener, error) {
 	if strings.HasSuffix(address, ":0") {
-		return net.Listen(network, address) // a dead end, whose port must be known
+		return net.Listen(network, address) // the placeholder, whose port must be known
 	}
 	return memnet.Listen(address), nil
 }

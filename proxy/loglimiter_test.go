@@ -40,8 +40,8 @@ func TestNoMessageSilencesAnother(t *testing.T) {
 	})
 }
 
-// Who speaks TLS, who speaks HTTP, and a broker that wants TLS, are three troubles
-// though one reason counts them.
+// A client that speaks TLS, one that speaks HTTP, and a broker that requires TLS cause
+// three warnings, although one reason counts them.
 func TestEachProtocolThatIsNotKafkaIsWarnedOf(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) {
 		io.ReadFull(c, make([]byte, 4))

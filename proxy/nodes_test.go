@@ -304,7 +304,7 @@ func TestAFreshNodeDoesNotGoStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	if table.markStale(0, "broker:1", false); !known() {
-		t.Error("a node that was heard just now is stale because it was not reached")
+		t.Error("a node that was named just now is stale because it was not reached")
 	}
 	if table.markStale(0, "broker:2", true); !known() {
 		t.Error("a node is stale because another address was refused")

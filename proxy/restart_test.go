@@ -192,8 +192,8 @@ func TestGatewayRestartsWithAnotherTicketKey(t *testing.T) {
 				comeBack(t, agent.node(0), "t", 0, "before", login...)
 				p.restartGateway(t)
 				for id := range int32(3) {
-					// On the way to the gateway that is gone, refused for the
-					// ticket, then lent, then there.
+					// First the dial of the old gateway fails, then the new one refuses the
+					// ticket, then a bootstrap broker answers, then the node is known.
 					if n := comeBack(t, agent.node(id), "t", id, "after", login...); n > 4 {
 						t.Errorf("node %d took a record at attempt %d, want 4 or fewer", id, n)
 					}

@@ -22,8 +22,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// A client with KIP-1242 says whom it believes to have reached, and is sent
-// back to its bootstrap addresses where that is somebody else.
+// A client with KIP-1242 says to which node it believes to be connected. If it is another
+// one, the client goes back to its bootstrap addresses.
 func TestListenerOfANodeLeadsToThatNode(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 3)
@@ -179,8 +179,8 @@ func TestTwoPrincipalsThroughOneAgent(t *testing.T) {
 				}
 			}
 		}
-		stranger := dialKafka(t, path.node(0))
-		if err := stranger.produce("alice", 0, "x"); err == nil {
+		other := dialKafka(t, path.node(0))
+		if err := other.produce("alice", 0, "x"); err == nil {
 			t.Error("a client without credentials was let in")
 		}
 		for _, topic := range []string{"alice", "bob"} {

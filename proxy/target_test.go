@@ -68,8 +68,8 @@ func TestANamePatternNeverMatchesAnIPAddress(t *testing.T) {
 // What an agent asks a gateway to dial is a host name or an IP address without
 // a zone, in the one form in which its port and host can be written.
 func TestAGatewayRefusesWhatIsNoAddress(t *testing.T) {
-	greeting := fakeBroker(t, func(c net.Conn) { c.Write([]byte{0, 0, 0, 4, 0, 0, 0, 1}) })
-	_, port, _ := net.SplitHostPort(greeting)
+	noKafka := fakeBroker(t, func(c net.Conn) { c.Write([]byte{0, 0, 0, 4, 0, 0, 0, 1}) })
+	_, port, _ := net.SplitHostPort(noKafka)
 	gateway := startGateway(t, []string{"127.0.0.1:1"}, func(g *Gateway) {
 		g.Brokers.Allow = []string{"*.kafka.internal:" + port, "127.0.0.1:" + port}
 		g.Brokers.Resolver = names{"127.1": {"127.0.0.1"}, "::ffff:7f00:1%a.kafka.internal": {"127.0.0.1"}}

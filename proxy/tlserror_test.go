@@ -47,7 +47,7 @@ func brokersWith(t *testing.T, broker string, files credentials.ClientTLS, name 
 // Whatever is wrong between culvert and a broker, the log says it once, aloud
 // and with what to look at, at either end, and no client waits.
 func TestBrokerTLSErrorsAreOneSentence(t *testing.T) {
-	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
+	own, other := newTLSFixture(t, "own"), newTLSFixture(t, "other")
 	serverConfig := func(s credentials.ServerTLS) *tls.Config {
 		config, err := s.Config()
 		return mustConfig(t, config, err)
@@ -74,13 +74,13 @@ func TestBrokerTLSErrorsAreOneSentence(t *testing.T) {
 	}{
 		{"a broker that speaks plaintext", ends(""), credentials.ClientTLS{}, "", []string{"TLS handshake: ", "does this broker listener speak TLS? If not, leave out --broker-tls"}},
 		{"something that answers otherwise", ends("SSH-2.0-OpenSSH_9.2\r\n"), credentials.ClientTLS{}, "", []string{"does not look like a TLS handshake", "leave out --broker-tls"}},
-		{"a CA that has not signed", tlsBroker(t, server), credentials.ClientTLS{CAFile: stranger.caFile}, "", []string{"unknown authority", `is "CN=own", which signed the broker's certificate, in --broker-ca-file?`}},
+		{"a CA that has not signed", tlsBroker(t, server), credentials.ClientTLS{CAFile: other.caFile}, "", []string{"unknown authority", `is "CN=own", which signed the broker's certificate, in --broker-ca-file?`}},
 		{"a CA that the system does not know", tlsBroker(t, server), credentials.ClientTLS{}, "", []string{"unknown authority", "in --broker-ca-file?"}},
 		{"an expired certificate", tlsBroker(t, expired), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"expired", "does the broker need a new certificate, or is a clock wrong?"}},
 		{"another name", tlsBroker(t, server), credentials.ClientTLS{CAFile: own.caFile}, "kafka.example", []string{"not kafka.example", "--broker-server-name sets the name that the certificate must contain"}},
 		{"no certificate of ours", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it require a client certificate", "--broker-cert-file and --broker-key-file"}},
 		{"no certificate of ours, TLS 1.2", tlsBroker(t, mutual12), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"from the broker; does it require a client certificate"}},
-		{"a stranger's certificate", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "", []string{"from a CA that it trusts?"}},
+		{"a certificate of another CA", tlsBroker(t, mutual), credentials.ClientTLS{CAFile: own.caFile, CertFile: other.certFile, KeyFile: other.keyFile}, "", []string{"from a CA that it trusts?"}},
 		{"TLS of long ago", tlsBroker(t, oldest), credentials.ClientTLS{CAFile: own.caFile}, "", []string{"TLS handshake: ", "protocol version not supported", "which TLS versions"}},
 	} {
 		for _, transport := range []string{"ws", "direct"} {
@@ -218,7 +218,7 @@ func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
 // A client whose security.protocol or certificates do not fit is ended at once,
 // and the agent's log says why.
 func TestClientTLSErrorsAreOneSentence(t *testing.T) {
-	own, stranger := newTLSFixture(t, "own"), newTLSFixture(t, "stranger")
+	own, other := newTLSFixture(t, "own"), newTLSFixture(t, "other")
 	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()
 	listen := mustConfig(t, config, err)
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
@@ -240,8 +240,8 @@ func TestClientTLSErrorsAreOneSentence(t *testing.T) {
 		{"HTTP to TLS", listen, plain, "GET / HTTP/1.1\r\n\r\n", []string{"client's TLS handshake failed", "this port speaks TLS"}},
 		{"TLS to plaintext", nil, tlsClient(credentials.ClientTLS{CAFile: own.caFile}), "", []string{"a TLS ClientHello", "security.protocol"}},
 		{"no certificate", listen, tlsClient(credentials.ClientTLS{CAFile: own.caFile}), "", []string{"provide a certificate", "--listen-client-ca-file", "ssl.keystore.location"}},
-		{"a stranger's certificate", listen, tlsClient(credentials.ClientTLS{CAFile: own.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}), "", []string{"unknown authority", "--listen-client-ca-file"}},
-		{"a client that trusts others", listen, tlsClient(credentials.ClientTLS{CAFile: stranger.caFile}), "", []string{"remote error", "does the client trust the CA that signed --listen-tls-cert-file"}},
+		{"a certificate of another CA", listen, tlsClient(credentials.ClientTLS{CAFile: own.caFile, CertFile: other.certFile, KeyFile: other.keyFile}), "", []string{"unknown authority", "--listen-client-ca-file"}},
+		{"a client that trusts others", listen, tlsClient(credentials.ClientTLS{CAFile: other.caFile}), "", []string{"remote error", "does the client trust the CA that signed --listen-tls-cert-file"}},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			log := &memoryLog{}
@@ -262,7 +262,7 @@ func TestClientTLSErrorsAreOneSentence(t *testing.T) {
 	}
 }
 
-// A probe that asks only whether the port is open is no trouble.
+// A probe that only checks whether the port is open causes no warning.
 func TestAProbeOfATLSListenerIsNoWarning(t *testing.T) {
 	own := newTLSFixture(t, "own")
 	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile}.Config()
@@ -275,6 +275,6 @@ func TestAProbeOfATLSListenerIsNoWarning(t *testing.T) {
 	dialAgent(t, agent.address).Close()
 	waitFor(t, "the probe", func() bool { return strings.Contains(log.String(), "client did not finish its TLS handshake") })
 	if strings.Contains(log.String(), "level=WARN") || gauge(t, agent, "culvert_refused_total") != 0 {
-		t.Errorf("the probe was taken for trouble:\n%s", log)
+		t.Errorf("the probe caused a warning:\n%s", log)
 	}
 }

@@ -2,7 +2,7 @@ package rewrite
 
 import "github.com/culvert-proxy/culvert/protocol"
 
-// Named says whom a response names.
+// Named says which brokers a response names.
 type Named uint8
 
 // Whom a response can name.
@@ -65,7 +65,7 @@ func rowOf(key protocol.APIKey) api {
 	return apis[key]
 }
 
-// NamedBy returns whom responses of this version can name to a client.
+// NamedBy returns which brokers responses of this version can name to a client.
 func NamedBy(key protocol.APIKey, version int16) Named {
 	row := rowOf(key)
 	if 0 <= version && version < row.since {

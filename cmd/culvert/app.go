@@ -71,7 +71,7 @@ func (a *app) say(line string) {
 
 // recorder writes the records that stand for lines for people where stderr is JSON.
 func (a *app) recorder() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{ReplaceAttr: spell}))
+	return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{ReplaceAttr: makePrintable}))
 }
 
 // signalEcho is how long after the first signal another one counts as the same: timeout(1), for

@@ -36,7 +36,7 @@ type ingress interface {
 
 // ingressEnv is what an ingress shares with the rest of the agent.
 type ingressEnv struct {
-	roots   func() (*x509.CertPool, error) // whom to trust, at the time of the call
+	roots   func() (*x509.CertPool, error) // the trusted CAs, at the time of the call
 	metrics *metrics.Metrics               // nil: nothing is counted
 	log     *slog.Logger
 }

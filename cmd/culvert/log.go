@@ -38,7 +38,7 @@ func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 	if !known {
 		return nil, wrong("use debug, info, warn or error", "--log-level %s: no such level", c.LogLevel)
 	}
-	options := slog.HandlerOptions{Level: level, ReplaceAttr: spell}
+	options := slog.HandlerOptions{Level: level, ReplaceAttr: makePrintable}
 	switch {
 	case c.LogFormat == formatText, c.LogFormat == "" && isTerminal(w):
 		return slog.New(slog.NewTextHandler(w, &options)), nil
@@ -48,21 +48,21 @@ func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 	return nil, wrong("use text or json", "--log-format %s: no such format", c.LogFormat)
 }
 
-// spell makes every message and every attribute printable, for text may come from a peer. The
+// makePrintable makes every message and every attribute printable, for text may come from a peer. The
 // handlers quote less than that: JSON passes on characters that reverse the direction of a line. It
 // writes addresses as they are written elsewhere, and adds to an error its hints.
-func spell(_ []string, a slog.Attr) slog.Attr {
+func makePrintable(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:
-		return spellString(a)
+		return printableString(a)
 	case slog.KindAny:
-		return spellAny(a)
+		return printableAny(a)
 	}
 	return a
 }
 
-// spellString bounds messages and values: a peer must not fill a log with one line.
-func spellString(a slog.Attr) slog.Attr {
+// printableString bounds messages and values: a peer must not fill a log with one line.
+func printableString(a slog.Attr) slog.Attr {
 	switch a.Key {
 	case slog.MessageKey: // may be the line of say
 		return slog.String(a.Key, printable.Text(a.Value.String(), maxMessage))
@@ -75,9 +75,9 @@ func spellString(a slog.Attr) slog.Attr {
 // stackKey is the attribute with the stack of a goroutine that panicked.
 const stackKey = "stack"
 
-// spellAny turns errors and other values into text here, for the handlers would do so after
+// printableAny turns errors and other values into text here, for the handlers would do so after
 // ReplaceAttr, unsanitized.
-func spellAny(a slog.Attr) slog.Attr {
+func printableAny(a slog.Attr) slog.Attr {
 	switch v := a.Value.Any().(type) {
 	case nil, slog.Level:
 		return a

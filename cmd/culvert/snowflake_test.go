@@ -38,7 +38,7 @@ type snow struct {
 	account *standin.Account
 	key     *rsa.PrivateKey
 	keyFile string // encrypted
-	ca      string // of the file that says whom to believe
+	ca      string // path of the trusted CAs
 	proxy   string
 
 	mu        sync.Mutex

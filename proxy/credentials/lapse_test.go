@@ -13,8 +13,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/internal/testca"
 )
 
-// lapsing is a gateway's credentials in a file, whom they let in, and what is
-// logged.
+// lapsing is a file with a gateway's credentials, the check of who is accepted by it, and
+// what is logged.
 type lapsing struct {
 	file File
 	may  func(who string) error

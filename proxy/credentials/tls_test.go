@@ -72,7 +72,7 @@ func mustConfig(t *testing.T, config *tls.Config, err error) *tls.Config {
 }
 
 func TestBothEndsProveWhoTheyAre(t *testing.T) {
-	server, agent, stranger := newTLSFixture(t, "tls"), newTLSFixture(t, "gateway"), newTLSFixture(t, "stranger")
+	server, agent, other := newTLSFixture(t, "tls"), newTLSFixture(t, "gateway"), newTLSFixture(t, "other")
 	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile, ClientCAFile: agent.caFile}.Config()
 	serverConfig := mustConfig(t, config, err)
 	for _, test := range []struct {
@@ -85,9 +85,9 @@ func TestBothEndsProveWhoTheyAre(t *testing.T) {
 		{"good by address", ClientTLS{CAFile: server.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "127.0.0.1", ""},
 		{"wrong name", ClientTLS{CAFile: server.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "other.example", "not other.example"},
 		{"wrong address", ClientTLS{CAFile: server.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "127.0.0.2", "not 127.0.0.2"},
-		{"unknown server", ClientTLS{CAFile: stranger.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "culvert.example", "unknown authority"},
+		{"unknown server", ClientTLS{CAFile: other.caFile, CertFile: agent.certFile, KeyFile: agent.keyFile}, "culvert.example", "unknown authority"},
 		{"not of the system's", ClientTLS{CertFile: agent.certFile, KeyFile: agent.keyFile}, "culvert.example", "unknown authority"},
-		{"unknown client", ClientTLS{CAFile: server.caFile, CertFile: stranger.certFile, KeyFile: stranger.keyFile}, "culvert.example", "bad certificate"},
+		{"unknown client", ClientTLS{CAFile: server.caFile, CertFile: other.certFile, KeyFile: other.keyFile}, "culvert.example", "bad certificate"},
 		{"no certificate", ClientTLS{CAFile: server.caFile}, "culvert.example", "certificate required"},
 	} {
 		config, err := test.files.Config(test.name)
@@ -121,10 +121,10 @@ func TestACloneChecksTheNameItIsGiven(t *testing.T) {
 }
 
 func TestAFailedCheckCanBeAskedFor(t *testing.T) {
-	server, stranger := newTLSFixture(t, "tls"), newTLSFixture(t, "stranger")
+	server, other := newTLSFixture(t, "tls"), newTLSFixture(t, "other")
 	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
 	serverConfig := mustConfig(t, config, err)
-	config, err = ClientTLS{CAFile: stranger.caFile}.Config("culvert.example")
+	config, err = ClientTLS{CAFile: other.caFile}.Config("culvert.example")
 	clientErr, _ := handshake(t, mustConfig(t, config, err), serverConfig)
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](clientErr); !ok {
 		t.Errorf("%v is no UnknownAuthorityError", clientErr)

@@ -59,7 +59,7 @@ func (d *Doctor) Failed() int { return d.failed }
 // hopTimeout bounds each hop.
 const hopTimeout = 15 * time.Second
 
-// report passes on a finding, with the words of strangers made printable.
+// report passes on a finding, with the words of other programs made printable.
 func (d *Doctor) report(f Finding) {
 	f.Text, f.Remedy = printable.Text(f.Text, printable.Record), printable.Text(f.Remedy, printable.Record)
 	if f.Result == Fail {

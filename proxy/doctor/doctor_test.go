@@ -200,14 +200,14 @@ func TestWaysThatEnd(t *testing.T) {
 	wantStop(t, dialTo(t, "https://"+closed.Addr().String(), certificate, "right"), "tcp", "refused", "HTTPS_PROXY")
 	wantStop(t, dialTo(t, address, certificate, "wrong"), "ws", "unknown token", "--token-file")
 	wantStop(t, dialTo(t, login.URL, login.Certificate(), "right"), "ws", "login.example.com", "credentials")
-	stranger := dialTo(t, address, certificate, "right")
+	withoutToken := dialTo(t, address, certificate, "right")
 	wantStop(t, func(transport string) *tunnel.Dialer {
-		d := stranger(transport)
+		d := withoutToken(transport)
 		d.TLS = nil
 		return d
 	}, "tls", "unknown authority", "--gateway-ca-file")
 	wantStop(t, func(transport string) *tunnel.Dialer {
-		d := stranger(transport)
+		d := withoutToken(transport)
 		d.Token = func() (string, error) { return "", errors.New("tokens.txt: no token in it") }
 		return d
 	}, "credentials", "no token in it", "")

@@ -435,7 +435,7 @@ func TestAnUnknownLimitIsCountedAsOther(t *testing.T) {
 			t.Errorf("LimitOf(%q) = %v", l, got)
 		}
 	}
-	if got := metrics.LimitOf("what nobody has heard of"); got != metrics.LimitOther || got.String() != "other" {
+	if got := metrics.LimitOf("an unknown limit"); got != metrics.LimitOther || got.String() != "other" {
 		t.Errorf("LimitOf = %v, want other", got)
 	}
 }

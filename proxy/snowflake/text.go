@@ -11,12 +11,12 @@ import (
 // maxWords is how many bytes of it are shown: Snowflake's sentences are shorter.
 const maxWords = 300
 
-// words is the beginning of what a stranger says, on one line and printable.
+// words is the beginning of what another program says, on one line and printable.
 func words(s string) string {
 	return printable.Text(strings.Join(strings.Fields(s), " "), maxWords)
 }
 
-// scrub takes secrets out of what a stranger says.
+// scrub removes secrets from what another program says.
 func scrub(s string, secrets ...string) string {
 	for _, secret := range secrets {
 		s = scrubOne(s, secret)
