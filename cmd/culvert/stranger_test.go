@@ -279,7 +279,7 @@ func TestADoctorPrintsNothingRawOfWhatAGatewayAndABrokerSay(t *testing.T) {
 		"gateway that refuses": {"https://" + hostileGateway(t, config, true), `\x1b]0;owned`},
 		"gateway that goes on": {"https://" + hostileGateway(t, config, false), `broker 7`},
 		"broker":               {"tcp://" + broker, `\x1b]0;owned`},
-		"what is no broker":    {"tcp://" + noBroker, "no Kafka broker"},
+		"what is no broker":    {"tcp://" + noBroker, "not a Kafka broker"},
 	} {
 		args := []string{"--gateway-url", test.url}
 		if strings.HasPrefix(test.url, "https") {

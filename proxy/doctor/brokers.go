@@ -105,7 +105,7 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 	if errors.Is(err, proxy.ErrUnanswered) {
 		return Finding{
 			Result: Info, Text: "the brokers require a login, which clients have and this command does not",
-			Remedy: fmt.Sprintf("connect a client once; only the %d brokers that the gateway remembers from clients are examined", len(nodes)),
+			Remedy: fmt.Sprintf("connect a client once; only the %d brokers that the gateway knows from clients are checked", len(nodes)),
 		}
 	}
 	if err != nil {
@@ -216,7 +216,7 @@ func ask(ctx context.Context, c net.Conn, request kmsg.Request, response kmsg.Re
 	}
 	size := binary.BigEndian.Uint32(head[:])
 	if id := binary.BigEndian.Uint32(head[4:]); size < 4 || size > maxResponse || id != correlationID {
-		return fmt.Errorf("what answers is no Kafka broker: it begins with %q", head)
+		return fmt.Errorf("the answer is not a Kafka broker's: it begins with %q", head)
 	}
 	body := make([]byte, size-4)
 	if _, err := io.ReadFull(c, body); err != nil {

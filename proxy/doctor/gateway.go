@@ -186,7 +186,7 @@ func (g *gateway) credentials(ctx context.Context, dialer *tunnel.Dialer) Findin
 		}
 	}
 	if have == nil {
-		return Finding{Result: Warn, Text: "none are set", Remedy: g.Names.Sprintf("a gateway asks for %s, unless it runs with %s", hints.TokenFile, hints.InsecureNoAuth)}
+		return Finding{Result: Warn, Text: "none are set", Remedy: g.Names.Sprintf("a gateway requires %s, unless it runs with %s", hints.TokenFile, hints.InsecureNoAuth)}
 	}
 	return ok("there is %s", strings.Join(have, " and "))
 }
@@ -226,6 +226,6 @@ func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Diale
 		return nil, tunnel.Welcome{}
 	}
 	w := welcomes[best]
-	g.report(Finding{Hop: "gateway", Result: OK, Text: fmt.Sprintf("culvert %s, tunnel %s; it remembers %d addresses of brokers", w.Gateway, w.Version, len(w.Tickets))})
+	g.report(Finding{Hop: "gateway", Result: OK, Text: fmt.Sprintf("culvert %s, tunnel %s; it knows %d broker addresses", w.Gateway, w.Version, len(w.Tickets))})
 	return dialers[best], w
 }

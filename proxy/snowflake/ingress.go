@@ -87,7 +87,7 @@ func (i *Ingress) loggedIn(f fetched) {
 	case f.err != nil: // a caller waited, and logs the error
 		i.log.Debug("no token for the ingress", "err", f.err, "retry_in", next)
 	case skew.Abs() > skewWorthSaying:
-		i.log.Warn("clocks differ: beyond a minute Snowflake accepts no key", "ahead", skew.Round(time.Second))
+		i.log.Warn("clocks differ: Snowflake rejects a key pair if they differ by more than a minute", "ahead", skew.Round(time.Second))
 	default:
 		i.log.Debug("token for the ingress renewed", "host", i.Host, "refresh_in", next)
 	}

@@ -139,7 +139,7 @@ func wantRSA(key any) (*rsa.PrivateKey, error) {
 	case !ok:
 		return nil, badFile("it is not an RSA key", makeRSA)
 	case k.N.BitLen() < minKeyBits:
-		return nil, badFile(fmt.Sprintf("the key has %d bits, and Snowflake accepts none below %d", k.N.BitLen(), minKeyBits), makeRSA)
+		return nil, badFile(fmt.Sprintf("the key has %d bits, but Snowflake requires at least %d", k.N.BitLen(), minKeyBits), makeRSA)
 	}
 	return k, nil
 }
@@ -152,7 +152,7 @@ func TrimPassphrase(content []byte) ([]byte, error) {
 	case len(p) == 0:
 		return nil, errors.New("it holds no passphrase")
 	case bytes.ContainsAny(p, "\r\n"):
-		return nil, errors.New("it has several lines, and a passphrase is one")
+		return nil, errors.New("it has several lines, but a passphrase must be a single line")
 	}
 	return p, nil
 }

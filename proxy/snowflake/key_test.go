@@ -75,7 +75,7 @@ func TestWhatIsNoPrivateKey(t *testing.T) {
 		"DSA key in PKCS #8":            {readFile(t, "dsa.p8"), "", "it is not an RSA key", "openssl genrsa"},
 		"RSASSA-PSS":                    {readFile(t, "pss-aes256.p8"), testPassphrase, "it is a key for RSASSA-PSS", "openssl genrsa"},
 		"RSASSA-PSS, wrong passphrase":  {readFile(t, "pss-aes256.p8"), "what opens doors", "the passphrase does not open the key", "openssl pkey"},
-		"too short":                     {readFile(t, "short.p8"), "", "the key has 1024 bits, and Snowflake accepts none below 2048", "openssl genrsa 2048"},
+		"too short":                     {readFile(t, "short.p8"), "", "the key has 1024 bits, but Snowflake requires at least 2048", "openssl genrsa 2048"},
 		"scrypt":                        {readFile(t, "scrypt.p8"), testPassphrase, "encrypted in a way that cannot be read here (1.3.6.1.4.1.11591.4.11)", "-v2 aes-256-cbc"},
 		"PBES1":                         {readFile(t, "pbes1.p8"), testPassphrase, "encrypted in a way that cannot be read here (1.2.840.113549.1.12.1.3)", "-v2 aes-256-cbc"},
 		"empty":                         {nil, "", "it is empty", "-----BEGIN PRIVATE KEY-----"},
@@ -159,7 +159,7 @@ func TestPassphrases(t *testing.T) {
 		" of spaces \n": " of spaces ",
 		"":              "it holds no passphrase",
 		"\n":            "it holds no passphrase",
-		"two\nlines\n":  "it has several lines, and a passphrase is one",
+		"two\nlines\n":  "it has several lines, but a passphrase must be a single line",
 	} {
 		got, err := TrimPassphrase([]byte(content))
 		if err != nil {
@@ -178,13 +178,13 @@ func TestTokensInFiles(t *testing.T) {
 		"":                                  "it holds no token",
 		" \n":                               "it holds no token",
 		"-----BEGIN PRIVATE KEY-----\n":     "it holds a key, not a programmatic access token",
-		"Snowflake Token=\"" + pat + "\"":   "it holds no token: a token has no spaces, lines, commas or quotes",
-		`"` + pat + `"`:                     "it holds no token: a token has no spaces, lines, commas or quotes",
-		pat + "\n" + pat:                    "it holds no token: a token has no spaces, lines, commas or quotes",
-		"token_secret," + pat:               "it holds no token: a token has no spaces, lines, commas or quotes",
-		"short":                             "it holds no token: it is shorter than any token",
+		"Snowflake Token=\"" + pat + "\"":   "it holds no token: a token must not contain spaces, line breaks, commas or quotes",
+		`"` + pat + `"`:                     "it holds no token: a token must not contain spaces, line breaks, commas or quotes",
+		pat + "\n" + pat:                    "it holds no token: a token must not contain spaces, line breaks, commas or quotes",
+		"token_secret," + pat:               "it holds no token: a token must not contain spaces, line breaks, commas or quotes",
+		"short":                             "it holds no token: it is too short for a token",
 		strings.Repeat("long", maxToken):    "it holds no token: it is longer than any token",
-		"t\u00f6ken-with-a-vowel-of-umlaut": "it holds no token: a token has no spaces, lines, commas or quotes",
+		"t\u00f6ken-with-a-vowel-of-umlaut": "it holds no token: a token must not contain spaces, line breaks, commas or quotes",
 	} {
 		got, err := ParsePAT([]byte(content))
 		if err != nil {

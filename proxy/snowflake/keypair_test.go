@@ -150,9 +150,9 @@ func TestTokensInAnswers(t *testing.T) {
 		{`{"access_token":`, "application/json", "the answer is JSON that cannot be decoded", 0},
 		{"<!DOCTYPE html><title>Sign in</title>", "text/html; charset=utf-8", "the answer is a web page, such as a sign-in, and not a token", 0},
 		{" <html>", "", "the answer is a web page, such as a sign-in, and not a token", 0},
-		{"", "text/plain", "the answer holds no token: it is shorter than any token", 0},
-		{"an error that is in words", "text/plain", "the answer holds no token: a token has no spaces, lines, commas or quotes", 0},
-		{`{"access_token":"evil\r\nX-Header: value"}`, "application/json", "the answer holds no token: a token has no spaces, lines, commas or quotes", 0},
+		{"", "text/plain", "the answer holds no token: it is too short for a token", 0},
+		{"an error that is in words", "text/plain", "the answer holds no token: a token must not contain spaces, line breaks, commas or quotes", 0},
+		{`{"access_token":"evil\r\nX-Header: value"}`, "application/json", "the answer holds no token: a token must not contain spaces, line breaks, commas or quotes", 0},
 	} {
 		got, life, err := parseToken([]byte(tt.body), tt.contentType, now)
 		if err != nil {

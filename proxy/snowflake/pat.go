@@ -36,9 +36,9 @@ func ParsePAT(content []byte) (string, error) {
 func checkToken(s string) error {
 	switch {
 	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' }):
-		return errors.New("a token has no spaces, lines, commas or quotes")
+		return errors.New("a token must not contain spaces, line breaks, commas or quotes")
 	case len(s) < minToken:
-		return errors.New("it is shorter than any token")
+		return errors.New("it is too short for a token")
 	case len(s) > maxToken:
 		return errors.New("it is longer than any token")
 	}
