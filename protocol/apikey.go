@@ -51,8 +51,8 @@ func readSchema() (keys [MaxKey + 1]keySchema) {
 	return keys
 }
 
-// kafkaNames are the names in ApiKeys.java, as brokers have them in their own
-// metrics, where kmsg has others.
+// kafkaNames are the names in ApiKeys.java, as brokers have them in their own metrics, where kmsg
+// has others.
 var kafkaNames = map[APIKey]string{
 	4:  "LeaderAndIsr",
 	17: "SaslHandshake",
@@ -70,8 +70,7 @@ var kafkaNames = map[APIKey]string{
 // Known reports whether k is one of Kafka's own API keys up to [MaxKey].
 func (k APIKey) Known() bool { return k >= 0 && k <= MaxKey }
 
-// String returns Kafka's name of the key, or "unknown": a peer cannot make up
-// names.
+// String returns Kafka's name of the key, or "unknown": a peer cannot make up names.
 func (k APIKey) String() string {
 	if !k.Known() {
 		return "unknown"
@@ -79,8 +78,7 @@ func (k APIKey) String() string {
 	return schema[k].name
 }
 
-// MaxVersion returns the newest version of the API that the schema knows, or -1
-// for an unknown key.
+// MaxVersion returns the newest version of the API that the schema knows, or -1 for an unknown key.
 func (k APIKey) MaxVersion() int16 {
 	if !k.Known() {
 		return -1
@@ -88,15 +86,15 @@ func (k APIKey) MaxVersion() int16 {
 	return schema[k].maxVersion
 }
 
-// Flexible reports whether requests of this version have tagged fields
-// (KIP-482). Versions newer than the schema count as the newest known one.
+// Flexible reports whether requests of this version have tagged fields (KIP-482). Versions newer
+// than the schema count as the newest known one.
 func (k APIKey) Flexible(version int16) bool {
 	return k.Known() && version >= schema[k].flexibleFrom
 }
 
-// FlexibleResponseHeader reports whether the header of the response to this
-// version ends with tagged fields. ApiVersions never does, so that a client can
-// read the answer to a version that the broker does not know (KIP-511).
+// FlexibleResponseHeader reports whether the header of the response to this version ends with
+// tagged fields. ApiVersions never does, so that a client can read the answer to a version that the
+// broker does not know (KIP-511).
 func (k APIKey) FlexibleResponseHeader(version int16) bool {
 	return k != APIVersions && k.Flexible(version)
 }

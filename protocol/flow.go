@@ -20,28 +20,26 @@ var bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 // ErrHeld is returned by [Flow.Peek] for more bytes than the flow may hold.
 var ErrHeld = errors.New("more bytes than may be held back")
 
-// WriteError wraps an error of the destination, so that it can be told from one
-// of the source.
+// WriteError wraps an error of the destination, so that it can be told from one of the source.
 type WriteError struct{ Err error }
 
 func (e *WriteError) Error() string { return e.Err.Error() }
 func (e *WriteError) Unwrap() error { return e.Err }
 
-// A splicer is a destination that can take bytes from a source within the kernel.
-// Splice takes at most n and returns how many it took. It may stop early for any
-// reason: the next Read or Write returns the error, if there is one.
+// A splicer is a destination that can take bytes from a source within the kernel. Splice takes at
+// most n and returns how many it took. It may stop early for any reason: the next Read or Write
+// returns the error, if there is one.
 type splicer interface {
 	Splice(src io.Reader, n int64) int64
 }
 
-// Flow moves one direction of a connection from a reader to a writer and lets
-// its user look at bytes before they are written.
+// Flow moves one direction of a connection from a reader to a writer and lets its user look at
+// bytes before they are written.
 //
-// Bytes are peeked at and then passed or replaced. What has been passed is
-// written before the flow blocks in a read, so nothing waits for bytes that have
-// not arrived: a frame is never stored as a whole. The memory is one pooled
-// buffer of 64 KiB. Only a Peek of more makes it larger, as those bytes arrive
-// and for as long as they are held back.
+// Bytes are peeked at and then passed or replaced. What has been passed is written before the flow
+// blocks in a read, so nothing waits for bytes that have not arrived: a frame is never stored as a
+// whole. The memory is one pooled buffer of 64 KiB. Only a Peek of more makes it larger, as those
+// bytes arrive and for as long as they are held back.
 //
 // A Flow is used by one goroutine at a time. It closes neither side.
 type Flow struct {
@@ -56,27 +54,25 @@ type Flow struct {
 	idle [idleSize]byte
 }
 
-// NewFlow returns a flow from src to dst, which may be nil until [Flow.To]. Its
-// user calls [Flow.Release] at the end.
+// NewFlow returns a flow from src to dst, which may be nil until [Flow.To]. Its user calls
+// [Flow.Release] at the end.
 func NewFlow(src io.Reader, dst io.Writer) *Flow {
 	return &Flow{src: src, dst: dst}
 }
 
-// To sets the destination of a flow that was made without one. It must be called
-// before the first byte is passed.
+// To sets the destination of a flow that was made without one. It must be called before the first
+// byte is passed.
 func (f *Flow) To(dst io.Writer) { f.dst = dst }
 
 // Buffered returns how many bytes have been read and not yet passed.
 func (f *Flow) Buffered() int { return f.end - f.in }
 
-// Peek returns the next n bytes without passing them, reading as many more as
-// that takes. The slice is on loan until the next call of any method; bytes
-// changed in it are passed as changed. n beyond limit fails with [ErrHeld]
-// before anything is read.
+// Peek returns the next n bytes without passing them, reading as many more as that takes. The slice
+// is on loan until the next call of any method; bytes changed in it are passed as changed. n beyond
+// limit fails with [ErrHeld] before anything is read.
 //
-// It returns io.EOF when the source ended before the first of the n bytes and
-// io.ErrUnexpectedEOF when it ended among them; a timeout of the source loses
-// nothing and may be retried.
+// It returns io.EOF when the source ended before the first of the n bytes and io.ErrUnexpectedEOF
+// when it ended among them; a timeout of the source loses nothing and may be retried.
 func (f *Flow) Peek(n, limit int) ([]byte, error) {
 	if n > limit {
 		return nil, fmt.Errorf("%d bytes: %w (limit %d)", n, ErrHeld, limit)
@@ -100,9 +96,8 @@ func (f *Flow) Pass(n int) {
 	f.in += n
 }
 
-// PassThrough passes the next n bytes as they arrive; they need not have been
-// peeked at. If the source ends before the last of them, it returns
-// io.ErrUnexpectedEOF.
+// PassThrough passes the next n bytes as they arrive; they need not have been peeked at. If the
+// source ends before the last of them, it returns io.ErrUnexpectedEOF.
 func (f *Flow) PassThrough(n int64) error {
 	for {
 		k := int(min(n, int64(f.end-f.in)))
@@ -139,9 +134,8 @@ func (f *Flow) PassAll() error {
 	}
 }
 
-// Replace writes b in the place of the next n bytes, which must have been
-// peeked at. What was passed before is written first. b may be longer or shorter
-// than n, and is not kept.
+// Replace writes b in the place of the next n bytes, which must have been peeked at. What was
+// passed before is written first. b may be longer or shorter than n, and is not kept.
 func (f *Flow) Replace(n int, b []byte) error {
 	if err := f.Flush(); err != nil {
 		return err
@@ -154,8 +148,8 @@ func (f *Flow) Replace(n int, b []byte) error {
 	return f.write(b)
 }
 
-// Flush writes what has been passed. It is needed only before its user waits for
-// something other than the source.
+// Flush writes what has been passed. It is needed only before its user waits for something other
+// than the source.
 func (f *Flow) Flush() error {
 	if f.out == f.in {
 		return nil
@@ -165,8 +159,8 @@ func (f *Flow) Flush() error {
 	return f.write(b)
 }
 
-// Release returns the buffer to the pool if it holds no bytes, and reports
-// whether it did. The next read then waits with a small one.
+// Release returns the buffer to the pool if it holds no bytes, and reports whether it did. The next
+// read then waits with a small one.
 func (f *Flow) Release() bool {
 	if f.end > f.out {
 		return false
@@ -179,8 +173,7 @@ func (f *Flow) Release() bool {
 	return true
 }
 
-// fill writes what was passed and then reads once, making room for at least n
-// held bytes.
+// fill writes what was passed and then reads once, making room for at least n held bytes.
 func (f *Flow) fill(n int) error {
 	if err := f.Flush(); err != nil {
 		return err
@@ -217,10 +210,10 @@ func noProgress(err error) error {
 	return err
 }
 
-// makeRoom makes room to read on until n bytes are held: behind the bytes held
-// now, by moving them to the front, or in a buffer of twice the size. A larger
-// buffer is taken only when the last one is full, so that a length that a peer
-// claims costs no memory by itself. It is given up when the pooled one is enough.
+// makeRoom makes room to read on until n bytes are held: behind the bytes held now, by moving them
+// to the front, or in a buffer of twice the size. A larger buffer is taken only when the last one
+// is full, so that a length that a peer claims costs no memory by itself. It is given up when the
+// pooled one is enough.
 func (f *Flow) makeRoom(n int) {
 	held, to := f.end-f.in, f.buf
 	switch {

@@ -346,8 +346,7 @@ func FuzzFlow(f *testing.F) {
 	})
 }
 
-// spliced is a destination that takes bytes past the flow, as many at a time as
-// it likes.
+// spliced is a destination that takes bytes past the flow, as many at a time as it likes.
 type spliced struct {
 	bytes.Buffer
 	most    int64 // at a time

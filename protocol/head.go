@@ -5,15 +5,14 @@ import (
 	"fmt"
 )
 
-// minRequest is API key, API version and correlation id: header v0, which only
-// ControlledShutdown v0 has. In all others a client id follows.
+// minRequest is API key, API version and correlation id: header v0, which only ControlledShutdown
+// v0 has. In all others a client id follows.
 const minRequest = 8
 
-// head reads the beginning of a request field by field and passes nothing. Its
-// first error sticks. It reads lengths and nulls exactly as Kafka does, whose
-// integers have 32 bits and a sign: a reading of ours that differs from the
-// broker's would let a client hide a request (generated XxxData.read,
-// ByteUtils.java).
+// head reads the beginning of a request field by field and passes nothing. Its first error sticks.
+// It reads lengths and nulls exactly as Kafka does, whose integers have 32 bits and a sign: a
+// reading of ours that differs from the broker's would let a client hide a request (generated
+// XxxData.read, ByteUtils.java).
 type head struct {
 	f    *Flow
 	size int // bytes that belong to the frame
@@ -21,8 +20,8 @@ type head struct {
 	err  error
 }
 
-// newHead returns a head at the end of the correlation id of the request next in
-// f. size counts the length in front.
+// newHead returns a head at the end of the correlation id of the request next in f. size counts the
+// length in front.
 func newHead(f *Flow, size int64) head {
 	return head{f: f, size: int(min(size, maxHead)), at: lengthSize + minRequest}
 }
@@ -52,9 +51,8 @@ func (h *head) int16() int16 {
 	return 0
 }
 
-// uvarint reads Kafka's unsigned varint, which is an int in Java: five bytes may
-// make it negative, and bits beyond the 32nd are lost
-// (ByteUtils.readUnsignedVarint).
+// uvarint reads Kafka's unsigned varint, which is an int in Java: five bytes may make it negative,
+// and bits beyond the 32nd are lost (ByteUtils.readUnsignedVarint).
 func (h *head) uvarint() int32 {
 	var v uint32
 	for shift := 0; shift < 35; shift += 7 {

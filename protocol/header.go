@@ -12,24 +12,23 @@ const (
 	requestIDAt, responseIDAt = lengthSize + 4, lengthSize
 )
 
-// Request is what a proxy knows of a request: its header, and those fields of its
-// body that decide what follows on the connection.
+// Request is what a proxy knows of a request: its header, and those fields of its body that decide
+// what follows on the connection.
 type Request struct {
 	Size          int64 // of the frame with its length, in bytes
 	Key           APIKey
 	Version       int16
 	CorrelationID int32
-	// NoResponse is set for Produce with acks=0: the broker does not answer, or
-	// closes the connection (Kafka's KafkaApis.handleProduceRequest).
+	// NoResponse is set for Produce with acks=0: the broker does not answer, or closes the
+	// connection (Kafka's KafkaApis.handleProduceRequest).
 	NoResponse bool
-	// Mechanism is set for SaslHandshake v0: if the broker accepts it, its raw
-	// tokens follow.
+	// Mechanism is set for SaslHandshake v0: if the broker accepts it, its raw tokens follow.
 	Mechanism Mechanism
 }
 
-// PeekRequest reads the header of the next request in f and passes nothing. It
-// returns io.EOF if the client closed between two frames, and an error wrapping
-// [ErrFrame] for bytes that cannot be a request.
+// PeekRequest reads the header of the next request in f and passes nothing. It returns io.EOF if
+// the client closed between two frames, and an error wrapping [ErrFrame] for bytes that cannot be a
+// request.
 func PeekRequest(f *Flow) (Request, error) {
 	size, err := peekSize(f)
 	if err != nil {
@@ -61,12 +60,10 @@ func PeekRequest(f *Flow) (Request, error) {
 	return r, nil
 }
 
-// SetRequestID changes the correlation id of the request that [PeekRequest] has
-// found in f.
+// SetRequestID changes the correlation id of the request that [PeekRequest] has found in f.
 func SetRequestID(f *Flow, id int32) { setID(f, requestIDAt, id) }
 
-// SetResponseID changes the correlation id of the response that [PeekResponse]
-// has found in f.
+// SetResponseID changes the correlation id of the response that [PeekResponse] has found in f.
 func SetResponseID(f *Flow, id int32) { setID(f, responseIDAt, id) }
 
 func setID(f *Flow, at int, id int32) {
@@ -77,9 +74,8 @@ func setID(f *Flow, at int, id int32) {
 	binary.BigEndian.PutUint32(b[at:], uint32(id))
 }
 
-// PeekResponse reads the length and the correlation id of the next response in
-// f and passes nothing. The size counts the length. io.EOF means that the broker
-// closed between two frames.
+// PeekResponse reads the length and the correlation id of the next response in f and passes
+// nothing. The size counts the length. io.EOF means that the broker closed between two frames.
 func PeekResponse(f *Flow) (size int64, correlationID int32, err error) {
 	n, err := peekSize(f)
 	if err != nil {

@@ -196,8 +196,7 @@ func TestFrameBuffered(t *testing.T) {
 	}
 }
 
-// peeked checks what must hold for any bytes: nothing is passed, and what is
-// held back has a limit.
+// peeked checks what must hold for any bytes: nothing is passed, and what is held back has a limit.
 func peeked(t *testing.T, b []byte, peek func(*Flow) error) {
 	var out bytes.Buffer
 	f := NewFlow(bytes.NewReader(b), &out)

@@ -12,8 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// produceFrame returns a Produce request whose header has these tagged fields;
-// kmsg's formatter writes none.
+// produceFrame returns a Produce request whose header has these tagged fields; kmsg's formatter
+// writes none.
 func produceFrame(version, acks int16, clientID, transactionalID *string, tags []byte) []byte {
 	req := kmsg.NewPtrProduceRequest()
 	req.Version, req.Acks, req.TransactionID = version, acks, transactionalID
@@ -86,8 +86,8 @@ func TestProduceWithAHeadThatIsTooLong(t *testing.T) {
 	}
 }
 
-// Kafka's varints are ints of 32 bits with a sign: a count below zero is none,
-// and a length below zero is null. Seen: read as 2^32-1, it hides the acks.
+// Kafka's varints are ints of 32 bits with a sign: a count below zero is none, and a length below
+// zero is null. Seen: read as 2^32-1, it hides the acks.
 func TestVarintsOfProduceAreReadAsKafkaDoes(t *testing.T) {
 	const header = "0000 0009 00000001 ffff" // v9, no client id
 	for _, tt := range []struct {

@@ -18,51 +18,49 @@ import (
 )
 
 const (
-	// firstHelloTimeout bounds how long an agent that starts waits for its gateway's
-	// first answer before it accepts clients. The answer can name nodes whose ports
-	// clients are about to dial. Without one, clients get metadata themselves, so a
-	// gateway that is down delays the start by no more than this.
+	// firstHelloTimeout bounds how long an agent that starts waits for its gateway's first answer
+	// before it accepts clients. The answer can name nodes whose ports clients are about to dial.
+	// Without one, clients get metadata themselves, so a gateway that is down delays the start by
+	// no more than this.
 	firstHelloTimeout = 2 * time.Second
-	// tlsHandshakeTimeout bounds a client's handshake with the agent. Clients connect
-	// over a short path; one that is silent for this long is a port scan or a hung
-	// process, and holds a file descriptor.
+	// tlsHandshakeTimeout bounds a client's handshake with the agent. Clients connect over a short
+	// path; one that is silent for this long is a port scan or a hung process, and holds a file
+	// descriptor.
 	tlsHandshakeTimeout = 10 * time.Second
 )
 
-// Agent runs beside the clients. It listens for them, opens a stream to a broker for
-// each connection, and writes its own addresses into responses. Set the fields, then
-// call Run once. Run owns all goroutines and waits for them before it returns. Ready
-// and Tunnels may be called at any time, from any goroutine.
+// Agent runs beside the clients. It listens for them, opens a stream to a broker for each
+// connection, and writes its own addresses into responses. Set the fields, then call Run once. Run
+// owns all goroutines and waits for them before it returns. Ready and Tunnels may be called at any
+// time, from any goroutine.
 type Agent struct {
 	Version string
-	// Listens are the bootstrap addresses that clients are configured with; at least
-	// one.
+	// Listens are the bootstrap addresses that clients are configured with; at least one.
 	Listens []Listen
-	// BrokerPortBase plus a node id is the port of that node, on the host of each of
-	// Listens.
+	// BrokerPortBase plus a node id is the port of that node, on the host of each of Listens.
 	BrokerPortBase int
 	// NodeAddresses are the exceptions to BrokerPortBase, by node id.
 	NodeAddresses map[int32]NodeAddress
-	// ExpectNodes are node ids whose ports are open from the start, before any
-	// response has named them.
+	// ExpectNodes are node ids whose ports are open from the start, before any response has named
+	// them.
 	ExpectNodes []int32
 	// StateFile is where the nodes are saved, for the next start; "" means nowhere.
 	StateFile string
-	// RelayUnknownAPIs relays requests whose API key this version does not know. Their
-	// responses are relayed as they come, and may contain broker addresses.
+	// RelayUnknownAPIs relays requests whose API key this version does not know. Their responses
+	// are relayed as they come, and may contain broker addresses.
 	RelayUnknownAPIs bool
 	ListenTLS        *tls.Config // nil: clients speak plaintext
 	Upstream         Upstream
-	// DrainTimeout bounds how long Run waits, when ctx is done, for connections to
-	// finish the requests in flight. It resets what is left then.
+	// DrainTimeout bounds how long Run waits, when ctx is done, for connections to finish the
+	// requests in flight. It resets what is left then.
 	DrainTimeout time.Duration
 	// MaxConnections bounds the clients' connections; 0 is no limit.
 	MaxConnections int
 	Metrics        *metrics.Metrics
 	Logger         *slog.Logger // nil: discard
 	Names          hints.Names  // of settings, in what is logged
-	// Listening, if set, is called once, when clients may connect, with the bootstrap
-	// addresses that were bound. Run waits until it returns.
+	// Listening, if set, is called once, when clients may connect, with the bootstrap addresses
+	// that were bound. Run waits until it returns.
 	Listening func(bootstrap []string)
 
 	// For tests.
@@ -84,9 +82,8 @@ type agentState struct {
 	limiter logLimiter
 }
 
-// Ready returns nil when clients may connect. It returns an error while no gateway
-// (without a tunnel: no broker) has answered since the start, and when the agent
-// drains.
+// Ready returns nil when clients may connect. It returns an error while no gateway (without a
+// tunnel: no broker) has answered since the start, and when the agent drains.
 func (a *Agent) Ready() error {
 	switch {
 	case a.clients.isDraining():
@@ -97,13 +94,13 @@ func (a *Agent) Ready() error {
 	return nil
 }
 
-// Tunnels returns which transport is used to each gateway, and why, by the gateway's
-// URL. It returns nil if there is no tunnel.
+// Tunnels returns which transport is used to each gateway, and why, by the gateway's URL. It
+// returns nil if there is no tunnel.
 func (a *Agent) Tunnels() map[string]tunnel.State { return a.Upstream.states() }
 
-// Run serves clients until ctx is done. Then it stops accepting them, drains, closes
-// the upstream and returns nil. It returns early, with a [ListenError], only if a
-// bootstrap address cannot be bound.
+// Run serves clients until ctx is done. Then it stops accepting them, drains, closes the upstream
+// and returns nil. It returns early, with a [ListenError], only if a bootstrap address cannot be
+// bound.
 func (a *Agent) Run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // not canceled with ctx: connections drain after it
 	defer stop()
@@ -135,8 +132,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	return a.Upstream.close()
 }
 
-// setUp fills in defaults and makes the state. Connections are served until work is
-// done.
+// setUp fills in defaults and makes the state. Connections are served until work is done.
 func (a *Agent) setUp(work context.Context) {
 	if a.Logger == nil {
 		a.Logger = slog.New(slog.DiscardHandler)
@@ -177,8 +173,8 @@ func (a *Agent) bind() ([]net.Listener, error) {
 	return lns, nil
 }
 
-// restore opens the ports of the expected nodes, and those of the last run. Errors
-// are logged and do not stop the agent: responses name the nodes again.
+// restore opens the ports of the expected nodes, and those of the last run. Errors are logged and
+// do not stop the agent: responses name the nodes again.
 func (a *Agent) restore() {
 	if err := a.nodes.expect(a.ExpectNodes); err != nil {
 		a.Logger.Error("expected node has no listener", "err", err)
@@ -198,17 +194,17 @@ func (a *Agent) restore() {
 	}
 }
 
-// maxSpares bounds the streams that the agent opens ahead of clients. In a large
-// cluster a client connects to a few brokers first and to others later, and each
-// spare takes one of the gateway's streams.
+// maxSpares bounds the streams that the agent opens ahead of clients. In a large cluster a client
+// connects to a few brokers first and to others later, and each spare takes one of the gateway's
+// streams.
 const maxSpares = 8
 
-// keepSpares keeps as many streams ready as one client opens when it starts: one to
-// a bootstrap broker and one to each node.
+// keepSpares keeps as many streams ready as one client opens when it starts: one to a bootstrap
+// broker and one to each node.
 func (a *Agent) keepSpares() { a.Upstream.spare(min(a.nodes.count()+1, maxSpares)) }
 
-// noteChange is called when the nodes have changed. It does not block: saveState
-// writes the file. Several changes in a row may be saved as one.
+// noteChange is called when the nodes have changed. It does not block: saveState writes the file.
+// Several changes in a row may be saved as one.
 func (a *Agent) noteChange() {
 	a.keepSpares()
 	select {
@@ -217,8 +213,8 @@ func (a *Agent) noteChange() {
 	}
 }
 
-// saveState writes the state file when the nodes have changed, and once more when
-// ctx is done: the last change may still be waiting in saves.
+// saveState writes the state file when the nodes have changed, and once more when ctx is done: the
+// last change may still be waiting in saves.
 func (a *Agent) saveState(ctx context.Context) {
 	if a.StateFile == "" {
 		return
@@ -240,9 +236,9 @@ func (a *Agent) saveState(ctx context.Context) {
 	}
 }
 
-// contact says hello to the upstream until it answers or ctx is done. It closes done
-// after the first try. Only the first failure is a warning: what keeps clients from
-// brokers is reported on their connections.
+// contact says hello to the upstream until it answers or ctx is done. It closes done after the
+// first try. Only the first failure is a warning: what keeps clients from brokers is reported on
+// their connections.
 func (a *Agent) contact(ctx context.Context, done chan<- struct{}) {
 	for failures := 0; ; failures++ {
 		err := a.hello(ctx)
@@ -280,9 +276,9 @@ func (a *Agent) hello(ctx context.Context) error {
 	return a.nodes.preload("the gateway", welcome.Tickets[0].ClusterID, welcome.Tickets)
 }
 
-// answered records that the upstream has answered, and the API versions that the
-// gateway supports. A gateway of another version may know fewer than the agent: it
-// issues no tickets for addresses in versions that it cannot decode.
+// answered records that the upstream has answered, and the API versions that the gateway supports.
+// A gateway of another version may know fewer than the agent: it issues no tickets for addresses in
+// versions that it cannot decode.
 func (a *Agent) answered(o tunnel.Opened) {
 	a.reached.Store(true)
 	if len(o.Reviewed) > 0 {
@@ -291,10 +287,9 @@ func (a *Agent) answered(o tunnel.Opened) {
 	}
 }
 
-// dropCluster resets the connections to the old cluster when another one has
-// answered, so that no request meant for the old cluster reaches the new one. The
-// connection on which the new cluster answered has the current epoch already, and
-// stays open.
+// dropCluster resets the connections to the old cluster when another one has answered, so that no
+// request meant for the old cluster reaches the new one. The connection on which the new cluster
+// answered has the current epoch already, and stays open.
 func (a *Agent) dropCluster(old, now string) {
 	a.limiter.warn(a.Logger, "a different cluster answered: dropped the nodes of the old one and reset its connections", "", "cluster_id", now, "former_cluster_id", old)
 	current := int64(a.nodes.epoch())

@@ -17,16 +17,16 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// agentConn is a client's connection at the agent, and its [policy]: it refuses
-// requests whose responses it cannot rewrite, and rewrites addresses in the others.
-// serve owns it, and the goroutines of its conn.
+// agentConn is a client's connection at the agent, and its [policy]: it refuses requests whose
+// responses it cannot rewrite, and rewrites addresses in the others. serve owns it, and the
+// goroutines of its conn.
 type agentConn struct {
 	*conn
 	agent  *Agent
 	listen int   // index of the agent's bootstrap address that the client's listener belongs to
 	nodeID int32 // of the listener; bootstrapNode for a bootstrap address
-	// bootstrapOnly is set if the node is unknown and a bootstrap broker takes its
-	// place. Then only requests are relayed that anyBrokerAnswers.
+	// bootstrapOnly is set if the node is unknown and a bootstrap broker takes its place. Then only
+	// requests are relayed that anyBrokerAnswers.
 	bootstrapOnly bool
 	address       string                  // of the node; "" is a bootstrap broker
 	epoch         atomic.Int64            // of the node table when the stream was opened; -1 before
@@ -80,8 +80,8 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c.noteStaleNode()
 }
 
-// refuseFirst reports why a connection ends whose first bytes are not a Kafka
-// request. A client that speaks HTTP gets an answer that a person can read.
+// refuseFirst reports why a connection ends whose first bytes are not a Kafka request. A client
+// that speaks HTTP gets an answer that a person can read.
 func (c *agentConn) refuseFirst(err error) {
 	var refused *refusal
 	if !errors.As(err, &refused) {
@@ -104,9 +104,9 @@ func (c *agentConn) transport() string {
 	return c.agent.Upstream.transport()
 }
 
-// open opens the stream to the listener's node or to a bootstrap broker. A first
-// request that is repeatable goes with it, which saves a round trip. Everything else
-// waits for the gateway's answer.
+// open opens the stream to the listener's node or to a bootstrap broker. A first request that is
+// repeatable goes with it, which saves a round trip. Everything else waits for the gateway's
+// answer.
 func (c *agentConn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -131,10 +131,10 @@ func (c *agentConn) open(ctx context.Context) error {
 	return nil
 }
 
-// noteStaleNode marks the node as stale if the upstream worked but the node's address
-// did not. Either the gateway refused the address, because the ticket has expired or
-// came from another gateway, or the broker was not reached and may have moved. The
-// next client's connection then asks the cluster for the address first.
+// noteStaleNode marks the node as stale if the upstream worked but the node's address did not.
+// Either the gateway refused the address, because the ticket has expired or came from another
+// gateway, or the broker was not reached and may have moved. The next client's connection then asks
+// the cluster for the address first.
 func (c *agentConn) noteStaleNode() {
 	end := c.ending.why()
 	if _, ok := errors.AsType[brokerError](end.err); ok {
@@ -150,17 +150,16 @@ func (c *agentConn) noteStaleNode() {
 	}
 }
 
-// kill resets the connection, and stops what serve is waiting for. Any goroutine may
-// call it.
+// kill resets the connection, and stops what serve is waiting for. Any goroutine may call it.
 func (c *agentConn) kill(why error) {
 	c.ending.note(metrics.CloseDrain, why)
 	c.stop(why)
 	c.ending.resetClient()
 }
 
-// screen refuses a request whose response could contain addresses that we cannot
-// rewrite, because its API or version has not been reviewed. It also refuses a
-// request that must not reach a bootstrap broker in the place of another node.
+// screen refuses a request whose response could contain addresses that we cannot rewrite, because
+// its API or version has not been reviewed. It also refuses a request that must not reach a
+// bootstrap broker in the place of another node.
 func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 	caps := c.agent.caps.Load()
 	switch {
@@ -179,10 +178,9 @@ func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 	return nil, nil
 }
 
-// anyBrokerAnswers reports whether any broker gives the right answer to a request of
-// this API. All others act on the broker that receives them, or are answered by the
-// leader or coordinator. The list cannot be derived from rewrite's rows: these say
-// what responses contain, not who may answer.
+// anyBrokerAnswers reports whether any broker gives the right answer to a request of this API. All
+// others act on the broker that receives them, or are answered by the leader or coordinator. The
+// list cannot be derived from rewrite's rows: these say what responses contain, not who may answer.
 func anyBrokerAnswers(k protocol.APIKey) bool {
 	switch k {
 	case protocol.APIVersions, protocol.SASLHandshake, protocol.SASLAuthenticate,
@@ -211,8 +209,8 @@ func (c *agentConn) relay(f *protocol.Flow, r protocol.Request, size int64) (rew
 	return c.names.Relay(f, r.Key, r.Version, size)
 }
 
-// noteOpened records what the gateway said when it opened the stream. That has
-// arrived ahead of any response, so it does not block.
+// noteOpened records what the gateway said when it opened the stream. That has arrived ahead of any
+// response, so it does not block.
 func (c *agentConn) noteOpened() {
 	t, ok := c.far.Conn.(*tunnel.Conn)
 	if !ok {
@@ -223,15 +221,14 @@ func (c *agentConn) noteOpened() {
 	}
 }
 
-// directory tells the rewriter which addresses to write. It is the node table, as seen
-// from one connection.
+// directory tells the rewriter which addresses to write. It is the node table, as seen from one
+// connection.
 type directory struct {
 	c    *agentConn
 	hint bool // for leader hints: only brokers that the table knows
 }
 
-// Learn puts the brokers of a response into the node table. See [nodes.learn] for
-// errors.
+// Learn puts the brokers of a response into the node table. See [nodes.learn] for errors.
 func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
 	now, dropped, err := d.c.agent.nodes.learn(int(d.c.epoch.Load()), cluster, brokers)
 	if cluster != "" && err == nil {
@@ -254,9 +251,9 @@ func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
 
 var _ rewrite.Directory = directory{}
 
-// handshakeFailed reports why a client's TLS handshake failed. A client that ends it
-// without a TLS alert is most likely a probe that checks whether the port is open, so
-// that is logged at debug level only.
+// handshakeFailed reports why a client's TLS handshake failed. A client that ends it without a TLS
+// alert is most likely a probe that checks whether the port is open, so that is logged at debug
+// level only.
 func (a *Agent) handshakeFailed(log *slog.Logger, err error) {
 	if connClosed(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		log.Debug("client did not finish its TLS handshake", "err", err)

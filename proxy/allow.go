@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// pattern is a set of addresses that a setting allows. It matches either IP addresses
-// or host names, never both: a host name may resolve to any IP address, so a pattern
-// of names says nothing about addresses.
+// pattern is a set of addresses that a setting allows. It matches either IP addresses or host
+// names, never both: a host name may resolve to any IP address, so a pattern of names says nothing
+// about addresses.
 type pattern struct {
 	prefix netip.Prefix // of IP addresses; not valid in a pattern for host names
 	labels []string     // of host names, in lower case; * is any one label
 	port   string
 }
 
-// parsePattern parses HOST:PORT or CIDR:PORT. Brackets are optional around an IPv6
-// prefix and mandatory around an IPv6 address.
+// parsePattern parses HOST:PORT or CIDR:PORT. Brackets are optional around an IPv6 prefix and
+// mandatory around an IPv6 address.
 func parsePattern(p string) (pattern, error) {
 	i := strings.LastIndexByte(p, ':')
 	if i <= 0 {
@@ -77,8 +77,8 @@ func (p pattern) matches(t target) bool {
 	return true
 }
 
-// anyMatches reports whether one of the patterns matches t. Patterns that cannot be
-// parsed match nothing: Validate reports them at the start.
+// anyMatches reports whether one of the patterns matches t. Patterns that cannot be parsed match
+// nothing: Validate reports them at the start.
 func anyMatches(patterns []string, t target) bool {
 	for _, text := range patterns {
 		if p, err := parsePattern(text); err == nil && p.matches(t) {

@@ -17,31 +17,31 @@ import (
 )
 
 const (
-	// askTimeout bounds a request of our own, from the dial to the response. Clients
-	// wait for it, and give a new connection 10 s and more.
+	// askTimeout bounds a request of our own, from the dial to the response. Clients wait for it,
+	// and give a new connection 10 s and more.
 	askTimeout = 5 * time.Second
-	// metadataVersion is the version of our Metadata request. It is the oldest one that
-	// can forbid the broker to create topics, its response has the cluster id, and all
-	// brokers since Kafka 0.11 support it.
+	// metadataVersion is the version of our Metadata request. It is the oldest one that can forbid
+	// the broker to create topics, its response has the cluster id, and all brokers since Kafka
+	// 0.11 support it.
 	metadataVersion = 4
-	// ownCorrelationID is the correlation id of a request of our own. A constant is
-	// enough, since it is the only request on its connection.
+	// ownCorrelationID is the correlation id of a request of our own. A constant is enough, since
+	// it is the only request on its connection.
 	ownCorrelationID = 0
 )
 
-// ErrUnanswered is returned by [AskForBrokers] if the broker closed the connection
-// instead of answering. A broker does so if it requires TLS, or a login first.
+// ErrUnanswered is returned by [AskForBrokers] if the broker closed the connection instead of
+// answering. A broker does so if it requires TLS, or a login first.
 var ErrUnanswered = errors.New("the broker closed the connection without answering")
 
-// AskForBrokers asks the broker at the other end of c which brokers its cluster has.
-// It sends no credentials, and returns [ErrUnanswered] if the broker requires some.
-// The caller closes c, whose deadline AskForBrokers has changed.
+// AskForBrokers asks the broker at the other end of c which brokers its cluster has. It sends no
+// credentials, and returns [ErrUnanswered] if the broker requires some. The caller closes c, whose
+// deadline AskForBrokers has changed.
 func AskForBrokers(ctx context.Context, c net.Conn, clientID string) (cluster string, brokers []rewrite.Broker, err error) {
 	return askForBrokers(ctx, c, brokersRequest(clientID))
 }
 
-// askForBrokers is AskForBrokers for a request whose first bytes have been sent
-// already. rest is what is left of it, and may be empty.
+// askForBrokers is AskForBrokers for a request whose first bytes have been sent already. rest is
+// what is left of it, and may be empty.
 func askForBrokers(ctx context.Context, c net.Conn, rest []byte) (cluster string, brokers []rewrite.Broker, err error) {
 	err = askBroker(ctx, c, rest, func(f *protocol.Flow, size int64) (err error) {
 		cluster, brokers, err = rewrite.Brokers(f, protocol.Metadata, metadataVersion, size)
@@ -58,8 +58,8 @@ func brokersRequest(clientID string) []byte {
 	return frameOf(request, clientID)
 }
 
-// apiVersionsRequest returns the frame of a request for a broker's API versions.
-// Brokers answer it before a login.
+// apiVersionsRequest returns the frame of a request for a broker's API versions. Brokers answer it
+// before a login.
 func apiVersionsRequest(clientID string) []byte {
 	return frameOf(kmsg.NewPtrApiVersionsRequest(), clientID)
 }
@@ -68,8 +68,8 @@ func frameOf(request kmsg.Request, clientID string) []byte {
 	return kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, request, ownCorrelationID)
 }
 
-// askBroker writes request to c and calls read with the response: the next size bytes
-// of f. Reads and writes fail when ctx is done.
+// askBroker writes request to c and calls read with the response: the next size bytes of f. Reads
+// and writes fail when ctx is done.
 func askBroker(ctx context.Context, c net.Conn, request []byte, read func(f *protocol.Flow, size int64) error) error {
 	deadline, _ := ctx.Deadline()
 	c.SetDeadline(deadline)
@@ -91,9 +91,8 @@ func askBroker(ctx context.Context, c net.Conn, request []byte, read func(f *pro
 	return read(f, size)
 }
 
-// ClosedUnanswered reports whether err, from the first read of a connection, means
-// that the broker ended the connection, with a FIN or a reset. It is false if the
-// tunnel failed.
+// ClosedUnanswered reports whether err, from the first read of a connection, means that the broker
+// ended the connection, with a FIN or a reset. It is false if the tunnel failed.
 func ClosedUnanswered(err error) bool {
 	if e, ok := errors.AsType[*tunnel.Error](err); ok {
 		return e.Code == tunnel.CodeBroker

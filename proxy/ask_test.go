@@ -10,9 +10,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// Brokers that want a login close a connection with any other request on it, some
-// in good order and some with a reset. Either way they are not asked again at
-// each attempt of a client.
+// Brokers that want a login close a connection with any other request on it, some in good order and
+// some with a reset. Either way they are not asked again at each attempt of a client.
 func TestAClusterThatRequiresCredentialsIsAskedOnce(t *testing.T) {
 	for how, end := range map[string]func(net.Conn){"fin": func(net.Conn) {}, "reset": func(c net.Conn) { reset(c, nil) }} {
 		var asked atomic.Int32

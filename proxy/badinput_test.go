@@ -59,8 +59,8 @@ func fakeBroker(t testing.TB, serve func(net.Conn)) string {
 	return ln.Addr().String()
 }
 
-// answering is a broker that reads requests and answers each with what answer
-// returns for it: everything behind the length, or nil for nothing.
+// answering is a broker that reads requests and answers each with what answer returns for it:
+// everything behind the length, or nil for nothing.
 func answering(answer func(key, version int16, id int32) []byte) func(net.Conn) {
 	return func(c net.Conn) {
 		for {
@@ -102,8 +102,8 @@ func metadata(id int32, n int) []byte {
 	return r.AppendTo(binary.BigEndian.AppendUint32(nil, uint32(id)))
 }
 
-// What a client sends that is no Kafka, or more than it may, ends its
-// connection with a sentence in the log, before anything is dialled.
+// What a client sends that is no Kafka, or more than it may, ends its connection with a sentence in
+// the log, before anything is dialled.
 func TestOtherProtocolsAreRefusedWithAReason(t *testing.T) {
 	huge := binary.BigEndian.AppendUint32(nil, 1<<30)
 	for _, test := range []struct {
@@ -184,8 +184,8 @@ func TestASlowHeaderTimesOut(t *testing.T) {
 	waitFor(t, "the log", func() bool { return strings.Contains(log.String(), "did not arrive within") })
 }
 
-// A response that is not the one that is due, or that cannot be decoded, resets
-// the client. No byte of it is relayed.
+// A response that is not the one that is due, or that cannot be decoded, resets the client. No byte
+// of it is relayed.
 func TestBadResponsesAreNotRelayed(t *testing.T) {
 	name := fakekafka.Host(0)
 	for _, test := range []struct {
@@ -223,8 +223,8 @@ func TestBadResponsesAreNotRelayed(t *testing.T) {
 	}
 }
 
-// A plaintext agent before brokers that want TLS gets an alert, which must not
-// reach the client as a length of 352 MB.
+// A plaintext agent before brokers that want TLS gets an alert, which must not reach the client as
+// a length of 352 MB.
 func TestABrokerThatRequiresTLSIsReported(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) {
 		io.ReadFull(c, make([]byte, 4))
@@ -298,8 +298,7 @@ func TestNewerApiVersionsIsAnsweredHere(t *testing.T) {
 	}
 }
 
-// A bootstrap address that refuses resets the client, within the deadline of a
-// dial, and says why.
+// A bootstrap address that refuses resets the client, within the deadline of a dial, and says why.
 func TestUnreachableBrokersResetTheClient(t *testing.T) {
 	gone := listenLoopback(t)
 	gone.Close()

@@ -20,9 +20,8 @@ import (
 
 const heartbeat protocol.APIKey = 12
 
-// BenchmarkRelay relays requests and responses, one at a time, between TCP
-// connections on loopback. Where the response carries no address, or could and
-// does not, nothing is allocated for a frame.
+// BenchmarkRelay relays requests and responses, one at a time, between TCP connections on loopback.
+// Where the response carries no address, or could and does not, nothing is allocated for a frame.
 func BenchmarkRelay(b *testing.B) {
 	for _, bb := range []struct {
 		name          string
@@ -102,8 +101,7 @@ func relay(b *testing.B, request, body []byte) {
 	}
 }
 
-// relayed returns a client's end of a relay to a broker that answers every
-// request alike.
+// relayed returns a client's end of a relay to a broker that answers every request alike.
 func relayed(t testing.TB, request, response []byte) net.Conn {
 	client, broker := relayedTo(t)
 	done := make(chan struct{})
@@ -178,8 +176,8 @@ func loopbackPair(b testing.TB) (dialled, accepted net.Conn) {
 	return dialled, accepted
 }
 
-// requestOf returns a request frame of size bytes with correlation id 0. Of its
-// body only acks means something, which is 1 where it is a Produce request.
+// requestOf returns a request frame of size bytes with correlation id 0. Of its body only acks
+// means something, which is 1 where it is a Produce request.
 func requestOf(key protocol.APIKey, version int16, size int) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(size-4))
 	b = binary.BigEndian.AppendUint16(b, uint16(key))

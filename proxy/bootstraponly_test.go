@@ -44,8 +44,8 @@ func (t teeConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// by returns what came on the connections that were opened by a client, and
-// not by the agent itself.
+// by returns what came on the connections that were opened by a client, and not by the agent
+// itself.
 func (r *received) by(clientID string) (all []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,9 +57,9 @@ func (r *received) by(clientID string) (all []byte) {
 	return all
 }
 
-// A connection to the port of an unknown node leads to a bootstrap broker, which gets only
-// requests that any broker answers. Of all others it gets not a byte. Requests before them
-// are still answered.
+// A connection to the port of an unknown node leads to a bootstrap broker, which gets only requests
+// that any broker answers. Of all others it gets not a byte. Requests before them are still
+// answered.
 func TestABootstrapBrokerInANodesPlaceGetsOnlySafeRequests(t *testing.T) {
 	requests := []struct {
 		kmsg.Request
@@ -119,8 +119,8 @@ func TestABootstrapBrokerInANodesPlaceGetsOnlySafeRequests(t *testing.T) {
 	})
 }
 
-// withoutIDs returns request frames without their correlation ids, which differ between the
-// two sides.
+// withoutIDs returns request frames without their correlation ids, which differ between the two
+// sides.
 func withoutIDs(frames []byte) []byte {
 	b := bytes.Clone(frames)
 	for rest := b; len(rest) >= 12; {

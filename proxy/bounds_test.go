@@ -32,8 +32,7 @@ var absurd = []rewrite.Broker{
 	{Host: "secret.example", Port: 65536 + 22},
 }
 
-// absurdMetadata is a Metadata v2 response with one broker that is one, and
-// others that cannot be.
+// absurdMetadata is a Metadata v2 response with one broker that is one, and others that cannot be.
 func absurdMetadata(id int32) []byte {
 	r := kmsg.NewPtrMetadataResponse()
 	r.Version, r.ClusterID = 2, new("cluster")
@@ -44,8 +43,8 @@ func absurdMetadata(id int32) []byte {
 	return r.AppendTo(binary.BigEndian.AppendUint32(nil, uint32(id)))
 }
 
-// What a broker names that cannot be a broker gets no ticket, no listener and no
-// place in the table. Clients get the placeholder instead, never the address that was named.
+// What a broker names that cannot be a broker gets no ticket, no listener and no place in the
+// table. Clients get the placeholder instead, never the address that was named.
 func TestAnInvalidBrokerGetsAPlaceholder(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return absurdMetadata(id) }))
@@ -111,8 +110,8 @@ func counter(t *testing.T, r running, name, label string) float64 {
 	return 0
 }
 
-// An id that is negative has no port, whatever the port base makes of it, and a
-// node that a broker named with it has no address at all.
+// An id that is negative has no port, whatever the port base makes of it, and a node that a broker
+// named with it has no address at all.
 func TestNegativeNodeIDsHaveNoPort(t *testing.T) {
 	var served []int32
 	table, _ := newTable(t, func(n *nodes) {
@@ -149,8 +148,7 @@ func TestNegativeNodeIDsHaveNoPort(t *testing.T) {
 	}
 }
 
-// What a gateway tells, and what stands in the state file, is bounded in each of
-// its parts.
+// What a gateway tells, and what stands in the state file, is bounded in each of its parts.
 func TestInvalidTicketsAreIgnored(t *testing.T) {
 	good := tunnel.Ticket{ClusterID: "c", NodeID: 1, Address: "kafka-1:9092", MAC: make([]byte, 32), Expires: time.Now().Add(time.Hour).Unix()}
 	for name, spoil := range map[string]func(*tunnel.Ticket){
@@ -280,8 +278,7 @@ func TestAGatewaysNodeTableIsBounded(t *testing.T) {
 	}
 }
 
-// However many addresses an agent listens on, most descriptors are left for
-// connections.
+// However many addresses an agent listens on, most descriptors are left for connections.
 func TestListenersAreBounded(t *testing.T) {
 	table, _ := newTable(t, func(n *nodes) {
 		n.listens = nil
@@ -342,8 +339,7 @@ func TestNodeIDsDoNotPileUpInMetrics(t *testing.T) {
 	}
 }
 
-// Of the nodes without a listener that a gateway makes up, some are named in the
-// log, not all.
+// Of the nodes without a listener that a gateway makes up, some are named in the log, not all.
 func TestLogLinesAboutNodesAreBounded(t *testing.T) {
 	table, log := newTable(t, nil)
 	for id := range int32(200) {

@@ -12,9 +12,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// brokerDialer decides which addresses a gateway dials for an agent, and dials them:
-// bootstrap brokers, what a ticket names, and what a setting allows. An agent alone
-// cannot make a gateway dial anything else.
+// brokerDialer decides which addresses a gateway dials for an agent, and dials them: bootstrap
+// brokers, what a ticket names, and what a setting allows. An agent alone cannot make a gateway
+// dial anything else.
 type brokerDialer struct {
 	brokers *Brokers
 	signer  *signer
@@ -22,8 +22,8 @@ type brokerDialer struct {
 	names   hints.Names
 }
 
-// dial connects to the target that an agent asks for, if the gateway may dial it. It
-// also returns the node id, or [metrics.Bootstrap] or [metrics.UnknownNode].
+// dial connects to the target that an agent asks for, if the gateway may dial it. It also returns
+// the node id, or [metrics.Bootstrap] or [metrics.UnknownNode].
 func (d brokerDialer) dial(ctx context.Context, open tunnel.Open) (net.Conn, int32, *tunnel.Error) {
 	if open.Target == tunnel.TargetBootstrap {
 		c, err := d.brokers.dialBootstrap(ctx)
@@ -37,8 +37,8 @@ func (d brokerDialer) dial(ctx context.Context, open tunnel.Open) (net.Conn, int
 	return c, node, dialError(failed)
 }
 
-// mayDial returns why a target may not be dialled, or nil, and the node id that its
-// ticket names. A bad ticket is not fatal: a setting may allow the address as well.
+// mayDial returns why a target may not be dialled, or nil, and the node id that its ticket names. A
+// bad ticket is not fatal: a setting may allow the address as well.
 func (d brokerDialer) mayDial(open tunnel.Open) (node int32, refused *tunnel.Error) {
 	to, bad := parseTarget(open.Target)
 	if bad != nil {

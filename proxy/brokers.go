@@ -18,17 +18,16 @@ import (
 )
 
 const (
-	// brokerDialTimeout bounds one dial of a broker, with name lookup and TLS. A broker
-	// beside the gateway answers within milliseconds. The agent gives up after
-	// dialTimeout, and needs time to hear why.
+	// brokerDialTimeout bounds one dial of a broker, with name lookup and TLS. A broker beside the
+	// gateway answers within milliseconds. The agent gives up after dialTimeout, and needs time to
+	// hear why.
 	brokerDialTimeout = 5 * time.Second
-	// bootstrapTimeout bounds the race of all bootstrap addresses. It is less than
-	// dialTimeout, so that the agent hears the reason, and clients give a connection
-	// 10 s and more.
+	// bootstrapTimeout bounds the race of all bootstrap addresses. It is less than dialTimeout, so
+	// that the agent hears the reason, and clients give a connection 10 s and more.
 	bootstrapTimeout = 8 * time.Second
-	// bootstrapDelay is the head start of each bootstrap address before the next one is
-	// dialled too. It is longer than a dial of a healthy broker with TLS takes, so that
-	// usually only one is dialled.
+	// bootstrapDelay is the head start of each bootstrap address before the next one is dialled
+	// too. It is longer than a dial of a healthy broker with TLS takes, so that usually only one is
+	// dialled.
 	bootstrapDelay = 300 * time.Millisecond
 )
 
@@ -37,13 +36,12 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// Brokers dials brokers, and decides which addresses may be dialled. Set the exported
-// fields before use. Its methods may be called concurrently. It keeps no connections:
-// whoever gets one closes it.
+// Brokers dials brokers, and decides which addresses may be dialled. Set the exported fields before
+// use. Its methods may be called concurrently. It keeps no connections: whoever gets one closes it.
 type Brokers struct {
 	Bootstrap []string // host:port of the first brokers to ask; at least one
-	// Allow are patterns of more addresses that may be dialled without a ticket:
-	// HOST:PORT or CIDR:PORT, where * in a host name is one DNS label.
+	// Allow are patterns of more addresses that may be dialled without a ticket: HOST:PORT or
+	// CIDR:PORT, where * in a host name is one DNS label.
 	Allow      []string
 	TLS        *tls.Config     // nil: brokers speak plaintext
 	CA         *credentials.CA // trusted for the brokers' certificates; nil: what TLS trusts
@@ -80,10 +78,9 @@ func (b *Brokers) Validate() error {
 // errNotAllowed is wrapped by the error of an address that may not be dialled.
 var errNotAllowed = errors.New("address may not be dialled")
 
-// dialBootstrap returns the first connection to a bootstrap address that succeeds.
-// Each call starts with the next address, to spread the load, and gives each address
-// a head start of bootstrapDelay before the following one is dialled too. Losers are
-// closed.
+// dialBootstrap returns the first connection to a bootstrap address that succeeds. Each call starts
+// with the next address, to spread the load, and gives each address a head start of bootstrapDelay
+// before the following one is dialled too. Losers are closed.
 func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootstrapTimeout)
 	defer cancel()
@@ -111,9 +108,9 @@ func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// probe asks a bootstrap broker for its API versions, which brokers tell before a
-// login. It sets answered if one does. A connection alone proves little: the broker may
-// require TLS, or a client certificate that ours is not.
+// probe asks a bootstrap broker for its API versions, which brokers tell before a login. It sets
+// answered if one does. A connection alone proves little: the broker may require TLS, or a client
+// certificate that ours is not.
 func (b *Brokers) probe(ctx context.Context) error {
 	c, err := b.dialBootstrap(ctx)
 	if err != nil {
@@ -148,8 +145,7 @@ func (b *Brokers) dialInto(ctx context.Context, address string, results chan<- d
 	results <- dialled{conn, err}
 }
 
-// closeLosers closes the connections of the n dials that are still running. It waits
-// for them.
+// closeLosers closes the connections of the n dials that are still running. It waits for them.
 func closeLosers(results <-chan dialled, n int) {
 	for range n {
 		if r := <-results; r.conn != nil {
@@ -158,10 +154,10 @@ func closeLosers(results <-chan dialled, n int) {
 	}
 }
 
-// dial connects to address. The caller has checked that the address may be dialled.
-// The name is looked up once, and exactly the IP addresses that have been checked are
-// dialled. With a second lookup, a resolver could pass the check with one address and
-// have us dial another (DNS rebinding).
+// dial connects to address. The caller has checked that the address may be dialled. The name is
+// looked up once, and exactly the IP addresses that have been checked are dialled. With a second
+// lookup, a resolver could pass the check with one address and have us dial another (DNS
+// rebinding).
 func (b *Brokers) dial(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, brokerDialTimeout)
 	defer cancel()
@@ -200,19 +196,19 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 	return nil, failed
 }
 
-// share returns the time that one of n remaining tries may take, so that an address
-// that does not answer leaves time for the next.
+// share returns the time that one of n remaining tries may take, so that an address that does not
+// answer leaves time for the next.
 func share(ctx context.Context, n int) time.Duration {
 	deadline, _ := ctx.Deadline()
 	return time.Until(deadline) / time.Duration(n)
 }
 
-// maxIPs bounds the IP addresses of one name that are dialled. A broker has one or two;
-// whoever controls a name in DNS must not make us dial a whole network.
+// maxIPs bounds the IP addresses of one name that are dialled. A broker has one or two; whoever
+// controls a name in DNS must not make us dial a whole network.
 const maxIPs = 16
 
-// lookup returns the IP addresses of a target. It removes zones: only link-local
-// addresses have one, and those are never dialled.
+// lookup returns the IP addresses of a target. It removes zones: only link-local addresses have
+// one, and those are never dialled.
 func (b *Brokers) lookup(ctx context.Context, t target) ([]netip.Addr, error) {
 	if t.ip.IsValid() {
 		return []netip.Addr{t.ip}, nil
@@ -242,9 +238,9 @@ func (b *Brokers) allowed(t target) bool {
 	return anyMatches(b.Allow, t)
 }
 
-// checkIP refuses IP addresses that no broker uses but that reach other services of
-// this machine or network, such as a cloud's metadata service. An IPv6 address that is
-// translated to IPv4 is checked as both. ip has no zone.
+// checkIP refuses IP addresses that no broker uses but that reach other services of this machine or
+// network, such as a cloud's metadata service. An IPv6 address that is translated to IPv4 is
+// checked as both. ip has no zone.
 func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error {
 	if err := b.checkOne(ctx, ip, port); err != nil {
 		return err
@@ -274,8 +270,8 @@ func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) erro
 	return nil
 }
 
-// onLoopback reports whether a bootstrap address is on this machine. If so, the other
-// brokers may be there too.
+// onLoopback reports whether a bootstrap address is on this machine. If so, the other brokers may
+// be there too.
 func (b *Brokers) onLoopback(ctx context.Context) bool {
 	return b.loopback.among(ctx, b.Bootstrap, b.resolve)
 }

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// names is a resolver whose answers to a name come one after the other; the
-// last one stays.
+// names is a resolver whose answers to a name come one after the other; the last one stays.
 type names map[string][]string
 
 func (n names) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
@@ -102,8 +101,8 @@ func TestDialRefusesAddressesWhereNoBrokerLives(t *testing.T) {
 	}
 }
 
-// A name that is harmless when it is checked and the metadata service when it
-// is dialled must be dialled as it was checked.
+// A name that is harmless when it is checked and the metadata service when it is dialled must be
+// dialled as it was checked.
 func TestDialUsesTheAddressThatWasChecked(t *testing.T) {
 	ln := listenLoopback(t)
 	_, port, _ := net.SplitHostPort(ln.Addr().String())

@@ -23,8 +23,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 )
 
-// kafkaConn is one connection of a client that does what a test says and no
-// more: it looks for no other broker and never connects again by itself.
+// kafkaConn is one connection of a client that does what a test says and no more: it looks for no
+// other broker and never connects again by itself.
 type kafkaConn struct {
 	*net.TCPConn
 	id int32
@@ -139,8 +139,7 @@ func (c *kafkaConn) login(user string) error {
 	return kerr.ErrorForCode(response.(*kmsg.SASLAuthenticateResponse).ErrorCode)
 }
 
-// insider returns a client that stands beside the brokers and resolves their
-// names.
+// insider returns a client that stands beside the brokers and resolves their names.
 func insider(t *testing.T, bootstrap string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -186,8 +185,8 @@ func wantStored(t *testing.T, c *fakekafka.Cluster, topic string, want map[strin
 	}
 }
 
-// onePartitionEach creates a topic with one partition for each of these nodes,
-// and has partition i led by the i-th of them.
+// onePartitionEach creates a topic with one partition for each of these nodes, and has partition i
+// led by the i-th of them.
 func onePartitionEach(t *testing.T, c *fakekafka.Cluster, topic string, nodes ...int32) {
 	t.Helper()
 	if err := c.CreateTopic(topic, int32(len(nodes)), nil); err != nil {
@@ -206,9 +205,8 @@ func lead(t *testing.T, c *fakekafka.Cluster, topic string, nodes ...int32) {
 	}
 }
 
-// comeBack connects to the port of a node, as a client does that goes straight
-// back to it, until the node itself takes a record: a connection may fail, and
-// the next one must not for ever.
+// comeBack connects to the port of a node, as a client does that goes straight back to it, until
+// the node itself takes a record: a connection may fail, and the next one must not for ever.
 func comeBack(t *testing.T, address, topic string, partition int32, value string, login ...string) (attempts int) {
 	t.Helper()
 	waitFor(t, fmt.Sprintf("the leader of partition %d at %s to take a record", partition, address), func() bool {

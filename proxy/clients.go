@@ -14,9 +14,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
-// clients accepts an agent's clients. It owns the listeners, a goroutine for each of
-// them, and a goroutine for each connection. drain ends them all. Set the fields up to
-// names before use.
+// clients accepts an agent's clients. It owns the listeners, a goroutine for each of them, and a
+// goroutine for each connection. drain ends them all. Set the fields up to names before use.
 type clients struct {
 	serve   func(ctx context.Context, nc net.Conn, listen int, node int32) // one connection, until it is over
 	limit   int                                                            // how many connections there may be; 0 is no limit
@@ -35,8 +34,8 @@ type clients struct {
 	conns     map[*agentConn]struct{}
 }
 
-// maxAcceptDelay bounds the wait after a failed accept. Accepting fails when the
-// process has no file descriptors left, and works again when a connection ends.
+// maxAcceptDelay bounds the wait after a failed accept. Accepting fails when the process has no
+// file descriptors left, and works again when a connection ends.
 const maxAcceptDelay = time.Second
 
 // listen accepts clients on ln in a new goroutine. clients owns ln from now on.
@@ -90,8 +89,7 @@ func (c *clients) hasRoom() bool {
 	return false
 }
 
-// refuse resets a client's connection, so that the client notices at once and can try
-// again.
+// refuse resets a client's connection, so that the client notices at once and can try again.
 func (c *clients) refuse(nc net.Conn) {
 	c.metrics.Limited(metrics.LimitConnections)
 	c.limiter.warn(c.log, c.names.Sprintf("connection refused: too many are open; %s raises the limit", hints.MaxConnections), "",
@@ -99,9 +97,9 @@ func (c *clients) refuse(nc net.Conn) {
 	reset(nc, nil)
 }
 
-// drain stops accepting clients and waits until the connections have relayed the
-// responses in flight and ended. After timeout it calls stop, which cancels their
-// context, and resets them. It returns when all goroutines have ended.
+// drain stops accepting clients and waits until the connections have relayed the responses in
+// flight and ended. After timeout it calls stop, which cancels their context, and resets them. It
+// returns when all goroutines have ended.
 func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) {
 	c.closeListeners()
 	c.each((*agentConn).drain)
@@ -147,8 +145,8 @@ func (c *clients) remove(conn *agentConn) {
 	delete(c.conns, conn)
 }
 
-// each calls f for each open connection. It does not hold the lock meanwhile: f may
-// block, or remove connections.
+// each calls f for each open connection. It does not hold the lock meanwhile: f may block, or
+// remove connections.
 func (c *clients) each(f func(*agentConn)) {
 	c.mu.Lock()
 	conns := make([]*agentConn, 0, len(c.conns))

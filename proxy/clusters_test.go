@@ -18,8 +18,8 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// wantOnly fails if the cluster holds a record that was meant for another one.
-// It returns how many there are.
+// wantOnly fails if the cluster holds a record that was meant for another one. It returns how many
+// there are.
 func wantOnly(t *testing.T, c *fakekafka.Cluster, meant string) (n int) {
 	t.Helper()
 	for value, times := range stored(t, c, "t") {
@@ -30,8 +30,8 @@ func wantOnly(t *testing.T, c *fakekafka.Cluster, meant string) (n int) {
 	return n
 }
 
-// produceMeant writes a record to each partition, at the leader that the
-// cluster names, and returns how many were taken.
+// produceMeant writes a record to each partition, at the leader that the cluster names, and returns
+// how many were taken.
 func produceMeant(t *testing.T, bootstrap, meant string) (n int) {
 	t.Helper()
 	request := kmsg.NewPtrMetadataRequest()
@@ -52,9 +52,9 @@ func produceMeant(t *testing.T, bootstrap, meant string) (n int) {
 	return n
 }
 
-// Two agents with the same settings on one machine are in each other's way, for
-// each wants the ports of the same node ids. That costs reachability, and never
-// leads a client of one cluster to a broker of the other.
+// Two agents with the same settings on one machine are in each other's way, for each wants the
+// ports of the same node ids. That costs reachability, and never leads a client of one cluster to a
+// broker of the other.
 func TestTwoAgentsWithTheSamePortsNeverMixTheirClusters(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		red := startCluster(t, 2, kfake.ClusterID("red"))
@@ -142,9 +142,8 @@ func TestClusterRecreatedAtTheSameAddresses(t *testing.T) {
 	})
 }
 
-// When a bootstrap address leads to another cluster, and the one before is
-// still there, nobody is left at the old one: its connections are reset, and
-// every port leads to the new one.
+// When a bootstrap address leads to another cluster, and the one before is still there, nobody is
+// left at the old one: its connections are reset, and every port leads to the new one.
 func TestBootstrapPointedAtAnotherCluster(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		red := startCluster(t, 2, kfake.ClusterID("red"))
@@ -193,8 +192,8 @@ func TestBootstrapPointedAtAnotherCluster(t *testing.T) {
 	})
 }
 
-// A response of the old cluster that is still on its way when the new one has
-// answered does not bring the old one back.
+// A response of the old cluster that is still on its way when the new one has answered does not
+// bring the old one back.
 func TestLateResponseOfTheOldClusterIsNotLearnt(t *testing.T) {
 	table, _ := newTable(t, nil)
 	at := func(port int32) []rewrite.Broker { return []rewrite.Broker{{NodeID: 0, Host: "127.0.0.1", Port: port}} }
@@ -229,8 +228,8 @@ func TestLateResponseOfTheOldClusterIsNotLearnt(t *testing.T) {
 	}
 }
 
-// A gateway may remember a cluster that is gone. What it says counts as long as
-// no broker has said otherwise.
+// A gateway may remember a cluster that is gone. What it says counts as long as no broker has said
+// otherwise.
 func TestPreloadedNodesDoNotOverrideResponses(t *testing.T) {
 	table, _ := newTable(t, nil)
 	ticket := func(cluster, address string) []tunnel.Ticket {
@@ -258,8 +257,8 @@ func TestPreloadedNodesDoNotOverrideResponses(t *testing.T) {
 	}
 }
 
-// startReplicas starts two agents behind one address: a balancer takes turns
-// between them, on the bootstrap port and on the port of each node.
+// startReplicas starts two agents behind one address: a balancer takes turns between them, on the
+// bootstrap port and on the port of each node.
 func startReplicas(t *testing.T, c *fakekafka.Cluster, transport string, nodes ...int32) (bootstrap string, replicas []running, places []map[int32]NodeAddress) {
 	t.Helper()
 	up := waysTo(t, c.Bootstrap(), transport, func(g *Gateway) { g.TicketKeys = keysOf("key") })
@@ -309,8 +308,8 @@ func TestTwoReplicasBehindOneAddress(t *testing.T) {
 	})
 }
 
-// A replica that has seen no response yet, since the balancer sent the client's
-// Metadata request to the other one, finds the node that the client comes to.
+// A replica that has seen no response yet, since the balancer sent the client's Metadata request to
+// the other one, finds the node that the client comes to.
 func TestReplicaThatHasSeenNothingFindsTheNode(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 2)

@@ -7,10 +7,10 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// conn is one Kafka connection, at an agent or a gateway. Requests flow from near to
-// far in the goroutine that calls run, responses from far to near in a second one,
-// which run starts and waits for. Both directions share inflight and ending. Each tells
-// ending how it ended, and only ending closes near and far.
+// conn is one Kafka connection, at an agent or a gateway. Requests flow from near to far in the
+// goroutine that calls run, responses from far to near in a second one, which run starts and waits
+// for. Both directions share inflight and ending. Each tells ending how it ended, and only ending
+// closes near and far.
 type conn struct {
 	*connSettings
 	near, far *source // the client's side, and the broker's side
@@ -33,8 +33,8 @@ func newConn(near net.Conn, s connSettings) *conn {
 // connect sets the connection to the broker. It must be called before run and cut.
 func (c *conn) connect(far net.Conn) { c.far.Conn = far }
 
-// run relays until both directions have ended or ctx is done. Then it closes both
-// sides, and counts and logs how the connection ended.
+// run relays until both directions have ended or ctx is done. Then it closes both sides, and counts
+// and logs how the connection ended.
 func (c *conn) run(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() { c.cut(context.Cause(ctx)) })()
 	err := c.requests.relaySent()
@@ -47,8 +47,8 @@ func (c *conn) run(ctx context.Context) {
 	c.report.closed(c.ending.why())
 }
 
-// drain ends the connection after the request that is being read, when the responses
-// to all requests in flight have been relayed. It does not block.
+// drain ends the connection after the request that is being read, when the responses to all
+// requests in flight have been relayed. It does not block.
 func (c *conn) drain() { c.ending.drain() }
 
 // cut resets both sides at once. Responses in flight are lost.

@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 )
 
-// correlationIDs makes correlation ids that nobody can guess: see [request]. The zero
-// value is ready.
+// correlationIDs makes correlation ids that nobody can guess: see [request]. The zero value is
+// ready.
 type correlationIDs struct {
 	random [32]byte // random bytes for 8 ids: reading 32 at once costs as much as reading 4
 	left   int      // bytes of random that have not been used, at its start

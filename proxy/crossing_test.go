@@ -11,8 +11,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// crossing is a TCP relay that a test can point elsewhere, stop and cut. It
-// takes its targets in turn.
+// crossing is a TCP relay that a test can point elsewhere, stop and cut. It takes its targets in
+// turn.
 type crossing struct {
 	ln       net.Listener
 	accepted atomic.Int32
@@ -143,8 +143,8 @@ func keepSilent(t *testing.T, ln net.Listener) net.Addr {
 	return ln.Addr()
 }
 
-// closesAtOnce reports whether somebody accepts at address and closes before
-// the client has said anything.
+// closesAtOnce reports whether somebody accepts at address and closes before the client has said
+// anything.
 func closesAtOnce(address string) bool {
 	c, err := net.Dial("tcp", address)
 	if err != nil {

@@ -17,9 +17,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// An end that is told to stop while a request is in flight which the broker
-// does not answer resets that connection when its time to drain is over, and
-// ends.
+// An end that is told to stop while a request is in flight which the broker does not answer resets
+// that connection when its time to drain is over, and ends.
 func TestDrainEndsWhatIsNotAnswered(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		arrived := make(chan struct{}, 1)
@@ -51,8 +50,7 @@ func resetByStop(t *testing.T, address string, arrived <-chan struct{}, stop fun
 	}
 }
 
-// A client that resets while answers are on their way does not keep its
-// connection from draining.
+// A client that resets while answers are on their way does not keep its connection from draining.
 func TestDrainDoesNotWaitForAClientThatIsGone(t *testing.T) {
 	answer := make(chan struct{})
 	var requests atomic.Int32
@@ -75,8 +73,8 @@ func TestDrainDoesNotWaitForAClientThatIsGone(t *testing.T) {
 	path.stop() // fails the test if it takes longer than the drain timeout allows
 }
 
-// A stream that was opened before the gateway was told to stop gets the answer
-// to its first request, which may still be on its way.
+// A stream that was opened before the gateway was told to stop gets the answer to its first
+// request, which may still be on its way.
 func TestDrainLetsTheFirstRequestCome(t *testing.T) {
 	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
@@ -107,8 +105,8 @@ func TestDrainLetsTheFirstRequestCome(t *testing.T) {
 	}
 }
 
-// The platform must not send anybody to a gateway that drains, nor cut off the
-// QUIC connections of those who are still there.
+// The platform must not send anybody to a gateway that drains, nor cut off the QUIC connections of
+// those who are still there.
 func TestReadinessEndsWithTheDrain(t *testing.T) {
 	for _, transport := range []string{"ws", "h3"} {
 		t.Run(transport, func(t *testing.T) {
@@ -187,8 +185,8 @@ func TestReadinessEndsAfterHalfOfTheDrain(t *testing.T) {
 	<-stopped
 }
 
-// A client that produces with acks=0 gets no responses, and learns
-// late that its connection ends: what it sends until then arrives.
+// A client that produces with acks=0 gets no responses, and learns late that its connection ends:
+// what it sends until then arrives.
 func TestRecordsWithoutAcksSurviveADrain(t *testing.T) {
 	for _, end := range []string{"agent", "gateway"} {
 		for _, transport := range []string{"ws", "h3", "h2"} {

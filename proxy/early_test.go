@@ -11,8 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// An eagerUpstream has sent the first request, and has its response, when a
-// stream is opened.
+// An eagerUpstream has sent the first request, and has its response, when a stream is opened.
 type eagerUpstream struct {
 	quietUpstream
 	brokers chan net.Conn
@@ -29,8 +28,8 @@ func (u eagerUpstream) dial(_ context.Context, to destination) (net.Conn, int, e
 	return near, len(to.first), nil
 }
 
-// The response to a request that was sent with OPEN can be here before the
-// request is in flight, and the request must not be sent twice.
+// The response to a request that was sent with OPEN can be here before the request is in flight,
+// and the request must not be sent twice.
 func TestAResponseMayBeHereAtOnce(t *testing.T) {
 	u := eagerUpstream{quietUpstream{NewDirect(&Brokers{Bootstrap: []string{"127.0.0.1:1"}})}, make(chan net.Conn, 1)}
 	agent := startAgent(t, u, nil)

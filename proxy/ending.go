@@ -11,15 +11,14 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// lingerTimeout bounds how long we wait for a broker to read what a client sent before
-// it disconnected. The client does not wait for it, but the two connections and their
-// buffers stay meanwhile.
+// lingerTimeout bounds how long we wait for a broker to read what a client sent before it
+// disconnected. The client does not wait for it, but the two connections and their buffers stay
+// meanwhile.
 const lingerTimeout = 5 * time.Second
 
-// ending decides how both sides of a connection end: with a FIN, a reset, or after the
-// other side's bytes have been written. Nothing else closes them while the connection
-// runs. Each direction calls it when it has ended. note, drain and cut may be called
-// from any goroutine.
+// ending decides how both sides of a connection end: with a FIN, a reset, or after the other side's
+// bytes have been written. Nothing else closes them while the connection runs. Each direction calls
+// it when it has ended. note, drain and cut may be called from any goroutine.
 type ending struct {
 	near, far *source
 	inflight  *inflight
@@ -40,14 +39,13 @@ func newEnding(near, far *source, q *inflight) *ending {
 	return &ending{near: near, far: far, inflight: q, answered: make(chan struct{})}
 }
 
-// note records why the connection ends. Only the first call counts: what follows is
-// a consequence.
+// note records why the connection ends. Only the first call counts: what follows is a consequence.
 func (e *ending) note(cause metrics.Close, err error) {
 	e.outcome.CompareAndSwap(nil, &outcome{cause, err})
 }
 
-// why returns what was noted first. If nothing was, the client disconnected while a
-// response was written to it.
+// why returns what was noted first. If nothing was, the client disconnected while a response was
+// written to it.
 func (e *ending) why() outcome {
 	if first := e.outcome.Load(); first != nil {
 		return *first
@@ -61,8 +59,8 @@ func (e *ending) drain() {
 	e.near.SetReadDeadline(time.Now())
 }
 
-// drained reports whether to stop reading requests. A request that is known to be on
-// its way is still read, unless the broker has closed the connection.
+// drained reports whether to stop reading requests. A request that is known to be on its way is
+// still read, unless the broker has closed the connection.
 func (e *ending) drained(onItsWay bool) bool {
 	return e.draining.Load() && (!onItsWay || e.brokerClosed.Load())
 }
@@ -88,8 +86,8 @@ func (e *ending) clientLost(err error) {
 	e.abandonFar("client disconnected: " + err.Error())
 }
 
-// finishClient ends the client's side with a FIN after the last response. why is a
-// drain or a refusal.
+// finishClient ends the client's side with a FIN after the last response. why is a drain or a
+// refusal.
 func (e *ending) finishClient(why error) {
 	cause := metrics.CloseRefused
 	if errors.Is(why, errDraining) {
@@ -105,9 +103,9 @@ func (e *ending) endBroker(why error) {
 	e.near.Close()
 }
 
-// brokerUnwritable resets both sides when requests can no longer be written. First it
-// gives the responses' side lingerTimeout: that side may still read responses, and the
-// reason why the broker closed the connection.
+// brokerUnwritable resets both sides when requests can no longer be written. First it gives the
+// responses' side lingerTimeout: that side may still read responses, and the reason why the broker
+// closed the connection.
 func (e *ending) brokerUnwritable(err error) {
 	if within(lingerTimeout, e.answered) {
 		return
@@ -117,9 +115,9 @@ func (e *ending) brokerUnwritable(err error) {
 	reset(e.far.Conn, asTunnelError(err))
 }
 
-// brokerFinished passes the broker's FIN on to the client. It also stops reading
-// requests: the broker answers no more, and a client that waits for nothing might keep
-// its connection open for minutes.
+// brokerFinished passes the broker's FIN on to the client. It also stops reading requests: the
+// broker answers no more, and a client that waits for nothing might keep its connection open for
+// minutes.
 func (e *ending) brokerFinished() {
 	e.note(metrics.CloseBrokerFIN, nil)
 	e.inflight.close()
@@ -142,8 +140,7 @@ func (e *ending) responsesOver() { close(e.answered) }
 // resetClient resets the client's side. Clients try again at once after a reset.
 func (e *ending) resetClient() { reset(e.near.Conn, nil) }
 
-// close waits for the responses' side and closes both connections. The requests' side
-// has ended.
+// close waits for the responses' side and closes both connections. The requests' side has ended.
 func (e *ending) close() {
 	<-e.answered
 	e.inflight.close()
@@ -151,11 +148,10 @@ func (e *ending) close() {
 	e.far.Close()
 }
 
-// abandonFar ends the broker's side after the client's has ended. What has been written
-// must still reach the broker: a client that produces with acks=0 believes that those
-// records have arrived. So the broker gets a FIN, and the responses' side goes on
-// reading, and dropping, responses for lingerTimeout. A broker that cannot write its
-// responses stops reading requests.
+// abandonFar ends the broker's side after the client's has ended. What has been written must still
+// reach the broker: a client that produces with acks=0 believes that those records have arrived. So
+// the broker gets a FIN, and the responses' side goes on reading, and dropping, responses for
+// lingerTimeout. A broker that cannot write its responses stops reading requests.
 func (e *ending) abandonFar(why string) {
 	if t, ok := e.far.Conn.(*tunnel.Conn); ok {
 		t.Reset(&tunnel.Error{Code: tunnel.CodeClient, Message: why}) // arrives after the bytes; the gateway then does the same as below
@@ -167,8 +163,8 @@ func (e *ending) abandonFar(why string) {
 	e.far.Close()
 }
 
-// nearCause returns how the client's side ended a connection. At a gateway, that side
-// is the tunnel.
+// nearCause returns how the client's side ended a connection. At a gateway, that side is the
+// tunnel.
 func nearCause(err error) metrics.Close {
 	if errors.Is(err, tunnel.ErrCut) {
 		return metrics.CloseTunnelCut
@@ -207,12 +203,10 @@ func asTunnelError(err error) *tunnel.Error {
 	return &tunnel.Error{Code: tunnel.CodeBroker, Message: "connection to the broker: " + err.Error()}
 }
 
-// closeWriter is a connection that can be closed for writing only: TCP, TLS and tunnel
-// streams.
+// closeWriter is a connection that can be closed for writing only: TCP, TLS and tunnel streams.
 type closeWriter interface{ CloseWrite() error }
 
-// closeWrite sends a FIN. Bytes can still arrive. A connection without a half-close is
-// closed.
+// closeWrite sends a FIN. Bytes can still arrive. A connection without a half-close is closed.
 func closeWrite(c net.Conn) error {
 	if cw, ok := c.(closeWriter); ok {
 		return cw.CloseWrite()
@@ -220,9 +214,8 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// reset ends a connection so that its peer sees a reset, not the end of the stream:
-// what the peer has received may be incomplete. A tunnel stream carries why to the
-// other end; it may be nil.
+// reset ends a connection so that its peer sees a reset, not the end of the stream: what the peer
+// has received may be incomplete. A tunnel stream carries why to the other end; it may be nil.
 func reset(c net.Conn, why *tunnel.Error) {
 	switch c := c.(type) {
 	case *tunnel.Conn:

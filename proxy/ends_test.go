@@ -19,8 +19,8 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// What follows are connections with raw sockets at both ends, for how they end
-// is what is looked at. The broker is one that a test plays.
+// What follows are connections with raw sockets at both ends, for how they end is what is looked
+// at. The broker is one that a test plays.
 
 // meeting is a client's and a broker's end of one Kafka connection.
 type meeting struct {
@@ -30,8 +30,8 @@ type meeting struct {
 	agent  running
 }
 
-// meet starts a path to a broker, and connects through it. The client has sent
-// a request already, which the broker has read.
+// meet starts a path to a broker, and connects through it. The client has sent a request already,
+// which the broker has read.
 func meet(t *testing.T, transport string) meeting {
 	t.Helper()
 	arrived := make(chan meeting, 1)
@@ -57,8 +57,7 @@ func meet(t *testing.T, transport string) meeting {
 // idOf is the correlation id of a request, as readFrame returns it.
 func idOf(request []byte) int32 { return int32(binary.BigEndian.Uint32(request[4:])) }
 
-// ended reads until the end, and returns what came before it and whether the
-// end was a reset.
+// ended reads until the end, and returns what came before it and whether the end was a reset.
 func ended(t *testing.T, c net.Conn) (got []byte, reset bool) {
 	t.Helper()
 	got, err := io.ReadAll(c)
@@ -160,9 +159,8 @@ func TestTunnelCutResetsTheClient(t *testing.T) {
 	}
 }
 
-// Records with acks=0 have no answer that could fail: a client that resets its
-// connection right after writing them believes that they are on their way, and
-// so they are.
+// Records with acks=0 have no answer that could fail: a client that resets its connection right
+// after writing them believes that they are on their way, and so they are.
 func TestRecordsWithoutAcksSurviveTheClientsReset(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 1, kfake.SeedTopics(1, "t"))
@@ -183,9 +181,8 @@ func TestRecordsWithoutAcksSurviveTheClientsReset(t *testing.T) {
 	})
 }
 
-// A broker may be slow to read what a client has sent before its reset, and
-// answer in between. A socket that were closed by then would answer with a
-// reset, and the rest be lost.
+// A broker may be slow to read what a client has sent before its reset, and answer in between. A
+// socket that were closed by then would answer with a reset, and the rest be lost.
 func TestRequestsSurviveTheClientsResetWhenTheBrokerAnswersFirst(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
@@ -211,9 +208,9 @@ func TestRequestsSurviveTheClientsResetWhenTheBrokerAnswersFirst(t *testing.T) {
 	})
 }
 
-// A broker comes to the next request when it has written its response, and
-// nobody must stop taking that because the client disconnected: not even when the
-// time is over that was set for the wait before it.
+// A broker comes to the next request when it has written its response, and nobody must stop taking
+// that because the client disconnected: not even when the time is over that was set for the wait
+// before it.
 func TestBrokerCanWriteItsResponseAfterTheClientIsGone(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		m := meet(t, transport)
@@ -232,8 +229,8 @@ func TestBrokerCanWriteItsResponseAfterTheClientIsGone(t *testing.T) {
 	})
 }
 
-// A process that is told to end answers what is in flight, then ends the
-// connection; the client that asks on gets no half of an answer.
+// A process that is told to end answers what is in flight, then ends the connection; the client
+// that asks on gets no half of an answer.
 func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	for _, end := range []string{"agent", "gateway"} {
 		for _, transport := range transports {
@@ -283,8 +280,8 @@ func refuses(r running, end string) bool {
 	return err != nil
 }
 
-// Many a client does not notice the end of a connection that it does not use.
-// That must not keep a gateway from ending.
+// Many a client does not notice the end of a connection that it does not use. That must not keep a
+// gateway from ending.
 func TestDrainDoesNotWaitForIdleClients(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 1)

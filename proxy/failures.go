@@ -2,8 +2,8 @@ package proxy
 
 import "strings"
 
-// failures are the errors of several tries. Unlike those of [errors.Join] they print on
-// one line: log messages and errors to the other end have only one.
+// failures are the errors of several tries. Unlike those of [errors.Join] they print on one line:
+// log messages and errors to the other end have only one.
 type failures []error
 
 func (f failures) Error() string {

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// credentialsRetry is how long a cluster that requires credentials is not asked again.
-// Without it, each client's connection to an unknown node would cost a request that
-// cannot succeed. An operator may change the cluster's settings, so it is not for good.
+// credentialsRetry is how long a cluster that requires credentials is not asked again. Without it,
+// each client's connection to an unknown node would cost a request that cannot succeed. An operator
+// may change the cluster's settings, so it is not for good.
 const credentialsRetry = 30 * time.Second
 
 var errNeedsCredentials = errors.New("the cluster requires credentials, which only clients have")
 
-// finder looks up how to reach a node, and asks the cluster if the node table does not
-// know. Set the fields up to dropped before use. It starts no goroutines.
+// finder looks up how to reach a node, and asks the cluster if the node table does not know. Set
+// the fields up to dropped before use. It starts no goroutines.
 type finder struct {
 	nodes    *nodes
 	upstream Upstream
@@ -28,8 +28,8 @@ type finder struct {
 	askFrom atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
 }
 
-// find returns how to reach a node. If the node is not known, find asks the cluster and
-// blocks for at most askTimeout. Concurrent calls share one request.
+// find returns how to reach a node. If the node is not known, find asks the cluster and blocks for
+// at most askTimeout. Concurrent calls share one request.
 func (f *finder) find(ctx context.Context, id int32) (route, error) {
 	if r, ok := f.nodes.lookup(id); ok {
 		return r, nil
@@ -47,9 +47,9 @@ func (f *finder) find(ctx context.Context, id int32) (route, error) {
 	return route{}, errors.New("the cluster has no such node")
 }
 
-// ask learns the nodes with a Metadata request of our own, on a stream of its own. It
-// sends no credentials: the agent has none for the cluster. ctx is used for its values
-// only, since other callers wait for the same answer.
+// ask learns the nodes with a Metadata request of our own, on a stream of its own. It sends no
+// credentials: the agent has none for the cluster. ctx is used for its values only, since other
+// callers wait for the same answer.
 func (f *finder) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()

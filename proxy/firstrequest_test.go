@@ -13,8 +13,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
 )
 
-// However much of the first request has been sent ahead, the broker gets the
-// rest of it, once, and what the client has sent behind it.
+// However much of the first request has been sent ahead, the broker gets the rest of it, once, and
+// what the client has sent behind it.
 func TestBytesThatAreThereAlreadyAreNotSentAgain(t *testing.T) {
 	first, second := requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1), requestFrame(kmsg.NewPtrMetadataRequest(), 1, 2)
 	for sent := range len(first) + 1 {
@@ -47,8 +47,8 @@ func TestBytesThatAreThereAlreadyAreNotSentAgain(t *testing.T) {
 	}
 }
 
-// A client that begins with a GSSAPI token had the time between that and its
-// first request counted as the request's latency.
+// A client that begins with a GSSAPI token had the time between that and its first request counted
+// as the request's latency.
 func TestLatencyBehindARawTokenBeginsWithTheRequest(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) {
 		token, err := readFrame(c)

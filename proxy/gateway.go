@@ -19,35 +19,34 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// Gateway runs beside the brokers. It accepts the tunnel's streams, decides which
-// addresses may be dialled, and dials them. Set the fields, then call Run once. Run owns
-// all goroutines and waits for them before it returns. Ready may be called at any time,
-// from any goroutine.
+// Gateway runs beside the brokers. It accepts the tunnel's streams, decides which addresses may be
+// dialled, and dials them. Set the fields, then call Run once. Run owns all goroutines and waits
+// for them before it returns. Ready may be called at any time, from any goroutine.
 type Gateway struct {
 	Version string
 	Brokers *Brokers
-	// TicketKeys returns the keys of tickets, at least one. The first one signs, all of
-	// them verify. Nil means a random key, which no other replica has.
+	// TicketKeys returns the keys of tickets, at least one. The first one signs, all of them
+	// verify. Nil means a random key, which no other replica has.
 	TicketKeys func() ([][]byte, error)
 	TLS        *tls.Config // nil: plain HTTP, for a place behind an ingress
 	// ResetKey is as in tunnel.Server.
 	ResetKey []byte
-	// Authenticate returns who makes a request, or why the request is refused. Nil
-	// accepts every request.
+	// Authenticate returns who makes a request, or why the request is refused. Nil accepts every
+	// request.
 	Authenticate func(*http.Request) (identity string, err error)
-	// Grant and Judge are as in tunnel.Server. With them, a spare that was made with
-	// credentials that are no longer accepted cannot become a stream.
+	// Grant and Judge are as in tunnel.Server. With them, a spare that was made with credentials
+	// that are no longer accepted cannot become a stream.
 	Grant func(*http.Request) any
 	Judge func() func(grant any) error
 	// RevokeStreams also ends open streams whose credentials are no longer accepted: see
 	// relays.revoke.
 	RevokeStreams bool
-	// DrainTimeout bounds how long Run waits, when ctx is done, for streams to finish the
-	// requests in flight. It cuts what is left then.
+	// DrainTimeout bounds how long Run waits, when ctx is done, for streams to finish the requests
+	// in flight. It cuts what is left then.
 	DrainTimeout time.Duration
-	// Linger is how long a draining gateway keeps answering, after its last stream has
-	// ended, so that agents that still come to it learn that it drains. A gateway that
-	// had no streams does not linger.
+	// Linger is how long a draining gateway keeps answering, after its last stream has ended, so
+	// that agents that still come to it learn that it drains. A gateway that had no streams does
+	// not linger.
 	Linger  time.Duration
 	Limits  tunnel.Limits
 	Metrics *metrics.Metrics
@@ -70,14 +69,13 @@ type gatewayState struct {
 	limiter logLimiter
 }
 
-// Ready returns nil when agents may connect. It returns an error until a broker has
-// answered once, and when the gateway drains. Later failures of brokers do not count:
-// each stream then reports why it failed, while an ingress without a ready gateway would
-// only say that there is none.
+// Ready returns nil when agents may connect. It returns an error until a broker has answered once,
+// and when the gateway drains. Later failures of brokers do not count: each stream then reports why
+// it failed, while an ingress without a ready gateway would only say that there is none.
 //
-// A draining gateway that has QUIC connections stays ready for up to half of
-// DrainTimeout: Kubernetes stops routing UDP to a pod when the pod is not ready. Agents
-// that connect meanwhile are told that the gateway drains.
+// A draining gateway that has QUIC connections stays ready for up to half of DrainTimeout:
+// Kubernetes stops routing UDP to a pod when the pod is not ready. Agents that connect meanwhile
+// are told that the gateway drains.
 func (g *Gateway) Ready() error {
 	draining, server := g.relays.drainingSince(), g.server.Load()
 	switch {
@@ -89,9 +87,8 @@ func (g *Gateway) Ready() error {
 	return nil
 }
 
-// Run serves streams from both listeners until ctx is done. Then it drains and returns
-// nil. It returns early, with an error, if serving fails. udp may be nil. Run closes both
-// listeners.
+// Run serves streams from both listeners until ctx is done. Then it drains and returns nil. It
+// returns early, with an error, if serving fails. udp may be nil. Run closes both listeners.
 func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) error {
 	if g.Logger == nil {
 		g.Logger = slog.New(slog.DiscardHandler)
@@ -167,8 +164,7 @@ func withPeer(log *slog.Logger, p tunnel.Peer) *slog.Logger {
 	return log.With("client_addr", p.Addr, "identity", p.Identity, "transport", p.Transport)
 }
 
-// reach asks bootstrap brokers until one has answered or ctx is done. It makes the
-// gateway ready.
+// reach asks bootstrap brokers until one has answered or ctx is done. It makes the gateway ready.
 func (g *Gateway) reach(ctx context.Context) {
 	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		err := g.Brokers.probe(ctx)
@@ -213,8 +209,8 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	c.run(ctx)
 }
 
-// watchCredentials ends spares, and with RevokeStreams streams, whose credentials are no
-// longer accepted. It returns when ctx is done and the streams that it cuts have been cut.
+// watchCredentials ends spares, and with RevokeStreams streams, whose credentials are no longer
+// accepted. It returns when ctx is done and the streams that it cuts have been cut.
 func (g *Gateway) watchCredentials(ctx context.Context) {
 	if g.Judge == nil {
 		return

@@ -9,8 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A client that is gone does not keep its connection, whatever is waited for on it: the answer to a request before one that is refused, or the
-// next step of a login. Nobody reads from it meanwhile.
+// A client that is gone does not keep its connection, whatever is waited for on it: the answer to a
+// request before one that is refused, or the next step of a login. Nobody reads from it meanwhile.
 func TestAClientThatIsGoneKeepsNothing(t *testing.T) {
 	unknown := framed([]byte{0x75, 0x30, 0, 0, 0, 0, 0, 7, 0xff, 0xff})
 	for what, bytes := range map[string][]byte{

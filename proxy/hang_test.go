@@ -23,8 +23,8 @@ func emptyAnswer(_, _ int16, id int32) []byte { return binary.BigEndian.AppendUi
 // listGroups is one of the smallest requests there are: 14 bytes.
 var listGroups = framed([]byte{0, 16, 0, 0, 0, 0, 0, 1, 0xff, 0xff})
 
-// More requests than may be in flight fit into one buffer. The queue was waited
-// for while all of them were in the buffer still.
+// More requests than may be in flight fit into one buffer. The queue was waited for while all of
+// them were in the buffer still.
 func TestManyTinyRequestsInOneWriteAreAnswered(t *testing.T) {
 	broker := fakeBroker(t, answering(emptyAnswer))
 	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), nil)
@@ -61,8 +61,8 @@ func TestBusyClientDrains(t *testing.T) {
 	}
 }
 
-// When the client has reset, a broker that stops in the middle of a response
-// does not keep the connection.
+// When the client has reset, a broker that stops in the middle of a response does not keep the
+// connection.
 func TestStalledResponseDoesNotOutliveItsClient(t *testing.T) {
 	over := make(chan struct{})
 	broker := fakeBroker(t, func(c net.Conn) {
@@ -84,9 +84,8 @@ func TestStalledResponseDoesNotOutliveItsClient(t *testing.T) {
 	close(over)
 }
 
-// stoppedGateway runs a gateway with a short drain, has a stream send one
-// request, answers it with what answer makes of its correlation id, and stops
-// the gateway once the stream has read as much.
+// stoppedGateway runs a gateway with a short drain, has a stream send one request, answers it with
+// what answer makes of its correlation id, and stops the gateway once the stream has read as much.
 func stoppedGateway(t *testing.T, answer func(id []byte) []byte) {
 	t.Helper()
 	over := make(chan struct{})
@@ -135,8 +134,8 @@ func TestGatewayThatCannotServeSaysSo(t *testing.T) {
 	}
 }
 
-// A request that nobody knows must not pass for one more SASL token: its
-// response would be relayed unread.
+// A request that nobody knows must not pass for one more SASL token: its response would be relayed
+// unread.
 func TestARequestAfterTokensIsNotAToken(t *testing.T) {
 	const name = "kafka-1.kafka.internal.invalid"
 	for _, test := range []struct {
@@ -165,8 +164,7 @@ func TestARequestAfterTokensIsNotAToken(t *testing.T) {
 	}
 }
 
-// saslV0ThenNames accepts a SaslHandshake v0 and a token, and answers whatever
-// follows with a name.
+// saslV0ThenNames accepts a SaslHandshake v0 and a token, and answers whatever follows with a name.
 func saslV0ThenNames(name string) func(net.Conn) {
 	return func(c net.Conn) {
 		for i := 0; ; i++ {

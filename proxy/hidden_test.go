@@ -17,15 +17,14 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// A client hides a request from whoever follows its connection by a client id
-// of length -2, which Kafka reads as null and which was once taken for a raw
-// SASL token. The broker answers it, and the answer arrives in the place of
-// another request's.
+// A client hides a request from whoever follows its connection by a client id of length -2, which
+// Kafka reads as null and which was once taken for a raw SASL token. The broker answers it, and the
+// answer arrives in the place of another request's.
 
 const attackersHost = "attacker.example"
 
-// saslBroker is a broker as Apache Kafka is on a SASL listener: it takes one
-// PLAIN token behind a SaslHandshake v0, and then answers requests in turn.
+// saslBroker is a broker as Apache Kafka is on a SASL listener: it takes one PLAIN token behind a
+// SaslHandshake v0, and then answers requests in turn.
 func saslBroker(c net.Conn) {
 	tokens := 0
 	for {
@@ -81,8 +80,8 @@ func answerOf(key kmsg.Key, version int16, body []byte) []byte {
 	return nil
 }
 
-// listOffsets asks for a topic whose name, which the broker repeats, reads as
-// the brokers of a Metadata v1 response.
+// listOffsets asks for a topic whose name, which the broker repeats, reads as the brokers of a
+// Metadata v1 response.
 func listOffsets(id int32) []byte {
 	name := "\x00\x07" // behind the name's own length: the rest of a node id
 	name += "\x00\x10" + attackersHost + "\x00\x00\x23\x84" + "\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
@@ -102,8 +101,8 @@ func hide(frame []byte) []byte {
 	return hidden
 }
 
-// asTokens is the reading that could be deceived: whatever does not look like a
-// request in every respect is a raw token.
+// asTokens is the reading that could be deceived: whatever does not look like a request in every
+// respect is a raw token.
 func asTokens(f *protocol.Flow) bool {
 	b, err := f.Peek(14, 14)
 	if err != nil {
@@ -112,8 +111,8 @@ func asTokens(f *protocol.Flow) bool {
 	return binary.BigEndian.Uint16(b[4:]) > uint16(protocol.MaxKey) || int16(binary.BigEndian.Uint16(b[12:])) < -1
 }
 
-// attack logs in and sends two requests in one flight, the first of them hidden
-// and both with the same correlation id. It returns all that comes back.
+// attack logs in and sends two requests in one flight, the first of them hidden and both with the
+// same correlation id. It returns all that comes back.
 func attack(t *testing.T, c net.Conn, hidden, open func(id int32) []byte) []byte {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(20 * time.Second))

@@ -99,8 +99,8 @@ func overWebSocket(t *testing.T, address string, b []byte) []byte {
 	return got
 }
 
-// What a gateway that the agent trusts says, over a WebSocket, crashes nothing and
-// keeps, opens or writes no more than the bounds.
+// What a gateway that the agent trusts says, over a WebSocket, crashes nothing and keeps, opens or
+// writes no more than the bounds.
 func TestAnAgentSurvivesItsGateway(t *testing.T) {
 	opened := jsonCapsule(0x07, tunnel.Opened{Version: tunnel.Version, Gateway: "\x1b[2J", Reviewed: []int16{-1, 32767}})
 	ticket := func(id int32, address string) []byte {
@@ -228,8 +228,8 @@ func checkTable(t *testing.T, table *nodes) {
 	}
 }
 
-// A broker says anything to requests whose answers name brokers. Whatever a
-// client can decode names no host but the agent's.
+// A broker says anything to requests whose answers name brokers. Whatever a client can decode names
+// no host but the agent's.
 func FuzzHostileBroker(f *testing.F) {
 	var said atomic.Pointer[[]byte]
 	broker := fakeBroker(f, func(c net.Conn) {

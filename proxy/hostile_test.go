@@ -23,9 +23,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafkamodel"
 )
 
-// attackedPath is an agent, a gateway and brokers that are models of Kafka's,
-// which a client attacks. What the brokers repeat of what a client says is the
-// client's to choose.
+// attackedPath is an agent, a gateway and brokers that are models of Kafka's, which a client
+// attacks. What the brokers repeat of what a client says is the client's to choose.
 type attackedPath struct {
 	agent   *Agent
 	gateway *Gateway
@@ -69,8 +68,8 @@ func (p *attackedPath) dial(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// broker is what brokers do: they name themselves where they are asked to, and
-// repeat what the client likes elsewhere.
+// broker is what brokers do: they name themselves where they are asked to, and repeat what the
+// client likes elsewhere.
 func (p *attackedPath) broker() kafkamodel.Config {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,8 +178,7 @@ func (p *attackedPath) mustBeNamed(t *testing.T, who, address string) {
 	}
 }
 
-// forged reads as a Metadata response of several versions that names a host of
-// the attacker's.
+// forged reads as a Metadata response of several versions that names a host of the attacker's.
 func forged() []byte {
 	r := kmsg.NewPtrMetadataResponse()
 	r.Version = 2

@@ -8,17 +8,17 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// maxInflight bounds the requests of one connection that await their response. Java
-// clients send up to 5 by default, librdkafka up to a million. At the bound we stop
-// reading from the client, as a busy broker does.
+// maxInflight bounds the requests of one connection that await their response. Java clients send up
+// to 5 by default, librdkafka up to a million. At the bound we stop reading from the client, as a
+// busy broker does.
 const maxInflight = 4096
 
 var errConnOver = errors.New("connection has ended")
 
-// inflight is what the two directions of a Kafka connection share: the requests that
-// await their response, and the progress of a login. Brokers answer in the order of the
-// requests. A request stays in the queue until its response has been relayed. All
-// methods may be called concurrently; push, drain and awaitLogin block.
+// inflight is what the two directions of a Kafka connection share: the requests that await their
+// response, and the progress of a login. Brokers answer in the order of the requests. A request
+// stays in the queue until its response has been relayed. All methods may be called concurrently;
+// push, drain and awaitLogin block.
 type inflight struct {
 	mu      sync.Mutex
 	changed sync.Cond // signals those who wait for room, for an empty queue, or for a login's next step
@@ -45,8 +45,8 @@ const (
 	unawaited                  // nobody: the client has disconnected
 )
 
-// push appends r, and blocks until there is room. It returns errConnOver if the
-// connection has ended.
+// push appends r, and blocks until there is room. It returns errConnOver if the connection has
+// ended.
 func (q *inflight) push(r request) (placement, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -67,8 +67,8 @@ func (q *inflight) push(r request) (placement, error) {
 	return awaited, nil
 }
 
-// waitWhile waits until blocked returns false, or until nothing will change that. The
-// caller holds mu.
+// waitWhile waits until blocked returns false, or until nothing will change that. The caller holds
+// mu.
 func (q *inflight) waitWhile(blocked func() bool) {
 	for blocked() && !q.closed && !q.answersStopped {
 		q.changed.Wait()
@@ -82,8 +82,8 @@ func (q *inflight) full() bool {
 	return q.queue.n == maxInflight
 }
 
-// oldest returns the request that the next response answers. ok is false if no request
-// is in flight.
+// oldest returns the request that the next response answers. ok is false if no request is in
+// flight.
 func (q *inflight) oldest() (r request, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -101,9 +101,8 @@ func (q *inflight) done() {
 	q.changed.Broadcast()
 }
 
-// drain waits, for at most d, until nothing is in flight or no more responses are
-// relayed. It does not wait for tokens that the broker may leave unanswered, as in
-// GSSAPI.
+// drain waits, for at most d, until nothing is in flight or no more responses are relayed. It does
+// not wait for tokens that the broker may leave unanswered, as in GSSAPI.
 func (q *inflight) drain(d time.Duration) {
 	defer q.bound(d)()
 	q.mu.Lock()
@@ -114,8 +113,8 @@ func (q *inflight) drain(d time.Duration) {
 	q.waitWhile(func() bool { return q.queue.n > 0 })
 }
 
-// stopAnswers says that the client has disconnected. All waits end, but requests that
-// were received before are still written to the broker.
+// stopAnswers says that the client has disconnected. All waits end, but requests that were received
+// before are still written to the broker.
 func (q *inflight) stopAnswers() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -123,9 +122,9 @@ func (q *inflight) stopAnswers() {
 	q.changed.Broadcast()
 }
 
-// bound ends the waits of the requests' side after d. While that side waits it does not
-// read from the client, so it would not notice that the client has disconnected. The
-// caller calls stop when its wait has ended.
+// bound ends the waits of the requests' side after d. While that side waits it does not read from
+// the client, so it would not notice that the client has disconnected. The caller calls stop when
+// its wait has ended.
 func (q *inflight) bound(d time.Duration) (stop func() bool) {
 	return time.AfterFunc(d, q.stopAnswers).Stop
 }
@@ -138,8 +137,8 @@ func (q *inflight) close() {
 	q.changed.Broadcast()
 }
 
-// stopFollowing says that frames can no longer be decoded, and reports whether this is
-// the first call. Requests in flight stay in the queue, for restore.
+// stopFollowing says that frames can no longer be decoded, and reports whether this is the first
+// call. Requests in flight stay in the queue, for restore.
 func (q *inflight) stopFollowing() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -179,8 +178,7 @@ func (q *inflight) handshakeAnswered(m protocol.Mechanism, accepted bool) error 
 	return q.login.handshakeAnswered(m, accepted)
 }
 
-// tokenDone removes a raw token, which the broker has answered with a token of size
-// bytes.
+// tokenDone removes a raw token, which the broker has answered with a token of size bytes.
 func (q *inflight) tokenDone(size int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -199,8 +197,8 @@ func (q *inflight) inLogin() login {
 	return q.login
 }
 
-// awaitLogin waits, for at most d, for the broker's next answer in a login. It returns
-// errConnOver if none will come.
+// awaitLogin waits, for at most d, for the broker's next answer in a login. It returns errConnOver
+// if none will come.
 func (q *inflight) awaitLogin(d time.Duration) (login, error) {
 	defer q.bound(d)()
 	q.mu.Lock()
@@ -212,8 +210,7 @@ func (q *inflight) awaitLogin(d time.Duration) (login, error) {
 	return q.login, nil
 }
 
-// endLogin says that requests follow again. Tokens that are still in flight will not be
-// answered.
+// endLogin says that requests follow again. Tokens that are still in flight will not be answered.
 func (q *inflight) endLogin() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

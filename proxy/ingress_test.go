@@ -35,9 +35,8 @@ const (
 	post = "POST /culvert HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/octet-stream\r\n"
 )
 
-// startInside starts a gateway as it stands behind an ingress, in plain HTTP,
-// and returns its address. ALICE may come in with the agent's token, and nobody
-// else may.
+// startInside starts a gateway as it stands behind an ingress, in plain HTTP, and returns its
+// address. ALICE may come in with the agent's token, and nobody else may.
 func startInside(t *testing.T, log *slog.Logger) (address string) {
 	t.Helper()
 	tokens := testTokens(t, "laptop=s3cret\n")
@@ -52,8 +51,8 @@ func startInside(t *testing.T, log *slog.Logger) (address string) {
 	return strings.TrimPrefix(gateway.address, "https://")
 }
 
-// answers writes to a gateway and returns the status of each of its answers,
-// up to one that opens a tunnel. Behind any other the connection must end.
+// answers writes to a gateway and returns the status of each of its answers, up to one that opens a
+// tunnel. Behind any other the connection must end.
 func answers(t *testing.T, address, request string) (all []int) {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
@@ -81,8 +80,7 @@ func answers(t *testing.T, address, request string) (all []int) {
 	}
 }
 
-// A user's name is worth something only beside a token, once, and as the
-// ingress writes it.
+// A user's name is worth something only beside a token, once, and as the ingress writes it.
 func TestTheUserHeaderCannotBeForged(t *testing.T) {
 	address := startInside(t, nil)
 	const alice = "Sf-Context-Current-User: ALICE\r\n"
@@ -144,8 +142,7 @@ func TestTheUserHeaderCannotBeForgedInATrailer(t *testing.T) {
 	}
 }
 
-// h2c asks the gateway over HTTP/2 without TLS, as front doors do that know
-// beforehand.
+// h2c asks the gateway over HTTP/2 without TLS, as front doors do that know beforehand.
 func h2c(t *testing.T, address string, header http.Header, body io.Reader) *http.Response {
 	t.Helper()
 	transport := &http.Transport{Protocols: new(http.Protocols)}
@@ -194,8 +191,8 @@ func TestTheUserHeaderCannotBeForgedInAnH2Stream(t *testing.T) {
 	}
 }
 
-// h2Request is what a client that speaks HTTP/2 says first, with a request that
-// is good in all but its way here.
+// h2Request is what a client that speaks HTTP/2 says first, with a request that is good in all but
+// its way here.
 func h2Request(t *testing.T) string {
 	t.Helper()
 	var out, block bytes.Buffer
@@ -213,10 +210,9 @@ func h2Request(t *testing.T) string {
 	return out.String()
 }
 
-// What stands behind a request on the same connection is not looked at, however
-// a front door was made to pass it on: behind an upgrade to h2c that it believes
-// in, behind one to WebSocket that was refused, or behind a body whose length we
-// and the front door do not agree about.
+// What stands behind a request on the same connection is not looked at, however a front door was
+// made to pass it on: behind an upgrade to h2c that it believes in, behind one to WebSocket that
+// was refused, or behind a body whose length we and the front door do not agree about.
 func TestNothingIsSmuggledAfterARequest(t *testing.T) {
 	address := startInside(t, nil)
 	const (
@@ -260,8 +256,7 @@ func TestNothingIsSmuggledAfterARequest(t *testing.T) {
 	}
 }
 
-// A stream that came as a POST over HTTP/1.1 has ended, and its connection with
-// it.
+// A stream that came as a POST over HTTP/1.1 has ended, and its connection with it.
 func TestNothingIsSmuggledAfterAStream(t *testing.T) {
 	address := startInside(t, nil)
 	c, err := net.Dial("tcp", address)
@@ -278,8 +273,8 @@ func TestNothingIsSmuggledAfterAStream(t *testing.T) {
 	}
 }
 
-// A browser sends Origin with all that a page can make it send to us. Of a
-// gateway before which a user is signed in, no page may make use.
+// A browser sends Origin with all that a page can make it send to us. Of a gateway before which a
+// user is signed in, no page may make use.
 func TestWebPagesAreRefusedAsSuch(t *testing.T) {
 	address := startInside(t, nil)
 	const user = agentsToken + "Sf-Context-Current-User: ALICE\r\n"
@@ -311,8 +306,8 @@ func TestWebPagesAreRefusedAsSuch(t *testing.T) {
 	}
 }
 
-// Who is turned away is logged by name, at most so long and with nothing in it
-// that a terminal would act on.
+// Who is turned away is logged by name, at most so long and with nothing in it that a terminal
+// would act on.
 func TestTheUserIsLogged(t *testing.T) {
 	log := &memoryLog{}
 	address := startInside(t, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -339,8 +334,8 @@ func (h ingressHeader) Authorize(_ context.Context, to http.Header) error {
 
 func (ingressHeader) Refused(http.Header, *tunnel.AnswerError) bool { return false }
 
-// snowflake starts a stand-in for Snowflake's ingress before a gateway, and
-// returns an agent's way through it, as ALICE.
+// snowflake starts a stand-in for Snowflake's ingress before a gateway, and returns an agent's way
+// through it, as ALICE.
 func snowflake(t *testing.T, gateway string, in *standin.Ingress, header http.Header) *tunnel.Dialer {
 	t.Helper()
 	const host = "abc-myorg-myaccount.snowflakecomputing.app"
@@ -362,8 +357,8 @@ func snowflake(t *testing.T, gateway string, in *standin.Ingress, header http.He
 	}
 }
 
-// The ingress names the user that it has let in. An agent that names one itself
-// wins nothing, whether the ingress overwrites that or passes both on.
+// The ingress names the user that it has let in. An agent that names one itself wins nothing,
+// whether the ingress overwrites that or passes both on.
 func TestTheIngressNamesTheUser(t *testing.T) {
 	for _, test := range []struct {
 		what   string

@@ -25,11 +25,10 @@ type block struct {
 	is       string // completes the sentence "ADDRESS is …"
 }
 
-// blocks are the ranges that are not simply dialled; the first match counts. They are
-// the ranges that IANA's special-purpose registries call not globally reachable, without
-// private networks and others where brokers do run. Added are the addresses of cloud
-// services that give a machine its credentials. docs/security.md has the reasons, and a
-// test compares it with this list.
+// blocks are the ranges that are not simply dialled; the first match counts. They are the ranges
+// that IANA's special-purpose registries call not globally reachable, without private networks and
+// others where brokers do run. Added are the addresses of cloud services that give a machine its
+// credentials. docs/security.md has the reasons, and a test compares it with this list.
 var blocks = []block{
 	// Services that give a machine its credentials, inside ranges that are otherwise fine.
 	never("100.100.100.200/32", "Alibaba Cloud's metadata service"),
@@ -70,8 +69,7 @@ var blocks = []block{
 func never(prefix, is string) block   { return block{netip.MustParsePrefix(prefix), dialNever, is} }
 func ifNamed(prefix, is string) block { return block{netip.MustParsePrefix(prefix), dialNamed, is} }
 
-// blockOf returns the first block that contains ip, or the zero block, which is always
-// dialled.
+// blockOf returns the first block that contains ip, or the zero block, which is always dialled.
 func blockOf(ip netip.Addr) block {
 	for _, s := range blocks {
 		if s.prefix.Contains(ip) {
@@ -86,8 +84,8 @@ var (
 	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
 )
 
-// embedded returns the IPv4 address that packets to an IPv6 address reach, by NAT64 or
-// ISATAP (RFC 5214). 6to4 and Teredo embed one too, but blocks refuses them all.
+// embedded returns the IPv4 address that packets to an IPv6 address reach, by NAT64 or ISATAP (RFC
+// 5214). 6to4 and Teredo embed one too, but blocks refuses them all.
 func embedded(ip netip.Addr) (v4 netip.Addr, ok bool) {
 	if ip.Is4() {
 		return v4, false
@@ -101,16 +99,15 @@ func embedded(ip netip.Addr) (v4 netip.Addr, ok bool) {
 }
 
 const (
-	// loopbackMemory is how long it is cached whether a bootstrap name resolves to
-	// loopback: otherwise each dial of a loopback address would cost lookups.
+	// loopbackMemory is how long it is cached whether a bootstrap name resolves to loopback:
+	// otherwise each dial of a loopback address would cost lookups.
 	loopbackMemory = 10 * time.Second
-	// loopbackTimeout bounds these lookups. A dial waits for them, and has
-	// brokerDialTimeout for everything.
+	// loopbackTimeout bounds these lookups. A dial waits for them, and has brokerDialTimeout for
+	// everything.
 	loopbackTimeout = 2 * time.Second
 )
 
-// loopback finds out whether an address is on this machine. It caches the answer for
-// host names.
+// loopback finds out whether an address is on this machine. It caches the answer for host names.
 type loopback struct {
 	mu     sync.Mutex
 	is     bool
@@ -120,9 +117,9 @@ type loopback struct {
 // resolve returns the IP addresses of a host name.
 type resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 
-// among reports whether one of the addresses is on this machine, by itself or by what
-// its name resolves to, as through the hosts file. The addresses must be the same in each
-// call. Concurrent calls wait for one lookup.
+// among reports whether one of the addresses is on this machine, by itself or by what its name
+// resolves to, as through the hosts file. The addresses must be the same in each call. Concurrent
+// calls wait for one lookup.
 func (l *loopback) among(ctx context.Context, addresses []string, resolve resolve) bool {
 	var hosts []string
 	for _, a := range addresses {
@@ -146,8 +143,8 @@ func (l *loopback) among(ctx context.Context, addresses []string, resolve resolv
 	return l.is
 }
 
-// anyOnLoopback looks up all hosts at once. known is false if the time was over before
-// one was found on loopback.
+// anyOnLoopback looks up all hosts at once. known is false if the time was over before one was
+// found on loopback.
 func anyOnLoopback(ctx context.Context, hosts []string, resolve resolve) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, loopbackTimeout)
 	defer cancel()

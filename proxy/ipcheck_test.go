@@ -21,10 +21,10 @@ type special struct {
 	decision string // yes, named, loopback or never, as in docs/security.md
 }
 
-// specials are the ranges of IANA's special-purpose address registries that are
-// not globally reachable (https://www.iana.org/assignments/iana-ipv4-special-registry
-// and iana-ipv6-special-registry), multicast, and what clouds keep for the
-// services that give a machine its credentials.
+// specials are the ranges of IANA's special-purpose address registries that are not globally
+// reachable (https://www.iana.org/assignments/iana-ipv4-special-registry and
+// iana-ipv6-special-registry), multicast, and what clouds keep for the services that give a machine
+// its credentials.
 var specials = []special{
 	{"0.0.0.0/8", "0.1.2.3", "never"},
 	{"10.0.0.0/8", "10.1.2.3", "yes"},
@@ -69,8 +69,8 @@ var specials = []special{
 	{"ff00::/8", "ff02::1", "never"},
 }
 
-// turnsDown reports whether a name that resolves to ip is not dialled for what ip
-// is. Nothing is really dialled.
+// turnsDown reports whether a name that resolves to ip is not dialled for what ip is. Nothing is
+// really dialled.
 func turnsDown(b *Brokers, ip string) bool {
 	b.Resolver = names{"broker": {ip}, "kafka-0": {"10.0.0.1"}}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -174,8 +174,8 @@ func (c *counted) LookupNetIP(ctx context.Context, network, host string) ([]neti
 	return c.names.LookupNetIP(ctx, network, host)
 }
 
-// Loopback is dialled where a bootstrap address is on it, be it only because the
-// hosts file says so of its name.
+// Loopback is dialled where a bootstrap address is on it, be it only because the hosts file says so
+// of its name.
 func TestABootstrapNameMayResolveToLoopback(t *testing.T) {
 	for host, want := range map[string]bool{"kafka-local": true, "kafka6-local": true, "kafka-zone": true, "localhost": true, "LOCALHOST": true, "kafka-0": false, "unknown": false} {
 		b := &Brokers{Bootstrap: []string{"elsewhere:9092", host + ":9092"}, Resolver: names{
@@ -187,8 +187,8 @@ func TestABootstrapNameMayResolveToLoopback(t *testing.T) {
 	}
 }
 
-// What bootstrap names resolve to is asked at use, not with every dial, and not
-// for longer than a dial can wait.
+// What bootstrap names resolve to is asked at use, not with every dial, and not for longer than a
+// dial can wait.
 func TestWhetherABootstrapNameIsOnLoopbackIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &counted{names: names{"kafka": {"10.0.0.1", "127.0.0.1", "10.0.0.1"}}}

@@ -14,8 +14,8 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// issuer signs the tickets that a gateway gives to agents. Set the fields before use.
-// All streams of a gateway share one.
+// issuer signs the tickets that a gateway gives to agents. Set the fields before use. All streams
+// of a gateway share one.
 type issuer struct {
 	signer  *signer
 	relayed *relayedNodes
@@ -29,8 +29,8 @@ func (i *issuer) on(stream *tunnel.Conn) *ticketer {
 	return &ticketer{issuer: i, stream: stream, sent: map[named]time.Time{}}
 }
 
-// relayedTickets returns new tickets for the nodes that were relayed last. It returns
-// none if they cannot be signed.
+// relayedTickets returns new tickets for the nodes that were relayed last. It returns none if they
+// cannot be signed.
 func (i *issuer) relayedTickets() []tunnel.Ticket {
 	i.relayed.mu.Lock()
 	cluster, nodes := i.relayed.cluster, maps.Clone(i.relayed.nodes)
@@ -47,9 +47,9 @@ func (i *issuer) relayedTickets() []tunnel.Ticket {
 	return tickets
 }
 
-// ticketer is the [policy] of one stream at a gateway. It sends the agent a ticket for
-// each address in a response, before the response itself, so that the agent can connect
-// to the address as soon as it knows it.
+// ticketer is the [policy] of one stream at a gateway. It sends the agent a ticket for each address
+// in a response, before the response itself, so that the agent can connect to the address as soon
+// as it knows it.
 type ticketer struct {
 	*issuer
 	stream  *tunnel.Conn
@@ -67,18 +67,17 @@ type named struct {
 // screen relays all requests. The agent has refused what it does not relay.
 func (s *ticketer) screen(protocol.Request) ([]byte, error) { return nil, nil }
 
-// lenient is true: the agent decodes the bytes as well, and refuses what it cannot
-// decode.
+// lenient is true: the agent decodes the bytes as well, and refuses what it cannot decode.
 func (s *ticketer) lenient() bool { return true }
 
-// touches reports whether the response names brokers that clients connect to. Leader
-// hints need no tickets: an agent replaces them only if it knows the broker already.
+// touches reports whether the response names brokers that clients connect to. Leader hints need no
+// tickets: an agent replaces them only if it knows the broker already.
 func (s *ticketer) touches(k protocol.APIKey, version int16) bool {
 	return rewrite.NamedBy(k, version).Nodes()
 }
 
-// relay sends the tickets for the brokers in a response, then the response, unchanged. A
-// response that cannot be decoded gets no tickets.
+// relay sends the tickets for the brokers in a response, then the response, unchanged. A response
+// that cannot be decoded gets no tickets.
 func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
 	cluster, brokers, err := rewrite.Brokers(f, r.Key, r.Version, size)
 	if err != nil && !errors.Is(err, rewrite.ErrUndecodable) {
@@ -126,9 +125,9 @@ func (s *ticketer) send(brokers []rewrite.Broker) error {
 	return nil
 }
 
-// relayedNodes are the nodes that a gateway relayed last. An agent that starts gets them
-// with the first answer, so it can open their ports before its clients connect. This only
-// saves time: each replica has its own, and a new one has none.
+// relayedNodes are the nodes that a gateway relayed last. An agent that starts gets them with the
+// first answer, so it can open their ports before its clients connect. This only saves time: each
+// replica has its own, and a new one has none.
 type relayedNodes struct {
 	mu      sync.Mutex
 	cluster string
@@ -136,8 +135,8 @@ type relayedNodes struct {
 	changed func(ids []int32) // called with all node ids after a change, with the lock held; may be nil
 }
 
-// update stores the brokers of a response. all means that the cluster has no others, so
-// those that are missing are dropped. Invalid brokers are skipped.
+// update stores the brokers of a response. all means that the cluster has no others, so those that
+// are missing are dropped. Invalid brokers are skipped.
 func (m *relayedNodes) update(cluster string, brokers []rewrite.Broker, all bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -14,8 +14,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// A client that is one too many is reset, does not hang, and may come again
-// when another has left.
+// A client that is one too many is reset, does not hang, and may come again when another has left.
 func TestAnAgentRefusesConnectionsOverItsLimit(t *testing.T) {
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
 	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), func(a *Agent) { a.MaxConnections = 1 })
@@ -51,8 +50,8 @@ func TestAnAgentRefusesConnectionsOverItsLimit(t *testing.T) {
 	}
 }
 
-// The gateway's refusal reaches the agent's log by name, its client as a reset,
-// and the gateway's metrics.
+// The gateway's refusal reaches the agent's log by name, its client as a reset, and the gateway's
+// metrics.
 func TestAGatewayRefusesByName(t *testing.T) {
 	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
@@ -98,8 +97,8 @@ func limited(t *testing.T, r running, l metrics.Limit) float64 {
 	return 0
 }
 
-// A gateway that cannot serve one of its listeners any more does not keep the
-// address of the other, and waits for nobody.
+// A gateway that cannot serve one of its listeners any more does not keep the address of the other,
+// and waits for nobody.
 func TestAGatewayThatCannotServeClosesBothListeners(t *testing.T) {
 	for _, lost := range []string{"tcp", "udp"} {
 		t.Run(lost, func(t *testing.T) {

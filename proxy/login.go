@@ -2,10 +2,10 @@ package proxy
 
 import "github.com/culvert-proxy/culvert/protocol"
 
-// login is the progress of a client's login with raw SASL tokens. These are frames
-// without a request header, after SaslHandshake v0 or without one, so we must know when
-// the broker expects them. The state is the broker's: see [protocol.Tokens]. The zero
-// value means that no login is in progress.
+// login is the progress of a client's login with raw SASL tokens. These are frames without a
+// request header, after SaslHandshake v0 or without one, so we must know when the broker expects
+// them. The state is the broker's: see [protocol.Tokens]. The zero value means that no login is in
+// progress.
 type login struct {
 	tokens  protocol.Tokens
 	pending bool // what the client sends next depends on an answer that has not arrived
@@ -22,21 +22,21 @@ func (l *login) sent(r request) {
 	}
 }
 
-// handshakesV0 reports whether r is a SaslHandshake v0: raw tokens follow if the broker
-// accepts it. After v1, tokens come in SaslAuthenticate requests (KIP-152).
+// handshakesV0 reports whether r is a SaslHandshake v0: raw tokens follow if the broker accepts it.
+// After v1, tokens come in SaslAuthenticate requests (KIP-152).
 func handshakesV0(r protocol.Request) bool {
 	return r.Key == protocol.SASLHandshake && r.Version == 0
 }
 
-// start says that the tokens of a mechanism follow. It returns an error for a mechanism
-// whose number of tokens is not known.
+// start says that the tokens of a mechanism follow. It returns an error for a mechanism whose
+// number of tokens is not known.
 func (l *login) start(m protocol.Mechanism) (err error) {
 	l.tokens, err = protocol.NewTokens(m)
 	return err
 }
 
-// handshakeAnswered records that the broker has answered a SaslHandshake v0, and whether
-// it accepted the mechanism. Errors are those of start.
+// handshakeAnswered records that the broker has answered a SaslHandshake v0, and whether it
+// accepted the mechanism. Errors are those of start.
 func (l *login) handshakeAnswered(m protocol.Mechanism, accepted bool) error {
 	if accepted {
 		if err := l.start(m); err != nil {

@@ -6,26 +6,26 @@ import (
 	"time"
 )
 
-// warnEvery is the least time between two equal warnings. While a broker is down, each
-// client reconnects several times a second.
+// warnEvery is the least time between two equal warnings. While a broker is down, each client
+// reconnects several times a second.
 const warnEvery = 10 * time.Second
 
-// logLimiter limits how often each kind of warning is logged. The zero value is ready. It
-// may be used concurrently. It holds one entry for each kind, and the kinds are bounded.
+// logLimiter limits how often each kind of warning is logged. The zero value is ready. It may be
+// used concurrently. It holds one entry for each kind, and the kinds are bounded.
 type logLimiter struct {
 	mu     sync.Mutex
 	warned map[warning]time.Time // when each was logged last
 }
 
-// warning identifies a kind of warning. The message is part of it, so that no message
-// silences another.
+// warning identifies a kind of warning. The message is part of it, so that no message silences
+// another.
 type warning struct {
 	message string
 	about   string // which of several things the message is about, from a bounded set; or ""
 }
 
-// warn logs a warning, or at debug level if it has logged a warning with the same message
-// and about within warnEvery.
+// warn logs a warning, or at debug level if it has logged a warning with the same message and about
+// within warnEvery.
 func (l *logLimiter) warn(log *slog.Logger, message, about string, args ...any) {
 	if l.due(warning{message, about}) {
 		log.Warn(message, args...)
@@ -34,8 +34,8 @@ func (l *logLimiter) warn(log *slog.Logger, message, about string, args ...any) 
 	log.Debug(message, args...)
 }
 
-// due reports whether the last warning like w was long enough ago. If so, it records this
-// one as the last.
+// due reports whether the last warning like w was long enough ago. If so, it records this one as
+// the last.
 func (l *logLimiter) due(w warning) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// What is warned of once in a while is told apart by its message, so that none
-// silences another, whatever both are about.
+// What is warned of once in a while is told apart by its message, so that none silences another,
+// whatever both are about.
 func TestNoMessageSilencesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l logLimiter
@@ -40,8 +40,8 @@ func TestNoMessageSilencesAnother(t *testing.T) {
 	})
 }
 
-// A client that speaks TLS, one that speaks HTTP, and a broker that requires TLS cause
-// three warnings, although one reason counts them.
+// A client that speaks TLS, one that speaks HTTP, and a broker that requires TLS cause three
+// warnings, although one reason counts them.
 func TestEachProtocolThatIsNotKafkaIsWarnedOf(t *testing.T) {
 	broker := fakeBroker(t, func(c net.Conn) {
 		io.ReadFull(c, make([]byte, 4))

@@ -26,8 +26,8 @@ type documented struct {
 	names       string
 }
 
-// documentedAPIs reads docs/compatibility.md, so that no list of ours decides
-// both what is done and what is tested.
+// documentedAPIs reads docs/compatibility.md, so that no list of ours decides both what is done and
+// what is tested.
 func documentedAPIs(t *testing.T) (apis []documented) {
 	t.Helper()
 	b, err := os.ReadFile("../docs/compatibility.md")
@@ -51,14 +51,14 @@ func documentedAPIs(t *testing.T) (apis []documented) {
 	return apis
 }
 
-// nodes reports whether the response names nodes to connect to, and not leaders
-// as a hint, or controllers.
+// nodes reports whether the response names nodes to connect to, and not leaders as a hint, or
+// controllers.
 func (d documented) nodes() bool {
 	return strings.HasPrefix(d.names, "all brokers") || strings.HasPrefix(d.names, "some brokers")
 }
 
-// namingResponse is a broker's answer that names node 1 at the host wherever the
-// schema has room for a node.
+// namingResponse is a broker's answer that names node 1 at the host wherever the schema has room
+// for a node.
 func namingResponse(key protocol.APIKey, version int16, id int32, host string) []byte {
 	r := kmsg.ResponseForKey(int16(key))
 	fillNames(reflect.ValueOf(r).Elem(), host)
@@ -70,8 +70,8 @@ func namingResponse(key protocol.APIKey, version int16, id int32, host string) [
 	return r.AppendTo(b)
 }
 
-// fillNames gives each array of structs one element, each host and port a value,
-// and the cluster its id.
+// fillNames gives each array of structs one element, each host and port a value, and the cluster
+// its id.
 func fillNames(v reflect.Value, host string) {
 	for i := range v.NumField() {
 		f, name := v.Field(i), v.Type().Field(i).Name
@@ -102,8 +102,8 @@ func answeredRequest(key protocol.APIKey, version int16) []byte {
 	return requestFrame(r, version, 1)
 }
 
-// remembered are the nodes that a gateway is to know behind the response, if it
-// knew node 7 before: a response with all brokers takes the place of that.
+// remembered are the nodes that a gateway is to know behind the response, if it knew node 7 before:
+// a response with all brokers takes the place of that.
 func (d documented) remembered() []int32 {
 	switch {
 	case strings.HasPrefix(d.names, "all brokers"):
@@ -114,9 +114,8 @@ func (d documented) remembered() []int32 {
 	return []int32{7}
 }
 
-// The agent can dial only what it has a ticket for: each response by which a
-// client is told of a node must bring one, at each version. Hints and
-// controllers bring none.
+// The agent can dial only what it has a ticket for: each response by which a client is told of a
+// node must bring one, at each version. Hints and controllers bring none.
 func TestTheGatewayGivesATicketForEachNodeThatAResponseNames(t *testing.T) {
 	for _, api := range documentedAPIs(t) {
 		t.Run(api.key.String(), func(t *testing.T) {

@@ -17,17 +17,17 @@ const (
 	placeholderNode int32 = -2
 )
 
-// maxListeners bounds the listeners that responses can make an agent open: one for each
-// node on each bootstrap address. Each takes a file descriptor. Many systems allow a
-// process 4096, and connections need the other half.
+// maxListeners bounds the listeners that responses can make an agent open: one for each node on
+// each bootstrap address. Each takes a file descriptor. Many systems allow a process 4096, and
+// connections need the other half.
 const maxListeners = 2048
 
-// maxLogged bounds the nodes without a listener that are logged one by one. A hostile
-// broker could name thousands.
+// maxLogged bounds the nodes without a listener that are logged one by one. A hostile broker could
+// name thousands.
 const maxLogged = 16
 
-// Listen is one bootstrap address of an agent. Each has its own listeners for the
-// brokers, on the same host.
+// Listen is one bootstrap address of an agent. Each has its own listeners for the brokers, on the
+// same host.
 type Listen struct {
 	Bind string // host:port to listen on
 	Host string // to write into responses; "" means the host of Bind
@@ -45,15 +45,15 @@ type endpoint struct {
 	port int32
 }
 
-// nodeListeners opens an agent's listeners for nodes. Each is opened once, when a node is
-// named first, and stays open while the agent runs: clients keep an address for long. It
-// gives each listener to serve, which owns and closes it. Call init before use.
+// nodeListeners opens an agent's listeners for nodes. Each is opened once, when a node is named
+// first, and stays open while the agent runs: clients keep an address for long. It gives each
+// listener to serve, which owns and closes it. Call init before use.
 type nodeListeners struct {
 	listens   []Listen
 	portBase  int
 	overrides map[int32]NodeAddress
-	// serve is called with each new listener. It must not block, and closes the listener
-	// when the agent ends.
+	// serve is called with each new listener. It must not block, and closes the listener when the
+	// agent ends.
 	serve  func(ln net.Listener, listen int, nodeID int32)
 	listen func(network, address string) (net.Listener, error) // net.Listen, but for tests
 	log    *slog.Logger
@@ -86,9 +86,8 @@ func (l *nodeListeners) expect(ids []int32) error {
 	return nil
 }
 
-// local returns the address to write for a node into responses to clients of a bootstrap
-// address. A node without a listener of its own has the placeholder's. ok is false if
-// there is neither.
+// local returns the address to write for a node into responses to clients of a bootstrap address. A
+// node without a listener of its own has the placeholder's. ok is false if there is neither.
 func (l *nodeListeners) local(listen int, id int32) (e endpoint, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,11 +98,10 @@ func (l *nodeListeners) local(listen int, id int32) (e endpoint, ok bool) {
 	return e, ok && id >= 0
 }
 
-// open opens the listeners of a node, unless they are open. If a port cannot be bound,
-// the node gets the placeholder instead: an address of this agent that closes
-// connections at once. The node's own port must not be written into a response, since
-// the process that has it may be the agent of another cluster. open returns an error
-// only if the placeholder cannot be opened.
+// open opens the listeners of a node, unless they are open. If a port cannot be bound, the node
+// gets the placeholder instead: an address of this agent that closes connections at once. The
+// node's own port must not be written into a response, since the process that has it may be the
+// agent of another cluster. open returns an error only if the placeholder cannot be opened.
 func (l *nodeListeners) open(id int32) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,8 +126,8 @@ func (l *nodeListeners) open(id int32) error {
 	return nil
 }
 
-// logMissing logs why a node has no listener, once for each of the first maxLogged nodes
-// and once for all nodes that are too many. The caller holds mu.
+// logMissing logs why a node has no listener, once for each of the first maxLogged nodes and once
+// for all nodes that are too many. The caller holds mu.
 func (l *nodeListeners) logMissing(id int32, err error) {
 	if errors.Is(err, errTooManyNodes) {
 		if l.fullLogged {
@@ -146,8 +144,8 @@ func (l *nodeListeners) logMissing(id int32, err error) {
 		"hint", l.names.Sprintf("give this broker its own address with %s %d=HOST:PORT, or move all brokers to another port range with %s", hints.NodeAddress, id, hints.BrokerPortBase))
 }
 
-// openOne opens the listener of a node for one bootstrap address. before are the node's
-// addresses for the earlier ones. The caller holds mu.
+// openOne opens the listener of a node for one bootstrap address. before are the node's addresses
+// for the earlier ones. The caller holds mu.
 func (l *nodeListeners) openOne(listen int, id int32, before []endpoint, full bool) (endpoint, error) {
 	if full {
 		return endpoint{}, errTooManyNodes
@@ -218,8 +216,8 @@ func (l *nodeListeners) openPlaceholders() error {
 	return nil
 }
 
-// placeholder returns an address, on the host of a bootstrap address, whose listener
-// closes connections at once. Its port is any free one. The caller holds mu.
+// placeholder returns an address, on the host of a bootstrap address, whose listener closes
+// connections at once. Its port is any free one. The caller holds mu.
 func (l *nodeListeners) placeholder(listen int) (endpoint, error) {
 	if e, ok := l.placeholders[listen]; ok {
 		return e, nil

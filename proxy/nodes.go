@@ -12,9 +12,9 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// freshFor is how long after a response named a node a failed dial does not make it
-// stale. A broker that is down is still in metadata: without the delay, each attempt of a
-// client would cost a request to the cluster, with the same answer.
+// freshFor is how long after a response named a node a failed dial does not make it stale. A broker
+// that is down is still in metadata: without the delay, each attempt of a client would cost a
+// request to the cluster, with the same answer.
 const freshFor = 5 * time.Second
 
 // node is a broker that a response, a ticket or the state file has named.
@@ -29,9 +29,9 @@ type node struct {
 }
 
 // nodes is the node table of an agent: node id ↔ advertised address ↔ local listener. The
-// advertised addresses belong to one cluster at a time and are dropped when another one
-// answers. Listeners stay open while the agent runs. Its methods may be called
-// concurrently. Set the first fields and call init before use.
+// advertised addresses belong to one cluster at a time and are dropped when another one answers.
+// Listeners stay open while the agent runs. Its methods may be called concurrently. Set the first
+// fields and call init before use.
 type nodes struct {
 	nodeListeners
 	metrics *metrics.Metrics
@@ -59,8 +59,8 @@ func (t *nodes) count() int {
 	return len(t.known)
 }
 
-// epoch returns a number that changes when a cluster is dropped for another one. A
-// connection keeps the epoch in which it was opened, to tell which cluster it leads to.
+// epoch returns a number that changes when a cluster is dropped for another one. A connection keeps
+// the epoch in which it was opened, to tell which cluster it leads to.
 func (t *nodes) epoch() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -69,14 +69,14 @@ func (t *nodes) epoch() int {
 
 var errFormerCluster = errors.New("another cluster has answered since this connection was opened")
 
-// learn takes the brokers of one response. epoch is that of the connection on which the
-// response came. When learn returns, each broker has a local address, and its listener is
-// open before a client can read that address. An invalid broker is skipped and has the
-// placeholder's address; an invalid cluster id is an error.
+// learn takes the brokers of one response. epoch is that of the connection on which the response
+// came. When learn returns, each broker has a local address, and its listener is open before a
+// client can read that address. An invalid broker is skipped and has the placeholder's address; an
+// invalid cluster id is an error.
 //
-// If the cluster id differs from the table's, the table is dropped, and learn returns the
-// old id as dropped. A connection from an earlier epoch cannot bring back the old
-// cluster: learn returns errFormerCluster. now is the epoch after the call.
+// If the cluster id differs from the table's, the table is dropped, and learn returns the old id as
+// dropped. A connection from an earlier epoch cannot bring back the old cluster: learn returns
+// errFormerCluster. now is the epoch after the call.
 func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now int, dropped string, err error) {
 	if err := checkClusterID(cluster); err != nil {
 		return epoch, "", err
@@ -108,8 +108,8 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 	return now, dropped, err
 }
 
-// learnNode takes one broker of a response, and reports whether that changed the table.
-// The caller holds mu.
+// learnNode takes one broker of a response, and reports whether that changed the table. The caller
+// holds mu.
 func (t *nodes) learnNode(b rewrite.Broker) (news bool, err error) {
 	address := addressOf(b)
 	if news = t.known[b.NodeID].address != address; news {
@@ -136,8 +136,7 @@ func (t *nodes) room(id int32) bool {
 	return have || len(t.known) < maxNodes
 }
 
-// addTicket stores a ticket, for dials of its address. It is called while a stream is
-// read.
+// addTicket stores a ticket, for dials of its address. It is called while a stream is read.
 func (t *nodes) addTicket(tk tunnel.Ticket) {
 	t.metrics.Ticket(metrics.TicketReceived)
 	if err := checkTicket(tk); err != nil {
@@ -153,8 +152,8 @@ func (t *nodes) addTicket(tk tunnel.Ticket) {
 	}
 }
 
-// keep stores a ticket. If there are too many, it first drops those that no node uses. The
-// caller holds mu.
+// keep stores a ticket. If there are too many, it first drops those that no node uses. The caller
+// holds mu.
 func (t *nodes) keep(tk tunnel.Ticket) {
 	if _, have := t.tickets[tk.Address]; !have && len(t.tickets) >= maxTickets {
 		t.pruneTickets()
@@ -171,9 +170,9 @@ func (t *nodes) pruneTickets() {
 	maps.DeleteFunc(t.tickets, func(address string, _ tunnel.Ticket) bool { return !used[address] })
 }
 
-// preload adds the nodes that the state file or, later, the gateway knows. whose says
-// which, for the log. The second call replaces nodes of the first, but neither replaces
-// what a response has named. Errors are those of listeners.
+// preload adds the nodes that the state file or, later, the gateway knows. whose says which, for
+// the log. The second call replaces nodes of the first, but neither replaces what a response has
+// named. Errors are those of listeners.
 func (t *nodes) preload(whose, cluster string, tickets []tunnel.Ticket) error {
 	if err := checkClusterID(cluster); err != nil {
 		t.warnInvalid(whose, err)
@@ -210,8 +209,8 @@ func (t *nodes) preload(whose, cluster string, tickets []tunnel.Ticket) error {
 	return nil
 }
 
-// switchTo sets the cluster of the table. If the table had another one, it drops that
-// one's nodes and tickets and returns its id. The caller holds mu.
+// switchTo sets the cluster of the table. If the table had another one, it drops that one's nodes
+// and tickets and returns its id. The caller holds mu.
 func (t *nodes) switchTo(cluster string) (dropped string) {
 	if cluster == "" || cluster == t.cluster {
 		return ""
@@ -231,8 +230,8 @@ type route struct {
 	ticket  *tunnel.Ticket // nil if the agent never got one: a setting of the gateway may allow the address
 }
 
-// lookup returns how to reach a node. ok is false if the node is unknown or stale, or if
-// its ticket has expired.
+// lookup returns how to reach a node. ok is false if the node is unknown or stale, or if its ticket
+// has expired.
 func (t *nodes) lookup(id int32) (r route, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -248,9 +247,9 @@ func (t *nodes) lookup(id int32) (r route, ok bool) {
 	return r, ok
 }
 
-// markStale makes lookup fail for a node until a response names it again, if its address
-// is still this one. refused means that the gateway refused the address, and not only that
-// the dial failed: then freshFor does not apply.
+// markStale makes lookup fail for a node until a response names it again, if its address is still
+// this one. refused means that the gateway refused the address, and not only that the dial failed:
+// then freshFor does not apply.
 func (t *nodes) markStale(id int32, address string, refused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -267,8 +266,8 @@ func (t *nodes) is(b rewrite.Broker) bool {
 	return t.known[b.NodeID].address == addressOf(b)
 }
 
-// snapshot returns all nodes as tickets, for the state file. For a node without a ticket
-// it makes one up that has no signature.
+// snapshot returns all nodes as tickets, for the state file. For a node without a ticket it makes
+// one up that has no signature.
 func (t *nodes) snapshot() (cluster string, tickets []tunnel.Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -57,8 +57,8 @@ func TestNodeListensOnPortBasePlusItsID(t *testing.T) {
 	}
 }
 
-// A node whose port is another process's, or is none at all, is the only one
-// that its clients cannot reach. They are not sent to that process.
+// A node whose port is another process's, or is none at all, is the only one that its clients
+// cannot reach. They are not sent to that process.
 func TestNodeWithoutAPortFailsAlone(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 1)
@@ -166,8 +166,8 @@ func swapAddresses(t *testing.T, c *fakekafka.Cluster, a, b int32) {
 	}
 }
 
-// What led to the old addresses leads to the new ones without a client that
-// asks a bootstrap address, or any other broker, for metadata.
+// What led to the old addresses leads to the new ones without a client that asks a bootstrap
+// address, or any other broker, for metadata.
 func TestNodeIsFoundAgainAfterAllBrokersMoved(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 3)
@@ -253,8 +253,8 @@ func TestIPv6(t *testing.T) {
 	})
 }
 
-// A response may name more brokers than any cluster has. It is served; the
-// agent opens a bounded number of listeners and says so once.
+// A response may name more brokers than any cluster has. It is served; the agent opens a bounded
+// number of listeners and says so once.
 func TestTenThousandBrokers(t *testing.T) {
 	for _, transport := range []string{"ws", "direct"} {
 		t.Run(transport, func(t *testing.T) {
@@ -294,9 +294,9 @@ func TestTenThousandBrokers(t *testing.T) {
 	}
 }
 
-// A broker that is down is dialled where a response has just said it is, and the
-// cluster is not asked for it with each attempt of a client; an address that a
-// gateway refuses is asked for at once.
+// A broker that is down is dialled where a response has just said it is, and the cluster is not
+// asked for it with each attempt of a client; an address that a gateway refuses is asked for at
+// once.
 func TestAFreshNodeDoesNotGoStale(t *testing.T) {
 	table, _ := newTable(t, nil)
 	known := func() bool { _, ok := table.lookup(0); return ok }

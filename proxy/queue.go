@@ -6,18 +6,18 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// keptInflight is for how many requests an empty queue keeps its memory, which is a few
-// KiB. Most clients never have more in flight; of those that do, many are idle for long.
+// keptInflight is for how many requests an empty queue keeps its memory, which is a few KiB. Most
+// clients never have more in flight; of those that do, many are idle for long.
 const keptInflight = 64
 
-// request is a request in flight, or a raw SASL token, which the broker answers in its
-// turn, as it does requests.
+// request is a request in flight, or a raw SASL token, which the broker answers in its turn, as it
+// does requests.
 type request struct {
 	protocol.Request
-	// sentID is the correlation id that we send to the broker instead of the client's. It
-	// is random, so a client cannot guess it. A client that hides a request from us, by
-	// making us read frames in another way than the broker does, gets a response that
-	// matches no sentID, and that response is refused.
+	// sentID is the correlation id that we send to the broker instead of the client's. It is
+	// random, so a client cannot guess it. A client that hides a request from us, by making us read
+	// frames in another way than the broker does, gets a response that matches no sentID, and that
+	// response is refused.
 	sentID int32
 	at     time.Time // when its header had been read
 	queued bool      // another request of its connection was in flight before it
@@ -26,9 +26,8 @@ type request struct {
 	token  bool      // it is a raw SASL token
 }
 
-// queue holds requests in the order in which they are answered, in a ring that grows as
-// needed. The zero value is empty. An empty queue gives back its memory, up to
-// keptInflight.
+// queue holds requests in the order in which they are answered, in a ring that grows as needed. The
+// zero value is empty. An empty queue gives back its memory, up to keptInflight.
 type queue struct {
 	ring    []request
 	head, n int
@@ -70,9 +69,9 @@ func (q *queue) dropTokens() {
 	}
 }
 
-// restore returns the client's correlation id of the request that we sent to the broker as
-// id, and clears that request. left is how many other requests have ids of ours. id 0
-// matches nothing, and only counts.
+// restore returns the client's correlation id of the request that we sent to the broker as id, and
+// clears that request. left is how many other requests have ids of ours. id 0 matches nothing, and
+// only counts.
 func (q *queue) restore(id int32) (original int32, found bool, left int) {
 	for i := range q.n {
 		r := q.at(i)

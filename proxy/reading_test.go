@@ -21,9 +21,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafkamodel"
 )
 
-// reading is one connection of a client to a broker that is a model of Kafka's,
-// through our relay. Whatever the client sends, both must agree on which request
-// each response answers.
+// reading is one connection of a client to a broker that is a model of Kafka's, through our relay.
+// Whatever the client sends, both must agree on which request each response answers.
 type reading struct {
 	sent    []byte // by the client
 	split   int    // into writes of so many bytes; 0 is one write
@@ -59,8 +58,7 @@ func asFrames(b []byte) (all []byte) {
 
 const marker = "the answer to frame "
 
-// brokerOf is a broker whose answers say to how many of its requests it has
-// responded before.
+// brokerOf is a broker whose answers say to how many of its requests it has responded before.
 func brokerOf(mode uint8) kafkamodel.Config {
 	answers := uint32(0)
 	return kafkamodel.Config{
@@ -117,8 +115,8 @@ func (r reading) check(t *testing.T) {
 	}
 }
 
-// relay returns what the client reads. seen is given each response that is
-// looked at, and the request that it is taken to answer.
+// relay returns what the client reads. seen is given each response that is looked at, and the
+// request that it is taken to answer.
 func (r reading) relay(seen func([]byte, protocol.Request)) []byte {
 	client, near := memnet.Pipe(memnet.Addr("client"), memnet.Addr("near"))
 	far, broker := memnet.Pipe(memnet.Addr("far"), memnet.Addr("broker"))
@@ -266,8 +264,8 @@ func TestRequestsAreReadAsABrokerReadsThem(t *testing.T) {
 	}
 }
 
-// A client that waits for each answer, as all do in a login, gets all of them
-// through an agent, too.
+// A client that waits for each answer, as all do in a login, gets all of them through an agent,
+// too.
 func TestLoginsWithRawTokensComeThrough(t *testing.T) {
 	honest := []string{
 		"requests", "PLAIN in a flight", "SCRAM", "OAUTHBEARER", "OAUTHBEARER errors", "GSSAPI", "a login again",

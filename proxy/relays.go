@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// revokeEvery is how often a gateway checks whether the credentials of its streams are
-	// still accepted. The check also reads their files, so that a missing file is noticed
-	// even if no agent connects. It costs a stat for each file.
+	// revokeEvery is how often a gateway checks whether the credentials of its streams are still
+	// accepted. The check also reads their files, so that a missing file is noticed even if no
+	// agent connects. It costs a stat for each file.
 	revokeEvery = 2 * time.Second
-	// revokeChecks is how many checks in a row must fail before open streams end. A file
-	// that is written in place is incomplete for a moment.
+	// revokeChecks is how many checks in a row must fail before open streams end. A file that is
+	// written in place is incomplete for a moment.
 	revokeChecks = 2
 )
 
 var errRevoked = errors.New("the token or certificate of this connection is no longer accepted")
 
-// admission holds the credentials with which a connection was accepted, and the results
-// of checking them again.
+// admission holds the credentials with which a connection was accepted, and the results of checking
+// them again.
 type admission struct {
 	peer tunnel.Peer
 
@@ -31,8 +31,8 @@ type admission struct {
 	revoked time.Time // when the connection was told to end; zero if it was not
 }
 
-// relays are the open Kafka connections of a gateway, in order to drain and revoke them.
-// Whoever adds one removes it. The zero value is ready.
+// relays are the open Kafka connections of a gateway, in order to drain and revoke them. Whoever
+// adds one removes it. The zero value is ready.
 type relays struct {
 	mu       sync.Mutex
 	draining time.Time // when drain was called; zero if it was not
@@ -74,10 +74,9 @@ func (r *relays) drainingSince() time.Time {
 	return r.draining
 }
 
-// revoke drains connections whose credentials judge has refused revokeChecks times in a
-// row. Those that have not ended after patience are cut, in goroutines of cuts. It returns
-// how many connections it has started to drain, by identity. It must not be called
-// concurrently.
+// revoke drains connections whose credentials judge has refused revokeChecks times in a row. Those
+// that have not ended after patience are cut, in goroutines of cuts. It returns how many
+// connections it has started to drain, by identity. It must not be called concurrently.
 func (r *relays) revoke(judge func(grant any) error, patience time.Duration, cuts *sync.WaitGroup) (ended map[string]int) {
 	r.mu.Lock()
 	conns := maps.Clone(r.conns)

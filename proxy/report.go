@@ -16,8 +16,8 @@ type reporter struct {
 	limiter *logLimiter  // shared by all connections of a process
 }
 
-// closed reports how a connection ended. It is a warning if an operator may be able to do
-// something about it.
+// closed reports how a connection ended. It is a warning if an operator may be able to do something
+// about it.
 func (r *reporter) closed(end outcome) {
 	r.metrics.Closed(end.cause)
 	var refused *refusal
@@ -32,8 +32,8 @@ func (r *reporter) closed(end outcome) {
 	}
 }
 
-// refused reports why something was refused. RefusedIntroduction is no warning: a client
-// that finds a node again goes through it.
+// refused reports why something was refused. RefusedIntroduction is no warning: a client that finds
+// a node again goes through it.
 func (r *reporter) refused(why *refusal, more ...any) {
 	more = append(more, "err", why.err)
 	if why.reason == metrics.RefusedIntroduction {
@@ -47,8 +47,8 @@ func (r *reporter) refused(why *refusal, more ...any) {
 	r.limiter.warn(r.log, "connection refused", about, more...)
 }
 
-// notFollowed reports that a gateway from now on relays the connection's bytes without
-// decoding them.
+// notFollowed reports that a gateway from now on relays the connection's bytes without decoding
+// them.
 func (r *reporter) notFollowed(why error) {
 	const message = "connection can no longer be decoded, relaying its bytes without tickets and metrics"
 	if why == io.ErrUnexpectedEOF { // the client disconnected in the middle of a frame

@@ -11,9 +11,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// requests is the direction from the client to the broker. Its methods are called, and
-// its fields used, by one goroutine: the one that calls [conn.run]. It reads near, writes
-// far, and writes near only for an answer that it owns: see [request].
+// requests is the direction from the client to the broker. Its methods are called, and its fields
+// used, by one goroutine: the one that calls [conn.run]. It reads near, writes far, and writes near
+// only for an answer that it owns: see [request].
 type requests struct {
 	*connSettings
 	near, far *source
@@ -43,8 +43,8 @@ func (r *requests) relay() error {
 	}
 }
 
-// await waits for the first byte of a request. It returns errDraining if no more requests
-// are to be read.
+// await waits for the first byte of a request. It returns errDraining if no more requests are to be
+// read.
 func (r *requests) await() error {
 	if r.drained() && !protocol.FrameBuffered(r.flow) {
 		return errDraining
@@ -93,8 +93,8 @@ func (r *requests) relayNext() (err error) {
 	return r.forward(in, next.sent)
 }
 
-// forward relays a request that gets a response, with a correlation id of ours. The first
-// sent bytes of it have been sent ahead and are dropped.
+// forward relays a request that gets a response, with a correlation id of ours. The first sent
+// bytes of it have been sent ahead and are dropped.
 func (r *requests) forward(in request, sent int) error {
 	if in.sentID == 0 {
 		in.sentID = r.newID(in.Request)
@@ -133,8 +133,8 @@ func (r *requests) count(in protocol.Request) {
 	m.RequestBytes.Add(float64(in.Size))
 }
 
-// answer drops a request and answers it in the broker's place. If others are in flight,
-// the responses' side writes the answer when its turn comes.
+// answer drops a request and answers it in the broker's place. If others are in flight, the
+// responses' side writes the answer when its turn comes.
 func (r *requests) answer(in request) error {
 	if err := r.flow.Flush(); err != nil {
 		return err
@@ -163,8 +163,8 @@ func (r *requests) drop(size int64) error {
 	return r.flow.Flush()
 }
 
-// peek reads the header of the next request, or finds that the frame is a raw SASL token.
-// Nothing is relayed yet.
+// peek reads the header of the next request, or finds that the frame is a raw SASL token. Nothing
+// is relayed yet.
 func (r *requests) peek() (in request, err error) {
 	defer r.near.unlimitReads()
 	if in.token, err = r.isToken(); err == nil && !in.token {
@@ -184,9 +184,9 @@ func (r *requests) timeHead() {
 	r.near.limitReads(time.Now().Add(r.headTimeout))
 }
 
-// isToken reports whether the next frame is a raw SASL token. During a login that may
-// depend on the broker's answer to the frame before, so isToken waits for it. The broker
-// does not read the next frame earlier either.
+// isToken reports whether the next frame is a raw SASL token. During a login that may depend on the
+// broker's answer to the frame before, so isToken waits for it. The broker does not read the next
+// frame earlier either.
 func (r *requests) isToken() (bool, error) {
 	if r.without.reading != nil {
 		return r.without.reading(r.flow), nil
@@ -234,8 +234,8 @@ func (r *requests) relayToken() error {
 	return r.flow.PassThrough(size)
 }
 
-// unreadable decides what happens after peek has failed with err. It returns the error
-// that ends the connection, or relays all bytes from here on if the policy is lenient.
+// unreadable decides what happens after peek has failed with err. It returns the error that ends
+// the connection, or relays all bytes from here on if the policy is lenient.
 func (r *requests) unreadable(err error) error {
 	if tunnel.IsTimeout(err) {
 		if r.drained() {
@@ -279,9 +279,9 @@ func (r *requests) end(err error) {
 	}
 }
 
-// awaitResponses waits until the responses to earlier requests have been relayed: the
-// client is still there. After a refusal it waits for headTimeout at most. During a drain
-// the drain's timeout bounds the wait.
+// awaitResponses waits until the responses to earlier requests have been relayed: the client is
+// still there. After a refusal it waits for headTimeout at most. During a drain the drain's timeout
+// bounds the wait.
 func (r *requests) awaitResponses(end error) {
 	if r.flow.Flush() != nil {
 		return
@@ -293,10 +293,10 @@ func (r *requests) awaitResponses(end error) {
 	r.inflight.drain(atMost)
 }
 
-// relayLate relays requests without a response that a client sends before it notices that
-// its connection ends. A client that produces with acks=0 believes that they have arrived.
-// All other requests are dropped: the client sends them again on another connection, and
-// the broker must not get them twice.
+// relayLate relays requests without a response that a client sends before it notices that its
+// connection ends. A client that produces with acks=0 believes that they have arrived. All other
+// requests are dropped: the client sends them again on another connection, and the broker must not
+// get them twice.
 func (r *requests) relayLate() {
 	r.near.limitReads(time.Now().Add(lingerTimeout))
 	for {

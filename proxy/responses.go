@@ -16,9 +16,9 @@ var (
 	errLogin    = errors.New("cannot follow the raw SASL tokens of this login")
 )
 
-// responses is the direction from the broker to the client. Its methods are called, and
-// its fields used, by one goroutine, which [conn.run] starts with run and waits for. It
-// reads far and writes near.
+// responses is the direction from the broker to the client. Its methods are called, and its fields
+// used, by one goroutine, which [conn.run] starts with run and waits for. It reads far and writes
+// near.
 type responses struct {
 	*connSettings
 	far, near *source
@@ -27,8 +27,8 @@ type responses struct {
 	ending    *ending
 }
 
-// run relays responses until the broker's side ends. Then it ends the connection, as far
-// as this side can.
+// run relays responses until the broker's side ends. Then it ends the connection, as far as this
+// side can.
 func (r *responses) run() {
 	defer r.ending.responsesOver()
 	r.flow = protocol.NewFlow(r.far, r.near)
@@ -43,8 +43,8 @@ func (r *responses) end(err error) {
 	case err == nil:
 		r.ending.brokerFinished()
 	case errors.As(err, &write):
-		// The client has disconnected. Read and drop the responses: a broker that
-		// cannot write them does not read the requests that were received before.
+		// The client has disconnected. Read and drop the responses: a broker that cannot write them
+		// does not read the requests that were received before.
 		r.inflight.stopAnswers()
 		io.Copy(io.Discard, r.far)
 	default:
@@ -149,8 +149,8 @@ func (r *responses) relayBody(to protocol.Request, size int64) error {
 	return err
 }
 
-// flushLast writes out a response if no other follows it in the buffer. Otherwise both
-// are written together, with one system call.
+// flushLast writes out a response if no other follows it in the buffer. Otherwise both are written
+// together, with one system call.
 func (r *responses) flushLast() error {
 	if r.flow.Buffered() > 0 {
 		return nil
@@ -159,8 +159,8 @@ func (r *responses) flushLast() error {
 }
 
 // followLogin records the broker's answer to a SaslHandshake v0: if the broker accepts the
-// mechanism, raw tokens follow. It does so before the client can read the answer, so
-// that the requests' side knows what the next frame is.
+// mechanism, raw tokens follow. It does so before the client can read the answer, so that the
+// requests' side knows what the next frame is.
 func (r *responses) followLogin(to protocol.Request, size int64) error {
 	if !handshakesV0(to) {
 		return nil
@@ -196,8 +196,8 @@ func (r *responses) relayToken() error {
 	return nil
 }
 
-// unexpected decides what happens with bytes that are not the expected response. It
-// returns the error that ends the connection, or stops decoding if the policy is lenient.
+// unexpected decides what happens with bytes that are not the expected response. It returns the
+// error that ends the connection, or stops decoding if the policy is lenient.
 func (r *responses) unexpected(err error) error {
 	framing := errors.Is(err, protocol.ErrFrame) || errors.Is(err, protocol.ErrHeld)
 	switch {
@@ -221,9 +221,9 @@ func (r *responses) unexpected(err error) error {
 	return err
 }
 
-// restore relays a frame after decoding has stopped. If the frame answers a request that
-// we sent with an id of ours, it puts back the client's correlation id. When no such
-// request is left, it relays all bytes until the end.
+// restore relays a frame after decoding has stopped. If the frame answers a request that we sent
+// with an id of ours, it puts back the client's correlation id. When no such request is left, it
+// relays all bytes until the end.
 func (r *responses) restore() error {
 	if _, _, left := r.inflight.restore(0); left == 0 {
 		return r.flow.PassAll()

@@ -16,8 +16,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// place is where the parts of a path stand, so that each can be ended and
-// started again in its place.
+// place is where the parts of a path stand, so that each can be ended and started again in its
+// place.
 type place struct {
 	transport string
 	gateway   running // zero where the transport needs none
@@ -49,8 +49,7 @@ func (p *place) up(t *testing.T) Upstream {
 	return tunnelTo(t, p.gateway.address, p.transport)
 }
 
-// restartGateway has another gateway take the place of the one that there is.
-// It remembers nothing.
+// restartGateway has another gateway take the place of the one that there is. It remembers nothing.
 func (p *place) restartGateway(t *testing.T) {
 	t.Helper()
 	if p.transport == "direct" {
@@ -65,8 +64,8 @@ var (
 	asAlice     = kgo.SASL(plain.Auth{User: "alice", Pass: "alice"}.AsMechanism())
 )
 
-// A client that goes straight back to a broker port, and never to the bootstrap
-// address, is served by a restarted agent, whatever that has to go by.
+// A client that goes straight back to a broker port, and never to the bootstrap address, is served
+// by a restarted agent, whatever that has to go by.
 func TestClientReconnectsAtOnceToARestartedAgent(t *testing.T) {
 	for _, layer := range []struct {
 		name           string
@@ -125,9 +124,9 @@ func TestClientReconnectsAtOnceToARestartedAgent(t *testing.T) {
 	}
 }
 
-// A client produces all the while that agents end and begin, and a member of a
-// group with a fixed instance id goes on consuming: nothing is lost, nothing
-// comes twice, and its group does not rebalance.
+// A client produces all the while that agents end and begin, and a member of a group with a fixed
+// instance id goes on consuming: nothing is lost, nothing comes twice, and its group does not
+// rebalance.
 func TestAgentRestartsUnderAProducerAndAStaticMember(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 3, kfake.SeedTopics(6, "t"))
@@ -138,8 +137,8 @@ func TestAgentRestartsUnderAProducerAndAStaticMember(t *testing.T) {
 		producer := newClient(t, agent.address)
 		member := newClient(t, agent.address, kgo.ConsumerGroup("g"), kgo.InstanceID("i"), kgo.ConsumeTopics("t"),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-			// It gives a heartbeat up after four dials that are refused. With 20 ms between them, as our other clients have, a
-			// restart can take longer, and it joins anew.
+			// It gives a heartbeat up after four dials that are refused. With 20 ms between them,
+			// as our other clients have, a restart can take longer, and it joins anew.
 			kgo.RetryBackoffFn(func(int) time.Duration { return 500 * time.Millisecond }))
 		const round, rounds = 100, 2
 		produce(t, producer, "t", round)
@@ -175,8 +174,8 @@ func TestAgentRestartsUnderAProducerAndAStaticMember(t *testing.T) {
 	})
 }
 
-// With a random key a gateway's tickets end with it. The agent notices, and
-// asks for new ones by itself.
+// With a random key a gateway's tickets end with it. The agent notices, and asks for new ones by
+// itself.
 func TestGatewayRestartsWithAnotherTicketKey(t *testing.T) {
 	for _, transport := range []string{"ws", "h3", "h2"} {
 		for _, login := range [][]string{nil, {"alice"}} {
@@ -192,8 +191,8 @@ func TestGatewayRestartsWithAnotherTicketKey(t *testing.T) {
 				comeBack(t, agent.node(0), "t", 0, "before", login...)
 				p.restartGateway(t)
 				for id := range int32(3) {
-					// First the dial of the old gateway fails, then the new one refuses the
-					// ticket, then a bootstrap broker answers, then the node is known.
+					// First the dial of the old gateway fails, then the new one refuses the ticket,
+					// then a bootstrap broker answers, then the node is known.
 					if n := comeBack(t, agent.node(id), "t", id, "after", login...); n > 4 {
 						t.Errorf("node %d took a record at attempt %d, want 4 or fewer", id, n)
 					}
@@ -255,8 +254,8 @@ func TestReplicaTakesTicketsOfItsKey(t *testing.T) {
 	}
 }
 
-// A ticket that has expired while the agent was away makes its node unknown,
-// which costs a question and no client its connection.
+// A ticket that has expired while the agent was away makes its node unknown, which costs a question
+// and no client its connection.
 func TestExpiredTicketIsAnUnknownNode(t *testing.T) {
 	c := startCluster(t, 2)
 	onePartitionEach(t, c, "t", 0, 1)
@@ -280,8 +279,8 @@ func TestExpiredTicketIsAnUnknownNode(t *testing.T) {
 	}
 }
 
-// A broker ends a session, as connections.max.reauth.ms says, unless the client
-// authenticates again on the same connection.
+// A broker ends a session, as connections.max.reauth.ms says, unless the client authenticates again
+// on the same connection.
 func TestClientAuthenticatesAgain(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		t.Parallel() // it waits

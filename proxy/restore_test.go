@@ -9,16 +9,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// What went to the broker under a correlation id of ours comes back with the
-// client's own, also where a gateway stops following the connection in between.
+// What went to the broker under a correlation id of ours comes back with the client's own, also
+// where a gateway stops following the connection in between.
 func TestCorrelationIDsArePutBackWhereAGatewayStopsFollowing(t *testing.T) {
 	heartbeat := func(id int32) []byte { return requestFrame(kmsg.NewPtrHeartbeatRequest(), 1, id) }
 	garbage := framed([]byte("?")) // too short for a request
 	for _, test := range []struct {
 		name string
 		sent [][]byte // by the client, before the broker answers
-		// answers gets the ids under which the broker got the requests, and
-		// returns what it says.
+		// answers gets the ids under which the broker got the requests, and returns what it says.
 		answers func(ids []int32) []byte
 		want    []byte
 	}{

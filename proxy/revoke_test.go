@@ -174,8 +174,7 @@ func TestARevokedStreamIsCutInTheEnd(t *testing.T) {
 	}
 }
 
-// A file that is incomplete for a moment, as one that an editor writes in place,
-// ends nothing.
+// A file that is incomplete for a moment, as one that an editor writes in place, ends nothing.
 func TestOneFailedCheckEndsNoStream(t *testing.T) {
 	var missing bool
 	judge := func(any) error {

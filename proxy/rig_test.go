@@ -108,15 +108,14 @@ func testLogger(t testing.TB, who string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
 }
 
-// startGateway starts a gateway on loopback in front of a cluster. change may
-// alter it before it runs.
+// startGateway starts a gateway on loopback in front of a cluster. change may alter it before it
+// runs.
 func startGateway(t testing.TB, bootstrap []string, change func(*Gateway)) running {
 	t.Helper()
 	return startGatewayOn(t, freeAddress(t), bootstrap, change)
 }
 
-// startGatewayOn is startGateway on an address, or in the place of another
-// gateway whose URL it is.
+// startGatewayOn is startGateway on an address, or in the place of another gateway whose URL it is.
 func startGatewayOn(t testing.TB, address string, bootstrap []string, change func(*Gateway)) running {
 	t.Helper()
 	ln, err := net.Listen("tcp", strings.TrimPrefix(address, "https://"))
@@ -179,8 +178,8 @@ func startPath(t *testing.T, c *fakekafka.Cluster, transport string, change func
 	return startAgent(t, waysTo(t, c.Bootstrap(), transport, nil)(), change)
 }
 
-// waysTo starts what a transport needs in front of brokers, and returns a maker
-// of ways to them: each agent needs its own.
+// waysTo starts what a transport needs in front of brokers, and returns a maker of ways to them:
+// each agent needs its own.
 func waysTo(t *testing.T, bootstrap []string, transport string, change func(*Gateway)) func() Upstream {
 	t.Helper()
 	if transport == "direct" {
@@ -190,17 +189,17 @@ func waysTo(t *testing.T, bootstrap []string, transport string, change func(*Gat
 	return func() Upstream { return tunnelTo(t, g.address, transport) }
 }
 
-// portBases counts the blocks of ports that freePortBase has tried, from a random start
-// so that test processes that run at the same time begin elsewhere.
+// portBases counts the blocks of ports that freePortBase has tried, from a random start so that
+// test processes that run at the same time begin elsewhere.
 var (
 	portBases     atomic.Int32
 	firstPortBase = mathrand.Int32N(2000)
 )
 
-// freePortBase returns a base such that the ports from it to base+8 are free on loopback,
-// and stay so until the test ends: no other test takes them, even between two starts of a
-// listener. Port base+9 over UDP marks the block as taken, also for other processes. The
-// ports are below the range from which systems choose ports of outgoing connections.
+// freePortBase returns a base such that the ports from it to base+8 are free on loopback, and stay
+// so until the test ends: no other test takes them, even between two starts of a listener. Port
+// base+9 over UDP marks the block as taken, also for other processes. The ports are below the range
+// from which systems choose ports of outgoing connections.
 func freePortBase(t testing.TB) int {
 	t.Helper()
 	for range 100 {
@@ -237,8 +236,8 @@ func free(base, n int) bool {
 	return true
 }
 
-// newClient returns a Kafka client that fails the test when it dials anything
-// but loopback: an advertised name that leaked would be dialled.
+// newClient returns a Kafka client that fails the test when it dials anything but loopback: an
+// advertised name that leaked would be dialled.
 func newClient(t *testing.T, bootstrap string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {

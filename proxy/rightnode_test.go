@@ -22,8 +22,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// A client with KIP-1242 says to which node it believes to be connected. If it is another
-// one, the client goes back to its bootstrap addresses.
+// A client with KIP-1242 says to which node it believes to be connected. If it is another one, the
+// client goes back to its bootstrap addresses.
 func TestListenerOfANodeLeadsToThatNode(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 3)
@@ -51,8 +51,8 @@ func TestListenerOfANodeLeadsToThatNode(t *testing.T) {
 	})
 }
 
-// hinted asks a broker that does not lead the partition for it, by Produce and
-// by Fetch, and returns the leaders that the responses hint at (KIP-951).
+// hinted asks a broker that does not lead the partition for it, by Produce and by Fetch, and
+// returns the leaders that the responses hint at (KIP-951).
 func hinted(t *testing.T, c *kafkaConn, topicID [16]byte) []map[int32]string {
 	t.Helper()
 	fetchPartition := kmsg.NewFetchRequestTopicPartition()
@@ -90,8 +90,8 @@ func hinted(t *testing.T, c *kafkaConn, topicID [16]byte) []map[int32]string {
 	return hints
 }
 
-// A hint at the new leader is worth a round trip. It leads to the agent's
-// listener, or nowhere: the table is not filled from hints.
+// A hint at the new leader is worth a round trip. It leads to the agent's listener, or nowhere: the
+// table is not filled from hints.
 func TestLeaderHintsAreRewrittenOrBlanked(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		c := startCluster(t, 3, kfake.ClusterID("c"))
@@ -109,8 +109,8 @@ func TestLeaderHintsAreRewrittenOrBlanked(t *testing.T) {
 			}
 		}
 
-		// A hint that names one broker that is not known, or not at this
-		// address, is no good as a whole.
+		// A hint that names one broker that is not known, or not at this address, is no good as a
+		// whole.
 		for name, others := range map[string]map[int32]string{
 			"unknown": {},
 			"moved":   {1: "broker-1." + fakekafka.Domain + ":1", 2: really[2]},
@@ -148,8 +148,8 @@ func stateOf(t *testing.T, up Upstream, cluster, key string, nodes map[int32]str
 	return file
 }
 
-// Two principals through one agent are two to the brokers: nothing of one
-// client's session is another's.
+// Two principals through one agent are two to the brokers: nothing of one client's session is
+// another's.
 func TestTwoPrincipalsThroughOneAgent(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		write := func(topic string) kfake.ACL {
@@ -191,8 +191,8 @@ func TestTwoPrincipalsThroughOneAgent(t *testing.T) {
 	})
 }
 
-// What an administrator asks one broker about itself is answered by that
-// broker, as without culvert.
+// What an administrator asks one broker about itself is answered by that broker, as without
+// culvert.
 func TestAdminRequestsReachTheBrokerTheyAreMeantFor(t *testing.T) {
 	c := startCluster(t, 3, kfake.SeedTopics(9, "t"))
 	admin := insider(t, c.Bootstrap()[0], kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
@@ -248,8 +248,8 @@ func TestAdminRequestsReachTheBrokerTheyAreMeantFor(t *testing.T) {
 	})
 }
 
-// answerTo is the frame that answers a request, with its bytes sorted: the
-// embedded cluster lists things in another order each time.
+// answerTo is the frame that answers a request, with its bytes sorted: the embedded cluster lists
+// things in another order each time.
 func answerTo(t *testing.T, address string, r kmsg.Request, version int16) []byte {
 	t.Helper()
 	c := dialKafka(t, address)

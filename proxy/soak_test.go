@@ -35,8 +35,8 @@ func measure(t *testing.T) usage {
 	return u
 }
 
-// wantAsBefore waits until no more is held than before, but for what a process
-// may keep for the next one to come.
+// wantAsBefore waits until no more is held than before, but for what a process may keep for the
+// next one to come.
 func wantAsBefore(t *testing.T, before usage) {
 	t.Helper()
 	const (
@@ -74,8 +74,8 @@ func soakPath(t *testing.T, transport string) running {
 	return startAgent(t, NewTunnel(&tunnel.Dialer{URL: u, Transport: transport, TLS: clientTLS(t)}), quiet)
 }
 
-// One question and its answer on each of 10,000 connections, eight at a time;
-// without CULVERT_TEST_LONG it is a tenth.
+// One question and its answer on each of 10,000 connections, eight at a time; without
+// CULVERT_TEST_LONG it is a tenth.
 func TestClosedConnectionsLeaveNothingBehind(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		path := soakPath(t, transport)
@@ -121,10 +121,10 @@ func ask(t *testing.T, address string) net.Conn {
 	return c
 }
 
-// 1,000 connections on which nothing happens, for 10 minutes; without
-// CULVERT_TEST_LONG it is some seconds. They come a second time: the first
-// thousand leave what a process keeps for the next, carriers that share streams
-// and the runtime's own record of each goroutine, which it never gives back.
+// 1,000 connections on which nothing happens, for 10 minutes; without CULVERT_TEST_LONG it is some
+// seconds. They come a second time: the first thousand leave what a process keeps for the next,
+// carriers that share streams and the runtime's own record of each goroutine, which it never gives
+// back.
 func TestIdleConnectionsLeaveNothing(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
 		path := soakPath(t, transport)

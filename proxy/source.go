@@ -10,13 +10,13 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// idleAfter is how long a direction keeps its buffer while nothing arrives. Most
-// connections of Kafka clients are idle most of the time, and a gateway holds thousands.
+// idleAfter is how long a direction keeps its buffer while nothing arrives. Most connections of
+// Kafka clients are idle most of the time, and a gateway holds thousands.
 const idleAfter = time.Second
 
-// source is a connection whose read deadline counts only while the reader asks for one,
-// with limitReads. Drains wake up readers by a deadline in the past, which can also hit a
-// read in the middle of a frame. Such a read clears the deadline and goes on.
+// source is a connection whose read deadline counts only while the reader asks for one, with
+// limitReads. Drains wake up readers by a deadline in the past, which can also hit a read in the
+// middle of a frame. Such a read clears the deadline and goes on.
 //
 // The reader owns the fields. One goroutine may read while another one writes.
 type source struct {
@@ -43,10 +43,9 @@ func (s *source) limitReads(deadline time.Time) {
 
 func (s *source) unlimitReads() { s.timed = false }
 
-// await waits for the first byte of a frame in f, which reads from s. After idleAfter
-// without one, f gives back its buffer. await returns errDraining when drained returns
-// true. Whoever changes what drained returns must set a read deadline in the past, which
-// wakes up await.
+// await waits for the first byte of a frame in f, which reads from s. After idleAfter without one,
+// f gives back its buffer. await returns errDraining when drained returns true. Whoever changes
+// what drained returns must set a read deadline in the past, which wakes up await.
 func (s *source) await(f *protocol.Flow, drained func() bool) error {
 	if f.Buffered() > 0 {
 		return nil
@@ -72,9 +71,9 @@ func (s *source) awaitUntil(deadline time.Time, f *protocol.Flow, drained func()
 	return err
 }
 
-// Splice copies up to n bytes inside the kernel, if both sides are plain TCP on Linux, and
-// returns how many. A [protocol.Flow] calls it on its destination. It halves the CPU time
-// of relaying large frames without a tunnel.
+// Splice copies up to n bytes inside the kernel, if both sides are plain TCP on Linux, and returns
+// how many. A [protocol.Flow] calls it on its destination. It halves the CPU time of relaying large
+// frames without a tunnel.
 func (s *source) Splice(from io.Reader, n int64) int64 {
 	dst, isTCP := s.Conn.(*net.TCPConn)
 	src, ok := from.(*source)

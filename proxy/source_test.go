@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// A deadConn is a TCP connection whose peer has vanished: the kernel says so once, and then an end in good order.
+// A deadConn is a TCP connection whose peer has vanished: the kernel says so once, and then an end
+// in good order.
 type deadConn struct {
 	net.Conn
 	said bool

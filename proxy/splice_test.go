@@ -12,8 +12,8 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// Where both ends are plain TCP the kernel moves large frames. A read deadline
-// that is left over from the wait for the frame may pass meanwhile.
+// Where both ends are plain TCP the kernel moves large frames. A read deadline that is left over
+// from the wait for the frame may pass meanwhile.
 func TestLargeFramesOverTCPArriveWhole(t *testing.T) {
 	request, response := requestOf(protocol.Fetch, 11, 300_000), make([]byte, 5<<20)
 	noise := rand.NewChaCha8([32]byte{})
@@ -58,8 +58,8 @@ func expect(t *testing.T, c net.Conn, want []byte) {
 	}
 }
 
-// expectRequest is expect for a request that a broker reads, which has a
-// correlation id of ours. It returns that.
+// expectRequest is expect for a request that a broker reads, which has a correlation id of ours. It
+// returns that.
 func expectRequest(t *testing.T, c net.Conn, want []byte) (id []byte) {
 	t.Helper()
 	got := readAs(t, c, want)

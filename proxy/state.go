@@ -12,9 +12,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// state is what an agent keeps over a restart: the nodes of each upstream and cluster. With
-// it, a client that reconnects to a broker's port at once finds the port open. It is a
-// cache: a Metadata response brings everything back.
+// state is what an agent keeps over a restart: the nodes of each upstream and cluster. With it, a
+// client that reconnects to a broker's port at once finds the port open. It is a cache: a Metadata
+// response brings everything back.
 type state struct {
 	Clusters []clusterState `json:"clusters"` // the most recently used first
 }
@@ -26,11 +26,10 @@ type clusterState struct {
 }
 
 const (
-	// maxClusterStates bounds the clusters in the file. A laptop may use a few gateways in
-	// turn.
+	// maxClusterStates bounds the clusters in the file. A laptop may use a few gateways in turn.
 	maxClusterStates = 8
-	// maxState bounds the bytes of the file. A cluster of maxNodes takes 4 % of it, or a
-	// third if every name has its greatest length.
+	// maxState bounds the bytes of the file. A cluster of maxNodes takes 4 % of it, or a third if
+	// every name has its greatest length.
 	maxState = 8 << 20
 )
 
@@ -71,8 +70,8 @@ func (s state) with(c clusterState) state {
 	return state{clusters}
 }
 
-// encode returns the content of the file. It drops the clusters used least recently until
-// the file is smaller than maxState.
+// encode returns the content of the file. It drops the clusters used least recently until the file
+// is smaller than maxState.
 func (s state) encode() ([]byte, error) {
 	for {
 		b, err := json.MarshalIndent(s, "", "  ")
@@ -83,9 +82,9 @@ func (s state) encode() ([]byte, error) {
 	}
 }
 
-// write replaces the file, or the file that it links to, in one step. Only its owner can
-// read it, because tickets are part of what is needed to reach brokers; the other part is
-// the gateway's token.
+// write replaces the file, or the file that it links to, in one step. Only its owner can read it,
+// because tickets are part of what is needed to reach brokers; the other part is the gateway's
+// token.
 func (s state) write(file string) error {
 	if err := s.replace(file); err != nil {
 		return fmt.Errorf("write state file: %w", err)

@@ -12,18 +12,18 @@ import (
 	"github.com/culvert-proxy/culvert/rewrite"
 )
 
-// target is an address that a peer asks us to dial: HOST:PORT, where HOST is a host name
-// or an IP address. Make it with parseTarget.
+// target is an address that a peer asks us to dial: HOST:PORT, where HOST is a host name or an IP
+// address. Make it with parseTarget.
 type target struct {
 	host string     // as in the address
 	ip   netip.Addr // without IPv4 mapping; not valid if host is a name
 	port string
 }
 
-// parseTarget parses an address. It is strict. A port has only one spelling, because
-// tickets compare addresses as strings. Hosts that some resolvers read as an IP address
-// and others as a name are errors, because a pattern must match what is really dialled.
-// Errors do not repeat the address; callers add it.
+// parseTarget parses an address. It is strict. A port has only one spelling, because tickets
+// compare addresses as strings. Hosts that some resolvers read as an IP address and others as a
+// name are errors, because a pattern must match what is really dialled. Errors do not repeat the
+// address; callers add it.
 func parseTarget(address string) (target, error) {
 	if len(address) > tunnel.MaxTarget {
 		return target{}, fmt.Errorf("%d bytes exceed the limit of %d for an address", len(address), tunnel.MaxTarget)
@@ -55,8 +55,8 @@ func (t target) same(u target) bool {
 	return strings.EqualFold(t.host, u.host) && t.port == u.port
 }
 
-// checkPort accepts 1 to 65535 in decimal, without a sign or leading zeros. Names of
-// services, such as https, are errors.
+// checkPort accepts 1 to 65535 in decimal, without a sign or leading zeros. Names of services, such
+// as https, are errors.
 func checkPort(port string) error {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
@@ -70,8 +70,8 @@ const (
 	maxLabel    = 63  // bytes of a label, RFC 1035 section 2.3.4
 )
 
-// checkHostName accepts names as in RFC 1123, with or without a dot at the end. It also
-// accepts underscores: Kafka does, and container names have them.
+// checkHostName accepts names as in RFC 1123, with or without a dot at the end. It also accepts
+// underscores: Kafka does, and container names have them.
 func checkHostName(host string) error {
 	name := strings.TrimSuffix(host, ".")
 	if name == "" {
@@ -117,8 +117,7 @@ func isNumber(label string) bool {
 	return ok && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
-// addressOf returns a broker's address as HOST:PORT. The address may be invalid: see
-// checkNode.
+// addressOf returns a broker's address as HOST:PORT. The address may be invalid: see checkNode.
 func addressOf(b rewrite.Broker) string {
 	return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
 }

@@ -48,8 +48,7 @@ func TestTheLongestTargetFits(t *testing.T) {
 	}
 }
 
-// A pattern for names must not let anybody dial an IP address, whatever the
-// address looks like.
+// A pattern for names must not let anybody dial an IP address, whatever the address looks like.
 func TestANamePatternNeverMatchesAnIPAddress(t *testing.T) {
 	b := &Brokers{Bootstrap: []string{"kafka-0:9092"}, Allow: []string{"*.kafka.internal:9092", "*.*.*.*:9092", "*:9092"}}
 	if err := b.Validate(); err != nil {
@@ -65,8 +64,8 @@ func TestANamePatternNeverMatchesAnIPAddress(t *testing.T) {
 	}
 }
 
-// What an agent asks a gateway to dial is a host name or an IP address without
-// a zone, in the one form in which its port and host can be written.
+// What an agent asks a gateway to dial is a host name or an IP address without a zone, in the one
+// form in which its port and host can be written.
 func TestAGatewayRefusesWhatIsNoAddress(t *testing.T) {
 	noKafka := fakeBroker(t, func(c net.Conn) { c.Write([]byte{0, 0, 0, 4, 0, 0, 0, 1}) })
 	_, port, _ := net.SplitHostPort(noKafka)
@@ -99,8 +98,8 @@ func TestAGatewayRefusesWhatIsNoAddress(t *testing.T) {
 	}
 }
 
-// What is accepted is written in one way, and a name is nothing that could be
-// read as an IP address.
+// What is accepted is written in one way, and a name is nothing that could be read as an IP
+// address.
 func FuzzTarget(f *testing.F) {
 	for _, a := range []string{"kafka-0.kafka.internal:9092", "[::1]:80", "10.0.0.1:9092", "[::ffff:7f00:1%a.kafka.internal]:9092", "127.1:1", "0x7f.1:1", "a_b.:65535"} {
 		f.Add(a)

@@ -14,9 +14,9 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// brokerConn is a TLS connection to a broker. In TLS 1.3, our side of the handshake
-// succeeds before the broker checks our certificate. So the first read may fail with an
-// alert that is an error of the handshake.
+// brokerConn is a TLS connection to a broker. In TLS 1.3, our side of the handshake succeeds before
+// the broker checks our certificate. So the first read may fail with an alert that is an error of
+// the handshake.
 type brokerConn struct {
 	*tls.Conn
 	names    hints.Names
@@ -32,8 +32,8 @@ func (c *brokerConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tlsError is an error of the TLS handshake with a broker. Its text contains the hint,
-// because a gateway sends it to the agent as one sentence.
+// tlsError is an error of the TLS handshake with a broker. Its text contains the hint, because a
+// gateway sends it to the agent as one sentence.
 type tlsError struct {
 	err   error
 	names hints.Names
@@ -80,15 +80,15 @@ func (e *tlsError) certificateHint(v *tls.CertificateVerificationError) string {
 	return ""
 }
 
-// isAlert reports whether err is a TLS alert from the other end. Package crypto/tls exports
-// no type for alerts that it receives over TCP, only this Op.
+// isAlert reports whether err is a TLS alert from the other end. Package crypto/tls exports no type
+// for alerts that it receives over TCP, only this Op.
 func isAlert(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error"
 }
 
-// aboutCertificates reports whether an alert may be about a certificate. Servers without a
-// client's certificate send "handshake failure" as well, which has other causes too.
+// aboutCertificates reports whether an alert may be about a certificate. Servers without a client's
+// certificate send "handshake failure" as well, which has other causes too.
 func aboutCertificates(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "certificate") || strings.Contains(text, "handshake failure") || strings.Contains(text, "access denied")
@@ -116,8 +116,8 @@ func clientHint(err error, names hints.Names) string {
 	return "which TLS versions does the client support?"
 }
 
-// explainForeign wraps the error of a response that is not Kafka's, with a hint. Most
-// often it is a TLS alert: the broker's listener uses TLS and we do not.
+// explainForeign wraps the error of a response that is not Kafka's, with a hint. Most often it is a
+// TLS alert: the broker's listener uses TLS and we do not.
 func explainForeign(err error, names hints.Names) error {
 	return fmt.Errorf("read response: %w; does this broker listener require TLS (%s)?", err, names.Of(hints.BrokerTLS))
 }

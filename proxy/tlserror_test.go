@@ -16,8 +16,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// tlsBroker is a broker that speaks TLS and says so to nobody else: it ends
-// what is none.
+// tlsBroker is a broker that speaks TLS and says so to nobody else: it ends what is none.
 func tlsBroker(t *testing.T, config *tls.Config) string {
 	t.Helper()
 	serve := answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) })
@@ -44,8 +43,8 @@ func brokersWith(t *testing.T, broker string, files credentials.ClientTLS, name 
 	return b
 }
 
-// Whatever is wrong between culvert and a broker, the log says it once, aloud
-// and with what to look at, at either end, and no client waits.
+// Whatever is wrong between culvert and a broker, the log says it once, aloud and with what to look
+// at, at either end, and no client waits.
 func TestBrokerTLSErrorsAreOneSentence(t *testing.T) {
 	own, other := newTLSFixture(t, "own"), newTLSFixture(t, "other")
 	serverConfig := func(s credentials.ServerTLS) *tls.Config {
@@ -180,8 +179,8 @@ func warns(log string, words []string) bool {
 	return false
 }
 
-// Files are read again for dials of brokers as they are for handshakes of
-// others: a gateway outlives certificates.
+// Files are read again for dials of brokers as they are for handshakes of others: a gateway
+// outlives certificates.
 func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
 	old, next := newTLSFixture(t, "old"), newTLSFixture(t, "next")
 	server := func(f tlsFixture) string {
@@ -215,8 +214,8 @@ func TestNewDialsOfBrokersUseNewFiles(t *testing.T) {
 	}
 }
 
-// A client whose security.protocol or certificates do not fit is ended at once,
-// and the agent's log says why.
+// A client whose security.protocol or certificates do not fit is ended at once, and the agent's log
+// says why.
 func TestClientTLSErrorsAreOneSentence(t *testing.T) {
 	own, other := newTLSFixture(t, "own"), newTLSFixture(t, "other")
 	config, err := credentials.ServerTLS{CertFile: own.certFile, KeyFile: own.keyFile, ClientCAFile: own.caFile}.Config()

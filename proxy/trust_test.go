@@ -20,8 +20,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// hostileNames is a resolver whose answers to a name come one after the other,
-// and which keeps what it was asked.
+// hostileNames is a resolver whose answers to a name come one after the other, and which keeps what
+// it was asked.
 type hostileNames struct {
 	mu    sync.Mutex
 	names names
@@ -41,8 +41,8 @@ func (h *hostileNames) lookups() []string {
 	return slices.Clone(h.asked)
 }
 
-// askFor opens a stream as an agent does that asks for what it likes, and
-// returns why it was refused.
+// askFor opens a stream as an agent does that asks for what it likes, and returns why it was
+// refused.
 func askFor(t *testing.T, up Upstream, address string, ticket *tunnel.Ticket) *tunnel.Error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -63,8 +63,8 @@ func askFor(t *testing.T, up Upstream, address string, ticket *tunnel.Ticket) *t
 	return refused
 }
 
-// Whoever holds an agent's credentials reaches brokers with them, and nothing
-// else that the gateway could reach.
+// Whoever holds an agent's credentials reaches brokers with them, and nothing else that the gateway
+// could reach.
 func TestAGatewayDialsOnlyWhatABrokerNamed(t *testing.T) {
 	const agentsToken = "the agent's token"
 	broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
@@ -119,8 +119,8 @@ func TestAGatewayDialsOnlyWhatABrokerNamed(t *testing.T) {
 	}
 }
 
-// A broker may name what it likes, and gets a ticket for it. What is dialled in
-// its name is checked all the same.
+// A broker may name what it likes, and gets a ticket for it. What is dialled in its name is checked
+// all the same.
 func TestHostileBrokerLeadsNowhereElse(t *testing.T) {
 	port := silent(t, "127.0.0.1:0").(*net.TCPAddr).Port
 	hostile := []string{"169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "::ffff:169.254.169.254", "metadata.example", "nowhere.example"}
@@ -167,8 +167,8 @@ func TestHostileBrokerLeadsNowhereElse(t *testing.T) {
 	})
 }
 
-// A broker's name that is harmless at first and the cloud's metadata service
-// later is looked up for each dial, and each answer is checked.
+// A broker's name that is harmless at first and the cloud's metadata service later is looked up for
+// each dial, and each answer is checked.
 func TestANameIsCheckedOnEachDial(t *testing.T) {
 	var port atomic.Int32
 	broker := fakeBroker(t, answering(func(_, version int16, id int32) []byte {
@@ -207,8 +207,8 @@ func TestANameIsCheckedOnEachDial(t *testing.T) {
 	})
 }
 
-// Beside a gateway whose brokers are elsewhere, loopback is where its own admin
-// listener is, and no broker.
+// Beside a gateway whose brokers are elsewhere, loopback is where its own admin listener is, and no
+// broker.
 func TestLoopbackIsNotDialledForRemoteBrokers(t *testing.T) {
 	loopback := silent(t, "127.0.0.1:0").String()
 	_, port, _ := net.SplitHostPort(loopback)

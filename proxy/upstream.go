@@ -14,11 +14,11 @@ import (
 // Upstream is how an agent reaches brokers: through gateways, or directly. Make one with
 // [NewTunnel] or [NewDirect]. Its methods may be called concurrently. The agent closes it.
 type Upstream interface {
-	// dial opens a stream to a destination. sent is how many bytes of to.first it has sent:
-	// all or none. The caller closes c.
+	// dial opens a stream to a destination. sent is how many bytes of to.first it has sent: all or
+	// none. The caller closes c.
 	dial(ctx context.Context, to destination) (c net.Conn, sent int, err error)
-	// hello checks that the other end answers. It returns the tickets for the nodes that a
-	// gateway knows.
+	// hello checks that the other end answers. It returns the tickets for the nodes that a gateway
+	// knows.
 	hello(ctx context.Context) (tunnel.Welcome, error)
 	// states returns which transport is used to each gateway, by URL.
 	states() map[string]tunnel.State
@@ -26,16 +26,16 @@ type Upstream interface {
 	spare(n int)
 	// name identifies the upstream in logs and in the state file.
 	name() string
-	// transport returns the transport of all streams, for metrics, or "" if each stream
-	// has its own.
+	// transport returns the transport of all streams, for metrics, or "" if each stream has its
+	// own.
 	transport() string
 	close() error
 }
 
-// Open opens one stream as an agent does, for diagnosis. It leads to an address that a
-// broker has named, with the ticket for it, or to a bootstrap broker if address is empty.
-// onTicket is called, during reads of the stream, with each ticket that arrives; it may be
-// nil. The caller closes the stream.
+// Open opens one stream as an agent does, for diagnosis. It leads to an address that a broker has
+// named, with the ticket for it, or to a bootstrap broker if address is empty. onTicket is called,
+// during reads of the stream, with each ticket that arrives; it may be nil. The caller closes the
+// stream.
 func Open(ctx context.Context, up Upstream, address string, ticket *tunnel.Ticket, onTicket func(tunnel.Ticket)) (net.Conn, error) {
 	if onTicket == nil {
 		onTicket = func(tunnel.Ticket) {}
@@ -50,20 +50,20 @@ type destination struct {
 	ticket  *tunnel.Ticket
 	// onTicket is called with each ticket that arrives, during reads of the stream.
 	onTicket func(tunnel.Ticket)
-	// first are bytes to send as early as possible. They may arrive twice, so they must be
-	// a request that changes nothing; or nil.
+	// first are bytes to send as early as possible. They may arrive twice, so they must be a
+	// request that changes nothing; or nil.
 	first []byte
 }
 
-// NewTunnel returns an upstream through one or more gateways, which are tried in order. It
-// owns the dialers.
+// NewTunnel returns an upstream through one or more gateways, which are tried in order. It owns the
+// dialers.
 func NewTunnel(gateways ...*tunnel.Dialer) Upstream { return &tunnels{gateways} }
 
 type tunnels struct{ gateways []*tunnel.Dialer }
 
-// dial tries the gateways in order. If all of them drain, it waits and tries again: behind
-// one address there may be several replicas, and a load balancer needs a moment to notice
-// which of them drain.
+// dial tries the gateways in order. If all of them drain, it waits and tries again: behind one
+// address there may be several replicas, and a load balancer needs a moment to notice which of them
+// drain.
 func (t *tunnels) dial(ctx context.Context, to destination) (net.Conn, int, error) {
 	for wait := drainingWait; ; wait *= 2 {
 		c, err := t.dialOnce(ctx, to)
@@ -81,8 +81,8 @@ func (t *tunnels) dial(ctx context.Context, to destination) (net.Conn, int, erro
 	}
 }
 
-// drainingWait is the first wait after all gateways have said that they drain. It doubles
-// each time, until the caller's context is done.
+// drainingWait is the first wait after all gateways have said that they drain. It doubles each
+// time, until the caller's context is done.
 const drainingWait = 50 * time.Millisecond
 
 // dialOnce tries each gateway once.
@@ -196,9 +196,9 @@ func (d direct) name() string      { return "tcp://" + strings.Join(d.brokers.Bo
 func (d direct) transport() string { return "direct" }
 func (d direct) close() error      { return nil }
 
-// dialTimeout bounds the time to open a stream for a client. The client's TCP connection is
-// open already, so its connection timeout does not apply; its request timeout is 30 s or
-// more, and it should learn the error before.
+// dialTimeout bounds the time to open a stream for a client. The client's TCP connection is open
+// already, so its connection timeout does not apply; its request timeout is 30 s or more, and it
+// should learn the error before.
 const dialTimeout = 10 * time.Second
 
 // errNoStream wraps the error of a stream that could not be opened.

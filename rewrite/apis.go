@@ -25,18 +25,16 @@ type api struct {
 	how    relayer // nil: the API is withheld, no version is offered or relayed
 }
 
-// relayer passes the response that c stands in, at its body, with its addresses
-// replaced. It takes the cursor by value, as walks do: a pointer would put it on
-// the heap, once for each response.
+// relayer passes the response that c stands in, at its body, with its addresses replaced. It takes
+// the cursor by value, as walks do: a pointer would put it on the heap, once for each response.
 type relayer interface {
 	relay(c cursor, d Directory) (Result, error)
 }
 
-// apis has a row for each API whose responses can name brokers or controllers.
-// What is rewritten, which versions are offered, what a gateway gives tickets
-// for and what docs/compatibility.md lists follow from it. A new API needs its
-// row and its walk here, a golden frame in testdata, and its line in that
-// document; tests ask for each of them.
+// apis has a row for each API whose responses can name brokers or controllers. What is rewritten,
+// which versions are offered, what a gateway gives tickets for and what docs/compatibility.md lists
+// follow from it. A new API needs its row and its walk here, a golden frame in testdata, and its
+// line in that document; tests ask for each of them.
 var apis = [protocol.MaxKey + 1]api{
 	// since, newest, names, how and by which walk
 	protocol.Produce:          {10, 13, Leaders, held{walkProduce, inTag}},
@@ -74,14 +72,14 @@ func NamedBy(key protocol.APIKey, version int16) Named {
 	return row.names
 }
 
-// Touches reports whether responses of this version have to go through
-// [Rewriter.Relay]: those with addresses to replace, and ApiVersions.
+// Touches reports whether responses of this version have to go through [Rewriter.Relay]: those with
+// addresses to replace, and ApiVersions.
 func Touches(key protocol.APIKey, version int16) bool {
 	return key == protocol.APIVersions || rowOf(key).how != nil && NamedBy(key, version) != Nobody
 }
 
-// walkMetadata walks over the brokers of a Metadata response v0-13 and the
-// cluster id behind them, and leaves the topics, which can be many.
+// walkMetadata walks over the brokers of a Metadata response v0-13 and the cluster id behind them,
+// and leaves the topics, which can be many.
 //
 //	throttle int32 (v3+)
 //	[brokers] node int32, host string, port int32, rack string (v1+), TAGS
@@ -135,8 +133,8 @@ func walkFindCoordinator(c cursor) (cursor, found) {
 	return c, f
 }
 
-// controllerEndpoints is the endpoint type of DescribeCluster that an admin
-// client asks controllers for (KIP-919). A broker refuses it.
+// controllerEndpoints is the endpoint type of DescribeCluster that an admin client asks controllers
+// for (KIP-919). A broker refuses it.
 const controllerEndpoints = 2
 
 // walkDescribeCluster walks over a DescribeCluster response v0-2.
@@ -171,8 +169,8 @@ func walkDescribeCluster(c cursor) (cursor, found) {
 	return c, f
 }
 
-// walkDescribeQuorum walks over a DescribeQuorum response v2. The addresses that
-// it finds have a node id, no host and no port: the port is a uint16.
+// walkDescribeQuorum walks over a DescribeQuorum response v2. The addresses that it finds have a
+// node id, no host and no port: the port is a uint16.
 //
 //	error int16, message string
 //	[topics] name string

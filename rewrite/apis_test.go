@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// documentedAs returns the versions, and the beginning of what it names, that
-// docs/compatibility.md has to say of a row.
+// documentedAs returns the versions, and the beginning of what it names, that docs/compatibility.md
+// has to say of a row.
 func documentedAs(row api) string {
 	versions := fmt.Sprintf("%d–%d", row.since, row.newest)
 	if row.since == row.newest {

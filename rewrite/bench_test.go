@@ -8,8 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// BenchmarkRelay relays healthy responses; bare is io.Copy through a buffer of
-// the same size.
+// BenchmarkRelay relays healthy responses; bare is io.Copy through a buffer of the same size.
 func BenchmarkRelay(b *testing.B) {
 	produce := kmsg.NewPtrProduceResponse()
 	produce.Version = 12

@@ -19,8 +19,8 @@ func (f found) brokers() []Broker {
 	return brokers
 }
 
-// learnt relays responses that name brokers to connect to. The [Directory]
-// learns them first. Its walk goes over as much of the response as names them.
+// learnt relays responses that name brokers to connect to. The [Directory] learns them first. Its
+// walk goes over as much of the response as names them.
 type learnt func(cursor) (cursor, found)
 
 func (w learnt) relay(c cursor, d Directory) (Result, error) {

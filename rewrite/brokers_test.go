@@ -120,8 +120,7 @@ func TestErrorsSayWhatCouldNotBeDecoded(t *testing.T) {
 	}
 }
 
-// 10,000 brokers are relayed, and 100,000 partitions behind them stream through
-// without being held.
+// 10,000 brokers are relayed, and 100,000 partitions behind them stream through without being held.
 func TestALargeMetadata(t *testing.T) {
 	const brokers = 10_000
 	resp := metadataOf(12, brokers)
@@ -208,8 +207,8 @@ func TestBrokersPassesNothing(t *testing.T) {
 	wantUndecodable(t, err)
 }
 
-// Node -1 without a host is the answer to an unknown coordinator; it is not to
-// be mapped. With a host it is no such answer, and its host must not pass.
+// Node -1 without a host is the answer to an unknown coordinator; it is not to be mapped. With a
+// host it is no such answer, and its host must not pass.
 func TestNoNodeHasNoAddress(t *testing.T) {
 	resp := kmsg.NewPtrFindCoordinatorResponse()
 	resp.Version, resp.ErrorCode, resp.NodeID, resp.Port = 2, 15, -1, -1
@@ -224,8 +223,8 @@ func TestNoNodeHasNoAddress(t *testing.T) {
 	}
 }
 
-// A controller's answer to DescribeCluster (KIP-919) has the form of a broker's.
-// Its node ids are those of brokers where nodes are both.
+// A controller's answer to DescribeCluster (KIP-919) has the form of a broker's. Its node ids are
+// those of brokers where nodes are both.
 func TestControllersAreNotLearntAsBrokers(t *testing.T) {
 	for version := int16(1); version <= protocol.DescribeCluster.MaxVersion(); version++ {
 		resp := kmsg.NewPtrDescribeClusterResponse()

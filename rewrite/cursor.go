@@ -10,13 +10,13 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// maxHeld bounds the bytes of one response that are held back, whatever a broker
-// sends. A broker's entry is about 60 bytes long: 10,000 of them need less than
-// 1 MiB. A Produce response of 100,000 partitions needs 5 MiB.
+// maxHeld bounds the bytes of one response that are held back, whatever a broker sends. A broker's
+// entry is about 60 bytes long: 10,000 of them need less than 1 MiB. A Produce response of 100,000
+// partitions needs 5 MiB.
 const maxHeld = 16 << 20
 
-// ErrUndecodable is wrapped by errors about responses that do not follow their
-// schema. Such a response is not relayed: an address could be in it.
+// ErrUndecodable is wrapped by errors about responses that do not follow their schema. Such a
+// response is not relayed: an address could be in it.
 var ErrUndecodable = errors.New("cannot be decoded and is not relayed")
 
 // response says which response a cursor walks over.
@@ -30,33 +30,33 @@ func (r response) String() string {
 	return fmt.Sprintf("%s v%d response, correlation id %d", r.key, r.version, r.correlationID)
 }
 
-// A cursor walks over one response, field by field in the order of Kafka's
-// schemas (clients/src/main/resources/common/message). Its first error sticks,
-// and what is read after it is zero.
+// A cursor walks over one response, field by field in the order of Kafka's schemas
+// (clients/src/main/resources/common/message). Its first error sticks, and what is read after it is
+// zero.
 //
-// A count or length that exceeds the bytes left in the frame is an error, and
-// nothing is allocated before its bytes have arrived.
+// A count or length that exceeds the bytes left in the frame is an error, and nothing is allocated
+// before its bytes have arrived.
 type cursor struct {
 	response
 	f      *protocol.Flow
 	b      []byte // the bytes of the frame that are read and not passed, on loan from f
 	at     int    // offset of the next field in b
 	beyond int64  // bytes of the frame behind b
-	// hold keeps in b all that is walked over, so that offsets in b stay valid.
-	// Without it, that is passed as soon as more bytes are needed.
+	// hold keeps in b all that is walked over, so that offsets in b stay valid. Without it, that is
+	// passed as soon as more bytes are needed.
 	hold     bool
 	flexible bool // compact lengths, and tagged fields behind each struct (KIP-482)
 	err      error
 }
 
-// newCursor returns a cursor at the length of the frame that is next in f. It
-// holds what it walks over. size counts the length.
+// newCursor returns a cursor at the length of the frame that is next in f. It holds what it walks
+// over. size counts the length.
 func newCursor(f *protocol.Flow, size int64, r response) cursor {
 	return cursor{response: r, f: f, beyond: size, hold: true}
 }
 
-// header walks over the length, the correlation id and the header's tagged
-// fields, and sets the form of the body.
+// header walks over the length, the correlation id and the header's tagged fields, and sets the
+// form of the body.
 func (c *cursor) header() {
 	c.skip(4 + 4)
 	c.flexible = c.key.FlexibleResponseHeader(c.version)
@@ -94,8 +94,8 @@ func (c *cursor) take(n int) []byte {
 	return c.b[c.at-n : c.at]
 }
 
-// more reads until b holds n bytes behind at, and takes all others that have
-// arrived with them. It reports whether it could.
+// more reads until b holds n bytes behind at, and takes all others that have arrived with them. It
+// reports whether it could.
 func (c *cursor) more(n int) bool {
 	if c.err != nil {
 		return false
@@ -166,8 +166,8 @@ func (c *cursor) int32() int32 {
 	return 0
 }
 
-// uvarint reads an unsigned varint of at most five bytes and 31 bits: no size is
-// larger in Kafka, where it is a Java int.
+// uvarint reads an unsigned varint of at most five bytes and 31 bits: no size is larger in Kafka,
+// where it is a Java int.
 func (c *cursor) uvarint() int {
 	if c.at < len(c.b) && c.b[c.at] < 0x80 {
 		c.at++
@@ -188,8 +188,8 @@ func (c *cursor) uvarint() int {
 	return 0
 }
 
-// count returns n, or fails if n elements of at least size bytes each do not fit
-// into the bytes left.
+// count returns n, or fails if n elements of at least size bytes each do not fit into the bytes
+// left.
 func (c *cursor) count(n, size int) int {
 	if n < 0 || int64(n)*int64(size) > c.left() {
 		c.fail("%d elements, %d bytes left", n, c.left())

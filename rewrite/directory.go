@@ -11,13 +11,12 @@ type Broker struct {
 
 // Directory says which address clients get for each broker.
 type Directory interface {
-	// Learn is called once for each response that names nodes ([Named.Nodes]),
-	// before any byte of it is passed, with the brokers that it names: in its
-	// order, without those that have no node id or no host. clusterID is empty
-	// where the response has none. An error refuses the response.
+	// Learn is called once for each response that names nodes ([Named.Nodes]), before any byte of
+	// it is passed, with the brokers that it names: in its order, without those that have no node
+	// id or no host. clusterID is empty where the response has none. An error refuses the response.
 	Learn(clusterID string, brokers []Broker) error
-	// Local returns the address to write for b, and does nothing else. Where it
-	// has none, leader hints are blanked, and any other response is refused.
+	// Local returns the address to write for b, and does nothing else. Where it has none, leader
+	// hints are blanked, and any other response is refused.
 	Local(b Broker) (host string, port int32, ok bool)
 }
 
@@ -27,16 +26,15 @@ type Result struct {
 	Blanked   int // were leader hints and were taken out
 }
 
-// address is a broker's, and where its host and port, which always follow each
-// other, stand in a response.
+// address is a broker's, and where its host and port, which always follow each other, stand in a
+// response.
 type address struct {
 	Broker
 	span
 }
 
-// broker reads node int32, host string, port int32, and appends the address to
-// those before it. Without a host there is none: the answer to an unknown
-// coordinator is node -1, host "", port -1.
+// broker reads node int32, host string, port int32, and appends the address to those before it.
+// Without a host there is none: the answer to an unknown coordinator is node -1, host "", port -1.
 func (c *cursor) broker(before []address) []address {
 	b := Broker{NodeID: c.int32()}
 	from := c.at
@@ -48,9 +46,8 @@ func (c *cursor) broker(before []address) []address {
 	return append(before, address{b, span{from, c.at}})
 }
 
-// replace returns the edits that put the addresses of the directory in the place
-// of these. One that stays the same needs no edit. missing is the first that the
-// directory has none for, or -1.
+// replace returns the edits that put the addresses of the directory in the place of these. One that
+// stays the same needs no edit. missing is the first that the directory has none for, or -1.
 func (c *cursor) replace(addresses []address, d Directory) (edits []edit, missing int) {
 	for i, a := range addresses {
 		host, port, ok := d.Local(a.Broker)

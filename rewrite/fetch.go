@@ -8,18 +8,16 @@ import (
 	"slices"
 )
 
-// maxTail bounds what is held back behind the records of a response: what fits
-// into the buffer of a [protocol.Flow], which is a thousand leaders. A longer tail
-// is blanked as it streams.
+// maxTail bounds what is held back behind the records of a response: what fits into the buffer of a
+// [protocol.Flow], which is a thousand leaders. A longer tail is blanked as it streams.
 const maxTail = 64 << 10
 
-// padTag is the number of the tagged field that fills the bytes that a shorter
-// address leaves over. Kafka has none above 3 there, and clients skip unknown ones.
+// padTag is the number of the tagged field that fills the bytes that a shorter address leaves over.
+// Kafka has none above 3 there, and clients skip unknown ones.
 const padTag = 127
 
-// streamed relays responses with records and a hint behind them. The records are
-// passed as they arrive, and so is the length of the frame. So the hint has to
-// keep its length.
+// streamed relays responses with records and a hint behind them. The records are passed as they
+// arrive, and so is the length of the frame. So the hint has to keep its length.
 type streamed struct {
 	walk   func(cursor) cursor // up to the hint
 	tagged bool
@@ -36,11 +34,10 @@ func (s streamed) relay(c cursor, d Directory) (Result, error) {
 	return c.relayTail(s.tagged, d)
 }
 
-// relayTail edits what is behind the records and keeps its length. An unknown
-// tagged field fills what shorter addresses leave over. If that does not fit, or
-// the directory has no address for a leader, such a field of zeros replaces the
-// hint. Clients then ask for metadata, as they do after the errors that hints
-// come with.
+// relayTail edits what is behind the records and keeps its length. An unknown tagged field fills
+// what shorter addresses leave over. If that does not fit, or the directory has no address for a
+// leader, such a field of zeros replaces the hint. Clients then ask for metadata, as they do after
+// the errors that hints come with.
 func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	size := c.left()
 	if size > maxTail {
@@ -62,8 +59,7 @@ func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	return Result{Blanked: n}, c.blankTail(size, tagged)
 }
 
-// remove returns the edits that take out the hint, and how many tagged fields
-// are left.
+// remove returns the edits that take out the hint, and how many tagged fields are left.
 func (h hint) remove() ([]edit, int) {
 	if h.tagged {
 		return []edit{{span: h.field}}, h.tagsLen - 1
@@ -71,10 +67,9 @@ func (h hint) remove() ([]edit, int) {
 	return []edit{{h.array, []byte{1}}}, h.tagsLen
 }
 
-// pad adds one or two tagged fields of zeros to the edits, so that the length of
-// the response stays. It cannot if the edits make the response longer or one byte
-// shorter, or if a tagged field has the highest number already. tagsLen is how
-// many tagged fields the edits leave.
+// pad adds one or two tagged fields of zeros to the edits, so that the length of the response
+// stays. It cannot if the edits make the response longer or one byte shorter, or if a tagged field
+// has the highest number already. tagsLen is how many tagged fields the edits leave.
 func (h hint) pad(edits []edit, tagsLen int) ([]edit, bool) {
 	gap := -growth(edits)
 	if gap == 0 {
@@ -97,8 +92,8 @@ func (h hint) pad(edits []edit, tagsLen int) ([]edit, bool) {
 	return nil, false
 }
 
-// padding returns tagged fields, numbered from tag on, without the zeros of the
-// last one. With these they are size bytes long. It returns nil if no fields are.
+// padding returns tagged fields, numbered from tag on, without the zeros of the last one. With
+// these they are size bytes long. It returns nil if no fields are.
 func padding(size int64, tag, fields int) []byte {
 	var b []byte
 	for ; fields > 1; fields-- {

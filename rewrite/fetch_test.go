@@ -15,8 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// hinted returns a response with leader hints of these hosts and with these
-// unknown tagged fields.
+// hinted returns a response with leader hints of these hosts and with these unknown tagged fields.
 func hinted(key protocol.APIKey, hosts []string, tags ...uint32) kmsg.Response {
 	resp := kmsg.ResponseForKey(int16(key))
 	resp.SetVersion(key.MaxVersion())
@@ -46,8 +45,8 @@ func constant(host string) directory {
 	return func(Broker) (string, int32) { return host, 19092 }
 }
 
-// Each gap is filled, also those of a byte more than a tagged field has: 127 and
-// 16383 zeros are followed by a longer size.
+// Each gap is filled, also those of a byte more than a tagged field has: 127 and 16383 zeros are
+// followed by a longer size.
 func TestAHintOfAnyLengthIsReplacedOrBlanked(t *testing.T) {
 	hosts := func(n int) []string { return []string{strings.Repeat("b", n) + domain} }
 	for _, key := range streamedKeys {
@@ -88,8 +87,8 @@ func checkHint(t *testing.T, d directory, resp kmsg.Response) Result {
 	return res
 }
 
-// Whether clients get a hint must not depend on luck: with short local names
-// they do, unless an advertised host is just one byte longer.
+// Whether clients get a hint must not depend on luck: with short local names they do, unless an
+// advertised host is just one byte longer.
 func TestAHintSurvivesWhereItFits(t *testing.T) {
 	for _, key := range streamedKeys {
 		for host, want := range map[string]Result{
@@ -147,8 +146,8 @@ func TestAHintBeforeTheLastTaggedFieldIsBlanked(t *testing.T) {
 	}
 }
 
-// Java and librdkafka read a tagged field that they know in place, others take
-// its size for true: one that lies shows an address to either.
+// Java and librdkafka read a tagged field that they know in place, others take its size for true:
+// one that lies shows an address to either.
 func TestATaggedFieldThatLiesIsRefused(t *testing.T) {
 	fetch := "00000000 0000 00000000 01"
 	endpoint := "02 00000001 02 62 00002384 00 00" // 13 bytes
@@ -188,8 +187,8 @@ func fetchOf(partitions, size int) []byte {
 	return frameOf(resp)
 }
 
-// heldBytes gives its bytes in chunks and notes, at each read, how many of those
-// before have not been passed.
+// heldBytes gives its bytes in chunks and notes, at each read, how many of those before have not
+// been passed.
 type heldBytes struct {
 	b     []byte
 	chunk int

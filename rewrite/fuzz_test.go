@@ -32,10 +32,10 @@ func seedFrames(f *testing.F) {
 	}
 }
 
-// FuzzRelay checks, for whatever a broker may send: that an identity mapping
-// changes nothing, however the bytes arrive; that rewriting twice is rewriting
-// once; that a frame is as long as it says; that nothing of a refused response
-// passes but records, and no host of any; and that memory is in proportion.
+// FuzzRelay checks, for whatever a broker may send: that an identity mapping changes nothing,
+// however the bytes arrive; that rewriting twice is rewriting once; that a frame is as long as it
+// says; that nothing of a refused response passes but records, and no host of any; and that memory
+// is in proportion.
 func FuzzRelay(f *testing.F) {
 	seedFrames(f)
 	all := openCaps()

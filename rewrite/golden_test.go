@@ -26,8 +26,8 @@ type golden struct {
 	broker, client []byte
 }
 
-// readGolden parses a file of lines: a comment behind #, a name and its value,
-// or hexadecimal digits, indented, that belong to the name above.
+// readGolden parses a file of lines: a comment behind #, a name and its value, or hexadecimal
+// digits, indented, that belong to the name above.
 func readGolden(t testing.TB, file string) golden {
 	b, err := os.ReadFile(file)
 	if err != nil {

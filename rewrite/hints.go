@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// A hint is the part of a response that names the leaders to turn to instead
-// (NodeEndpoints, KIP-951). It is the end of the response:
+// A hint is the part of a response that names the leaders to turn to instead (NodeEndpoints,
+// KIP-951). It is the end of the response:
 //
 //	[endpoints] node int32, host string, port int32, rack string, TAGS, TAGS   (ShareFetch, ShareAcknowledge)
 //	TAGS, with the same array in the field 0                                   (Produce, Fetch)
@@ -44,9 +44,9 @@ func (c *cursor) hint(tagged bool) (h hint) {
 	return h
 }
 
-// hintTag walks over one of the response's tagged fields. Java and librdkafka
-// read the field 0 and ignore its size, others rely on the size. A field of which
-// these read different bytes is an error: an address could be among them.
+// hintTag walks over one of the response's tagged fields. Java and librdkafka read the field 0 and
+// ignore its size, others rely on the size. A field of which these read different bytes is an
+// error: an address could be among them.
 func (c *cursor) hintTag(h *hint) {
 	from := c.at
 	tag := c.uvarint()
@@ -78,8 +78,8 @@ func (c *cursor) endpoints(h *hint) {
 	h.array = span{from, c.at}
 }
 
-// hintEdits returns the edits that replace the addresses of a hint, or ok=false
-// if the directory has none for one of them.
+// hintEdits returns the edits that replace the addresses of a hint, or ok=false if the directory
+// has none for one of them.
 func (c *cursor) hintEdits(h hint, d Directory) (edits []edit, ok bool) {
 	edits, missing := c.replace(h.addresses, d)
 	if missing >= 0 {
@@ -105,10 +105,9 @@ func (h hint) blank() []edit {
 	return []edit{empty}
 }
 
-// held relays responses without records that may end in a hint. All of the
-// response is held, so that its length can change. If the directory has no address
-// for one of the leaders, the whole hint is blanked: a client must not be led to
-// some of them only.
+// held relays responses without records that may end in a hint. All of the response is held, so
+// that its length can change. If the directory has no address for one of the leaders, the whole
+// hint is blanked: a client must not be led to some of them only.
 type held struct {
 	walk   func(cursor) cursor // up to the hint
 	tagged bool

@@ -12,8 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// excused are the responses with something like an address in them that name no
-// broker, and why they are relayed as they are.
+// excused are the responses with something like an address in them that name no broker, and why
+// they are relayed as they are.
 var excused = map[protocol.APIKey]string{
 	15: "ClientHost: the address of a client, as the broker saw it",
 	29: "Host: the client of an access rule",
@@ -52,8 +52,8 @@ func TestEveryResponseWithAnAddressHasARowOrIsExcused(t *testing.T) {
 	}
 }
 
-// addressFields returns the paths to all fields of a response that are named
-// like a host, a port or an endpoint.
+// addressFields returns the paths to all fields of a response that are named like a host, a port or
+// an endpoint.
 func addressFields(typ reflect.Type, outer []string) (paths []string) {
 	switch typ.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Array:
@@ -90,8 +90,8 @@ func TestEachKeyAndVersionThatKmsgKnowsHasBeenReviewed(t *testing.T) {
 	}
 }
 
-// No response that is relayed as it is may hold a host that a broker filled in,
-// at any version: the fields that are excused are the clients' own.
+// No response that is relayed as it is may hold a host that a broker filled in, at any version: the
+// fields that are excused are the clients' own.
 func TestResponsesThatAreNotTouchedHoldNoBrokerAddress(t *testing.T) {
 	caps := Reviewed()
 	for key := range protocol.MaxKey + 1 {

@@ -5,10 +5,9 @@ import (
 	"strconv"
 )
 
-// hidden relays responses that name controllers. Their hosts become
-// controller-<node id>.invalid, a name that nobody can resolve (RFC 6761), and
-// their ports 0. Tools show them, and no client of brokers connects to them: so
-// the [Directory] is not asked.
+// hidden relays responses that name controllers. Their hosts become controller-<node id>.invalid, a
+// name that nobody can resolve (RFC 6761), and their ports 0. Tools show them, and no client of
+// brokers connects to them: so the [Directory] is not asked.
 type hidden func(cursor) (cursor, found)
 
 func (w hidden) relay(c cursor, _ Directory) (Result, error) {

@@ -7,24 +7,24 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// Rewriter relays responses and replaces the addresses in them. It may be used
-// by many goroutines at a time if its Directory may.
+// Rewriter relays responses and replaces the addresses in them. It may be used by many goroutines
+// at a time if its Directory may.
 type Rewriter struct {
 	Directory Directory
-	// Caps are the newest versions that ApiVersions responses may offer. Nil
-	// means those of [Reviewed].
+	// Caps are the newest versions that ApiVersions responses may offer. Nil means those of
+	// [Reviewed].
 	Caps *Caps
-	// RelayUnknown keeps API keys above [protocol.MaxKey] in ApiVersions
-	// responses. It is not known whether their own responses carry addresses.
+	// RelayUnknown keeps API keys above [protocol.MaxKey] in ApiVersions responses. It is not known
+	// whether their own responses carry addresses.
 	RelayUnknown bool
 }
 
-// Relay passes the response that is next in f with its addresses replaced. size
-// counts the length in front; nothing of the response may have been passed.
+// Relay passes the response that is next in f with its addresses replaced. size counts the length
+// in front; nothing of the response may have been passed.
 //
-// An error wraps [ErrUndecodable], or one of the Directory, or is one of f, which
-// may be a timeout. The connection must be closed after any of them: a part of the
-// response may have been passed, but never an address.
+// An error wraps [ErrUndecodable], or one of the Directory, or is one of f, which may be a timeout.
+// The connection must be closed after any of them: a part of the response may have been passed, but
+// never an address.
 func (w *Rewriter) Relay(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (Result, error) {
 	if !Touches(key, version) {
 		return Result{}, f.PassThrough(size)
@@ -46,10 +46,9 @@ func (w *Rewriter) caps() *Caps {
 	return w.Caps
 }
 
-// Brokers returns the brokers that the response next in f names, as
-// [Directory.Learn] gets them, and passes nothing. It is for callers that read
-// responses and do not change them. The response must be one that names nodes
-// ([Named.Nodes]).
+// Brokers returns the brokers that the response next in f names, as [Directory.Learn] gets them,
+// and passes nothing. It is for callers that read responses and do not change them. The response
+// must be one that names nodes ([Named.Nodes]).
 func Brokers(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (clusterID string, brokers []Broker, err error) {
 	c, err := open(f, key, version, size)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 // seeds is how many random responses of each version are tried.
 const seeds = 25
 
-// isRefused reports whether a response is refused because d has no local
-// address: only hints can be blanked.
+// isRefused reports whether a response is refused because d has no local address: only hints can be
+// blanked.
 func isRefused(key protocol.APIKey, err error) bool {
 	return err != nil && rowOf(key).names != Leaders && !errors.Is(err, ErrUndecodable)
 }
@@ -124,8 +124,8 @@ func TestATruncatedResponseIsAnErrorAndLeaksNothing(t *testing.T) {
 	})
 }
 
-// walked returns how many bytes of a response are looked at: of Metadata those
-// up to its topics, of others all.
+// walked returns how many bytes of a response are looked at: of Metadata those up to its topics, of
+// others all.
 func walked(key protocol.APIKey, version int16, frame []byte) int {
 	walk, ok := rowOf(key).how.(learnt)
 	if !ok {

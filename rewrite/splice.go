@@ -37,8 +37,8 @@ func splice(b []byte, edits []edit) []byte {
 	return append(out, b[at:]...)
 }
 
-// finish makes the edits in what has been walked over and held, adapts the
-// frame's length to them, and passes the rest of the frame as it arrives.
+// finish makes the edits in what has been walked over and held, adapts the frame's length to them,
+// and passes the rest of the frame as it arrives.
 func (c *cursor) finish(edits []edit) error {
 	rest := c.left()
 	if len(edits) == 0 {

@@ -18,8 +18,8 @@ import (
 // domain ends the hosts that must not reach a client; no other string in the tests has it.
 const domain = ".kafka.internal.invalid"
 
-// directory is a Directory for tests: a function from a broker to its local
-// address. An empty host means that there is none.
+// directory is a Directory for tests: a function from a broker to its local address. An empty host
+// means that there is none.
 type directory func(Broker) (string, int32)
 
 func (d directory) Learn(string, []Broker) error { return nil }

@@ -6,15 +6,14 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// Caps holds for each API key the newest version that may be used, or -1 where
-// none may.
+// Caps holds for each API key the newest version that may be used, or -1 where none may.
 type Caps [protocol.MaxKey + 1]int16
 
-// reviewed holds for each API key the newest version that is known not to carry
-// addresses, or to be rewritten by this package. Kafka added addresses to
-// responses that had none (Produce v10, Fetch v16, DescribeQuorum v2). So a newer
-// version is not allowed until somebody has read its schema, and written its walk
-// if it needs one. All that kmsg v1.15.1 knows, which is Kafka 4.4, is reviewed.
+// reviewed holds for each API key the newest version that is known not to carry addresses, or to be
+// rewritten by this package. Kafka added addresses to responses that had none (Produce v10, Fetch
+// v16, DescribeQuorum v2). So a newer version is not allowed until somebody has read its schema,
+// and written its walk if it needs one. All that kmsg v1.15.1 knows, which is Kafka 4.4, is
+// reviewed.
 var reviewed = review()
 
 func review() Caps {
@@ -33,8 +32,8 @@ func review() Caps {
 	return caps
 }
 
-// withoutAddresses holds the newest version that has been reviewed of each API
-// that names no broker at any version, and so has no row in [apis].
+// withoutAddresses holds the newest version that has been reviewed of each API that names no broker
+// at any version, and so has no row in [apis].
 var withoutAddresses = map[protocol.APIKey]int16{
 	2:  11, // ListOffsets
 	4:  7,  // LeaderAndIsr
@@ -119,12 +118,11 @@ var withoutAddresses = map[protocol.APIKey]int16{
 	94: 0,  // UnregisterController
 }
 
-// Reviewed returns the newest versions that are known not to carry addresses,
-// or to be rewritten by this package.
+// Reviewed returns the newest versions that are known not to carry addresses, or to be rewritten by
+// this package.
 func Reviewed() Caps { return reviewed }
 
-// Lower returns the minimum of both for each key, and -1 for keys that other does
-// not have.
+// Lower returns the minimum of both for each key, and -1 for keys that other does not have.
 func (c Caps) Lower(other []int16) Caps {
 	for k := range c {
 		if k < len(other) {
@@ -136,8 +134,7 @@ func (c Caps) Lower(other []int16) Caps {
 	return c
 }
 
-// Allow reports whether the version may be used. No version of a key above
-// [protocol.MaxKey] may.
+// Allow reports whether the version may be used. No version of a key above [protocol.MaxKey] may.
 func (c *Caps) Allow(key protocol.APIKey, version int16) bool {
 	return key.Known() && version >= 0 && version <= c[key]
 }
@@ -149,9 +146,9 @@ const (
 	apiVersionSize = 2 + 2 + 2
 )
 
-// UnsupportedAPIVersions returns the response to an ApiVersions request that is
-// newer than max. By KIP-511 it is of version 0 and offers only ApiVersions, up to
-// max. The client asks again on the same connection.
+// UnsupportedAPIVersions returns the response to an ApiVersions request that is newer than max. By
+// KIP-511 it is of version 0 and offers only ApiVersions, up to max. The client asks again on the
+// same connection.
 func UnsupportedAPIVersions(correlationID int32, max int16) []byte {
 	b := binary.BigEndian.AppendUint32(nil, 4+2+4+apiVersionSize)
 	b = binary.BigEndian.AppendUint32(b, uint32(correlationID))
@@ -162,16 +159,14 @@ func UnsupportedAPIVersions(correlationID int32, max int16) []byte {
 	return binary.BigEndian.AppendUint16(b, uint16(max))
 }
 
-// relayAPIVersions passes an ApiVersions response v0-5 and takes out the APIs and
-// versions that caps does not allow. Minimums and features stay: Kafka offers
-// Produce from version 0 for librdkafka (KAFKA-18659), and transactions depend on
-// the features (KIP-890).
+// relayAPIVersions passes an ApiVersions response v0-5 and takes out the APIs and versions that
+// caps does not allow. Minimums and features stay: Kafka offers Produce from version 0 for
+// librdkafka (KAFKA-18659), and transactions depend on the features (KIP-890).
 //
 //	error int16, [keys] key int16, min int16, max int16, TAGS
 //	throttle int32 (v1+), TAGS
 //
-// With error UNSUPPORTED_VERSION the body is of version 0, whatever the request's
-// version was.
+// With error UNSUPPORTED_VERSION the body is of version 0, whatever the request's version was.
 func (c *cursor) relayAPIVersions(caps *Caps, relayUnknown bool) error {
 	version := c.version
 	if c.int16() == unsupportedVersion {

@@ -14,9 +14,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// What docs/snowflake.md offers to whom has no account: the commands that the
-// stand-in prints let an agent in, with a token and with a key, and the doctor says
-// that all is well.
+// What docs/snowflake.md offers to whom has no account: the commands that the stand-in prints let
+// an agent in, with a token and with a key, and the doctor says that all is well.
 func TestAccountStandIn(t *testing.T) {
 	t.Parallel()
 	needReal(t)
@@ -60,8 +59,7 @@ func examine(t *testing.T, binary string, flags []string) {
 	}
 }
 
-// startAccount starts the stand-in and returns the flags of the agents that it
-// tells to start.
+// startAccount starts the stand-in and returns the flags of the agents that it tells to start.
 func startAccount(t *testing.T) (commands [][]string) {
 	t.Helper()
 	dir, err := cache.Dir()

@@ -7,9 +7,8 @@ import (
 	"testing"
 )
 
-// arrivals takes note of numbered records as they are consumed: each must come
-// exactly once, within a partition in order, and with every byte that filled
-// gave it.
+// arrivals takes note of numbered records as they are consumed: each must come exactly once, within
+// a partition in order, and with every byte that filled gave it.
 type arrivals struct {
 	mu      sync.Mutex
 	last    map[int32]int
@@ -47,8 +46,7 @@ func (a *arrivals) note(trouble string) {
 	a.trouble = append(a.trouble, trouble)
 }
 
-// check fails the test unless the records 0 … count-1 have come, in order and
-// once each.
+// check fails the test unless the records 0 … count-1 have come, in order and once each.
 func (a *arrivals) check(t *testing.T, count int) {
 	t.Helper()
 	a.checkAtLeastOnce(t, count)

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// A balancer stands before several gateways as kube-proxy does: it knows
-// nothing of what it carries, sends a new connection to any gateway that says
-// that it is ready, and a UDP flow, which is all that comes from one socket, to
-// the same gateway until that is not ready, when it cuts the flow off.
+// A balancer stands before several gateways as kube-proxy does: it knows nothing of what it
+// carries, sends a new connection to any gateway that says that it is ready, and a UDP flow, which
+// is all that comes from one socket, to the same gateway until that is not ready, when it cuts the
+// flow off.
 type balancer struct {
 	tcp    net.Listener
 	udp    *net.UDPConn
@@ -37,8 +37,8 @@ type flow struct {
 	conn *net.UDPConn // to the gateway; its own address is that of this flow
 }
 
-// newBalancer starts a balancer before gateways, at an address where TCP and UDP
-// are free. It ends with the test.
+// newBalancer starts a balancer before gateways, at an address where TCP and UDP are free. It ends
+// with the test.
 func newBalancer(t *testing.T, listen string, gateways ...*gateway) *balancer {
 	t.Helper()
 	tcp, err := net.Listen("tcp", listen)

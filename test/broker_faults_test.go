@@ -20,23 +20,21 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// producing is how many records each producer sends while brokers come and go,
-// at rate a second.
+// producing is how many records each producer sends while brokers come and go, at rate a second.
 const (
 	producing = 5000
 	rate      = 400
 )
 
-// producers send the numbered records to a topic and return an error if one of
-// them was not acknowledged.
+// producers send the numbered records to a topic and return an error if one of them was not
+// acknowledged.
 var producers = map[string]func(*testing.T, context.Context, *path, string) error{
 	"franz-go": produceFranz,
 	"Java":     produceJava,
 }
 
-// TestNoRecordIsLostWhenBrokersComeAndGo moves leaders, and kills and restarts
-// a broker, while idempotent producers of two kinds and over all transports
-// send with acks=all.
+// TestNoRecordIsLostWhenBrokersComeAndGo moves leaders, and kills and restarts a broker, while
+// idempotent producers of two kinds and over all transports send with acks=all.
 func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
 	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
@@ -153,8 +151,7 @@ func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
 	arrived := newArrivals()
 	first, second := member(), member()
 	sent := 0
-	// both returns when what was sent has come, and each of the members has had
-	// some of it.
+	// both returns when what was sent has come, and each of the members has had some of it.
 	both := func(members ...*kgo.Client) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("not every member got records"))
 		defer cancel()

@@ -8,8 +8,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/ingress"
 )
 
-// TestCorporateProxy has the agent leave through a company's proxy, which alone
-// can resolve the gateway's name.
+// TestCorporateProxy has the agent leave through a company's proxy, which alone can resolve the
+// gateway's name.
 func TestCorporateProxy(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)

@@ -20,9 +20,9 @@ import (
 // gatewayName is a name of the gateway that nobody can resolve who is not told.
 const gatewayName = "gateway.invalid"
 
-// writeCredentials writes what both ends of culvert are started with: ca.pem,
-// gateway.pem and gateway-key.pem for 127.0.0.1, localhost, the server of a
-// network of netns and what stands in for Snowflake, and a token.
+// writeCredentials writes what both ends of culvert are started with: ca.pem, gateway.pem and
+// gateway-key.pem for 127.0.0.1, localhost, the server of a network of netns and what stands in for
+// Snowflake, and a token.
 func writeCredentials(dir string) error {
 	ca, err := newAuthority("culvert test CA")
 	if err != nil {
@@ -37,16 +37,14 @@ func writeCredentials(dir string) error {
 	})
 }
 
-// writeKafkaTLS writes what brokers and clients are started with that speak TLS
-// to culvert and ask it for a certificate, or are asked for theirs. Each side
-// has an authority of its own.
+// writeKafkaTLS writes what brokers and clients are started with that speak TLS to culvert and ask
+// it for a certificate, or are asked for theirs. Each side has an authority of its own.
 //
 //	brokers-ca    signed  broker    and  to-brokers, which culvert shows to brokers
 //	clients-ca    signed  agent     and  client, which clients show to the agent
 //	strangers-ca  signed  stranger  and  nobody
 //
-// Each is NAME.pem, NAME-key.pem and, of both, NAME-both.pem. There is an
-// expired-broker, too.
+// Each is NAME.pem, NAME-key.pem and, of both, NAME-both.pem. There is an expired-broker, too.
 func writeKafkaTLS(dir string) error {
 	files := map[string][]byte{}
 	for _, side := range []struct{ ca, server, client string }{{"brokers-ca", "broker", "to-brokers"}, {"clients-ca", "agent", "client"}, {"strangers-ca", "stranger", "nobody"}} {
@@ -103,8 +101,8 @@ func (a *authority) pem() []byte {
 	return pemBlock("CERTIFICATE", der)
 }
 
-// issue makes a certificate and its key, good at either end of a connection, for
-// names and addresses.
+// issue makes a certificate and its key, good at either end of a connection, for names and
+// addresses.
 func (a *authority) issue(subject string, until time.Time, names ...string) (cert, key []byte, err error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: subject},

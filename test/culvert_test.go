@@ -15,8 +15,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// startCulvert starts one of culvert's ends and returns when it says that
-// clients may come.
+// startCulvert starts one of culvert's ends and returns when it says that clients may come.
 func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -35,8 +34,8 @@ func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	return p, nil
 }
 
-// endCulvert asks one of culvert's ends to end, which it must do with 0: the
-// race detector, where it is built in, makes that 66.
+// endCulvert asks one of culvert's ends to end, which it must do with 0: the race detector, where
+// it is built in, makes that 66.
 func endCulvert(p *proc.Process) error {
 	if err := p.Terminate(10 * time.Second); err != nil {
 		return fmt.Errorf("end culvert: %w\n%s", err, p.Output())
@@ -44,8 +43,8 @@ func endCulvert(p *proc.Process) error {
 	return nil
 }
 
-// build builds culvert once, with the race detector if CULVERT_TEST_RACE is set,
-// and returns its path.
+// build builds culvert once, with the race detector if CULVERT_TEST_RACE is set, and returns its
+// path.
 var build = sync.OnceValues(func() (string, error) { return buildAs("culvert") })
 
 // buildHurried builds a culvert whose long times are a tenth of what they are.

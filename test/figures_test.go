@@ -15,12 +15,12 @@ import (
 
 // Figures that the code keeps to. What imports what is in imports_test.go.
 const (
-	// maxLines is how many lines of code a file may have, without comments, blank
-	// lines and tests: a file that is longer holds more than one thing.
+	// maxLines is how many lines of code a file may have, without comments, blank lines and tests:
+	// a file that is longer holds more than one thing.
 	maxLines = 450
 
-	// maxRootContexts is how often the product may make a context, outside of main,
-	// instead of taking one from its caller. Each has a comment that says why.
+	// maxRootContexts is how often the product may make a context, outside of main, instead of
+	// taking one from its caller. Each has a comment that says why.
 	maxRootContexts = 6
 )
 
@@ -50,8 +50,7 @@ func TestContextsComeFromCallers(t *testing.T) {
 	}
 }
 
-// sources are the Go files of this module but its tests, by their path in the
-// repository.
+// sources are the Go files of this module but its tests, by their path in the repository.
 func sources(t *testing.T) map[string][]byte {
 	t.Helper()
 	root, err := filepath.Abs("..")

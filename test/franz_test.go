@@ -39,8 +39,7 @@ func numbered(topic string, count int) []*kgo.Record {
 	return records
 }
 
-// filled returns numbered records of about size bytes each, of noise that
-// arrivals checks.
+// filled returns numbered records of about size bytes each, of noise that arrivals checks.
 func filled(topic string, count, size int) []*kgo.Record {
 	records := numbered(topic, count)
 	for i, r := range records {
@@ -114,8 +113,8 @@ func TestFranz(t *testing.T) {
 	})
 }
 
-// TestFranzTransactions consumes, produces and commits in one transaction, with
-// every third transaction aborted and done again: exactly once all the same.
+// TestFranzTransactions consumes, produces and commits in one transaction, with every third
+// transaction aborted and done again: exactly once all the same.
 func TestFranzTransactions(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		from, to := p.cluster.Topic(t, "eos-from-"+p.transport), p.cluster.Topic(t, "eos-to-"+p.transport)

@@ -29,16 +29,16 @@ const (
 	release = "v9.8.7"
 )
 
-// The bases are images of the test's own, for it has no registry. They are given by
-// digest, but for one build that finds the Go which the Dockerfile names.
+// The bases are images of the test's own, for it has no registry. They are given by digest, but for
+// one build that finds the Go which the Dockerfile names.
 const (
 	goBase    = "localhost/golang"
 	finalBase = "localhost/static"
 	goDefault = "docker.io/library/golang:1.26-bookworm"
 )
 
-// builder is a buildah that keeps all of what it makes in one folder, and starts
-// containers without an engine.
+// builder is a buildah that keeps all of what it makes in one folder, and starts containers without
+// an engine.
 type builder struct{ dir string }
 
 func newBuilder(t *testing.T) *builder {
@@ -90,8 +90,8 @@ func (b *builder) pinned(t *testing.T, image string) string {
 	return image + "@" + b.run(t, "images", "--format", "{{.Digest}}", image)
 }
 
-// build builds the Dockerfile with the Go of this machine, its caches, and no
-// network to get modules from.
+// build builds the Dockerfile with the Go of this machine, its caches, and no network to get
+// modules from.
 func (b *builder) build(t *testing.T, tag string, args ...string) {
 	t.Helper()
 	goRoot, modules, builds := goEnv(t, "GOROOT"), goEnv(t, "GOMODCACHE"), goEnv(t, "GOCACHE")
@@ -149,8 +149,8 @@ func copyFile(from, to string, mode os.FileMode) error {
 	return os.WriteFile(to, b, mode)
 }
 
-// The image is what the Dockerfile says, built for real, and what is in it runs as
-// nobody in a root file system that cannot be written.
+// The image is what the Dockerfile says, built for real, and what is in it runs as nobody in a root
+// file system that cannot be written.
 func TestImage(t *testing.T) {
 	t.Parallel()
 	b := newBuilder(t)
@@ -270,8 +270,8 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sameAsHere builds the binary outside of the image, from a copy of the source in
-// another folder, and compares.
+// sameAsHere builds the binary outside of the image, from a copy of the source in another folder,
+// and compares.
 func sameAsHere(t *testing.T, inImage string) {
 	source, here := t.TempDir(), filepath.Join(t.TempDir(), "culvert")
 	for _, dir := range []string{"cmd", "protocol", "proxy", "rewrite"} {

@@ -22,9 +22,8 @@ import (
 // idleCut is shorter than the time between KEEPALIVEs, which is 15 seconds.
 const idleCut = 3 * time.Second
 
-// TestAnIdleCutIsAReset has ingresses cut streams on which nothing has moved for
-// a while. The client must see a reset: an end in good order would say that the
-// broker had no more to say.
+// TestAnIdleCutIsAReset has ingresses cut streams on which nothing has moved for a while. The
+// client must see a reset: an end in good order would say that the broker had no more to say.
 func TestAnIdleCutIsAReset(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)
@@ -55,8 +54,8 @@ func TestAnIdleCutIsAReset(t *testing.T) {
 	}
 }
 
-// TestKeepalivesOutliveAnIdleCut has ingresses whose limit is above the time
-// between KEEPALIVEs cut nothing, by their usual minute or a tenth of it.
+// TestKeepalivesOutliveAnIdleCut has ingresses whose limit is above the time between KEEPALIVEs cut
+// nothing, by their usual minute or a tenth of it.
 func TestKeepalivesOutliveAnIdleCut(t *testing.T) {
 	bed := sharedTestbed(t).inAHurry(t)
 	ingress.Need(t)
@@ -130,9 +129,8 @@ func (c rawClient) waitForEnd(t *testing.T, patience time.Duration) error {
 	return err
 }
 
-// TestNoRecordIsLostWhenIngressesCut has ingresses end streams that are busy,
-// again and again, under an idempotent producer and a consumer of each
-// transport.
+// TestNoRecordIsLostWhenIngressesCut has ingresses end streams that are busy, again and again,
+// under an idempotent producer and a consumer of each transport.
 func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)
@@ -181,8 +179,8 @@ func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
 	}
 }
 
-// reloadTwice has an ingress deployed anew while clients are busy. Its old
-// worker ends what is open two seconds later.
+// reloadTwice has an ingress deployed anew while clients are busy. Its old worker ends what is open
+// two seconds later.
 func reloadTwice(t *testing.T, i *ingress.Ingress) {
 	for range 2 {
 		time.Sleep(4 * time.Second)
@@ -192,13 +190,12 @@ func reloadTwice(t *testing.T, i *ingress.Ingress) {
 	}
 }
 
-// TestABodyLimitCutsUploads has nginx keep its default of a mebibyte for the
-// body of a request, which is all that a POST may upload in its life. A producer
-// that tries again gets everything through all the same.
+// TestABodyLimitCutsUploads has nginx keep its default of a mebibyte for the body of a request,
+// which is all that a POST may upload in its life. A producer that tries again gets everything
+// through all the same.
 //
-// nginx says nothing when it has had enough, and takes no more: the upload stands
-// still until the next KEEPALIVE, 15 seconds at most, and then nginx cuts the
-// stream.
+// nginx says nothing when it has had enough, and takes no more: the upload stands still until the
+// next KEEPALIVE, 15 seconds at most, and then nginx cuts the stream.
 func TestABodyLimitCutsUploads(t *testing.T) {
 	bed := sharedTestbed(t).inAHurry(t)
 	ingress.Need(t)
@@ -218,9 +215,9 @@ func TestABodyLimitCutsUploads(t *testing.T) {
 	}
 }
 
-// TestAutoUnderABodyLimit has auto at an ingress that leaves it nothing but h2,
-// and cuts that after each mebibyte. Twice, and h2 counts as failed; but there
-// is nothing better, so it is taken again, and all records get through.
+// TestAutoUnderABodyLimit has auto at an ingress that leaves it nothing but h2, and cuts that after
+// each mebibyte. Twice, and h2 counts as failed; but there is nothing better, so it is taken again,
+// and all records get through.
 func TestAutoUnderABodyLimit(t *testing.T) {
 	bed := sharedTestbed(t).inAHurry(t)
 	ingress.Need(t)

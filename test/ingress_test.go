@@ -70,9 +70,8 @@ var fronts = []front{
 	},
 }
 
-// TestIngresses has clients produce and consume through every ingress, over
-// every transport. What cannot work must say so, in a sentence, soon, and auto
-// must find what works.
+// TestIngresses has clients produce and consume through every ingress, over every transport. What
+// cannot work must say so, in a sentence, soon, and auto must find what works.
 func TestIngresses(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)
@@ -104,8 +103,8 @@ func TestIngresses(t *testing.T) {
 	}
 }
 
-// chosen is roundTrip over what auto takes: a better transport that needed some
-// time to answer takes over soon.
+// chosen is roundTrip over what auto takes: a better transport that needed some time to answer
+// takes over soon.
 func (f front) chosen(t *testing.T, p *path) {
 	begin := time.Now()
 	client := p.connect(t)
@@ -170,9 +169,8 @@ func (b *testbed) through(t *testing.T, g *gateway, url, transport string, env .
 	return p
 }
 
-// roundTrip produces and consumes: each of three brokers is sent more than the
-// mebibyte that some ingresses take for enough, and gives as much back. All
-// streams must have gone over the transport.
+// roundTrip produces and consumes: each of three brokers is sent more than the mebibyte that some
+// ingresses take for enough, and gives as much back. All streams must have gone over the transport.
 func roundTrip(t *testing.T, p *path, transport string) {
 	t.Helper()
 	const count, size = 320, 16 << 10
@@ -192,8 +190,8 @@ func roundTrip(t *testing.T, p *path, transport string) {
 	}
 }
 
-// refusal has a client come in vain, whose connection must be reset, and waits
-// for the agent's sentence.
+// refusal has a client come in vain, whose connection must be reset, and waits for the agent's
+// sentence.
 func refusal(t *testing.T, p *path, sentence string) {
 	t.Helper()
 	begin := time.Now()

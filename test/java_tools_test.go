@@ -141,8 +141,8 @@ func TestJavaCluster(t *testing.T) {
 	})
 }
 
-// TestJavaBrokerConfigs shows the one place where a broker's own words pass: the
-// values of its configuration are data, and an operator asked for them.
+// TestJavaBrokerConfigs shows the one place where a broker's own words pass: the values of its
+// configuration are data, and an operator asked for them.
 func TestJavaBrokerConfigs(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
 		out := p.tool(t, kafka.Configs, "", "--entity-type", "brokers", "--entity-name", "1", "--describe", "--all")

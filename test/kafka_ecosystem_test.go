@@ -65,8 +65,8 @@ func writeProperties(t *testing.T, properties map[string]string) string {
 	return file
 }
 
-// TestStreams counts exactly once, through topics that Streams makes itself. What
-// the application says of itself to its like is its own, and stays as it is.
+// TestStreams counts exactly once, through topics that Streams makes itself. What the application
+// says of itself to its like is its own, and stays as it is.
 func TestStreams(t *testing.T) {
 	e := ecosystem(t)
 	const server = "application-1.example.invalid:8080"
@@ -133,8 +133,8 @@ func TestConnect(t *testing.T) {
 	})
 }
 
-// TestMirrorMaker copies a topic from one cluster to another, each behind an
-// agent of its own on this one machine.
+// TestMirrorMaker copies a topic from one cluster to another, each behind an agent of its own on
+// this one machine.
 func TestMirrorMaker(t *testing.T) {
 	e := ecosystem(t)
 	west := sharedTestbed(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafkamodel"
 )
 
-// script is what a client sends, in flights: the next is sent when all that the
-// model expects has been answered.
+// script is what a client sends, in flights: the next is sent when all that the model expects has
+// been answered.
 type script struct {
 	name    string
 	sasl    bool // at the listener that asks for a password
@@ -162,8 +162,8 @@ func produceScripts(topic string) []script {
 	}
 }
 
-// everyRequest is a request of each key and version that kmsg knows, and one
-// behind it: each is answered once, and in order.
+// everyRequest is a request of each key and version that kmsg knows, and one behind it: each is
+// answered once, and in order.
 func everyRequest() (all []script) {
 	for key := range int16(kmsg.MaxKey + 1) {
 		switch kmsg.Key(key) {
@@ -289,8 +289,8 @@ func againScripts() []script {
 	}
 }
 
-// scramScript authenticates by SCRAM-SHA-512, once per version of SaslHandshake,
-// and then sends more.
+// scramScript authenticates by SCRAM-SHA-512, once per version of SaslHandshake, and then sends
+// more.
 func scramScript(name string, more []byte, versions ...int16) script {
 	const mechanism = "SCRAM-SHA-512"
 	s := script{name: name, sasl: true}

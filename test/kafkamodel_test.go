@@ -23,8 +23,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafkamodel"
 )
 
-// TestModelAgreesWithKafka sends the same bytes to a broker and to the model of
-// one, and compares what is answered and when the connection is closed.
+// TestModelAgreesWithKafka sends the same bytes to a broker and to the model of one, and compares
+// what is answered and when the connection is closed.
 func TestModelAgreesWithKafka(t *testing.T) {
 	kafka.Need(t)
 	c := kafka.Start(t, kafka.Config{IDs: []int32{0}, SASL: true, Properties: []string{
@@ -39,8 +39,7 @@ func TestModelAgreesWithKafka(t *testing.T) {
 	}
 }
 
-// A broker has a minute for a script. Where it never answers, it is watched for
-// a second.
+// A broker has a minute for a script. Where it never answers, it is watched for a second.
 const (
 	scriptTime = time.Minute
 	hangTime   = time.Second
@@ -80,9 +79,8 @@ func (s script) run(t *testing.T, c *kafka.Cluster) {
 	checkEnd(t, conn.(*net.TCPConn), model.Closed(), hangs)
 }
 
-// checkEnd checks that the broker says no more and does with the connection
-// what the model says: has closed it, closes it when the client does, or leaves
-// even that unread.
+// checkEnd checks that the broker says no more and does with the connection what the model says:
+// has closed it, closes it when the client does, or leaves even that unread.
 func checkEnd(t *testing.T, conn *net.TCPConn, closed, hangs bool) {
 	t.Helper()
 	if !closed {
@@ -105,8 +103,8 @@ func checkEnd(t *testing.T, conn *net.TCPConn, closed, hangs bool) {
 	}
 }
 
-// compare reads what the broker sends next, compares it with the model's, and
-// returns the token in it, if there is one.
+// compare reads what the broker sends next, compares it with the model's, and returns the token in
+// it, if there is one.
 func compare(t *testing.T, conn net.Conn, e kafkamodel.Event) []byte {
 	t.Helper()
 	var size [4]byte

@@ -1,7 +1,6 @@
-// Package test runs the built binary against the real thing: Apache Kafka whose
-// brokers advertise names that nobody outside can resolve, `culvert gateway`
-// beside them, `culvert agent` beside unmodified clients, one HTTPS port in
-// between, and a leak detector in front of each client.
+// Package test runs the built binary against the real thing: Apache Kafka whose brokers advertise
+// names that nobody outside can resolve, `culvert gateway` beside them, `culvert agent` beside
+// unmodified clients, one HTTPS port in between, and a leak detector in front of each client.
 package test
 
 import (
@@ -28,8 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// needReal skips a test that starts the real thing, unless it was asked for and
-// can be had.
+// needReal skips a test that starts the real thing, unless it was asked for and can be had.
 func needReal(t *testing.T) {
 	t.Helper()
 	kafka.Need(t)

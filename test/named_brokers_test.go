@@ -33,9 +33,8 @@ type asked struct {
 	named    func(kmsg.Response) []named
 }
 
-// TestEveryResponseThatNamesBrokers asks real brokers, at every version, for
-// each response that can carry an address: node N must be at the listener of
-// node N.
+// TestEveryResponseThatNamesBrokers asks real brokers, at every version, for each response that can
+// carry an address: node N must be at the listener of node N.
 func TestEveryResponseThatNamesBrokers(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		topic := p.topicOnNodeOne(t)
@@ -47,8 +46,7 @@ func TestEveryResponseThatNamesBrokers(t *testing.T) {
 	})
 }
 
-// topicOnNodeOne makes a topic whose only replica is on node 1: the others give
-// a hint where to go.
+// topicOnNodeOne makes a topic whose only replica is on node 1: the others give a hint where to go.
 func (p *path) topicOnNodeOne(t *testing.T) kadm.TopicDetail {
 	t.Helper()
 	request := kmsg.NewPtrCreateTopicsRequest()
@@ -92,8 +90,8 @@ func (p *path) ask(t *testing.T, a asked, version int16, topic kadm.TopicDetail)
 	}
 }
 
-// answered returns the addresses in the answer. The first to ask for a
-// coordinator is told to ask again.
+// answered returns the addresses in the answer. The first to ask for a coordinator is told to ask
+// again.
 func answered(t *testing.T, ctx context.Context, client *kgo.Client, a asked, version int16, topic kadm.TopicDetail) []named {
 	t.Helper()
 	for {
@@ -220,8 +218,8 @@ func shareFetchElsewhere(d kadm.TopicDetail) kmsg.Request {
 	return r
 }
 
-// TestControllersAreNamedToNobody: DescribeQuorum names the controllers, which
-// no client has any business with.
+// TestControllersAreNamedToNobody: DescribeQuorum names the controllers, which no client has any
+// business with.
 func TestControllersAreNamedToNobody(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		r := kmsg.NewPtrDescribeQuorumRequest()

@@ -17,12 +17,10 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
-// long reports whether culvert shall have its real times, with which these tests
-// take minutes.
+// long reports whether culvert shall have its real times, with which these tests take minutes.
 var long = os.Getenv("CULVERT_TEST_LONG") != ""
 
-// atRealTimes is a time of culvert's, of which there is a tenth unless the run
-// is a long one.
+// atRealTimes is a time of culvert's, of which there is a tenth unless the run is a long one.
 func atRealTimes(d time.Duration) time.Duration {
 	if !long {
 		d /= 10
@@ -41,8 +39,7 @@ var (
 
 func (p *path) overTCP() bool { return slices.Contains(tcp, p.transport) }
 
-// TestNetworkWithoutUDP has each kind of firewall that does not let QUIC pass
-// there from the start.
+// TestNetworkWithoutUDP has each kind of firewall that does not let QUIC pass there from the start.
 func TestNetworkWithoutUDP(t *testing.T) {
 	needReal(t)
 	for _, fault := range []netns.Fault{netns.UDPDropped, netns.UDPRejected, netns.UDPStalls} {
@@ -122,8 +119,8 @@ func TestUDPEnds(t *testing.T) {
 	})
 }
 
-// TestUDPComesBack has auto begin without UDP, and then get it: what is open
-// stays where it is, and what is new goes over h3 before long.
+// TestUDPComesBack has auto begin without UDP, and then get it: what is open stays where it is, and
+// what is new goes over h3 before long.
 func TestUDPComesBack(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -170,8 +167,8 @@ func TestUDPComesAndGoes(t *testing.T) {
 	flow.finish(t)
 }
 
-// TestSmallMTU carries what fills packets through links on which only small
-// ones fit. QUIC's first packet has 1200 bytes, and 28 of IPv4 and UDP.
+// TestSmallMTU carries what fills packets through links on which only small ones fit. QUIC's first
+// packet has 1200 bytes, and 28 of IPv4 and UDP.
 func TestSmallMTU(t *testing.T) {
 	needReal(t)
 	for _, mtu := range []int{1280, 1228, 1200} {
@@ -198,8 +195,8 @@ func TestSmallMTU(t *testing.T) {
 	}
 }
 
-// TestDelayAndLoss has records flow over a link on which packets are late and
-// get lost, and demands that no connection ends of it.
+// TestDelayAndLoss has records flow over a link on which packets are late and get lost, and demands
+// that no connection ends of it.
 func TestDelayAndLoss(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -265,8 +262,8 @@ func TestNATForgets(t *testing.T) {
 	changesAddress(t, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) }, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) })
 }
 
-// TestLaptopChangesNetwork has the client get another address under open
-// streams, at once or after a time without any network.
+// TestLaptopChangesNetwork has the client get another address under open streams, at once or after
+// a time without any network.
 func TestLaptopChangesNetwork(t *testing.T) {
 	needReal(t)
 	offline := func() { time.Sleep(atRealTimes(10 * time.Second)) } // culvert gives up after 30
@@ -278,8 +275,8 @@ func TestLaptopChangesNetwork(t *testing.T) {
 	}
 }
 
-// changesAddress demands that streams over h3 go on when the address of the
-// client's end changes, and that those over TCP are reset and new ones work.
+// changesAddress demands that streams over h3 go on when the address of the client's end changes,
+// and that those over TCP are reset and new ones work.
 func changesAddress(t *testing.T, before, change func(*testing.T, *remote)) {
 	r := beyond(t, wan)
 	before(t, r)
@@ -308,9 +305,8 @@ func changesAddress(t *testing.T, before, change func(*testing.T, *remote)) {
 	})
 }
 
-// TestConsumerThatDoesNotRead stays connected for as long as it does not: for
-// longer than the time in which a tunnel without a sign of life is given up, or
-// on demand for ten minutes.
+// TestConsumerThatDoesNotRead stays connected for as long as it does not: for longer than the time
+// in which a tunnel without a sign of life is given up, or on demand for ten minutes.
 func TestConsumerThatDoesNotRead(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -348,8 +344,7 @@ func (p *path) pauseConsumer(t *testing.T, pause time.Duration) {
 	}
 }
 
-// gate lets a client read a mebibyte of each connection, and more only when it
-// has been opened.
+// gate lets a client read a mebibyte of each connection, and more only when it has been opened.
 type gate struct {
 	path   *path
 	opened chan struct{}
@@ -382,8 +377,7 @@ func (c *gatedConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// flowOn starts traffic on each path, and connectAll a connection that is open
-// and says nothing.
+// flowOn starts traffic on each path, and connectAll a connection that is open and says nothing.
 func flowOn(t *testing.T, paths []*path) map[*path]*traffic {
 	t.Helper()
 	flows := make(map[*path]*traffic)

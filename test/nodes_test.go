@@ -38,8 +38,8 @@ func (p *path) checkNodes(t *testing.T) {
 	}
 }
 
-// TestNodesWithLargeIDs runs the newest brokers, whose clients check the node id
-// of whom they reach (KIP-1242), with ids as managed clusters have them.
+// TestNodesWithLargeIDs runs the newest brokers, whose clients check the node id of whom they reach
+// (KIP-1242), with ids as managed clusters have them.
 func TestNodesWithLargeIDs(t *testing.T) {
 	needReal(t)
 	installClients(t, clients.Java)

@@ -16,15 +16,14 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// The agent listens on one loopback address and writes another into responses,
-// where the leak detector listens at the same ports.
+// The agent listens on one loopback address and writes another into responses, where the leak
+// detector listens at the same ports.
 const (
 	agentHost  = "127.0.0.2"
 	clientHost = "127.0.0.1"
 )
 
-// path is one way to the brokers: an agent, and the leak detector in front of
-// it.
+// path is one way to the brokers: an agent, and the leak detector in front of it.
 type path struct {
 	*testbed
 	at        *netns.Namespace // nil: where the test is
@@ -52,8 +51,7 @@ func (b *testbed) newPath(ctx context.Context, g *gateway, transport string) (*p
 	return b.newPathAt(ctx, nil, g, transport)
 }
 
-// newPathAt is newPath for clients on a side of a network, agent and detector
-// included.
+// newPathAt is newPath for clients on a side of a network, agent and detector included.
 func (b *testbed) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, transport string) (*path, error) {
 	return b.openPath(ctx, path{at: at, gateway: g, url: "https://" + g.listen, transport: transport})
 }
@@ -93,9 +91,8 @@ func (b *testbed) openPath(ctx context.Context, way path) (_ *path, err error) {
 	return p, nil
 }
 
-// watch has the detector listen. A port that was free a moment ago may be held
-// for another: a program that is being started has copies of all our sockets
-// until it is that program.
+// watch has the detector listen. A port that was free a moment ago may be held for another: a
+// program that is being started has copies of all our sockets until it is that program.
 func (p *path) watch(port int) error {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
@@ -121,8 +118,7 @@ func (p *path) start(ctx context.Context) (err error) {
 	return err
 }
 
-// command is one of culvert's that is given the way to the gateway, where the
-// agent runs.
+// command is one of culvert's that is given the way to the gateway, where the agent runs.
 func (p *path) command(name string, flags ...string) *exec.Cmd {
 	args := append([]string{name}, flags...)
 	if p.transport == direct {

@@ -10,10 +10,10 @@ import (
 
 func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
-// freeBase returns a port that is free, as are those at the given offsets from
-// it, both where the agent listens and where the clients dial, none of which it
-// has given before: paths are opened side by side, and bind them later. It looks
-// below the ports that the system gives to outgoing connections.
+// freeBase returns a port that is free, as are those at the given offsets from it, both where the
+// agent listens and where the clients dial, none of which it has given before: paths are opened
+// side by side, and bind them later. It looks below the ports that the system gives to outgoing
+// connections.
 func freeBase(offsets []int) (int, error) {
 	givenBases.Lock()
 	defer givenBases.Unlock()

@@ -20,15 +20,15 @@ import (
 	"testing"
 )
 
-// printedList says of every place where this program writes a log line, a line
-// on a terminal or an answer in HTTP why nothing that a stranger said gets there
-// as it came. A line of it is a package, a function, what it calls, and the verbs
-// and attribute keys in that; the heading above is the reason.
+// printedList says of every place where this program writes a log line, a line on a terminal or an
+// answer in HTTP why nothing that a stranger said gets there as it came. A line of it is a package,
+// a function, what it calls, and the verbs and attribute keys in that; the heading above is the
+// reason.
 const printedList = "testdata/printed.txt"
 
-// TestEveryLineThatIsPrintedIsAccountedFor fails where a place is new, or gone.
-// Who adds one writes the line that the test shows below the reason that fits,
-// after making sure that it does: see package printable.
+// TestEveryLineThatIsPrintedIsAccountedFor fails where a place is new, or gone. Who adds one writes
+// the line that the test shows below the reason that fits, after making sure that it does: see
+// package printable.
 func TestEveryLineThatIsPrintedIsAccountedFor(t *testing.T) {
 	listed := readPrinted(t)
 	found := map[string]bool{}
@@ -81,8 +81,8 @@ type ourPackage struct {
 	info  types.Info
 }
 
-// ourPackages reads the packages that cmd/culvert is made of. Types of what they
-// import come from the compiler's cache.
+// ourPackages reads the packages that cmd/culvert is made of. Types of what they import come from
+// the compiler's cache.
 func ourPackages(t *testing.T) (all []*ourPackage) {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,GoFiles,Export", "../cmd/culvert")
@@ -167,8 +167,7 @@ func (p *ourPackage) prints(n ast.Node) string {
 	return ""
 }
 
-// printers are the functions that write something for somebody to read, or make
-// what does.
+// printers are the functions that write something for somebody to read, or make what does.
 var printers = map[string]bool{
 	"fmt.Print": true, "fmt.Printf": true, "fmt.Println": true, "fmt.Fprint": true, "fmt.Fprintf": true, "fmt.Fprintln": true,
 	"io.WriteString": true, "print": true, "println": true, "net/http.Error": true,
@@ -180,8 +179,8 @@ var printers = map[string]bool{
 	module + "proxy/doctor.ok":               true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel/exchange.ProtocolError": true, module + "proxy/status.text": true,
 }
 
-// callee is the name of a printer that is called, or of any function of package
-// log, which nobody should need.
+// callee is the name of a printer that is called, or of any function of package log, which nobody
+// should need.
 func (p *ourPackage) callee(call *ast.CallExpr) string {
 	var id *ast.Ident
 	switch f := call.Fun.(type) {
@@ -219,8 +218,8 @@ func ownBuffer(p *ourPackage, call *ast.CallExpr) bool {
 	return false
 }
 
-// told is what of a text decides who may speak in it: the verbs of a format, and
-// the keys of attributes. Wording may change.
+// told is what of a text decides who may speak in it: the verbs of a format, and the keys of
+// attributes. Wording may change.
 var told = regexp.MustCompile(`%[-+#0 *.\d]*[a-zA-Z]|^[a-z][a-z_]*$`)
 
 // texts are those of the string constants among some expressions, as told.

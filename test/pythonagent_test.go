@@ -14,8 +14,8 @@ import (
 )
 
 // TestAnAgentWrittenFromTheWireFormat has an agent that was written from docs/tunnel.md alone, in
-// Python and on a QUIC stack that is not ours, talk to the gateway: the page is
-// enough to build an end from, and the gateway does what it says.
+// Python and on a QUIC stack that is not ours, talk to the gateway: the page is enough to build an
+// end from, and the gateway does what it says.
 func TestAnAgentWrittenFromTheWireFormat(t *testing.T) {
 	bed := sharedTestbed(t)
 	venv, err := cache.Python(t.Context(), "aioquic==1.7.2")

@@ -24,17 +24,16 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
-// remote is the shared testbed's brokers on the far side of a network of the
-// test's own, which can have faults: the gateway is on its server side, agents
-// and clients are on its client side.
+// remote is the shared testbed's brokers on the far side of a network of the test's own, which can
+// have faults: the gateway is on its server side, agents and clients are on its client side.
 type remote struct {
 	*testbed
 	net     *netns.Network
 	gateway *gateway
 }
 
-// beyond starts a gateway on the far side of a network. It and the agents are in
-// a hurry, unless the test run is a long one.
+// beyond starts a gateway on the far side of a network. It and the agents are in a hurry, unless
+// the test run is a long one.
 func beyond(t *testing.T, l netns.Link) *remote {
 	t.Helper()
 	r := &remote{testbed: sharedTestbed(t).inAHurry(t), net: netns.Start(t, l)}
@@ -51,8 +50,8 @@ func beyond(t *testing.T, l netns.Link) *remote {
 	return r
 }
 
-// inAHurry is the testbed for gateways and agents whose long times are a tenth of
-// what they are, unless the test run is a long one.
+// inAHurry is the testbed for gateways and agents whose long times are a tenth of what they are,
+// unless the test run is a long one.
 func (b *testbed) inAHurry(t *testing.T) *testbed {
 	t.Helper()
 	if long {
@@ -74,8 +73,7 @@ func (r *remote) paths(t *testing.T, transports ...string) (all []*path) {
 	return all
 }
 
-// together runs a test for each path at the same time, and returns when all are
-// over.
+// together runs a test for each path at the same time, and returns when all are over.
 func together(t *testing.T, when string, paths []*path, test func(*testing.T, *path)) {
 	t.Helper()
 	t.Run(when, func(t *testing.T) {
@@ -188,8 +186,8 @@ func (c *kafkaConn) mustAnswer(t *testing.T) time.Duration {
 	return took
 }
 
-// firstAnswer has new connections ask until one is answered, as clients do, and
-// returns how long that took.
+// firstAnswer has new connections ask until one is answered, as clients do, and returns how long
+// that took.
 func (p *path) firstAnswer(t *testing.T) time.Duration {
 	t.Helper()
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
@@ -203,8 +201,8 @@ func (p *path) firstAnswer(t *testing.T) time.Duration {
 	}
 }
 
-// mustEnd fails the test unless the connection, which has nothing to say, ends
-// with a reset. It returns how long that took.
+// mustEnd fails the test unless the connection, which has nothing to say, ends with a reset. It
+// returns how long that took.
 func (c *kafkaConn) mustEnd(t *testing.T) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -219,8 +217,7 @@ func (c *kafkaConn) mustEnd(t *testing.T) time.Duration {
 // payloadSize is that of the records of traffic.
 const payloadSize = 1000
 
-// traffic is a producer and a consumer that go on until the test has seen
-// enough.
+// traffic is a producer and a consumer that go on until the test has seen enough.
 type traffic struct {
 	path     *path
 	topic    string
@@ -266,8 +263,7 @@ func (f *traffic) OnBrokerDisconnect(_ kgo.BrokerMetadata, c net.Conn) {
 	}
 }
 
-// watch returns a check that fails the test if a connection has ended that is
-// open now.
+// watch returns a check that fails the test if a connection has ended that is open now.
 func (f *traffic) watch() (check func(*testing.T)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -286,8 +282,8 @@ func (f *traffic) watch() (check func(*testing.T)) {
 func (p *path) flow(t *testing.T) *traffic {
 	t.Helper()
 	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), arrived: newArrivals(), open: make(map[net.Conn]bool), produced: make(chan error, 1), read: make(chan struct{})}
-	// Connections end when culvert ends them, and not for the client's own reasons:
-	// franz-go gives requests up after 10 s, Java's clients after 30.
+	// Connections end when culvert ends them, and not for the client's own reasons: franz-go gives
+	// requests up after 10 s, Java's clients after 30.
 	options := []kgo.Opt{kgo.WithHooks(f), kgo.ConnIdleTimeout(15 * time.Minute), kgo.RequestTimeoutOverhead(30 * time.Second)}
 	producer := p.franz(t, append(options, kgo.ProducerLinger(time.Millisecond), kgo.RecordDeliveryTimeout(5*time.Minute))...)
 	consumer := p.franz(t, append(options, kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))...)
@@ -331,8 +327,7 @@ func (f *traffic) consume(ctx context.Context, client *kgo.Client) {
 	}
 }
 
-// mustFlow returns when records have come that are sent from now on, and how
-// long that took.
+// mustFlow returns when records have come that are sent from now on, and how long that took.
 func (f *traffic) mustFlow(t *testing.T) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -341,8 +336,8 @@ func (f *traffic) mustFlow(t *testing.T) time.Duration {
 	return time.Since(begin)
 }
 
-// finish ends the producer and fails the test unless all its records have come,
-// once each, in order and with all their bytes.
+// finish ends the producer and fails the test unless all its records have come, once each, in order
+// and with all their bytes.
 func (f *traffic) finish(t *testing.T) {
 	t.Helper()
 	f.stop()

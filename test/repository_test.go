@@ -9,12 +9,12 @@ import (
 	"testing"
 )
 
-// maxFile is what no file of the repository needs to exceed. Who installs the
-// module downloads all of them.
+// maxFile is what no file of the repository needs to exceed. Who installs the module downloads all
+// of them.
 const maxFile = 256 << 10
 
-// TestTheRepositoryHoldsNoLitter finds what a test has left and somebody has
-// added: large files, and names that a format string made.
+// TestTheRepositoryHoldsNoLitter finds what a test has left and somebody has added: large files,
+// and names that a format string made.
 func TestTheRepositoryHoldsNoLitter(t *testing.T) {
 	out, err := exec.Command("git", "ls-files", "-z", "--full-name", ":/").Output()
 	if err != nil {
@@ -35,8 +35,7 @@ func TestTheRepositoryHoldsNoLitter(t *testing.T) {
 	}
 }
 
-// TestTheMapOfTheTestsIsWhole holds what docs/architecture.md says of this folder
-// to what is in it.
+// TestTheMapOfTheTestsIsWhole holds what docs/architecture.md says of this folder to what is in it.
 func TestTheMapOfTheTestsIsWhole(t *testing.T) {
 	page, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {
@@ -71,8 +70,8 @@ var mappedFiles = []string{
 	"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race",
 }
 
-// TestTheMapOfThePackagesIsWhole holds what docs/architecture.md says of packages
-// and of their files to what is there.
+// TestTheMapOfThePackagesIsWhole holds what docs/architecture.md says of packages and of their
+// files to what is there.
 func TestTheMapOfThePackagesIsWhole(t *testing.T) {
 	page, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {
@@ -176,8 +175,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// hasHeading reports whether a document has a heading with this anchor, by the
-// rules of GitHub.
+// hasHeading reports whether a document has a heading with this anchor, by the rules of GitHub.
 func hasHeading(t *testing.T, file, anchor string) bool {
 	t.Helper()
 	text, err := os.ReadFile(file)

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// TestNoRecordIsLostWhenCulvertRestarts kills and restarts first the agents,
-// then the gateway, under producers that send and consumers that read. The
-// gateway's tickets are void after that: its key is new.
+// TestNoRecordIsLostWhenCulvertRestarts kills and restarts first the agents, then the gateway,
+// under producers that send and consumers that read. The gateway's tickets are void after that: its
+// key is new.
 func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
 	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
@@ -64,8 +64,8 @@ func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
 	}
 }
 
-// restart ends both ends of culvert, once as a crash does and once in good
-// order, and starts them again.
+// restart ends both ends of culvert, once as a crash does and once in good order, and starts them
+// again.
 func restart(t *testing.T, ctx context.Context, g *gateway, paths []*path) {
 	t.Helper()
 	for _, end := range []string{"crash", "order"} {

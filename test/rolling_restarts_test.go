@@ -20,10 +20,9 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestNothingIsLostWhenGatewaysRestartOneAfterTheOther restarts two gateways
-// behind one address, each once, under producers with their default retries. No
-// record is lost, none comes twice, and whoever connects meanwhile is served:
-// agents go to the other gateway before clients notice.
+// TestNothingIsLostWhenGatewaysRestartOneAfterTheOther restarts two gateways behind one address,
+// each once, under producers with their default retries. No record is lost, none comes twice, and
+// whoever connects meanwhile is served: agents go to the other gateway before clients notice.
 func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("not done within three minutes"))
@@ -92,9 +91,8 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 	}
 }
 
-// rollOver restarts gateways one after the other, as a rolling update does: each
-// must be ready, and what stands before them have seen that, before the next one
-// is ended.
+// rollOver restarts gateways one after the other, as a rolling update does: each must be ready, and
+// what stands before them have seen that, before the next one is ended.
 func rollOver(t *testing.T, ctx context.Context, gateways []*gateway, seen func() bool) {
 	t.Helper()
 	for _, g := range gateways {

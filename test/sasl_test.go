@@ -28,8 +28,8 @@ var logins = map[string]sasl.Mechanism{
 	"OAUTHBEARER":   oauth.Auth{Token: unsecuredToken()}.AsMechanism(),
 }
 
-// TestClientsThatLogIn uses brokers that ask for a password, every three
-// seconds again, and several principals through one agent at the same time.
+// TestClientsThatLogIn uses brokers that ask for a password, every three seconds again, and several
+// principals through one agent at the same time.
 func TestClientsThatLogIn(t *testing.T) {
 	needReal(t)
 	installClients(t, clients.SASLv0)
@@ -64,11 +64,10 @@ func stayLoggedIn(t *testing.T, p *path, mechanism sasl.Mechanism) {
 	consume(t, client, len(records)).check(t, len(records))
 }
 
-// hideRequests is a client that logs in with a raw token, and then sends a
-// Metadata whose client id has a length that Kafka reads as null, and which was
-// once taken for another token. The broker answers it: the detector of leaks
-// sees whether its brokers come through, in the place of the answer to another
-// request with the same correlation id.
+// hideRequests is a client that logs in with a raw token, and then sends a Metadata whose client id
+// has a length that Kafka reads as null, and which was once taken for another token. The broker
+// answers it: the detector of leaks sees whether its brokers come through, in the place of the
+// answer to another request with the same correlation id.
 func (p *path) hideRequests(t *testing.T) {
 	c, err := net.Dial("tcp", p.bootstrap)
 	if err != nil {
@@ -100,8 +99,8 @@ func (p *path) hideRequests(t *testing.T) {
 	io.Copy(io.Discard, c) // until the agent or the broker ends it
 }
 
-// unsecuredToken is a JSON web token without a signature, which a broker takes
-// that was not told better.
+// unsecuredToken is a JSON web token without a signature, which a broker takes that was not told
+// better.
 func unsecuredToken() string {
 	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	now := time.Now().Unix()

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// docs/security.md names, beside each thing that a peer may not do, the tests
-// that hold it.
+// docs/security.md names, beside each thing that a peer may not do, the tests that hold it.
 func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
 	doc, err := os.ReadFile("../docs/security.md")
 	if err != nil {

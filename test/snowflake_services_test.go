@@ -36,9 +36,9 @@ const (
 	spcsGrace = 30 * time.Second
 )
 
-// platform runs the services of charts/spcs as Snowflake would: each instance on a
-// machine of its own, with the variables, arguments, secrets and ports that its
-// specification has, among names that only these machines resolve.
+// platform runs the services of charts/spcs as Snowflake would: each instance on a machine of its
+// own, with the variables, arguments, secrets and ports that its specification has, among names
+// that only these machines resolve.
 type platform struct {
 	network *netns.Network
 	dir     string
@@ -154,8 +154,8 @@ func (p *platform) environment(t *testing.T, c spcs.Container, dir string) []str
 	return list
 }
 
-// startKafka starts the three brokers that a file makes, with the program by which
-// Apache Kafka's image makes settings of variables.
+// startKafka starts the three brokers that a file makes, with the program by which Apache Kafka's
+// image makes settings of variables.
 func (p *platform) startKafka(t *testing.T, file string) (brokers []instance) {
 	t.Helper()
 	for node := 1; node <= 3; node++ {
@@ -252,8 +252,8 @@ func (i instance) ready(t *testing.T, probe *spcs.Probe) bool {
 	return bytes.HasPrefix(answer, []byte("HTTP/1.1 200 "))
 }
 
-// door stands in for Snowflake's ingress on this machine: it asks for the token of a
-// user whose role was granted the endpoint, and leads to any instance that is ready.
+// door stands in for Snowflake's ingress on this machine: it asks for the token of a user whose
+// role was granted the endpoint, and leads to any instance that is ready.
 type door struct {
 	url       string
 	ca, token string // files: who has signed its certificate, and a programmatic access token
@@ -352,8 +352,8 @@ func relay(ctx context.Context, conn net.Conn, to instance, address string) {
 	<-done
 }
 
-// startAgent starts an agent on this machine, where no name of the platform
-// resolves, and returns its port; those of the brokers follow.
+// startAgent starts an agent on this machine, where no name of the platform resolves, and returns
+// its port; those of the brokers follow.
 func (p *platform) startAgent(t *testing.T, d *door) (port int) {
 	t.Helper()
 	binary, err := build()
@@ -382,8 +382,8 @@ func (p *platform) startAgent(t *testing.T, d *door) (port int) {
 	return port
 }
 
-// The specifications of the brokers and of the gateway are started for real, and kcat
-// gets through what stands in for the ingress to all of it.
+// The specifications of the brokers and of the gateway are started for real, and kcat gets through
+// what stands in for the ingress to all of it.
 func TestSpecificationsStart(t *testing.T) {
 	t.Parallel()
 	for _, variant := range []struct {
@@ -469,8 +469,8 @@ func (c spcsClient) roundTrip(t *testing.T, topic string) {
 }
 
 // checkPasswords has nobody come in with a wrong one, and a user that is made as
-// 31-secrets-sasl.sql says. It is Java's tools that log in as that one: librdkafka
-// before 2.6.1 repeats a nonce in SCRAM, which brokers have refused since 4.0.
+// 31-secrets-sasl.sql says. It is Java's tools that log in as that one: librdkafka before 2.6.1
+// repeats a nonce in SCRAM, which brokers have refused since 4.0.
 func (c spcsClient) checkPasswords(t *testing.T) {
 	wrong := c
 	wrong.flags = saslClient("app", "wrong", "PLAIN")

@@ -16,8 +16,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/hostsfile"
 )
 
-// The names of a Snowflake account and of a service's endpoint, which nobody
-// resolves but the agents, and who comes there.
+// The names of a Snowflake account and of a service's endpoint, which nobody resolves but the
+// agents, and who comes there.
 const (
 	accountHost  = "myorg-myaccount.snowflakecomputing.com"
 	endpointHost = "abc123-myorg-myaccount.snowflakecomputing.app"
@@ -26,15 +26,15 @@ const (
 	otherRole    = "ANALYST" // may not use the endpoint
 )
 
-// snowflake is no transport either: the agent logs in with a key pair, and gets
-// through the platform's ingress with tokens that last for seconds.
+// snowflake is no transport either: the agent logs in with a key pair, and gets through the
+// platform's ingress with tokens that last for seconds.
 const snowflake = "snowflake"
 
 // tokenLife is that of such a token.
 const tokenLife = 20 * time.Second
 
-// standIn is Snowflake as culvert meets it: an account, an ingress, and a
-// service with two gateways in plain HTTP behind it.
+// standIn is Snowflake as culvert meets it: an account, an ingress, and a service with two gateways
+// in plain HTTP behind it.
 type standIn struct {
 	*testbed
 	account  *standin.Account
@@ -45,8 +45,7 @@ type standIn struct {
 	ended    chan error
 }
 
-// newStandIn starts the ingress in, which may have fields set, and count
-// gateways.
+// newStandIn starts the ingress in, which may have fields set, and count gateways.
 func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int) (_ *standIn, err error) {
 	ln, err := net.Listen("tcp", address(clientHost, 0))
 	if err != nil {
@@ -87,8 +86,7 @@ func (p *standIn) own(name string) string {
 	return p.file(name + "-" + port)
 }
 
-// writeFiles writes what the gateways and the agents are given, and registers the
-// user's key.
+// writeFiles writes what the gateways and the agents are given, and registers the user's key.
 func (p *standIn) writeFiles() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

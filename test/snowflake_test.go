@@ -16,13 +16,12 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 )
 
-// These tests have what the main-job tests cannot have while others work: an
-// ingress that cuts, tokens that end, gateways that come and go. The main-job
-// tests run through the same stand-in: see eachTransport.
+// These tests have what the main-job tests cannot have while others work: an ingress that cuts,
+// tokens that end, gateways that come and go. The main-job tests run through the same stand-in: see
+// eachTransport.
 
-// mustLoseNothing has producers of some kinds send, and a group read along, while
-// something is done to what they go through. It fails the test if a record is
-// lost, or is there twice.
+// mustLoseNothing has producers of some kinds send, and a group read along, while something is done
+// to what they go through. It fails the test if a record is lost, or is there twice.
 func (p *path) mustLoseNothing(t *testing.T, kinds []string, disturb func(context.Context)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("producers not done within three minutes"))
@@ -48,8 +47,8 @@ func (p *path) mustLoseNothing(t *testing.T, kinds []string, disturb func(contex
 	}
 }
 
-// TestASnowflakeServiceIsUpgraded restarts both instances of a service, one after
-// the other, with clients that come all the time. Nobody notices anything.
+// TestASnowflakeServiceIsUpgraded restarts both instances of a service, one after the other, with
+// clients that come all the time. Nobody notices anything.
 func TestASnowflakeServiceIsUpgraded(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -72,8 +71,8 @@ func TestASnowflakeServiceIsUpgraded(t *testing.T) {
 	}
 }
 
-// TestASnowflakeInstanceCrashes kills a gateway, which the ingress notices late,
-// and the agent, which comes back.
+// TestASnowflakeInstanceCrashes kills a gateway, which the ingress notices late, and the agent,
+// which comes back.
 func TestASnowflakeInstanceCrashes(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -90,8 +89,8 @@ func TestASnowflakeInstanceCrashes(t *testing.T) {
 	})
 }
 
-// TestSnowflakeCutsWhatIsIdle has the ingress cut what does not move: never what
-// KEEPALIVEs move, and with a reset where they come too late.
+// TestSnowflakeCutsWhatIsIdle has the ingress cut what does not move: never what KEEPALIVEs move,
+// and with a reset where they come too late.
 func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
 	bed := sharedTestbed(t).inAHurry(t)
 	t.Parallel()
@@ -124,8 +123,8 @@ func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
 	})
 }
 
-// TestSnowflakeCutsWhatIsOld has the ingress end every connection after four
-// seconds, whatever it carries.
+// TestSnowflakeCutsWhatIsOld has the ingress end every connection after four seconds, whatever it
+// carries.
 func TestSnowflakeCutsWhatIsOld(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -140,8 +139,8 @@ func TestSnowflakeCutsWhatIsOld(t *testing.T) {
 	t.Logf("%v connections were cut", cuts)
 }
 
-// TestSnowflakeBuffersResponses has an ingress with HTTP/2, once as it should be
-// and once with responses held back until they are whole: then auto takes ws.
+// TestSnowflakeBuffersResponses has an ingress with HTTP/2, once as it should be and once with
+// responses held back until they are whole: then auto takes ws.
 func TestSnowflakeBuffersResponses(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -163,8 +162,8 @@ func TestSnowflakeBuffersResponses(t *testing.T) {
 	}
 }
 
-// TestSnowflakeTokensExpire has tokens of four seconds, under clients that come
-// all the time. Nobody notices when they are renewed.
+// TestSnowflakeTokensExpire has tokens of four seconds, under clients that come all the time.
+// Nobody notices when they are renewed.
 func TestSnowflakeTokensExpire(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -186,8 +185,8 @@ func TestSnowflakeTokensExpire(t *testing.T) {
 	}
 }
 
-// TestAPATIsRevoked replaces a token that is not valid any more, in its file. The
-// agent stays up, also where the ingress does not say what is wrong.
+// TestAPATIsRevoked replaces a token that is not valid any more, in its file. The agent stays up,
+// also where the ingress does not say what is wrong.
 func TestAPATIsRevoked(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -224,8 +223,7 @@ func TestARoleWithoutTheEndpoint(t *testing.T) {
 	wantIn(t, p.agent.Output().String(), "GRANT SERVICE ROLE")
 }
 
-// TestASuspendedServiceIsStarted has the first request start a gateway, which
-// takes some seconds.
+// TestASuspendedServiceIsStarted has the first request start a gateway, which takes some seconds.
 func TestASuspendedServiceIsStarted(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -248,8 +246,8 @@ func TestASuspendedServiceIsStarted(t *testing.T) {
 	roundTrip(t, p, "ws")
 }
 
-// TestManyClientsAreFewLogins has clients that try again and again while nothing
-// can come of it, and counts what reaches Snowflake.
+// TestManyClientsAreFewLogins has clients that try again and again while nothing can come of it,
+// and counts what reaches Snowflake.
 func TestManyClientsAreFewLogins(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()

@@ -73,10 +73,9 @@ func closeShared() error {
 	return errors.Join(bed.close(), os.RemoveAll(bed.dir))
 }
 
-// eachTransport runs a test once per transport, and through the stand-in for
-// Snowflake, side by side, and fails it if
-// a broker's name has reached a client, if nothing came through the agent, or if
-// the agent has refused anything.
+// eachTransport runs a test once per transport, and through the stand-in for Snowflake, side by
+// side, and fails it if a broker's name has reached a client, if nothing came through the agent, or
+// if the agent has refused anything.
 func eachTransport(t *testing.T, test func(*testing.T, *path)) {
 	sharedTestbed(t).each(t, append(transports, snowflake), test)
 }
@@ -106,8 +105,8 @@ func (b *testbed) each(t *testing.T, ways []string, test func(*testing.T, *path)
 	}
 }
 
-// newTestbed starts a cluster, a gateway that is given the addresses of one of
-// its listeners, and a path per way to it.
+// newTestbed starts a cluster, a gateway that is given the addresses of one of its listeners, and a
+// path per way to it.
 func newTestbed(ctx context.Context, dir string, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (*testbed, error) {
 	bed := &testbed{dir: dir}
 	return bed, bed.start(ctx, cfg, listener, ways...)
@@ -146,8 +145,7 @@ func (b *testbed) start(ctx context.Context, cfg kafka.Config, listener func(*ka
 	return nil
 }
 
-// close ends the agents, the gateway and the brokers. Culvert must end in good
-// order.
+// close ends the agents, the gateway and the brokers. Culvert must end in good order.
 func (b *testbed) close() error {
 	var all []error
 	for _, p := range b.paths {

@@ -16,8 +16,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// newTLSTestbed starts a broker that speaks TLS, asks culvert for a certificate and
-// clients for a password, and agents that do the first two with clients.
+// newTLSTestbed starts a broker that speaks TLS, asks culvert for a certificate and clients for a
+// password, and agents that do the first two with clients.
 func newTLSTestbed(t *testing.T, ways ...string) *testbed {
 	t.Helper()
 	bed := &testbed{dir: t.TempDir()}
@@ -40,9 +40,8 @@ func (b *testbed) clientFiles() clients.TLS {
 	return clients.TLS{CA: b.file("clients-ca.pem"), Cert: b.file("client.pem"), Key: b.file("client-key.pem"), CertAndKey: b.file("client-both.pem")}
 }
 
-// TestClientsThatLogInOverTLS has the Java client and librdkafka log in by each
-// mechanism, and one client as before Kafka 1.0, with TLS and certificates on
-// both of Kafka's hops.
+// TestClientsThatLogInOverTLS has the Java client and librdkafka log in by each mechanism, and one
+// client as before Kafka 1.0, with TLS and certificates on both of Kafka's hops.
 func TestClientsThatLogInOverTLS(t *testing.T) {
 	needReal(t)
 	var all []clients.Client
@@ -63,8 +62,8 @@ func TestClientsThatLogInOverTLS(t *testing.T) {
 	t.Run("trouble", bed.brokersRefuse)
 }
 
-// brokersRefuse starts both ends with what brokers do not take. Either says why,
-// and clients are ended and not kept waiting.
+// brokersRefuse starts both ends with what brokers do not take. Either says why, and clients are
+// ended and not kept waiting.
 func (b *testbed) brokersRefuse(t *testing.T) {
 	ours := []string{"--broker-tls", "--broker-ca-file", b.file("brokers-ca.pem")}
 	strangers := []string{"--broker-cert-file", b.file("nobody.pem"), "--broker-key-file", b.file("nobody-key.pem")}
@@ -104,8 +103,8 @@ func (b *testbed) brokersRefuse(t *testing.T) {
 	}
 }
 
-// askAndBeEnded sends a request as a client does first, and fails the test
-// unless the connection ends without an answer.
+// askAndBeEnded sends a request as a client does first, and fails the test unless the connection
+// ends without an answer.
 func askAndBeEnded(t *testing.T, address string) {
 	t.Helper()
 	c, err := net.Dial("tcp", address)

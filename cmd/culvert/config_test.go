@@ -58,7 +58,8 @@ func TestAFlagBeatsTheEnvironmentBeatsTheFileBeatsTheDefault(t *testing.T) {
 	}
 }
 
-// A repeated setting can be written the same way on the command line, in the environment and in the file.
+// A repeated setting can be written the same way on the command line, in the environment and in the
+// file.
 func TestAListIsWrittenAlikeEverywhere(t *testing.T) {
 	const want = "[tcp://kafka-0:9092, tcp://kafka-1:9092]"
 	file := filepath.Join(t.TempDir(), "culvert.yaml")

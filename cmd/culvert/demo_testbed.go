@@ -32,7 +32,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// selfSigned makes a certificate for 127.0.0.1. It is in memory only: no file is left behind, and nothing trusts it later.
+// selfSigned makes a certificate for 127.0.0.1. It is in memory only: no file is left behind, and
+// nothing trusts it later.
 func selfSigned() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -53,14 +54,15 @@ func selfSigned() (tls.Certificate, error) {
 }
 
 const (
-	// demoDrain is how long connections have to end at the end of the demo, when the only clients are those of the user.
+	// demoDrain is how long connections have to end at the end of the demo, when the only clients
+	// are those of the user.
 	demoDrain = 3 * time.Second
 	// demoUser has demoRole, which may use the endpoint.
 	demoUser, demoRole = "DEMO", "KAFKA_USER"
 )
 
-// testbed holds the parts that the demo shows. Each runs as it would in a process of its own, and they reach each other over
-// loopback only.
+// testbed holds the parts that the demo shows. Each runs as it would in a process of its own, and
+// they reach each other over loopback only.
 type testbed struct {
 	// set before use
 	transport string
@@ -86,8 +88,8 @@ type part struct {
 	done chan struct{} // closed when it has ended
 }
 
-// run starts a part, which stop ends. If it fails, so does the demo. A part outlives ctx, so that stop can end the parts in
-// order.
+// run starts a part, which stop ends. If it fails, so does the demo. A part outlives ctx, so that
+// stop can end the parts in order.
 func (b *testbed) run(ctx context.Context, serve func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &part{cancel, make(chan struct{})}
@@ -103,7 +105,8 @@ func (b *testbed) serve(ctx context.Context, p *part, serve func(context.Context
 	}
 }
 
-// stop ends the parts, those nearest to the clients first. An error of theirs has been given to failed.
+// stop ends the parts, those nearest to the clients first. An error of theirs has been given to
+// failed.
 func (b *testbed) stop() {
 	for _, p := range slices.Backward(b.parts) {
 		p.stop()
@@ -111,7 +114,8 @@ func (b *testbed) stop() {
 	}
 }
 
-// startGatewayEnd starts the brokers, the gateway and the ingress, where there is one. It sets endpoint.
+// startGatewayEnd starts the brokers, the gateway and the ingress, where there is one. It sets
+// endpoint.
 func (b *testbed) startGatewayEnd(ctx context.Context) (err error) {
 	if b.cluster, err = fakekafka.Start(demoBrokers, kfake.MaxVersions(demoVersions())); err != nil {
 		return err
@@ -133,15 +137,17 @@ func (b *testbed) startGatewayEnd(ctx context.Context) (err error) {
 	return b.startGatewayBehindIngress(ctx, certificate)
 }
 
-// demoVersions are the API versions of the brokers. They leave out DescribeTopicPartitions, which kfake answers in a way that
-// kafka-topics.sh --describe cannot read; without it, that asks for Metadata.
+// demoVersions are the API versions of the brokers. They leave out DescribeTopicPartitions, which
+// kfake answers in a way that kafka-topics.sh --describe cannot read; without it, that asks for
+// Metadata.
 func demoVersions() *kversion.Versions {
 	v := kversion.Stable()
 	v.SetMaxKeyVersion(int16(kmsg.DescribeTopicPartitions), -1)
 	return v
 }
 
-// startGatewayBehindIngress starts a gateway without TLS, and the ingress that terminates TLS for it, as platforms do.
+// startGatewayBehindIngress starts a gateway without TLS, and the ingress that terminates TLS for
+// it, as platforms do.
 func (b *testbed) startGatewayBehindIngress(ctx context.Context, certificate tls.Certificate) error {
 	inner, err := listenLoopback(ctx)
 	if err != nil {
@@ -273,7 +279,8 @@ func untilReady(ctx context.Context, agent *proxy.Agent) error {
 	}
 }
 
-// clientAddress is where clients reach a listener that was bound to bound; host replaces its host unless empty.
+// clientAddress is where clients reach a listener that was bound to bound; host replaces its host
+// unless empty.
 func clientAddress(bound, host string) string {
 	if host == "" {
 		return bound

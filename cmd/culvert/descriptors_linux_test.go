@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An agent or gateway that has run out of file descriptors logs that at a bounded rate, keeps serving
-// its open connections, and accepts new ones again when descriptors are free.
+// An agent or gateway that has run out of file descriptors logs that at a bounded rate, keeps
+// serving its open connections, and accepts new ones again when descriptors are free.
 func TestAnEndWithoutDescriptorsRecovers(t *testing.T) {
 	broker := cluster(t)
 	cert, key := certificate(t)

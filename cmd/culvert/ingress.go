@@ -10,8 +10,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
-// A provider is a platform with an ingress before the gateways that run on it.
-// The agent knows of one only what it says here and in its [ingress].
+// A provider is a platform with an ingress before the gateways that run on it. The agent knows of
+// one only what it says here and in its [ingress].
 type provider interface {
 	// name is how its users know it.
 	name() string
@@ -25,8 +25,8 @@ type provider interface {
 	ingress(gateway *url.URL, env ingressEnv) (ingress, error)
 }
 
-// An ingress is the one before one gateway: which credentials it asks for, what its
-// answers mean, and what to do where none come.
+// An ingress is the one before one gateway: which credentials it asks for, what its answers mean,
+// and what to do where none come.
 type ingress interface {
 	doctor.Ingress
 	// Unlikely are for [tunnel.Dialer].

@@ -48,9 +48,9 @@ func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 	return nil, wrong("use text or json", "--log-format %s: no such format", c.LogFormat)
 }
 
-// makePrintable makes every message and every attribute printable, for text may come from a peer. The
-// handlers quote less than that: JSON passes on characters that reverse the direction of a line. It
-// writes addresses as they are written elsewhere, and adds to an error its hints.
+// makePrintable makes every message and every attribute printable, for text may come from a peer.
+// The handlers quote less than that: JSON passes on characters that reverse the direction of a
+// line. It writes addresses as they are written elsewhere, and adds to an error its hints.
 func makePrintable(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:

@@ -167,10 +167,10 @@ func find(t *testing.T, pattern, line string) string {
 	return m[1]
 }
 
-// freePort returns a port for the first broker of an agent. It and the eight ports after it
-// are free on loopback, and no other test takes them until this one ends: port+9 over UDP
-// marks them as taken, as in the tests of package proxy. The ports are below the range from
-// which systems choose ports of outgoing connections.
+// freePort returns a port for the first broker of an agent. It and the eight ports after it are
+// free on loopback, and no other test takes them until this one ends: port+9 over UDP marks them as
+// taken, as in the tests of package proxy. The ports are below the range from which systems choose
+// ports of outgoing connections.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -381,7 +381,8 @@ func TestATakenPortGetsAHintThatFindsItsProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The taken port is below those of the brokers, among which it would be refused for another reason.
+	// The taken port is below those of the brokers, among which it would be refused for another
+	// reason.
 	agent := []string{"agent", "--gateway-url", "https://127.0.0.1:1", "--broker-port-base", strconv.Itoa(n + 1)}
 	gateway := []string{"gateway", "--bootstrap", "127.0.0.1:1", "--insecure-no-auth"}
 	for _, test := range []struct {

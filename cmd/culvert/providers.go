@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// providerFlags are the flags of all providers of an ingress that an agent knows.
-// A new one is a package below proxy, a file here that makes its flags a [provider],
-// and a line in this struct and in its method below.
+// providerFlags are the flags of all providers of an ingress that an agent knows. A new one is a
+// package below proxy, a file here that makes its flags a [provider], and a line in this struct and
+// in its method below.
 type providerFlags struct {
 	Snowflake snowflakeFlags `embed:""`
 }
@@ -19,10 +19,10 @@ func (f *providerFlags) providers() []provider {
 	return []provider{&f.Snowflake}
 }
 
-// providerOf returns whose ingress is before one of all gateways, or nil. It is the
-// provider that gave the host its name; else one whose flags are set, if it named
-// no gateway's host, because a private link may have any name. Where some gateways
-// have a provider's names, the others do not get the credentials for it.
+// providerOf returns whose ingress is before one of all gateways, or nil. It is the provider that
+// gave the host its name; else one whose flags are set, if it named no gateway's host, because a
+// private link may have any name. Where some gateways have a provider's names, the others do not
+// get the credentials for it.
 func (f *providerFlags) providerOf(gateway *url.URL, all []*url.URL) provider {
 	for _, p := range f.providers() {
 		if p.isHost(gateway.Hostname()) {
@@ -55,8 +55,8 @@ func (f *providerFlags) given() (set []string) {
 	return set
 }
 
-// warnOfOtherHosts warns of gateways that get a provider's credentials though it did
-// not name their hosts.
+// warnOfOtherHosts warns of gateways that get a provider's credentials though it did not name their
+// hosts.
 func (f *providerFlags) warnOfOtherHosts(gateways []*url.URL, log *slog.Logger) {
 	for _, u := range gateways {
 		host := strings.ToLower(u.Hostname())

@@ -16,8 +16,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// snowflakeFlags are a provider: the credentials for the ingress of Snowpark Container
-// Services: a programmatic access token, or a key pair.
+// snowflakeFlags are a provider: the credentials for the ingress of Snowpark Container Services: a
+// programmatic access token, or a key pair.
 type snowflakeFlags struct {
 	SnowflakePATFile              string `name:"snowflake-pat-file" group:"Snowflake's ingress" placeholder:"FILE" help:"File with a programmatic access token for the ingress."`
 	SnowflakePrivateKeyFile       string `group:"Snowflake's ingress" placeholder:"FILE" help:"Instead of that: private key (RSA, PKCS #8 in PEM) whose public half Snowflake has for the user. It gets short-lived tokens."`
@@ -89,7 +89,8 @@ func (f *snowflakeFlags) check() error {
 	return f.checkTokenURL()
 }
 
-// checkTokenURL finds where logins go, and whether the environment names a proxy for that which can be used.
+// checkTokenURL finds where logins go, and whether the environment names a proxy for that which can
+// be used.
 func (f *snowflakeFlags) checkTokenURL() error {
 	u := f.account.TokenURL()
 	if s := f.SnowflakeTokenURL; s != "" {
@@ -173,8 +174,8 @@ func (f *snowflakeFlags) key(log *slog.Logger) (func() (*rsa.PrivateKey, error),
 	}, log, files...)
 }
 
-// loginTransport carries logins. They are rare, so each has a connection of its own,
-// which trusts what the CA file holds at that time.
+// loginTransport carries logins. They are rare, so each has a connection of its own, which trusts
+// what the CA file holds at that time.
 type loginTransport struct {
 	roots func() (*x509.CertPool, error)
 }

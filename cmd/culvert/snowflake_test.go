@@ -32,8 +32,8 @@ const (
 	snowflakeUser     = "KAFKA_USER"
 )
 
-// A snow is Snowflake as a corporate network sees it: everything leads through a
-// proxy, which is the only one to know its names.
+// A snow is Snowflake as a corporate network sees it: everything leads through a proxy, which is
+// the only one to know its names.
 type snow struct {
 	account *standin.Account
 	key     *rsa.PrivateKey
@@ -148,8 +148,8 @@ func certificateFor(t *testing.T, names ...string) (certFile, keyFile string) {
 	return write(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))), key
 }
 
-// The whole way as a user has it: a key with a passphrase, Snowflake's own names, a
-// proxy, and a CA of the company's. Then the key is taken away, and given back.
+// The whole way as a user has it: a key with a passphrase, Snowflake's own names, a proxy, and a CA
+// of the company's. Then the key is taken away, and given back.
 func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 	tokens := write(t, "laptop=0123456789abcdef\n")
 	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--token-file", tokens, "--listen", "127.0.0.1:0", "--admin-listen", "none",
@@ -278,7 +278,8 @@ func TestTheAgentWarnsOfCredentialsForOtherHosts(t *testing.T) {
 	}
 }
 
-// With credentials or without, auto begins with WebSockets at Snowflake's hosts, and with h3 elsewhere, as at a PrivateLink of any name.
+// With credentials or without, auto begins with WebSockets at Snowflake's hosts, and with h3
+// elsewhere, as at a PrivateLink of any name.
 func TestAutoBeginsWithWebSocketsAtSnowflakesHosts(t *testing.T) {
 	for _, pat := range []string{"", write(t, "a-token-for-the-ingress")} {
 		f := &agentFlags{

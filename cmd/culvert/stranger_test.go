@@ -27,15 +27,15 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// hostile sets a terminal's title, clears its screen, reverses the direction of the line, uses C1 controls
-// as characters and as bytes, and hides text.
+// hostile sets a terminal's title, clears its screen, reverses the direction of the line, uses C1
+// controls as characters and as bytes, and hides text.
 const hostile = "\x1b]0;owned\a\x1b[2J\u202e\u009b2J\x9b2J\x00\x7f\u2028\ufe0f\u200b\r\n\tend"
 
 // huge is hostile and too long for a log record.
 var huge = hostile + strings.Repeat("A", 1<<20)
 
-// maxLine is the longest line that culvert may print: an error and its hint, each of the largest size and
-// with every character escaped.
+// maxLine is the longest line that culvert may print: an error and its hint, each of the largest
+// size and with every character escaped.
 const maxLine = 24 << 10
 
 // checkText fails the test if a terminal would act on anything in text.
@@ -108,7 +108,8 @@ var ascii = strings.Map(func(r rune) rune {
 	return r
 }, hostile)
 
-// serveConns listens on a free port, calls serve for each connection, and closes them when the test ends.
+// serveConns listens on a free port, calls serve for each connection, and closes them when the test
+// ends.
 func serveConns(t *testing.T, config *tls.Config, serve func(net.Conn)) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -13,20 +13,20 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// CA is a file of trusted CA certificates, in PEM. It is read again when it changes. Its
-// methods may be called concurrently.
+// CA is a file of trusted CA certificates, in PEM. It is read again when it changes. Its methods
+// may be called concurrently.
 type CA struct {
 	pool   reread[*x509.CertPool]
 	chains chainCache // on clients of a gateway
 }
 
-// ReadCA reads a file of CAs that sign servers' certificates. If the file cannot be read
-// later, its last content stays in use: nobody gains access by it. A nil logger discards.
+// ReadCA reads a file of CAs that sign servers' certificates. If the file cannot be read later, its
+// last content stays in use: nobody gains access by it. A nil logger discards.
 func ReadCA(f File, log *slog.Logger) (*CA, error) { return readCA(f, false, log) }
 
-// ReadClientCA reads a file of CAs that sign clients' certificates. If the file cannot be
-// read later, clients are accepted for another five seconds, and then no more until it can
-// be read again. A nil logger discards.
+// ReadClientCA reads a file of CAs that sign clients' certificates. If the file cannot be read
+// later, clients are accepted for another five seconds, and then no more until it can be read
+// again. A nil logger discards.
 func ReadClientCA(f File, log *slog.Logger) (*CA, error) { return readCA(f, true, log) }
 
 func readCA(f File, lapses bool, log *slog.Logger) (*CA, error) {
@@ -44,9 +44,9 @@ func readCA(f File, lapses bool, log *slog.Logger) (*CA, error) {
 	return c, err
 }
 
-// Roots returns a function that returns the CAs that the system trusts and those in a file.
-// The function reads the file again when it changes. It returns nil, for the system's CAs
-// alone, if the file has no path. A nil logger discards.
+// Roots returns a function that returns the CAs that the system trusts and those in a file. The
+// function reads the file again when it changes. It returns nil, for the system's CAs alone, if the
+// file has no path. A nil logger discards.
 func Roots(f File, log *slog.Logger) (func() (*x509.CertPool, error), error) {
 	if f.Path == "" {
 		return func() (*x509.CertPool, error) { return nil, nil }, nil
@@ -68,10 +68,9 @@ func Roots(f File, log *slog.Logger) (func() (*x509.CertPool, error), error) {
 	return r.get, err
 }
 
-// VerifyServer makes the config of a client trust these CAs and no others. It replaces the
-// check of package tls, which could only use the file's content of this moment.
-// serverName is a parameter because a connection's state does not contain it if it is an
-// IP address.
+// VerifyServer makes the config of a client trust these CAs and no others. It replaces the check of
+// package tls, which could only use the file's content of this moment. serverName is a parameter
+// because a connection's state does not contain it if it is an IP address.
 func (c *CA) VerifyServer(config *tls.Config, serverName string) {
 	config.ServerName = serverName
 	config.InsecureSkipVerify = true
@@ -108,13 +107,13 @@ func (c *CA) identify(r *http.Request, names hints.Names) (string, error) {
 	return certificateName(r.TLS.PeerCertificates[0])
 }
 
-// maxIdentity bounds the bytes of an identity. Each log line of a stream contains it, and
-// the limits for each identity use it as a key.
+// maxIdentity bounds the bytes of an identity. Each log line of a stream contains it, and the
+// limits for each identity use it as a key.
 const maxIdentity = 255
 
-// certificateName returns the identity in a certificate: its common name or, if that is
-// empty, as in many new certificates, its first alternative name. The result is
-// printable, because logs and refusals repeat it.
+// certificateName returns the identity in a certificate: its common name or, if that is empty, as
+// in many new certificates, its first alternative name. The result is printable, because logs and
+// refusals repeat it.
 func certificateName(c *x509.Certificate) (string, error) {
 	names := []string{c.Subject.CommonName}
 	names = append(names, c.DNSNames...)

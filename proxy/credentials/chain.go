@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// maxChain bounds the certificates that a peer sends, including its own. Java accepts as
-	// many from a server, and 8 from a client. Package tls bounds the cost of each one: it
-	// refuses RSA keys of more than 8192 bits.
+	// maxChain bounds the certificates that a peer sends, including its own. Java accepts as many
+	// from a server, and 8 from a client. Package tls bounds the cost of each one: it refuses RSA
+	// keys of more than 8192 bits.
 	maxChain = 10
 
-	// maxLinks bounds the signatures that verifying a chain may have to check. A plain chain
-	// has one for each certificate. There are more if a CA appears twice, signed by two
-	// others. Package x509 stops only at 100 signatures, which took 0.27 s of CPU time, for
-	// a peer without credentials.
+	// maxLinks bounds the signatures that verifying a chain may have to check. A plain chain has
+	// one for each certificate. There are more if a CA appears twice, signed by two others. Package
+	// x509 stops only at 100 signatures, which took 0.27 s of CPU time, for a peer without
+	// credentials.
 	maxLinks = 16
 
 	// maxCachedChains bounds the cached results. Each agent has one chain.
@@ -32,8 +32,7 @@ const (
 	refusalLifetime = 10 * time.Second
 )
 
-// boundChain returns an error for a chain that costs too much to verify. It checks no
-// signatures.
+// boundChain returns an error for a chain that costs too much to verify. It checks no signatures.
 func boundChain(chain []*x509.Certificate) error {
 	switch {
 	case len(chain) == 0:
@@ -46,8 +45,8 @@ func boundChain(chain []*x509.Certificate) error {
 	return nil
 }
 
-// countLinks returns how many signatures a search for the issuers of cert checks at most,
-// or some number above limit. Package x509 searches by name, so countLinks compares names.
+// countLinks returns how many signatures a search for the issuers of cert checks at most, or some
+// number above limit. Package x509 searches by name, so countLinks compares names.
 func countLinks(cert *x509.Certificate, others []*x509.Certificate, limit int) (n int) {
 	for i, issuer := range others {
 		if n > limit {
@@ -61,8 +60,8 @@ func countLinks(cert *x509.Certificate, others []*x509.Certificate, limit int) (
 }
 
 // verifyChain verifies a peer's certificate, the first of chain, with the other ones as
-// intermediates. An empty name is not checked. until is when the first certificate that
-// was needed expires.
+// intermediates. An empty name is not checked. until is when the first certificate that was needed
+// expires.
 func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, usage x509.ExtKeyUsage, name string) (until time.Time, err error) {
 	if err := boundChain(chain); err != nil {
 		return until, &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
@@ -85,9 +84,9 @@ func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, usage x509.Ext
 	return until, nil
 }
 
-// chainCache caches the results of verifying chains, so that a chain is not verified again
-// for each request of each connection. It holds hashes instead of certificates, whose size
-// peers choose. The zero value is ready; it may be used concurrently.
+// chainCache caches the results of verifying chains, so that a chain is not verified again for each
+// request of each connection. It holds hashes instead of certificates, whose size peers choose. The
+// zero value is ready; it may be used concurrently.
 type chainCache struct {
 	mu      sync.Mutex
 	results map[[sha256.Size]byte]chainResult // by the certificates
@@ -100,8 +99,8 @@ type chainResult struct {
 	err   string         // "" for a valid chain; a text, since x509's errors hold certificates
 }
 
-// verify verifies a client's chain, unless the cache has a result for the same chain and
-// the same roots.
+// verify verifies a client's chain, unless the cache has a result for the same chain and the same
+// roots.
 func (v *chainCache) verify(roots *x509.CertPool, chain []*x509.Certificate) error {
 	if err := boundChain(chain); err != nil {
 		return err
@@ -132,8 +131,8 @@ func checkChain(roots *x509.CertPool, chain []*x509.Certificate) chainResult {
 	return chainResult{roots, until, ""}
 }
 
-// maxRefusal bounds the characters of a refusal that are cached and sent to the peer. The
-// error may quote the certificate.
+// maxRefusal bounds the characters of a refusal that are cached and sent to the peer. The error may
+// quote the certificate.
 const maxRefusal = 300
 
 func (v *chainCache) store(key [sha256.Size]byte, new chainResult) {

@@ -163,8 +163,8 @@ func TestTheChainCacheIsBounded(t *testing.T) {
 	}
 }
 
-// What is shown in a handshake is bounded there too, so that no connection holds
-// more; a file of ours that peers would refuse is refused at the start.
+// What is shown in a handshake is bounded there too, so that no connection holds more; a file of
+// ours that peers would refuse is refused at the start.
 func TestAHandshakeRefusesALongChain(t *testing.T) {
 	server, agent := newTLSFixture(t, "tls"), testca.New(t, "agent")
 	long := agent

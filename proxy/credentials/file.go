@@ -17,13 +17,13 @@ type File struct{ Path, Name string }
 
 func (f File) String() string { return f.Name + " " + f.Path }
 
-// MaxFile bounds the bytes of a file that a setting names. A file with all CAs that a
-// system trusts has a quarter of that.
+// MaxFile bounds the bytes of a file that a setting names. A file with all CAs that a system trusts
+// has a quarter of that.
 const MaxFile = 1 << 20
 
-// ReadFile reads a regular file, or a link to one, of at most limit bytes. Pipes are
-// errors: reading one may block forever, and it cannot be read again. So are devices,
-// which may never end. The error is an [fs.PathError].
+// ReadFile reads a regular file, or a link to one, of at most limit bytes. Pipes are errors:
+// reading one may block forever, and it cannot be read again. So are devices, which may never end.
+// The error is an [fs.PathError].
 func ReadFile(path string, limit int64) ([]byte, error) {
 	info, err := os.Stat(path) // before opening it: opening a pipe blocks, and opening a device may act on it
 	if err == nil {
@@ -50,8 +50,8 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// CheckRegular returns nil for a regular file, and else an [fs.PathError] that says what
-// the file is.
+// CheckRegular returns nil for a regular file, and else an [fs.PathError] that says what the file
+// is.
 func CheckRegular(path string, info fs.FileInfo) error {
 	is := "a device"
 	switch mode := info.Mode(); {
@@ -69,8 +69,8 @@ func CheckRegular(path string, info fs.FileInfo) error {
 	return &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is %s, not a regular file", is)}
 }
 
-// fileError adds the file to err. Errors of package os contain the path already, which
-// fileError removes.
+// fileError adds the file to err. Errors of package os contain the path already, which fileError
+// removes.
 func fileError(f File, err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
@@ -78,8 +78,8 @@ func fileError(f File, err error) error {
 	return fmt.Errorf("read %s: %w", f, err)
 }
 
-// lines yields the lines that are neither empty nor comments, trimmed, with their numbers
-// from 1. It skips a byte order mark, which editors on Windows write.
+// lines yields the lines that are neither empty nor comments, trimmed, with their numbers from 1.
+// It skips a byte order mark, which editors on Windows write.
 func lines(content []byte) func(yield func(int, string) bool) {
 	content = bytes.TrimPrefix(content, []byte("\ufeff"))
 	return func(yield func(int, string) bool) {

@@ -8,18 +8,18 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// minTicketKey is the least number of bytes of a ticket key. 128 random bits cannot be
-// guessed; text of this length has fewer, so errors recommend 32 random bytes in hex.
+// minTicketKey is the least number of bytes of a ticket key. 128 random bits cannot be guessed;
+// text of this length has fewer, so errors recommend 32 random bytes in hex.
 const minTicketKey = 16
 
-// TicketKeys returns a function that returns the keys in a file, one per line. The first one
-// signs. The function reads the file again when it changes. A nil logger discards.
+// TicketKeys returns a function that returns the keys in a file, one per line. The first one signs.
+// The function reads the file again when it changes. A nil logger discards.
 func TicketKeys(f File, log *slog.Logger) (func() ([][]byte, error), error) {
 	return Secrets(func(contents [][]byte) ([][]byte, error) { return parseKeys(f, contents[0]) }, log, f)
 }
 
-// ResetKey returns the key for tunnel.Server.ResetKey: the whole file, without white space
-// at its ends. A nil logger discards.
+// ResetKey returns the key for tunnel.Server.ResetKey: the whole file, without white space at its
+// ends. A nil logger discards.
 func ResetKey(f File, log *slog.Logger) ([]byte, error) {
 	key, err := Secrets(func(contents [][]byte) ([]byte, error) {
 		key := bytes.TrimSpace(contents[0])

@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// To open a pipe waits for who writes into it. It must not hold up everybody who
-// wants to come in.
+// To open a pipe waits for who writes into it. It must not hold up everybody who wants to come in.
 func TestAPipeIsNotWaitedFor(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {

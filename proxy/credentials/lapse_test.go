@@ -13,8 +13,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/internal/testca"
 )
 
-// lapsing is a file with a gateway's credentials, the check of who is accepted by it, and
-// what is logged.
+// lapsing is a file with a gateway's credentials, the check of who is accepted by it, and what is
+// logged.
 type lapsing struct {
 	file File
 	may  func(who string) error
@@ -84,8 +84,7 @@ func remove(t *testing.T, f File) {
 	}
 }
 
-// Who deletes the file of those who may come in does not mean that they all
-// still may.
+// Who deletes the file of those who may come in does not mean that they all still may.
 func TestAMissingFileAcceptsNobody(t *testing.T) {
 	for what, open := range lapses {
 		for how, spoil := range breaks {
@@ -170,8 +169,8 @@ func TestAFileMayBeReplacedInSteps(t *testing.T) {
 	}
 }
 
-// A slip of the pen in one line neither locks everybody out nor keeps a token
-// in force that was taken out.
+// A slip of the pen in one line neither locks everybody out nor keeps a token in force that was
+// taken out.
 func TestABadLineLeavesTheOthersInUse(t *testing.T) {
 	l, _ := lapsingTokens(t)
 	writeFile(t, l.file, "alice=one\nthis is no token\n")
@@ -188,8 +187,8 @@ func TestABadLineLeavesTheOthersInUse(t *testing.T) {
 	}
 }
 
-// What lets nobody in stays in force: without a certificate there is no TLS at
-// all, and without its token an agent is refused.
+// What lets nobody in stays in force: without a certificate there is no TLS at all, and without its
+// token an agent is refused.
 func TestWhatLetsNobodyInDoesNotLapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours := testca.New(t, "ours")

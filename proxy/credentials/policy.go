@@ -24,15 +24,14 @@ const (
 	anonymous = "anonymous"
 )
 
-// Policy decides who may use a gateway. A request must pass every check that is set. If
-// none is set, all requests are refused. Set the fields before use. Its methods may be
-// called concurrently.
+// Policy decides who may use a gateway. A request must pass every check that is set. If none is
+// set, all requests are refused. Set the fields before use. Its methods may be called concurrently.
 type Policy struct {
 	Tokens   *Tokens // nil: no token is asked for
 	ClientCA *CA     // nil: no certificate is asked for
-	// AllowUsers are the users that may pass the platform's ingress, as ParseUser returns
-	// them; nil allows all. It is a check beside Tokens or ClientCA, never instead of them:
-	// a client that can reach the gateway around the ingress can send any user.
+	// AllowUsers are the users that may pass the platform's ingress, as ParseUser returns them; nil
+	// allows all. It is a check beside Tokens or ClientCA, never instead of them: a client that can
+	// reach the gateway around the ingress can send any user.
 	AllowUsers []string
 	// InsecureNoAuth accepts all requests if nothing else is set.
 	InsecureNoAuth bool
@@ -40,13 +39,13 @@ type Policy struct {
 	Names hints.Names
 }
 
-// Authenticate returns the identity of a request: the name of its token, or else the name
-// in its certificate. The error's text is sent to the agent: it says what is missing and
-// repeats nothing of the request. The error is a [tunnel.Forbidden] unless the token is
-// missing or wrong; identity is then the token's name, if there is one.
+// Authenticate returns the identity of a request: the name of its token, or else the name in its
+// certificate. The error's text is sent to the agent: it says what is missing and repeats nothing
+// of the request. The error is a [tunnel.Forbidden] unless the token is missing or wrong; identity
+// is then the token's name, if there is one.
 //
-// The certificate is checked here and not in the TLS handshake, which only asks for one. An
-// HTTP response can say why a request is refused, a TLS alert cannot.
+// The certificate is checked here and not in the TLS handshake, which only asks for one. An HTTP
+// response can say why a request is refused, a TLS alert cannot.
 func (p *Policy) Authenticate(r *http.Request) (identity string, err error) {
 	if p.Tokens == nil && p.ClientCA == nil {
 		if !p.InsecureNoAuth || p.AllowUsers != nil {
@@ -74,8 +73,8 @@ func (p *Policy) Authenticate(r *http.Request) (identity string, err error) {
 	return identity, nil
 }
 
-// grant holds the credentials of a request that was accepted. The token's name is not
-// enough: a name may have several tokens, and only one of them may be removed.
+// grant holds the credentials of a request that was accepted. The token's name is not enough: a
+// name may have several tokens, and only one of them may be removed.
 type grant struct {
 	token [sha256.Size]byte   // hash of the request's token; zero if it has none
 	chain []*x509.Certificate // the client's chain; nil if it has none
@@ -93,8 +92,8 @@ func (p *Policy) Grant(r *http.Request) any {
 	return g
 }
 
-// Judge reads the files once and returns a function that checks a Grant against them. The
-// function returns nil, or why the credentials are no longer accepted.
+// Judge reads the files once and returns a function that checks a Grant against them. The function
+// returns nil, or why the credentials are no longer accepted.
 func (p *Policy) Judge() func(any) error {
 	var tokens []namedToken
 	var roots *x509.CertPool
@@ -123,8 +122,8 @@ func (p *Policy) Judge() func(any) error {
 	}
 }
 
-// checkUser checks the user that the ingress names. A header that appears twice is
-// refused: one of the two may be the client's own.
+// checkUser checks the user that the ingress names. A header that appears twice is refused: one of
+// the two may be the client's own.
 func (p *Policy) checkUser(users []string) error {
 	switch {
 	case len(users) != 1:
@@ -135,8 +134,8 @@ func (p *Policy) checkUser(users []string) error {
 	return nil
 }
 
-// ParseUser parses a user's name as SQL does: it is converted to upper case, unless it is
-// in double quotes. The ingress sends names in this form, and they are compared exactly.
+// ParseUser parses a user's name as SQL does: it is converted to upper case, unless it is in double
+// quotes. The ingress sends names in this form, and they are compared exactly.
 func ParseUser(s string) (string, error) {
 	name, quoted := strings.ToUpper(s), strings.HasPrefix(s, `"`)
 	if quoted {
@@ -152,8 +151,8 @@ func ParseUser(s string) (string, error) {
 	return name, nil
 }
 
-// User returns the user that the request names, for logs only: a client that reaches the
-// gateway around the ingress can send anything.
+// User returns the user that the request names, for logs only: a client that reaches the gateway
+// around the ingress can send anything.
 func User(h http.Header) string {
 	return printable.Text(strings.Join(h.Values(userHeader), ", "), printable.Name)
 }

@@ -325,8 +325,8 @@ func TestTheIdentityIsTheFirstNameInACertificate(t *testing.T) {
 	}
 }
 
-// A file that has just been written is read again at each use for a while. The
-// warning must not come as often.
+// A file that has just been written is read again at each use for a while. The warning must not
+// come as often.
 func TestAWorldReadableSecretIsReportedOnce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	if err := os.WriteFile(file, []byte("a=secret\n"), 0o644); err != nil {

@@ -11,21 +11,21 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
-// settleTime is how old a file's last change must be, when the file is read, for an
-// unchanged modification time to mean unchanged content. Some file systems, such as FAT,
-// store times in steps of two seconds.
+// settleTime is how old a file's last change must be, when the file is read, for an unchanged
+// modification time to mean unchanged content. Some file systems, such as FAT, store times in steps
+// of two seconds.
 const settleTime = 2 * time.Second
 
-// lapseAfter is how long credentials in a file are accepted after the file has gone
-// missing. Replacing a file by removing it first takes less.
+// lapseAfter is how long credentials in a file are accepted after the file has gone missing.
+// Replacing a file by removing it first takes less.
 const lapseAfter = 5 * time.Second
 
 // reread is the parsed content of some files. It parses them again when one has changed.
 //
-// The files are checked on use, so no goroutine or watch is needed. If they cannot be read
-// or parsed, as between replacing a certificate and replacing its key, the last good value
-// stays in use and the error is logged once. With lapses that ends after lapseAfter: an
-// operator who deletes the file of allowed tokens does not want them to work for ever.
+// The files are checked on use, so no goroutine or watch is needed. If they cannot be read or
+// parsed, as between replacing a certificate and replacing its key, the last good value stays in
+// use and the error is logged once. With lapses that ends after lapseAfter: an operator who deletes
+// the file of allowed tokens does not want them to work for ever.
 //
 // Set the first fields before use.
 type reread[T any] struct {
@@ -45,10 +45,9 @@ type reread[T any] struct {
 	warned  bool          // warnWorldReadable has logged
 }
 
-// Secrets returns a function that returns the parsed content of files with secrets. The
-// function reads them again when one has changed. If that fails, it returns the last good
-// content and logs the error. The function may be called concurrently. A nil logger
-// discards.
+// Secrets returns a function that returns the parsed content of files with secrets. The function
+// reads them again when one has changed. If that fails, it returns the last good content and logs
+// the error. The function may be called concurrently. A nil logger discards.
 func Secrets[T any](parse func(contents [][]byte) (T, error), log *slog.Logger, files ...File) (func() (T, error), error) {
 	r := &reread[T]{files: files, secret: true, parse: parse, log: orDiscard(log)}
 	if _, err := r.get(); err != nil {
@@ -57,8 +56,8 @@ func Secrets[T any](parse func(contents [][]byte) (T, error), log *slog.Logger, 
 	return r.get, nil
 }
 
-// get returns the current value. It may be called concurrently. It returns an error only
-// if there never was a good value, or if the value has lapsed; other errors are logged.
+// get returns the current value. It may be called concurrently. It returns an error only if there
+// never was a good value, or if the value has lapsed; other errors are logged.
 func (r *reread[T]) get() (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,8 +79,8 @@ func (r *reread[T]) get() (T, error) {
 	return r.value, nil
 }
 
-// refresh reads the files again if one has changed. Its error means that value is not what
-// the files hold now.
+// refresh reads the files again if one has changed. Its error means that value is not what the
+// files hold now.
 func (r *reread[T]) refresh() error {
 	seen, err := statAll(r.files)
 	if err != nil {
@@ -174,8 +173,7 @@ func unchanged(before, now []fs.FileInfo) bool {
 	return true
 }
 
-// settled reports whether all files are old enough for their times to be trusted: see
-// settleTime.
+// settled reports whether all files are old enough for their times to be trusted: see settleTime.
 func settled(infos []fs.FileInfo) bool {
 	for _, info := range infos {
 		if time.Since(info.ModTime()) < settleTime {

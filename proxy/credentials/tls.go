@@ -11,8 +11,8 @@ import (
 // handshakes use the new content.
 type ServerTLS struct {
 	CertFile, KeyFile File
-	// ClientCAFile, if its path is set, makes handshakes require a client certificate
-	// signed by one of its CAs.
+	// ClientCAFile, if its path is set, makes handshakes require a client certificate signed by one
+	// of its CAs.
 	ClientCAFile File
 	Logger       *slog.Logger // nil discards
 }
@@ -42,16 +42,16 @@ func (s ServerTLS) Config() (*tls.Config, error) {
 	return config, nil
 }
 
-// ClientTLS names the files of a TLS client; each may be left out. They are read again when
-// they change, and new handshakes use the new content.
+// ClientTLS names the files of a TLS client; each may be left out. They are read again when they
+// change, and new handshakes use the new content.
 type ClientTLS struct {
 	CAFile            File         // trusted CAs; no path: those of the system
 	CertFile, KeyFile File         // the client's certificate; no paths: none
 	Logger            *slog.Logger // nil discards
 }
 
-// Config reads the files and returns a config. The server's certificate must contain
-// serverName, a host name or an IP address.
+// Config reads the files and returns a config. The server's certificate must contain serverName, a
+// host name or an IP address.
 func (c ClientTLS) Config(serverName string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: serverName}
 	if c.CertFile.Path != "" {
@@ -90,9 +90,9 @@ func newKeyPair(cert, key File, log *slog.Logger) (*reread[*tls.Certificate], er
 	return r, err
 }
 
-// AskForCertificate makes the handshakes of a gateway ask for a client certificate. A
-// [Policy] checks it with each request. The handshake itself fails only if the chain would
-// cost too much to verify.
+// AskForCertificate makes the handshakes of a gateway ask for a client certificate. A [Policy]
+// checks it with each request. The handshake itself fails only if the chain would cost too much to
+// verify.
 func AskForCertificate(config *tls.Config) {
 	config.ClientAuth = tls.RequestClientCert
 	config.VerifyConnection = func(state tls.ConnectionState) error {

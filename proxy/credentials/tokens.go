@@ -16,15 +16,14 @@ import (
 // defaultTokenName is the name of a token on a line without a name.
 const defaultTokenName = "default"
 
-// Tokens is a file of named tokens. It is read again when it changes. Each line is
-// name=token, or a token without a name, which is named "default". Empty lines and lines
-// that begin with # are skipped. A name may have several tokens, so that one can be
-// replaced without an outage. Equals signs at the end of a line belong to the token, as in
-// base64.
+// Tokens is a file of named tokens. It is read again when it changes. Each line is name=token, or a
+// token without a name, which is named "default". Empty lines and lines that begin with # are
+// skipped. A name may have several tokens, so that one can be replaced without an outage. Equals
+// signs at the end of a line belong to the token, as in base64.
 //
-// A token is accepted as long as it is in the file, and for another five seconds if the
-// file is missing, unreadable or empty. After the first read, a line that is not a token is
-// ignored and the other lines stay in use. Tokens may be used concurrently.
+// A token is accepted as long as it is in the file, and for another five seconds if the file is
+// missing, unreadable or empty. After the first read, a line that is not a token is ignored and the
+// other lines stay in use. Tokens may be used concurrently.
 type Tokens struct {
 	tokens  reread[[]namedToken]
 	badLine string // already logged; owned by tokens
@@ -35,8 +34,7 @@ type namedToken struct {
 	sum         [sha256.Size]byte // of token; comparing hashes takes the same time for any length
 }
 
-// ReadTokens reads the file for the first time. Every line must be valid. A nil logger
-// discards.
+// ReadTokens reads the file for the first time. Every line must be valid. A nil logger discards.
 func ReadTokens(f File, log *slog.Logger) (*Tokens, error) {
 	t := &Tokens{}
 	t.tokens = reread[[]namedToken]{
@@ -49,8 +47,8 @@ func ReadTokens(f File, log *slog.Logger) (*Tokens, error) {
 	return t, nil
 }
 
-// parse is parseTokens, but after the first time it ignores an invalid line and logs it. A
-// token that an operator removes must stop working even if another line is wrong.
+// parse is parseTokens, but after the first time it ignores an invalid line and logs it. A token
+// that an operator removes must stop working even if another line is wrong.
 func (t *Tokens) parse(f File, content []byte) ([]namedToken, error) {
 	tokens, err := parseTokens(f, content)
 	if err == nil || len(tokens) == 0 || !t.tokens.good {
@@ -64,10 +62,9 @@ func (t *Tokens) parse(f File, content []byte) ([]namedToken, error) {
 	return tokens, nil
 }
 
-// FirstToken returns a function that returns the token that an agent sends: the first one in
-// a file in the format of [Tokens]. The function reads the file again when it changes. If
-// that fails, it returns the last token, and the gateway decides about it. A nil logger
-// discards.
+// FirstToken returns a function that returns the token that an agent sends: the first one in a file
+// in the format of [Tokens]. The function reads the file again when it changes. If that fails, it
+// returns the last token, and the gateway decides about it. A nil logger discards.
 func FirstToken(f File, log *slog.Logger) (func() (string, error), error) {
 	return Secrets(func(contents [][]byte) (string, error) {
 		tokens, err := parseTokens(f, contents[0])
@@ -105,8 +102,8 @@ func (t *Tokens) identify(r *http.Request, names hints.Names) (string, error) {
 
 var errNoToken = errors.New("no token")
 
-// bearer returns the request's token, or errNoToken. Our own header takes precedence: an
-// ingress may use Authorization for its own token.
+// bearer returns the request's token, or errNoToken. Our own header takes precedence: an ingress
+// may use Authorization for its own token.
 func bearer(h http.Header) (string, error) {
 	for _, name := range []string{"Culvert-Authorization", "Authorization"} {
 		values := h.Values(name)
@@ -121,15 +118,15 @@ func bearer(h http.Header) (string, error) {
 	return "", errNoToken
 }
 
-// minPadded is the least length of a token that ends with =. A shorter line, such as name=,
-// is more likely a name whose token is missing than base64 with padding.
+// minPadded is the least length of a token that ends with =. A shorter line, such as name=, is more
+// likely a name whose token is missing than base64 with padding.
 const minPadded = 16
 
 // tokenName matches the names of tokens. Names appear in logs and refusals.
 var tokenName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
-// parseTokens returns the tokens in a file, and the error of the first invalid line. It is
-// an error if there are no tokens.
+// parseTokens returns the tokens in a file, and the error of the first invalid line. It is an error
+// if there are no tokens.
 func parseTokens(f File, content []byte) (tokens []namedToken, bad error) {
 	for number, line := range lines(content) {
 		token, err := parseToken(line)

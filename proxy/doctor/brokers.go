@@ -25,8 +25,7 @@ import (
 )
 
 const (
-	// maxResponse bounds what is read of a response: that to ApiVersions has some
-	// hundred bytes.
+	// maxResponse bounds what is read of a response: that to ApiVersions has some hundred bytes.
 	maxResponse = 4 << 20
 	// clientID is who the brokers' request logs say has asked.
 	clientID = "culvert-doctor"
@@ -36,10 +35,9 @@ const (
 	maxNamed = 12
 )
 
-// Brokers examines a cluster through up, which the caller closes: a bootstrap
-// broker, what it says of the cluster, and every broker that it names. known are
-// tickets for brokers that are known already; they matter where Metadata wants a
-// login.
+// Brokers examines a cluster through up, which the caller closes: a bootstrap broker, what it says
+// of the cluster, and every broker that it names. known are tickets for brokers that are known
+// already; they matter where Metadata wants a login.
 func (d *Doctor) Brokers(ctx context.Context, up proxy.Upstream, known []tunnel.Ticket) {
 	e := &cluster{Doctor: d, up: up}
 	if !d.hop(ctx, "bootstrap", e.bootstrap) {
@@ -133,8 +131,8 @@ func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
 	return ok("cluster %s, brokers %s%s", id, strings.Join(names, ", "), more)
 }
 
-// broker dials the address that a broker advertises, from where the dial is made
-// for clients: this is where clients without culvert end in silence.
+// broker dials the address that a broker advertises, from where the dial is made for clients: this
+// is where clients without culvert end in silence.
 func (c *cluster) broker(ctx context.Context, n node) Finding {
 	start := time.Now()
 	conn, err := proxy.Open(ctx, c.up, n.address, n.ticket, nil)
@@ -186,8 +184,7 @@ func (c *cluster) idle(ctx context.Context) Finding {
 	return f
 }
 
-// apiVersions asks what every broker answers, before any login, and returns the
-// number of API keys.
+// apiVersions asks what every broker answers, before any login, and returns the number of API keys.
 func apiVersions(ctx context.Context, c net.Conn) (int, error) {
 	request := kmsg.NewPtrApiVersionsRequest() // of version 0
 	response := kmsg.NewPtrApiVersionsResponse()
@@ -197,8 +194,7 @@ func apiVersions(ctx context.Context, c net.Conn) (int, error) {
 	return len(response.ApiKeys), kerr.ErrorForCode(response.ErrorCode)
 }
 
-// ask sends a request and reads its response, both of a version without tagged
-// fields.
+// ask sends a request and reads its response, both of a version without tagged fields.
 func ask(ctx context.Context, c net.Conn, request kmsg.Request, response kmsg.Response) error {
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()

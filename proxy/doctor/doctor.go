@@ -1,9 +1,8 @@
-// Package doctor finds out, hop by hop, why Kafka does not come through: from
-// the name of a gateway to every broker behind it. Each hop gets one [Finding],
-// with a remedy where there is one.
+// Package doctor finds out, hop by hop, why Kafka does not come through: from the name of a gateway
+// to every broker behind it. Each hop gets one [Finding], with a remedy where there is one.
 //
-// It walks the way that an agent takes, with the agent's own parts, and changes
-// nothing: brokers get ApiVersions, which needs no login, and Metadata.
+// It walks the way that an agent takes, with the agent's own parts, and changes nothing: brokers
+// get ApiVersions, which needs no login, and Metadata.
 package doctor
 
 import (
@@ -42,9 +41,9 @@ type Finding struct {
 type Doctor struct {
 	// Report is told each finding, in the order of the hops.
 	Report func(Finding)
-	// Idle is for how long a connection is left alone at the end, to see whether
-	// something on the way cuts it; 0 leaves that out. Only KEEPALIVEs pass
-	// meanwhile, as on an idle connection of a client.
+	// Idle is for how long a connection is left alone at the end, to see whether something on the
+	// way cuts it; 0 leaves that out. Only KEEPALIVEs pass meanwhile, as on an idle connection of a
+	// client.
 	Idle time.Duration
 
 	// Names are those of settings, in remedies.
@@ -86,8 +85,8 @@ func timed(ctx context.Context, name string, examine func(context.Context) Findi
 	return f
 }
 
-// atOnce examines n hops side by side, a few at a time, and returns the findings in
-// the order of the hops.
+// atOnce examines n hops side by side, a few at a time, and returns the findings in the order of
+// the hops.
 func (d *Doctor) atOnce(n int, examine func(i int) Finding) []Finding {
 	const few = 8
 	findings := make([]Finding, n)

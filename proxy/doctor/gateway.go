@@ -16,20 +16,19 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// An Ingress knows what to do where the way to a gateway ends before anything
-// answers. The Ingress of a [tunnel.Dialer] may be one; then it is asked.
+// An Ingress knows what to do where the way to a gateway ends before anything answers. The Ingress
+// of a [tunnel.Dialer] may be one; then it is asked.
 type Ingress interface {
 	tunnel.Ingress
 
-	// Remedy is what to do where a hop has failed: "name", "tcp", "tls" or
-	// "credentials". It stands in place of what holds for any gateway; "" is nothing
-	// better.
+	// Remedy is what to do where a hop has failed: "name", "tcp", "tls" or "credentials". It stands
+	// in place of what holds for any gateway; "" is nothing better.
 	Remedy(hop string) string
 }
 
-// Gateway examines the way to one gateway, and what is behind it. dial makes
-// dialers that differ in nothing but their transport; the Doctor closes them.
-// transports are those to try, the preferred one first.
+// Gateway examines the way to one gateway, and what is behind it. dial makes dialers that differ in
+// nothing but their transport; the Doctor closes them. transports are those to try, the preferred
+// one first.
 func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunnel.Dialer, transports []string) {
 	g := &gateway{Doctor: d, dial: dial}
 	if !g.reach(ctx) {
@@ -113,8 +112,8 @@ func (g *gateway) connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 // soon is how long before a certificate expires that is worth a warning.
 const soon = 14 * 24 * time.Hour
 
-// handshake offers the protocols that browsers offer, to see which one is chosen:
-// without "h2" there is no transport over HTTP/2.
+// handshake offers the protocols that browsers offer, to see which one is chosen: without "h2"
+// there is no transport over HTTP/2.
 func (g *gateway) handshake(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	if dialer.URL.Scheme == "http" {
 		return Finding{Result: Warn, Text: "no TLS: the URL begins with http://", Remedy: "use this only in a network that is private by other means"}
@@ -163,8 +162,8 @@ func leafName(c *x509.Certificate) string {
 	return c.Subject.CommonName
 }
 
-// credentials reports which there are. Whether the gateway accepts them, the hops
-// after this one tell.
+// credentials reports which there are. Whether the gateway accepts them, the hops after this one
+// tell.
 func (g *gateway) credentials(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	var have []string
 	if dialer.Token != nil {
@@ -191,8 +190,8 @@ func (g *gateway) credentials(ctx context.Context, dialer *tunnel.Dialer) Findin
 	return ok("there is %s", strings.Join(have, " and "))
 }
 
-// hello tries each transport with an echo of 64 KiB through the gateway, and
-// returns a dialer over the first that works.
+// hello tries each transport with an echo of 64 KiB through the gateway, and returns a dialer over
+// the first that works.
 func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Dialer, tunnel.Welcome) {
 	dialers := make([]*tunnel.Dialer, len(transports))
 	welcomes := make([]tunnel.Welcome, len(transports))

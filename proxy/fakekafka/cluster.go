@@ -1,6 +1,6 @@
-// Package fakekafka runs a Kafka cluster in this process, for the demo and for tests. Its
-// brokers advertise host names that no DNS server resolves, as brokers inside a platform
-// do, so clients reach them only through culvert.
+// Package fakekafka runs a Kafka cluster in this process, for the demo and for tests. Its brokers
+// advertise host names that no DNS server resolves, as brokers inside a platform do, so clients
+// reach them only through culvert.
 //
 // The cluster is kfake's: it speaks the real protocol and keeps records in memory.
 package fakekafka
@@ -18,8 +18,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// Domain is the domain of the advertised host names. The top-level domain invalid never
-// resolves (RFC 6761 section 6.4).
+// Domain is the domain of the advertised host names. The top-level domain invalid never resolves
+// (RFC 6761 section 6.4).
 const Domain = "kafka.internal.invalid"
 
 // Host returns the host name that a node advertises.
@@ -31,8 +31,8 @@ type Cluster struct {
 	names *names
 }
 
-// Start starts a cluster of n brokers on loopback, with node ids from 0. opts must not set
-// a listen function.
+// Start starts a cluster of n brokers on loopback, with node ids from 0. opts must not set a listen
+// function.
 func Start(n int, opts ...kfake.Opt) (*Cluster, error) {
 	names := &names{}
 	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(n), kfake.ListenFn(names.listen))...)
@@ -45,8 +45,8 @@ func Start(n int, opts ...kfake.Opt) (*Cluster, error) {
 // Add starts one more broker.
 func (c *Cluster) Add(nodeID int32) error { return c.add(nodeID, Host(nodeID), 0) }
 
-// AddAt starts one more broker, which advertises address, a host:port, and
-// listens on that port of loopback.
+// AddAt starts one more broker, which advertises address, a host:port, and listens on that port of
+// loopback.
 func (c *Cluster) AddAt(nodeID int32, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -68,8 +68,8 @@ func (c *Cluster) add(nodeID int32, host string, port int) error {
 // Bootstrap returns where the brokers really listen, as host:port.
 func (c *Cluster) Bootstrap() []string { return c.names.bound() }
 
-// Resolver returns the resolver of a process beside the brokers: it resolves the advertised
-// names, to loopback.
+// Resolver returns the resolver of a process beside the brokers: it resolves the advertised names,
+// to loopback.
 func (c *Cluster) Resolver() Resolver { return Resolver{} }
 
 // Resolver resolves the names in [Domain], and no others.
@@ -83,8 +83,8 @@ func (Resolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, er
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-// names makes kfake's listeners, each with the host name to advertise: kfake advertises
-// what a listener's Addr prints.
+// names makes kfake's listeners, each with the host name to advertise: kfake advertises what a
+// listener's Addr prints.
 type names struct {
 	mu        sync.Mutex
 	next      int32  // node id of the next listener, if expected is ""
@@ -130,8 +130,8 @@ func (n *names) bound() (addresses []string) {
 	return addresses
 }
 
-// named is the listener of one broker. Close also closes the broker's connections, as a
-// broker that stops does. kfake alone would leave them open, and never answer.
+// named is the listener of one broker. Close also closes the broker's connections, as a broker that
+// stops does. kfake alone would leave them open, and never answer.
 type named struct {
 	net.Listener
 	addr  name

@@ -9,8 +9,8 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// API holds the collectors of one API key. Their labels are resolved, so counting
-// a frame costs one atomic addition for each number.
+// API holds the collectors of one API key. Their labels are resolved, so counting a frame costs one
+// atomic addition for each number.
 type API struct {
 	Requests      prometheus.Counter  // requests whose header was read
 	RequestBytes  prometheus.Counter  // with the four bytes of length
@@ -57,9 +57,9 @@ func newAPIMetrics(f promauto.Factory) *apiMetrics {
 	}
 }
 
-// API returns the collectors of an API key. All unknown keys share the same ones,
-// since a client can send any number. The key's series appear with the first call,
-// so that a scrape lists only the keys that were used.
+// API returns the collectors of an API key. All unknown keys share the same ones, since a client
+// can send any number. The key's series appear with the first call, so that a scrape lists only the
+// keys that were used.
 func (m *apiMetrics) API(key protocol.APIKey) *API {
 	slot := &m.resolved[len(m.resolved)-1]
 	if key.Known() {
@@ -68,8 +68,8 @@ func (m *apiMetrics) API(key protocol.APIKey) *API {
 	if a := slot.Load(); a != nil {
 		return a
 	}
-	// Two callers may get here at once. Both made collectors of the same series, so
-	// it does not matter whose are stored.
+	// Two callers may get here at once. Both made collectors of the same series, so it does not
+	// matter whose are stored.
 	slot.CompareAndSwap(nil, m.newAPI(key.String()))
 	return slot.Load()
 }

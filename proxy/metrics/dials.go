@@ -22,9 +22,8 @@ const (
 
 var results = []Result{ResultOK, ResultRefused, ResultTimeout, ResultCanceled, ResultError}
 
-// ResultOf returns how a dial ended that returned err, which may be nil. On Windows
-// a refused connection is a [ResultError], because its error has another number
-// there than ECONNREFUSED.
+// ResultOf returns how a dial ended that returned err, which may be nil. On Windows a refused
+// connection is a [ResultError], because its error has another number there than ECONNREFUSED.
 func ResultOf(err error) Result {
 	switch {
 	case err == nil:
@@ -39,15 +38,15 @@ func ResultOf(err error) Result {
 	return ResultError
 }
 
-// timedOut reports whether a dial got no answer in time. ETIMEDOUT counts: it is
-// the operating system's own limit.
+// timedOut reports whether a dial got no answer in time. ETIMEDOUT counts: it is the operating
+// system's own limit.
 func timedOut(err error) bool {
 	ne, ok := errors.AsType[net.Error](err)
 	return ok && ne.Timeout()
 }
 
-// label returns r if it is one of the results, and else [ResultError]: a Result is
-// a string, which another package could make up.
+// label returns r if it is one of the results, and else [ResultError]: a Result is a string, which
+// another package could make up.
 func (r Result) label() string {
 	if !slices.Contains(results, r) {
 		r = ResultError

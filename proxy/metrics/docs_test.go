@@ -19,8 +19,7 @@ import (
 // described is what docs/metrics.md and the registry both say of a metric.
 type described struct{ Type, Labels string }
 
-// row is a metric in a table of docs/metrics.md: name, type, labels, unit, and
-// what it answers.
+// row is a metric in a table of docs/metrics.md: name, type, labels, unit, and what it answers.
 var row = regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\w+) \\| ([^|]*) \\| ([^|]+) \\| ([^|]+) \\|$")
 
 func documented(t *testing.T) map[string]described {

@@ -1,16 +1,14 @@
-// Package metrics holds the Prometheus collectors of both ends, the agent and
-// the gateway. Both expose the same names; the scrape job, or the label end of
-// culvert_build_info, tells them apart. docs/metrics.md says which question
-// each metric answers.
+// Package metrics holds the Prometheus collectors of both ends, the agent and the gateway. Both
+// expose the same names; the scrape job, or the label end of culvert_build_info, tells them apart.
+// docs/metrics.md says which question each metric answers.
 //
-// Every label has a bounded set of values: what a peer invents is counted under
-// "unknown", "other" or "error". Client ids, addresses, topics and groups never
-// become labels, because a peer could create series without end. The gateway's
-// host does become one, because it is a setting.
+// Every label has a bounded set of values: what a peer invents is counted under "unknown", "other"
+// or "error". Client ids, addresses, topics and groups never become labels, because a peer could
+// create series without end. The gateway's host does become one, because it is a setting.
 //
-// All methods may be called concurrently, except those of [Tunnel]. What the relay
-// path uses is resolved beforehand and then takes no lock and allocates nothing:
-// [API], and the counters of [Metrics.Refused] and [Metrics.Closed].
+// All methods may be called concurrently, except those of [Tunnel]. What the relay path uses is
+// resolved beforehand and then takes no lock and allocates nothing: [API], and the counters of
+// [Metrics.Refused] and [Metrics.Closed].
 package metrics
 
 import (
@@ -30,8 +28,8 @@ const (
 	Gateway End = "gateway"
 )
 
-// Metrics are the collectors of one process, in a group for each kind of thing
-// they count. Make them with [New].
+// Metrics are the collectors of one process, in a group for each kind of thing they count. Make
+// them with [New].
 type Metrics struct {
 	*apiMetrics
 	*reasonMetrics
@@ -40,9 +38,8 @@ type Metrics struct {
 	*loginMetrics
 }
 
-// New registers the collectors of one end with reg, with those of the process and
-// of the Go runtime, and panics if one of them is registered already. The version
-// is culvert's own.
+// New registers the collectors of one end with reg, with those of the process and of the Go
+// runtime, and panics if one of them is registered already. The version is culvert's own.
 func New(reg prometheus.Registerer, end End, version string) *Metrics {
 	f := promauto.With(reg)
 	m := &Metrics{newAPIMetrics(f), newReasonMetrics(f), newNodeMetrics(f, reg), newTunnelMetrics(f), &loginMetrics{reg}}

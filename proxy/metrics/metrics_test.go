@@ -71,8 +71,7 @@ func gather(t *testing.T, reg prometheus.Gatherer) map[string]*dto.MetricFamily 
 	return families
 }
 
-// values returns the label values of each series of a family and its value or
-// count.
+// values returns the label values of each series of a family and its value or count.
 func values(f *dto.MetricFamily) map[string]float64 {
 	got := make(map[string]float64)
 	for _, s := range f.GetMetric() {
@@ -281,8 +280,8 @@ func TestGaugesFallWhenConnectionsAndStreamsEnd(t *testing.T) {
 	}
 }
 
-// Node ids come from peers: only those of the current cluster have series, and
-// only as long as they are of it.
+// Node ids come from peers: only those of the current cluster have series, and only as long as they
+// are of it.
 func TestOnlyNodesOfTheCurrentClusterHaveSeries(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m := metrics.New(reg, metrics.Gateway, "v1.2.3")

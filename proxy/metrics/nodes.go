@@ -14,9 +14,9 @@ const (
 	UnknownNode int32 = -2 // to an address whose node id is not known
 )
 
-// connections counts open Kafka connections by node id. Node ids come from peers,
-// so a series for each would grow without end: at a scrape, only the nodes of the
-// current cluster appear by id. All others are added up as "unknown".
+// connections counts open Kafka connections by node id. Node ids come from peers, so a series for
+// each would grow without end: at a scrape, only the nodes of the current cluster appear by id. All
+// others are added up as "unknown".
 type connections struct {
 	desc *prometheus.Desc
 
@@ -77,9 +77,8 @@ func (c *connections) leave(id int32) {
 	c.forget(id)
 }
 
-// forget drops a node that has no connections and is not in the current cluster.
-// Without it, open would grow with each node id that a peer invents. The caller
-// holds mu.
+// forget drops a node that has no connections and is not in the current cluster. Without it, open
+// would grow with each node id that a peer invents. The caller holds mu.
 func (c *connections) forget(id int32) {
 	if _, is := c.current[id]; !is && id >= 0 && c.open[id] == 0 {
 		delete(c.open, id)
@@ -125,9 +124,9 @@ func (m *nodeMetrics) startAtZero() {
 	}
 }
 
-// Connection counts an open Kafka connection to a node, to [Bootstrap] or to an
-// [UnknownNode]. A node that is not among those of [Metrics.SetNodes] is counted
-// as unknown. The caller calls closed once, when the connection has ended.
+// Connection counts an open Kafka connection to a node, to [Bootstrap] or to an [UnknownNode]. A
+// node that is not among those of [Metrics.SetNodes] is counted as unknown. The caller calls closed
+// once, when the connection has ended.
 func (m *nodeMetrics) Connection(nodeID int32) (closed func()) {
 	if nodeID < 0 && nodeID != Bootstrap {
 		nodeID = UnknownNode
@@ -136,8 +135,8 @@ func (m *nodeMetrics) Connection(nodeID int32) (closed func()) {
 	return func() { m.connections.leave(nodeID) }
 }
 
-// SetNodes sets the nodes of the current cluster. Each of them may get a series, so
-// the caller bounds how many there are.
+// SetNodes sets the nodes of the current cluster. Each of them may get a series, so the caller
+// bounds how many there are.
 func (m *nodeMetrics) SetNodes(ids []int32) {
 	m.nodes.Set(float64(len(ids)))
 	m.connections.setCurrent(ids)

@@ -18,11 +18,10 @@ func gaugeOpts(name, help string) prometheus.GaugeOpts {
 	return prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}
 }
 
-// histogramOpts describes the histogram of a duration: a native one, whose
-// buckets are 10 % wide, and ten classic buckets for servers that do not scrape
-// native histograms. No classic bucket ends at 500 ms: that is where brokers
-// answer idle consumers (fetch.max.wait.ms), and such answers would fall into
-// either bucket by chance.
+// histogramOpts describes the histogram of a duration: a native one, whose buckets are 10 % wide,
+// and ten classic buckets for servers that do not scrape native histograms. No classic bucket ends
+// at 500 ms: that is where brokers answer idle consumers (fetch.max.wait.ms), and such answers
+// would fall into either bucket by chance.
 func histogramOpts(name, help string) prometheus.HistogramOpts {
 	return prometheus.HistogramOpts{
 		Namespace: namespace, Name: name, Help: help,
@@ -33,16 +32,16 @@ func histogramOpts(name, help string) prometheus.HistogramOpts {
 	}
 }
 
-// resolve fills counters with the counters of vec, one for each label value, so
-// that counting needs no lookup.
+// resolve fills counters with the counters of vec, one for each label value, so that counting needs
+// no lookup.
 func resolve(counters []prometheus.Counter, values []string, vec *prometheus.CounterVec) {
 	for i, v := range values {
 		counters[i] = vec.WithLabelValues(v)
 	}
 }
 
-// registered registers c and returns it. If an equal collector is registered
-// already, it returns that one. It panics on any other error, as MustRegister does.
+// registered registers c and returns it. If an equal collector is registered already, it returns
+// that one. It panics on any other error, as MustRegister does.
 func registered[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	err := reg.Register(c)
 	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {

@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// reasonMetrics counts rare events by their reason. Each counter is resolved when
-// the process starts, so its series begins at zero.
+// reasonMetrics counts rare events by their reason. Each counter is resolved when the process
+// starts, so its series begins at zero.
 type reasonMetrics struct {
 	refused [numRefusals]prometheus.Counter
 	closes  [numCloses]prometheus.Counter

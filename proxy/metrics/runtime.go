@@ -6,11 +6,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// runtimeMetrics are the metrics of the Go runtime that help an operator. They have
-// the names that client_golang's own collector uses, so that ready-made dashboards
-// work. We do not use that collector because it always includes a summary of GC
-// pauses. Quantiles of one process cannot be combined over several, and the sidecar
-// that scrapes in Snowpark Container Services does not support summaries.
+// runtimeMetrics are the metrics of the Go runtime that help an operator. They have the names that
+// client_golang's own collector uses, so that ready-made dashboards work. We do not use that
+// collector because it always includes a summary of GC pauses. Quantiles of one process cannot be
+// combined over several, and the sidecar that scrapes in Snowpark Container Services does not
+// support summaries.
 var runtimeMetrics = []struct {
 	name   string
 	help   string
@@ -65,8 +65,8 @@ func (c *runtimeCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// number returns a sample as a float. ok is false for a metric that this version of
-// Go does not have.
+// number returns a sample as a float. ok is false for a metric that this version of Go does not
+// have.
 func number(v metrics.Value) (n float64, ok bool) {
 	switch v.Kind() {
 	case metrics.KindUint64:

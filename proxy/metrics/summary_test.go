@@ -7,8 +7,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Snowflake's Prometheus sidecar takes no summaries, and Go's usual collector
-// brings one.
+// Snowflake's Prometheus sidecar takes no summaries, and Go's usual collector brings one.
 func TestNoMetricIsASummary(t *testing.T) {
 	for _, end := range []End{Agent, Gateway} {
 		reg := prometheus.NewRegistry()

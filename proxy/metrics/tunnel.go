@@ -38,8 +38,8 @@ func newTunnelMetrics(f promauto.Factory) *tunnelMetrics {
 	}
 }
 
-// startAtZero creates the series of an agent's dials before the first dial.
-// Prometheus's rate and increase do not see the step from no series to 1.
+// startAtZero creates the series of an agent's dials before the first dial. Prometheus's rate and
+// increase do not see the step from no series to 1.
 func (m *tunnelMetrics) startAtZero() {
 	for _, from := range tunnelTransports {
 		for _, r := range results {
@@ -53,8 +53,7 @@ func (m *tunnelMetrics) startAtZero() {
 	}
 }
 
-// Stream counts an open tunnel stream. The caller calls closed once, when the
-// stream is over.
+// Stream counts an open tunnel stream. The caller calls closed once, when the stream is over.
 func (m *tunnelMetrics) Stream(transport string) (closed func()) {
 	return enter(m.streams.WithLabelValues(transportLabel(transport)))
 }
@@ -70,9 +69,8 @@ func (m *tunnelMetrics) UDPBuffers(receive, send int) {
 	m.udpBuffers.WithLabelValues("send").Set(float64(send))
 }
 
-// TunnelDial counts a dial of a gateway that took d. It observes the duration only
-// of a dial that succeeded: a timeout says how patient we are, not how long a dial
-// takes.
+// TunnelDial counts a dial of a gateway that took d. It observes the duration only of a dial that
+// succeeded: a timeout says how patient we are, not how long a dial takes.
 func (m *tunnelMetrics) TunnelDial(transport string, r Result, d time.Duration) {
 	transport = transportLabel(transport)
 	m.dials.WithLabelValues(transport, r.label()).Inc()
@@ -81,24 +79,24 @@ func (m *tunnelMetrics) TunnelDial(transport string, r Result, d time.Duration) 
 	}
 }
 
-// Tunnel records which transport leads to one gateway. Make it with
-// [Metrics.Tunnel]. Its methods must not be called concurrently.
+// Tunnel records which transport leads to one gateway. Make it with [Metrics.Tunnel]. Its methods
+// must not be called concurrently.
 type Tunnel struct {
 	metrics *tunnelMetrics
 	gateway string
 	last    string // the transport that worked last; "" before the first
 }
 
-// Tunnel returns a [Tunnel] for a gateway. gateway becomes a label: it is the host
-// and port from a setting, so there are only a few.
+// Tunnel returns a [Tunnel] for a gateway. gateway becomes a label: it is the host and port from a
+// setting, so there are only a few.
 func (m *tunnelMetrics) Tunnel(gateway string) *Tunnel {
 	t := &Tunnel{metrics: m, gateway: gateway}
 	t.Uses("")
 	return t
 }
 
-// Uses records which transport new streams use from now on; "" means that none
-// works. Each change of transport is counted, to a better or to a worse one.
+// Uses records which transport new streams use from now on; "" means that none works. Each change
+// of transport is counted, to a better or to a worse one.
 func (t *Tunnel) Uses(transport string) {
 	for _, each := range tunnelTransports {
 		used := 0.0
@@ -116,8 +114,8 @@ func (t *Tunnel) Uses(transport string) {
 	t.last = transport
 }
 
-// NextProbe records when a transport that is better than the one in use is tried
-// again; the zero time means never.
+// NextProbe records when a transport that is better than the one in use is tried again; the zero
+// time means never.
 func (t *Tunnel) NextProbe(transport string, at time.Time) {
 	seconds := 0.0
 	if !at.IsZero() {
@@ -129,8 +127,8 @@ func (t *Tunnel) NextProbe(transport string, at time.Time) {
 // tunnelTransports are the transports to a gateway, best first.
 var tunnelTransports = []string{"h3", "ws", "h2"}
 
-// transportLabel returns transport if it is a known one, and else "other". "direct"
-// is an agent without a tunnel.
+// transportLabel returns transport if it is a known one, and else "other". "direct" is an agent
+// without a tunnel.
 func transportLabel(transport string) string {
 	if transport == "direct" || slices.Contains(tunnelTransports, transport) {
 		return transport

@@ -22,13 +22,13 @@ var accountSuffixes = []string{".snowflakecomputing.com", ".snowflakecomputing.c
 // accountForm matches an account identifier.
 var accountForm = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
 
-// sqlForm matches ORGANIZATION.ACCOUNT, as SQL writes it, and not a locator: the
-// second part of that is a region, and the names of all regions have a dash.
+// sqlForm matches ORGANIZATION.ACCOUNT, as SQL writes it, and not a locator: the second part of
+// that is a region, and the names of all regions have a dash.
 var sqlForm = regexp.MustCompile(`^([a-z0-9_]+)\.([a-z0-9_]+)$`)
 
-// ParseAccount reads an account identifier in any of its forms: myorg-myaccount,
-// MYORG.MYACCOUNT, a locator with or without region and cloud, with .privatelink
-// or .global behind it; or the account's URL.
+// ParseAccount reads an account identifier in any of its forms: myorg-myaccount, MYORG.MYACCOUNT, a
+// locator with or without region and cloud, with .privatelink or .global behind it; or the
+// account's URL.
 func ParseAccount(s string) (Account, error) {
 	name, suffix, err := identifierIn(strings.ToLower(strings.TrimSpace(s)))
 	if err != nil {
@@ -74,8 +74,8 @@ func identifierIn(s string) (name, suffix string, err error) {
 	return s, suffix, nil
 }
 
-// inSnowsight finds the account in app.snowflake.com/myorg/myaccount/…, the URL of
-// Snowflake's web interface.
+// inSnowsight finds the account in app.snowflake.com/myorg/myaccount/…, the URL of Snowflake's web
+// interface.
 func inSnowsight(rest string) (org, account string, ok bool) {
 	path, ok := strings.CutPrefix(rest, "app.snowflake.com/")
 	if !ok {
@@ -86,8 +86,8 @@ func inSnowsight(rest string) (org, account string, ok bool) {
 	return org, account, org != "" && account != "" && !strings.ContainsAny(org+account, ".-?#")
 }
 
-// jwtAccount is an account as Snowflake's documentation has it in JWTs: in upper case,
-// without what follows a locator.
+// jwtAccount is an account as Snowflake's documentation has it in JWTs: in upper case, without what
+// follows a locator.
 func jwtAccount(name string) string {
 	cut := "."
 	if strings.Contains(name, ".global") {
@@ -126,15 +126,13 @@ func (a Account) TokenURL() *url.URL {
 // String is for logs and errors.
 func (a Account) String() string { return fmt.Sprintf("%s (%s)", a.JWT, a.Host) }
 
-// IsHost reports whether a host name is one that Snowflake gives to public
-// endpoints.
+// IsHost reports whether a host name is one that Snowflake gives to public endpoints.
 func IsHost(host string) bool {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	return strings.HasSuffix(host, ".snowflakecomputing.app") || strings.HasSuffix(host, ".snowflake.app")
 }
 
-// isSnowflakes reports whether a host, with a port or without, is one of
-// Snowflake's.
+// isSnowflakes reports whether a host, with a port or without, is one of Snowflake's.
 func isSnowflakes(host string) bool {
 	host = (&url.URL{Host: strings.ToLower(host)}).Hostname()
 	for _, suffix := range []string{".snowflakecomputing.com", ".snowflakecomputing.cn", ".snowflake.com"} {

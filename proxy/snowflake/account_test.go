@@ -56,8 +56,8 @@ func TestWhatIsNoAccount(t *testing.T) {
 	}
 }
 
-// What is taken for an account makes a host and a JWT that cannot be anything else,
-// and the host is an account again: the same.
+// What is taken for an account makes a host and a JWT that cannot be anything else, and the host is
+// an account again: the same.
 func FuzzAccount(f *testing.F) {
 	for _, s := range []string{
 		"myorg-my_account", "MYORG.MYACCOUNT", "xy12345.us-east-2.aws.privatelink", "xy12345-abc.global",

@@ -11,8 +11,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// An answer is what the ingress, or something before it, gave instead of the
-// gateway.
+// An answer is what the ingress, or something before it, gave instead of the gateway.
 type answer struct {
 	*tunnel.AnswerError
 	kind      string // responseType
@@ -43,8 +42,8 @@ func readAnswer(e *tunnel.AnswerError, secrets ...string) *answer {
 	return a
 }
 
-// fromIngress reports whether the answer has the ingress's marks: its Server header,
-// its cookies, its JSON, or a redirect to Snowflake's own sign-in.
+// fromIngress reports whether the answer has the ingress's marks: its Server header, its cookies,
+// its JSON, or a redirect to Snowflake's own sign-in.
 func (a *answer) fromIngress() bool {
 	if a.kind != "" || a.Header.Get("Server") == "_" || isSnowflakes(a.Location) {
 		return true
@@ -98,15 +97,15 @@ type answerCase struct {
 	credentials bool
 }
 
-// answerCases are all meanings that are known. The first that fits counts, so the
-// narrow ones come first. Snowflake documents neither the answers nor their words:
-// these are from its pages about errors of logins and from what its users report.
-// A meaning with credentials is worth a new token: that may belong to a role that
-// was granted meanwhile, or end a mistake about the form in which it is sent.
+// answerCases are all meanings that are known. The first that fits counts, so the narrow ones come
+// first. Snowflake documents neither the answers nor their words: these are from its pages about
+// errors of logins and from what its users report. A meaning with credentials is worth a new token:
+// that may belong to a role that was granted meanwhile, or end a mistake about the form in which it
+// is sent.
 var answerCases = []answerCase{
 	{
-		// What a browser gets without a token, and what a token gets that the ingress
-		// does not recognize as one.
+		// What a browser gets without a token, and what a token gets that the ingress does not
+		// recognize as one.
 		name: "sign-in", credentials: true,
 		fits: (*answer).isRedirect,
 		text: signInText, remedy: tokenRemedy,
@@ -119,8 +118,8 @@ var answerCases = []answerCase{
 		remedy: always("what on the way adds an Origin header or a cookie? A proxy that does so must exempt this host"),
 	},
 	{
-		// Before the next one, whose words these contain. A PAT needs a policy by
-		// default: https://docs.snowflake.com/user-guide/programmatic-access-tokens
+		// Before the next one, whose words these contain. A PAT needs a policy by default:
+		// https://docs.snowflake.com/user-guide/programmatic-access-tokens
 		name: "no network policy",
 		fits: refusalThatSays("network policy is required", "requires a network policy"),
 		text: always("accepts no programmatic access token of a user without a network policy"),
@@ -224,8 +223,8 @@ func (i *Ingress) explain(a *answer) explanation {
 
 func (a *answer) isRedirect() bool { return a.Status/100 == 3 }
 
-// refusalThatSays fits a 401 or 403 of the ingress itself whose words contain one of
-// texts. A proxy on the way may have users and policies of its own.
+// refusalThatSays fits a 401 or 403 of the ingress itself whose words contain one of texts. A proxy
+// on the way may have users and policies of its own.
 func refusalThatSays(texts ...string) func(*answer) bool {
 	return func(a *answer) bool {
 		return (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && a.fromIngress() && a.says(texts...)
@@ -243,8 +242,8 @@ func withUser(format string) func(*Ingress) string {
 	return func(i *Ingress) string { return fmt.Sprintf(format, i.user()) }
 }
 
-// user is the user as SQL writes it, or a placeholder: whose a programmatic access
-// token is, only Snowflake knows.
+// user is the user as SQL writes it, or a placeholder: whose a programmatic access token is, only
+// Snowflake knows.
 func (i *Ingress) user() string {
 	if i.PAT != nil || i.KeyPair == nil {
 		return "<user>"
@@ -320,8 +319,8 @@ func grantRemedy(i *Ingress) string {
 	return i.grant() + " and USAGE on the database and schema are what it needs; SHOW GRANTS OF SERVICE ROLE <service>!ALL_ENDPOINTS_USAGE; lists who may"
 }
 
-// grant is the SQL that lets the role use the endpoint. A programmatic access token
-// may be restricted to one role, which only Snowflake knows.
+// grant is the SQL that lets the role use the endpoint. A programmatic access token may be
+// restricted to one role, which only Snowflake knows.
 func (i *Ingress) grant() string {
 	role := i.role()
 	if i.PAT != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// What the ingress answers, and which of our meanings that has: as documented, as
-// reported, or as guessed from what Snowflake says elsewhere.
+// What the ingress answers, and which of our meanings that has: as documented, as reported, or as
+// guessed from what Snowflake says elsewhere.
 var ingressAnswers = []struct {
 	name     string // of the meaning
 	status   int

@@ -17,9 +17,9 @@ type form struct {
 
 const scheme = "Snowflake Token="
 
-// forms are those in Snowflake's documentation and in its users' code. The first is
-// the documented one. The second leaves Authorization to the service behind the
-// ingress; the third is on one page of the documentation.
+// forms are those in Snowflake's documentation and in its users' code. The first is the documented
+// one. The second leaves Authorization to the service behind the ingress; the third is on one page
+// of the documentation.
 var forms = []form{
 	{"Authorization", `"`},
 	{"X-SF-SPCS-Authorization", `"`},
@@ -61,17 +61,16 @@ const (
 	// roundTime is how far apart two attempts of one round may be.
 	roundTime = 30 * time.Second
 
-	// After everything was refused no other token or form is tried for this time,
-	// doubled with each such round: the ingress answers for a dropped service as for
-	// a wrong token, and no login changes that. It is not long, because what an
-	// administrator grants meanwhile, such as another role, may show only after a
-	// login.
+	// After everything was refused no other token or form is tried for this time, doubled with each
+	// such round: the ingress answers for a dropped service as for a wrong token, and no login
+	// changes that. It is not long, because what an administrator grants meanwhile, such as another
+	// role, may show only after a login.
 	giveUpTime     = time.Minute
 	giveUpTimeMost = 5 * time.Minute
 )
 
-// A formChooser keeps the form that works. When a token is refused it starts a
-// round: first a new token, then each other form; then it gives up for some time.
+// A formChooser keeps the form that works. When a token is refused it starts a round: first a new
+// token, then each other form; then it gives up for some time.
 type formChooser struct {
 	mu      sync.Mutex
 	now     int       // the form in use
@@ -89,10 +88,9 @@ func (c *formChooser) current() form {
 	return forms[c.now]
 }
 
-// other is called when a token that was sent in a form was refused. It reports whether
-// a try with another token or form makes sense now. isCurrent reports whether the token
-// is the one that would be sent now, and is called under the lock. renew gives up the
-// token if another can be fetched.
+// other is called when a token that was sent in a form was refused. It reports whether a try with
+// another token or form makes sense now. isCurrent reports whether the token is the one that would
+// be sent now, and is called under the lock. renew gives up the token if another can be fetched.
 func (c *formChooser) other(refused int, isCurrent, renew func() bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,10 +1,10 @@
-// Package snowflake leads an agent through the ingress before the public endpoints
-// of Snowpark Container Services: it supplies the credentials that the ingress
-// asks for, and explains what the ingress answers.
+// Package snowflake leads an agent through the ingress before the public endpoints of Snowpark
+// Container Services: it supplies the credentials that the ingress asks for, and explains what the
+// ingress answers.
 //
-// A programmatic access token goes into the header as it is. A key pair signs a
-// JWT, which Snowflake exchanges for a token of some minutes or hours; that is
-// kept, and renewed before it expires. None of these appears in a log or an error.
+// A programmatic access token goes into the header as it is. A key pair signs a JWT, which
+// Snowflake exchanges for a token of some minutes or hours; that is kept, and renewed before it
+// expires. None of these appears in a log or an error.
 package snowflake
 
 import (
@@ -19,16 +19,16 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// An Ingress is the one before one endpoint. With neither PAT nor KeyPair it has no
-// credentials, and only explains answers. Set the fields before the first use; then
-// it may be used concurrently. Close ends its goroutines.
+// An Ingress is the one before one endpoint. With neither PAT nor KeyPair it has no credentials,
+// and only explains answers. Set the fields before the first use; then it may be used concurrently.
+// Close ends its goroutines.
 type Ingress struct {
 	Host    string                 // of the endpoint, without port
 	PAT     func() (string, error) // the programmatic access token, asked for each exchange; nil: none
 	KeyPair *KeyPair               // used without PAT; nil: none
 
-	// OnLogin is called after each exchange of a JWT for a token, with when the token
-	// expires; nil: nothing is.
+	// OnLogin is called after each exchange of a JWT for a token, with when the token expires; nil:
+	// nothing is.
 	OnLogin func(err error, expires time.Time)
 
 	// Names are those of settings, in remedies.
@@ -54,8 +54,8 @@ func (i *Ingress) Unlikely() []string {
 	return []string{tunnel.TransportH3, tunnel.TransportH2}
 }
 
-// Remedy is what to do where a hop on the way has failed, as culvert doctor names
-// them; "" where nothing is known.
+// Remedy is what to do where a hop on the way has failed, as culvert doctor names them; "" where
+// nothing is known.
 func (i *Ingress) Remedy(hop string) string {
 	if hop != "name" {
 		return ""
@@ -93,9 +93,8 @@ func (i *Ingress) loggedIn(f fetched) {
 	}
 }
 
-// Authorize sets the header in which the ingress looks for a token. With a key pair
-// it may wait for a login; for some time after a login has failed it returns that
-// login's error.
+// Authorize sets the header in which the ingress looks for a token. With a key pair it may wait for
+// a login; for some time after a login has failed it returns that login's error.
 func (i *Ingress) Authorize(ctx context.Context, h http.Header) error {
 	i.init()
 	token, err := i.token(ctx)
@@ -117,9 +116,8 @@ func (i *Ingress) token(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// Refused explains an answer. It asks for another try where the answer may be about
-// the token, and another token, or another form of sending it, was not refused
-// lately.
+// Refused explains an answer. It asks for another try where the answer may be about the token, and
+// another token, or another form of sending it, was not refused lately.
 func (i *Ingress) Refused(h http.Header, e *tunnel.AnswerError) (again bool) {
 	i.init()
 	token, form, sent := readForm(h)

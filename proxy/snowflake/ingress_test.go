@@ -50,8 +50,7 @@ func (r *rig) logged() string {
 	return r.log.String()
 }
 
-// newRig starts all of it. The agent has the key pair of a user that may use the
-// endpoint.
+// newRig starts all of it. The agent has the key pair of a user that may use the endpoint.
 func newRig(t *testing.T, adapt func(*rig)) *rig {
 	r := &rig{t: t}
 	var k *KeyPair
@@ -219,8 +218,8 @@ func TestARefusedTokenIsReplaced(t *testing.T) {
 	}
 }
 
-// What is written to the PAT's file is used at once, and no other form of the old
-// one is tried when there is a new one.
+// What is written to the PAT's file is used at once, and no other form of the old one is tried when
+// there is a new one.
 func TestAnotherPATIsUsedAtOnce(t *testing.T) {
 	var old string
 	r := newRig(t, func(r *rig) {
@@ -263,8 +262,8 @@ func TestTheFormThatWorksIsKept(t *testing.T) {
 	wantAsked(t, r, shownSecond, shownSecond, shownSecond)
 }
 
-// An ingress that supports nothing but WebSockets, and is slow with them, says nothing
-// of WebSockets when it refuses HTTP/2.
+// An ingress that supports nothing but WebSockets, and is slow with them, says nothing of
+// WebSockets when it refuses HTTP/2.
 func TestAnAnswerOverH2LeavesWebSocketAlone(t *testing.T) {
 	r := newRig(t, nil)
 	posted := make(chan struct{})
@@ -514,8 +513,8 @@ func TestScrub(t *testing.T) {
 func yes() bool { return true }
 func no() bool  { return false }
 
-// Two exchanges with the same token are refused at the same time: the one that comes
-// second finds what the first has decided, and does not move on from that.
+// Two exchanges with the same token are refused at the same time: the one that comes second finds
+// what the first has decided, and does not move on from that.
 func TestWhoIsSecondSeesWhatTheFirstDid(t *testing.T) {
 	var c formChooser
 	var token atomic.Int32
@@ -583,7 +582,8 @@ func TestHostsOfSnowflake(t *testing.T) {
 	}
 }
 
-// What is known of Snowflake's own hosts need not hold for another name of one, as with a private link.
+// What is known of Snowflake's own hosts need not hold for another name of one, as with a private
+// link.
 func TestWhatIsUnlikely(t *testing.T) {
 	for host, want := range map[string]string{testHost: "[h3 h2]", "kafka.example.com": "[]"} {
 		if got := fmt.Sprint((&Ingress{Host: host}).Unlikely()); got != want {

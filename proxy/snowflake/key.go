@@ -19,8 +19,8 @@ const minKeyBits = 2048
 // toPKCS8 is how most other keys are converted.
 const toPKCS8 = "openssl pkcs8 -topk8 -in OLD -out NEW, with -nocrypt for no passphrase, converts it"
 
-// notKeys are the kinds of PEM that users mistake for a private key in PKCS #8: by
-// their label, what they are and what to do.
+// notKeys are the kinds of PEM that users mistake for a private key in PKCS #8: by their label,
+// what they are and what to do.
 var notKeys = map[string][2]string{
 	"RSA PRIVATE KEY":     {"an RSA key in PKCS #1", toPKCS8},
 	"OPENSSH PRIVATE KEY": {"a key of OpenSSH", "if it is an RSA key, this converts a copy of it: ssh-keygen -p -m PKCS8 -f COPY"},
@@ -37,9 +37,9 @@ const (
 	makeRSA   = "an RSA key is needed: openssl genrsa 2048 | openssl pkcs8 -topk8 -nocrypt -out rsa_key.p8; openssl rsa -in rsa_key.p8 -pubout -out rsa_key.pub"
 )
 
-// ParsePrivateKey returns the RSA key that a file in PEM holds as PKCS #8,
-// encrypted or not. The passphrase is ignored where none is needed; nil means that
-// there is none. Errors contain nothing of either.
+// ParsePrivateKey returns the RSA key that a file in PEM holds as PKCS #8, encrypted or not. The
+// passphrase is ignored where none is needed; nil means that there is none. Errors contain nothing
+// of either.
 func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
 	block, err := findKey(content)
 	if err != nil {
@@ -67,8 +67,8 @@ func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
 	return wantRSA(key)
 }
 
-// findKey returns the first block of PEM that is a key in PKCS #8. Without one, the
-// error says what the first block is.
+// findKey returns the first block of PEM that is a key in PKCS #8. Without one, the error says what
+// the first block is.
 func findKey(content []byte) (*pem.Block, error) {
 	var first *pem.Block
 	for rest := content; ; {
@@ -111,8 +111,8 @@ var (
 	oidPSS = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}
 )
 
-// checkAlgorithm refuses a key that is not for RSA and says so; crypto/x509 calls most
-// of those damaged. A damaged key passes, for x509 to refuse.
+// checkAlgorithm refuses a key that is not for RSA and says so; crypto/x509 calls most of those
+// damaged. A damaged key passes, for x509 to refuse.
 func checkAlgorithm(der []byte) error {
 	var info struct {
 		Version   int
@@ -144,8 +144,7 @@ func wantRSA(key any) (*rsa.PrivateKey, error) {
 	return k, nil
 }
 
-// TrimPassphrase returns a passphrase as a file holds it: all of it but the end of
-// its line.
+// TrimPassphrase returns a passphrase as a file holds it: all of it but the end of its line.
 func TrimPassphrase(content []byte) ([]byte, error) {
 	p := bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
 	switch {
@@ -157,8 +156,7 @@ func TrimPassphrase(content []byte) ([]byte, error) {
 	return p, nil
 }
 
-// Fingerprint is the RSA_PUBLIC_KEY_FP that Snowflake shows for a user with the
-// public half of key.
+// Fingerprint is the RSA_PUBLIC_KEY_FP that Snowflake shows for a user with the public half of key.
 func Fingerprint(key *rsa.PrivateKey) string {
 	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {

@@ -36,8 +36,8 @@ type KeyPair struct {
 	failed atomic.Pointer[rsa.PrivateKey] // the key of the last login, which failed
 }
 
-// jwtLife is how long a JWT is good. Snowflake takes none that lives beyond an
-// hour; ours is used at once.
+// jwtLife is how long a JWT is good. Snowflake takes none that lives beyond an hour; ours is used
+// at once.
 const jwtLife = 10 * time.Minute
 
 // maxAnswer is as much of an answer as is read.
@@ -46,8 +46,7 @@ const maxAnswer = 64 << 10
 // skewWorthSaying is below the minute by which Snowflake lets clocks differ.
 const skewWorthSaying = 30 * time.Second
 
-// keyChanged reports whether there is another key than the one with which the last
-// login failed.
+// keyChanged reports whether there is another key than the one with which the last login failed.
 func (k *KeyPair) keyChanged() bool {
 	failed := k.failed.Load()
 	if failed == nil {
@@ -116,8 +115,8 @@ func (k *KeyPair) subject() string {
 	return strings.ToUpper(cmp.Or(k.JWTAccount, k.Account.JWT) + "." + k.User)
 }
 
-// sign makes the JWT. Its issuer ends with the key's fingerprint, by which Snowflake
-// finds the public key.
+// sign makes the JWT. Its issuer ends with the key's fingerprint, by which Snowflake finds the
+// public key.
 func (k *KeyPair) sign(key *rsa.PrivateKey, now time.Time) (string, error) {
 	return jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.RegisteredClaims{
 		Issuer:    k.subject() + "." + Fingerprint(key),
@@ -138,8 +137,8 @@ func (k *KeyPair) scope(host string) string {
 // url is where logins go.
 func (k *KeyPair) url() *url.URL { return cmp.Or(k.TokenURL, k.Account.TokenURL()) }
 
-// post returns the answer and the beginning of its body. It follows no redirect, so
-// that the JWT goes to no other host.
+// post returns the answer and the beginning of its body. It follows no redirect, so that the JWT
+// goes to no other host.
 func (k *KeyPair) post(ctx context.Context, form url.Values) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, k.url().String(), strings.NewReader(form.Encode()))
 	if err != nil {
@@ -165,8 +164,8 @@ func unreached(err error) error {
 	return hints.New(err, "is %s right, and is a proxy needed (HTTPS_PROXY)? For PrivateLink or another host name there is %s", accountName, tokenURL)
 }
 
-// skewOf is how far this machine's clock is ahead of the one that dated an answer; 0
-// without a date. Dates are cut to whole seconds, hence the half second.
+// skewOf is how far this machine's clock is ahead of the one that dated an answer; 0 without a
+// date. Dates are cut to whole seconds, hence the half second.
 func skewOf(h http.Header, now time.Time) time.Duration {
 	date, err := http.ParseTime(h.Get("Date"))
 	if err != nil {
@@ -184,8 +183,8 @@ func skewSentence(skew time.Duration) string {
 	return fmt.Sprintf("this machine's clock is %v behind Snowflake's", by)
 }
 
-// sqlUser is the user's name in SQL. Without quotes its case does not matter there,
-// nor does it in the JWT.
+// sqlUser is the user's name in SQL. Without quotes its case does not matter there, nor does it in
+// the JWT.
 func (k *KeyPair) sqlUser() string {
 	if plainName.MatchString(strings.ToUpper(k.User)) {
 		return k.User

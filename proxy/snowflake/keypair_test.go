@@ -164,8 +164,8 @@ func TestTokensInAnswers(t *testing.T) {
 	}
 }
 
-// Whatever comes instead of a token: no panic, and what is taken for one fits into
-// a header, and lives for more than a moment.
+// Whatever comes instead of a token: no panic, and what is taken for one fits into a header, and
+// lives for more than a moment.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte("ver:1-hint:1234-ETMsDgAAAZ/+=="), "text/plain")
 	f.Add([]byte(`{"access_token":"aaaaaaaaaaaaaaaaaaaa","expires_in":600}`), "application/json")

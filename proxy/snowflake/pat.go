@@ -15,8 +15,8 @@ const (
 	maxToken = 8 << 10
 )
 
-// ParsePAT returns the programmatic access token that a file holds, with nothing
-// but white space around it. Errors do not contain it.
+// ParsePAT returns the programmatic access token that a file holds, with nothing but white space
+// around it. Errors do not contain it.
 func ParsePAT(content []byte) (string, error) {
 	s := string(bytes.TrimSpace(bytes.TrimPrefix(content, []byte("\ufeff"))))
 	const remedy = "the file holds what ALTER USER … ADD PROGRAMMATIC ACCESS TOKEN … printed as token_secret, and nothing else"

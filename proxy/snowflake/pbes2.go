@@ -14,11 +14,11 @@ import (
 	"hash"
 )
 
-// The encrypted form of PKCS #8 (RFC 5958 §3) with PBES2 (RFC 8018 §6.2), as
-// openssl pkcs8 -topk8 writes it: PBKDF2 and a block cipher in CBC mode. It is read
-// here because crypto/x509 reads no encrypted keys, and github.com/youmark/pkcs8,
-// which does, derives a key with as many iterations as the file says: a damaged or
-// planted file would cost minutes of CPU. Ours are bounded by maxIterations.
+// The encrypted form of PKCS #8 (RFC 5958 §3) with PBES2 (RFC 8018 §6.2), as openssl pkcs8 -topk8
+// writes it: PBKDF2 and a block cipher in CBC mode. It is read here because crypto/x509 reads no
+// encrypted keys, and github.com/youmark/pkcs8, which does, derives a key with as many iterations
+// as the file says: a damaged or planted file would cost minutes of CPU. Ours are bounded by
+// maxIterations.
 var (
 	oidPBES2  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13}
 	oidPBKDF2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
@@ -36,8 +36,8 @@ type pbes2Params struct {
 	Scheme pkix.AlgorithmIdentifier
 }
 
-// pbkdf2Params are PBKDF2-params of RFC 8018 §A.2, where the salt is always given
-// and the PRF may be left out for HMAC with SHA-1.
+// pbkdf2Params are PBKDF2-params of RFC 8018 §A.2, where the salt is always given and the PRF may
+// be left out for HMAC with SHA-1.
 type pbkdf2Params struct {
 	Salt       []byte
 	Iterations int
@@ -66,8 +66,8 @@ var schemes = map[string]struct {
 	"2.16.840.1.101.3.4.1.42": {32, aes.NewCipher},
 }
 
-// maxIterations bounds what a file can cost to a few seconds. OpenSSL writes
-// 2048, and OWASP advises 600,000 for SHA-256.
+// maxIterations bounds what a file can cost to a few seconds. OpenSSL writes 2048, and OWASP
+// advises 600,000 for SHA-256.
 const maxIterations = 2_000_000
 
 // reencrypt is how a key becomes one that decryptPBES2 reads.
@@ -76,8 +76,8 @@ const reencrypt = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW encrypt
 // errPassphrase may also mean a damaged file.
 var errPassphrase = badFile("the passphrase does not open the key", "does it belong to this key? openssl pkey -in FILE -noout asks for it and says so")
 
-// decryptPBES2 returns the DER of the key. A wrong passphrase is not always noticed
-// here: what is returned may not be a key.
+// decryptPBES2 returns the DER of the key. A wrong passphrase is not always noticed here: what is
+// returned may not be a key.
 func decryptPBES2(der, passphrase []byte) ([]byte, error) {
 	var info encryptedPrivateKeyInfo
 	if rest, err := asn1.Unmarshal(der, &info); err != nil || len(rest) > 0 {
@@ -125,8 +125,8 @@ func deriveKey(kdf pkix.AlgorithmIdentifier, passphrase []byte, length int) ([]b
 	return pbkdf2.Key(prf, string(passphrase), params.Salt, params.Iterations, length)
 }
 
-// decryptCBC decrypts, and takes away the padding of RFC 8018 §6.1.1. That the padding
-// is wrong may be said: there is no oracle, whoever sees the error has the file.
+// decryptCBC decrypts, and takes away the padding of RFC 8018 §6.1.1. That the padding is wrong may
+// be said: there is no oracle, whoever sees the error has the file.
 func decryptCBC(block cipher.Block, iv, data []byte) ([]byte, error) {
 	size := block.BlockSize()
 	if len(data) == 0 || len(data)%size != 0 {
@@ -146,8 +146,7 @@ func decryptCBC(block cipher.Block, iv, data []byte) ([]byte, error) {
 	return plain[:len(plain)-pad], nil
 }
 
-// unknownEncryption is about an algorithm other than the ones above, PBES1 and scrypt
-// among them.
+// unknownEncryption is about an algorithm other than the ones above, PBES1 and scrypt among them.
 func unknownEncryption(a pkix.AlgorithmIdentifier) error {
 	return badFile(fmt.Sprintf("the key is encrypted in a way that cannot be read here (%s)", a.Algorithm), reencrypt)
 }

@@ -53,10 +53,10 @@ func (a *loginAnswer) read() {
 // codeForm matches the codes of Snowflake's errors about logins.
 var codeForm = regexp.MustCompile(`\b39\d{4}\b`)
 
-// loginCases say what answers to a login mean. The first that fits counts, so what
-// has a cause of its own comes before "the key is not accepted". The codes 3943xx are
-// those of https://docs.snowflake.com/user-guide/key-pair-auth-troubleshooting; users
-// mostly see 390144, and administrators the rest.
+// loginCases say what answers to a login mean. The first that fits counts, so what has a cause of
+// its own comes before "the key is not accepted". The codes 3943xx are those of
+// https://docs.snowflake.com/user-guide/key-pair-auth-troubleshooting; users mostly see 390144, and
+// administrators the rest.
 var loginCases = []struct {
 	fits   func(a *loginAnswer) bool
 	text   string
@@ -81,8 +81,8 @@ var loginCases = []struct {
 	{hasStatus(http.StatusNotFound, http.StatusForbidden), "the account seems not to exist, or something on the way forbids the request", accountRemedy},
 }
 
-// refusal says what an answer without a token means. Only 5xx and 429 end by
-// themselves; all else is hopeless until somebody changes something.
+// refusal says what an answer without a token means. Only 5xx and 429 end by themselves; all else
+// is hopeless until somebody changes something.
 func (k *KeyPair) refusal(a *loginAnswer) error {
 	a.read()
 	text, what := "it gave no token", keyRemedy
@@ -132,8 +132,8 @@ func hasStatus(list ...int) func(*loginAnswer) bool {
 func isRedirect(a *loginAnswer) bool { return a.status/100 == 3 }
 func isServers(a *loginAnswer) bool  { return a.status/100 == 5 }
 
-// redirectHost is where a redirect leads, which says whose it is: often that of a
-// company's sign-in. The rest of the URL may hold secrets.
+// redirectHost is where a redirect leads, which says whose it is: often that of a company's
+// sign-in. The rest of the URL may hold secrets.
 func redirectHost(h http.Header) string {
 	u, err := url.Parse(h.Get("Location"))
 	if err != nil {
@@ -146,8 +146,8 @@ func redirectHost(h http.Header) string {
 
 func noRemedy(*KeyPair, *loginAnswer) remedy { return remedy{} }
 
-// keyRemedy shows the fingerprint, which Snowflake shows too: that tells whether the
-// key is the registered one. A user may have two, so that keys can be rotated.
+// keyRemedy shows the fingerprint, which Snowflake shows too: that tells whether the key is the
+// registered one. A user may have two, so that keys can be rotated.
 func keyRemedy(k *KeyPair, a *loginAnswer) remedy {
 	return remedyf("DESCRIBE USER %s; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as %s, else ALTER USER %s SET RSA_PUBLIC_KEY='…'; with the public half; account and user are %s%s",
 		k.sqlUser(), a.fingerprint, k.sqlUser(), k.subject(), failureDetails(a))
@@ -177,8 +177,8 @@ func disabledRemedy(k *KeyPair, _ *loginAnswer) remedy {
 	return remedyf("DESCRIBE USER %s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
 }
 
-// roleRemedy is about the user's default role where no role is set. Role names keep
-// their case, other than users' names.
+// roleRemedy is about the user's default role where no role is set. Role names keep their case,
+// other than users' names.
 func roleRemedy(k *KeyPair, _ *loginAnswer) remedy {
 	if k.Role == "" {
 		return remedyf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; %s names another", k.sqlUser(), roleName)

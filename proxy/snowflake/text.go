@@ -62,8 +62,8 @@ func isToken(text string) bool {
 // wordForm matches Snowflake's names of errors.
 var wordForm = regexp.MustCompile(`^[A-Z0-9_]+$`)
 
-// contains reports whether one of texts, which are in lower case, is in s as whole
-// words: "blocked" does not contain "locked".
+// contains reports whether one of texts, which are in lower case, is in s as whole words: "blocked"
+// does not contain "locked".
 func contains(s string, texts ...string) bool {
 	s = strings.ToLower(s)
 	for _, text := range texts {

@@ -19,8 +19,8 @@ type token struct {
 	skew    time.Duration // how far that is ahead of Snowflake's, as the login saw it
 }
 
-// parseToken reads a token from an answer, which is the bare token or JSON, and how
-// long it lives from now, the time on the clock of whoever made it.
+// parseToken reads a token from an answer, which is the bare token or JSON, and how long it lives
+// from now, the time on the clock of whoever made it.
 func parseToken(body []byte, contentType string, now time.Time) (value string, life time.Duration, err error) {
 	text := strings.TrimSpace(string(body))
 	var answer struct {
@@ -52,8 +52,8 @@ func parseToken(body []byte, contentType string, now time.Time) (value string, l
 // errNoToken is about an answer with the status of a success, which may be an error.
 var errNoToken = errors.New("the answer is JSON without an access_token")
 
-// lifeOf is how long a token lives: as the answer says, or as the token itself
-// does if it can be read, or unknownLife.
+// lifeOf is how long a token lives: as the answer says, or as the token itself does if it can be
+// read, or unknownLife.
 func lifeOf(value string, expiresIn json.Number, now time.Time) time.Duration {
 	if seconds, err := expiresIn.Int64(); err == nil && seconds > 0 && seconds <= maxLife {
 		return time.Duration(seconds) * time.Second
@@ -73,11 +73,12 @@ const (
 	maxLife = 10 * 365 * 24 * 3600
 )
 
-// expiryOf reads when a JWT expires. Its signature is not checked: that is for
-// those who accept the token.
+// expiryOf reads when a JWT expires. Its signature is not checked: that is for those who accept the
+// token.
 func expiryOf(value string) (time.Time, bool) {
 	claims := jwt.MapClaims{}
-	// An error may be about the algorithm or the signature alone; what was read until then is in claims.
+	// An error may be about the algorithm or the signature alone; what was read until then is in
+	// claims.
 	jwt.NewParser(jwt.WithPaddingAllowed()).ParseUnverified(value, claims)
 	at, err := claims.GetExpirationTime()
 	if err != nil || at == nil {

@@ -11,34 +11,33 @@ import (
 )
 
 const (
-	// loginTime is how long one login may take: less than callers wait, so that they
-	// learn how it ended.
+	// loginTime is how long one login may take: less than callers wait, so that they learn how it
+	// ended.
 	loginTime = 8 * time.Second
 
-	// The wait after a login that failed, doubled with each failure: short where no
-	// answer came, as in an outage.
+	// The wait after a login that failed, doubled with each failure: short where no answer came, as
+	// in an outage.
 	retryTime, retryTimeMost = time.Second, 30 * time.Second
 	// It is longer after an answer that time alone does not change, and after 429.
 	hopelessTime, refusedTimeMost = 5 * time.Second, 5 * time.Minute
 
-	// forgetTime is the least time between two tokens that are given up before they
-	// expire: a refusal may be about something else than the token.
+	// forgetTime is the least time between two tokens that are given up before they expire: a
+	// refusal may be about something else than the token.
 	forgetTime = time.Minute
 )
 
 // errNoAnswer ends a login that hangs.
 var errNoAnswer = fmt.Errorf("no answer within %v", loginTime)
 
-// tokens keeps one token: fetched when it is first asked for, and again before it
-// expires, by one goroutine at a time. While the old one is good nobody waits. After
-// a failure callers get its error until it is time for the next fetch.
+// tokens keeps one token: fetched when it is first asked for, and again before it expires, by one
+// goroutine at a time. While the old one is good nobody waits. After a failure callers get its
+// error until it is time for the next fetch.
 type tokens struct {
 	fetch   func(context.Context) (token, error)
 	changed func() bool   // whether what fetch uses has changed since it failed; nil: never
 	ended   func(fetched) // called after each fetch; nil: nothing is
 
-	// unfinished makes the error of a caller who stops waiting for a fetch; nil: the
-	// cause itself.
+	// unfinished makes the error of a caller who stops waiting for a fetch; nil: the cause itself.
 	unfinished func(cause error) error
 
 	ctx   context.Context // of fetches
@@ -86,8 +85,8 @@ func (t *tokens) get(ctx context.Context) (string, error) {
 	}
 }
 
-// look returns a token; or why there is none; or what is closed at the end of the
-// fetch to wait for.
+// look returns a token; or why there is none; or what is closed at the end of the fetch to wait
+// for.
 func (t *tokens) look() (value string, running <-chan struct{}, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,9 +103,9 @@ func (t *tokens) look() (value string, running <-chan struct{}, err error) {
 
 func (t *tokens) hasChanged() bool { return t.changed != nil && t.changed() }
 
-// good reports whether there is a token that has not expired. Both times are of the
-// wall clock: the monotonic clock may stand still while a laptop sleeps, and tokens
-// expire all the same. The caller holds mu.
+// good reports whether there is a token that has not expired. Both times are of the wall clock: the
+// monotonic clock may stand still while a laptop sleeps, and tokens expire all the same. The caller
+// holds mu.
 func (t *tokens) good() bool {
 	return t.now.value != "" && time.Now().Round(0).Before(t.now.expires)
 }
@@ -118,8 +117,8 @@ func (t *tokens) current() string {
 	return t.now.value
 }
 
-// forget gives up a token that was refused, and reports whether it did: not if
-// another was given up lately.
+// forget gives up a token that was refused, and reports whether it did: not if another was given up
+// lately.
 func (t *tokens) forget(value string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -180,8 +179,8 @@ func (t *tokens) settle(fresh token, err error) fetched {
 	return fetched{fresh, err, good, next}
 }
 
-// waitAfter returns how long to wait after a fetch has failed with err, after n other
-// failures in a row.
+// waitAfter returns how long to wait after a fetch has failed with err, after n other failures in a
+// row.
 func waitAfter(err error, n int) time.Duration {
 	switch {
 	case isHopeless(err):
@@ -192,8 +191,8 @@ func waitAfter(err error, n int) time.Duration {
 	return backoff.Delay(n, retryTime, retryTimeMost)
 }
 
-// schedule starts a fetch after some time, whether anybody asks for a token or not.
-// The caller holds mu.
+// schedule starts a fetch after some time, whether anybody asks for a token or not. The caller
+// holds mu.
 func (t *tokens) schedule(after time.Duration) {
 	if t.closed {
 		return
@@ -224,9 +223,8 @@ func (t *tokens) close() {
 	t.tasks.Wait()
 }
 
-// refreshAfter is how long after its start a token with this life is replaced: a
-// minute before its end or after four fifths, whichever is first, but not in its
-// first half, nor within a second.
+// refreshAfter is how long after its start a token with this life is replaced: a minute before its
+// end or after four fifths, whichever is first, but not in its first half, nor within a second.
 func refreshAfter(life time.Duration) time.Duration {
 	after := min(life-time.Minute, life/5*4)
 	return max(after, life/2, time.Second)

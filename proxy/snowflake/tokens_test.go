@@ -125,9 +125,8 @@ func TestTokensAreRenewedAheadOfTime(t *testing.T) {
 	})
 }
 
-// While logins fail the old token is used as long as it lives, and then the failure
-// is told at once: a thousand clients that try each second are a login every few
-// minutes.
+// While logins fail the old token is used as long as it lives, and then the failure is told at
+// once: a thousand clients that try each second are a login every few minutes.
 func TestFailuresAreRememberedWithBackoff(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
@@ -240,8 +239,8 @@ func TestGivingUpIsNoReasonToStopALogin(t *testing.T) {
 	})
 }
 
-// Who gives up a login that hangs knows what it was, and what to look at; and so
-// does who waits for its end.
+// Who gives up a login that hangs knows what it was, and what to look at; and so does who waits for
+// its end.
 func TestALoginThatHangsIsNamed(t *testing.T) {
 	over := make(chan struct{})
 	k := newKeyPair(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over }))

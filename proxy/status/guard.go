@@ -9,10 +9,10 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
-// guard refuses requests that a web page of another site makes in a browser on this
-// machine. The listener requires no token, so such a page could read metrics in two ways.
-// It can point its own host name at us (DNS rebinding), which the Host header shows. Or it
-// can send requests to our address, which the browser marks with another site.
+// guard refuses requests that a web page of another site makes in a browser on this machine. The
+// listener requires no token, so such a page could read metrics in two ways. It can point its own
+// host name at us (DNS rebinding), which the Host header shows. Or it can send requests to our
+// address, which the browser marks with another site.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -29,14 +29,14 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// isProbe reports whether r asks for health or readiness only. A platform's probes may use
-// any host name, such as a pod's, and no setting can list them.
+// isProbe reports whether r asks for health or readiness only. A platform's probes may use any host
+// name, such as a pod's, and no setting can list them.
 func isProbe(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.URL.Path == "/healthz" || r.URL.Path == "/readyz")
 }
 
-// answerProbe answers a probe with an unknown host name. It does not say why the process is
-// not ready: the reason names addresses.
+// answerProbe answers a probe with an unknown host name. It does not say why the process is not
+// ready: the reason names addresses.
 func (s *Server) answerProbe(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/readyz" && s.Ready != nil && s.Ready() != nil {
 		text(w, http.StatusServiceUnavailable, "not ready; request this page by IP address to see why")
@@ -45,9 +45,9 @@ func (s *Server) answerProbe(w http.ResponseWriter, r *http.Request) {
 	text(w, http.StatusOK, "ok")
 }
 
-// answersTo reports whether a Host header names us, by a name that no other site controls:
-// an IP address, localhost, or one of Hosts. Browsers always send the header.
-// X-Forwarded-Host is ignored, since any client can send it.
+// answersTo reports whether a Host header names us, by a name that no other site controls: an IP
+// address, localhost, or one of Hosts. Browsers always send the header. X-Forwarded-Host is
+// ignored, since any client can send it.
 func (s *Server) answersTo(host string) bool {
 	if host == "" {
 		return true // HTTP/1.0, as in health checks of load balancers
@@ -64,9 +64,9 @@ func (s *Server) answersTo(host string) bool {
 	return false
 }
 
-// hostname returns a Host header without its port, and whether it is an IP address. It is
-// stricter than package net: a header that is not as in RFC 9110 section 7.2 is not an
-// address, and equals no name.
+// hostname returns a Host header without its port, and whether it is an IP address. It is stricter
+// than package net: a header that is not as in RFC 9110 section 7.2 is not an address, and equals
+// no name.
 func hostname(host string) (name string, literal bool) {
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		address, port, ok := strings.Cut(inner, "]")
@@ -86,9 +86,9 @@ func isPort(s string) bool {
 	return s == "" || s[0] == ':' && strings.Trim(s[1:], "0123456789") == ""
 }
 
-// fromOtherSite reports whether a browser sends the request for a page of another site. The
-// page could not read the response, but it could keep us busy gathering metrics. Following
-// a link to us is fine.
+// fromOtherSite reports whether a browser sends the request for a page of another site. The page
+// could not read the response, but it could keep us busy gathering metrics. Following a link to us
+// is fine.
 func fromOtherSite(h http.Header) bool {
 	switch h.Get("Sec-Fetch-Site") {
 	case "cross-site", "same-site":

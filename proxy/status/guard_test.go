@@ -53,8 +53,8 @@ func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
 	}
 }
 
-// A platform may probe by any name. It is told yes or no, and a page that comes by
-// that way learns nothing more.
+// A platform may probe by any name. It is told yes or no, and a page that comes by that way learns
+// nothing more.
 func TestProbesAreAnsweredByAnyName(t *testing.T) {
 	for _, tt := range []struct {
 		ready error

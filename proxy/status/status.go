@@ -1,5 +1,5 @@
-// Package status is the admin listener of both ends. It serves metrics, and says whether
-// the process runs and whether it is ready for clients.
+// Package status is the admin listener of both ends. It serves metrics, and says whether the
+// process runs and whether it is ready for clients.
 package status
 
 import (
@@ -32,19 +32,19 @@ const (
 	drainTimeout   = 2 * time.Second  // for a scrape to finish when the process ends
 )
 
-// Server serves the admin listener. Set its fields before Serve. The zero value serves no
-// metrics and is always ready.
+// Server serves the admin listener. Set its fields before Serve. The zero value serves no metrics
+// and is always ready.
 type Server struct {
 	// Gatherer has the metrics; nil means none.
 	Gatherer prometheus.Gatherer
 
-	// Ready returns nil if the process is ready for clients, or else an error that says why
-	// not. It is called concurrently and must not block. Nil means always ready.
+	// Ready returns nil if the process is ready for clients, or else an error that says why not. It
+	// is called concurrently and must not block. Nil means always ready.
 	Ready func() error
 
-	// Tunnel returns the state of the transports to the gateways, to encode as JSON. It is
-	// called concurrently. Nil means that there is no such page. The page contains
-	// addresses: leave it out if the listener is open to others.
+	// Tunnel returns the state of the transports to the gateways, to encode as JSON. It is called
+	// concurrently. Nil means that there is no such page. The page contains addresses: leave it out
+	// if the listener is open to others.
 	Tunnel func() any
 
 	// Hosts are host names, without port, that requests may use, besides IP addresses and
@@ -58,8 +58,8 @@ type Server struct {
 	Logger *slog.Logger
 }
 
-// Serve serves ln until ctx is done or accepting fails, and closes ln. After ctx is done it
-// waits up to drainTimeout for responses in progress, and returns nil.
+// Serve serves ln until ctx is done or accepting fails, and closes ln. After ctx is done it waits
+// up to drainTimeout for responses in progress, and returns nil.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	logger := cmp.Or(s.Logger, slog.New(slog.DiscardHandler))
 	srv := &http.Server{
@@ -125,8 +125,8 @@ func (s *Server) tunnel(w http.ResponseWriter, _ *http.Request) {
 	w.Write(append(b, '\n'))
 }
 
-// metrics serves the text, OpenMetrics and protobuf formats; only protobuf has native
-// histograms. If a collector fails, the other metrics are served.
+// metrics serves the text, OpenMetrics and protobuf formats; only protobuf has native histograms.
+// If a collector fails, the other metrics are served.
 func (s *Server) metrics(logger *slog.Logger) http.Handler {
 	gatherer := s.Gatherer
 	if gatherer == nil {
@@ -156,8 +156,8 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	text(w, http.StatusOK, "ready")
 }
 
-// router serves its pages and, on /, a list of them. Paths must match exactly. Unlike
-// http.ServeMux it never redirects, so no response repeats a path or host of the request.
+// router serves its pages and, on /, a list of them. Paths must match exactly. Unlike http.ServeMux
+// it never redirects, so no response repeats a path or host of the request.
 type router []route
 
 func (rt router) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -23,8 +23,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/status"
 )
 
-// start serves s on loopback until the test ends, and returns its URL and a
-// client of its own.
+// start serves s on loopback until the test ends, and returns its URL and a client of its own.
 func start(t *testing.T, s *status.Server) (url string, client *http.Client) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,11 +1,11 @@
-// Command account stands in for a Snowflake account in which charts/spcs has been
-// run, to try an agent's flags without one:
+// Command account stands in for a Snowflake account in which charts/spcs has been run, to try an
+// agent's flags without one:
 //
 //	go run ./test/account
 //
-// It has brokers in memory, a gateway, an ingress that asks for a token, and
-// /oauth/token. It writes the credentials into a folder, prints what to type in
-// another terminal, and runs until Ctrl-C. See docs/snowflake.md.
+// It has brokers in memory, a gateway, an ingress that asks for a token, and /oauth/token. It
+// writes the credentials into a folder, prints what to type in another terminal, and runs until
+// Ctrl-C. See docs/snowflake.md.
 package main
 
 import (

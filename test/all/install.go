@@ -39,8 +39,8 @@ var needs = []need{
 	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }
 
-// install installs the missing programs where that is ours to do: as root, with
-// apt. Elsewhere it says what is missing; the tests that need it will skip.
+// install installs the missing programs where that is ours to do: as root, with apt. Elsewhere it
+// says what is missing; the tests that need it will skip.
 func install(ctx context.Context) error {
 	var programs, packages []string
 	for _, n := range needs {
@@ -74,12 +74,12 @@ func installPackages(ctx context.Context, apt string, packages []string) error {
 	return nil
 }
 
-// policy is the file by which Debian asks whether a package may start its
-// service. Where there is none, nginx, HAProxy and squid start at once.
+// policy is the file by which Debian asks whether a package may start its service. Where there is
+// none, nginx, HAProxy and squid start at once.
 const policy = "/usr/sbin/policy-rc.d"
 
-// withoutServices has Debian start no service while install runs. A policy that
-// stands there already is its owner's wish.
+// withoutServices has Debian start no service while install runs. A policy that stands there
+// already is its owner's wish.
 func withoutServices(install func() error) error {
 	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
 	if errors.Is(err, fs.ErrExist) {

@@ -1,12 +1,12 @@
-// Command all runs every check and every test of the repository, also those
-// against real brokers and clients, for which it installs what is missing:
+// Command all runs every check and every test of the repository, also those against real brokers
+// and clients, for which it installs what is missing:
 //
 //	go run ./test/all
 //	go run ./test/all -checks    # no tests: a minute, and seconds the next time
 //
-// It ends with a table of what passed, failed and was skipped. On Linux, where CI
-// is set, a skipped test is a failure; a skipped check is not. Elsewhere what is
-// real is left out: brokers, clients, ingresses and networks.
+// It ends with a table of what passed, failed and was skipped. On Linux, where CI is set, a skipped
+// test is a failure; a skipped check is not. Elsewhere what is real is left out: brokers, clients,
+// ingresses and networks.
 package main
 
 import (
@@ -69,8 +69,8 @@ func run(ctx context.Context, checksOnly bool) error {
 	return results.Err(os.Getenv("CI") != "" && hasReal)
 }
 
-// hasReal reports whether this system has what the real-world tests need: Debian's
-// packages, name spaces, and emulated networks.
+// hasReal reports whether this system has what the real-world tests need: Debian's packages, name
+// spaces, and emulated networks.
 const hasReal = runtime.GOOS == "linux"
 
 func runAllTests(ctx context.Context, results *Results) error {
@@ -167,8 +167,7 @@ func vet(system string) func(context.Context) error {
 	return command("GOOS="+system, "go", "vet", "./...")
 }
 
-// command returns a check that runs a program; what has a = before its name is
-// its environment.
+// command returns a check that runs a program; what has a = before its name is its environment.
 func command(argv ...string) func(context.Context) error {
 	name := slices.IndexFunc(argv, func(s string) bool { return !strings.Contains(s, "=") })
 	return func(ctx context.Context) error {

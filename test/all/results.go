@@ -137,8 +137,8 @@ func short(name string) string {
 	return strings.TrimPrefix(name, "github.com/culvert-proxy/culvert/")
 }
 
-// leaves are the tests that count: those without tests of their own, and those
-// that failed by themselves.
+// leaves are the tests that count: those without tests of their own, and those that failed by
+// themselves.
 func (s *suite) leaves() map[string]*result {
 	parents := make(map[string]bool)
 	blamed := make(map[string]bool) // a test below it has failed
@@ -204,8 +204,7 @@ func (r *Results) total() (n counts) {
 // Failed reports whether anything has failed.
 func (r *Results) Failed() bool { return r.total().failed > 0 }
 
-// Skipped returns the names of the tests that have skipped, or in which one has,
-// by package.
+// Skipped returns the names of the tests that have skipped, or in which one has, by package.
 func (r *Results) Skipped() map[string][]string {
 	all := make(map[string][]string)
 	for name, s := range r.suites {
@@ -234,8 +233,8 @@ func (r *Results) Err(ci bool) error {
 	return nil
 }
 
-// Print writes what failed and what was skipped, with what the tests said, then
-// the table, then the sum as the last line.
+// Print writes what failed and what was skipped, with what the tests said, then the table, then the
+// sum as the last line.
 func (r *Results) Print(w io.Writer) {
 	for _, name := range r.order {
 		r.printTrouble(w, name)

@@ -67,8 +67,8 @@ func dialCubic(ctx context.Context, network, address string) (net.Conn, error) {
 	return plainConn{c}, nil
 }
 
-// plainConn and plainListener are as the kernel makes them: tunnel tunes no
-// sockets that it does not see.
+// plainConn and plainListener are as the kernel makes them: tunnel tunes no sockets that it does
+// not see.
 type plainConn struct{ net.Conn }
 
 type plainListener struct{ net.Listener }
@@ -147,8 +147,8 @@ func copyBoth(a net.Conn, b halfCloser) error {
 
 // copyOne copies until from ends. What ends otherwise ends both.
 func copyOne(to halfCloser, from net.Conn) error {
-	// The wrappers hide ReadFrom and WriteTo: no splice, for there is none
-	// between a socket and TLS.
+	// The wrappers hide ReadFrom and WriteTo: no splice, for there is none between a socket and
+	// TLS.
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, bareBuffer))
 	if err != nil {
 		to.Close()

@@ -23,8 +23,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestBenchRuns keeps the bench alive. It asserts no figure: a loaded machine
-// has others.
+// TestBenchRuns keeps the bench alive. It asserts no figure: a loaded machine has others.
 func TestBenchRuns(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("reads CPU time and memory from /proc")

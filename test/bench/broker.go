@@ -14,8 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// readSize is how much the broker and the load read at a time. They shall not
-// be what is measured.
+// readSize is how much the broker and the load read at a time. They shall not be what is measured.
 const readSize = 256 << 10
 
 // cluster is what its brokers share.
@@ -26,8 +25,8 @@ type cluster struct {
 	fetches map[fetchKind]*fetched
 }
 
-// broker does nothing with records: it acknowledges Produce, and answers Fetch
-// with the same records each time.
+// broker does nothing with records: it acknowledges Produce, and answers Fetch with the same
+// records each time.
 type broker struct {
 	*cluster
 	produced []byte // for the one partition that this broker leads
@@ -191,8 +190,8 @@ func (c *cluster) metadata(version int16) []byte {
 	return responseFrame(r)
 }
 
-// writeFrame writes a frame that others write too, with a correlation id of its
-// own, in one system call.
+// writeFrame writes a frame that others write too, with a correlation id of its own, in one system
+// call.
 func writeFrame(c net.Conn, frame []byte, at int, id uint32) error {
 	head := binary.BigEndian.AppendUint32(append(make([]byte, 0, requestHead), frame[:at]...), id)
 	parts := net.Buffers{head, frame[len(head):]}

@@ -18,8 +18,7 @@ const (
 	brokerCount = 3
 )
 
-// The newest versions that the brokers speak: in the responses leader hints are
-// looked for.
+// The newest versions that the brokers speak: in the responses leader hints are looked for.
 const (
 	apiVersionsVersion = 5
 	metadataVersion    = 12
@@ -77,8 +76,8 @@ func produceRequest(size int) []byte {
 	return requestFrame(r)
 }
 
-// fetchRequest returns a Fetch request for size bytes at most, of one partition
-// or of as many as that takes.
+// fetchRequest returns a Fetch request for size bytes at most, of one partition or of as many as
+// that takes.
 func fetchRequest(version int16, size int) []byte {
 	r := kmsg.NewPtrFetchRequest()
 	r.Version, r.MaxWaitMillis, r.MinBytes, r.MaxBytes = version, 500, 1, int32(size)
@@ -155,8 +154,8 @@ func apiVersionsResponse(version int16) []byte {
 	return responseFrame(r)
 }
 
-// batch returns a record batch of size bytes and a little more, with as many
-// records of recordSize as fit, and one at least.
+// batch returns a record batch of size bytes and a little more, with as many records of recordSize
+// as fit, and one at least.
 func batch(size int) []byte {
 	n := max(1, size/recordSize)
 	b := kmsg.RecordBatch{Magic: 2, LastOffsetDelta: int32(n - 1), ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: int32(n)}

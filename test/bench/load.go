@@ -114,8 +114,8 @@ type stream struct {
 	stop    atomic.Bool
 }
 
-// run runs the load, calls window when it is under way, and ends it in order:
-// whatever is in flight is answered.
+// run runs the load, calls window when it is under way, and ends it in order: whatever is in flight
+// is answered.
 func (s *stream) run(r *row, window func()) error {
 	var g errgroup.Group
 	for i := range connections {
@@ -160,8 +160,8 @@ func (s *stream) receiveAll(c *client, flying <-chan struct{}) error {
 	return nil
 }
 
-// roundTrips repeats one exchange for a while and returns how long each took,
-// without the first ones.
+// roundTrips repeats one exchange for a while and returns how long each took, without the first
+// ones.
 func roundTrips(c *client, request []byte, d time.Duration, warm int) ([]time.Duration, error) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(d + time.Minute))

@@ -1,29 +1,27 @@
-// Command bench measures what culvert costs, beside what a tunnel costs that
-// knows no Kafka and beside no tunnel at all:
+// Command bench measures what culvert costs, beside what a tunnel costs that knows no Kafka and
+// beside no tunnel at all:
 //
 //	go run ./test/bench
 //
-// Brokers, agents and gateways are processes of their own; the load is this one.
-// The brokers are stand-ins that throw records away, so that it is not they who
-// are measured, and so is the load, which sends finished frames, except under
-// kgo, which is franz-go with records of 1 KiB. The rows are
+// Brokers, agents and gateways are processes of their own; the load is this one. The brokers are
+// stand-ins that throw records away, so that it is not they who are measured, and so is the load,
+// which sends finished frames, except under kgo, which is franz-go with records of 1 KiB. The rows
+// are
 //
 //	direct              from the load to the brokers
 //	bare ws, h3, h2     through the same tunnel as culvert, with a loop around Read and Write at each end
 //	culvert ws, h3, h2  through culvert agent and culvert gateway
 //	culvert direct      through culvert agent alone
 //
-// With -wan there is a network between load and agents on one side and brokers
-// and gateways on the other, made of network namespaces and a link in this
-// process:
+// With -wan there is a network between load and agents on one side and brokers and gateways on the
+// other, made of network namespaces and a link in this process:
 //
 //	go run ./test/bench -wan delay=10ms,loss=0.5%
 //
 // TCP is CUBIC there, but for culvert's, which chooses for itself.
 //
-// All rows are measured in each round, one after the other, and only ratios
-// within one run mean anything. Bytes are those of whole frames; MB and GB are
-// powers of ten.
+// All rows are measured in each round, one after the other, and only ratios within one run mean
+// anything. Bytes are those of whole frames; MB and GB are powers of ten.
 package main
 
 import (

@@ -17,8 +17,8 @@ type load struct {
 	table table
 }
 
-// figures are what one round says about one row under one load. What the load
-// does not measure is zero.
+// figures are what one round says about one row under one load. What the load does not measure is
+// zero.
 type figures struct {
 	rate      float64 // bytes a second
 	bytes     float64 // for which cpu was taken; 0: it is not known
@@ -49,8 +49,7 @@ var loads = []load{
 	{"63 stalled", stalled(64, fetchRequest(fetchVersion, mebibyte), fetchRequest(fetchVersion, 16*mebibyte)), stalledTable},
 }
 
-// throughput measures how fast requests of one kind are answered, and what that
-// costs.
+// throughput measures how fast requests of one kind are answered, and what that costs.
 func throughput(request []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (f figures, err error) {
 		s := &stream{request: request}
@@ -75,8 +74,7 @@ func (f *figures) observe(r *row, window time.Duration, carried *atomic.Int64) {
 	}
 }
 
-// awaitMore makes sure that something was carried, on a machine that is busy with
-// something else.
+// awaitMore makes sure that something was carried, on a machine that is busy with something else.
 func awaitMore(carried *atomic.Int64, than int64) {
 	for begin := time.Now(); carried.Load() <= than && time.Since(begin) < 10*time.Second; {
 		time.Sleep(time.Millisecond)
@@ -99,9 +97,9 @@ func latency(request []byte) func(*row, time.Duration) (figures, error) {
 	}
 }
 
-// firstByte measures how soon a large response begins to arrive, and how much
-// memory it takes on its way to a client that reads. The connection has carried
-// small ones before, so that buffers and code are in memory already.
+// firstByte measures how soon a large response begins to arrive, and how much memory it takes on
+// its way to a client that reads. The connection has carried small ones before, so that buffers and
+// code are in memory already.
 func firstByte(small, large []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, _ time.Duration) (f figures, err error) {
 		c, err := r.wan.dial(r.brokers[0])
@@ -150,8 +148,8 @@ func (r *row) said() string {
 // results are the figures of all rounds so far, by load and row.
 type results map[string]map[string][]figures
 
-// measure measures every load in every row once, beginning with another row
-// each round, so that what disturbs the machine disturbs all rows alike.
+// measure measures every load in every row once, beginning with another row each round, so that
+// what disturbs the machine disturbs all rows alike.
 func (res results) measure(round int, rows []*row, loads []load, window time.Duration) error {
 	for _, l := range loads {
 		if res[l.name] == nil {

@@ -60,8 +60,7 @@ func sayReady(out io.Writer, listeners []net.Listener) {
 	fmt.Fprintln(out, "ready", strings.Join(addresses, ","))
 }
 
-// start starts a process and returns the line with which it said that it is
-// ready.
+// start starts a process and returns the line with which it said that it is ready.
 func (p *parts) start(at *netns.Namespace, name string, args ...string) (*proc.Process, string, error) {
 	s, err := proc.Start(at.Enter(exec.Command(name, args...)))
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 // A table says which columns a load has.
 type table struct {
 	head []string
-	// cells returns a line. direct and bare are the figures of those rows in the
-	// same rounds, or nil.
+	// cells returns a line. direct and bare are the figures of those rows in the same rounds, or
+	// nil.
 	cells func(own, direct, bare []figures) []string
 }
 
@@ -131,8 +131,8 @@ func spread(rounds []figures, of func(figures) float64, format string) []string 
 	return []string{fmt.Sprintf(format, middle(v)), fmt.Sprintf(format+"–"+format, slices.Min(v), slices.Max(v))}
 }
 
-// ratio returns the median of the rounds' ratios: both were measured one soon
-// after the other, on a machine that may have been another one in the next round.
+// ratio returns the median of the rounds' ratios: both were measured one soon after the other, on a
+// machine that may have been another one in the next round.
 func ratio(own, base []figures, of func(figures) float64) string {
 	if base == nil {
 		return "–"
@@ -144,8 +144,7 @@ func ratio(own, base []figures, of func(figures) float64) string {
 	return fmt.Sprintf("%.2f", middle(v))
 }
 
-// perGB returns CPU seconds per 10^9 bytes over all rounds: their ticks are too
-// coarse for one.
+// perGB returns CPU seconds per 10^9 bytes over all rounds: their ticks are too coarse for one.
 func perGB(rounds []figures, of func(figures) time.Duration) string {
 	var used time.Duration
 	var bytes float64
@@ -159,8 +158,7 @@ func perGB(rounds []figures, of func(figures) time.Duration) string {
 	return fmt.Sprintf("%.2f", used.Seconds()/bytes*1e9)
 }
 
-// grown returns the median and the range of a growth. The first round had fresh
-// processes.
+// grown returns the median and the range of a growth. The first round had fresh processes.
 func grown(rounds []figures, of func(figures) int64) []string {
 	if slices.ContainsFunc(rounds, func(f figures) bool { return !f.hasGrowth }) {
 		return []string{"–", "–"}

@@ -29,8 +29,8 @@ func (u used) since(before used) used {
 	return used{ends[time.Duration]{u.agent - before.agent, u.gateway - before.gateway}, u.rest - before.rest}
 }
 
-// usage returns what the processes of a row have used so far. ok is false where
-// there is no /proc to tell.
+// usage returns what the processes of a row have used so far. ok is false where there is no /proc
+// to tell.
 func usage(r *row) (u used, ok bool) {
 	for _, p := range []struct {
 		pid int
@@ -75,8 +75,8 @@ func cpu(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * clockTick, nil
 }
 
-// growth measures how far the memory of a row's processes rises above what it
-// was, while something runs.
+// growth measures how far the memory of a row's processes rises above what it was, while something
+// runs.
 func growth(r *row, during func() error) (grown ends[int64], ok bool, err error) {
 	before, ok := memories(r, func(p *proc.Process) (int64, error) {
 		if err := forgetPeak(p); err != nil {

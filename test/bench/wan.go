@@ -18,8 +18,8 @@ import (
 
 const loopback = "127.0.0.1"
 
-// A wan is a network between the agents and the gateways. Load and agents are
-// on its client side, brokers and gateways on the other. Nil is loopback.
+// A wan is a network between the agents and the gateways. Load and agents are on its client side,
+// brokers and gateways on the other. Nil is loopback.
 type wan struct {
 	net  *netns.Network
 	link netns.Link
@@ -87,8 +87,8 @@ func (w *wan) host(at *netns.Namespace) string {
 	return loopback
 }
 
-// listen are the flags with which a part of the bench listens. On a network its
-// TCP is CUBIC, which is what people have; culvert chooses for itself.
+// listen are the flags with which a part of the bench listens. On a network its TCP is CUBIC, which
+// is what people have; culvert chooses for itself.
 func (w *wan) listen(at *netns.Namespace) []string {
 	if w == nil {
 		return nil
@@ -125,8 +125,8 @@ var wanLoads = []string{"produce", "produce 16 KiB", "fetch v17", "one record ×
 // onlyWAN are those that say little over loopback.
 var onlyWAN = []string{"one record ×16", "first answer", "63 stalled"}
 
-// tail measures one request at a time on each of several connections: what is
-// lost shows in the slowest few.
+// tail measures one request at a time on each of several connections: what is lost shows in the
+// slowest few.
 func tail(connections int, request []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (figures, error) {
 		var g errgroup.Group
@@ -154,8 +154,7 @@ func tail(connections int, request []byte) func(*row, time.Duration) (figures, e
 	}
 }
 
-// pause is how long a client stays away between two connections: culvert may
-// have one ready again.
+// pause is how long a client stays away between two connections: culvert may have one ready again.
 const pause = 300 * time.Millisecond
 
 // firstAnswer measures how long a new connection takes to its first response.
@@ -189,8 +188,8 @@ func (w *wan) first(address string) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
-// stalled measures how fast one connection fetches alone, and beside n-1 others
-// whose clients have asked for much and read nothing.
+// stalled measures how fast one connection fetches alone, and beside n-1 others whose clients have
+// asked for much and read nothing.
 func stalled(n int, request, large []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (f figures, err error) {
 		if f.alone, err = r.fetchAlone(request, window); err != nil {
@@ -212,8 +211,8 @@ func stalled(n int, request, large []byte) func(*row, time.Duration) (figures, e
 	}
 }
 
-// awaitQuiet waits until hardly anything goes over the link any more. Without a
-// link it gives the kernel a second.
+// awaitQuiet waits until hardly anything goes over the link any more. Without a link it gives the
+// kernel a second.
 func (w *wan) awaitQuiet() {
 	if w == nil {
 		time.Sleep(time.Second)

@@ -1,6 +1,5 @@
-// Package cache keeps what the tests install (jars, virtual environments,
-// packages, built programs) in one folder that git ignores, so that the second
-// run installs nothing.
+// Package cache keeps what the tests install (jars, virtual environments, packages, built programs)
+// in one folder that git ignores, so that the second run installs nothing.
 package cache
 
 import (
@@ -46,14 +45,12 @@ func Dir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// complete names the file that says that a folder's installation came to its
-// end.
+// complete names the file that says that a folder's installation came to its end.
 const complete = ".complete"
 
-// Get returns the folder that install has filled for this name and content. A
-// folder is filled once, also when several processes ask at the same time; one
-// that was left half filled is filled anew. The content says what is
-// installed, versions included: other content, other folder.
+// Get returns the folder that install has filled for this name and content. A folder is filled
+// once, also when several processes ask at the same time; one that was left half filled is filled
+// anew. The content says what is installed, versions included: other content, other folder.
 func Get(name, content string, install func(dir string) error) (string, error) {
 	base, err := Dir()
 	if err != nil {
@@ -72,8 +69,8 @@ func Get(name, content string, install func(dir string) error) (string, error) {
 	return dir, fill(name, dir, install)
 }
 
-// fill empties the folder and installs into it in its final place: virtual
-// environments and class archives remember their path.
+// fill empties the folder and installs into it in its final place: virtual environments and class
+// archives remember their path.
 func fill(name, dir string, install func(dir string) error) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err

@@ -190,8 +190,8 @@ func TestSelectorsMeanOneComponent(t *testing.T) {
 	})
 }
 
-// What probes and Prometheus ask must be reached from outside of the pod, and a
-// pod must not be killed while it drains.
+// What probes and Prometheus ask must be reached from outside of the pod, and a pod must not be
+// killed while it drains.
 func TestPodsCanBeProbedAndDrain(t *testing.T) {
 	check := func(t *testing.T, objects []runtime.Object) {
 		for _, d := range all[*appsv1.Deployment](objects) {
@@ -239,9 +239,8 @@ func flag(args []string, name string) string {
 	return ""
 }
 
-// Each file that a flag names is in a volume that is mounted, under that name,
-// and comes from a Secret that the chart makes with that key, or that the values
-// name.
+// Each file that a flag names is in a volume that is mounted, under that name, and comes from a
+// Secret that the chart makes with that key, or that the values name.
 func TestFilesOfFlagsAreMounted(t *testing.T) {
 	eachFile(t, func(t *testing.T, values map[string]any) {
 		rendered := objects(t, values)
@@ -339,8 +338,7 @@ func TestMemoryLimitBecomesGOMEMLIMIT(t *testing.T) {
 	}
 }
 
-// helm test runs the doctor with the agent's own flags and files, and no client
-// is led to it.
+// helm test runs the doctor with the agent's own flags and files, and no client is led to it.
 func TestDoctorHasWhatTheAgentHas(t *testing.T) {
 	rendered := objects(t, readValues(t, examples+"/agent-spcs.yaml"))
 	agent, doctor := pods(rendered)["culvert-agent"], all[*corev1.Pod](rendered)[0]

@@ -31,8 +31,8 @@ const (
 	namespace = "orders"
 )
 
-// decoder knows Kubernetes' types and the PodMonitor, and refuses fields that
-// they do not have and keys that come twice.
+// decoder knows Kubernetes' types and the PodMonitor, and refuses fields that they do not have and
+// keys that come twice.
 var decoder = func() runtime.Decoder {
 	if err := monitoringv1.AddToScheme(scheme.Scheme); err != nil {
 		panic(err)
@@ -79,8 +79,8 @@ func parseValues(t *testing.T, content string) map[string]any {
 	return values
 }
 
-// render returns what each template becomes, by its file's name. A nil cluster
-// is none, as for helm template.
+// render returns what each template becomes, by its file's name. A nil cluster is none, as for helm
+// template.
 func render(values map[string]any, cluster engine.ClientProvider) (map[string]string, error) {
 	chart, err := loader.Load(chartDir)
 	if err != nil {

@@ -29,14 +29,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// podIP stands for the pod's address: of loopback, and not the one that clients
-// of kubectl port-forward come to. Linux alone has it without being told.
+// podIP stands for the pod's address: of loopback, and not the one that clients of kubectl
+// port-forward come to. Linux alone has it without being told.
 const podIP = "127.0.0.2"
 
-// What the chart makes is started as a kubelet would, with its Secrets as files
-// and its own command lines but for the ports that are fixed: a gateway beside
-// brokers, and an agent. Both must become ready, tell each client the addresses
-// that lead back to where it came from, and end in peace.
+// What the chart makes is started as a kubelet would, with its Secrets as files and its own command
+// lines but for the ports that are fixed: a gateway beside brokers, and an agent. Both must become
+// ready, tell each client the addresses that lead back to where it came from, and end in peace.
 func TestPodsServeClients(t *testing.T) {
 	culvert, err := binary()
 	if err != nil {
@@ -216,8 +215,8 @@ func awaitReady(t *testing.T, port int) {
 	}
 }
 
-// freePorts returns the first of n ports in a row that are free on all addresses
-// of this machine, below those that the system gives to others.
+// freePorts returns the first of n ports in a row that are free on all addresses of this machine,
+// below those that the system gives to others.
 func freePorts(t *testing.T, n int) int {
 	t.Helper()
 search:

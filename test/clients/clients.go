@@ -1,6 +1,6 @@
-// Package clients installs Kafka clients that are not Java and runs them. Each
-// is a small program that produces numbered records with acks=all, consumes
-// them in a group, and exits 0 if each came exactly once and in order:
+// Package clients installs Kafka clients that are not Java and runs them. Each is a small program
+// that produces numbered records with acks=all, consumes them in a group, and exits 0 if each came
+// exactly once and in order:
 //
 //	PROGRAM BOOTSTRAP TOPIC GROUP COUNT [key=value ...]
 package clients
@@ -19,8 +19,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// patience is how long a client may take for its round trip. The programs give
-// up by themselves a little earlier and say how far they came.
+// patience is how long a client may take for its round trip. The programs give up by themselves a
+// little earlier and say how far they came.
 const patience = 75 * time.Second
 
 // Client is one program.
@@ -32,8 +32,7 @@ type Client struct {
 	argv    func(source, installed string) []string
 }
 
-// Clients are all that the tests know, each with every group protocol that it
-// speaks.
+// Clients are all that the tests know, each with every group protocol that it speaks.
 var Clients = []Client{
 	{Name: "confluent-kafka 2.16.1", install: python(current...), argv: script("confluent.py")},
 	{Name: "confluent-kafka 2.16.1 KIP-848", Options: []string{"group.protocol=consumer"}, install: python(current...), argv: script("confluent.py")},
@@ -47,8 +46,8 @@ var Clients = []Client{
 	{Name: "segmentio 0.4.51", install: goPrograms, argv: program("segmentio")},
 }
 
-// SASLv0 are clients that log in as clients did before Kafka 1.0: SaslHandshake
-// v0 and then tokens without Kafka's frames around them. As alice, by PLAIN.
+// SASLv0 are clients that log in as clients did before Kafka 1.0: SaslHandshake v0 and then tokens
+// without Kafka's frames around them. As alice, by PLAIN.
 var SASLv0 = []Client{
 	{Name: "kafka-python 2.0.2", install: python("kafka-python==2.0.2"), argv: script("kafkapython.py"), Options: []string{
 		"security_protocol=SASL_PLAINTEXT", "sasl_mechanism=PLAIN", "sasl_plain_username=alice", "sasl_plain_password=alice-secret"}},
@@ -101,8 +100,8 @@ func script(name string) func(string, string) []string {
 // packages are the Node clients; the newest of platformatic that runs on Node 20.
 var packages = []string{"kafkajs@2.2.4", "@platformatic/kafka@1.35.0"}
 
-// node installs the packages beside copies of the programs: modules are found
-// from the folder of the file that imports them.
+// node installs the packages beside copies of the programs: modules are found from the folder of
+// the file that imports them.
 func node(ctx context.Context) (string, error) {
 	source, err := sources()
 	if err != nil {
@@ -129,8 +128,8 @@ func node(ctx context.Context) (string, error) {
 	return dir, err
 }
 
-// copied says that the programs of node were: tests that run side by side must
-// not do that under each other's feet.
+// copied says that the programs of node were: tests that run side by side must not do that under
+// each other's feet.
 var copied struct {
 	sync.Mutex
 	done bool
@@ -140,8 +139,8 @@ func module(name string) func(string, string) []string {
 	return func(_, dir string) []string { return []string{"node", filepath.Join(dir, "programs", name)} }
 }
 
-// goPrograms builds the Go clients, whose module is their own so that what they
-// need does not become the product's.
+// goPrograms builds the Go clients, whose module is their own so that what they need does not
+// become the product's.
 func goPrograms(ctx context.Context) (string, error) {
 	source, err := sources()
 	if err != nil {

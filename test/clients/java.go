@@ -10,16 +10,15 @@ import (
 	"github.com/culvert-proxy/culvert/test/cache"
 )
 
-// Java are versions of the Java client: the oldest that Kafka 4 documents, the
-// last of Kafka 3, and the newest, which checks whom it reaches (KIP-1242).
+// Java are versions of the Java client: the oldest that Kafka 4 documents, the last of Kafka 3, and
+// the newest, which checks whom it reaches (KIP-1242).
 var Java = []Client{
 	{Name: "kafka-clients 2.1.1", install: java, argv: javaClass("2.1.1")},
 	{Name: "kafka-clients 3.9.2", install: java, argv: javaClass("3.9.2")},
 	{Name: "kafka-clients 4.4.0", install: java, argv: javaClass("4.4.0"), Options: []string{"group.protocol=consumer"}},
 }
 
-// beside are the jars that the client needs; those of Jackson for OAUTHBEARER,
-// where it reads JSON.
+// beside are the jars that the client needs; those of Jackson for OAUTHBEARER, where it reads JSON.
 var beside = []struct{ group, artifact, version string }{
 	{"org.slf4j", "slf4j-api", "1.7.36"},
 	{"org.slf4j", "slf4j-nop", "1.7.36"},
@@ -30,8 +29,7 @@ var beside = []struct{ group, artifact, version string }{
 
 var javaVersions = []string{"2.1.1", "3.9.2", "4.4.0"}
 
-// java installs the jars of all versions in one folder and compiles the program
-// against the oldest.
+// java installs the jars of all versions in one folder and compiles the program against the oldest.
 func java(ctx context.Context) (string, error) {
 	source, err := sources()
 	if err != nil {

@@ -5,12 +5,11 @@ import "slices"
 // Mechanisms are the ways to log in that the brokers of package kafka know.
 var Mechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"}
 
-// TLS names the PEM files of a client that speaks TLS and is asked for a
-// certificate.
+// TLS names the PEM files of a client that speaks TLS and is asked for a certificate.
 type TLS struct{ CA, Cert, Key, CertAndKey string }
 
-// LogIn returns the clients that most others are made of, the Java client and
-// librdkafka, told to log in by a mechanism over TLS.
+// LogIn returns the clients that most others are made of, the Java client and librdkafka, told to
+// log in by a mechanism over TLS.
 func (files TLS) LogIn(mechanism string) []Client {
 	java, librdkafka := Java[len(Java)-1], Clients[0]
 	java.Options = slices.Concat(java.Options, []string{

@@ -1,10 +1,9 @@
-// Package hostsfile runs programs with an /etc/hosts of their own: the names that
-// the brokers advertise resolve for them, as they do inside a platform, and for
-// nobody else on the machine.
+// Package hostsfile runs programs with an /etc/hosts of their own: the names that the brokers
+// advertise resolve for them, as they do inside a platform, and for nobody else on the machine.
 //
-// The test binary starts itself again in a mount namespace of its own, puts
-// another file over /etc/hosts there, and becomes the program. That needs root,
-// or a kernel that lets every user make namespaces.
+// The test binary starts itself again in a mount namespace of its own, puts another file over
+// /etc/hosts there, and becomes the program. That needs root, or a kernel that lets every user make
+// namespaces.
 package hostsfile
 
 import (

@@ -10,9 +10,8 @@ import (
 // hostsEnv names the hosts file to the started copy of the test binary.
 const hostsEnv = "TEST_HOSTS_FILE"
 
-// Main must be the first thing in the TestMain of a test binary that uses
-// Command: in a copy that Command has started it becomes the program and does
-// not return.
+// Main must be the first thing in the TestMain of a test binary that uses Command: in a copy that
+// Command has started it becomes the program and does not return.
 func Main() {
 	hosts := os.Getenv(hostsEnv)
 	if hosts == "" {
@@ -37,8 +36,8 @@ func become(hosts string, args []string) error {
 	return fmt.Errorf("exec %s: %w", args[0], syscall.Exec(args[0], args, os.Environ()))
 }
 
-// Command is like exec.Command for a program that sees the hosts file as its
-// /etc/hosts. The program is given by its path.
+// Command is like exec.Command for a program that sees the hosts file as its /etc/hosts. The
+// program is given by its path.
 func Command(hosts, path string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	cmd := exec.Command(self, append([]string{path}, args...)...)

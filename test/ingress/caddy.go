@@ -8,9 +8,8 @@ import (
 
 // Caddy takes HTTP/1.1, HTTP/2 and HTTP/3.
 //
-// It must never make certificates of its own: of itself it does so for a name
-// that its certificate does not have, and then puts its authority among those
-// that the whole machine trusts.
+// It must never make certificates of its own: of itself it does so for a name that its certificate
+// does not have, and then puts its authority among those that the whole machine trusts.
 type Caddy struct {
 	H2C bool // passes on HTTP/2 without TLS; otherwise HTTP/1.1
 }

@@ -22,8 +22,7 @@ type Envoy struct {
 // Protocol is how an ingress speaks to a gateway.
 type Protocol int
 
-// The protocols of an [Envoy] towards the gateway: HTTP/1.1 and HTTP/2 without
-// TLS, and HTTP/3.
+// The protocols of an [Envoy] towards the gateway: HTTP/1.1 and HTTP/2 without TLS, and HTTP/3.
 const (
 	H1 Protocol = iota
 	H2C
@@ -106,9 +105,8 @@ func (e Envoy) tcpListener(p place) object {
 	}
 }
 
-// udpListener reads trains of packets as a whole (prefer_gro). Of itself Envoy
-// asks the kernel for them and then takes the first packet of each alone: uploads
-// creep.
+// udpListener reads trains of packets as a whole (prefer_gro). Of itself Envoy asks the kernel for
+// them and then takes the first packet of each alone: uploads creep.
 func (e Envoy) udpListener(p place) object {
 	return object{
 		"name": "udp", "address": socket("UDP", "127.0.0.1", p.Port),

@@ -1,10 +1,9 @@
-// Package ingress starts the programs that people put before a gateway, each as
-// its manual says: nginx, HAProxy, Caddy and Envoy, which end HTTPS and pass on
-// what is inside it, and squid, through which a company's machines reach the
-// world.
+// Package ingress starts the programs that people put before a gateway, each as its manual says:
+// nginx, HAProxy, Caddy and Envoy, which end HTTPS and pass on what is inside it, and squid,
+// through which a company's machines reach the world.
 //
-// A program's fields are what its operators set differently, and the zero value
-// is the ordinary configuration.
+// A program's fields are what its operators set differently, and the zero value is the ordinary
+// configuration.
 package ingress
 
 import (
@@ -39,8 +38,8 @@ type Door struct {
 
 // Program is one of this package's types.
 type Program interface {
-	// command writes what the program reads into p.Dir, and returns how to run
-	// it in the foreground.
+	// command writes what the program reads into p.Dir, and returns how to run it in the
+	// foreground.
 	command(p place) (*exec.Cmd, error)
 }
 
@@ -109,8 +108,8 @@ func start(ctx context.Context, program Program, door Door) (_ *Ingress, err err
 	return i, nil
 }
 
-// newPlace makes the folder. Programs that root starts go on as users who may
-// not enter the test's own.
+// newPlace makes the folder. Programs that root starts go on as users who may not enter the test's
+// own.
 func newPlace(door Door) (p place, err error) {
 	p.Door = door
 	if p.Port, err = freePort(); err != nil {
@@ -216,9 +215,8 @@ func (i *Ingress) Log() string {
 	return all
 }
 
-// Reload has the program read its configuration again, as a deployment does
-// (SIGHUP). The connections that are open then are its old worker's, which nginx
-// ends after a while.
+// Reload has the program read its configuration again, as a deployment does (SIGHUP). The
+// connections that are open then are its old worker's, which nginx ends after a while.
 func (i *Ingress) Reload() error {
 	p, err := os.FindProcess(i.process.Pid())
 	if err != nil {
@@ -227,8 +225,8 @@ func (i *Ingress) Reload() error {
 	return p.Signal(syscall.SIGHUP)
 }
 
-// close ends the program at once: nobody needs its last words, and some take long
-// over them. Only squid has to clear up what it keeps outside of its folder.
+// close ends the program at once: nobody needs its last words, and some take long over them. Only
+// squid has to clear up what it keeps outside of its folder.
 func (i *Ingress) close() {
 	if i.asks {
 		_ = i.process.Terminate(patience)

@@ -25,8 +25,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestIngressesPassOnRequests is the control of the tests through culvert: what
-// fails here is no fault of ours.
+// TestIngressesPassOnRequests is the control of the tests through culvert: what fails here is no
+// fault of ours.
 func TestIngressesPassOnRequests(t *testing.T) {
 	kafka.Need(t)
 	Need(t)
@@ -92,8 +92,7 @@ func TestStartSaysWhatTheProgramSaid(t *testing.T) {
 	}
 }
 
-// get returns the protocol that the request had when it came to the gateway, or
-// what went wrong.
+// get returns the protocol that the request had when it came to the gateway, or what went wrong.
 func get(t *testing.T, url string, client *http.Client) string {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
@@ -127,8 +126,8 @@ func clients(t *testing.T) map[string]*http.Client {
 	}
 }
 
-// newDoor leads to a server that answers with the protocol of the request, in
-// plain HTTP on TCP, and in HTTP/3 on UDP.
+// newDoor leads to a server that answers with the protocol of the request, in plain HTTP on TCP,
+// and in HTTP/3 on UDP.
 func newDoor(t *testing.T) Door {
 	t.Helper()
 	door := Door{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}

@@ -38,8 +38,8 @@ func debian(name string) (string, error) {
 	return path, nil
 }
 
-// wheel returns the path of a program that a wheel has brought: the pattern is
-// its place in the virtual environment.
+// wheel returns the path of a program that a wheel has brought: the pattern is its place in the
+// virtual environment.
 func wheel(pattern string) (string, error) {
 	dir, err := cache.Python(context.Background(), wheels...)
 	if err != nil {

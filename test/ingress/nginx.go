@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// Nginx takes HTTP/1.1 and HTTP/2 and passes on HTTP/1.1. The zero value is what
-// its manual says of WebSockets: bodies of other requests are passed on when
-// they are complete, and may have 1 MiB.
+// Nginx takes HTTP/1.1 and HTTP/2 and passes on HTTP/1.1. The zero value is what its manual says of
+// WebSockets: bodies of other requests are passed on when they are complete, and may have 1 MiB.
 type Nginx struct {
 	Streams     bool          // bodies are passed on as they come, both ways
 	BodyLimit   string        // client_max_body_size; "" is nginx's own, 1m; "0" is none

@@ -9,8 +9,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/hostsfile"
 )
 
-// Squid is an HTTP proxy that lets out HTTPS alone: CONNECT to any port, for the
-// tests' gateways have none of the usual ones.
+// Squid is an HTTP proxy that lets out HTTPS alone: CONNECT to any port, for the tests' gateways
+// have none of the usual ones.
 type Squid struct {
 	User, Password string            // "": it asks nobody who they are
 	Hosts          map[string]string // addresses of names that nobody else can resolve

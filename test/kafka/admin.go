@@ -14,8 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Need skips a test that starts Apache Kafka, unless it was asked for and can be
-// had.
+// Need skips a test that starts Apache Kafka, unless it was asked for and can be had.
 func Need(t testing.TB) {
 	t.Helper()
 	if os.Getenv("CULVERT_TEST_REAL") == "" {
@@ -26,12 +25,12 @@ func Need(t testing.TB) {
 	}
 }
 
-// metadataAge is how old an answer may be that a client gives without asking
-// the brokers. Of itself it would wait five seconds for a topic just made.
+// metadataAge is how old an answer may be that a client gives without asking the brokers. Of itself
+// it would wait five seconds for a topic just made.
 const metadataAge = 20 * time.Millisecond
 
-// Admin returns a client of the internal listener that ends with the test: for
-// setting up, and for comparing with what came through culvert.
+// Admin returns a client of the internal listener that ends with the test: for setting up, and for
+// comparing with what came through culvert.
 func (c *Cluster) Admin(t testing.TB) *kadm.Client {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.Internal(), ",")...), kgo.MetadataMinAge(metadataAge))
@@ -47,9 +46,8 @@ func (c *Cluster) Unique(name string) string {
 	return fmt.Sprintf("%s-%d", name, c.names.Add(1))
 }
 
-// Topic makes a topic of three partitions, each on every broker up to three,
-// returns when every broker knows the leaders, and returns the topic's name: the
-// given one with a number behind it.
+// Topic makes a topic of three partitions, each on every broker up to three, returns when every
+// broker knows the leaders, and returns the topic's name: the given one with a number behind it.
 func (c *Cluster) Topic(t testing.TB, name string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -69,8 +67,8 @@ func (c *Cluster) Topic(t testing.TB, name string) string {
 	return topic
 }
 
-// waitLeaders returns when the leader of each partition acts as such: a broker
-// names itself a moment before it does.
+// waitLeaders returns when the leader of each partition acts as such: a broker names itself a
+// moment before it does.
 func waitLeaders(ctx context.Context, admin *kadm.Client, topic string) error {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
@@ -90,8 +88,8 @@ func waitLeaders(ctx context.Context, admin *kadm.Client, topic string) error {
 	}
 }
 
-// ShareFromEarliest has a share group begin at the first record instead of the
-// next one. Only the group's own configuration can say so.
+// ShareFromEarliest has a share group begin at the first record instead of the next one. Only the
+// group's own configuration can say so.
 func (c *Cluster) ShareFromEarliest(t testing.TB, group string) {
 	t.Helper()
 	const groupResource = 32

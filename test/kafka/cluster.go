@@ -1,12 +1,11 @@
-// Package kafka installs Apache Kafka and starts clusters of it for the tests:
-// KRaft brokers on loopback ports, whose client listener advertises names that
-// nobody can resolve, as behind a door that only HTTPS passes.
+// Package kafka installs Apache Kafka and starts clusters of it for the tests: KRaft brokers on
+// loopback ports, whose client listener advertises names that nobody can resolve, as behind a door
+// that only HTTPS passes.
 //
-// Each broker has two listeners. CLIENT is what culvert stands in front of; it
-// advertises broker-N.kafka.internal.invalid and its own port. INTERNAL is
-// advertised as it is bound: it carries the replication, and gives a test a
-// direct way in, to set things up and to compare. The controllers' listener
-// advertises controller-N.kafka.internal.invalid.
+// Each broker has two listeners. CLIENT is what culvert stands in front of; it advertises
+// broker-N.kafka.internal.invalid and its own port. INTERNAL is advertised as it is bound: it
+// carries the replication, and gives a test a direct way in, to set things up and to compare. The
+// controllers' listener advertises controller-N.kafka.internal.invalid.
 package kafka
 
 import (
@@ -27,16 +26,15 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// Domain ends every name that a cluster advertises to clients: its bytes must
-// never reach one. Names below .invalid resolve nowhere (RFC 6761).
+// Domain ends every name that a cluster advertises to clients: its bytes must never reach one.
+// Names below .invalid resolve nowhere (RFC 6761).
 const Domain = "kafka.internal.invalid"
 
 // ClusterID is the id of every cluster that does not ask for another.
 const ClusterID = "4L6g3nShT-eMCtK--X86sw"
 
-// Config says what cluster to start. The zero value is three brokers of
-// Version, the first of which is the controller too: the others can be killed
-// without touching the quorum.
+// Config says what cluster to start. The zero value is three brokers of Version, the first of which
+// is the controller too: the others can be killed without touching the quorum.
 type Config struct {
 	IDs        []int32  // node ids; nil: 0, 1, 2
 	Voters     int      // how many of the nodes are controllers; 0: one
@@ -75,8 +73,7 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	return c
 }
 
-// New starts a cluster whose files are in dir and returns when every broker
-// knows of every other.
+// New starts a cluster whose files are in dir and returns when every broker knows of every other.
 func New(ctx context.Context, dir string, cfg Config) (*Cluster, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("no cluster within ten minutes"))
 	defer cancel()
@@ -143,8 +140,8 @@ func newCluster(d *distribution, dir string, cfg Config) (*Cluster, error) {
 
 func (c *Cluster) hostsFile() string { return filepath.Join(c.dir, "controller-hosts") }
 
-// controllerHosts is the hosts file of the brokers' JVMs, which must find the
-// controllers by name. Nothing else on the machine resolves these names.
+// controllerHosts is the hosts file of the brokers' JVMs, which must find the controllers by name.
+// Nothing else on the machine resolves these names.
 func (c *Cluster) controllerHosts() string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n")
@@ -169,13 +166,13 @@ func (c *Cluster) voters() string {
 	return strings.Join(voters, ",")
 }
 
-// Bootstrap returns the addresses at which the client listeners are bound, for
-// a gateway beside the brokers: 127.0.0.1:port, comma separated.
+// Bootstrap returns the addresses at which the client listeners are bound, for a gateway beside the
+// brokers: 127.0.0.1:port, comma separated.
 func (c *Cluster) Bootstrap() string { return c.addresses(func(p ports) int { return p.client }) }
 
-// SASL returns the addresses of the third listener, which asks for a name and a
-// password: alice with alice-secret by PLAIN, bob with bob-secret by
-// SCRAM-SHA-256 and SCRAM-SHA-512, anybody by unsecured OAUTHBEARER.
+// SASL returns the addresses of the third listener, which asks for a name and a password: alice
+// with alice-secret by PLAIN, bob with bob-secret by SCRAM-SHA-256 and SCRAM-SHA-512, anybody by
+// unsecured OAUTHBEARER.
 func (c *Cluster) SASL() string { return c.addresses(func(p ports) int { return p.sasl }) }
 
 // Internal returns the addresses of the listeners that a test may use directly.
@@ -192,8 +189,8 @@ func (c *Cluster) addresses(port func(ports) int) string {
 // IDs returns the node ids.
 func (c *Cluster) IDs() []int32 { return c.cfg.IDs }
 
-// Hosts maps the names that the brokers advertise to where they really are:
-// what a name server inside the platform would answer.
+// Hosts maps the names that the brokers advertise to where they really are: what a name server
+// inside the platform would answer.
 func (c *Cluster) Hosts() map[string]string {
 	hosts := make(map[string]string)
 	for _, n := range c.nodes {
@@ -210,8 +207,8 @@ func (c *Cluster) Stop(id int32) {
 	_ = c.node(id).process.Terminate(30 * time.Second) // the JVM's exit status is 143
 }
 
-// Restart starts a broker that was ended, at the same ports, and returns when
-// the cluster is whole again.
+// Restart starts a broker that was ended, at the same ports, and returns when the cluster is whole
+// again.
 func (c *Cluster) Restart(ctx context.Context, id int32) error {
 	if err := c.node(id).start(); err != nil {
 		return err
@@ -248,8 +245,8 @@ func (c *Cluster) Log() string {
 	return b.String()
 }
 
-// Tool runs one of Kafka's command-line tools, or another class of its jars,
-// with the lines of stdin, and returns what it wrote to standard output.
+// Tool runs one of Kafka's command-line tools, or another class of its jars, with the lines of
+// stdin, and returns what it wrote to standard output.
 func (c *Cluster) Tool(ctx context.Context, class, stdin string, args ...string) (string, error) {
 	cmd := c.ToolCommand(class, args...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -263,10 +260,9 @@ func (c *Cluster) ToolCommand(class string, args ...string) *exec.Cmd {
 
 func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// FreePorts returns n different ports of 127.0.0.1 that are free now, none of
-// which this process has been given before: their users bind them later. They
-// lie below those that the system gives to outgoing connections: one of these
-// must not take the port of a broker that is down for a moment.
+// FreePorts returns n different ports of 127.0.0.1 that are free now, none of which this process
+// has been given before: their users bind them later. They lie below those that the system gives to
+// outgoing connections: one of these must not take the port of a broker that is down for a moment.
 func FreePorts(n int) ([]int, error) {
 	var found []int
 	for range 100 * n {
@@ -288,8 +284,8 @@ func FreePorts(n int) ([]int, error) {
 
 var givenPorts sync.Map // by port
 
-// Command returns the command that runs a class of Version's jars, for what no
-// cluster of this package starts. It installs them if need be.
+// Command returns the command that runs a class of Version's jars, for what no cluster of this
+// package starts. It installs them if need be.
 func Command(ctx context.Context, jvm []string, class string, args ...string) (*exec.Cmd, error) {
 	d, err := install(ctx, Version)
 	if err != nil {

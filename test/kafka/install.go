@@ -13,8 +13,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// The versions of Apache Kafka that the tests run. Version is the newest whose
-// command-line tools are published too; Next is newer and has its broker only.
+// The versions of Apache Kafka that the tests run. Version is the newest whose command-line tools
+// are published too; Next is newer and has its broker only.
 const (
 	Version = "4.3.1"
 	Next    = "4.4.0"
@@ -27,8 +27,7 @@ type distribution struct {
 	archive string // shared classes: halves the start of a JVM
 }
 
-// classPath has no folder where there need not be one: a JVM then shares no
-// classes.
+// classPath has no folder where there need not be one: a JVM then shares no classes.
 func (d *distribution) classPath() string {
 	path := filepath.Join(d.lib, "*")
 	if d.classes {
@@ -85,8 +84,8 @@ func copyJars(ctx context.Context, dir, pom string) error {
 	return err
 }
 
-// archiveClasses starts a broker once and has its JVM write the classes that it
-// loaded to a file that later JVMs map.
+// archiveClasses starts a broker once and has its JVM write the classes that it loaded to a file
+// that later JVMs map.
 func (d *distribution) archiveClasses(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -141,8 +140,8 @@ rootLogger.level = WARN
 rootLogger.appenderRef.console.ref = console
 `
 
-// toolsPOM has the brokers and the command-line tools, without Kafka Connect,
-// whose 40 jars no tool needs.
+// toolsPOM has the brokers and the command-line tools, without Kafka Connect, whose 40 jars no tool
+// needs.
 const toolsPOM = `<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>culvert.test</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>

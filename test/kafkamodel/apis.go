@@ -14,10 +14,9 @@ const never = math.MaxInt32
 
 var removed = api{min: 0, max: -1}
 
-// apis has every key that message.ApiMessageType knows, from the schemas in
-// common/message of kafka-clients 4.3.1, without versions that are not stable.
-// GetTelemetrySubscriptions and PushTelemetry are offered only by a broker that
-// has a receiver for them.
+// apis has every key that message.ApiMessageType knows, from the schemas in common/message of
+// kafka-clients 4.3.1, without versions that are not stable. GetTelemetrySubscriptions and
+// PushTelemetry are offered only by a broker that has a receiver for them.
 var apis = map[int16]api{
 	0:  {min: 3, max: 13, flexible: 9},                  // Produce
 	1:  {min: 4, max: 18, flexible: 12},                 // Fetch

@@ -1,20 +1,18 @@
-// Package kafkamodel says what a broker of Apache Kafka 4.3 makes of the bytes
-// that a client sends over one connection: where it sees frames, what it takes
-// each for, whether it answers, and when it closes. Fuzz tests hold the proxy
-// against it: both must agree on which request a response belongs to.
+// Package kafkamodel says what a broker of Apache Kafka 4.3 makes of the bytes that a client sends
+// over one connection: where it sees frames, what it takes each for, whether it answers, and when
+// it closes. Fuzz tests hold the proxy against it: both must agree on which request a response
+// belongs to.
 //
-// It is written from Kafka's source alone and shares no code with package
-// protocol, so that the two do not share a mistake. The comments name the class
-// and method that each rule comes from; classes without a package are those of
-// org.apache.kafka.common. TestModelAgreesWithKafka in package test compares the
-// model with a running broker.
+// It is written from Kafka's source alone and shares no code with package protocol, so that the two
+// do not share a mistake. The comments name the class and method that each rule comes from; classes
+// without a package are those of org.apache.kafka.common. TestModelAgreesWithKafka in package test
+// compares the model with a running broker.
 //
-// Three things are not modelled. There is no clock: nothing expires, and what a
-// broker does after a delay is done at once. The bodies of most requests are not
-// read: where one is broken, a broker closes the connection, and the model
-// answers; so it does to WriteTxnMarkers that names a partition twice, or one
-// that is unknown behind one that is not, which a broker never answers. And the
-// client never closes its side.
+// Three things are not modelled. There is no clock: nothing expires, and what a broker does after a
+// delay is done at once. The bodies of most requests are not read: where one is broken, a broker
+// closes the connection, and the model answers; so it does to WriteTxnMarkers that names a
+// partition twice, or one that is unknown behind one that is not, which a broker never answers. And
+// the client never closes its side.
 package kafkamodel
 
 import "encoding/binary"
@@ -25,28 +23,28 @@ const (
 	MaxToken   = 524288    // sasl.server.max.receive.size, until a client is authenticated
 )
 
-// Config is the part of a broker that a connection depends on. The zero value
-// is a listener without SASL whose broker stores what it is sent.
+// Config is the part of a broker that a connection depends on. The zero value is a listener without
+// SASL whose broker stores what it is sent.
 type Config struct {
 	SASL       bool     // the listener asks for authentication
 	Mechanisms []string // those that it offers
 
-	// Authenticate judges a client's token, the round-th of this
-	// authentication, counted from 0. nil: Rounds.
+	// Authenticate judges a client's token, the round-th of this authentication, counted from 0.
+	// nil: Rounds.
 	Authenticate func(mechanism string, token []byte, round int) Step
 
-	// Reauthenticate says whether the n-th SaslHandshake of an authenticated
-	// client, counted from 0, starts another authentication. A broker does so
-	// if the session ends at a set time (connections.max.reauth.ms, or a token
-	// that expires) and if the last was begun more than a second ago. nil: never.
+	// Reauthenticate says whether the n-th SaslHandshake of an authenticated client, counted from
+	// 0, starts another authentication. A broker does so if the session ends at a set time
+	// (connections.max.reauth.ms, or a token that expires) and if the last was begun more than a
+	// second ago. nil: never.
 	Reauthenticate func(n int) bool
 
-	// ProduceFails says whether a Produce request, whose body is sound, meets
-	// an error, such as a topic that does not exist. nil: never.
+	// ProduceFails says whether a Produce request, whose body is sound, meets an error, such as a
+	// topic that does not exist. nil: never.
 	ProduceFails func(Event) bool
 
-	// Respond returns the body of a response, without its header. nil, or a
-	// nil body: the default of kmsg.
+	// Respond returns the body of a response, without its header. nil, or a nil body: the default
+	// of kmsg.
 	Respond func(Event) []byte
 }
 
@@ -99,18 +97,16 @@ func New(cfg Config) *Broker {
 // Closed reports whether the broker has closed the connection.
 func (b *Broker) Closed() bool { return b.closed }
 
-// Authenticated reports whether the next frame is read as a request by the
-// broker's API handlers.
+// Authenticated reports whether the next frame is read as a request by the broker's API handlers.
 func (b *Broker) Authenticated() bool { return b.sasl.stage == authenticated }
 
 // Buffered returns how many bytes of a frame that is not whole have come.
 func (b *Broker) Buffered() int { return len(b.buffer) }
 
-// Receive takes the next bytes of the client, split anywhere, and returns what
-// the broker does with the frames that they complete, in order. A broker reads
-// a request only when it has answered the one before (SocketServer.scala,
-// Processor.processCompletedReceives: selector.mute), so responses come in the
-// order of the requests.
+// Receive takes the next bytes of the client, split anywhere, and returns what the broker does with
+// the frames that they complete, in order. A broker reads a request only when it has answered the
+// one before (SocketServer.scala, Processor.processCompletedReceives: selector.mute), so responses
+// come in the order of the requests.
 func (b *Broker) Receive(p []byte) []Event {
 	if b.over {
 		return nil
@@ -131,9 +127,8 @@ func (b *Broker) Receive(p []byte) []Event {
 	return events
 }
 
-// next cuts the next frame from what has come: network.NetworkReceive.readFrom.
-// A length of 0 is a frame. It returns nil until a frame is whole, but a bad
-// length is refused at once.
+// next cuts the next frame from what has come: network.NetworkReceive.readFrom. A length of 0 is a
+// frame. It returns nil until a frame is whole, but a bad length is refused at once.
 func (b *Broker) next() (frame []byte, refused string) {
 	if len(b.buffer) < 4 {
 		return nil, ""
@@ -156,8 +151,8 @@ func (b *Broker) next() (frame []byte, refused string) {
 }
 
 // receive is what happens to a whole frame: security.authenticator.
-// SaslServerAuthenticator.authenticate has it until the client is
-// authenticated, then SocketServer.scala, Processor.processCompletedReceives.
+// SaslServerAuthenticator.authenticate has it until the client is authenticated, then
+// SocketServer.scala, Processor.processCompletedReceives.
 func (b *Broker) receive(frame []byte) Event {
 	if b.sasl.stage != authenticated {
 		return b.authenticate(frame)
@@ -173,8 +168,8 @@ func (b *Broker) end(e Event) Event {
 	return e
 }
 
-// refuse is the event that closes the connection with no answer, for a frame of
-// which nothing is known.
+// refuse is the event that closes the connection with no answer, for a frame of which nothing is
+// known.
 func refuse(why string) Event { return Event{Closes: true, Why: why} }
 
 // close makes the event the connection's last.

@@ -28,8 +28,8 @@ func handshakeV(version int16, mechanism string) []byte {
 	return frame(saslHandshake, version, 1, append(body, mechanism...)...)
 }
 
-// say writes events shortly: the correlation id or "raw", "!" if answered, "x"
-// if it closes, "~" if it hangs.
+// say writes events shortly: the correlation id or "raw", "!" if answered, "x" if it closes, "~" if
+// it hangs.
 func say(events []Event) string {
 	var all []string
 	for _, e := range events {
@@ -137,8 +137,8 @@ func TestResponsesParse(t *testing.T) {
 	}
 }
 
-// FuzzSplits feeds the same bytes at once and in pieces: where the client's
-// packets end makes no difference, and nothing panics.
+// FuzzSplits feeds the same bytes at once and in pieces: where the client's packets end makes no
+// difference, and nothing panics.
 func FuzzSplits(f *testing.F) {
 	for _, s := range scripts {
 		f.Add(s.client, s.sasl, uint8(3))

@@ -6,9 +6,9 @@ type header struct {
 	correlationID int32
 }
 
-// parseHeader reads a header and returns the body behind it: requests.
-// RequestHeader.parse. The version of the header follows from the request's own
-// key and version, whether or not the broker supports that version.
+// parseHeader reads a header and returns the body behind it: requests. RequestHeader.parse. The
+// version of the header follows from the request's own key and version, whether or not the broker
+// supports that version.
 func parseHeader(frame []byte) (h header, body *reader, refused string) {
 	r := &reader{rest: frame}
 	h = header{key: r.int16(), version: r.int16(), correlationID: r.int32()}
@@ -31,8 +31,8 @@ func parseHeader(frame []byte) (h header, body *reader, refused string) {
 }
 
 // flexible reports whether the header has tagged fields, version 2 of it:
-// message.ApiMessageType.requestHeaderVersion, which asks the version only if
-// the key has versions of both kinds.
+// message.ApiMessageType.requestHeaderVersion, which asks the version only if the key has versions
+// of both kinds.
 func (h header) flexible() bool {
 	a := apis[h.key]
 	return a.flexible <= int32(a.min) || int32(h.version) >= a.flexible
@@ -48,15 +48,14 @@ func (h header) supported() bool {
 	return h.version >= a.min && h.version <= a.max
 }
 
-// enabled is server.ApiVersionManager.isApiEnabled: ApiVersions is taken in any
-// version, negative ones too, other requests only on the listeners that they
-// are meant for.
+// enabled is server.ApiVersionManager.isApiEnabled: ApiVersions is taken in any version, negative
+// ones too, other requests only on the listeners that they are meant for.
 func (h header) enabled() bool {
 	return h.key == apiVersions || h.supported() && !apis[h.key].controller
 }
 
-// reader reads the primitive types: protocol.Readable and
-// protocol.ByteBufferAccessor. Once it has failed, it returns zeros.
+// reader reads the primitive types: protocol.Readable and protocol.ByteBufferAccessor. Once it has
+// failed, it returns zeros.
 type reader struct {
 	rest   []byte
 	failed bool
@@ -83,9 +82,9 @@ func (r *reader) integer(size int32) (v int64) {
 func (r *reader) int16() int16 { return int16(r.integer(2)) }
 func (r *reader) int32() int32 { return int32(r.integer(4)) }
 
-// uvarint is utils.ByteUtils.readUnsignedVarint: up to five bytes, of which the
-// last may not have its highest bit set, and loses the bits that do not fit. The
-// result is an int in Java and can be negative.
+// uvarint is utils.ByteUtils.readUnsignedVarint: up to five bytes, of which the last may not have
+// its highest bit set, and loses the bits that do not fit. The result is an int in Java and can be
+// negative.
 func (r *reader) uvarint() (v int32) {
 	for shift := 0; shift <= 28; shift += 7 {
 		b := int8(r.integer(1))
@@ -98,8 +97,7 @@ func (r *reader) uvarint() (v int32) {
 	return 0
 }
 
-// tags skips tagged fields. Their order and duplicates do not matter, and a
-// negative count is none.
+// tags skips tagged fields. Their order and duplicates do not matter, and a negative count is none.
 func (r *reader) tags() {
 	for range max(r.uvarint(), 0) {
 		r.uvarint()
@@ -110,12 +108,11 @@ func (r *reader) tags() {
 	}
 }
 
-// compactLength is the length of a compact string, array or of bytes: negative
-// is null.
+// compactLength is the length of a compact string, array or of bytes: negative is null.
 func (r *reader) compactLength() int32 { return r.uvarint() - 1 }
 
-// str reads a string of n bytes. It is over the limit from 32768 on, which only
-// a compact string can state.
+// str reads a string of n bytes. It is over the limit from 32768 on, which only a compact string
+// can state.
 func (r *reader) str(n int32) []byte {
 	if n > 0x7fff {
 		r.failed = true
@@ -123,8 +120,8 @@ func (r *reader) str(n int32) []byte {
 	return r.bytes(n)
 }
 
-// elements checks the length of an array that may not be null. What may be
-// allocated is checked against what is left.
+// elements checks the length of an array that may not be null. What may be allocated is checked
+// against what is left.
 func (r *reader) elements(n int32) int32 {
 	if r.failed || n < 0 || int(n) > len(r.rest) {
 		r.failed = true

@@ -19,9 +19,8 @@ const (
 	saslAuthenticationFailed = 58
 )
 
-// request is what an authenticated connection, or one of a listener without
-// SASL, does with a frame: SocketServer.scala, Processor.processCompletedReceives
-// and KafkaApis.scala, handle.
+// request is what an authenticated connection, or one of a listener without SASL, does with a
+// frame: SocketServer.scala, Processor.processCompletedReceives and KafkaApis.scala, handle.
 func (b *Broker) request(frame []byte) Event {
 	h, body, refused := parseHeader(frame)
 	if refused != "" {
@@ -65,10 +64,9 @@ func (b *Broker) request(frame []byte) Event {
 	return b.answer(h, 0)
 }
 
-// produce is KafkaApis.handleProduceRequest. Records that are null end in an
-// exception, and so does the attempt to answer it, which counts their bytes
-// (requests.ProduceRequest.getErrorResponse): the broker logs it and keeps the
-// connection muted.
+// produce is KafkaApis.handleProduceRequest. Records that are null end in an exception, and so does
+// the attempt to answer it, which counts their bytes (requests.ProduceRequest.getErrorResponse):
+// the broker logs it and keeps the connection muted.
 func (b *Broker) produce(h header, body *reader) Event {
 	e := h.event()
 	p := body.produce(h.version)
@@ -93,8 +91,7 @@ type produceBody struct {
 	null bool // the records of a partition are null
 }
 
-// produce is message.ProduceRequestData.read. Bytes behind the body are not
-// looked at.
+// produce is message.ProduceRequestData.read. Bytes behind the body are not looked at.
 func (r *reader) produce(version int16) (p produceBody) {
 	flexible := int32(version) >= apis[produce].flexible
 	length := func(plain func() int32) int32 {
@@ -150,9 +147,8 @@ func (r *reader) authBytes(version int16) []byte {
 }
 
 // apiVersions is KafkaApis.handleApiVersionsRequest, and SaslServerAuthenticator.
-// handleApiVersionsRequest, which does the same. The body of a version that is
-// not supported is not read, and the answer to it is one to version 0. It
-// reports whether the request was served.
+// handleApiVersionsRequest, which does the same. The body of a version that is not supported is not
+// read, and the answer to it is one to version 0. It reports whether the request was served.
 func (b *Broker) apiVersions(h header, body *reader) (e Event, served bool) {
 	if !h.supported() {
 		return b.answer(h, unsupportedVersion), false

@@ -9,8 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// answer is the response to a request, with an error code if the response has
-// one for the whole.
+// answer is the response to a request, with an error code if the response has one for the whole.
 func (b *Broker) answer(h header, code int16) Event {
 	e := h.event()
 	e.Answered = true
@@ -52,8 +51,8 @@ func (b *Broker) body(h header, code int16) []byte {
 	return response.AppendTo(nil)
 }
 
-// offered are the versions in ApiVersions: only its own where the request's is
-// not supported, none with another error.
+// offered are the versions in ApiVersions: only its own where the request's is not supported, none
+// with another error.
 func offered(code int16) (keys []kmsg.ApiVersionsResponseApiKey) {
 	for _, key := range slices.Sorted(maps.Keys(apis)) {
 		a := apis[key]
@@ -73,8 +72,7 @@ func offered(code int16) (keys []kmsg.ApiVersionsResponseApiKey) {
 	return keys
 }
 
-// responseVersion is the version of the response: requests.RequestContext.
-// apiVersion.
+// responseVersion is the version of the response: requests.RequestContext. apiVersion.
 func (h header) responseVersion() int16 {
 	if h.key == apiVersions && !h.supported() {
 		return 0
@@ -82,9 +80,8 @@ func (h header) responseVersion() int16 {
 	return h.version
 }
 
-// response puts length and header before a body. The response to ApiVersions
-// never has tagged fields in its header: message.ApiMessageType.
-// responseHeaderVersion.
+// response puts length and header before a body. The response to ApiVersions never has tagged
+// fields in its header: message.ApiMessageType. responseHeaderVersion.
 func (h header) response(body []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(h.correlationID))
 	if h.flexible() && h.key != apiVersions {

@@ -5,9 +5,8 @@ import "slices"
 // Step is what a broker makes of a token: security.sasl.SaslServer.
 type Step struct {
 	Result Result
-	// Answer is the token that it returns. nil: none, which only GSSAPI does.
-	// An empty one is sent all the same: as a frame of length 0 where tokens
-	// are sent as they are.
+	// Answer is the token that it returns. nil: none, which only GSSAPI does. An empty one is sent
+	// all the same: as a frame of length 0 where tokens are sent as they are.
 	Answer []byte
 }
 
@@ -21,8 +20,8 @@ const (
 	Crash                  // any other exception
 )
 
-// Rounds is an Authenticate that takes any token: PLAIN and OAUTHBEARER are done
-// after the first, SCRAM after the second, GSSAPI after the third.
+// Rounds is an Authenticate that takes any token: PLAIN and OAUTHBEARER are done after the first,
+// SCRAM after the second, GSSAPI after the third.
 func Rounds(mechanism string, _ []byte, round int) Step {
 	switch {
 	case mechanism == "PLAIN" || mechanism == "OAUTHBEARER":
@@ -39,8 +38,7 @@ func Rounds(mechanism string, _ []byte, round int) Step {
 	return Step{Done, []byte("v=c2lnbmF0dXJl")}
 }
 
-// stage is SaslServerAuthenticator.SaslState, of which a new connection has the
-// first.
+// stage is SaslServerAuthenticator.SaslState, of which a new connection has the first.
 type stage int
 
 const (
@@ -69,9 +67,9 @@ func (b *Broker) authenticate(frame []byte) Event {
 	return b.beforeTokens(frame)
 }
 
-// beforeTokens is SaslServerAuthenticator.handleKafkaRequest. There is no token
-// before SaslHandshake: what does not parse, such as the GSSAPI token that
-// clients before 0.10 begin with, closes the connection.
+// beforeTokens is SaslServerAuthenticator.handleKafkaRequest. There is no token before
+// SaslHandshake: what does not parse, such as the GSSAPI token that clients before 0.10 begin with,
+// closes the connection.
 func (b *Broker) beforeTokens(frame []byte) Event {
 	h, body, refused := parseHeader(frame)
 	switch {
@@ -95,14 +93,14 @@ func (b *Broker) beforeTokens(frame []byte) Event {
 	return e
 }
 
-// reauthenticate is KafkaChannel.maybeBeginServerReauthentication: another
-// authenticator takes over, with this handshake.
+// reauthenticate is KafkaChannel.maybeBeginServerReauthentication: another authenticator takes
+// over, with this handshake.
 func (b *Broker) reauthenticate(h header, body *reader) Event {
 	return b.handshake(h, body, true)
 }
 
-// handshake is SaslServerAuthenticator.handleHandshakeRequest. What a version
-// that is not supported ends in is the constructor of requests.AbstractRequest.
+// handshake is SaslServerAuthenticator.handleHandshakeRequest. What a version that is not supported
+// ends in is the constructor of requests.AbstractRequest.
 func (b *Broker) handshake(h header, body *reader, again bool) Event {
 	mechanism := string(body.str(int32(body.int16())))
 	if body.failed || !h.supported() {
@@ -138,8 +136,7 @@ func (b *Broker) token(frame []byte) Event {
 	return e
 }
 
-// framedToken is the part of handleSaslToken for clients that sent SaslHandshake
-// v1.
+// framedToken is the part of handleSaslToken for clients that sent SaslHandshake v1.
 func (b *Broker) framedToken(frame []byte) Event {
 	h, body, refused := parseHeader(frame)
 	if refused != "" {
@@ -162,9 +159,8 @@ func (b *Broker) framedToken(frame []byte) Event {
 	return b.answerToken(h, step.Answer)
 }
 
-// notAToken answers a request that comes where SaslAuthenticate should, with an
-// error, even one that is for controllers alone. The answer to Produce counts
-// the bytes of the records.
+// notAToken answers a request that comes where SaslAuthenticate should, with an error, even one
+// that is for controllers alone. The answer to Produce counts the bytes of the records.
 func (b *Broker) notAToken(h header, body *reader) Event {
 	const why = "request during authentication"
 	e := h.event().close(why)

@@ -1,11 +1,9 @@
-// Package leak relays TCP between a client and culvert's agent and searches
-// everything that goes towards the client for names that must not get there:
-// the hosts that the brokers advertise.
+// Package leak relays TCP between a client and culvert's agent and searches everything that goes
+// towards the client for names that must not get there: the hosts that the brokers advertise.
 //
-// The client must dial the relay without knowing it. So the agent is told to
-// listen on one loopback address and to write another into its responses
-// (--listen 127.0.0.2:9092=127.0.0.1), and the relay listens on that other
-// address, at the same ports.
+// The client must dial the relay without knowing it. So the agent is told to listen on one loopback
+// address and to write another into its responses (--listen 127.0.0.2:9092=127.0.0.1), and the
+// relay listens on that other address, at the same ports.
 package leak
 
 import (
@@ -39,8 +37,7 @@ func (l Leak) String() string {
 
 // Relay is a set of listeners and what they have seen.
 type Relay struct {
-	// From is where the clients are, and To where they are led to; nil is where
-	// the test is.
+	// From is where the clients are, and To where they are led to; nil is where the test is.
 	From, To *netns.Namespace
 
 	names []string
@@ -86,12 +83,12 @@ func (r *Relay) Close() {
 	r.group.Wait()
 }
 
-// Sent returns how many bytes have gone towards clients: a test that passes
-// because nothing came through here shows itself by a zero.
+// Sent returns how many bytes have gone towards clients: a test that passes because nothing came
+// through here shows itself by a zero.
 func (r *Relay) Sent() int64 { return r.sent.Load() }
 
-// Take returns the leaks since the last Take. A test that knows of one, such as
-// a broker's configuration that names its listeners, takes it away.
+// Take returns the leaks since the last Take. A test that knows of one, such as a broker's
+// configuration that names its listeners, takes it away.
 func (r *Relay) Take() []Leak {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,8 +115,7 @@ func (r *Relay) accept(l net.Listener, target string) {
 	}
 }
 
-// relay carries one connection: the end of a direction is passed on as such,
-// and so is a reset.
+// relay carries one connection: the end of a direction is passed on as such, and so is a reset.
 func (r *Relay) relay(client *net.TCPConn, target string) {
 	defer r.forget(client)
 	if !r.remember(client) {

@@ -5,8 +5,8 @@ import "bytes"
 // contextLen is how many bytes ahead of a name a report shows.
 const contextLen = 48
 
-// scanner searches what is written to it for the relay's names, also for those
-// that fall into two writes.
+// scanner searches what is written to it for the relay's names, also for those that fall into two
+// writes.
 type scanner struct {
 	relay    *Relay
 	listener string

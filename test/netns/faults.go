@@ -25,8 +25,8 @@ var (
 	// UDPFirstLost loses one packet of UDP, the first.
 	UDPFirstLost = Fault{"first UDP packet lost", "-p udp -m statistic --mode nth --every 1000000000 --packet 0 -j DROP"}
 
-	// UDPStalls passes the first 20 packets of every UDP flow, and no more: a
-	// handshake succeeds, and then nothing comes.
+	// UDPStalls passes the first 20 packets of every UDP flow, and no more: a handshake succeeds,
+	// and then nothing comes.
 	UDPStalls = Fault{"UDP stalls", "-p udp -m connbytes --connbytes 21: --connbytes-dir both --connbytes-mode packets -j DROP"}
 
 	// BlackHole passes nothing. No socket is told.
@@ -49,9 +49,9 @@ func (n *Network) forward(verb string, f Fault) error {
 // natWidth is how many ports of the router NAT uses at a time.
 const natWidth = 1000
 
-// Rebind puts NAT before the client, or, where it is already, makes it forget
-// everything, as home routers do when they are switched off and on: the server
-// sees the next packet of each flow come from another port.
+// Rebind puts NAT before the client, or, where it is already, makes it forget everything, as home
+// routers do when they are switched off and on: the server sees the next packet of each flow come
+// from another port.
 func (n *Network) Rebind() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -73,9 +73,8 @@ func (n *Network) nat(verb string, ports int) error {
 	return nil
 }
 
-// Move gives the client another address, as to a laptop that changes from one
-// network to another. Between them it runs offline, if that is not nil, while
-// there is no network at all.
+// Move gives the client another address, as to a laptop that changes from one network to another.
+// Between them it runs offline, if that is not nil, while there is no network at all.
 func (n *Network) Move(offline func()) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

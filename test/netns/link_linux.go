@@ -13,8 +13,8 @@ import (
 const (
 	defaultQueue = 256 << 10
 
-	// txQueue is how many packets a kernel keeps for us. Its default of 500 loses
-	// packets when this process is late.
+	// txQueue is how many packets a kernel keeps for us. Its default of 500 loses packets when this
+	// process is late.
 	txQueue = 20000
 
 	// maxPacket is the largest MTU.
@@ -126,9 +126,8 @@ func (w *way) run() {
 	}
 }
 
-// wait waits for a packet to take or to deliver, and returns false at the end.
-// A thread that waits in ppoll wakes up within a tenth of a millisecond; Go's
-// timers may take more than one.
+// wait waits for a packet to take or to deliver, and returns false at the end. A thread that waits
+// in ppoll wakes up within a tenth of a millisecond; Go's timers may take more than one.
 func (w *way) wait() bool {
 	fds := []unix.PollFd{{Fd: int32(w.quit), Events: unix.POLLIN}, {Fd: int32(w.from), Events: unix.POLLIN}}
 	var timeout *unix.Timespec

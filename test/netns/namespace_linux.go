@@ -16,9 +16,8 @@ func newNamespace() (*Namespace, error) {
 	return ns, <-made
 }
 
-// unshare and enter change the thread that they run on, which must not run
-// anything else after that: a goroutine that ends while it is locked to its
-// thread takes it along.
+// unshare and enter change the thread that they run on, which must not run anything else after
+// that: a goroutine that ends while it is locked to its thread takes it along.
 
 func (ns *Namespace) unshare() (err error) {
 	runtime.LockOSThread()

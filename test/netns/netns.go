@@ -1,16 +1,14 @@
-// Package netns makes a network of its own for a test: clients on one side,
-// servers on the other, and between them a router that can be told to do what
-// networks do to people. Each of the three is a network namespace of Linux:
+// Package netns makes a network of its own for a test: clients on one side, servers on the other,
+// and between them a router that can be told to do what networks do to people. Each of the three is
+// a network namespace of Linux:
 //
 //	client 10.99.1.2 ──link── 10.99.1.1 router 10.99.2.1 ─── 10.99.2.2 server
 //
-// The link is as fast as the machine, or has delay, loss, a rate and an MTU,
-// see Link. The faults happen in the router, so that neither end is told of
-// them, unless the fault is one that tells.
+// The link is as fast as the machine, or has delay, loss, a rate and an MTU, see Link. The faults
+// happen in the router, so that neither end is told of them, unless the fault is one that tells.
 //
-// The namespaces have no names: they live as long as this process holds them,
-// and the programs that run in them. Nothing stays behind, however the process
-// ends.
+// The namespaces have no names: they live as long as this process holds them, and the programs that
+// run in them. Nothing stays behind, however the process ends.
 package netns
 
 import (
@@ -45,8 +43,8 @@ const (
 	toServer = "server0"
 )
 
-// A Link is what connects the client to the router. The zero value is a pair of
-// veth devices, which costs nothing.
+// A Link is what connects the client to the router. The zero value is a pair of veth devices, which
+// costs nothing.
 type Link struct {
 	Delay time.Duration // each way
 	Loss  float64       // probability that a packet is lost, each way
@@ -72,8 +70,8 @@ type Network struct {
 	clientIP string // now
 }
 
-// Start returns a network that ends with the test. The test skips where there
-// can be none, and says why.
+// Start returns a network that ends with the test. The test skips where there can be none, and says
+// why.
 func Start(t testing.TB, l Link) *Network {
 	t.Helper()
 	if err := Available(); err != nil {
@@ -138,8 +136,8 @@ func (n *Network) connectClient(l Link) (err error) {
 	return n.SetMTU(l.MTU)
 }
 
-// Close ends the link and lets go of the namespaces. The programs that run in
-// them must have ended, or the namespaces stay until they have.
+// Close ends the link and lets go of the namespaces. The programs that run in them must have ended,
+// or the namespaces stay until they have.
 func (n *Network) Close() {
 	if n.link != nil {
 		n.link.close()
@@ -168,8 +166,8 @@ func (n *Network) AddServer() (ns *Namespace, ip string, err error) {
 // Lost is how many packets the link has lost so far, and of how many.
 func (n *Network) Lost() (lost, of int64) { return n.link.lost() }
 
-// SetMTU changes the MTU of the link, at both of its ends: the client's kernel
-// knows it, and the server is told by the router.
+// SetMTU changes the MTU of the link, at both of its ends: the client's kernel knows it, and the
+// server is told by the router.
 func (n *Network) SetMTU(mtu int) error {
 	size := fmt.Sprint(mtu)
 	return errors.Join(
@@ -183,9 +181,9 @@ type Namespace struct{ file *os.File }
 // path names the namespace to programs, as long as this process holds it.
 func (ns *Namespace) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd()) }
 
-// Do runs f in the namespace, and returns when it has: sockets that f opens
-// belong there for good. What f starts runs elsewhere, be it a goroutine (with
-// which Go resolves names) or a program (see Enter).
+// Do runs f in the namespace, and returns when it has: sockets that f opens belong there for good.
+// What f starts runs elsewhere, be it a goroutine (with which Go resolves names) or a program (see
+// Enter).
 func (ns *Namespace) Do(f func() error) error {
 	if ns == nil {
 		return f()
@@ -222,8 +220,8 @@ func (ns *Namespace) ListenPacket(network, address string) (conn net.PacketConn,
 	return conn, err
 }
 
-// Enter changes cmd so that it will run in the namespace, and returns it. The
-// process that cmd starts becomes the program: it has its pid.
+// Enter changes cmd so that it will run in the namespace, and returns it. The process that cmd
+// starts becomes the program: it has its pid.
 func (ns *Namespace) Enter(cmd *exec.Cmd) *exec.Cmd {
 	if ns == nil {
 		return cmd
@@ -263,8 +261,7 @@ func (ns *Namespace) veth(name string, to *Namespace) error {
 	return ns.ip(fmt.Sprintf("link add %s type veth peer name %s netns %s", name, uplink, to.path()))
 }
 
-// configure gives a device its address, and the namespace its default route if
-// there is one.
+// configure gives a device its address, and the namespace its default route if there is one.
 func (ns *Namespace) configure(device, ip, gateway string) error {
 	commands := []string{
 		"link set dev lo up",

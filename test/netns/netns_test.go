@@ -115,8 +115,8 @@ func TestProgramsAndSocketsAreInside(t *testing.T) {
 	}
 }
 
-// A program has the pid that its starter knows, so that signals reach it, and
-// namespaces end with those who are in them.
+// A program has the pid that its starter knows, so that signals reach it, and namespaces end with
+// those who are in them.
 func TestProgramKeepsItsPid(t *testing.T) {
 	n := Start(t, Link{})
 	p, err := proc.Start(n.Client.Enter(exec.Command("sleep", "60")))

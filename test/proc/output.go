@@ -7,12 +7,11 @@ import (
 	"sync"
 )
 
-// maxOutput is how much of a program's output is kept: enough for the log of a
-// broker that dies with a stack trace.
+// maxOutput is how much of a program's output is kept: enough for the log of a broker that dies
+// with a stack trace.
 const maxOutput = 1 << 20
 
-// Output keeps the last of what a program printed. It may be read while the
-// program runs.
+// Output keeps the last of what a program printed. It may be read while the program runs.
 type Output struct {
 	mu       sync.Mutex
 	text     []byte
@@ -72,8 +71,8 @@ func (o *Output) WaitLine(ctx context.Context, text string) (string, error) {
 	}
 }
 
-// find returns the first whole line with text, or else what to wait on, which
-// is nil when nothing more will come.
+// find returns the first whole line with text, or else what to wait on, which is nil when nothing
+// more will come.
 func (o *Output) find(text string) (string, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package proc runs the programs of the tests: brokers, clients, ingresses and
-// culvert itself. A program gets a process group of its own, is killed as a
-// whole, and on Linux dies with the test binary however that ends.
+// Package proc runs the programs of the tests: brokers, clients, ingresses and culvert itself. A
+// program gets a process group of its own, is killed as a whole, and on Linux dies with the test
+// binary however that ends.
 package proc
 
 import (
@@ -23,8 +23,8 @@ type Process struct {
 	err  error
 }
 
-// Start starts cmd. Standard output and standard error go to Output, unless
-// the caller has set them.
+// Start starts cmd. Standard output and standard error go to Output, unless the caller has set
+// them.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	if cmd.Stdout == nil {
@@ -43,8 +43,8 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// run owns the thread that forks: the kernel sends the death signal when that
-// thread ends, not when the process does.
+// run owns the thread that forks: the kernel sends the death signal when that thread ends, not when
+// the process does.
 func (p *Process) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -79,9 +79,9 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
-// Terminate asks the program to end (SIGTERM where there is such a thing),
-// and returns what Wait returns. When patience has run out it has the program
-// print its goroutines or threads (SIGQUIT), and kills it.
+// Terminate asks the program to end (SIGTERM where there is such a thing), and returns what Wait
+// returns. When patience has run out it has the program print its goroutines or threads (SIGQUIT),
+// and kills it.
 func (p *Process) Terminate(patience time.Duration) error {
 	terminate(p.cmd)
 	select {
@@ -98,9 +98,8 @@ func (p *Process) Terminate(patience time.Duration) error {
 	}
 }
 
-// Run runs cmd to its end and returns what it wrote to standard output. The
-// error of a program that failed, or was killed because ctx was done, ends with
-// the last lines that it printed.
+// Run runs cmd to its end and returns what it wrote to standard output. The error of a program that
+// failed, or was killed because ctx was done, ends with the last lines that it printed.
 func Run(ctx context.Context, cmd *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	if cmd.Stdout == nil {

@@ -1,6 +1,6 @@
-// Package spcs reads charts/spcs as Snowflake's CLI and Snowflake do: it fills in
-// the values, takes the statements apart, and decodes the specifications of
-// services, of which it knows only the fields that Snowflake documents.
+// Package spcs reads charts/spcs as Snowflake's CLI and Snowflake do: it fills in the values, takes
+// the statements apart, and decodes the specifications of services, of which it knows only the
+// fields that Snowflake documents.
 package spcs
 
 import (
@@ -96,8 +96,8 @@ func (c *Chart) render(text string) (string, error) {
 	if len(unknown) > 0 {
 		return "", fmt.Errorf("no values for %s", strings.Join(slices.Compact(unknown), ", "))
 	}
-	// What looks like a template and is none would go to Snowflake as it is, or, as
-	// the CLI's old syntax, would be an error.
+	// What looks like a template and is none would go to Snowflake as it is, or, as the CLI's old
+	// syntax, would be an error.
 	for _, mark := range []string{"<%", "%>", "&{", "{{"} {
 		if strings.Contains(text, mark) {
 			return "", fmt.Errorf("%s is left after the values were put in", mark)
@@ -112,8 +112,8 @@ type Statement struct {
 	Spec string // what stood between $$ and $$
 }
 
-// split takes statements apart where the CLI does: at semicolons that are in
-// neither quotes nor dollars nor comments.
+// split takes statements apart where the CLI does: at semicolons that are in neither quotes nor
+// dollars nor comments.
 func split(text string) (all []Statement, err error) {
 	var sql strings.Builder
 	var spec string

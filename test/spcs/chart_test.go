@@ -71,8 +71,8 @@ func TestEachFileSaysWhatItMakesAndCosts(t *testing.T) {
 	}
 }
 
-// Each specification has only fields that Snowflake documents, with values that it
-// documents, and other values of the chart change none of that.
+// Each specification has only fields that Snowflake documents, with values that it documents, and
+// other values of the chart change none of that.
 func TestSpecificationsAreDocumented(t *testing.T) {
 	specs := 0
 	for _, c := range []*Chart{open(t), open(t, "node", "3", "database", "mine", "dns_suffix", ".ejmu.svc.spcs.internal", "volume_size", "1Gi")} {

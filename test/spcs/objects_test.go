@@ -92,8 +92,8 @@ func (s Statement) makes(t *testing.T) (all []object) {
 	return all
 }
 
-// The files can be run in the order of their names: each finds what it uses. The
-// brokers' files are run once for each node.
+// The files can be run in the order of their names: each finds what it uses. The brokers' files are
+// run once for each node.
 func TestEverythingIsMadeBeforeItIsUsed(t *testing.T) {
 	there := map[object]bool{{"ROLE", "ACCOUNTADMIN"}: true, {"ROLE", "SYSADMIN"}: true}
 	uses := 0
@@ -151,8 +151,8 @@ func (c *Chart) makers(t *testing.T) map[object]string {
 	return makers
 }
 
-// What was made is dropped, as the role that made it, and what others stand on comes
-// after them. Nothing else is: the schema and the database may have been there before.
+// What was made is dropped, as the role that made it, and what others stand on comes after them.
+// Nothing else is: the schema and the database may have been there before.
 func TestTeardownDropsWhatWasMadeAndNoMore(t *testing.T) {
 	c := open(t, "database", "prod", "schema", "public")
 	makers := c.makers(t)

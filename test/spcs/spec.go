@@ -91,8 +91,7 @@ type Volume struct {
 	Size   string `yaml:"size"`
 }
 
-// Decode decodes a specification, and refuses what Snowflake's documentation
-// refuses.
+// Decode decodes a specification, and refuses what Snowflake's documentation refuses.
 func Decode(text string) (*Specification, error) {
 	s := new(Specification)
 	if err := decode([]byte(text), s); err != nil {

@@ -78,8 +78,7 @@ func matches(pattern, name string) bool {
 	return ok && err == nil
 }
 
-// The secrets that the walk writes beside the files get neither into the repository
-// nor to Docker.
+// The secrets that the walk writes beside the files get neither into the repository nor to Docker.
 func TestSecretsOfTheWalkStayHere(t *testing.T) {
 	text := readWalk(t)
 	c := open(t)

@@ -36,8 +36,8 @@ func (a *CA) Intermediate(t testing.TB, name string) *CA {
 	return b
 }
 
-// Chain returns a client's certificate and behind it n intermediates of a, which
-// name names, each signed by the next.
+// Chain returns a client's certificate and behind it n intermediates of a, which name names, each
+// signed by the next.
 func (a *CA) Chain(t testing.TB, n int, name func(i int) string) []*x509.Certificate {
 	t.Helper()
 	var chain []*x509.Certificate
@@ -48,8 +48,8 @@ func (a *CA) Chain(t testing.TB, n int, name func(i int) string) []*x509.Certifi
 	return append([]*x509.Certificate{a.Client(t, "agent-1")}, chain...)
 }
 
-// Sign makes a certificate from template, which is good for an hour around now
-// unless it says until when.
+// Sign makes a certificate from template, which is good for an hour around now unless it says until
+// when.
 func (a *CA) Sign(t testing.TB, template *x509.Certificate) *x509.Certificate {
 	t.Helper()
 	cert, _ := a.sign(t, template)
@@ -91,8 +91,7 @@ func (a *CA) Client(t testing.TB, name string) *x509.Certificate {
 	})
 }
 
-// Pair makes a certificate that is good at either end of a connection, and its
-// key, both in PEM.
+// Pair makes a certificate that is good at either end of a connection, and its key, both in PEM.
 func (a *CA) Pair(t testing.TB, name string) (cert, key string) {
 	t.Helper()
 	return a.PairUntil(t, name, time.Now().Add(time.Hour))

@@ -19,9 +19,8 @@ import (
 // DefaultTokenLife is how long a token lives that /oauth/token has given.
 const DefaultTokenLife = 5 * time.Minute
 
-// An Account is a Snowflake account: its users and their tokens. As a handler it
-// serves the account's own host. Fields are set before use; methods may be called
-// concurrently.
+// An Account is a Snowflake account: its users and their tokens. As a handler it serves the
+// account's own host. Fields are set before use; methods may be called concurrently.
 type Account struct {
 	Host      string           // of /oauth/token and the sign-in page: myorg-myaccount.snowflakecomputing.com
 	Names     []string         // those that a JWT may call it by; nil: Host's first label in upper case

@@ -8,8 +8,8 @@ import (
 	"net/http"
 )
 
-// answer is one that the ingress gives by itself. It is the error of whatever led to
-// it, which most answers hide.
+// answer is one that the ingress gives by itself. It is the error of whatever led to it, which most
+// answers hide.
 type answer struct {
 	status int
 	kind   string // responseType, of JSON

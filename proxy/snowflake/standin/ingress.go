@@ -27,9 +27,8 @@ const (
 	headerUser          = "Sf-Context-Current-User"
 )
 
-// An Ingress is before the services of an account. Fields are set before use. As an
-// http.Handler it works without Serve, but then no connection is cut and no instance
-// is probed.
+// An Ingress is before the services of an account. Fields are set before use. As an http.Handler it
+// works without Serve, but then no connection is cut and no instance is probed.
 type Ingress struct {
 	Account  *Account // whose tokens are accepted, and whose host is served too; required
 	Services []*Service
@@ -177,8 +176,8 @@ func (in *Ingress) tokenIn(h http.Header) string {
 	return ""
 }
 
-// snowflakeToken is the token of Snowflake Token="…", which one page of the
-// documentation wants without its quotes.
+// snowflakeToken is the token of Snowflake Token="…", which one page of the documentation wants
+// without its quotes.
 func snowflakeToken(authorization string) string {
 	token, ok := strings.CutPrefix(authorization, "Snowflake Token=")
 	if !ok {
@@ -187,8 +186,8 @@ func snowflakeToken(authorization string) string {
 	return strings.Trim(token, `"`)
 }
 
-// crossOrigin reports whether a page of another site sent the request, so that the
-// user's cookies would stand for a token.
+// crossOrigin reports whether a page of another site sent the request, so that the user's cookies
+// would stand for a token.
 func crossOrigin(r *http.Request) bool {
 	return r.Header.Get("Origin") != "" && r.Header.Get("Cookie") != "" && r.Method != http.MethodGet && r.Method != http.MethodHead
 }
@@ -199,8 +198,8 @@ func (in *Ingress) signIn(r *http.Request) string {
 	return (&url.URL{Scheme: "https", Host: in.Account.Host, Path: "/oauth/authorize", RawQuery: url.Values{"redirect_uri": {back.String()}}.Encode()}).String()
 }
 
-// refuse is the answer to a token that does not open the endpoint: 404 where the role
-// may not use it, so that nobody learns what exists.
+// refuse is the answer to a token that does not open the endpoint: 404 where the role may not use
+// it, so that nobody learns what exists.
 func (in *Ingress) refuse(err error) *answer {
 	switch {
 	case in.HidesRefusals, errors.Is(err, errRole), errors.Is(err, errHost):

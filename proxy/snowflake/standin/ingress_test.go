@@ -178,8 +178,8 @@ func TestWhatIsNotHTTPIsRefusedAtOnce(t *testing.T) {
 	wantIn(t, string(answer), "HTTP/1.1 400 ")
 }
 
-// TestRequestsAndResponsesFlowAtTheSameTime has an instance answer each byte of a
-// request before the next one is sent.
+// TestRequestsAndResponsesFlowAtTheSameTime has an instance answer each byte of a request before
+// the next one is sent.
 func TestRequestsAndResponsesFlowAtTheSameTime(t *testing.T) {
 	for name, in := range map[string]*Ingress{"HTTP/1.1": {}, "HTTP/2.0": {HTTP2: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -230,8 +230,8 @@ func parrot(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestBuffersHoldsAResponseBack has an instance say something and then wait for
-// its client, who has not heard it.
+// TestBuffersHoldsAResponseBack has an instance say something and then wait for its client, who has
+// not heard it.
 func TestBuffersHoldsAResponseBack(t *testing.T) {
 	heard := make(chan bool)
 	r := start(t, &Ingress{Buffers: true}, instance(t, func(w http.ResponseWriter, r *http.Request) {

@@ -25,8 +25,7 @@ const (
 	maxForm = 64 << 10
 )
 
-// refusal is why /oauth/token gives no token: what the answer says, and what it
-// does not.
+// refusal is why /oauth/token gives no token: what the answer says, and what it does not.
 type refusal struct {
 	kind, message string // of OAuth; for people
 	code          string // Snowflake's
@@ -35,8 +34,7 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("%s: %v", r.kind, r.cause) }
 
-// ServeHTTP serves the account's own host: /oauth/token, and a sign-in page for
-// everything else.
+// ServeHTTP serves the account's own host: /oauth/token, and a sign-in page for everything else.
 func (a *Account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Date", a.now().UTC().Format(http.TimeFormat))
 	switch {
@@ -166,8 +164,8 @@ func (a *Account) verify(assertion string) (User, error) {
 	return user, nil
 }
 
-// keyOf finds the key that a JWT says it is signed with, by subject
-// ACCOUNT.USER and issuer ACCOUNT.USER.SHA256:FINGERPRINT. The caller holds mu.
+// keyOf finds the key that a JWT says it is signed with, by subject ACCOUNT.USER and issuer
+// ACCOUNT.USER.SHA256:FINGERPRINT. The caller holds mu.
 func (a *Account) keyOf(claims jwt.RegisteredClaims) (User, *rsa.PublicKey, error) {
 	account, name, _ := strings.Cut(claims.Subject, ".")
 	if !slices.Contains(a.names(), account) {

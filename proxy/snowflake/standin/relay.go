@@ -36,8 +36,7 @@ var added = map[string]string{
 	"X-Frame-Options":              "SAMEORIGIN",
 }
 
-// executables are content types whose responses are refused: the two examples in
-// the documentation.
+// executables are content types whose responses are refused: the two examples in the documentation.
 var executables = []string{"application/x-msdownload", "application/x-sh"}
 
 var errExecutable = errors.New("the response is an executable")
@@ -63,8 +62,8 @@ func (in *Ingress) relay(w http.ResponseWriter, r *http.Request, v visit) {
 	in.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), visitKey{}, v)))
 }
 
-// rewriteRequest takes the tokens out of a request, and says whose they were.
-// What it does not name goes on as it came, an Upgrade to anything included.
+// rewriteRequest takes the tokens out of a request, and says whose they were. What it does not name
+// goes on as it came, an Upgrade to anything included.
 func (in *Ingress) rewriteRequest(r *httputil.ProxyRequest) {
 	v := r.In.Context().Value(visitKey{}).(visit)
 	r.SetURL(&url.URL{Scheme: "http", Host: v.instance})

@@ -35,8 +35,7 @@ type rig struct {
 	pat     string
 }
 
-// newAccount has a user ALICE with two roles, the first of which the endpoint is
-// granted to.
+// newAccount has a user ALICE with two roles, the first of which the endpoint is granted to.
 func newAccount() *Account {
 	a := &Account{Host: "myorg-myaccount.snowflakecomputing.com"}
 	a.SetUser(User{Name: "ALICE", Roles: []string{role, "PUBLIC"}})

@@ -18,8 +18,8 @@ const (
 	maxHeader     = 64 << 10
 )
 
-// Serve serves HTTPS and probes the instances until ctx is done. Then it ends
-// every connection, and returns when all is over. It closes ln.
+// Serve serves HTTPS and probes the instances until ctx is done. Then it ends every connection, and
+// returns when all is over. It closes ln.
 func (in *Ingress) Serve(ctx context.Context, ln net.Listener) error {
 	in.once.Do(in.init)
 	ctx, cancel := context.WithCancel(ctx)
@@ -69,9 +69,8 @@ func (in *Ingress) probe(ctx context.Context) *sync.WaitGroup {
 	return &all
 }
 
-// listener adds to the connections of ln that timers cut them, TLS, and that they
-// refuse what is not HTTP. The last is left out with HTTP/2: package net/http looks
-// for it only in a *tls.Conn.
+// listener adds to the connections of ln that timers cut them, TLS, and that they refuse what is
+// not HTTP. The last is left out with HTTP/2: package net/http looks for it only in a *tls.Conn.
 func (in *Ingress) listener(ln net.Listener, config *tls.Config) net.Listener {
 	secure := tls.NewListener(cuttingListener{ln, in}, config)
 	if in.HTTP2 {
@@ -145,8 +144,8 @@ func (c *cutConn) Close() error {
 	return c.Conn.Close()
 }
 
-// httpListener has its connections refuse at once what is not HTTP, as nginx and
-// Envoy do. Package net/http would wait for the end of a line.
+// httpListener has its connections refuse at once what is not HTTP, as nginx and Envoy do. Package
+// net/http would wait for the end of a line.
 type httpListener struct{ net.Listener }
 
 func (l httpListener) Accept() (net.Conn, error) {

@@ -12,8 +12,8 @@ import (
 // DefaultProbeEvery is the time between two probes of an instance.
 const DefaultProbeEvery = time.Second
 
-// failureThreshold is how many probes in a row must fail before an instance gets
-// no more requests, where a specification says nothing else.
+// failureThreshold is how many probes in a row must fail before an instance gets no more requests,
+// where a specification says nothing else.
 const failureThreshold = 3
 
 // A Service has a public endpoint, and instances behind it.
@@ -21,9 +21,8 @@ type Service struct {
 	Hosts     []string // of the endpoint
 	Roles     []string // that the endpoint's service role is granted to
 	Instances []Instance
-	// Resume starts the instances of a suspended service. It is called when a
-	// request comes and no instance is ready, and not again until one was. It must
-	// not block. Nil: nothing is suspended.
+	// Resume starts the instances of a suspended service. It is called when a request comes and no
+	// instance is ready, and not again until one was. It must not block. Nil: nothing is suspended.
 	Resume func()
 
 	mu       sync.Mutex

@@ -124,8 +124,8 @@ func TestAnInstanceThatIsGoneIs503(t *testing.T) {
 	}
 }
 
-// inMemory runs a test in a bubble, with an ingress before an instance that
-// echoes, and a WebSocket through it.
+// inMemory runs a test in a bubble, with an ingress before an instance that echoes, and a WebSocket
+// through it.
 func inMemory(t *testing.T, in *Ingress, test func(t *testing.T, r *rig, c net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
 		in.Account, in.Certificate = newAccount(), certificate(t)

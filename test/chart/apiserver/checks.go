@@ -75,8 +75,8 @@ func checks() []check {
 	return all
 }
 
-// side is who works out what to change: Helm 4 leaves that to the server, Helm 3
-// and releases that it made do it themselves.
+// side is who works out what to change: Helm 4 leaves that to the server, Helm 3 and releases that
+// it made do it themselves.
 func side(serverSide bool) string {
 	if serverSide {
 		return "server"
@@ -150,8 +150,8 @@ func (c *cluster) createPod(ctx context.Context, ns string, template corev1.PodT
 	return err
 }
 
-// installs installs the chart with the values of a file, upgrades it twice, and
-// looks at what is there.
+// installs installs the chart with the values of a file, upgrades it twice, and looks at what is
+// there.
 func (c *cluster) installs(ctx context.Context, file string, serverSide bool) error {
 	values, err := readValues(file)
 	if err != nil {
@@ -213,8 +213,8 @@ func readValues(file string) (map[string]any, error) {
 	return values, nil
 }
 
-// state says of each deployment, service and secret what must not change by
-// itself: generations and ports, and the secrets' content.
+// state says of each deployment, service and secret what must not change by itself: generations and
+// ports, and the secrets' content.
 func (c *cluster) state(ctx context.Context, ns string) (map[string]string, error) {
 	state := map[string]string{}
 	deployments, err := c.client.AppsV1().Deployments(ns).List(ctx, metav1.ListOptions{})
@@ -252,9 +252,8 @@ func ports(s corev1.Service) string {
 	return strings.Join(list, ", ")
 }
 
-// movesUDP upgrades from no UDP to TCP and UDP on one port and back. Where the
-// client works out what to change, the chart refuses until somebody has done what
-// it says.
+// movesUDP upgrades from no UDP to TCP and UDP on one port and back. Where the client works out
+// what to change, the chart refuses until somebody has done what it says.
 func (c *cluster) movesUDP(ctx context.Context, serverSide bool) error {
 	ns, err := c.namespace(ctx)
 	if err != nil {

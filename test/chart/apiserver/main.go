@@ -1,13 +1,12 @@
-// Command apiserver installs charts/culvert into a real kube-apiserver, once
-// for each values file, upgrades it, and says what the server thought of it:
+// Command apiserver installs charts/culvert into a real kube-apiserver, once for each values file,
+// upgrades it, and says what the server thought of it:
 //
 //	go -C test/chart/apiserver run .
 //
-// The server is built on the first run, which takes ten minutes, and kept in the
-// tests' cache; etcd comes from the system (Debian: apt-get install etcd-server).
-// No pod runs: there is no kubelet and no controller. What is shown is that the
-// server takes every object, enforces the restricted level on every pod, and has
-// what it should have after an upgrade.
+// The server is built on the first run, which takes ten minutes, and kept in the tests' cache; etcd
+// comes from the system (Debian: apt-get install etcd-server). No pod runs: there is no kubelet and
+// no controller. What is shown is that the server takes every object, enforces the restricted level
+// on every pod, and has what it should have after an upgrade.
 package main
 
 import (

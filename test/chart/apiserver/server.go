@@ -35,8 +35,8 @@ func cacheDir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// buildServer returns the server's path. k8s.io/kubernetes can be built from
-// another module if that replaces the modules which it has inside of itself.
+// buildServer returns the server's path. k8s.io/kubernetes can be built from another module if that
+// replaces the modules which it has inside of itself.
 func buildServer(ctx context.Context, cache string) (string, error) {
 	dir := filepath.Join(cache, "kube-apiserver-"+kubernetesVersion)
 	binary := filepath.Join(dir, "kube-apiserver")
@@ -76,8 +76,7 @@ func buildServer(ctx context.Context, cache string) (string, error) {
 	return binary, nil
 }
 
-// wrapper is the go.mod of a module that can require k8s.io/kubernetes, whose own
-// is given.
+// wrapper is the go.mod of a module that can require k8s.io/kubernetes, whose own is given.
 func wrapper(mod []byte) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "module wrapper\n\ngo 1.26.0\n\nrequire k8s.io/kubernetes v%s\n\n", kubernetesVersion)

@@ -1,6 +1,6 @@
-// Package roundtrip is what every Go client is asked to do, and the check that
-// it was done: produce COUNT numbered records with acks=all, consume them in a
-// group, each exactly once and in order per partition.
+// Package roundtrip is what every Go client is asked to do, and the check that it was done: produce
+// COUNT numbered records with acks=all, consume them in a group, each exactly once and in order per
+// partition.
 package roundtrip
 
 import (

@@ -1,6 +1,5 @@
-// Command sarama makes the round trip with github.com/IBM/sarama. With
-// sasl.user and sasl.password it logs in as clients did before Kafka 1.0: no
-// ApiVersions, SaslHandshake v0 and raw tokens.
+// Command sarama makes the round trip with github.com/IBM/sarama. With sasl.user and sasl.password
+// it logs in as clients did before Kafka 1.0: no ApiVersions, SaslHandshake v0 and raw tokens.
 package main
 
 import (
