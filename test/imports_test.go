@@ -31,7 +31,7 @@ var mayImport = map[string]struct {
 	"proxy/tunnel/race":       {ours: []string{"proxy/tunnel/exchange"}, others: []string{"github.com/quic-go/"}},
 	"proxy/tunnel":            {ours: []string{"proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
-	"proxy/metrics":           {ours: []string{"protocol"}, others: []string{"github.com/prometheus/"}},
+	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status":            {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
 	"proxy/doctor":            {ours: []string{"proxy", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr"}},
 	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},

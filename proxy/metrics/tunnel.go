@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // tunnelMetrics counts what happens between an agent and its gateways.
@@ -125,7 +127,7 @@ func (t *Tunnel) NextProbe(transport string, at time.Time) {
 }
 
 // tunnelTransports are the transports to a gateway, best first.
-var tunnelTransports = []string{"h3", "ws", "h2"}
+var tunnelTransports = tunnel.Transports()
 
 // transportLabel returns transport if it is a known one, and else "other". "direct" is an agent
 // without a tunnel.
