@@ -43,6 +43,7 @@ func ExampleRewriter_Relay() {
 		panic(err)
 	}
 	fmt.Printf("%d rewritten: %q\n", result.Rewritten, client.Bytes()[10:])
-	// Output: listen on port 19094 for broker 2 at kafka-2.local:9092 1 rewritten:
-	// "\x00\x00\x00\x02\x00\t127.0.0.1\x00\x00J\x96"
+	// Output:
+	// listen on port 19094 for broker 2 at kafka-2.local:9092
+	// 1 rewritten: "\x00\x00\x00\x02\x00\t127.0.0.1\x00\x00J\x96"
 }
