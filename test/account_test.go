@@ -42,15 +42,15 @@ func TestAccountStandIn(t *testing.T) {
 			t.Error(err)
 		}
 		wantIn(t, list, "3 brokers:", "broker 2 at 127.0.0.1:"+strconv.Itoa(port+3), `topic "demo"`)
-		if err := endCulvert(agent); err != nil {
+		if err := stopCulvert(agent); err != nil {
 			t.Error(err)
 		}
-		examine(t, binary, flags)
+		runDoctor(t, binary, flags)
 	}
 }
 
-// examine runs the doctor with an agent's flags.
-func examine(t *testing.T, binary string, flags []string) {
+// runDoctor runs the doctor with an agent's flags.
+func runDoctor(t *testing.T, binary string, flags []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -33,9 +33,9 @@ var producers = map[string]func(*testing.T, context.Context, *path, string) erro
 	"Java":     produceJava,
 }
 
-// TestNoRecordIsLostWhenBrokersComeAndGo moves leaders, and kills and restarts a broker, while
+// TestNoRecordIsLostWhenBrokersRestart moves leaders, and kills and restarts a broker, while
 // idempotent producers of two kinds and over all transports send with acks=all.
-func TestNoRecordIsLostWhenBrokersComeAndGo(t *testing.T) {
+func TestNoRecordIsLostWhenBrokersRestart(t *testing.T) {
 	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
 	defer cancel()

@@ -19,8 +19,8 @@ func TestCorporateProxy(t *testing.T) {
 	}
 	gateway := net.JoinHostPort(gatewayName, port)
 	hosts := map[string]string{gatewayName: clientHost}
-	open := ingress.Start(t, ingress.Squid{Hosts: hosts}, ingress.Door{})
-	closed := ingress.Start(t, ingress.Squid{User: "alice", Password: "alice-secret", Hosts: hosts}, ingress.Door{})
+	open := ingress.Start(t, ingress.Squid{Hosts: hosts}, ingress.Config{})
+	closed := ingress.Start(t, ingress.Squid{User: "alice", Password: "alice-secret", Hosts: hosts}, ingress.Config{})
 	alice := strings.Replace(closed.URL, "//", "//alice:alice-secret@", 1)
 	mallory := strings.Replace(closed.URL, "//", "//alice:guessed@", 1)
 
@@ -40,9 +40,9 @@ func TestCorporateProxy(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := bed.through(t, bed.gateway, "https://"+gateway, c.transport, "HTTPS_PROXY="+c.proxy)
+			p := bed.pathThrough(t, bed.gateway, "https://"+gateway, c.transport, "HTTPS_PROXY="+c.proxy)
 			if c.refused != "" {
-				refusal(t, p, c.refused)
+				mustRefuse(t, p, c.refused)
 				return
 			}
 			roundTrip(t, p, c.over)

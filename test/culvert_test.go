@@ -34,9 +34,9 @@ func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	return p, nil
 }
 
-// endCulvert asks one of culvert's ends to end, which it must do with 0: the race detector, where
+// stopCulvert asks one of culvert's ends to end, which it must do with 0: the race detector, where
 // it is built in, makes that 66.
-func endCulvert(p *proc.Process) error {
+func stopCulvert(p *proc.Process) error {
 	if err := p.Terminate(10 * time.Second); err != nil {
 		return fmt.Errorf("end culvert: %w\n%s", err, p.Output())
 	}
@@ -47,8 +47,8 @@ func endCulvert(p *proc.Process) error {
 // path.
 var build = sync.OnceValues(func() (string, error) { return buildAs("culvert") })
 
-// buildHurried builds a culvert whose long times are a tenth of what they are.
-var buildHurried = sync.OnceValues(func() (string, error) {
+// buildWithShortTimeouts builds a culvert whose long times are a tenth of what they are.
+var buildWithShortTimeouts = sync.OnceValues(func() (string, error) {
 	return buildAs("culvert-hurried", "-ldflags=-X=github.com/culvert-proxy/culvert/proxy/tunnel.hurry=10")
 })
 

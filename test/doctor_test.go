@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestDoctorOnAHealthyWay has the doctor examine the ways that other tests use.
-func TestDoctorOnAHealthyWay(t *testing.T) {
+// TestDoctorOnAHealthyPath has the doctor examine the ways that other tests use.
+func TestDoctorOnAHealthyPath(t *testing.T) {
 	for way, p := range sharedTestbed(t).paths {
 		t.Run(way, func(t *testing.T) {
 			out, err := p.doctor()

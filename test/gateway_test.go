@@ -46,7 +46,7 @@ func (b *testbed) newPlainGateway(ctx context.Context, flags ...string) (*gatewa
 }
 
 // close ends the gateway in good order.
-func (g *gateway) close() error { return endCulvert(g.process) }
+func (g *gateway) close() error { return stopCulvert(g.process) }
 
 // start also starts a gateway again that was ended, at the same address.
 func (g *gateway) start(ctx context.Context) (err error) {

@@ -327,7 +327,7 @@ func checkReadOnly(t *testing.T, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := endCulvert(agent); err != nil {
+	if err := stopCulvert(agent); err != nil {
 		t.Error(err)
 	}
 	if out := agent.Output().String(); !strings.Contains(out, "read-only file system") {

@@ -36,11 +36,11 @@ func TestAnIdleCutIsAReset(t *testing.T) {
 		"HAProxy": {ingress.HAProxy{IdleCut: idleCut}, "ws h2"},
 		"Envoy":   {ingress.Envoy{IdleCut: idleCut}, "ws h2 h3"},
 	} {
-		i := ingress.Start(t, c.program, bed.door(plain))
+		i := ingress.Start(t, c.program, bed.ingressConfig(plain))
 		for transport := range strings.FieldsSeq(c.over) {
 			t.Run(name+" "+transport, func(t *testing.T) {
 				t.Parallel()
-				p := bed.through(t, plain, i.URL, transport)
+				p := bed.pathThrough(t, plain, i.URL, transport)
 				client := dialKafka(t, p.bootstrap)
 				client.askVersions(t)
 				begin := time.Now()
@@ -54,14 +54,14 @@ func TestAnIdleCutIsAReset(t *testing.T) {
 	}
 }
 
-// TestKeepalivesOutliveAnIdleCut has ingresses whose limit is above the time between KEEPALIVEs cut
+// TestKeepalivesPreventIdleCuts has ingresses whose limit is above the time between KEEPALIVEs cut
 // nothing, by their usual minute or a tenth of it.
-func TestKeepalivesOutliveAnIdleCut(t *testing.T) {
-	bed := sharedTestbed(t).inAHurry(t)
+func TestKeepalivesPreventIdleCuts(t *testing.T) {
+	bed := sharedTestbed(t).withShortTimeouts(t)
 	ingress.Need(t)
 	t.Parallel()
 	plain := bed.plainGateway(t)
-	cut := atRealTimes(time.Minute)
+	cut := scaled(time.Minute)
 	for name, c := range map[string]struct {
 		program ingress.Program
 		over    string
@@ -70,11 +70,11 @@ func TestKeepalivesOutliveAnIdleCut(t *testing.T) {
 		"HAProxy": {ingress.HAProxy{IdleCut: cut}, "ws h2"},
 		"Envoy":   {ingress.Envoy{IdleCut: cut}, "ws h2 h3"},
 	} {
-		i := ingress.Start(t, c.program, bed.door(plain))
+		i := ingress.Start(t, c.program, bed.ingressConfig(plain))
 		for transport := range strings.FieldsSeq(c.over) {
 			t.Run(name+" "+transport, func(t *testing.T) {
 				t.Parallel()
-				client := dialKafka(t, bed.through(t, plain, i.URL, transport).bootstrap)
+				client := dialKafka(t, bed.pathThrough(t, plain, i.URL, transport).bootstrap)
 				client.askVersions(t)
 				if err := client.waitForEnd(t, 3*cut); !errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Fatalf("the idle connection ended with %v", err)
@@ -147,11 +147,11 @@ func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
 			defer cancel()
-			i := ingress.Start(t, c.program, bed.door(plain))
+			i := ingress.Start(t, c.program, bed.ingressConfig(plain))
 			var sending errgroup.Group
 			paths := make(map[string]*path) // by topic
 			for transport := range strings.FieldsSeq(c.over) {
-				p, topic := bed.through(t, plain, i.URL, transport), bed.cluster.Topic(t, "cut-"+transport)
+				p, topic := bed.pathThrough(t, plain, i.URL, transport), bed.cluster.Topic(t, "cut-"+transport)
 				paths[topic] = p
 				sending.Go(func() error { return produceFranz(t, ctx, p, topic) })
 			}
@@ -197,14 +197,14 @@ func reloadTwice(t *testing.T, i *ingress.Ingress) {
 // nginx says nothing when it has had enough, and takes no more: the upload stands still until the
 // next KEEPALIVE, 15 seconds at most, and then nginx cuts the stream.
 func TestABodyLimitCutsUploads(t *testing.T) {
-	bed := sharedTestbed(t).inAHurry(t)
+	bed := sharedTestbed(t).withShortTimeouts(t)
 	ingress.Need(t)
 	plain := bed.plainGateway(t)
-	i := ingress.Start(t, ingress.Nginx{Streams: true}, bed.door(plain))
+	i := ingress.Start(t, ingress.Nginx{Streams: true}, bed.ingressConfig(plain))
 	for transport, cut := range map[string]bool{"ws": false, "h2": true} {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
-			p := bed.through(t, plain, i.URL, transport)
+			p := bed.pathThrough(t, plain, i.URL, transport)
 			roundTrip(t, p, transport)
 			cuts := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`)
 			if (cuts > 0) != cut {
@@ -219,12 +219,12 @@ func TestABodyLimitCutsUploads(t *testing.T) {
 // each mebibyte. Twice, and h2 counts as failed; but there is nothing better, so it is taken again,
 // and all records get through.
 func TestAutoUnderABodyLimit(t *testing.T) {
-	bed := sharedTestbed(t).inAHurry(t)
+	bed := sharedTestbed(t).withShortTimeouts(t)
 	ingress.Need(t)
 	t.Parallel()
 	plain := bed.plainGateway(t)
-	i := ingress.Start(t, ingress.Nginx{Streams: true, NoWebSocket: true}, bed.door(plain))
-	p := bed.through(t, plain, i.URL, "auto")
+	i := ingress.Start(t, ingress.Nginx{Streams: true, NoWebSocket: true}, bed.ingressConfig(plain))
+	p := bed.pathThrough(t, plain, i.URL, "auto")
 	const count, size = 600, 16 << 10
 	p.firstAnswer(t)
 	before, topic := p.tunnel(t), p.cluster.Topic(t, "limit")

@@ -16,8 +16,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/ingress"
 )
 
-// front is an ingress, and what becomes of each transport behind it.
-type front struct {
+// ingressCase is an ingress, and what becomes of each transport behind it.
+type ingressCase struct {
 	name    string
 	program ingress.Program
 	tls     bool              // the gateway behind has TLS and HTTP/3
@@ -35,7 +35,7 @@ const (
 	not8441     = "over ws: something in front of the gateway answered 502 Bad Gateway"
 )
 
-var fronts = []front{
+var ingressCases = []ingressCase{
 	{
 		name: "nginx", program: ingress.Nginx{}, works: []string{"ws"}, auto: "ws",
 		refused: map[string]string{"h3": noUDP, "h2": noStreaming},
@@ -76,36 +76,36 @@ func TestIngresses(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)
 	plain := bed.plainGateway(t)
-	for _, f := range fronts {
+	for _, f := range ingressCases {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			g := plain
 			if f.tls {
 				g = bed.gateway
 			}
-			i := ingress.Start(t, f.program, bed.door(g))
+			i := ingress.Start(t, f.program, bed.ingressConfig(g))
 			through := func(t *testing.T, transport string) *path {
-				return bed.through(t, g, i.URL, transport)
+				return bed.pathThrough(t, g, i.URL, transport)
 			}
 			for transport, sentence := range f.refused {
 				t.Run(transport, func(t *testing.T) {
 					t.Parallel()
-					refusal(t, through(t, transport), sentence)
+					mustRefuse(t, through(t, transport), sentence)
 				})
 			}
 			for _, transport := range f.works {
 				t.Run(transport, func(t *testing.T) { roundTrip(t, through(t, transport), transport) })
 			}
 			if f.auto != "" {
-				t.Run("auto", func(t *testing.T) { f.chosen(t, through(t, "auto")) })
+				t.Run("auto", func(t *testing.T) { f.checkAuto(t, through(t, "auto")) })
 			}
 		})
 	}
 }
 
-// chosen is roundTrip over what auto takes: a better transport that needed some time to answer
+// checkAuto is roundTrip over what auto takes: a better transport that needed some time to answer
 // takes over soon.
-func (f front) chosen(t *testing.T, p *path) {
+func (f ingressCase) checkAuto(t *testing.T, p *path) {
 	begin := time.Now()
 	client := p.connect(t)
 	first := client.mustAnswer(t)
@@ -147,13 +147,13 @@ func (b *testbed) plainGateway(t *testing.T) *gateway {
 	return g
 }
 
-// door leads to a gateway.
-func (b *testbed) door(g *gateway) ingress.Door {
-	return ingress.Door{Back: g.listen, Cert: b.file("gateway.pem"), Key: b.file("gateway-key.pem"), CA: b.file("ca.pem")}
+// ingressConfig configures an ingress in front of a gateway.
+func (b *testbed) ingressConfig(g *gateway) ingress.Config {
+	return ingress.Config{Backend: g.listen, Cert: b.file("gateway.pem"), Key: b.file("gateway-key.pem"), CA: b.file("ca.pem")}
 }
 
-// through starts a path that ends with the test.
-func (b *testbed) through(t *testing.T, g *gateway, url, transport string, env ...string) *path {
+// pathThrough starts a path that ends with the test.
+func (b *testbed) pathThrough(t *testing.T, g *gateway, url, transport string, env ...string) *path {
 	t.Helper()
 	p, err := b.newPathTo(t.Context(), g, url, transport, env...)
 	if err != nil {
@@ -190,9 +190,9 @@ func roundTrip(t *testing.T, p *path, transport string) {
 	}
 }
 
-// refusal has a client come in vain, whose connection must be reset, and waits for the agent's
+// mustRefuse has a client come in vain, whose connection must be reset, and waits for the agent's
 // sentence.
-func refusal(t *testing.T, p *path, sentence string) {
+func mustRefuse(t *testing.T, p *path, sentence string) {
 	t.Helper()
 	begin := time.Now()
 	took, err := p.connect(t).ask(patience)

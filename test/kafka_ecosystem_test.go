@@ -35,8 +35,8 @@ func ecosystem(t *testing.T) *kafka.Ecosystem {
 	return e
 }
 
-// runBeside runs a program until the test is over.
-func runBeside(t *testing.T, cmd *exec.Cmd) *proc.Process {
+// runInBackground runs a program until the test is over.
+func runInBackground(t *testing.T, cmd *exec.Cmd) *proc.Process {
 	t.Helper()
 	p, err := proc.Start(cmd)
 	if err != nil {
@@ -73,7 +73,7 @@ func TestStreams(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
 		from, to := p.cluster.Topic(t, "streams-from-"+p.transport), p.cluster.Topic(t, "streams-to-"+p.transport)
 		produce(t, p.franz(t), numbered(from, 300))
-		app := runBeside(t, e.Command("Count", p.bootstrap, from, to, t.TempDir(), server))
+		app := runInBackground(t, e.Command("Count", p.bootstrap, from, to, t.TempDir(), server))
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		host, _, _ := strings.Cut(server, ":")
@@ -118,7 +118,7 @@ func TestConnect(t *testing.T) {
 		})
 		source := writeProperties(t, map[string]string{"name": topic + "-source", "connector.class": "FileStreamSource", "file": in, "topic": topic})
 		sink := writeProperties(t, map[string]string{"name": topic + "-sink", "connector.class": "FileStreamSink", "file": out, "topics": topic})
-		runBeside(t, e.Command("org.apache.kafka.connect.cli.ConnectStandalone", worker, source, sink))
+		runInBackground(t, e.Command("org.apache.kafka.connect.cli.ConnectStandalone", worker, source, sink))
 		want := strings.Split(strings.TrimSpace(lines(100)), "\n")
 		for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 			text, _ := os.ReadFile(out) // not there yet
@@ -160,7 +160,7 @@ func TestMirrorMaker(t *testing.T) {
 	for _, factor := range []string{"", "checkpoints.topic.", "heartbeats.topic.", "offset-syncs.topic.", "offset.storage.", "status.storage.", "config.storage."} {
 		settings[factor+"replication.factor"] = "1"
 	}
-	runBeside(t, e.Command("org.apache.kafka.connect.mirror.MirrorMaker", writeProperties(t, settings)))
+	runInBackground(t, e.Command("org.apache.kafka.connect.mirror.MirrorMaker", writeProperties(t, settings)))
 	reader := to.franz(t, kgo.ConsumeTopics("west."+topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.UnknownTopicRetries(-1), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(200*time.Millisecond))
 	consume(t, reader, 500).check(t, 500)
 	from.relay.Check(t)

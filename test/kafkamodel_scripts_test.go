@@ -60,14 +60,14 @@ func frameScripts() []script {
 	return []script{
 		anonymous("three requests at once", metadata(1), versions(3, 2), metadata(3)),
 		anonymous("correlation ids of the client's choice", metadata(1), metadata(1), versions(0, -1)),
-		anonymous("length 0", metadata(1), sized(nil)),
+		anonymous("length 0", metadata(1), withLength(nil)),
 		anonymous("length -1", metadata(1), digits("ffffffff")),
 		anonymous("length of least", digits("80000000")),
 		anonymous("length over the limit", digits("06400001")),
-		anonymous("length 3", sized(digits("000300"))),
-		anonymous("length 7", sized(digits("0003 0001 000000"))),
-		anonymous("length 9", sized(digits("0003 0001 00000001 ff"))),
-		login("length 0 before authentication", sized(nil)),
+		anonymous("length 3", withLength(digits("000300"))),
+		anonymous("length 7", withLength(digits("0003 0001 000000"))),
+		anonymous("length 9", withLength(digits("0003 0001 00000001 ff"))),
+		login("length 0 before authentication", withLength(nil)),
 		login("length -1 before authentication", digits("ffffffff")),
 		login("length over the limit before authentication", digits("00080001")),
 		login("length at the limit before authentication", digits("00080000")),
@@ -77,10 +77,10 @@ func frameScripts() []script {
 func headerScripts() []script {
 	// Metadata v1 with what is said of its client id, and v12 with its tags.
 	client := func(name, id string) script {
-		return anonymous("client id "+name, sized(digits("0003 0001 00000001"+id+"00000000")), metadata(2))
+		return anonymous("client id "+name, withLength(digits("0003 0001 00000001"+id+"00000000")), metadata(2))
 	}
 	tags := func(name, tags string) script {
-		return anonymous("tags "+name, sized(digits("0003 000c 00000001 ffff"+tags+"01 00 00 00")), metadata(2))
+		return anonymous("tags "+name, withLength(digits("0003 000c 00000001 ffff"+tags+"01 00 00 00")), metadata(2))
 	}
 	return []script{
 		client("-1", "ffff"),
@@ -89,8 +89,8 @@ func headerScripts() []script {
 		client("empty", "0000"),
 		client("no UTF-8", "0003 ff00c0"),
 		client("beyond the frame", "0005"),
-		anonymous("client id that is the rest of the frame", sized(digits("0012 0000 00000001 0004 00000000")), metadata(2)),
-		anonymous("tags cut", sized(digits("0012 0003 00000001 ffff"))),
+		anonymous("client id that is the rest of the frame", withLength(digits("0012 0000 00000001 0004 00000000")), metadata(2)),
+		anonymous("tags cut", withLength(digits("0012 0003 00000001 ffff"))),
 		tags("in any order, twice", "03 05 01 aa 01 00 05 02 bbbb"),
 		tags("of overlong count", "8080808000"),
 		tags("of negative count", "8080808008"),
@@ -99,12 +99,12 @@ func headerScripts() []script {
 		tags("with a negative number", "01 ffffffff0f 00"),
 		tags("beyond the frame", "01 00 7f"),
 		tags("of negative size", "01 00 ffffffff0f"),
-		anonymous("bytes behind the body", sized(digits("0003 0001 00000001 ffff 00000000 0102030405")), metadata(2)),
+		anonymous("bytes behind the body", withLength(digits("0003 0001 00000001 ffff 00000000 0102030405")), metadata(2)),
 	}
 }
 
 func versionScripts() []script {
-	spelled := func(name, s string) script { return anonymous(name, sized(digits(s)), metadata(2)) }
+	spelled := func(name, s string) script { return anonymous(name, withLength(digits(s)), metadata(2)) }
 	return []script{
 		spelled("key 93, unknown", "005d 0000 00000001 ffff 00"),
 		spelled("key -1", "ffff 0000 00000001 ffff 00"),
@@ -133,10 +133,10 @@ func versionScripts() []script {
 func produceScripts(topic string) []script {
 	// Produce of no topics, with what is said of its transactional id and acks.
 	id := func(name, s string) script {
-		return anonymous("transactional id "+name, sized(digits("0000 0009 00000001 ffff 00"+s+"0000 00000000 01 00")), metadata(2))
+		return anonymous("transactional id "+name, withLength(digits("0000 0009 00000001 ffff 00"+s+"0000 00000000 01 00")), metadata(2))
 	}
 	v3 := func(name, s string) script {
-		return anonymous(name, sized(digits("0000 0003 00000001 ffff"+s)), metadata(2))
+		return anonymous(name, withLength(digits("0000 0003 00000001 ffff"+s)), metadata(2))
 	}
 	one := batch("hello")
 	return []script{
@@ -186,9 +186,9 @@ func everyRequest() (all []script) {
 }
 
 func handshakeScripts() []script {
-	v0, token := handshake(0, "PLAIN", 90), sized([]byte(plainToken))
+	v0, token := handshake(0, "PLAIN", 90), withLength([]byte(plainToken))
 	spelled := func(name, s string) script {
-		return login(name, sized(digits(s)), token, authenticate(1, plainToken, 2), metadata(3))
+		return login(name, withLength(digits(s)), token, authenticate(1, plainToken, 2), metadata(3))
 	}
 	return []script{
 		login("token first", token, metadata(1)),
@@ -199,7 +199,7 @@ func handshakeScripts() []script {
 		login("ApiVersions twice", versions(3, 1), versions(3, 2)),
 		login("ApiVersions not supported, more than once", versions(9, 1), versions(9, 3), versions(0, 4), v0),
 		login("ApiVersions not supported, after one", versions(3, 1), versions(9, 2)),
-		login("ApiVersions with a bad name", sized(digits("0012 0003 00000001 ffff 00 02 2d 02 31 00")), versions(3, 2), v0, token, metadata(3)),
+		login("ApiVersions with a bad name", withLength(digits("0012 0003 00000001 ffff 00 02 2d 02 31 00")), versions(3, 2), v0, token, metadata(3)),
 		login("SaslHandshake, mechanism not offered", handshake(0, "NTLM", 1), metadata(2)),
 		login("SaslHandshake 1, mechanism not offered", handshake(1, "plain", 1), metadata(2)),
 		spelled("SaslHandshake 2", "0011 0002 00000001 ffff 0005 504c41494e"),
@@ -207,33 +207,33 @@ func handshakeScripts() []script {
 		spelled("SaslHandshake -1", "0011 ffff 00000001 ffff 0005 504c41494e"),
 		spelled("SaslHandshake null", "0011 0000 00000001 ffff ffff"),
 		spelled("SaslHandshake cut", "0011 0000 00000001 ffff 0005 504c4149"),
-		login("SaslHandshake with bytes behind the body", sized(digits("0011 0000 00000001 ffff 0005 504c41494e 000102")), token, metadata(3)),
+		login("SaslHandshake with bytes behind the body", withLength(digits("0011 0000 00000001 ffff 0005 504c41494e 000102")), token, metadata(3)),
 	}
 }
 
 // tokenScripts send tokens as they are, behind SaslHandshake v0.
 func tokenScripts() []script {
-	v0, token := handshake(0, "PLAIN", 90), sized([]byte(plainToken))
+	v0, token := handshake(0, "PLAIN", 90), withLength([]byte(plainToken))
 	scram, oauth := handshake(0, "SCRAM-SHA-256", 90), handshake(0, "OAUTHBEARER", 90)
-	good, bad := sized([]byte(bearer(unsecuredToken()))), sized([]byte(bearer("none")))
+	good, bad := withLength([]byte(bearer(unsecuredToken()))), withLength([]byte(bearer("none")))
 	large := make([]byte, 0x80001) // over the limit before authentication
 	copy(large, digits("0003 0001 00000001 ffff 00000000"))
 	return []script{
 		login("PLAIN", v0, token, metadata(1), metadata(2)),
 		login("PLAIN, a second token", v0, token, token),
-		login("PLAIN, wrong", v0, sized([]byte("\x00alice\x00wrong")), metadata(1)),
-		login("PLAIN, empty token", v0, sized(nil), metadata(1)),
+		login("PLAIN, wrong", v0, withLength([]byte("\x00alice\x00wrong")), metadata(1)),
+		login("PLAIN, empty token", v0, withLength(nil), metadata(1)),
 		login("PLAIN, SaslAuthenticate instead", v0, authenticate(0, plainToken, 1), metadata(2)),
 		login("PLAIN, SaslHandshake instead", v0, v0, token),
 		login("PLAIN, token over the limit", v0, digits("00080001")),
 		login("PLAIN, SaslHandshake after", v0, token, v0, metadata(1), handshake(1, "PLAIN", 2), authenticate(2, "x", 3), metadata(4)),
-		login("PLAIN, a large request after", v0, token, sized(large), metadata(2)),
+		login("PLAIN, a large request after", v0, token, withLength(large), metadata(2)),
 		scramScript("SCRAM", metadata(9), 0),
-		scramScript("SCRAM, a third token", sized([]byte("c=biws,r=wrong,p=AAAA")), 0),
-		login("SCRAM, wrong", scram, sized([]byte("n,,n=bob,r=abc")), sized([]byte("c=biws,r=wrong,p=AAAA")), metadata(2)),
-		login("SCRAM, unknown user", scram, sized([]byte("n,,n=eve,r=abc")), metadata(2)),
+		scramScript("SCRAM, a third token", withLength([]byte("c=biws,r=wrong,p=AAAA")), 0),
+		login("SCRAM, wrong", scram, withLength([]byte("n,,n=bob,r=abc")), withLength([]byte("c=biws,r=wrong,p=AAAA")), metadata(2)),
+		login("SCRAM, unknown user", scram, withLength([]byte("n,,n=eve,r=abc")), metadata(2)),
 		login("OAUTHBEARER", oauth, good, metadata(2)),
-		login("OAUTHBEARER, wrong", oauth, bad, sized([]byte{1}), metadata(2)),
+		login("OAUTHBEARER, wrong", oauth, bad, withLength([]byte{1}), metadata(2)),
 		login("OAUTHBEARER, wrong three times, then right", oauth, bad, bad, bad, good, metadata(2)),
 	}
 }
@@ -249,18 +249,18 @@ func framedTokenScripts(topic string) []script {
 		login("PLAIN v1, all after", v1, authenticate(1, plainToken, 2), handshake(0, "PLAIN", 3), authenticate(1, plainToken, 4), authenticate(3, plainToken, 5)),
 		instead("SaslAuthenticate 3", authenticate(3, plainToken, 2)),
 		instead("wrong", authenticate(1, "\x00alice\x00wrong", 2)),
-		instead("token as it is", sized([]byte(plainToken))),
-		instead("null", sized(digits("0024 0000 00000002 ffff ffffffff"))),
+		instead("token as it is", withLength([]byte(plainToken))),
+		instead("null", withLength(digits("0024 0000 00000002 ffff ffffffff"))),
 		instead("Metadata", metadata(2)),
-		instead("Metadata 14", sized(digits("0003 000e 00000001 ffff 00 01 00 00 00"))),
+		instead("Metadata 14", withLength(digits("0003 000e 00000001 ffff 00 01 00 00 00"))),
 		instead("ApiVersions", versions(3, 2)),
 		instead("ApiVersions 9", versions(9, 2)),
 		instead("SaslHandshake", handshake(1, "PLAIN", 2)),
-		instead("SaslHandshake 7", sized(digits("0011 0007 00000002 ffff 0005 504c41494e"))),
+		instead("SaslHandshake 7", withLength(digits("0011 0007 00000002 ffff 0005 504c41494e"))),
 		instead("Produce, acks 0", produceTo(9, 0, topic, batch("hello"), 2)),
 		instead("Produce, acks 1", produceTo(9, 1, topic, batch("hello"), 2)),
 		instead("Produce, acks 1, null records", produceTo(9, 1, topic, nil, 2)),
-		instead("removed key", sized(digits("0007 0000 00000001"))),
+		instead("removed key", withLength(digits("0007 0000 00000001"))),
 		instead("key for controllers", encode(kmsg.NewPtrVoteRequest(), 2)),
 		scramScript("SCRAM v1", metadata(9), 1),
 		login("SCRAM v1, wrong", handshake(1, "SCRAM-SHA-256", 1), authenticate(1, "n,,n=bob,r=abc", 2), authenticate(1, "c=biws,r=wrong,p=AAAA", 3), metadata(4)),
@@ -280,12 +280,12 @@ func againScripts() []script {
 		again(scramScript("again with tokens in requests", metadata(9), 0, 1)),
 		behind("by another mechanism", handshake(1, "SCRAM-SHA-256", 3), metadata(4)),
 		behind("by one that is not offered", handshake(1, "NTLM", 3), metadata(4)),
-		behind("SaslHandshake null", sized(digits("0011 0000 00000003 ffff ffff")), metadata(4)),
-		behind("SaslHandshake 2", sized(digits("0011 0002 00000003 ffff 000d 534352414d2d5348412d353132")), metadata(4)),
+		behind("SaslHandshake null", withLength(digits("0011 0000 00000003 ffff ffff")), metadata(4)),
+		behind("SaslHandshake 2", withLength(digits("0011 0002 00000003 ffff 000d 534352414d2d5348412d353132")), metadata(4)),
 		behind("request as token", handshake(0, "SCRAM-SHA-512", 3), metadata(4)),
 		behind("request instead of token", handshake(1, "SCRAM-SHA-512", 3), metadata(4)),
 		behind("length over the limit", handshake(1, "SCRAM-SHA-512", 3), digits("00080001")),
-		again(login("again by OAUTHBEARER", oauth, authenticate(1, good, 2), metadata(3), handshake(0, "OAUTHBEARER", 4), sized([]byte(good)), metadata(5))),
+		again(login("again by OAUTHBEARER", oauth, authenticate(1, good, 2), metadata(3), handshake(0, "OAUTHBEARER", 4), withLength([]byte(good)), metadata(5))),
 	}
 }
 
@@ -299,7 +299,7 @@ func scramScript(name string, more []byte, versions ...int16) script {
 		if err != nil {
 			panic(err)
 		}
-		wrap := sized
+		wrap := withLength
 		if version > 0 {
 			wrap = func(b []byte) []byte { return authenticate(1, string(b), 91) }
 		}
@@ -318,8 +318,8 @@ func scramScript(name string, more []byte, versions ...int16) script {
 	return s
 }
 
-// sized puts the length before a frame.
-func sized(b []byte) []byte {
+// withLength puts the length before a frame.
+func withLength(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
 }
 

@@ -49,7 +49,7 @@ func (s script) run(t *testing.T, c *kafka.Cluster) {
 	address, cfg := c.Bootstrap(), s.cfg
 	if s.sasl {
 		address = c.SASL()
-		cfg.SASL, cfg.Authenticate = true, judge
+		cfg.SASL, cfg.Authenticate = true, checkToken
 		cfg.Mechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"}
 	}
 	conn, err := net.Dial("tcp", address)
@@ -173,8 +173,8 @@ const plainToken = "\x00alice\x00alice-secret"
 
 func bearer(token string) string { return "n,,\x01auth=Bearer " + token + "\x01\x01" }
 
-// judge does what the brokers do with the tokens of the scripts.
-func judge(mechanism string, token []byte, round int) kafkamodel.Step {
+// checkToken does what the brokers do with the tokens of the scripts.
+func checkToken(mechanism string, token []byte, round int) kafkamodel.Step {
 	step := func(result kafkamodel.Result, answer string) kafkamodel.Step {
 		return kafkamodel.Step{Result: result, Answer: []byte(answer)}
 	}

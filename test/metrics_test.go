@@ -68,9 +68,9 @@ func (s series) sum(texts ...string) (sum float64) {
 	return sum
 }
 
-// TestMetricsTellWhatHappened reads both ends after a client has been there: if the transport were
+// TestMetricsCountWhatHappened reads both ends after a client has been there: if the transport were
 // another than the one asked for, every other test would show less than it says.
-func TestMetricsTellWhatHappened(t *testing.T) {
+func TestMetricsCountWhatHappened(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
 		topic := p.cluster.Topic(t, "metrics-"+p.transport)
 		produce(t, p.franz(t), numbered(topic, 10))

@@ -17,20 +17,20 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
-// named is an address in a response, and whose it is said to be.
-type named struct {
+// brokerAddress is an address in a response, and whose it is said to be.
+type brokerAddress struct {
 	id   int32
 	host string
 	port int32
 }
 
-// asked is one request that brokers answer with addresses.
-type asked struct {
+// addressRequest is one request that brokers answer with addresses.
+type addressRequest struct {
 	key      kmsg.Key
 	versions []int
 	node     int32 // which broker is asked
 	request  func(topic kadm.TopicDetail) kmsg.Request
-	named    func(kmsg.Response) []named
+	named    func(kmsg.Response) []brokerAddress
 }
 
 // TestEveryResponseThatNamesBrokers asks real brokers, at every version, for each response that can
@@ -73,7 +73,7 @@ func (p *path) topicOnNodeOne(t *testing.T) kadm.TopicDetail {
 }
 
 // ask sends one request at one version and checks every address of the answer.
-func (p *path) ask(t *testing.T, a asked, version int16, topic kadm.TopicDetail) {
+func (p *path) ask(t *testing.T, a addressRequest, version int16, topic kadm.TopicDetail) {
 	pin := kversion.Stable()
 	pin.SetMaxKeyVersion(a.key.Int16(), version)
 	client := p.franz(t, kgo.MaxVersions(pin))
@@ -82,7 +82,7 @@ func (p *path) ask(t *testing.T, a asked, version int16, topic kadm.TopicDetail)
 	if err := client.Ping(ctx); err != nil { // learns the nodes
 		t.Fatal(err)
 	}
-	found := answered(t, ctx, client, a, version, topic)
+	found := addressesIn(t, ctx, client, a, version, topic)
 	for _, n := range found {
 		if got := fmt.Sprintf("%s:%d", n.host, n.port); got != p.nodeAddress(int(n.id)) {
 			t.Errorf("node %d is said to be at %s, want %s", n.id, got, p.nodeAddress(int(n.id)))
@@ -90,9 +90,9 @@ func (p *path) ask(t *testing.T, a asked, version int16, topic kadm.TopicDetail)
 	}
 }
 
-// answered returns the addresses in the answer. The first to ask for a coordinator is told to ask
+// addressesIn returns the addresses in the answer. The first to ask for a coordinator is told to ask
 // again.
-func answered(t *testing.T, ctx context.Context, client *kgo.Client, a asked, version int16, topic kadm.TopicDetail) []named {
+func addressesIn(t *testing.T, ctx context.Context, client *kgo.Client, a addressRequest, version int16, topic kadm.TopicDetail) []brokerAddress {
 	t.Helper()
 	for {
 		response, err := client.Broker(int(a.node)).Request(ctx, a.request(topic))
@@ -102,7 +102,7 @@ func answered(t *testing.T, ctx context.Context, client *kgo.Client, a asked, ve
 		if got := response.GetVersion(); got != version {
 			t.Fatalf("answered at version %d", got)
 		}
-		found := slices.DeleteFunc(a.named(response), func(n named) bool { return n.id < 0 })
+		found := slices.DeleteFunc(a.named(response), func(n brokerAddress) bool { return n.id < 0 })
 		if len(found) > 0 {
 			return found
 		}
@@ -121,44 +121,44 @@ func upTo(first, last int) (all []int) {
 	return all
 }
 
-var questions = []asked{
-	{key: kmsg.Metadata, versions: upTo(0, 13), request: func(kadm.TopicDetail) kmsg.Request { return kmsg.NewPtrMetadataRequest() }, named: func(r kmsg.Response) (all []named) {
+var questions = []addressRequest{
+	{key: kmsg.Metadata, versions: upTo(0, 13), request: func(kadm.TopicDetail) kmsg.Request { return kmsg.NewPtrMetadataRequest() }, named: func(r kmsg.Response) (all []brokerAddress) {
 		for _, b := range r.(*kmsg.MetadataResponse).Brokers {
-			all = append(all, named{b.NodeID, b.Host, b.Port})
+			all = append(all, brokerAddress{b.NodeID, b.Host, b.Port})
 		}
 		return all
 	}},
-	{key: kmsg.FindCoordinator, versions: upTo(0, 6), request: findCoordinator, named: func(r kmsg.Response) (all []named) {
+	{key: kmsg.FindCoordinator, versions: upTo(0, 6), request: findCoordinator, named: func(r kmsg.Response) (all []brokerAddress) {
 		f := r.(*kmsg.FindCoordinatorResponse)
 		for _, c := range f.Coordinators {
-			all = append(all, named{c.NodeID, c.Host, c.Port})
+			all = append(all, brokerAddress{c.NodeID, c.Host, c.Port})
 		}
 		if f.Version < 4 {
-			all = append(all, named{f.NodeID, f.Host, f.Port})
+			all = append(all, brokerAddress{f.NodeID, f.Host, f.Port})
 		}
 		return all
 	}},
-	{key: kmsg.DescribeCluster, versions: upTo(0, 2), request: func(kadm.TopicDetail) kmsg.Request { return kmsg.NewPtrDescribeClusterRequest() }, named: func(r kmsg.Response) (all []named) {
+	{key: kmsg.DescribeCluster, versions: upTo(0, 2), request: func(kadm.TopicDetail) kmsg.Request { return kmsg.NewPtrDescribeClusterRequest() }, named: func(r kmsg.Response) (all []brokerAddress) {
 		for _, b := range r.(*kmsg.DescribeClusterResponse).Brokers {
-			all = append(all, named{b.NodeID, b.Host, b.Port})
+			all = append(all, brokerAddress{b.NodeID, b.Host, b.Port})
 		}
 		return all
 	}},
-	{key: kmsg.Produce, versions: upTo(10, 13), request: produceElsewhere, named: func(r kmsg.Response) (all []named) {
+	{key: kmsg.Produce, versions: upTo(10, 13), request: produceToNonReplica, named: func(r kmsg.Response) (all []brokerAddress) {
 		for _, b := range r.(*kmsg.ProduceResponse).Brokers {
-			all = append(all, named{b.NodeID, b.Host, b.Port})
+			all = append(all, brokerAddress{b.NodeID, b.Host, b.Port})
 		}
 		return all
 	}},
-	{key: kmsg.Fetch, versions: upTo(16, 18), request: fetchElsewhere, named: func(r kmsg.Response) (all []named) {
+	{key: kmsg.Fetch, versions: upTo(16, 18), request: fetchFromNonReplica, named: func(r kmsg.Response) (all []brokerAddress) {
 		for _, b := range r.(*kmsg.FetchResponse).Brokers {
-			all = append(all, named{b.NodeID, b.Host, b.Port})
+			all = append(all, brokerAddress{b.NodeID, b.Host, b.Port})
 		}
 		return all
 	}},
-	{key: kmsg.ShareFetch, versions: upTo(1, 2), request: shareFetchElsewhere, named: func(r kmsg.Response) (all []named) {
+	{key: kmsg.ShareFetch, versions: upTo(1, 2), request: shareFetchFromNonReplica, named: func(r kmsg.Response) (all []brokerAddress) {
 		for _, e := range r.(*kmsg.ShareFetchResponse).NodeEndpoints {
-			all = append(all, named{e.NodeID, e.Host, e.Port})
+			all = append(all, brokerAddress{e.NodeID, e.Host, e.Port})
 		}
 		return all
 	}},
@@ -170,8 +170,8 @@ func findCoordinator(kadm.TopicDetail) kmsg.Request {
 	return r
 }
 
-// produceElsewhere produces to a broker that has no replica.
-func produceElsewhere(d kadm.TopicDetail) kmsg.Request {
+// produceToNonReplica produces to a broker that has no replica.
+func produceToNonReplica(d kadm.TopicDetail) kmsg.Request {
 	r := kmsg.NewPtrProduceRequest()
 	r.Acks, r.TimeoutMillis = -1, 5000
 	topic := kmsg.NewProduceRequestTopic()
@@ -192,8 +192,8 @@ func batch(value string) []byte {
 	return raw
 }
 
-// fetchElsewhere fetches from a broker that has no replica.
-func fetchElsewhere(d kadm.TopicDetail) kmsg.Request {
+// fetchFromNonReplica fetches from a broker that has no replica.
+func fetchFromNonReplica(d kadm.TopicDetail) kmsg.Request {
 	r := kmsg.NewPtrFetchRequest()
 	r.SessionEpoch = -1
 	topic := kmsg.NewFetchRequestTopic()
@@ -205,8 +205,8 @@ func fetchElsewhere(d kadm.TopicDetail) kmsg.Request {
 	return r
 }
 
-// shareFetchElsewhere needs no group: a made-up member gets the hint.
-func shareFetchElsewhere(d kadm.TopicDetail) kmsg.Request {
+// shareFetchFromNonReplica needs no group: a made-up member gets the hint.
+func shareFetchFromNonReplica(d kadm.TopicDetail) kmsg.Request {
 	group, member := "hints", base64.RawURLEncoding.EncodeToString([]byte("culvert-test-hin"))
 	r := kmsg.NewPtrShareFetchRequest()
 	r.GroupID, r.MemberID, r.ShareSessionEpoch = &group, &member, 0
@@ -218,9 +218,9 @@ func shareFetchElsewhere(d kadm.TopicDetail) kmsg.Request {
 	return r
 }
 
-// TestControllersAreNamedToNobody: DescribeQuorum names the controllers, which no client has any
+// TestControllersAreHidden: DescribeQuorum names the controllers, which no client has any
 // business with.
-func TestControllersAreNamedToNobody(t *testing.T) {
+func TestControllersAreHidden(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		r := kmsg.NewPtrDescribeQuorumRequest()
 		r.Topics = []kmsg.DescribeQuorumRequestTopic{{Topic: "__cluster_metadata", Partitions: []kmsg.DescribeQuorumRequestTopicPartition{{}}}}

@@ -20,8 +20,8 @@ import (
 // long reports whether culvert shall have its real times, with which these tests take minutes.
 var long = os.Getenv("CULVERT_TEST_LONG") != ""
 
-// atRealTimes is a time of culvert's, of which there is a tenth unless the run is a long one.
-func atRealTimes(d time.Duration) time.Duration {
+// scaled is a time of culvert's, of which there is a tenth unless the run is a long one.
+func scaled(d time.Duration) time.Duration {
 	if !long {
 		d /= 10
 	}
@@ -37,7 +37,7 @@ var (
 	tcp  = []string{"ws", "h2"}
 )
 
-func (p *path) overTCP() bool { return slices.Contains(tcp, p.transport) }
+func (p *path) isTCP() bool { return slices.Contains(tcp, p.transport) }
 
 // TestNetworkWithoutUDP has each kind of firewall that does not let QUIC pass there from the start.
 func TestNetworkWithoutUDP(t *testing.T) {
@@ -45,7 +45,7 @@ func TestNetworkWithoutUDP(t *testing.T) {
 	for _, fault := range []netns.Fault{netns.UDPDropped, netns.UDPRejected, netns.UDPStalls} {
 		t.Run(fault.String(), func(t *testing.T) {
 			t.Parallel()
-			r := beyond(t, wan)
+			r := newRemote(t, wan)
 			r.inject(t, fault)
 			for _, way := range []string{"ws", "h2", "auto"} {
 				begin := time.Now()
@@ -56,7 +56,7 @@ func TestNetworkWithoutUDP(t *testing.T) {
 				flow := p.flow(t)
 				flow.mustFlow(t)
 				if way == "auto" {
-					p.mustBeOver(t, "ws")
+					p.mustUse(t, "ws")
 				}
 				flow.finish(t)
 			}
@@ -76,7 +76,7 @@ func TestNetworkWithoutUDP(t *testing.T) {
 func TestFirstUDPPacketIsLost(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	r := beyond(t, wan)
+	r := newRemote(t, wan)
 	for _, way := range []string{"h3", "auto"} {
 		r.inject(t, netns.UDPFirstLost)
 		begin := time.Now()
@@ -90,18 +90,18 @@ func TestFirstUDPPacketIsLost(t *testing.T) {
 	}
 }
 
-// TestUDPEnds has UDP dropped under streams that are open, and pass again.
-func TestUDPEnds(t *testing.T) {
+// TestUDPIsBlockedUnderOpenStreams has UDP dropped under streams that are open, and pass again.
+func TestUDPIsBlockedUnderOpenStreams(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	r := beyond(t, wan)
+	r := newRemote(t, wan)
 	paths := r.paths(t, ways...)
-	flows := flowOn(t, paths)
+	flows := startAllTraffic(t, paths)
 	idle := connectAll(t, paths)
 	together(t, "before", paths, func(t *testing.T, p *path) { flows[p].mustFlow(t) })
 	r.inject(t, netns.UDPDropped)
 	together(t, "dropped", paths, func(t *testing.T, p *path) {
-		if p.overTCP() {
+		if p.isTCP() {
 			flows[p].mustFlow(t)
 			idle[p].mustAnswer(t)
 			return
@@ -109,7 +109,7 @@ func TestUDPEnds(t *testing.T) {
 		t.Logf("connection reset after %v", idle[p].mustEnd(t).Round(100*time.Millisecond))
 		if p.transport == "auto" {
 			t.Logf("records flow after another %v", flows[p].mustFlow(t).Round(100*time.Millisecond))
-			p.mustBeOver(t, "ws")
+			p.mustUse(t, "ws")
 		}
 	})
 	r.lift(t, netns.UDPDropped)
@@ -124,31 +124,31 @@ func TestUDPEnds(t *testing.T) {
 func TestUDPComesBack(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	r := beyond(t, wan)
+	r := newRemote(t, wan)
 	r.inject(t, netns.UDPDropped)
 	p := r.path(t, "auto")
 	flow := p.flow(t)
 	flow.mustFlow(t)
-	p.mustBeOver(t, "ws")
+	p.mustUse(t, "ws")
 	kept := flow.watch()
 	r.lift(t, netns.UDPDropped)
 	begin := time.Now()
-	await(t, atRealTimes(15*time.Minute), "new streams over h3", func() bool {
+	await(t, scaled(15*time.Minute), "new streams over h3", func() bool {
 		p.firstAnswer(t)
 		return p.streams(t, "h3") > 0
 	})
 	t.Logf("new streams over h3 %v after UDP came back", time.Since(begin).Round(100*time.Millisecond))
 	flow.mustFlow(t)
-	p.mustBeOver(t, "ws")
+	p.mustUse(t, "ws")
 	kept(t)
 	flow.finish(t)
 }
 
-// TestUDPComesAndGoes must not take new connections, or records, along.
-func TestUDPComesAndGoes(t *testing.T) {
+// TestUDPIsIntermittent must not take new connections, or records, along.
+func TestUDPIsIntermittent(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	r := beyond(t, wan)
+	r := newRemote(t, wan)
 	p := r.path(t, "auto")
 	flow := p.flow(t)
 	flow.mustFlow(t)
@@ -156,7 +156,7 @@ func TestUDPComesAndGoes(t *testing.T) {
 	for range 4 {
 		for _, change := range []func(*testing.T, netns.Fault){r.inject, r.lift} {
 			change(t, netns.UDPDropped)
-			for end := time.Now().Add(atRealTimes(45 * time.Second)); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			for end := time.Now().Add(scaled(45 * time.Second)); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 				longest = max(longest, p.firstAnswer(t))
 			}
 		}
@@ -174,7 +174,7 @@ func TestSmallMTU(t *testing.T) {
 	for _, mtu := range []int{1280, 1228, 1200} {
 		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
 			t.Parallel()
-			r := beyond(t, netns.Link{MTU: mtu})
+			r := newRemote(t, netns.Link{MTU: mtu})
 			h3, auto := r.path(t, "h3"), r.path(t, "auto")
 			if mtu < 1228 {
 				took, err := h3.connect(t).ask(patience)
@@ -183,7 +183,7 @@ func TestSmallMTU(t *testing.T) {
 				}
 				t.Logf("over h3: %v after %v", err, took.Round(time.Millisecond))
 				auto.connect(t).mustAnswer(t)
-				auto.mustBeOver(t, "ws")
+				auto.mustUse(t, "ws")
 			} else {
 				h3.bulk(t)
 			}
@@ -200,7 +200,7 @@ func TestSmallMTU(t *testing.T) {
 func TestDelayAndLoss(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	r := beyond(t, netns.Link{Delay: 25 * time.Millisecond, Loss: 0.005, Seed: 7})
+	r := newRemote(t, netns.Link{Delay: 25 * time.Millisecond, Loss: 0.005, Seed: 7})
 	paths := r.paths(t, ways...)
 	together(t, "all", paths, func(t *testing.T, p *path) {
 		flow := p.flow(t)
@@ -224,9 +224,9 @@ func TestDelayAndLoss(t *testing.T) {
 func TestBlackHole(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	r := beyond(t, wan)
+	r := newRemote(t, wan)
 	paths := r.paths(t, ways...)
-	flows := flowOn(t, paths)
+	flows := startAllTraffic(t, paths)
 	idle := connectAll(t, paths)
 	together(t, "before", paths, func(t *testing.T, p *path) { flows[p].mustFlow(t) })
 	r.inject(t, netns.BlackHole)
@@ -255,33 +255,33 @@ func TestBlackHole(t *testing.T) {
 	})
 }
 
-// TestNATForgets has a NAT on the way lose its memory under open streams.
-func TestNATForgets(t *testing.T) {
+// TestNATLosesItsState has a NAT on the way lose its memory under open streams.
+func TestNATLosesItsState(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	changesAddress(t, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) }, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) })
+	testAddressChange(t, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) }, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) })
 }
 
 // TestLaptopChangesNetwork has the client get another address under open streams, at once or after
 // a time without any network.
 func TestLaptopChangesNetwork(t *testing.T) {
 	needReal(t)
-	offline := func() { time.Sleep(atRealTimes(10 * time.Second)) } // culvert gives up after 30
+	offline := func() { time.Sleep(scaled(10 * time.Second)) } // culvert gives up after 30
 	for name, offline := range map[string]func(){"at once": nil, "offline between": offline} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			changesAddress(t, func(*testing.T, *remote) {}, func(t *testing.T, r *remote) { try(t, r.net.Move(offline)) })
+			testAddressChange(t, func(*testing.T, *remote) {}, func(t *testing.T, r *remote) { try(t, r.net.Move(offline)) })
 		})
 	}
 }
 
-// changesAddress demands that streams over h3 go on when the address of the client's end changes,
+// testAddressChange demands that streams over h3 go on when the address of the client's end changes,
 // and that those over TCP are reset and new ones work.
-func changesAddress(t *testing.T, before, change func(*testing.T, *remote)) {
-	r := beyond(t, wan)
+func testAddressChange(t *testing.T, before, change func(*testing.T, *remote)) {
+	r := newRemote(t, wan)
 	before(t, r)
 	paths := r.paths(t, ways...)
-	flows := flowOn(t, paths)
+	flows := startAllTraffic(t, paths)
 	idle := connectAll(t, paths)
 	kept := make(map[*path]func(*testing.T))
 	together(t, "before", paths, func(t *testing.T, p *path) { flows[p].mustFlow(t) })
@@ -294,11 +294,11 @@ func changesAddress(t *testing.T, before, change func(*testing.T, *remote)) {
 		t.Logf("open connection: %v after %v", err, took.Round(time.Millisecond))
 		t.Logf("records flow after another %v", flows[p].mustFlow(t).Round(time.Millisecond))
 		switch {
-		case p.overTCP() && err == nil:
+		case p.isTCP() && err == nil:
 			t.Error("the connection has survived, which over TCP it cannot")
-		case !p.overTCP() && err != nil:
+		case !p.isTCP() && err != nil:
 			t.Errorf("the connection ended with %v", err)
-		case !p.overTCP():
+		case !p.isTCP():
 			kept[p](t)
 		}
 		flows[p].finish(t)
@@ -310,8 +310,8 @@ func changesAddress(t *testing.T, before, change func(*testing.T, *remote)) {
 func TestConsumerThatDoesNotRead(t *testing.T) {
 	needReal(t)
 	t.Parallel()
-	pause := atRealTimes(10 * time.Minute)
-	r := beyond(t, netns.Link{})
+	pause := scaled(10 * time.Minute)
+	r := newRemote(t, netns.Link{})
 	together(t, "pause", r.paths(t, ways...), func(t *testing.T, p *path) { p.pauseConsumer(t, pause) })
 }
 
@@ -377,8 +377,8 @@ func (c *gatedConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// flowOn starts traffic on each path, and connectAll a connection that is open and says nothing.
-func flowOn(t *testing.T, paths []*path) map[*path]*traffic {
+// startAllTraffic starts traffic on each path, and connectAll a connection that is open and says nothing.
+func startAllTraffic(t *testing.T, paths []*path) map[*path]*traffic {
 	t.Helper()
 	flows := make(map[*path]*traffic)
 	for _, p := range paths {

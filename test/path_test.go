@@ -133,13 +133,13 @@ func (p *path) command(name string, flags ...string) *exec.Cmd {
 	if p.standIn == nil {
 		return exec.Command(p.binary, args...)
 	}
-	return hostsfile.Command(p.standIn.own("hosts"), p.binary, append(args, p.credentials...)...)
+	return hostsfile.Command(p.standIn.file("hosts"), p.binary, append(args, p.credentials...)...)
 }
 
 // close ends the agent in good order.
 func (p *path) close() error {
 	p.relay.Close()
-	err := endCulvert(p.agent)
+	err := stopCulvert(p.agent)
 	if p.ends != nil {
 		err = errors.Join(err, p.ends())
 	}

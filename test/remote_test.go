@@ -32,11 +32,11 @@ type remote struct {
 	gateway *gateway
 }
 
-// beyond starts a gateway on the far side of a network. It and the agents are in a hurry, unless
+// newRemote starts a gateway on the far side of a network. It and the agents are in a hurry, unless
 // the test run is a long one.
-func beyond(t *testing.T, l netns.Link) *remote {
+func newRemote(t *testing.T, l netns.Link) *remote {
 	t.Helper()
-	r := &remote{testbed: sharedTestbed(t).inAHurry(t), net: netns.Start(t, l)}
+	r := &remote{testbed: sharedTestbed(t).withShortTimeouts(t), net: netns.Start(t, l)}
 	brokers := leak.New()
 	brokers.From = r.net.Server
 	t.Cleanup(brokers.Close)
@@ -50,18 +50,18 @@ func beyond(t *testing.T, l netns.Link) *remote {
 	return r
 }
 
-// inAHurry is the testbed for gateways and agents whose long times are a tenth of what they are,
+// withShortTimeouts is the testbed for gateways and agents whose long times are a tenth of what they are,
 // unless the test run is a long one.
-func (b *testbed) inAHurry(t *testing.T) *testbed {
+func (b *testbed) withShortTimeouts(t *testing.T) *testbed {
 	t.Helper()
 	if long {
 		return b
 	}
-	hurried := *b
+	short := *b
 	var err error
-	hurried.binary, err = buildHurried()
+	short.binary, err = buildWithShortTimeouts()
 	try(t, err)
-	return &hurried
+	return &short
 }
 
 // paths starts an agent for each transport.
@@ -131,8 +131,8 @@ func (s series) open() series {
 	return open
 }
 
-// mustBeOver fails the test unless streams are open over the transport.
-func (p *path) mustBeOver(t *testing.T, transport string) {
+// mustUse fails the test unless streams are open over the transport.
+func (p *path) mustUse(t *testing.T, transport string) {
 	t.Helper()
 	if p.streams(t, transport) == 0 {
 		t.Errorf("auto has no stream over %s", transport)

@@ -13,9 +13,9 @@ import (
 // of them.
 const maxFile = 256 << 10
 
-// TestTheRepositoryHoldsNoLitter finds what a test has left and somebody has added: large files,
+// TestNoUnwantedFilesAreCommitted finds what a test has left and somebody has added: large files,
 // and names that a format string made.
-func TestTheRepositoryHoldsNoLitter(t *testing.T) {
+func TestNoUnwantedFilesAreCommitted(t *testing.T) {
 	out, err := exec.Command("git", "ls-files", "-z", "--full-name", ":/").Output()
 	if err != nil {
 		t.Skipf("not a checkout: git ls-files: %v", err)
@@ -35,8 +35,8 @@ func TestTheRepositoryHoldsNoLitter(t *testing.T) {
 	}
 }
 
-// TestTheMapOfTheTestsIsWhole holds what docs/architecture.md says of this folder to what is in it.
-func TestTheMapOfTheTestsIsWhole(t *testing.T) {
+// TestArchitectureListsEveryTestFile holds what docs/architecture.md says of this folder to what is in it.
+func TestArchitectureListsEveryTestFile(t *testing.T) {
 	page, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {
 		t.Fatal(err)
@@ -70,9 +70,9 @@ var mappedFiles = []string{
 	"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race",
 }
 
-// TestTheMapOfThePackagesIsWhole holds what docs/architecture.md says of packages and of their
+// TestArchitectureListsEveryPackage holds what docs/architecture.md says of packages and of their
 // files to what is there.
-func TestTheMapOfThePackagesIsWhole(t *testing.T) {
+func TestArchitectureListsEveryPackage(t *testing.T) {
 	page, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {
 		t.Fatal(err)
@@ -150,8 +150,8 @@ var (
 	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// TestLinksLeadSomewhere follows the links of the documents to files and headings.
-func TestLinksLeadSomewhere(t *testing.T) {
+// TestLinksResolve follows the links of the documents to files and headings.
+func TestLinksResolve(t *testing.T) {
 	out, err := exec.Command("git", "ls-files", "-z", "--", "../*.md").Output()
 	if err != nil {
 		t.Skipf("not a checkout: git ls-files: %v", err)

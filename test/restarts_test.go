@@ -73,7 +73,7 @@ func restart(t *testing.T, ctx context.Context, g *gateway, paths []*path) {
 		for _, p := range paths {
 			if end == "crash" {
 				p.agent.Kill()
-			} else if err := endCulvert(p.agent); err != nil {
+			} else if err := stopCulvert(p.agent); err != nil {
 				t.Errorf("agent over %s: %v", p.transport, err)
 			}
 			if err := p.start(ctx); err != nil {

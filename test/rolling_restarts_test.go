@@ -20,10 +20,10 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestNothingIsLostWhenGatewaysRestartOneAfterTheOther restarts two gateways behind one address,
+// TestNoRecordIsLostInARollingRestart restarts two gateways behind one address,
 // each once, under producers with their default retries. No record is lost, none comes twice, and
 // whoever connects meanwhile is served: agents go to the other gateway before clients notice.
-func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
+func TestNoRecordIsLostInARollingRestart(t *testing.T) {
 	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("not done within three minutes"))
 	defer cancel()
@@ -47,10 +47,10 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 	newBalancer(t, front.listen, gateways...)
 
 	topics := make(map[string]*path)
-	visitors := make(map[string]*visitor)
+	newClientsOver := make(map[string]*newClients)
 	var all errgroup.Group
-	visiting, leave := context.WithCancel(ctx)
-	defer leave()
+	clientCtx, stopClients := context.WithCancel(ctx)
+	defer stopClients()
 	for _, transport := range transports {
 		p, err := bed.newPath(ctx, front, transport)
 		if err != nil {
@@ -62,17 +62,17 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 			topics[topic] = p
 			all.Go(func() error { return produce(t, ctx, p, topic) })
 		}
-		v := &visitor{bootstrap: p.bootstrap}
-		visitors[transport] = v
-		all.Go(func() error { v.visit(visiting); return nil })
+		v := &newClients{bootstrap: p.bootstrap}
+		newClientsOver[transport] = v
+		all.Go(func() error { v.run(clientCtx); return nil })
 	}
-	rollOver(t, ctx, gateways, func() bool { return true })
-	leave()
+	rollingRestart(t, ctx, gateways, func() bool { return true })
+	stopClients()
 	if err := all.Wait(); err != nil {
 		t.Error(err)
 	}
-	for transport, v := range visitors {
-		t.Run("visits over "+transport, v.check)
+	for transport, v := range newClientsOver {
+		t.Run("new clients over "+transport, v.check)
 	}
 	for topic, p := range topics {
 		t.Run(topic, func(t *testing.T) {
@@ -91,9 +91,9 @@ func TestNothingIsLostWhenGatewaysRestartOneAfterTheOther(t *testing.T) {
 	}
 }
 
-// rollOver restarts gateways one after the other, as a rolling update does: each must be ready, and
+// rollingRestart restarts gateways one after the other, as a rolling update does: each must be ready, and
 // what stands before them have seen that, before the next one is ended.
-func rollOver(t *testing.T, ctx context.Context, gateways []*gateway, seen func() bool) {
+func rollingRestart(t *testing.T, ctx context.Context, gateways []*gateway, seen func() bool) {
 	t.Helper()
 	for _, g := range gateways {
 		time.Sleep(2 * time.Second)
@@ -115,8 +115,8 @@ func rollOver(t *testing.T, ctx context.Context, gateways []*gateway, seen func(
 	time.Sleep(2 * time.Second)
 }
 
-// visitor is one new client after the other, each of which asks one question.
-type visitor struct {
+// newClients is one new client after the other, each of which asks one question.
+type newClients struct {
 	bootstrap string
 	pause     time.Duration // between two; 0: 20 ms
 	served    atomic.Int32
@@ -124,7 +124,7 @@ type visitor struct {
 }
 
 // check fails the test if a client was not served, or there were few.
-func (v *visitor) check(t *testing.T) {
+func (v *newClients) check(t *testing.T) {
 	t.Helper()
 	n, err := v.served.Load(), v.failed.Load()
 	t.Logf("%d new clients were served", n)
@@ -136,7 +136,7 @@ func (v *visitor) check(t *testing.T) {
 	}
 }
 
-func (v *visitor) visit(ctx context.Context) {
+func (v *newClients) run(ctx context.Context) {
 	pause := cmp.Or(v.pause, 20*time.Millisecond)
 	for ctx.Err() == nil {
 		if err := v.ask(); err != nil {
@@ -151,7 +151,7 @@ func (v *visitor) visit(ctx context.Context) {
 	}
 }
 
-func (v *visitor) ask() error {
+func (v *newClients) ask() error {
 	began := time.Now()
 	c, err := net.Dial("tcp", v.bootstrap)
 	if err != nil {

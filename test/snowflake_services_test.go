@@ -252,14 +252,14 @@ func (i instance) ready(t *testing.T, probe *spcs.Probe) bool {
 	return bytes.HasPrefix(answer, []byte("HTTP/1.1 200 "))
 }
 
-// door stands in for Snowflake's ingress on this machine: it asks for the token of a user whose
+// spcsIngress stands in for Snowflake's ingress on this machine: it asks for the token of a user whose
 // role was granted the endpoint, and leads to any instance that is ready.
-type door struct {
+type spcsIngress struct {
 	url       string
 	ca, token string // files: who has signed its certificate, and a programmatic access token
 }
 
-func (p *platform) door(t *testing.T, gateways []instance) *door {
+func (p *platform) startIngress(t *testing.T, gateways []instance) *spcsIngress {
 	t.Helper()
 	c := container(t, "50-gateway.sql", 1)
 	role, user := strings.ToUpper(chart(t, 1).Value("client_role")), strings.ToUpper(chart(t, 1).Value("client_user"))
@@ -280,7 +280,7 @@ func (p *platform) door(t *testing.T, gateways []instance) *door {
 		t.Fatal(err)
 	}
 	background(t, func(ctx context.Context) error { return in.Serve(ctx, ln) })
-	d := &door{url: "https://" + ln.Addr().String()}
+	d := &spcsIngress{url: "https://" + ln.Addr().String()}
 	for _, f := range []struct {
 		path    *string
 		name    string
@@ -354,7 +354,7 @@ func relay(ctx context.Context, conn net.Conn, to instance, address string) {
 
 // startAgent starts an agent on this machine, where no name of the platform resolves, and returns
 // its port; those of the brokers follow.
-func (p *platform) startAgent(t *testing.T, d *door) (port int) {
+func (p *platform) startAgent(t *testing.T, d *spcsIngress) (port int) {
 	t.Helper()
 	binary, err := build()
 	if err != nil {
@@ -375,7 +375,7 @@ func (p *platform) startAgent(t *testing.T, d *door) (port int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := endCulvert(agent); err != nil {
+		if err := stopCulvert(agent); err != nil {
 			t.Error(err)
 		}
 	})
@@ -399,7 +399,7 @@ func TestSpecificationsStart(t *testing.T) {
 			p.learnSecrets(t, "31-secrets-sasl.sql")
 			brokers := p.startKafka(t, variant.file)
 			gateways := p.startGateway(t)
-			d := p.door(t, gateways)
+			d := p.startIngress(t, gateways)
 			port := p.startAgent(t, d)
 			client := spcsClient{bootstrap: address("127.0.0.1", port), port: port + 1, flags: variant.client}
 			client.findBrokers(t)

@@ -66,7 +66,7 @@ func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int
 	}
 	service := &standin.Service{Hosts: []string{endpointHost, clientHost}, Roles: []string{kafkaRole}}
 	for range count {
-		g, err := b.newPlainGateway(ctx, "--ticket-key-file", p.own("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "6s")
+		g, err := b.newPlainGateway(ctx, "--ticket-key-file", p.file("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "6s")
 		if err != nil {
 			return nil, err
 		}
@@ -80,8 +80,8 @@ func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int
 	return p, nil
 }
 
-// own is a file of this one alone.
-func (p *standIn) own(name string) string {
+// file is a file of this one alone.
+func (p *standIn) file(name string) string {
 	_, port, _ := net.SplitHostPort(p.listen)
 	return p.file(name + "-" + port)
 }
@@ -99,9 +99,9 @@ func (p *standIn) writeFiles() error {
 	}
 	names := map[string]string{accountHost: clientHost, endpointHost: clientHost}
 	return errors.Join(
-		os.WriteFile(p.own("ticket-key"), []byte(rand.Text()+rand.Text()+"\n"), 0o600),
-		os.WriteFile(p.own("rsa-key"), pemBlock("PRIVATE KEY", secret), 0o600),
-		hostsfile.Write(p.own("hosts"), names),
+		os.WriteFile(p.file("ticket-key"), []byte(rand.Text()+rand.Text()+"\n"), 0o600),
+		os.WriteFile(p.file("rsa-key"), pemBlock("PRIVATE KEY", secret), 0o600),
+		hostsfile.Write(p.file("hosts"), names),
 	)
 }
 
@@ -124,17 +124,17 @@ func (p *standIn) url(host string) string {
 	return "https://" + net.JoinHostPort(host, port)
 }
 
-// withKey are an agent's flags for the key pair.
-func (p *standIn) withKey() []string {
+// keyFlags are an agent's flags for the key pair.
+func (p *standIn) keyFlags() []string {
 	return []string{
-		"--snowflake-private-key-file", p.own("rsa-key"), "--snowflake-account", "myorg-myaccount",
+		"--snowflake-private-key-file", p.file("rsa-key"), "--snowflake-account", "myorg-myaccount",
 		"--snowflake-user", kafkaUser, "--snowflake-role", kafkaRole, "--snowflake-token-url", p.url(accountHost) + "/oauth/token",
 	}
 }
 
-// withPAT are those for a programmatic access token, which is written to a file.
-func (p *standIn) withPAT(pat string) ([]string, error) {
-	return []string{"--snowflake-pat-file", p.own("pat")}, os.WriteFile(p.own("pat"), []byte(pat+"\n"), 0o600)
+// patFlags are those for a programmatic access token, which is written to a file.
+func (p *standIn) patFlags(pat string) ([]string, error) {
+	return []string{"--snowflake-pat-file", p.file("pat")}, os.WriteFile(p.file("pat"), []byte(pat+"\n"), 0o600)
 }
 
 // open starts an agent that comes to the endpoint by host.
@@ -149,7 +149,7 @@ func (b *testbed) newSnowflakePath(ctx context.Context) (*path, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := edge.open(ctx, endpointHost, snowflake, edge.withKey())
+	p, err := edge.open(ctx, endpointHost, snowflake, edge.keyFlags())
 	if err != nil {
 		return nil, errors.Join(err, edge.close())
 	}
@@ -194,11 +194,11 @@ func (p *standIn) path(t *testing.T, host, transport string, credentials []strin
 	return way
 }
 
-// newPAT writes a new token to the file that withPAT names.
+// newPAT writes a new token to the file that patFlags names.
 func (p *standIn) newPAT(t *testing.T, role string) (pat string, flags []string) {
 	t.Helper()
 	pat = p.account.NewPAT(kafkaUser, role, time.Hour)
-	flags, err := p.withPAT(pat)
+	flags, err := p.patFlags(pat)
 	try(t, err)
 	return pat, flags
 }

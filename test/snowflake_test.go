@@ -55,15 +55,15 @@ func TestASnowflakeServiceIsUpgraded(t *testing.T) {
 	edge := newStandInFor(t, bed, &standin.Ingress{}, 2)
 	_, pat := edge.newPAT(t, kafkaRole)
 	p := edge.path(t, endpointHost, "auto", pat)
-	v := &visitor{bootstrap: p.bootstrap}
+	v := &newClients{bootstrap: p.bootstrap}
 	p.mustLoseNothing(t, []string{"franz-go", "Java"}, func(ctx context.Context) {
-		visiting, leave := context.WithCancel(ctx)
-		var visits sync.WaitGroup
-		visits.Go(func() { v.visit(visiting) })
-		rollOver(t, ctx, edge.gateways, func() bool { return edge.ingress.Services[0].Ready() == 2 })
+		clientCtx, stopClients := context.WithCancel(ctx)
+		var clients sync.WaitGroup
+		clients.Go(func() { v.run(clientCtx) })
+		rollingRestart(t, ctx, edge.gateways, func() bool { return edge.ingress.Services[0].Ready() == 2 })
 		await(t, time.Minute, "clients to be served", func() bool { return v.served.Load() >= 10 })
-		leave()
-		visits.Wait()
+		stopClients()
+		clients.Wait()
 	})
 	v.check(t)
 	if n := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`); n > 0 {
@@ -77,7 +77,7 @@ func TestASnowflakeInstanceCrashes(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
 	edge := newStandInFor(t, bed, &standin.Ingress{}, 2)
-	p := edge.path(t, endpointHost, "auto", edge.withKey())
+	p := edge.path(t, endpointHost, "auto", edge.keyFlags())
 	p.mustLoseNothing(t, []string{"franz-go"}, func(ctx context.Context) {
 		time.Sleep(2 * time.Second)
 		edge.gateways[0].process.Kill()
@@ -92,11 +92,11 @@ func TestASnowflakeInstanceCrashes(t *testing.T) {
 // TestSnowflakeCutsWhatIsIdle has the ingress cut what does not move: never what KEEPALIVEs move,
 // and with a reset where they come too late.
 func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
-	bed := sharedTestbed(t).inAHurry(t)
+	bed := sharedTestbed(t).withShortTimeouts(t)
 	t.Parallel()
 	t.Run("after its 90 seconds", func(t *testing.T) {
 		t.Parallel()
-		cut := atRealTimes(standin.DefaultIdleCut)
+		cut := scaled(standin.DefaultIdleCut)
 		edge := newStandInFor(t, bed, &standin.Ingress{IdleCut: cut}, 1)
 		_, pat := edge.newPAT(t, kafkaRole)
 		client := dialKafka(t, edge.path(t, endpointHost, "auto", pat).bootstrap)
@@ -151,12 +151,12 @@ func TestSnowflakeBuffersResponses(t *testing.T) {
 			_, pat := edge.newPAT(t, kafkaRole)
 			h2 := edge.path(t, endpointHost, "h2", pat)
 			if buffers {
-				refusal(t, h2, noStreaming)
+				mustRefuse(t, h2, noStreaming)
 			} else {
 				roundTrip(t, h2, "h2")
 			}
 			for _, host := range []string{endpointHost, clientHost} { // auto begins otherwise at Snowflake's hosts
-				front{auto: "ws"}.chosen(t, edge.path(t, host, "auto", pat))
+				ingressCase{auto: "ws"}.checkAuto(t, edge.path(t, host, "auto", pat))
 			}
 		})
 	}
@@ -169,15 +169,15 @@ func TestSnowflakeTokensExpire(t *testing.T) {
 	t.Parallel()
 	edge := newStandInFor(t, bed, &standin.Ingress{}, 2)
 	edge.account.TokenLife = 4 * time.Second
-	p := edge.path(t, endpointHost, "auto", edge.withKey())
+	p := edge.path(t, endpointHost, "auto", edge.keyFlags())
 	p.firstAnswer(t)
-	flow, v := p.flow(t), &visitor{bootstrap: p.bootstrap}
-	visiting, leave := context.WithCancel(t.Context())
-	var visits sync.WaitGroup
-	visits.Go(func() { v.visit(visiting) })
+	flow, v := p.flow(t), &newClients{bootstrap: p.bootstrap}
+	clientCtx, stopClients := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	clients.Go(func() { v.run(clientCtx) })
 	await(t, time.Minute, "the fifth token", func() bool { return edge.account.Logins().Granted >= 5 && v.served.Load() >= 10 })
-	leave()
-	visits.Wait()
+	stopClients()
+	clients.Wait()
 	flow.finish(t)
 	v.check(t)
 	if got := edge.ingress.Stats().Answers; got[401] > 0 || got[101] < 10 {
@@ -185,9 +185,9 @@ func TestSnowflakeTokensExpire(t *testing.T) {
 	}
 }
 
-// TestAPATIsRevoked replaces a token that is not valid any more, in its file. The agent stays up,
+// TestARevokedPATIsReplaced replaces a token that is not valid any more, in its file. The agent stays up,
 // also where the ingress does not say what is wrong.
-func TestAPATIsRevoked(t *testing.T) {
+func TestARevokedPATIsReplaced(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
 	for sentence, hides := range map[string]bool{"does not accept the programmatic access token": false, "shows no endpoint to this user": true} {
@@ -219,7 +219,7 @@ func TestARoleWithoutTheEndpoint(t *testing.T) {
 	edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 	_, flags := edge.newPAT(t, otherRole)
 	p := edge.path(t, endpointHost, "auto", flags)
-	refusal(t, p, "shows no endpoint to this user")
+	mustRefuse(t, p, "shows no endpoint to this user")
 	wantIn(t, p.agent.Output().String(), "GRANT SERVICE ROLE")
 }
 
@@ -246,19 +246,19 @@ func TestASuspendedServiceIsStarted(t *testing.T) {
 	roundTrip(t, p, "ws")
 }
 
-// TestManyClientsAreFewLogins has clients that try again and again while nothing can come of it,
+// TestManyClientsCauseFewLogins has clients that try again and again while nothing can come of it,
 // and counts what reaches Snowflake.
-func TestManyClientsAreFewLogins(t *testing.T) {
+func TestManyClientsCauseFewLogins(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
-	// crowd has 50 clients come ten times a second each.
-	crowd := func(t *testing.T, p *path) {
+	// manyClients has 50 clients come ten times a second each.
+	manyClients := func(t *testing.T, p *path) {
 		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 		defer cancel()
 		var all sync.WaitGroup
 		for range 50 {
-			v := &visitor{bootstrap: p.bootstrap, pause: 100 * time.Millisecond}
-			all.Go(func() { v.visit(ctx) })
+			v := &newClients{bootstrap: p.bootstrap, pause: 100 * time.Millisecond}
+			all.Go(func() { v.run(ctx) })
 		}
 		all.Wait()
 	}
@@ -266,8 +266,8 @@ func TestManyClientsAreFewLogins(t *testing.T) {
 		t.Parallel()
 		edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 		edge.account.SetUser(standin.User{Name: kafkaUser, Roles: []string{kafkaRole}})
-		p := edge.path(t, endpointHost, "auto", edge.withKey())
-		crowd(t, p)
+		p := edge.path(t, endpointHost, "auto", edge.keyFlags())
+		manyClients(t, p)
 		got := edge.account.Logins()
 		t.Logf("%+v", got)
 		if got.Granted > 0 || got.Refused == 0 || got.Refused > 8 {
@@ -280,7 +280,7 @@ func TestManyClientsAreFewLogins(t *testing.T) {
 		edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 		pat, flags := edge.newPAT(t, kafkaRole)
 		edge.account.Revoke(pat)
-		crowd(t, edge.path(t, endpointHost, "auto", flags))
+		manyClients(t, edge.path(t, endpointHost, "auto", flags))
 		got := edge.ingress.Stats().Answers
 		t.Logf("%v", got)
 		if got[401] == 0 || got[401] > 30 {
@@ -291,10 +291,10 @@ func TestManyClientsAreFewLogins(t *testing.T) {
 		t.Parallel()
 		edge := newStandInFor(t, bed, &standin.Ingress{}, 1)
 		edge.account.TokenLife = time.Hour
-		p := edge.path(t, endpointHost, "auto", edge.withKey())
+		p := edge.path(t, endpointHost, "auto", edge.keyFlags())
 		var all errgroup.Group
 		for range 50 {
-			v := &visitor{bootstrap: p.bootstrap}
+			v := &newClients{bootstrap: p.bootstrap}
 			all.Go(v.ask)
 		}
 		try(t, all.Wait())

@@ -91,7 +91,7 @@ func (b *testbed) brokersRefuse(t *testing.T) {
 				t.Fatal(err)
 			}
 			closeWith(t, p)
-			askAndBeEnded(t, p.bootstrap)
+			mustCloseUnanswered(t, p.bootstrap)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			for _, end := range []*proc.Process{p.agent, g.process} {
@@ -103,9 +103,9 @@ func (b *testbed) brokersRefuse(t *testing.T) {
 	}
 }
 
-// askAndBeEnded sends a request as a client does first, and fails the test unless the connection
+// mustCloseUnanswered sends a request as a client does first, and fails the test unless the connection
 // ends without an answer.
-func askAndBeEnded(t *testing.T, address string) {
+func mustCloseUnanswered(t *testing.T, address string) {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
 	if err != nil {

@@ -45,7 +45,7 @@ func TestWorkflowsMayOnlyRead(t *testing.T) {
 	}
 }
 
-func TestWorkflowsRunOurGo(t *testing.T) {
+func TestWorkflowsUseTheGoOfGoMod(t *testing.T) {
 	mod, err := os.ReadFile("../go.mod")
 	if err != nil {
 		t.Fatal(err)

@@ -73,7 +73,7 @@ func TestSkippedTestFailsInCI(t *testing.T) {
 	}
 }
 
-func TestSkippedCheckIsToldAndNoFailure(t *testing.T) {
+func TestSkippedCheckIsReportedAndNoFailure(t *testing.T) {
 	var r Results
 	r.Check("gofmt", nil)
 	r.Check("govulncheck", skipped{errors.New("no such host")})

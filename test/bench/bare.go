@@ -47,7 +47,7 @@ func runBareAgent(out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	sayReady(out, listeners)
+	announce(out, listeners)
 	var over sync.WaitGroup
 	for i, ln := range listeners {
 		over.Go(func() {
@@ -109,7 +109,7 @@ func runBareGateway(out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	sayReady(out, listeners)
+	announce(out, listeners)
 	tcp := listeners[0]
 	udp, err := net.ListenPacket("udp", tcp.Addr().String())
 	if err != nil {

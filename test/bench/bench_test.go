@@ -81,7 +81,7 @@ func line(table, load, row string) []string {
 	return nil
 }
 
-func TestBenchRefusesWhatItDoesNotKnow(t *testing.T) {
+func TestBenchRefusesUnknownNames(t *testing.T) {
 	for _, args := range [][]string{{"-loads", "consume"}, {"-rounds", "0"}, {"-seconds", "0"}, {"-rows", "bare smoke"}, {"-wan", "delay=soon"}, {"-wan", "luck=1"}} {
 		if err := run(new(bytes.Buffer), append(args, "-culvert", "none")); err == nil {
 			t.Errorf("bench %s: no error", strings.Join(args, " "))
@@ -90,7 +90,7 @@ func TestBenchRefusesWhatItDoesNotKnow(t *testing.T) {
 }
 
 // The frames must be such as kmsg, and so any broker and client, can read.
-func TestFramesAreKafkas(t *testing.T) {
+func TestFramesParseAsKafka(t *testing.T) {
 	for _, size := range []int{recordSize, 16 << 10, mebibyte, 3 * mebibyte} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			for _, version := range []int16{11, 17} {

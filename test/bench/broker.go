@@ -44,7 +44,7 @@ func runBroker(out io.Writer, args []string) error {
 		return err
 	}
 	c := &cluster{listeners: listeners, fetches: map[fetchKind]*fetched{}}
-	sayReady(out, listeners)
+	announce(out, listeners)
 	var over sync.WaitGroup
 	for id, ln := range listeners {
 		b := &broker{c, produceResponse(int32(id))}

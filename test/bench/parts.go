@@ -51,8 +51,8 @@ func (p *parts) close() {
 	}
 }
 
-// sayReady tells who started this process where it listens.
-func sayReady(out io.Writer, listeners []net.Listener) {
+// announce tells who started this process where it listens.
+func announce(out io.Writer, listeners []net.Listener) {
 	var addresses []string
 	for _, ln := range listeners {
 		addresses = append(addresses, ln.Addr().String())

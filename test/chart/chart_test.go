@@ -37,7 +37,7 @@ func TestLints(t *testing.T) {
 	eachFile(t, check)
 }
 
-func TestRendersWhatKubernetesKnows(t *testing.T) {
+func TestRendersValidKubernetesObjects(t *testing.T) {
 	eachFile(t, func(t *testing.T, values map[string]any) {
 		var kinds []string
 		for _, o := range objects(t, values) {
@@ -49,7 +49,7 @@ func TestRendersWhatKubernetesKnows(t *testing.T) {
 	})
 }
 
-func TestSidecarIsWhatKubernetesKnows(t *testing.T) {
+func TestSidecarIsAValidKubernetesObject(t *testing.T) {
 	if n := len(all[*appsv1.Deployment](sidecar(t))); n != 1 {
 		t.Errorf("%d Deployments, want 1", n)
 	}
@@ -101,7 +101,7 @@ func TestPodsAreRestricted(t *testing.T) {
 
 func isCulvert(c corev1.Container) bool { return strings.Contains(c.Image, "culvert") }
 
-func TestServicesLeadToPorts(t *testing.T) {
+func TestServicesTargetPorts(t *testing.T) {
 	eachFile(t, func(t *testing.T, values map[string]any) {
 		rendered := objects(t, values)
 		for _, s := range all[*corev1.Service](rendered) {
@@ -162,7 +162,7 @@ func orTCP(p corev1.Protocol) corev1.Protocol {
 	return p
 }
 
-func TestSelectorsMeanOneComponent(t *testing.T) {
+func TestSelectorsMatchOneComponent(t *testing.T) {
 	eachFile(t, func(t *testing.T, values map[string]any) {
 		rendered := objects(t, values)
 		selectors := map[string]*metav1.LabelSelector{}
@@ -300,7 +300,7 @@ func TestEachExpectedNodeHasAPort(t *testing.T) {
 	}
 }
 
-func TestUDPIsWhereItIsAskedFor(t *testing.T) {
+func TestUDPPortsFollowTheValues(t *testing.T) {
 	for udp, want := range map[string]map[string]string{
 		"none":     {"culvert-gateway": "TCP443"},
 		"same":     {"culvert-gateway": "TCP443 UDP443"},
@@ -358,7 +358,7 @@ func TestDoctorHasWhatTheAgentHas(t *testing.T) {
 	}
 }
 
-func TestAutoscalerHasTheReplicasToItself(t *testing.T) {
+func TestAutoscalerOwnsTheReplicas(t *testing.T) {
 	o := objects(t, parseValues(t, `gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {existingSecret: t}, autoscaling: {enabled: true}}`))
 	if r := all[*appsv1.Deployment](o)[0].Spec.Replicas; r != nil {
 		t.Errorf("the deployment has %d replicas of its own", *r)

@@ -30,7 +30,7 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 // The command lines and variables of all containers are what the binary takes.
-func TestBinaryTakesTheCommandLines(t *testing.T) {
+func TestBinaryAcceptsTheCommandLines(t *testing.T) {
 	culvert, err := binary()
 	if err != nil {
 		t.Fatal(err)

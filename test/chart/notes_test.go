@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestNotesSayHowToPointAClientAtIt(t *testing.T) {
+func TestNotesSayHowToConnectAClient(t *testing.T) {
 	tls := `, tls: {existingSecret: tls}`
 	for _, c := range []struct {
 		values string

@@ -89,7 +89,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 }
 
 // Whatever may be set stands in values.yaml, where its comment explains it.
-func TestValuesShowAllThatTheSchemaAllows(t *testing.T) {
+func TestValuesListEveryKeyOfTheSchema(t *testing.T) {
 	var schema map[string]any
 	content, err := os.ReadFile(filepath.Join(chartDir, "values.schema.json"))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 
 // Against a real server Helm's own patches made TCP 443 into UDP 443 where UDP was to join it, and
 // where it was to leave they led TCP 443 to port 443 of the pods.
-func TestPortsAreNotLeftToHelmsOwnPatches(t *testing.T) {
+func TestPortChangesDoNotRelyOnHelmsPatches(t *testing.T) {
 	tcp := corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443}
 	udp := corev1.ServicePort{Name: "http3", Protocol: corev1.ProtocolUDP, Port: 443}
 	for _, c := range []struct {

@@ -24,13 +24,13 @@ const caddyfile = `
 https://127.0.0.1:{{.Port}} {
 	bind 127.0.0.1
 	tls {{.Cert}} {{.Key}}
-	reverse_proxy {{if .H2C}}h2c://{{end}}{{.Back}} {
+	reverse_proxy {{if .H2C}}h2c://{{end}}{{.Backend}} {
 		flush_interval -1
 	}
 }
 `
 
-func (c Caddy) command(p place) (*exec.Cmd, error) {
+func (c Caddy) command(p params) (*exec.Cmd, error) {
 	path, err := wheel(filepath.Join("bin", "caddy"))
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (c Caddy) command(p place) (*exec.Cmd, error) {
 	cmd := exec.Command(path, "run", "--config", p.file("Caddyfile"), "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "HOME="+p.Dir, "XDG_CONFIG_HOME="+p.Dir, "XDG_DATA_HOME="+p.Dir)
 	return cmd, p.write("Caddyfile", caddyfile, struct {
-		place
+		params
 		Caddy
 	}{p, c})
 }

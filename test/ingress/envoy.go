@@ -29,7 +29,7 @@ const (
 	H3
 )
 
-func (e Envoy) command(p place) (*exec.Cmd, error) {
+func (e Envoy) command(p params) (*exec.Cmd, error) {
 	path, err := wheel(filepath.Join("lib", "python*", "site-packages", "envoy", "_bin", "envoy"))
 	if err != nil {
 		return nil, err
@@ -48,8 +48,8 @@ type (
 	list   = []any
 )
 
-func (e Envoy) config(p place) ([]byte, error) {
-	host, port, err := net.SplitHostPort(p.Back)
+func (e Envoy) config(p params) ([]byte, error) {
+	host, port, err := net.SplitHostPort(p.Backend)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (p Protocol) options() object {
 	return object{"http_protocol_options": object{}}
 }
 
-func (e Envoy) tcpListener(p place) object {
+func (e Envoy) tcpListener(p params) object {
 	return object{
 		"name": "tcp", "address": socket("TCP", "127.0.0.1", p.Port),
 		"filter_chains": list{object{
@@ -107,7 +107,7 @@ func (e Envoy) tcpListener(p place) object {
 
 // udpListener reads trains of packets as a whole (prefer_gro). Of itself Envoy asks the kernel for
 // them and then takes the first packet of each alone: uploads creep.
-func (e Envoy) udpListener(p place) object {
+func (e Envoy) udpListener(p params) object {
 	return object{
 		"name": "udp", "address": socket("UDP", "127.0.0.1", p.Port),
 		"udp_listener_config": object{"quic_options": object{}, "downstream_socket_config": object{"prefer_gro": true}},
@@ -125,7 +125,7 @@ func (e Envoy) udpListener(p place) object {
 func (e Envoy) manager(codec string) object {
 	route := object{"match": object{"prefix": "/"}, "route": object{"cluster": "gateway", "timeout": "0s"}}
 	m := object{
-		"stat_prefix": "door", "codec_type": codec,
+		"stat_prefix": "ingress", "codec_type": codec,
 		"route_config":           object{"virtual_hosts": list{object{"name": "all", "domains": list{"*"}, "routes": list{route}}}},
 		"http_filters":           list{object{"name": "envoy.filters.http.router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", nil)}},
 		"upgrade_configs":        list{object{"upgrade_type": "websocket"}, object{"upgrade_type": "culvert"}},
@@ -157,7 +157,7 @@ func socket(protocol, host string, port int) object {
 	return object{"socket_address": object{"protocol": protocol, "address": host, "port_value": port}}
 }
 
-func certificates(p place) list {
+func certificates(p params) list {
 	return list{object{"certificate_chain": object{"filename": p.Cert}, "private_key": object{"filename": p.Key}}}
 }
 

@@ -24,14 +24,14 @@ defaults
   timeout client {{.CutMS}}
   timeout server {{.CutMS}}
   timeout tunnel {{.CutMS}}
-frontend door
+frontend https
   bind 127.0.0.1:{{.Port}} ssl crt both.pem alpn h2,http/1.1
   default_backend gateway
 backend gateway
-  server gateway {{.Back}} {{if .H2C}}proto h2{{end}}
+  server gateway {{.Backend}} {{if .H2C}}proto h2{{end}}
 `
 
-func (h HAProxy) command(p place) (*exec.Cmd, error) {
+func (h HAProxy) command(p params) (*exec.Cmd, error) {
 	path, err := debian("haproxy")
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (h HAProxy) command(p place) (*exec.Cmd, error) {
 		return nil, err
 	}
 	data := struct {
-		place
+		params
 		HAProxy
 		CutMS int64
 	}{p, h, cmp.Or(h.IdleCut, time.Minute).Milliseconds()}

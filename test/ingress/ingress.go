@@ -29,9 +29,9 @@ import (
 // patience is how long a program may take to start, or to end.
 const patience = 20 * time.Second
 
-// Door is what every ingress is told.
-type Door struct {
-	Back      string // host:port of the gateway
+// Config is what every ingress is told.
+type Config struct {
+	Backend   string // host:port of the gateway
 	Cert, Key string // PEM files that clients are shown
 	CA        string // PEM file that has signed the gateway's certificate, for programs that speak TLS to it
 }
@@ -40,30 +40,30 @@ type Door struct {
 type Program interface {
 	// command writes what the program reads into p.Dir, and returns how to run it in the
 	// foreground.
-	command(p place) (*exec.Cmd, error)
+	command(p params) (*exec.Cmd, error)
 }
 
-// place is where a program runs.
-type place struct {
-	Door
+// params is where a program runs.
+type params struct {
+	Config
 	Dir  string // its own; every user may enter it
 	Port int    // of 127.0.0.1, free for TCP and UDP
 }
 
 // Ingress is a running program.
 type Ingress struct {
-	URL     string // for clients: https://127.0.0.1:port, and http:// for squid
-	dir     string
-	asks    bool // it wants to be asked to end
-	process *proc.Process
+	URL      string // for clients: https://127.0.0.1:port, and http:// for squid
+	dir      string
+	graceful bool // it wants to be asked to end
+	process  *proc.Process
 }
 
 // Start starts a program that ends with the test, and returns when it answers.
-func Start(t testing.TB, program Program, door Door) *Ingress {
+func Start(t testing.TB, program Program, config Config) *Ingress {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, fmt.Errorf("no answer within %s", patience))
 	defer cancel()
-	i, err := start(ctx, program, door)
+	i, err := start(ctx, program, config)
 	if err != nil {
 		t.Fatalf("start %T: %v", program, err)
 	}
@@ -77,8 +77,8 @@ func Start(t testing.TB, program Program, door Door) *Ingress {
 	return i
 }
 
-func start(ctx context.Context, program Program, door Door) (_ *Ingress, err error) {
-	p, err := newPlace(door)
+func start(ctx context.Context, program Program, config Config) (_ *Ingress, err error) {
+	p, err := newParams(config)
 	if err != nil {
 		return nil, err
 	}
@@ -94,24 +94,24 @@ func start(ctx context.Context, program Program, door Door) (_ *Ingress, err err
 	_, isSquid := program.(Squid)
 	contain(cmd, isSquid)
 	i := &Ingress{URL: "https://" + p.address(), dir: p.Dir}
-	knock := knockTLS
+	probe := probeTLS
 	if isSquid {
-		i.URL, i.asks, knock = "http://"+p.address(), true, knockTCP
+		i.URL, i.graceful, probe = "http://"+p.address(), true, probeTCP
 	}
 	if i.process, err = proc.Start(cmd); err != nil {
 		return nil, err
 	}
-	if err := i.wait(ctx, p.address(), knock); err != nil {
+	if err := i.wait(ctx, p.address(), probe); err != nil {
 		i.close()
 		return nil, fmt.Errorf("%w\n%s", err, i.Log())
 	}
 	return i, nil
 }
 
-// newPlace makes the folder. Programs that root starts go on as users who may not enter the test's
+// newParams makes the folder. Programs that root starts go on as users who may not enter the test's
 // own.
-func newPlace(door Door) (p place, err error) {
-	p.Door = door
+func newParams(config Config) (p params, err error) {
+	p.Config = config
 	if p.Port, err = freePort(); err != nil {
 		return p, err
 	}
@@ -137,12 +137,12 @@ func freePort() (int, error) {
 	return 0, errors.New("no port is free for both TCP and UDP")
 }
 
-func (p place) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.Port)) }
+func (p params) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.Port)) }
 
-func (p place) file(name string) string { return filepath.Join(p.Dir, name) }
+func (p params) file(name string) string { return filepath.Join(p.Dir, name) }
 
 // write writes a file that is a template, filled in from data.
-func (p place) write(name, text string, data any) error {
+func (p params) write(name, text string, data any) error {
 	t, err := template.New(name).Parse(text)
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func (p place) write(name, text string, data any) error {
 }
 
 // join writes a file that has others' contents, one behind the other.
-func (p place) join(name string, files ...string) error {
+func (p params) join(name string, files ...string) error {
 	var all []byte
 	for _, file := range files {
 		b, err := os.ReadFile(file)
@@ -168,11 +168,11 @@ func (p place) join(name string, files ...string) error {
 }
 
 // wait returns when somebody opens at address.
-func (i *Ingress) wait(ctx context.Context, address string, knock func(context.Context, string) error) error {
+func (i *Ingress) wait(ctx context.Context, address string, probe func(context.Context, string) error) error {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
 	for {
-		err := knock(ctx, address)
+		err := probe(ctx, address)
 		if err == nil {
 			return nil
 		}
@@ -186,7 +186,7 @@ func (i *Ingress) wait(ctx context.Context, address string, knock func(context.C
 	}
 }
 
-func knockTCP(ctx context.Context, address string) error {
+func probeTCP(ctx context.Context, address string) error {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err
@@ -194,8 +194,8 @@ func knockTCP(ctx context.Context, address string) error {
 	return c.Close()
 }
 
-// knockTLS is no check of the certificate: the tests' clients do that.
-func knockTLS(ctx context.Context, address string) error {
+// probeTLS is no check of the certificate: the tests' clients do that.
+func probeTLS(ctx context.Context, address string) error {
 	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}}
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -228,7 +228,7 @@ func (i *Ingress) Reload() error {
 // close ends the program at once: nobody needs its last words, and some take long over them. Only
 // squid has to clear up what it keeps outside of its folder.
 func (i *Ingress) close() {
-	if i.asks {
+	if i.graceful {
 		_ = i.process.Terminate(patience)
 		return
 	}

@@ -30,7 +30,7 @@ import (
 func TestIngressesPassOnRequests(t *testing.T) {
 	kafka.Need(t)
 	Need(t)
-	door := newDoor(t)
+	config := newConfig(t)
 	for name, c := range map[string]struct {
 		program Program
 		fronts  string
@@ -47,7 +47,7 @@ func TestIngressesPassOnRequests(t *testing.T) {
 		"Envoy to h3":    {Envoy{Back: H3}, "h1 h2 h3", "HTTP/3.0"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := Start(t, c.program, door)
+			i := Start(t, c.program, config)
 			for front := range strings.FieldsSeq(c.fronts) {
 				if got := get(t, i.URL, clients(t)[front]); got != c.back {
 					t.Errorf("over %s the gateway got %s, want %s", front, got, c.back)
@@ -57,12 +57,12 @@ func TestIngressesPassOnRequests(t *testing.T) {
 	}
 }
 
-func TestSquidAsksWhoIsThere(t *testing.T) {
+func TestSquidAsksForCredentials(t *testing.T) {
 	kafka.Need(t)
 	Need(t)
-	door := newDoor(t)
-	outside := Start(t, Caddy{}, door)
-	open, closed := Start(t, Squid{}, Door{}), Start(t, Squid{User: "alice", Password: "alice-secret"}, Door{})
+	config := newConfig(t)
+	outside := Start(t, Caddy{}, config)
+	open, closed := Start(t, Squid{}, Config{}), Start(t, Squid{User: "alice", Password: "alice-secret"}, Config{})
 	for _, c := range []struct{ proxy, want string }{
 		{open.URL, "HTTP/1.1"},
 		{strings.Replace(closed.URL, "//", "//alice:alice-secret@", 1), "HTTP/1.1"},
@@ -81,12 +81,12 @@ func TestSquidAsksWhoIsThere(t *testing.T) {
 	}
 }
 
-func TestStartSaysWhatTheProgramSaid(t *testing.T) {
+func TestStartErrorHasTheOutput(t *testing.T) {
 	kafka.Need(t)
 	Need(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	_, err := start(ctx, Nginx{BodyLimit: "nonsense"}, newDoor(t))
+	_, err := start(ctx, Nginx{BodyLimit: "nonsense"}, newConfig(t))
 	if err == nil || !strings.Contains(err.Error(), "client_max_body_size") {
 		t.Errorf("start = %v, want nginx's own words", err)
 	}
@@ -126,13 +126,13 @@ func clients(t *testing.T) map[string]*http.Client {
 	}
 }
 
-// newDoor leads to a server that answers with the protocol of the request, in plain HTTP on TCP,
+// newConfig leads to a server that answers with the protocol of the request, in plain HTTP on TCP,
 // and in HTTP/3 on UDP.
-func newDoor(t *testing.T) Door {
+func newConfig(t *testing.T) Config {
 	t.Helper()
-	door := Door{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}
-	door.CA = door.Cert
-	writeCertificate(t, door)
+	config := Config{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}
+	config.CA = config.Cert
+	writeCertificate(t, config)
 	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) })
 	port, err := freePort()
 	if err != nil {
@@ -150,13 +150,13 @@ func newDoor(t *testing.T) Door {
 	plain.Config.Protocols.SetUnencryptedHTTP2(true)
 	plain.Start()
 	t.Cleanup(plain.Close)
-	door.Back = tcp.Addr().String()
+	config.Backend = tcp.Addr().String()
 
 	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := tls.LoadX509KeyPair(door.Cert, door.Key)
+	pair, err := tls.LoadX509KeyPair(config.Cert, config.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,10 +168,10 @@ func newDoor(t *testing.T) Door {
 		<-served
 		udp.Close()
 	})
-	return door
+	return config
 }
 
-func writeCertificate(t *testing.T, door Door) {
+func writeCertificate(t *testing.T, config Config) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -191,8 +191,8 @@ func writeCertificate(t *testing.T, door Door) {
 		t.Fatal(err)
 	}
 	for file, block := range map[string]*pem.Block{
-		door.Cert: {Type: "CERTIFICATE", Bytes: der},
-		door.Key:  {Type: "PRIVATE KEY", Bytes: secret},
+		config.Cert: {Type: "CERTIFICATE", Bytes: der},
+		config.Key:  {Type: "PRIVATE KEY", Bytes: secret},
 	} {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)

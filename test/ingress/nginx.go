@@ -29,7 +29,7 @@ http {
     ssl_certificate {{.Cert}}; ssl_certificate_key {{.Key}};
     {{with .BodyLimit}}client_max_body_size {{.}};{{end}}
     location / {
-      proxy_pass http://{{.Back}};
+      proxy_pass http://{{.Backend}};
       proxy_http_version 1.1;
       proxy_set_header Host $host;
       {{if not .NoWebSocket}}proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;{{end}}
@@ -40,13 +40,13 @@ http {
 }
 `
 
-func (n Nginx) command(p place) (*exec.Cmd, error) {
+func (n Nginx) command(p params) (*exec.Cmd, error) {
 	path, err := debian("nginx")
 	if err != nil {
 		return nil, err
 	}
 	data := struct {
-		place
+		params
 		Nginx
 		IdleCutMS, ReloadCutMS int64
 	}{p, n, n.IdleCut.Milliseconds(), n.ReloadCut.Milliseconds()}

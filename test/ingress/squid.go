@@ -43,7 +43,7 @@ http_access allow all
 http_access deny all
 `
 
-func (s Squid) command(p place) (*exec.Cmd, error) {
+func (s Squid) command(p params) (*exec.Cmd, error) {
 	path, err := debian("squid")
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (s Squid) command(p place) (*exec.Cmd, error) {
 		return nil, err
 	}
 	data := struct {
-		place
+		params
 		Squid
 	}{p, s}
 	return exec.Command(path, "-N", "-n", fmt.Sprint("culvert", p.Port), "-f", p.file("squid.conf")), p.write("squid.conf", squidConf, data)

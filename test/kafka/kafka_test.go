@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-func TestClusterAdvertisesNamesThatNobodyResolves(t *testing.T) {
+func TestClusterAdvertisesUnresolvableNames(t *testing.T) {
 	Need(t)
 	c := Start(t, Config{Voters: 3})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -44,7 +44,7 @@ func TestClusterAdvertisesNamesThatNobodyResolves(t *testing.T) {
 	})
 }
 
-func TestBrokerComesBackAfterAKill(t *testing.T) {
+func TestBrokerRestartsAfterAKill(t *testing.T) {
 	Need(t)
 	c := Start(t, Config{})
 	c.Kill(2)

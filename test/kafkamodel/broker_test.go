@@ -28,9 +28,9 @@ func handshakeV(version int16, mechanism string) []byte {
 	return frame(saslHandshake, version, 1, append(body, mechanism...)...)
 }
 
-// say writes events shortly: the correlation id or "raw", "!" if answered, "x" if it closes, "~" if
+// summary writes events shortly: the correlation id or "raw", "!" if answered, "x" if it closes, "~" if
 // it hangs.
-func say(events []Event) string {
+func summary(events []Event) string {
 	var all []string
 	for _, e := range events {
 		var b strings.Builder
@@ -95,7 +95,7 @@ func TestScripts(t *testing.T) {
 	for _, s := range scripts {
 		t.Run(s.name, func(t *testing.T) {
 			cfg := Config{SASL: s.sasl, Mechanisms: []string{"PLAIN", "SCRAM-SHA-256", "GSSAPI"}}
-			if got := say(New(cfg).Receive(s.client)); got != s.want {
+			if got := summary(New(cfg).Receive(s.client)); got != s.want {
 				t.Errorf("at once: %q, want %q", got, s.want)
 			}
 			b := New(cfg)
@@ -103,7 +103,7 @@ func TestScripts(t *testing.T) {
 			for _, c := range s.client {
 				events = append(events, b.Receive([]byte{c})...)
 			}
-			if got := say(events); got != s.want {
+			if got := summary(events); got != s.want {
 				t.Errorf("byte by byte: %q, want %q", got, s.want)
 			}
 			if closes := strings.HasSuffix(s.want, "x"); b.Closed() != closes {
@@ -152,7 +152,7 @@ func FuzzSplits(f *testing.F) {
 			got = append(got, b.Receive(piece)...)
 		}
 		if !reflect.DeepEqual(got, want) {
-			t.Errorf("in pieces: %s, at once: %s", say(got), say(want))
+			t.Errorf("in pieces: %s, at once: %s", summary(got), summary(want))
 		}
 	})
 }

@@ -62,7 +62,7 @@ func serve(t *testing.T, r *Relay, handle func(*net.TCPConn)) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-func TestRelayWatchesOneDirectionAndPassesTheEnd(t *testing.T) {
+func TestRelayScansOneDirectionAndPassesTheEnd(t *testing.T) {
 	r := New(name)
 	c := serve(t, r, func(s *net.TCPConn) {
 		request, _ := io.ReadAll(s)

@@ -24,7 +24,7 @@ func TestRunReturnsStandardOutput(t *testing.T) {
 	}
 }
 
-func TestRunErrorEndsWithWhatTheProgramSaid(t *testing.T) {
+func TestRunErrorEndsWithTheOutput(t *testing.T) {
 	_, err := Run(t.Context(), shell(t, "echo no such topic >&2; exit 3"))
 	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no such topic") {
 		t.Fatalf("Run = %v", err)
@@ -64,7 +64,7 @@ func TestWaitLineEndsWithTheProgram(t *testing.T) {
 	}
 }
 
-func TestTerminateIsPatient(t *testing.T) {
+func TestTerminateWaits(t *testing.T) {
 	p, err := Start(shell(t, "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"))
 	if err != nil {
 		t.Fatal(err)

@@ -55,7 +55,7 @@ func (c *Chart) statements(t *testing.T, file string) []Statement {
 }
 
 // A file's head says what it makes and what that costs.
-func TestEachFileSaysWhatItMakesAndCosts(t *testing.T) {
+func TestEachFileStatesWhatItCreatesAndCosts(t *testing.T) {
 	c := open(t)
 	for _, file := range c.files(t) {
 		text, err := c.Text(file)
@@ -103,7 +103,7 @@ func TestWrongSpecificationsAreRefused(t *testing.T) {
 		{"    public: true", "    public: true\n    protocol: UDP"},
 		{"/etc/culvert/tokens\n", "/etc/culvert/tokens\n      secretKeyRef: secret_string\n"},
 		{"memory: 1Gi", "memory: 1GB"},
-		{"  endpoints:\n  - gateway\n", "  endpoints:\n  - door\n"},
+		{"  endpoints:\n  - gateway\n", "  endpoints:\n  - other\n"},
 		{"images/culvert:1", "images/culvert"},
 		{"- name: gateway", "- name: Gateway"},
 		{"size: 20Gi", "size: 20G"},
@@ -145,7 +145,7 @@ var clauses = map[string][]string{
 	"CREATE COMPUTE POOL": {"MIN_NODES =", "MAX_NODES =", "INSTANCE_FAMILY =", "AUTO_RESUME =", "INITIALLY_SUSPENDED =", "AUTO_SUSPEND_SECS =", "TAG (", "COMMENT =", "PLACEMENT_GROUP ="},
 }
 
-func TestClausesAreInTheirOrder(t *testing.T) {
+func TestClausesAreInOrder(t *testing.T) {
 	c := open(t)
 	known := regexp.MustCompile(` ([A-Z_]+ =|FROM [A-Z]+|IN COMPUTE POOL)`)
 	for _, file := range c.files(t) {

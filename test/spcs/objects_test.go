@@ -94,7 +94,7 @@ func (s Statement) makes(t *testing.T) (all []object) {
 
 // The files can be run in the order of their names: each finds what it uses. The brokers' files are
 // run once for each node.
-func TestEverythingIsMadeBeforeItIsUsed(t *testing.T) {
+func TestEverythingIsCreatedBeforeItIsUsed(t *testing.T) {
 	there := map[object]bool{{"ROLE", "ACCOUNTADMIN"}: true, {"ROLE", "SYSADMIN"}: true}
 	uses := 0
 	for _, file := range open(t).files(t) {
@@ -153,7 +153,7 @@ func (c *Chart) makers(t *testing.T) map[object]string {
 
 // What was made is dropped, as the role that made it, and what others stand on comes after them.
 // Nothing else is: the schema and the database may have been there before.
-func TestTeardownDropsWhatWasMadeAndNoMore(t *testing.T) {
+func TestTeardownDropsOnlyWhatWasCreated(t *testing.T) {
 	c := open(t, "database", "prod", "schema", "public")
 	makers := c.makers(t)
 	for _, o := range []object{{"SCHEMA", "public"}, {"DATABASE", "prod"}} {

@@ -39,7 +39,7 @@ func push(t *testing.T, platform string) (calls []string, out string, err error)
 	return calls, string(b), err
 }
 
-func TestPushLooksBeforeItPushes(t *testing.T) {
+func TestPushChecksBeforeItPushes(t *testing.T) {
 	const images = "registry.test/culvert/kafka/images"
 	builds := []string{
 		"docker build -t " + images + "/culvert:2 ../..",

@@ -79,7 +79,7 @@ func matches(pattern, name string) bool {
 }
 
 // The secrets that the walk writes beside the files get neither into the repository nor to Docker.
-func TestSecretsOfTheWalkStayHere(t *testing.T) {
+func TestWalkKeepsItsSecretsLocal(t *testing.T) {
 	text := readWalk(t)
 	c := open(t)
 	for _, file := range c.files(t) {
@@ -114,7 +114,7 @@ func TestSecretsOfTheWalkStayHere(t *testing.T) {
 }
 
 // The flags on the page are culvert's.
-func TestWalkHasFlagsOfCulvert(t *testing.T) {
+func TestWalkUsesExistingFlags(t *testing.T) {
 	page := readWalk(t)
 	help := ""
 	for _, command := range []string{"agent", "doctor", "gateway"} {
@@ -142,7 +142,7 @@ func TestWalkHasFlagsOfCulvert(t *testing.T) {
 }
 
 // What the page says that culvert says, culvert says.
-func TestWalkHasSentencesOfCulvert(t *testing.T) {
+func TestWalkQuotesCulvertsMessages(t *testing.T) {
 	_, table, found := strings.Cut(readWalk(t), "| sentence | step |")
 	if !found {
 		t.Fatal("the page has no table of sentences")
