@@ -14,8 +14,9 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// What docs/snowflake.md offers to whom has no account: the commands that the stand-in prints let
-// an agent in, with a token and with a key, and the doctor says that all is well.
+// TestAccountStandIn runs the stand-in that docs/snowflake.md offers to readers without an account.
+// An agent must connect with each command that it prints, with a token and with a key, and the
+// doctor must find no fault.
 func TestAccountStandIn(t *testing.T) {
 	t.Parallel()
 	needReal(t)

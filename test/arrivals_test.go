@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// arrivals takes note of numbered records as they are consumed: each must come exactly once, within
-// a partition in order, and with every byte that filled gave it.
+// arrivals records the numbered records that are consumed. Each must come exactly once, in order
+// within its partition, and with the bytes that filled gave it.
 type arrivals struct {
 	mu      sync.Mutex
 	last    map[int32]int
@@ -18,7 +18,7 @@ type arrivals struct {
 
 func newArrivals() *arrivals { return &arrivals{last: make(map[int32]int), seen: make(map[int]int)} }
 
-// add takes note of a record and returns how many different ones have come.
+// add counts a record and returns how many different ones have come.
 func (a *arrivals) add(partition int32, value []byte) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -39,7 +39,7 @@ func (a *arrivals) add(partition int32, value []byte) int {
 	return len(a.seen)
 }
 
-// note takes note of what is wrong.
+// note keeps a description of what is wrong.
 func (a *arrivals) note(trouble string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

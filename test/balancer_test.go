@@ -14,10 +14,9 @@ import (
 	"time"
 )
 
-// A balancer stands before several gateways as kube-proxy does: it knows nothing of what it
-// carries, sends a new connection to any gateway that says that it is ready, and a UDP flow, which
-// is all that comes from one socket, to the same gateway until that is not ready, when it cuts the
-// flow off.
+// balancer sits in front of several gateways, as kube-proxy does. It does not look into what it
+// carries. A new connection goes to any ready gateway. A UDP flow (all packets from one socket)
+// stays at one gateway until that is no longer ready; then the flow is cut.
 type balancer struct {
 	tcp    net.Listener
 	udp    *net.UDPConn
@@ -76,7 +75,8 @@ func (b *balancer) close() {
 	b.all.Wait()
 }
 
-// watch looks five times a second who is ready: a balancer always knows late.
+// watch asks five times a second which gateways are ready. So the balancer learns of a change a
+// little late, as real ones do.
 func (b *balancer) watch(ctx context.Context, gateways []*gateway) {
 	for ctx.Err() == nil {
 		b.look(ctx, gateways)
@@ -121,7 +121,7 @@ func isReady(ctx context.Context, admin string) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// pick is a gateway that is believed to be ready, or nil. The caller holds mu.
+// pick returns a gateway that was ready when last asked, or nil. The caller holds mu.
 func (b *balancer) pick() *gateway {
 	if len(b.ready) == 0 {
 		return nil
@@ -167,7 +167,7 @@ func (b *balancer) carryConn(near *net.TCPConn) {
 	both.Wait()
 }
 
-// copyTCP passes an end on as what it is.
+// copyTCP passes on an orderly end as an end, and a reset as a reset.
 func copyTCP(to, from *net.TCPConn) {
 	if _, err := io.Copy(to, from); err != nil && !errors.Is(err, net.ErrClosed) {
 		to.SetLinger(0)
@@ -211,7 +211,7 @@ func (b *balancer) carryUDP() {
 	}
 }
 
-// flow is that of a socket: one to another gateway if the last was cut off.
+// flow returns the flow of a socket. If the last one was cut, it opens one to another gateway.
 func (b *balancer) flow(from netip.AddrPort) *flow {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -20,13 +20,13 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// producing is how many records each producer sends while brokers come and go, at rate a second.
+// producing is how many records each producer sends while brokers restart, at rate a second.
 const (
 	producing = 5000
 	rate      = 400
 )
 
-// producers send the numbered records to a topic and return an error if one of them was not
+// producers send the numbered records to a topic. They return an error if a record was not
 // acknowledged.
 var producers = map[string]func(*testing.T, context.Context, *path, string) error{
 	"franz-go": produceFranz,
@@ -74,7 +74,7 @@ func TestNoRecordIsLostWhenBrokersRestart(t *testing.T) {
 	bed.logIfFailed(t)
 }
 
-// produceFranz fails with the first record that was not acknowledged.
+// produceFranz stops at the first record that was not acknowledged.
 func produceFranz(t *testing.T, ctx context.Context, p *path, topic string) error {
 	client := p.franz(t, kgo.ProducerLinger(5*time.Millisecond))
 	ticks := time.NewTicker(time.Second / rate)
@@ -97,7 +97,7 @@ func produceFranz(t *testing.T, ctx context.Context, p *path, topic string) erro
 	return nil
 }
 
-// produceJava has VerifiableProducer retry, which it does not of itself.
+// produceJava makes VerifiableProducer retry, which is not its default.
 func produceJava(t *testing.T, ctx context.Context, p *path, topic string) error {
 	config := filepath.Join(t.TempDir(), topic+".properties")
 	if err := os.WriteFile(config, []byte("retries=2147483647\nenable.idempotence=true\n"), 0o600); err != nil {
@@ -151,7 +151,7 @@ func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
 	arrived := newArrivals()
 	first, second := member(), member()
 	sent := 0
-	// both returns when what was sent has come, and each of the members has had some of it.
+	// both returns when every record sent has come and each member has had some of them.
 	both := func(members ...*kgo.Client) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("not every member got records"))
 		defer cancel()
@@ -180,7 +180,7 @@ func rebalance(t *testing.T, p *path, topic string, options []kgo.Opt) {
 	arrived.checkAtLeastOnce(t, sent)
 }
 
-// poll takes what comes within half a second, and returns how much it was.
+// poll reads for half a second and returns how many records came.
 func poll(ctx context.Context, client *kgo.Client, arrived *arrivals) int {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()

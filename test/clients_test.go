@@ -10,7 +10,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/clients"
 )
 
-// TestClients makes the round trip of every client that is a program of its own.
+// TestClients runs the round trip of every client that is a separate program.
 func TestClients(t *testing.T) {
 	all := slices.Concat(clients.Clients, clients.Java)
 	installClients(t, all)
@@ -32,8 +32,8 @@ func (p *path) roundtrips(t *testing.T, all []clients.Client) {
 	}
 }
 
-// installClients installs what the clients need. What cannot be installed is said loudly and left
-// out; in CI, where all must be there, it fails.
+// installClients installs what the clients need. A client that cannot be installed is left out with
+// a message. In CI, where all must be there, the test fails.
 func installClients(t *testing.T, all []clients.Client) {
 	needReal(t)
 	for _, client := range all {

@@ -8,7 +8,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/ingress"
 )
 
-// TestCorporateProxy has the agent leave through a company's proxy, which alone can resolve the
+// TestCorporateProxy connects the agent through a company's proxy. Only the proxy can resolve the
 // gateway's name.
 func TestCorporateProxy(t *testing.T) {
 	bed := sharedTestbed(t)
@@ -26,8 +26,8 @@ func TestCorporateProxy(t *testing.T) {
 
 	for _, c := range []struct {
 		name, transport, proxy string
-		over                   string // what it lands on
-		refused                string // or what it says
+		over                   string // the transport that is used
+		refused                string // or the error
 	}{
 		{name: "ws", transport: "ws", proxy: open.URL, over: "ws"},
 		{name: "h2", transport: "h2", proxy: open.URL, over: "h2"},

@@ -17,12 +17,12 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
-// gatewayName is a name of the gateway that nobody can resolve who is not told.
+// gatewayName is a name of the gateway that resolves nowhere by itself.
 const gatewayName = "gateway.invalid"
 
-// writeCredentials writes what both ends of culvert are started with: ca.pem, gateway.pem and
-// gateway-key.pem for 127.0.0.1, localhost, the server of a network of netns and what stands in for
-// Snowflake, and a token.
+// writeCredentials writes the files that agents and gateways are started with: a token, ca.pem,
+// gateway.pem and gateway-key.pem. The certificate is for 127.0.0.1, localhost, the server of a
+// network of package netns, and the stand-in for Snowflake.
 func writeCredentials(dir string) error {
 	ca, err := newAuthority("culvert test CA")
 	if err != nil {
@@ -37,17 +37,18 @@ func writeCredentials(dir string) error {
 	})
 }
 
-// writeKafkaTLS writes what brokers and clients are started with that speak TLS to culvert and ask
-// it for a certificate, or are asked for theirs. Each side has an authority of its own.
+// writeKafkaTLS writes the certificates of brokers and clients that speak TLS to culvert and verify
+// its certificate, or have theirs verified. Each side has its own authority.
 //
-//	brokers-ca    signed  broker    and  to-brokers, which culvert shows to brokers
-//	clients-ca    signed  agent     and  client, which clients show to the agent
-//	strangers-ca  signed  stranger  and  nobody
+//	brokers-ca    signed  broker        and  to-brokers, which culvert shows to brokers
+//	clients-ca    signed  agent         and  client, which clients show to the agent
+//	other-ca      signed  other-server  and  other-client
 //
-// Each is NAME.pem, NAME-key.pem and, of both, NAME-both.pem. There is an expired-broker, too.
+// The files are NAME.pem, NAME-key.pem and, with both, NAME-both.pem. Each server also has an
+// expired certificate, such as expired-broker.pem.
 func writeKafkaTLS(dir string) error {
 	files := map[string][]byte{}
-	for _, side := range []struct{ ca, server, client string }{{"brokers-ca", "broker", "to-brokers"}, {"clients-ca", "agent", "client"}, {"strangers-ca", "stranger", "nobody"}} {
+	for _, side := range []struct{ ca, server, client string }{{"brokers-ca", "broker", "to-brokers"}, {"clients-ca", "agent", "client"}, {"other-ca", "other-server", "other-client"}} {
 		ca, err := newAuthority(side.ca)
 		if err != nil {
 			return err
@@ -92,7 +93,7 @@ func newAuthority(name string) (*authority, error) {
 	}}, nil
 }
 
-// pem is the authority's certificate, which it has signed itself.
+// pem returns the authority's self-signed certificate.
 func (a *authority) pem() []byte {
 	der, err := x509.CreateCertificate(rand.Reader, a.cert, a.cert, a.key.Public(), a.key)
 	if err != nil {
@@ -101,8 +102,7 @@ func (a *authority) pem() []byte {
 	return pemBlock("CERTIFICATE", der)
 }
 
-// issue makes a certificate and its key, good at either end of a connection, for names and
-// addresses.
+// issue makes a certificate and its key, valid for servers and clients, for names and addresses.
 func (a *authority) issue(subject string, until time.Time, names ...string) (cert, key []byte, err error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: subject},

@@ -15,7 +15,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// startCulvert starts one of culvert's ends and returns when it says that clients may come.
+// startCulvert starts an agent or a gateway and returns when it is ready for clients.
 func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -34,8 +34,8 @@ func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	return p, nil
 }
 
-// stopCulvert asks one of culvert's ends to end, which it must do with 0: the race detector, where
-// it is built in, makes that 66.
+// stopCulvert stops an agent or a gateway, which must exit with 0. The race detector, where it is
+// built in, would make that 66.
 func stopCulvert(p *proc.Process) error {
 	if err := p.Terminate(10 * time.Second); err != nil {
 		return fmt.Errorf("end culvert: %w\n%s", err, p.Output())
@@ -47,7 +47,7 @@ func stopCulvert(p *proc.Process) error {
 // path.
 var build = sync.OnceValues(func() (string, error) { return buildAs("culvert") })
 
-// buildWithShortTimeouts builds a culvert whose long times are a tenth of what they are.
+// buildWithShortTimeouts builds a culvert whose long timeouts are divided by ten.
 var buildWithShortTimeouts = sync.OnceValues(func() (string, error) {
 	return buildAs("culvert-hurried", "-ldflags=-X=github.com/culvert-proxy/culvert/proxy/tunnel.hurry=10")
 })

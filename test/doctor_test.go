@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestDoctorOnAHealthyPath has the doctor examine the ways that other tests use.
+// TestDoctorOnAHealthyPath runs the doctor on the paths that other tests use.
 func TestDoctorOnAHealthyPath(t *testing.T) {
 	for way, p := range sharedTestbed(t).paths {
 		t.Run(way, func(t *testing.T) {
@@ -22,7 +22,7 @@ func TestDoctorOnAHealthyPath(t *testing.T) {
 	}
 }
 
-// doctor examines the way of the path's agent.
+// doctor runs the doctor with the settings of the path's agent.
 func (p *path) doctor() (findings string, err error) {
 	out, err := p.command("doctor").CombinedOutput()
 	return string(out), err

@@ -13,13 +13,13 @@ import (
 	"testing"
 )
 
-// Figures that the code keeps to. What imports what is in imports_test.go.
+// Limits that the code keeps to. imports_test.go has those on imports.
 const (
-	// maxLines is how many lines of code a file may have, without comments, blank lines and tests:
-	// a file that is longer holds more than one thing.
+	// maxLines is how many lines of code a file may have, without comments, blank lines and tests.
+	// A longer file usually holds more than one thing.
 	maxLines = 450
 
-	// maxRootContexts is how often the product may make a context, outside of main, instead of
+	// maxRootContexts is how often the product may create a context outside of main instead of
 	// taking one from its caller. Each has a comment that says why.
 	maxRootContexts = 6
 )
@@ -40,17 +40,17 @@ func TestContextsComeFromCallers(t *testing.T) {
 		}
 		for _, c := range rootContexts(t, file, src) {
 			if total++; !c.explained {
-				t.Errorf("%s: no comment, there or above, says why the context is no caller's", c)
+				t.Errorf("%s: no comment, on the line or above, says why the context is not the caller's", c)
 			}
 			t.Log(c)
 		}
 	}
 	if total > maxRootContexts {
-		t.Errorf("%d contexts that are no caller's, want %d at most", total, maxRootContexts)
+		t.Errorf("%d contexts are not the caller's, want %d at most", total, maxRootContexts)
 	}
 }
 
-// sources are the Go files of this module but its tests, by their path in the repository.
+// sources returns the Go files of this module except its tests, by their path in the repository.
 func sources(t *testing.T) map[string][]byte {
 	t.Helper()
 	root, err := filepath.Abs("..")
@@ -77,7 +77,7 @@ func sources(t *testing.T) map[string][]byte {
 	return all
 }
 
-// linesOfCode counts the lines that have more than a comment.
+// linesOfCode counts the lines that hold more than a comment.
 func linesOfCode(src []byte) int {
 	var s scanner.Scanner
 	file := token.NewFileSet().AddFile("", -1, len(src))
@@ -98,13 +98,13 @@ func linesOfCode(src []byte) int {
 	}
 }
 
-// rootContext is a place where code makes a context: context.Background or TODO.
+// rootContext is a call of context.Background or context.TODO.
 type rootContext struct {
 	token.Position
 	explained bool // by a comment on its line or the one above
 }
 
-// rootContexts finds those of a file. Those of package main are expected.
+// rootContexts finds the calls in a file. In package main they are expected.
 func rootContexts(t *testing.T, name string, src []byte) (all []rootContext) {
 	t.Helper()
 	fset := token.NewFileSet()

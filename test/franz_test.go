@@ -39,7 +39,7 @@ func numbered(topic string, count int) []*kgo.Record {
 	return records
 }
 
-// filled returns numbered records of about size bytes each, of noise that arrivals checks.
+// filled returns numbered records of about size bytes each. Their noise is what arrivals checks.
 func filled(topic string, count, size int) []*kgo.Record {
 	records := numbered(topic, count)
 	for i, r := range records {
@@ -48,7 +48,7 @@ func filled(topic string, count, size int) []*kgo.Record {
 	return records
 }
 
-// noise is size bytes that belong to n.
+// noise returns size bytes that are different for every n.
 func noise(n, size int) []byte {
 	b := make([]byte, size)
 	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16)}).Read(b)
@@ -70,7 +70,7 @@ func consume(t *testing.T, client *kgo.Client, count int) *arrivals {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	late := time.AfterFunc(patience, func() { cancel(fmt.Errorf("no record of %d for %s", count, patience)) })
+	late := time.AfterFunc(patience, func() { cancel(fmt.Errorf("none of %d records for %s", count, patience)) })
 	defer late.Stop()
 	arrived := newArrivals()
 	for seen := 0; seen < count; {
@@ -113,8 +113,8 @@ func TestFranz(t *testing.T) {
 	})
 }
 
-// TestFranzTransactions consumes, produces and commits in one transaction, with every third
-// transaction aborted and done again: exactly once all the same.
+// TestFranzTransactions consumes, produces and commits in one transaction, and aborts and repeats
+// every third. Each record must be copied exactly once.
 func TestFranzTransactions(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		from, to := p.cluster.Topic(t, "eos-from-"+p.transport), p.cluster.Topic(t, "eos-to-"+p.transport)

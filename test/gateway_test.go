@@ -12,11 +12,11 @@ import (
 // gateway is a culvert gateway beside the brokers.
 type gateway struct {
 	*testbed
-	at      *netns.Namespace // nil: where the test is
+	at      *netns.Namespace // nil: the test's own network
 	listen  string
 	admin   string
-	plain   bool     // HTTP without TLS, for an ingress before it
-	flags   []string // more than every gateway has
+	plain   bool     // HTTP without TLS, behind an ingress
+	flags   []string // in addition to those of every gateway
 	process *proc.Process
 }
 
@@ -25,7 +25,7 @@ func (b *testbed) newGateway(ctx context.Context, flags ...string) (*gateway, er
 	return b.newGatewayAt(ctx, nil, clientHost, flags...)
 }
 
-// newGatewayAt is newGateway for a gateway on a side of a network.
+// newGatewayAt is newGateway on one side of a network.
 func (b *testbed) newGatewayAt(ctx context.Context, at *netns.Namespace, host string, flags ...string) (*gateway, error) {
 	ports, err := kafka.FreePorts(2)
 	if err != nil {
@@ -35,7 +35,7 @@ func (b *testbed) newGatewayAt(ctx context.Context, at *netns.Namespace, host st
 	return g, g.start(ctx)
 }
 
-// newPlainGateway starts one that has no certificate: an ingress ends TLS.
+// newPlainGateway starts a gateway without a certificate, for an ingress that terminates TLS.
 func (b *testbed) newPlainGateway(ctx context.Context, flags ...string) (*gateway, error) {
 	ports, err := kafka.FreePorts(2)
 	if err != nil {
@@ -45,10 +45,10 @@ func (b *testbed) newPlainGateway(ctx context.Context, flags ...string) (*gatewa
 	return g, g.start(ctx)
 }
 
-// close ends the gateway in good order.
+// close stops the gateway gracefully.
 func (g *gateway) close() error { return stopCulvert(g.process) }
 
-// start also starts a gateway again that was ended, at the same address.
+// start also restarts a gateway that was stopped, at the same address.
 func (g *gateway) start(ctx context.Context) (err error) {
 	flags := []string{"gateway",
 		"--listen", g.listen,

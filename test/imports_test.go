@@ -14,9 +14,9 @@ import (
 
 const module = "github.com/culvert-proxy/culvert/"
 
-// mayImport is the table of docs/architecture.md: which of our packages, and of the dependencies
-// that shape a package, each may import. What is not listed is forbidden. Test files are not held
-// to it.
+// mayImport is the table of docs/architecture.md: which of our packages each package may import,
+// and which of the dependencies that shape a package. Everything else is forbidden. Test files are
+// exempt.
 var mayImport = map[string]struct {
 	ours   []string
 	others []string // prefixes, beyond the standard library
@@ -61,7 +61,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		}
 		table, listed := mayImport[name]
 		if !listed {
-			t.Errorf("package %s is in no table of who may import whom", name)
+			t.Errorf("package %s is missing in the table of allowed imports", name)
 			continue
 		}
 		for imp := range strings.FieldsSeq(imports) {
@@ -100,7 +100,7 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 	}
 }
 
-// A program that embeds these packages has no flags: only cmd knows how its users write a setting.
+// A program that embeds these packages has no flags. Only cmd knows how a user writes a setting.
 func TestOnlyCmdNamesFlags(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}}\t{{.Dir}}\t{{join .GoFiles \" \"}}", "../...").Output()
 	if err != nil {

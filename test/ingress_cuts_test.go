@@ -22,8 +22,8 @@ import (
 // idleCut is shorter than the time between KEEPALIVEs, which is 15 seconds.
 const idleCut = 3 * time.Second
 
-// TestAnIdleCutIsAReset has ingresses cut streams on which nothing has moved for a while. The
-// client must see a reset: an end in good order would say that the broker had no more to say.
+// TestAnIdleCutIsAReset has ingresses cut idle streams. The client must see a reset: an orderly end
+// would mean that the broker had closed the connection.
 func TestAnIdleCutIsAReset(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)
@@ -54,8 +54,8 @@ func TestAnIdleCutIsAReset(t *testing.T) {
 	}
 }
 
-// TestKeepalivesPreventIdleCuts has ingresses whose limit is above the time between KEEPALIVEs cut
-// nothing, by their usual minute or a tenth of it.
+// TestKeepalivesPreventIdleCuts uses ingresses whose idle limit, a minute or a tenth of it, is
+// longer than the KEEPALIVE interval. They must cut nothing.
 func TestKeepalivesPreventIdleCuts(t *testing.T) {
 	bed := sharedTestbed(t).withShortTimeouts(t)
 	ingress.Need(t)
@@ -85,7 +85,7 @@ func TestKeepalivesPreventIdleCuts(t *testing.T) {
 	}
 }
 
-// rawClient is a connection on which the test says when something moves.
+// rawClient is a connection on which only the test sends.
 type rawClient struct{ net.Conn }
 
 func dialKafka(t *testing.T, address string) rawClient {
@@ -118,19 +118,19 @@ func (c rawClient) askVersions(t *testing.T) {
 	}
 }
 
-// waitForEnd returns how the connection ended, or that it did not.
+// waitForEnd returns how the connection ended, or a timeout.
 func (c rawClient) waitForEnd(t *testing.T, patience time.Duration) error {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(patience))
 	n, err := c.Read(make([]byte, 1))
 	if n > 0 {
-		t.Fatal("a byte came that nobody asked for")
+		t.Fatal("unexpected byte")
 	}
 	return err
 }
 
-// TestNoRecordIsLostWhenIngressesCut has ingresses end streams that are busy, again and again,
-// under an idempotent producer and a consumer of each transport.
+// TestNoRecordIsLostWhenIngressesCut has ingresses cut busy streams again and again. Each transport
+// has an idempotent producer and a consumer.
 func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)
@@ -179,8 +179,8 @@ func TestNoRecordIsLostWhenIngressesCut(t *testing.T) {
 	}
 }
 
-// reloadTwice has an ingress deployed anew while clients are busy. Its old worker ends what is open
-// two seconds later.
+// reloadTwice reloads an ingress while clients are busy. Its old worker cuts open connections after
+// two seconds.
 func reloadTwice(t *testing.T, i *ingress.Ingress) {
 	for range 2 {
 		time.Sleep(4 * time.Second)
@@ -190,12 +190,11 @@ func reloadTwice(t *testing.T, i *ingress.Ingress) {
 	}
 }
 
-// TestABodyLimitCutsUploads has nginx keep its default of a mebibyte for the body of a request,
-// which is all that a POST may upload in its life. A producer that tries again gets everything
-// through all the same.
+// TestABodyLimitCutsUploads has nginx keep its default limit of one mebibyte for a request's body,
+// so each POST can upload no more. A producer that retries gets all records through.
 //
-// nginx says nothing when it has had enough, and takes no more: the upload stands still until the
-// next KEEPALIVE, 15 seconds at most, and then nginx cuts the stream.
+// At the limit nginx stops reading without an error. The upload stalls until the next KEEPALIVE, 15
+// seconds at most; then nginx cuts the stream.
 func TestABodyLimitCutsUploads(t *testing.T) {
 	bed := sharedTestbed(t).withShortTimeouts(t)
 	ingress.Need(t)
@@ -215,9 +214,9 @@ func TestABodyLimitCutsUploads(t *testing.T) {
 	}
 }
 
-// TestAutoUnderABodyLimit has auto at an ingress that leaves it nothing but h2, and cuts that after
-// each mebibyte. Twice, and h2 counts as failed; but there is nothing better, so it is taken again,
-// and all records get through.
+// TestAutoUnderABodyLimit runs auto behind an ingress that supports only h2 and cuts it after each
+// mebibyte. After two cuts h2 counts as failed. Nothing else works, so auto uses it again, and all
+// records get through.
 func TestAutoUnderABodyLimit(t *testing.T) {
 	bed := sharedTestbed(t).withShortTimeouts(t)
 	ingress.Need(t)

@@ -16,18 +16,18 @@ import (
 	"github.com/culvert-proxy/culvert/test/ingress"
 )
 
-// ingressCase is an ingress, and what becomes of each transport behind it.
+// ingressCase is an ingress, and how each transport fares behind it.
 type ingressCase struct {
 	name    string
 	program ingress.Program
-	tls     bool              // the gateway behind has TLS and HTTP/3
+	tls     bool              // the gateway has TLS and HTTP/3
 	works   []string          // transports
-	refused map[string]string // why others do not, in the agent's words
-	auto    string            // what that takes
-	why     string            // and says of it
+	refused map[string]string // why others do not work, as the agent logs it
+	auto    string            // the transport that auto takes
+	why     string            // and its reason
 }
 
-// What agents say of ingresses that do not carry a transport.
+// What agents log about ingresses that do not carry a transport.
 const (
 	noUDP       = "QUIC handshake: UDP does not get through"
 	noUpgrade   = "something on the way removed its Upgrade header"
@@ -70,8 +70,9 @@ var ingressCases = []ingressCase{
 	},
 }
 
-// TestIngresses has clients produce and consume through every ingress, over every transport. What
-// cannot work must say so, in a sentence, soon, and auto must find what works.
+// TestIngresses has clients produce and consume through every ingress, over every transport. A
+// transport that cannot work must fail soon, with a message that says why. auto must find one that
+// works.
 func TestIngresses(t *testing.T) {
 	bed := sharedTestbed(t)
 	ingress.Need(t)
@@ -103,8 +104,8 @@ func TestIngresses(t *testing.T) {
 	}
 }
 
-// checkAuto is roundTrip over what auto takes: a better transport that needed some time to answer
-// takes over soon.
+// checkAuto is roundTrip over the transport that auto chooses. A better one that was slow to answer
+// replaces it soon.
 func (f ingressCase) checkAuto(t *testing.T, p *path) {
 	begin := time.Now()
 	client := p.connect(t)
@@ -119,7 +120,7 @@ func (f ingressCase) checkAuto(t *testing.T, p *path) {
 	roundTrip(t, p, f.auto)
 }
 
-// tunnel is what the agent says of the ways to its gateway.
+// tunnel returns the state of the agent's transports.
 func (p *path) tunnel(t *testing.T) tunnel.State {
 	t.Helper()
 	client := http.Client{Timeout: 10 * time.Second}
@@ -141,7 +142,7 @@ func (b *testbed) plainGateway(t *testing.T) *gateway {
 	closeWith(t, g)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("what the gateway said:\n%s", g.process.Output())
+			t.Logf("gateway log:\n%s", g.process.Output())
 		}
 	})
 	return g
@@ -163,14 +164,14 @@ func (b *testbed) pathThrough(t *testing.T, g *gateway, url, transport string, e
 	t.Cleanup(func() {
 		p.relay.Check(t)
 		if t.Failed() {
-			t.Logf("what the agent said:\n%s", p.agent.Output())
+			t.Logf("agent log:\n%s", p.agent.Output())
 		}
 	})
 	return p
 }
 
-// roundTrip produces and consumes: each of three brokers is sent more than the mebibyte that some
-// ingresses take for enough, and gives as much back. All streams must have gone over the transport.
+// roundTrip produces and consumes. Each of three brokers gets and returns more than the mebibyte at
+// which some ingresses stop. All streams must use the transport.
 func roundTrip(t *testing.T, p *path, transport string) {
 	t.Helper()
 	const count, size = 320, 16 << 10
@@ -190,8 +191,8 @@ func roundTrip(t *testing.T, p *path, transport string) {
 	}
 }
 
-// mustRefuse has a client come in vain, whose connection must be reset, and waits for the agent's
-// sentence.
+// mustRefuse has a client connect where the tunnel cannot work. Its connection must be reset, and
+// the agent must log the sentence.
 func mustRefuse(t *testing.T, p *path, sentence string) {
 	t.Helper()
 	begin := time.Now()

@@ -19,7 +19,7 @@ func (p *path) tool(t *testing.T, class, stdin string, args ...string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	bootstrap := []string{"--bootstrap-server", p.bootstrap}
-	if class == kafka.ClusterTool { // the only one that wants its command first
+	if class == kafka.ClusterTool { // the only one whose command comes first
 		args = append(args, bootstrap...)
 	} else {
 		args = append(bootstrap, args...)
@@ -125,7 +125,7 @@ func TestJavaVerifiable(t *testing.T) {
 	})
 }
 
-// TestJavaCluster asks for what names brokers and controllers.
+// TestJavaCluster runs the tools that list brokers and controllers.
 func TestJavaCluster(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
 		brokers := []string{p.nodeAddress(0), p.nodeAddress(1), p.nodeAddress(2)}
@@ -141,8 +141,8 @@ func TestJavaCluster(t *testing.T) {
 	})
 }
 
-// TestJavaBrokerConfigs shows the one place where a broker's own words pass: the values of its
-// configuration are data, and an operator asked for them.
+// TestJavaBrokerConfigs shows the one case in which a real address reaches a client: a broker's
+// configuration is data, and an operator asked for it.
 func TestJavaBrokerConfigs(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
 		out := p.tool(t, kafka.Configs, "", "--entity-type", "brokers", "--entity-name", "1", "--describe", "--all")

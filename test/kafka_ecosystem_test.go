@@ -20,7 +20,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// ecosystem installs what is built on Kafka's clients.
+// ecosystem installs programs that build on Kafka's clients.
 func ecosystem(t *testing.T) *kafka.Ecosystem {
 	t.Helper()
 	needReal(t)
@@ -35,7 +35,7 @@ func ecosystem(t *testing.T) *kafka.Ecosystem {
 	return e
 }
 
-// runInBackground runs a program until the test is over.
+// runInBackground runs a program until the test ends.
 func runInBackground(t *testing.T, cmd *exec.Cmd) *proc.Process {
 	t.Helper()
 	p, err := proc.Start(cmd)
@@ -45,7 +45,7 @@ func runInBackground(t *testing.T, cmd *exec.Cmd) *proc.Process {
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("what %s said:\n%s", filepath.Base(cmd.Path), p.Output())
+			t.Logf("%s log:\n%s", filepath.Base(cmd.Path), p.Output())
 		}
 	})
 	return p
@@ -65,8 +65,9 @@ func writeProperties(t *testing.T, properties map[string]string) string {
 	return file
 }
 
-// TestStreams counts exactly once, through topics that Streams makes itself. What the application
-// says of itself to its like is its own, and stays as it is.
+// TestStreams counts each record exactly once, through topics that Streams creates. The address
+// that an application advertises to its other instances is not culvert's business and stays as it
+// is.
 func TestStreams(t *testing.T) {
 	e := ecosystem(t)
 	const server = "application-1.example.invalid:8080"
@@ -100,7 +101,7 @@ func sum(counts map[string]int) (n int) {
 	return n
 }
 
-// TestConnect carries a file's lines to a topic and on to another file.
+// TestConnect copies the lines of a file to a topic and on to another file.
 func TestConnect(t *testing.T) {
 	e := ecosystem(t)
 	eachTransport(t, func(t *testing.T, p *path) {
@@ -133,8 +134,8 @@ func TestConnect(t *testing.T) {
 	})
 }
 
-// TestMirrorMaker copies a topic from one cluster to another, each behind an agent of its own on
-// this one machine.
+// TestMirrorMaker copies a topic from one cluster to another. Each has its own agent on this
+// machine.
 func TestMirrorMaker(t *testing.T) {
 	e := ecosystem(t)
 	west := sharedTestbed(t)

@@ -13,11 +13,11 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafkamodel"
 )
 
-// script is what a client sends, in flights: the next is sent when all that the model expects has
-// been answered.
+// script is what a client sends, in flights. The next one is sent when the model has been answered
+// everything it expects.
 type script struct {
 	name    string
-	sasl    bool // at the listener that asks for a password
+	sasl    bool // at the listener that requires authentication
 	flights []flight
 	cfg     kafkamodel.Config
 }
@@ -39,13 +39,13 @@ func login(name string, frames ...[]byte) script {
 	return script{name: name, sasl: true, flights: []flight{once(frames...)}}
 }
 
-// again is a script whose client may authenticate again.
+// again is a script whose client may reauthenticate.
 func again(s script) script {
 	s.cfg.Reauthenticate = func(int) bool { return true }
 	return s
 }
 
-// fails is a script whose Produce request meets an error.
+// fails is a script whose Produce request gets an error.
 func fails(s script) script {
 	s.cfg.ProduceFails = func(kafkamodel.Event) bool { return true }
 	return s
@@ -75,7 +75,7 @@ func frameScripts() []script {
 }
 
 func headerScripts() []script {
-	// Metadata v1 with what is said of its client id, and v12 with its tags.
+	// Metadata v1 with a given encoding of the client id, and v12 with given tags.
 	client := func(name, id string) script {
 		return anonymous("client id "+name, withLength(digits("0003 0001 00000001"+id+"00000000")), metadata(2))
 	}
@@ -131,7 +131,7 @@ func versionScripts() []script {
 }
 
 func produceScripts(topic string) []script {
-	// Produce of no topics, with what is said of its transactional id and acks.
+	// Produce without topics, with a given transactional id and acks.
 	id := func(name, s string) script {
 		return anonymous("transactional id "+name, withLength(digits("0000 0009 00000001 ffff 00"+s+"0000 00000000 01 00")), metadata(2))
 	}
@@ -162,19 +162,19 @@ func produceScripts(topic string) []script {
 	}
 }
 
-// everyRequest is a request of each key and version that kmsg knows, and one behind it: each is
-// answered once, and in order.
+// everyRequest has a request for each key and version that kmsg knows, with another behind it. Each
+// must be answered once, and in order.
 func everyRequest() (all []script) {
 	for key := range int16(kmsg.MaxKey + 1) {
 		switch kmsg.Key(key) {
 		case kmsg.UnregisterBroker, kmsg.AddRaftVoter, kmsg.RemoveRaftVoter:
-			continue // these would change the cluster
+			continue // would change the cluster
 		}
 		last := kmsg.RequestForKey(key).MaxVersion()
 		for version := range last + 1 {
 			r := kmsg.RequestForKey(key)
 			r.SetVersion(version)
-			if r, ok := r.(*kmsg.DescribeACLsRequest); ok { // the default is refused as broken
+			if r, ok := r.(*kmsg.DescribeACLsRequest); ok { // brokers refuse the default as malformed
 				r.ResourceType, r.ResourcePatternType = kmsg.ACLResourceTypeAny, kmsg.ACLResourcePatternTypeAny
 				r.Operation, r.PermissionType = kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
 			}
@@ -211,7 +211,7 @@ func handshakeScripts() []script {
 	}
 }
 
-// tokenScripts send tokens as they are, behind SaslHandshake v0.
+// tokenScripts send raw tokens after SaslHandshake v0.
 func tokenScripts() []script {
 	v0, token := handshake(0, "PLAIN", 90), withLength([]byte(plainToken))
 	scram, oauth := handshake(0, "SCRAM-SHA-256", 90), handshake(0, "OAUTHBEARER", 90)
@@ -238,7 +238,7 @@ func tokenScripts() []script {
 	}
 }
 
-// framedTokenScripts send tokens in SaslAuthenticate, behind SaslHandshake v1.
+// framedTokenScripts send tokens in SaslAuthenticate, after SaslHandshake v1.
 func framedTokenScripts(topic string) []script {
 	v1, oauth := handshake(1, "PLAIN", 90), handshake(1, "OAUTHBEARER", 90)
 	good, bad := authenticate(1, bearer(unsecuredToken()), 91), authenticate(1, bearer("none"), 91)
@@ -269,7 +269,7 @@ func framedTokenScripts(topic string) []script {
 	}
 }
 
-// againScripts authenticate again, by the mechanism whose sessions end.
+// againScripts reauthenticate, by the mechanism whose sessions expire.
 func againScripts() []script {
 	behind := func(name string, frames ...[]byte) script {
 		return again(scramScript("again, "+name, slices.Concat(frames...), 0))
@@ -318,12 +318,12 @@ func scramScript(name string, more []byte, versions ...int16) script {
 	return s
 }
 
-// withLength puts the length before a frame.
+// withLength prepends the length to a frame.
 func withLength(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
 }
 
-// digits is bytes in hexadecimal, with spaces.
+// digits decodes hexadecimal digits, with spaces.
 func digits(s string) []byte {
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
 	if err != nil {
@@ -332,12 +332,12 @@ func digits(s string) []byte {
 	return b
 }
 
-// encode is a request with no client id.
+// encode encodes a request without a client id.
 func encode(r kmsg.Request, correlationID int32) []byte {
 	return kmsg.NewRequestFormatter().AppendRequest(nil, r, correlationID)
 }
 
-// metadata is Metadata of no topics.
+// metadata returns a Metadata request without topics.
 func metadata(correlationID int32) []byte {
 	r := kmsg.NewPtrMetadataRequest()
 	r.Version, r.Topics = 1, []kmsg.MetadataRequestTopic{}

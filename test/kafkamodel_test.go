@@ -23,12 +23,12 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafkamodel"
 )
 
-// TestModelAgreesWithKafka sends the same bytes to a broker and to the model of one, and compares
-// what is answered and when the connection is closed.
+// TestModelAgreesWithKafka sends the same bytes to a broker and to its model. Responses must agree,
+// and so must the moment at which the connection is closed.
 func TestModelAgreesWithKafka(t *testing.T) {
 	kafka.Need(t)
 	c := kafka.Start(t, kafka.Config{IDs: []int32{0}, SASL: true, Properties: []string{
-		// Only those who log in so may do it again.
+		// Only clients of this mechanism may reauthenticate.
 		"listener.name.sasl.scram-sha-512.connections.max.reauth.ms=3600000",
 	}})
 	for _, s := range modelScripts(c.Topic(t, "model")) {
@@ -39,7 +39,7 @@ func TestModelAgreesWithKafka(t *testing.T) {
 	}
 }
 
-// A broker has a minute for a script. Where it never answers, it is watched for a second.
+// A script may take a minute. Where the broker must never answer, the test waits one second.
 const (
 	scriptTime = time.Minute
 	hangTime   = time.Second
@@ -79,8 +79,8 @@ func (s script) run(t *testing.T, c *kafka.Cluster) {
 	checkEnd(t, conn.(*net.TCPConn), model.Closed(), hangs)
 }
 
-// checkEnd checks that the broker says no more and does with the connection what the model says:
-// has closed it, closes it when the client does, or leaves even that unread.
+// checkEnd checks that the broker sends no more and treats the connection as the model does: it has
+// closed it, closes it when the client does, or leaves even that unread.
 func checkEnd(t *testing.T, conn *net.TCPConn, closed, hangs bool) {
 	t.Helper()
 	if !closed {
@@ -93,18 +93,18 @@ func checkEnd(t *testing.T, conn *net.TCPConn, closed, hangs bool) {
 	}
 	rest, err := io.ReadAll(conn)
 	if len(rest) > 0 {
-		t.Errorf("the broker says more: %x", rest)
+		t.Errorf("the broker sent more: %x", rest)
 	}
 	if errors.Is(err, syscall.ECONNRESET) {
-		err = nil // it has not read all
+		err = nil // unread data makes the close a reset
 	}
 	if hangs != errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the end of the connection: %v; want it to hang: %v", err, hangs)
 	}
 }
 
-// compare reads what the broker sends next, compares it with the model's, and returns the token in
-// it, if there is one.
+// compare reads what the broker sends next and compares it with the model's response. It returns
+// the token in it, if there is one.
 func compare(t *testing.T, conn net.Conn, e kafkamodel.Event) []byte {
 	t.Helper()
 	var size [4]byte
@@ -139,7 +139,7 @@ func decode(t *testing.T, e kafkamodel.Event, b []byte) kmsg.Response {
 	r := kmsg.ResponseForKey(e.Key)
 	r.SetVersion(e.Version)
 	if e.Key == int16(kmsg.ApiVersions) && (e.Version < 0 || e.Version > 4) {
-		r.SetVersion(0) // is the answer to versions that the broker does not know
+		r.SetVersion(0) // answers a version that the broker does not know
 	}
 	header := 4
 	if r.IsFlexible() && e.Key != int16(kmsg.ApiVersions) {
@@ -151,7 +151,7 @@ func decode(t *testing.T, e kafkamodel.Event, b []byte) kmsg.Response {
 	return r
 }
 
-// known is what the model fills in of a response.
+// known returns the fields of a response that the model fills in.
 func known(r kmsg.Response) (all []any) {
 	switch r := r.(type) {
 	case *kmsg.ApiVersionsResponse:
@@ -173,7 +173,7 @@ const plainToken = "\x00alice\x00alice-secret"
 
 func bearer(token string) string { return "n,,\x01auth=Bearer " + token + "\x01\x01" }
 
-// checkToken does what the brokers do with the tokens of the scripts.
+// checkToken accepts and rejects tokens as the brokers do.
 func checkToken(mechanism string, token []byte, round int) kafkamodel.Step {
 	step := func(result kafkamodel.Result, answer string) kafkamodel.Step {
 		return kafkamodel.Step{Result: result, Answer: []byte(answer)}

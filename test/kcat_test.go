@@ -11,7 +11,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// kcat runs kcat (librdkafka) with the lines of stdin.
+// kcat runs kcat (librdkafka) with stdin.
 func kcat(t *testing.T, bootstrap, stdin string, args ...string) (string, error) {
 	t.Helper()
 	path, err := exec.LookPath("kcat")
@@ -39,7 +39,7 @@ func TestKcat(t *testing.T) {
 	})
 }
 
-// kcatRoundTrip produces lines, and consumes them by itself and in a group.
+// kcatRoundTrip produces lines, and consumes them without and with a group.
 func kcatRoundTrip(t *testing.T, p *path, topic string) {
 	t.Helper()
 	run := func(stdin string, args ...string) string {

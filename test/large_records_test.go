@@ -11,8 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestLargeRecordsArriveUnchanged fetches responses of many megabytes, of noise that any byte put
-// elsewhere would change.
+// TestLargeRecordsArriveUnchanged fetches responses of many megabytes. They are noise, so any
+// misplaced byte shows.
 func TestLargeRecordsArriveUnchanged(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		topic := p.cluster.Topic(t, "large-"+p.transport)

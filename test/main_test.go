@@ -1,5 +1,5 @@
-// Package test runs the built binary against the real thing: Apache Kafka whose brokers advertise
-// names that nobody outside can resolve, `culvert gateway` beside them, `culvert agent` beside
+// Package test runs the built binary against real programs: Apache Kafka whose brokers advertise
+// names that do not resolve outside, `culvert gateway` beside them, `culvert agent` beside
 // unmodified clients, one HTTPS port in between, and a leak detector in front of each client.
 package test
 
@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	hostsfile.Main()
-	// These tests wait more than they work, and some measure how long they wait.
+	// These tests mostly wait, and some measure how long.
 	if err := flag.Set("test.parallel", "32"); err != nil {
 		panic(err)
 	}
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// needReal skips a test that starts the real thing, unless it was asked for and can be had.
+// needReal skips a test that starts real programs, unless they were requested and are available.
 func needReal(t *testing.T) {
 	t.Helper()
 	kafka.Need(t)

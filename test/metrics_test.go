@@ -22,7 +22,7 @@ func scrape(t *testing.T, admin string) series {
 	return scrapeAt(t, nil, admin)
 }
 
-// scrapeAt is scrape on a side of a network.
+// scrapeAt is scrape on one side of a network.
 func scrapeAt(t *testing.T, at *netns.Namespace, admin string) series {
 	t.Helper()
 	transport := &http.Transport{DialContext: at.Dial}
@@ -68,8 +68,9 @@ func (s series) sum(texts ...string) (sum float64) {
 	return sum
 }
 
-// TestMetricsCountWhatHappened reads both ends after a client has been there: if the transport were
-// another than the one asked for, every other test would show less than it says.
+// TestMetricsCountWhatHappened reads the metrics of agents and gateway after clients have used
+// them. In particular each agent must have used its transport: otherwise the other tests would
+// prove less than they claim.
 func TestMetricsCountWhatHappened(t *testing.T) {
 	eachTransport(t, func(t *testing.T, p *path) {
 		topic := p.cluster.Topic(t, "metrics-"+p.transport)
@@ -88,11 +89,11 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		}
 		for _, other := range transports {
 			if n := agent.sum("culvert_tunnel_dials_total", `transport="`+other+`"`); other != p.over() && n > 0 {
-				t.Errorf("an agent over %s has dialled %v times over %s", p.transport, n, other)
+				t.Errorf("an agent over %s dialled %v times over %s", p.transport, n, other)
 			}
 		}
 		if p.sumOverGateways(t, "culvert_request_duration_seconds_count", `api_key="Produce"`) == 0 {
-			t.Error("the gateway has timed no Produce")
+			t.Error("the gateway has no latency of Produce")
 		}
 	})
 }

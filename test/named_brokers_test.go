@@ -17,14 +17,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
-// brokerAddress is an address in a response, and whose it is said to be.
+// brokerAddress is an address in a response, and the node id beside it.
 type brokerAddress struct {
 	id   int32
 	host string
 	port int32
 }
 
-// addressRequest is one request that brokers answer with addresses.
+// addressRequest is a request whose response contains addresses.
 type addressRequest struct {
 	key      kmsg.Key
 	versions []int
@@ -33,8 +33,8 @@ type addressRequest struct {
 	named    func(kmsg.Response) []brokerAddress
 }
 
-// TestEveryResponseThatNamesBrokers asks real brokers, at every version, for each response that can
-// carry an address: node N must be at the listener of node N.
+// TestEveryResponseThatNamesBrokers sends real brokers each request whose response can contain an
+// address, at every version. Node N must be at the listener of node N.
 func TestEveryResponseThatNamesBrokers(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		topic := p.topicOnNodeOne(t)
@@ -46,7 +46,8 @@ func TestEveryResponseThatNamesBrokers(t *testing.T) {
 	})
 }
 
-// topicOnNodeOne makes a topic whose only replica is on node 1: the others give a hint where to go.
+// topicOnNodeOne creates a topic whose only replica is on node 1. The other brokers answer with a
+// hint that names the leader.
 func (p *path) topicOnNodeOne(t *testing.T) kadm.TopicDetail {
 	t.Helper()
 	request := kmsg.NewPtrCreateTopicsRequest()
@@ -72,7 +73,7 @@ func (p *path) topicOnNodeOne(t *testing.T) kadm.TopicDetail {
 	return kadm.TopicDetail{}
 }
 
-// ask sends one request at one version and checks every address of the answer.
+// ask sends one request at one version and checks every address of the response.
 func (p *path) ask(t *testing.T, a addressRequest, version int16, topic kadm.TopicDetail) {
 	pin := kversion.Stable()
 	pin.SetMaxKeyVersion(a.key.Int16(), version)
@@ -85,13 +86,13 @@ func (p *path) ask(t *testing.T, a addressRequest, version int16, topic kadm.Top
 	found := addressesIn(t, ctx, client, a, version, topic)
 	for _, n := range found {
 		if got := fmt.Sprintf("%s:%d", n.host, n.port); got != p.nodeAddress(int(n.id)) {
-			t.Errorf("node %d is said to be at %s, want %s", n.id, got, p.nodeAddress(int(n.id)))
+			t.Errorf("node %d has address %s, want %s", n.id, got, p.nodeAddress(int(n.id)))
 		}
 	}
 }
 
-// addressesIn returns the addresses in the answer. The first to ask for a coordinator is told to ask
-// again.
+// addressesIn returns the addresses in the response. It retries, since the first request for a
+// coordinator gets a retriable error.
 func addressesIn(t *testing.T, ctx context.Context, client *kgo.Client, a addressRequest, version int16, topic kadm.TopicDetail) []brokerAddress {
 	t.Helper()
 	for {
@@ -184,7 +185,7 @@ func produceToNonReplica(d kadm.TopicDetail) kmsg.Request {
 // batch is a record batch with one record.
 func batch(value string) []byte {
 	record := kmsg.Record{Value: []byte(value)}
-	record.Length = int32(len(record.AppendTo(nil)) - 1) // behind the length itself
+	record.Length = int32(len(record.AppendTo(nil)) - 1) // without the length itself
 	b := kmsg.RecordBatch{Magic: 2, NumRecords: 1, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, PartitionLeaderEpoch: -1, Records: record.AppendTo(nil)}
 	raw := b.AppendTo(nil)
 	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))
@@ -218,8 +219,8 @@ func shareFetchFromNonReplica(d kadm.TopicDetail) kmsg.Request {
 	return r
 }
 
-// TestControllersAreHidden: DescribeQuorum names the controllers, which no client has any
-// business with.
+// TestControllersAreHidden checks DescribeQuorum, which names controllers. Clients must not connect
+// to those.
 func TestControllersAreHidden(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) {
 		r := kmsg.NewPtrDescribeQuorumRequest()
@@ -234,7 +235,7 @@ func TestControllersAreHidden(t *testing.T) {
 		for _, n := range response.Nodes {
 			for _, l := range n.Listeners {
 				if want := fmt.Sprintf("controller-%d.invalid", n.NodeID); l.Host != want {
-					t.Errorf("controller %d is said to be at %s, want %s", n.NodeID, l.Host, want)
+					t.Errorf("controller %d has address %s, want %s", n.NodeID, l.Host, want)
 				}
 			}
 		}

@@ -17,10 +17,10 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
-// long reports whether culvert shall have its real times, with which these tests take minutes.
+// long reports whether culvert keeps its real timeouts. Then these tests take minutes.
 var long = os.Getenv("CULVERT_TEST_LONG") != ""
 
-// scaled is a time of culvert's, of which there is a tenth unless the run is a long one.
+// scaled divides one of culvert's timeouts by ten, unless the run is a long one.
 func scaled(d time.Duration) time.Duration {
 	if !long {
 		d /= 10
@@ -28,10 +28,10 @@ func scaled(d time.Duration) time.Duration {
 	return d
 }
 
-// wan is a link as between two cities.
+// wan is a link with the delay of neighboring cities.
 var wan = netns.Link{Delay: 10 * time.Millisecond}
 
-// ways are what agents are told to use, and tcp those that need no UDP.
+// ways are the transports that agents are configured with. tcp are those that need no UDP.
 var (
 	ways = []string{"h3", "ws", "h2", "auto"}
 	tcp  = []string{"ws", "h2"}
@@ -39,7 +39,7 @@ var (
 
 func (p *path) isTCP() bool { return slices.Contains(tcp, p.transport) }
 
-// TestNetworkWithoutUDP has each kind of firewall that does not let QUIC pass there from the start.
+// TestNetworkWithoutUDP has firewalls that block QUIC from the start, one of each kind.
 func TestNetworkWithoutUDP(t *testing.T) {
 	needReal(t)
 	for _, fault := range []netns.Fault{netns.UDPDropped, netns.UDPRejected, netns.UDPStalls} {
@@ -72,7 +72,7 @@ func TestNetworkWithoutUDP(t *testing.T) {
 	}
 }
 
-// TestFirstUDPPacketIsLost must cost a moment, not the transport.
+// TestFirstUDPPacketIsLost loses one packet. That may delay h3 but not make it fail.
 func TestFirstUDPPacketIsLost(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -90,7 +90,7 @@ func TestFirstUDPPacketIsLost(t *testing.T) {
 	}
 }
 
-// TestUDPIsBlockedUnderOpenStreams has UDP dropped under streams that are open, and pass again.
+// TestUDPIsBlockedUnderOpenStreams drops UDP under open streams and then lets it pass again.
 func TestUDPIsBlockedUnderOpenStreams(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -119,8 +119,8 @@ func TestUDPIsBlockedUnderOpenStreams(t *testing.T) {
 	})
 }
 
-// TestUDPComesBack has auto begin without UDP, and then get it: what is open stays where it is, and
-// what is new goes over h3 before long.
+// TestUDPComesBack starts auto without UDP and then lets UDP pass. Open streams stay where they
+// are; new ones soon use h3.
 func TestUDPComesBack(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -144,7 +144,8 @@ func TestUDPComesBack(t *testing.T) {
 	flow.finish(t)
 }
 
-// TestUDPIsIntermittent must not take new connections, or records, along.
+// TestUDPIsIntermittent blocks and unblocks UDP. No new connection may fail, and no record may be
+// lost.
 func TestUDPIsIntermittent(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -167,8 +168,8 @@ func TestUDPIsIntermittent(t *testing.T) {
 	flow.finish(t)
 }
 
-// TestSmallMTU carries what fills packets through links on which only small ones fit. QUIC's first
-// packet has 1200 bytes, and 28 of IPv4 and UDP.
+// TestSmallMTU sends full packets over links with a small MTU. QUIC's first packet has 1200 bytes,
+// plus 28 for IPv4 and UDP.
 func TestSmallMTU(t *testing.T) {
 	needReal(t)
 	for _, mtu := range []int{1280, 1228, 1200} {
@@ -195,8 +196,8 @@ func TestSmallMTU(t *testing.T) {
 	}
 }
 
-// TestDelayAndLoss has records flow over a link on which packets are late and get lost, and demands
-// that no connection ends of it.
+// TestDelayAndLoss has records flow over a link that delays and loses packets. No connection may
+// end.
 func TestDelayAndLoss(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -215,12 +216,12 @@ func TestDelayAndLoss(t *testing.T) {
 	})
 	lost, of := r.net.Lost()
 	if lost == 0 {
-		t.Error("the link has lost nothing")
+		t.Error("the link lost nothing")
 	}
 	t.Logf("the link lost %d of %d packets", lost, of)
 }
 
-// TestBlackHole has nothing pass any more, of which no socket is told.
+// TestBlackHole stops all packets without an error at any socket.
 func TestBlackHole(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -239,7 +240,7 @@ func TestBlackHole(t *testing.T) {
 		both.Go(func() {
 			took, err := p.connect(t).ask(patience)
 			if err == nil {
-				t.Error("a response came out of the black hole")
+				t.Error("a response came through the black hole")
 			}
 			t.Logf("new connection: %v after %v", err, took.Round(100*time.Millisecond))
 		})
@@ -255,15 +256,15 @@ func TestBlackHole(t *testing.T) {
 	})
 }
 
-// TestNATLosesItsState has a NAT on the way lose its memory under open streams.
+// TestNATLosesItsState has a NAT lose its mappings under open streams.
 func TestNATLosesItsState(t *testing.T) {
 	needReal(t)
 	t.Parallel()
 	testAddressChange(t, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) }, func(t *testing.T, r *remote) { try(t, r.net.Rebind()) })
 }
 
-// TestLaptopChangesNetwork has the client get another address under open streams, at once or after
-// a time without any network.
+// TestLaptopChangesNetwork changes the client's address under open streams, with and without a time
+// offline.
 func TestLaptopChangesNetwork(t *testing.T) {
 	needReal(t)
 	offline := func() { time.Sleep(scaled(10 * time.Second)) } // culvert gives up after 30
@@ -275,8 +276,8 @@ func TestLaptopChangesNetwork(t *testing.T) {
 	}
 }
 
-// testAddressChange demands that streams over h3 go on when the address of the client's end changes,
-// and that those over TCP are reset and new ones work.
+// testAddressChange changes the address of the client. Streams over h3 must go on; those over TCP
+// must be reset, and new ones must work.
 func testAddressChange(t *testing.T, before, change func(*testing.T, *remote)) {
 	r := newRemote(t, wan)
 	before(t, r)
@@ -295,7 +296,7 @@ func testAddressChange(t *testing.T, before, change func(*testing.T, *remote)) {
 		t.Logf("records flow after another %v", flows[p].mustFlow(t).Round(time.Millisecond))
 		switch {
 		case p.isTCP() && err == nil:
-			t.Error("the connection has survived, which over TCP it cannot")
+			t.Error("the connection survived, which is impossible over TCP")
 		case !p.isTCP() && err != nil:
 			t.Errorf("the connection ended with %v", err)
 		case !p.isTCP():
@@ -305,8 +306,8 @@ func testAddressChange(t *testing.T, before, change func(*testing.T, *remote)) {
 	})
 }
 
-// TestConsumerThatDoesNotRead stays connected for as long as it does not: for longer than the time
-// in which a tunnel without a sign of life is given up, or on demand for ten minutes.
+// TestConsumerThatDoesNotRead stops reading for longer than the time after which a silent tunnel is
+// given up; in a long run, for ten minutes. The connection must survive.
 func TestConsumerThatDoesNotRead(t *testing.T) {
 	needReal(t)
 	t.Parallel()
@@ -315,7 +316,7 @@ func TestConsumerThatDoesNotRead(t *testing.T) {
 	together(t, "pause", r.paths(t, ways...), func(t *testing.T, p *path) { p.pauseConsumer(t, pause) })
 }
 
-// pauseConsumer has a consumer stop in the middle of a large response.
+// pauseConsumer stops a consumer in the middle of a large response.
 func (p *path) pauseConsumer(t *testing.T, pause time.Duration) {
 	const count, size = 60, 900_000
 	topic := p.cluster.Topic(t, "pause-"+p.transport)
@@ -337,14 +338,14 @@ func (p *path) pauseConsumer(t *testing.T, pause time.Duration) {
 	}
 	arrived.check(t, count)
 	if took := time.Since(begin); took < pause {
-		t.Errorf("all was read after %v, before the pause of %v was over", took, pause)
+		t.Errorf("all was read after %v, before the end of the pause of %v", took, pause)
 	}
 	if n := g.failed.Load(); n > 0 {
-		t.Errorf("%d connections were cut under a consumer that did not read", n)
+		t.Errorf("%d connections of a consumer that did not read were cut", n)
 	}
 }
 
-// gate lets a client read a mebibyte of each connection, and more only when it has been opened.
+// gate lets a client read one mebibyte per connection, and the rest when it is opened.
 type gate struct {
 	path   *path
 	opened chan struct{}
@@ -377,7 +378,7 @@ func (c *gatedConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// startAllTraffic starts traffic on each path, and connectAll a connection that is open and says nothing.
+// startAllTraffic starts traffic on each path. connectAll opens an idle connection on each.
 func startAllTraffic(t *testing.T, paths []*path) map[*path]*traffic {
 	t.Helper()
 	flows := make(map[*path]*traffic)

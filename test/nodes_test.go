@@ -11,12 +11,12 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestEachListenerLeadsToItsNode asks single brokers for what only they know.
+// TestEachListenerLeadsToItsNode asks each broker for its log folder, which only that broker knows.
 func TestEachListenerLeadsToItsNode(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *path) { p.checkNodes(t) })
 }
 
-// checkNodes compares the folder of each broker's log.
+// checkNodes compares the log folder of each broker with its node id.
 func (p *path) checkNodes(t *testing.T) {
 	t.Helper()
 	topic := p.cluster.Topic(t, "nodes")
@@ -32,14 +32,14 @@ func (p *path) checkNodes(t *testing.T) {
 	for id, dirs := range all {
 		for dir := range dirs {
 			if !strings.HasSuffix(dir, fmt.Sprintf("node-%d", id)) {
-				t.Errorf("the listener of node %d led to the broker with %s", id, dir)
+				t.Errorf("the listener of node %d reached the broker with %s", id, dir)
 			}
 		}
 	}
 }
 
-// TestNodesWithLargeIDs runs the newest brokers, whose clients check the node id of whom they reach
-// (KIP-1242), with ids as managed clusters have them.
+// TestNodesWithLargeIDs runs the newest brokers with large node ids, as managed clusters have them.
+// The clients of this version check the node id of the broker that they connect to (KIP-1242).
 func TestNodesWithLargeIDs(t *testing.T) {
 	needReal(t)
 	installClients(t, clients.Java)

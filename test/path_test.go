@@ -16,28 +16,28 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// The agent listens on one loopback address and writes another into responses, where the leak
-// detector listens at the same ports.
+// The agent listens on one loopback address and writes another into responses. The leak detector
+// listens on that one, at the same ports.
 const (
 	agentHost  = "127.0.0.2"
 	clientHost = "127.0.0.1"
 )
 
-// path is one way to the brokers: an agent, and the leak detector in front of it.
+// path is one way to the brokers: an agent with a leak detector in front of it.
 type path struct {
 	*testbed
-	at        *netns.Namespace // nil: where the test is
+	at        *netns.Namespace // nil: the test's own network
 	gateway   *gateway
-	url       string   // of the gateway, or of what stands before it
-	env       []string // of the agent, more than the test's own
+	url       string   // of the gateway, or of an ingress or proxy in front of it
+	env       []string // of the agent, in addition to the test's own
 	transport string   // or direct, or snowflake
 
-	standIn     *standIn     // that it leads to, or nil
-	credentials []string     // for that, as flags
-	ends        func() error // ends what belongs to the path alone; nil: nothing does
+	standIn     *standIn     // where it ends, or nil
+	credentials []string     // flags for the stand-in
+	ends        func() error // stops what only this path uses; may be nil
 
-	port      int    // of the bootstrap address; node N has the one behind it plus N
-	bootstrap string // what a client is given; it leads through the detector
+	port      int    // of the bootstrap address; node N has port+1+N
+	bootstrap string // for clients, through the detector
 	admin     string
 	agent     *proc.Process
 	relay     *leak.Relay
@@ -51,7 +51,8 @@ func (b *testbed) newPath(ctx context.Context, g *gateway, transport string) (*p
 	return b.newPathAt(ctx, nil, g, transport)
 }
 
-// newPathAt is newPath for clients on a side of a network, agent and detector included.
+// newPathAt is newPath for clients on one side of a network. The agent and the detector run there
+// too.
 func (b *testbed) newPathAt(ctx context.Context, at *netns.Namespace, g *gateway, transport string) (*path, error) {
 	return b.openPath(ctx, path{at: at, gateway: g, url: "https://" + g.listen, transport: transport})
 }
@@ -61,7 +62,7 @@ func (b *testbed) newPathTo(ctx context.Context, g *gateway, url, transport stri
 	return b.openPath(ctx, path{gateway: g, url: url, transport: transport, env: env})
 }
 
-// openPath fills in what is the same for every path, and starts it.
+// openPath sets what all paths have in common, and starts the path.
 func (b *testbed) openPath(ctx context.Context, way path) (_ *path, err error) {
 	p := &way
 	p.testbed, p.relay = b, leak.New(kafka.Domain)
@@ -91,8 +92,8 @@ func (b *testbed) openPath(ctx context.Context, way path) (_ *path, err error) {
 	return p, nil
 }
 
-// watch has the detector listen. A port that was free a moment ago may be held for another: a
-// program that is being started has copies of all our sockets until it is that program.
+// watch makes the detector listen. A port that was free a moment ago may still be held: a process
+// that is being forked has copies of all our sockets until it executes its program.
 func (p *path) watch(port int) error {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
@@ -104,7 +105,7 @@ func (p *path) watch(port int) error {
 	}
 }
 
-// start also starts an agent again that was ended, at the same ports.
+// start also restarts an agent that was stopped, at the same ports.
 func (p *path) start(ctx context.Context) (err error) {
 	flags := []string{
 		"--listen", address(agentHost, p.port) + "=" + clientHost,
@@ -118,7 +119,7 @@ func (p *path) start(ctx context.Context) (err error) {
 	return err
 }
 
-// command is one of culvert's that is given the way to the gateway, where the agent runs.
+// command returns a culvert command with the flags of this path, to run where the agent runs.
 func (p *path) command(name string, flags ...string) *exec.Cmd {
 	args := append([]string{name}, flags...)
 	if p.transport == direct {
@@ -136,7 +137,7 @@ func (p *path) command(name string, flags ...string) *exec.Cmd {
 	return hostsfile.Command(p.standIn.file("hosts"), p.binary, append(args, p.credentials...)...)
 }
 
-// close ends the agent in good order.
+// close stops the agent gracefully.
 func (p *path) close() error {
 	p.relay.Close()
 	err := stopCulvert(p.agent)
@@ -146,5 +147,5 @@ func (p *path) close() error {
 	return err
 }
 
-// nodeAddress is what a client must be told about a node.
+// nodeAddress returns the address that a client must get for a node.
 func (p *path) nodeAddress(id int) string { return address(clientHost, p.port+1+id) }

@@ -10,9 +10,9 @@ import (
 
 func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
-// freeBase returns a port that is free, as are those at the given offsets from it, both where the
-// agent listens and where the clients dial, none of which it has given before: paths are opened
-// side by side, and bind them later. It looks below the ports that the system gives to outgoing
+// freeBase returns a port that is free together with those at the given offsets, both where the
+// agent listens and where clients dial. It never returns a port twice, since paths are opened in
+// parallel and bind later. It searches below the ports that the system uses for outgoing
 // connections.
 func freeBase(offsets []int) (int, error) {
 	givenBases.Lock()
@@ -34,7 +34,7 @@ var givenBases = struct {
 	ports map[int]bool
 }{ports: make(map[int]bool)}
 
-// allFree is called with givenBases held.
+// allFree reports whether the ports are free. The caller holds givenBases.
 func allFree(base int, offsets []int) bool {
 	for _, offset := range offsets {
 		if givenBases.ports[base+offset] {

@@ -20,15 +20,14 @@ import (
 	"testing"
 )
 
-// printedList says of every place where this program writes a log line, a line on a terminal or an
-// answer in HTTP why nothing that a stranger said gets there as it came. A line of it is a package,
-// a function, what it calls, and the verbs and attribute keys in that; the heading above is the
-// reason.
+// printedList lists every call in this program that writes a log line, a line on a terminal or an
+// HTTP answer. Each entry is a package, a function, its callee, and the verbs and attribute keys.
+// The heading above it says why nothing from an untrusted peer is printed raw there.
 const printedList = "testdata/printed.txt"
 
-// TestEveryLineThatIsPrintedIsAccountedFor fails where a place is new, or gone. Who adds one writes
-// the line that the test shows below the reason that fits, after making sure that it does: see
-// package printable.
+// TestEveryLineThatIsPrintedIsAccountedFor fails when a call is new or gone. To add one, check that
+// it prints nothing raw (see package printable), and put the line that the test shows under the
+// reason that applies.
 func TestEveryLineThatIsPrintedIsAccountedFor(t *testing.T) {
 	listed := readPrinted(t)
 	found := map[string]bool{}
@@ -41,12 +40,12 @@ func TestEveryLineThatIsPrintedIsAccountedFor(t *testing.T) {
 	}
 	for _, line := range slices.Sorted(maps.Keys(found)) {
 		if !listed[line] {
-			t.Errorf("in no list of what is printed; why is it safe?\n%s", line)
+			t.Errorf("missing in the list of printed lines; why is it safe?\n%s", line)
 		}
 	}
 	for _, line := range slices.Sorted(maps.Keys(listed)) {
 		if !found[line] {
-			t.Errorf("%s lists what is there no more:\n%s", printedList, line)
+			t.Errorf("%s lists a line that is gone:\n%s", printedList, line)
 		}
 	}
 }
@@ -66,7 +65,7 @@ func readPrinted(t *testing.T) map[string]bool {
 		case line == "":
 			reason = false
 		case !reason || listed[line]:
-			t.Errorf("%s: below no reason, or there twice: %s", printedList, line)
+			t.Errorf("%s: without a reason, or listed twice: %s", printedList, line)
 		default:
 			listed[line] = true
 		}
@@ -74,15 +73,15 @@ func readPrinted(t *testing.T) map[string]bool {
 	return listed
 }
 
-// ourPackage is one that goes into the binary, with its types.
+// ourPackage is a package of the binary, with its types.
 type ourPackage struct {
 	name  string // without the module's
 	files []*ast.File
 	info  types.Info
 }
 
-// ourPackages reads the packages that cmd/culvert is made of. Types of what they import come from
-// the compiler's cache.
+// ourPackages reads the packages of cmd/culvert. The types of what they import come from the
+// compiler's cache.
 func ourPackages(t *testing.T) (all []*ourPackage) {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,GoFiles,Export", "../cmd/culvert")
@@ -128,7 +127,7 @@ func ourPackages(t *testing.T) (all []*ourPackage) {
 	return all
 }
 
-// printed are the places of a file.
+// printed returns the entries of a file.
 func (p *ourPackage) printed(f *ast.File) (lines []string) {
 	for _, d := range f.Decls {
 		where := "var"
@@ -148,10 +147,10 @@ func (p *ourPackage) printed(f *ast.File) (lines []string) {
 	return lines
 }
 
-// prints says what n prints, if it does.
+// prints returns what n prints, or "".
 func (p *ourPackage) prints(n ast.Node) string {
 	switch n := n.(type) {
-	case *ast.CompositeLit: // what a doctor has found, or one end of the tunnel tells the other
+	case *ast.CompositeLit: // a doctor's finding, or a message through the tunnel
 		for _, name := range []string{"proxy/doctor.Finding", "proxy/tunnel/exchange.Error"} {
 			if types.Unalias(p.info.Types[n].Type).String() == module+name {
 				return name[strings.LastIndex(name, "/")+1:] + p.texts(n.Elts)
@@ -167,7 +166,7 @@ func (p *ourPackage) prints(n ast.Node) string {
 	return ""
 }
 
-// printers are the functions that write something for somebody to read, or make what does.
+// printers are the functions that write something for people to read, or format it.
 var printers = map[string]bool{
 	"fmt.Print": true, "fmt.Printf": true, "fmt.Println": true, "fmt.Fprint": true, "fmt.Fprintf": true, "fmt.Fprintln": true,
 	"io.WriteString": true, "print": true, "println": true, "net/http.Error": true,
@@ -179,8 +178,8 @@ var printers = map[string]bool{
 	module + "proxy/doctor.ok":               true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel/exchange.ProtocolError": true, module + "proxy/status.text": true,
 }
 
-// callee is the name of a printer that is called, or of any function of package log, which nobody
-// should need.
+// callee returns the name of a printer that is called, or of any function of package log, which
+// should be unused.
 func (p *ourPackage) callee(call *ast.CallExpr) string {
 	var id *ast.Ident
 	switch f := call.Fun.(type) {
@@ -218,11 +217,11 @@ func ownBuffer(p *ourPackage, call *ast.CallExpr) bool {
 	return false
 }
 
-// told is what of a text decides who may speak in it: the verbs of a format, and the keys of
-// attributes. Wording may change.
+// told matches the parts of a text that decide which values it contains: the verbs of a format, and
+// attribute keys. The other words may change.
 var told = regexp.MustCompile(`%[-+#0 *.\d]*[a-zA-Z]|^[a-z][a-z_]*$`)
 
-// texts are those of the string constants among some expressions, as told.
+// texts returns the matches of told in the string constants among some expressions.
 func (p *ourPackage) texts(list []ast.Expr) string {
 	var b strings.Builder
 	for _, e := range list {

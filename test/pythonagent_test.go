@@ -13,9 +13,9 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// TestAnAgentWrittenFromTheWireFormat has an agent that was written from docs/tunnel.md alone, in
-// Python and on a QUIC stack that is not ours, talk to the gateway: the page is enough to build an
-// end from, and the gateway does what it says.
+// TestAnAgentWrittenFromTheWireFormat runs an agent written in Python from docs/tunnel.md alone, on
+// another QUIC stack. So the page is enough to implement an agent, and the gateway does what it
+// says.
 func TestAnAgentWrittenFromTheWireFormat(t *testing.T) {
 	bed := sharedTestbed(t)
 	venv, err := cache.Python(t.Context(), "aioquic==1.7.2")

@@ -24,16 +24,16 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
-// remote is the shared testbed's brokers on the far side of a network of the test's own, which can
-// have faults: the gateway is on its server side, agents and clients are on its client side.
+// remote connects to the brokers of the shared testbed over a network that can have faults. The
+// gateway is on its server side; agents and clients are on its client side.
 type remote struct {
 	*testbed
 	net     *netns.Network
 	gateway *gateway
 }
 
-// newRemote starts a gateway on the far side of a network. It and the agents are in a hurry, unless
-// the test run is a long one.
+// newRemote starts a gateway on the server side of a network. It and the agents have short
+// timeouts, unless the run is a long one.
 func newRemote(t *testing.T, l netns.Link) *remote {
 	t.Helper()
 	r := &remote{testbed: sharedTestbed(t).withShortTimeouts(t), net: netns.Start(t, l)}
@@ -50,8 +50,8 @@ func newRemote(t *testing.T, l netns.Link) *remote {
 	return r
 }
 
-// withShortTimeouts is the testbed for gateways and agents whose long times are a tenth of what they are,
-// unless the test run is a long one.
+// withShortTimeouts returns the testbed with a binary whose long timeouts are divided by ten,
+// unless the run is a long one.
 func (b *testbed) withShortTimeouts(t *testing.T) *testbed {
 	t.Helper()
 	if long {
@@ -73,7 +73,7 @@ func (r *remote) paths(t *testing.T, transports ...string) (all []*path) {
 	return all
 }
 
-// together runs a test for each path at the same time, and returns when all are over.
+// together runs a test for each path in parallel, and returns when all have ended.
 func together(t *testing.T, when string, paths []*path, test func(*testing.T, *path)) {
 	t.Helper()
 	t.Run(when, func(t *testing.T) {
@@ -86,7 +86,7 @@ func together(t *testing.T, when string, paths []*path, test func(*testing.T, *p
 	})
 }
 
-// path starts an agent and what belongs to it.
+// path starts an agent and its leak detector.
 func (r *remote) path(t *testing.T, transport string) *path {
 	t.Helper()
 	p, err := r.newPathAt(t.Context(), r.net.Client, r.gateway, transport)
@@ -95,10 +95,10 @@ func (r *remote) path(t *testing.T, transport string) *path {
 	t.Cleanup(func() {
 		p.relay.Check(t)
 		if t.Failed() {
-			t.Logf("what the agent over %s said:\n%s", transport, p.agent.Output())
-			t.Logf("what the gateway said:\n%s", r.gateway.process.Output())
-			t.Logf("what the agent over %s has open: %v", transport, scrapeAt(t, p.at, p.admin).open())
-			t.Logf("what the gateway has open: %v", scrapeAt(t, r.gateway.at, r.gateway.admin).open())
+			t.Logf("log of the agent over %s:\n%s", transport, p.agent.Output())
+			t.Logf("gateway log:\n%s", r.gateway.process.Output())
+			t.Logf("open in the agent over %s: %v", transport, scrapeAt(t, p.at, p.admin).open())
+			t.Logf("open in the gateway: %v", scrapeAt(t, r.gateway.at, r.gateway.admin).open())
 		}
 	})
 	return p
@@ -114,13 +114,13 @@ func try(t *testing.T, err error) {
 	}
 }
 
-// streams returns how many are open over a transport.
+// streams returns how many streams are open over a transport.
 func (p *path) streams(t *testing.T, transport string) float64 {
 	t.Helper()
 	return scrapeAt(t, p.at, p.admin).sum("culvert_streams{", `transport="`+transport+`"`)
 }
 
-// open are the samples that say what is open.
+// open returns the samples that count what is open.
 func (s series) open() series {
 	open := make(series)
 	for name, value := range s {
@@ -139,7 +139,7 @@ func (p *path) mustUse(t *testing.T, transport string) {
 	}
 }
 
-// kafkaConn is one connection of a client that asks a broker for its versions.
+// kafkaConn is a client's connection on which the test sends ApiVersions.
 type kafkaConn struct {
 	net.Conn
 	asked uint32
@@ -186,8 +186,8 @@ func (c *kafkaConn) mustAnswer(t *testing.T) time.Duration {
 	return took
 }
 
-// firstAnswer has new connections ask until one is answered, as clients do, and returns how long
-// that took.
+// firstAnswer opens new connections until one is answered, as clients do. It returns how long that
+// took.
 func (p *path) firstAnswer(t *testing.T) time.Duration {
 	t.Helper()
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
@@ -201,8 +201,8 @@ func (p *path) firstAnswer(t *testing.T) time.Duration {
 	}
 }
 
-// mustEnd fails the test unless the connection, which has nothing to say, ends with a reset. It
-// returns how long that took.
+// mustEnd fails the test unless the idle connection ends with a reset. It returns how long that
+// took.
 func (c *kafkaConn) mustEnd(t *testing.T) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -214,10 +214,10 @@ func (c *kafkaConn) mustEnd(t *testing.T) time.Duration {
 	return time.Since(begin)
 }
 
-// payloadSize is that of the records of traffic.
+// payloadSize is the size of the records of traffic.
 const payloadSize = 1000
 
-// traffic is a producer and a consumer that go on until the test has seen enough.
+// traffic is a producer and a consumer that run until the test ends them.
 type traffic struct {
 	path     *path
 	topic    string
@@ -230,11 +230,11 @@ type traffic struct {
 
 	mu      sync.Mutex
 	open    map[net.Conn]bool // the clients' connections
-	watched map[net.Conn]bool // those that shall not end
-	lost    int               // those of them that did
+	watched map[net.Conn]bool // those that must not end
+	lost    int               // those of them that ended
 }
 
-// payload is what record n has beside its number: any change of a byte shows.
+// payload returns the bytes of record n after its number. Any changed byte shows.
 func payload(n, size int) []byte {
 	b := make([]byte, size)
 	random := rand.NewPCG(uint64(n), 0)
@@ -244,7 +244,7 @@ func payload(n, size int) []byte {
 	return b
 }
 
-// OnBrokerConnect and OnBrokerDisconnect take note of the clients' connections.
+// OnBrokerConnect and OnBrokerDisconnect record the clients' connections.
 func (f *traffic) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, c net.Conn, err error) {
 	if err != nil {
 		return
@@ -263,7 +263,7 @@ func (f *traffic) OnBrokerDisconnect(_ kgo.BrokerMetadata, c net.Conn) {
 	}
 }
 
-// watch returns a check that fails the test if a connection has ended that is open now.
+// watch returns a check that fails the test if a connection that is open now has ended.
 func (f *traffic) watch() (check func(*testing.T)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -278,12 +278,12 @@ func (f *traffic) watch() (check func(*testing.T)) {
 	}
 }
 
-// flow starts producing a record every few milliseconds, and reading them.
+// flow produces a record every few milliseconds, and consumes them.
 func (p *path) flow(t *testing.T) *traffic {
 	t.Helper()
 	f := &traffic{path: p, topic: p.cluster.Topic(t, "flow-"+p.transport), arrived: newArrivals(), open: make(map[net.Conn]bool), produced: make(chan error, 1), read: make(chan struct{})}
-	// Connections end when culvert ends them, and not for the client's own reasons: franz-go gives
-	// requests up after 10 s, Java's clients after 30.
+	// Only culvert should end connections. The client's own timeouts are raised: franz-go gives a
+	// request up after 10 s, Java's clients after 30 s.
 	options := []kgo.Opt{kgo.WithHooks(f), kgo.ConnIdleTimeout(15 * time.Minute), kgo.RequestTimeoutOverhead(30 * time.Second)}
 	producer := p.franz(t, append(options, kgo.ProducerLinger(time.Millisecond), kgo.RecordDeliveryTimeout(5*time.Minute))...)
 	consumer := p.franz(t, append(options, kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))...)
@@ -327,7 +327,7 @@ func (f *traffic) consume(ctx context.Context, client *kgo.Client) {
 	}
 }
 
-// mustFlow returns when records have come that are sent from now on, and how long that took.
+// mustFlow waits until a record sent from now on arrives. It returns how long that took.
 func (f *traffic) mustFlow(t *testing.T) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -336,8 +336,8 @@ func (f *traffic) mustFlow(t *testing.T) time.Duration {
 	return time.Since(begin)
 }
 
-// finish ends the producer and fails the test unless all its records have come, once each, in order
-// and with all their bytes.
+// finish stops the producer. It fails the test unless all records have come, once each, in order
+// and unchanged.
 func (f *traffic) finish(t *testing.T) {
 	t.Helper()
 	f.stop()
@@ -349,7 +349,7 @@ func (f *traffic) finish(t *testing.T) {
 	f.arrived.check(t, int(count))
 }
 
-// bulk sends and reads records that fill packets.
+// bulk produces and consumes records that fill packets.
 func (p *path) bulk(t *testing.T) {
 	t.Helper()
 	const count, size = 20, 400_000
@@ -381,7 +381,7 @@ func (a *arrivals) addWith(r *kgo.Record, size int) int {
 	return different
 }
 
-// await waits until something has come true.
+// await waits until ok returns true.
 func await(t *testing.T, patience time.Duration, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("not within "+patience.String()))

@@ -9,12 +9,12 @@ import (
 	"testing"
 )
 
-// maxFile is what no file of the repository needs to exceed. Who installs the module downloads all
-// of them.
+// maxFile is the size limit of a file in the repository. Everybody who installs the module
+// downloads all files.
 const maxFile = 256 << 10
 
-// TestNoUnwantedFilesAreCommitted finds what a test has left and somebody has added: large files,
-// and names that a format string made.
+// TestNoUnwantedFilesAreCommitted finds files that a test has left behind: large ones, and names
+// from a wrong format string.
 func TestNoUnwantedFilesAreCommitted(t *testing.T) {
 	out, err := exec.Command("git", "ls-files", "-z", "--full-name", ":/").Output()
 	if err != nil {
@@ -26,7 +26,7 @@ func TestNoUnwantedFilesAreCommitted(t *testing.T) {
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		if strings.Contains(name, "%!") {
-			t.Errorf("%s: no name for a file", name)
+			t.Errorf("%s: bad file name", name)
 		}
 		info, err := os.Stat(filepath.Join(strings.TrimSpace(string(root)), name))
 		if err == nil && info.Size() > maxFile {
@@ -35,7 +35,8 @@ func TestNoUnwantedFilesAreCommitted(t *testing.T) {
 	}
 }
 
-// TestArchitectureListsEveryTestFile holds what docs/architecture.md says of this folder to what is in it.
+// TestArchitectureListsEveryTestFile compares docs/architecture.md with the files and folders of
+// test/.
 func TestArchitectureListsEveryTestFile(t *testing.T) {
 	page, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {
@@ -59,7 +60,7 @@ func TestArchitectureListsEveryTestFile(t *testing.T) {
 	}
 	for name := range listed {
 		if strings.HasSuffix(name, "_test.go") && !there[name] {
-			t.Errorf("docs/architecture.md names test/%s, which is not there", name)
+			t.Errorf("docs/architecture.md names test/%s, which does not exist", name)
 		}
 	}
 }
@@ -70,8 +71,8 @@ var mappedFiles = []string{
 	"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race",
 }
 
-// TestArchitectureListsEveryPackage holds what docs/architecture.md says of packages and of their
-// files to what is there.
+// TestArchitectureListsEveryPackage compares docs/architecture.md with the packages and the files
+// of those in mappedFiles.
 func TestArchitectureListsEveryPackage(t *testing.T) {
 	page, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {
@@ -104,7 +105,7 @@ func TestArchitectureListsEveryPackage(t *testing.T) {
 			delete(listed, base)
 		}
 		for base := range listed {
-			t.Errorf("docs/architecture.md names %s/%s, which is not there", name, base)
+			t.Errorf("docs/architecture.md names %s/%s, which does not exist", name, base)
 		}
 	}
 }
@@ -125,7 +126,7 @@ func filesOfRows(table string) map[string]bool {
 // fileInText is a Go file that a document names by its path.
 var fileInText = regexp.MustCompile("`((?:cmd|docs|protocol|proxy|rewrite|test)/[a-z0-9_/]+\\.go)`")
 
-// TestFilesThatDocumentsNameExist looks for them in the tree.
+// TestFilesThatDocumentsNameExist looks for the files that the documents name.
 func TestFilesThatDocumentsNameExist(t *testing.T) {
 	out, err := exec.Command("git", "ls-files", "-z", "--", "../*.md").Output()
 	if err != nil {
@@ -138,7 +139,7 @@ func TestFilesThatDocumentsNameExist(t *testing.T) {
 		}
 		for _, m := range fileInText.FindAllStringSubmatch(string(text), -1) {
 			if _, err := os.Stat(filepath.Join("..", m[1])); err != nil {
-				t.Errorf("%s names %s, which is not there", page, m[1])
+				t.Errorf("%s names %s, which does not exist", page, m[1])
 			}
 		}
 	}
@@ -150,7 +151,7 @@ var (
 	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// TestLinksResolve follows the links of the documents to files and headings.
+// TestLinksResolve checks that the documents' links to files and headings exist.
 func TestLinksResolve(t *testing.T) {
 	out, err := exec.Command("git", "ls-files", "-z", "--", "../*.md").Output()
 	if err != nil {
@@ -167,7 +168,7 @@ func TestLinksResolve(t *testing.T) {
 				to = filepath.Join(filepath.Dir(file), m[1])
 			}
 			if _, err := os.Stat(to); err != nil {
-				t.Errorf("%s links to %s, which is not there", file, m[1])
+				t.Errorf("%s links to %s, which does not exist", file, m[1])
 			} else if m[2] != "" && !hasHeading(t, to, m[2]) {
 				t.Errorf("%s links to %s#%s, and there is no such heading", file, m[1], m[2])
 			}

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// TestNoRecordIsLostWhenCulvertRestarts kills and restarts first the agents, then the gateway,
-// under producers that send and consumers that read. The gateway's tickets are void after that: its
-// key is new.
+// TestNoRecordIsLostWhenCulvertRestarts kills and restarts the agents and then the gateway while
+// clients produce and consume. The new gateway has a new ticket key, so its old tickets are
+// invalid.
 func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
 	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, errors.New("producers not done within two minutes"))
@@ -56,16 +56,15 @@ func TestNoRecordIsLostWhenCulvertRestarts(t *testing.T) {
 			p.relay.Check(t)
 		})
 		if t.Failed() {
-			t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
+			t.Logf("log of the agent over %s:\n%s", p.transport, p.agent.Output())
 		}
 	}
 	if t.Failed() {
-		t.Logf("what the gateway said:\n%s", g.process.Output())
+		t.Logf("gateway log:\n%s", g.process.Output())
 	}
 }
 
-// restart ends both ends of culvert, once as a crash does and once in good order, and starts them
-// again.
+// restart restarts agents and gateway twice, once after SIGKILL and once gracefully.
 func restart(t *testing.T, ctx context.Context, g *gateway, paths []*path) {
 	t.Helper()
 	for _, end := range []string{"crash", "order"} {

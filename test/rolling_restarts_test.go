@@ -20,9 +20,9 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestNoRecordIsLostInARollingRestart restarts two gateways behind one address,
-// each once, under producers with their default retries. No record is lost, none comes twice, and
-// whoever connects meanwhile is served: agents go to the other gateway before clients notice.
+// TestNoRecordIsLostInARollingRestart restarts two gateways behind one address, one after the
+// other, under producers with their default retries. No record is lost or duplicated, and every new
+// client is served: agents move to the other gateway before clients notice.
 func TestNoRecordIsLostInARollingRestart(t *testing.T) {
 	bed := sharedTestbed(t)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("not done within three minutes"))
@@ -81,18 +81,18 @@ func TestNoRecordIsLostInARollingRestart(t *testing.T) {
 			p.relay.Check(t)
 		})
 		if t.Failed() {
-			t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
+			t.Logf("log of the agent over %s:\n%s", p.transport, p.agent.Output())
 		}
 	}
 	for _, g := range gateways {
 		if t.Failed() {
-			t.Logf("what a gateway said:\n%s", g.process.Output())
+			t.Logf("gateway log:\n%s", g.process.Output())
 		}
 	}
 }
 
-// rollingRestart restarts gateways one after the other, as a rolling update does: each must be ready, and
-// what stands before them have seen that, before the next one is ended.
+// rollingRestart restarts gateways one after the other. The next is stopped only when the last is
+// ready and seen reports that the balancer or ingress knows it.
 func rollingRestart(t *testing.T, ctx context.Context, gateways []*gateway, seen func() bool) {
 	t.Helper()
 	for _, g := range gateways {
@@ -115,10 +115,10 @@ func rollingRestart(t *testing.T, ctx context.Context, gateways []*gateway, seen
 	time.Sleep(2 * time.Second)
 }
 
-// newClients is one new client after the other, each of which asks one question.
+// newClients connects one new client after the other. Each sends one request.
 type newClients struct {
 	bootstrap string
-	pause     time.Duration // between two; 0: 20 ms
+	pause     time.Duration // between two clients; 0: 20 ms
 	served    atomic.Int32
 	failed    atomic.Pointer[error] // the first failure
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// logins are the ways to log in at the brokers' SASL listener.
+// logins are the mechanisms of the brokers' SASL listener.
 var logins = map[string]sasl.Mechanism{
 	"PLAIN":         plain.Auth{User: "alice", Pass: "alice-secret"}.AsMechanism(),
 	"SCRAM-SHA-256": scram.Auth{User: "bob", Pass: "bob-secret"}.AsSha256Mechanism(),
@@ -28,8 +28,8 @@ var logins = map[string]sasl.Mechanism{
 	"OAUTHBEARER":   oauth.Auth{Token: unsecuredToken()}.AsMechanism(),
 }
 
-// TestClientsThatLogIn uses brokers that ask for a password, every three seconds again, and several
-// principals through one agent at the same time.
+// TestClientsThatLogIn uses brokers that require authentication and end each session after three
+// seconds. Several principals use one agent at the same time.
 func TestClientsThatLogIn(t *testing.T) {
 	needReal(t)
 	installClients(t, clients.SASLv0)
@@ -46,13 +46,13 @@ func TestClientsThatLogIn(t *testing.T) {
 				stayLoggedIn(t, p, mechanism)
 			})
 		}
-		// As clients did before Kafka 1.0: tokens without frames around them.
+		// Clients before Kafka 1.0 send tokens without frames.
 		p.roundtrips(t, clients.SASLv0)
 		p.hideRequests(t)
 	})
 }
 
-// stayLoggedIn produces for longer than a login lasts, over one connection.
+// stayLoggedIn produces over one connection for longer than a session lasts.
 func stayLoggedIn(t *testing.T, p *path, mechanism sasl.Mechanism) {
 	topic := p.cluster.Topic(t, "login")
 	client := p.franz(t, kgo.SASL(mechanism), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -64,10 +64,10 @@ func stayLoggedIn(t *testing.T, p *path, mechanism sasl.Mechanism) {
 	consume(t, client, len(records)).check(t, len(records))
 }
 
-// hideRequests is a client that logs in with a raw token, and then sends a Metadata whose client id
-// has a length that Kafka reads as null, and which was once taken for another token. The broker
-// answers it: the detector of leaks sees whether its brokers come through, in the place of the
-// answer to another request with the same correlation id.
+// hideRequests logs in with a raw token and then sends a Metadata request. Kafka reads the length
+// of its client id as null; culvert once took it for another token. The broker answers it in place
+// of another request with the same correlation id. The leak detector sees whether the broker's
+// addresses get through.
 func (p *path) hideRequests(t *testing.T) {
 	c, err := net.Dial("tcp", p.bootstrap)
 	if err != nil {
@@ -96,11 +96,10 @@ func (p *path) hideRequests(t *testing.T) {
 	copy(hidden[12:14], []byte{0xff, 0xfe})
 	c.Write(format.AppendRequest(hidden, offsets, 7))
 	c.(*net.TCPConn).CloseWrite()
-	io.Copy(io.Discard, c) // until the agent or the broker ends it
+	io.Copy(io.Discard, c) // until the agent or the broker closes it
 }
 
-// unsecuredToken is a JSON web token without a signature, which a broker takes that was not told
-// better.
+// unsecuredToken returns a JSON web token without a signature, which brokers accept by default.
 func unsecuredToken() string {
 	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	now := time.Now().Unix()

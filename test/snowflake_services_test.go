@@ -36,13 +36,13 @@ const (
 	spcsGrace = 30 * time.Second
 )
 
-// platform runs the services of charts/spcs as Snowflake would: each instance on a machine of its
-// own, with the variables, arguments, secrets and ports that its specification has, among names
-// that only these machines resolve.
+// platform runs the services of charts/spcs as Snowflake would. Each instance has its own machine
+// (a network namespace), with the variables, arguments, secrets and ports of its specification.
+// Service names resolve only on these machines.
 type platform struct {
 	network *netns.Network
 	dir     string
-	names   map[string]string // what resolves inside, and where that is
+	names   map[string]string // addresses by the names that resolve on the machines
 	secrets map[string]string
 }
 
@@ -61,7 +61,7 @@ func newPlatform(t *testing.T) *platform {
 
 func (p *platform) hosts() string { return filepath.Join(p.dir, "hosts") }
 
-// chart is the chart for a broker, and for what has no default.
+// chart returns the chart with values for a broker and for everything without a default.
 func chart(t *testing.T, node int) *spcs.Chart {
 	t.Helper()
 	c, err := spcs.Open("../charts/spcs", map[string]string{
@@ -74,7 +74,7 @@ func chart(t *testing.T, node int) *spcs.Chart {
 	return c
 }
 
-// learnSecrets keeps what a file makes.
+// learnSecrets keeps the secrets that a file creates.
 func (p *platform) learnSecrets(t *testing.T, file string) {
 	t.Helper()
 	statements, err := chart(t, 1).Statements(file)
@@ -90,7 +90,7 @@ func (p *platform) learnSecrets(t *testing.T, file string) {
 	}
 }
 
-// container is the only one of the service that a file makes.
+// container returns the only container of the service that a file creates.
 func container(t *testing.T, file string, node int) spcs.Container {
 	t.Helper()
 	statements, err := chart(t, node).Statements(file)
@@ -110,7 +110,7 @@ func container(t *testing.T, file string, node int) spcs.Container {
 	return spcs.Container{}
 }
 
-// machine adds one, and the name of the service that runs on it.
+// machine adds a machine, and the name of the service that runs on it.
 func (p *platform) machine(t *testing.T, service string) instance {
 	t.Helper()
 	at, ip, err := p.network.AddServer()
@@ -121,7 +121,7 @@ func (p *platform) machine(t *testing.T, service string) instance {
 	return instance{at: at, ip: ip}
 }
 
-// environment is what a container finds, with its folders below dir.
+// environment returns the variables of a container, whose folders are below dir.
 func (p *platform) environment(t *testing.T, c spcs.Container, dir string) []string {
 	t.Helper()
 	env := maps.Clone(c.Env)
@@ -139,7 +139,7 @@ func (p *platform) environment(t *testing.T, c spcs.Container, dir string) []str
 		if err := os.MkdirAll(files, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		// As Snowflake documents it for a secret that is a generic string.
+		// As Snowflake documents it for a generic string secret.
 		if err := os.WriteFile(filepath.Join(files, "secret_string"), []byte(value), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -154,8 +154,8 @@ func (p *platform) environment(t *testing.T, c spcs.Container, dir string) []str
 	return list
 }
 
-// startKafka starts the three brokers that a file makes, with the program by which Apache Kafka's
-// image makes settings of variables.
+// startKafka starts the three brokers that a file creates. The program of Apache Kafka's image
+// turns variables into settings.
 func (p *platform) startKafka(t *testing.T, file string) (brokers []instance) {
 	t.Helper()
 	for node := 1; node <= 3; node++ {
@@ -180,7 +180,7 @@ func (p *platform) startKafka(t *testing.T, file string) (brokers []instance) {
 	return brokers
 }
 
-// java runs a class of Kafka's to its end or, on a machine, beside the test.
+// java runs one of Kafka's classes to its end or, on a machine, in the background.
 func (p *platform) java(t *testing.T, on instance, env []string, class string, args ...string) *proc.Process {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -210,7 +210,7 @@ func (p *platform) start(t *testing.T, on instance, cmd *exec.Cmd) *proc.Process
 		process.Kill()
 		if t.Failed() {
 			out := process.Output().String()
-			t.Logf("what %s said:\n%s", cmd.Args[len(cmd.Args)-1], out[max(0, len(out)-3000):])
+			t.Logf("%s log:\n%s", cmd.Args[len(cmd.Args)-1], out[max(0, len(out)-3000):])
 		}
 	})
 	return process
@@ -237,7 +237,7 @@ func (p *platform) startGateway(t *testing.T) (gateways []instance) {
 	return gateways
 }
 
-// ready asks as Snowflake does.
+// ready runs the readiness probe, as Snowflake does.
 func (i instance) ready(t *testing.T, probe *spcs.Probe) bool {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -252,11 +252,11 @@ func (i instance) ready(t *testing.T, probe *spcs.Probe) bool {
 	return bytes.HasPrefix(answer, []byte("HTTP/1.1 200 "))
 }
 
-// spcsIngress stands in for Snowflake's ingress on this machine: it asks for the token of a user whose
-// role was granted the endpoint, and leads to any instance that is ready.
+// spcsIngress stands in for Snowflake's ingress on this machine. It requires the token of a user
+// whose role was granted the endpoint, and forwards to any instance that is ready.
 type spcsIngress struct {
 	url       string
-	ca, token string // files: who has signed its certificate, and a programmatic access token
+	ca, token string // files: the CA of its certificate, and a programmatic access token
 }
 
 func (p *platform) startIngress(t *testing.T, gateways []instance) *spcsIngress {
@@ -297,7 +297,7 @@ func (p *platform) startIngress(t *testing.T, gateways []instance) *spcsIngress 
 	return d
 }
 
-// background runs something until the test ends.
+// background runs serve until the test ends.
 func background(t *testing.T, serve func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -310,7 +310,7 @@ func background(t *testing.T, serve func(context.Context) error) {
 	})
 }
 
-// forward listens on this machine and leads to a port of an instance.
+// forward listens on this machine and forwards to a port of an instance.
 func forward(t *testing.T, to instance, port int) (at string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -352,8 +352,8 @@ func relay(ctx context.Context, conn net.Conn, to instance, address string) {
 	<-done
 }
 
-// startAgent starts an agent on this machine, where no name of the platform resolves, and returns
-// its port; those of the brokers follow.
+// startAgent starts an agent on this machine, where no name of the platform resolves. It returns
+// the agent's port; those of the brokers follow it.
 func (p *platform) startAgent(t *testing.T, d *spcsIngress) (port int) {
 	t.Helper()
 	binary, err := build()
@@ -382,8 +382,8 @@ func (p *platform) startAgent(t *testing.T, d *spcsIngress) (port int) {
 	return port
 }
 
-// The specifications of the brokers and of the gateway are started for real, and kcat gets through
-// what stands in for the ingress to all of it.
+// TestSpecificationsStart starts the specifications of the brokers and of the gateway. kcat must
+// reach all brokers through the stand-in for the ingress.
 func TestSpecificationsStart(t *testing.T) {
 	t.Parallel()
 	for _, variant := range []struct {
@@ -417,7 +417,7 @@ func TestSpecificationsStart(t *testing.T) {
 				begin := time.Now()
 				_ = brokers[2].process.Terminate(spcsGrace + time.Minute) // the JVM's exit status is 143
 				if took := time.Since(begin); took > spcsGrace {
-					t.Errorf("the broker took %v to end", took)
+					t.Errorf("the broker took %v to stop", took)
 				}
 				client.roundTrip(t, "third")
 			})
@@ -440,7 +440,7 @@ func (c spcsClient) kcat(t *testing.T, stdin string, args ...string) (string, er
 	return kcat(t, c.bootstrap, stdin, slices.Concat(args, c.flags)...)
 }
 
-// findBrokers waits until all three are listed, each by the agent's address.
+// findBrokers waits until kcat lists all three brokers, each at the agent's address.
 func (c spcsClient) findBrokers(t *testing.T) {
 	t.Helper()
 	var list string
@@ -452,7 +452,7 @@ func (c spcsClient) findBrokers(t *testing.T) {
 		wantIn(t, list, fmt.Sprintf("broker %d at 127.0.0.1:%d", node, c.port+node))
 	}
 	if strings.Contains(list, "kafka-") {
-		t.Errorf("a name from inside has come out:\n%s", list)
+		t.Errorf("an internal name has reached the client:\n%s", list)
 	}
 }
 
@@ -468,9 +468,9 @@ func (c spcsClient) roundTrip(t *testing.T, topic string) {
 	wantIn(t, out, strings.Split(strings.TrimSpace(lines(20)), "\n")...)
 }
 
-// checkPasswords has nobody come in with a wrong one, and a user that is made as
-// 31-secrets-sasl.sql says. It is Java's tools that log in as that one: librdkafka before 2.6.1
-// repeats a nonce in SCRAM, which brokers have refused since 4.0.
+// checkPasswords checks that a wrong password is refused, and that a user created as in
+// 31-secrets-sasl.sql can log in. It uses Java's tools for that user: librdkafka before 2.6.1
+// repeats a nonce in SCRAM, which brokers refuse since 4.0.
 func (c spcsClient) checkPasswords(t *testing.T) {
 	wrong := c
 	wrong.flags = saslClient("app", "wrong", "PLAIN")
@@ -486,7 +486,7 @@ func (c spcsClient) checkPasswords(t *testing.T) {
 	await(t, 30*time.Second, "a user that every broker knows", func() bool { return c.tool(t, kafka.Topics, "--command-config", alice, "--list") == nil })
 }
 
-// properties writes the settings with which Kafka's tools log in.
+// properties writes the login settings of Kafka's tools.
 func (c spcsClient) properties(t *testing.T, mechanism, module, user, password string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "client.properties")

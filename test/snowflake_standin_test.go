@@ -16,25 +16,25 @@ import (
 	"github.com/culvert-proxy/culvert/test/hostsfile"
 )
 
-// The names of a Snowflake account and of a service's endpoint, which nobody resolves but the
-// agents, and who comes there.
+// The names of a Snowflake account and of a service's endpoint, which only the agents resolve, and
+// the users and roles.
 const (
 	accountHost  = "myorg-myaccount.snowflakecomputing.com"
 	endpointHost = "abc123-myorg-myaccount.snowflakecomputing.app"
 	kafkaUser    = "KAFKA_APP"
 	kafkaRole    = "KAFKA_USER"
-	otherRole    = "ANALYST" // may not use the endpoint
+	otherRole    = "ANALYST" // has no grant on the endpoint
 )
 
-// snowflake is no transport either: the agent logs in with a key pair, and gets through the
-// platform's ingress with tokens that last for seconds.
+// snowflake is not a transport either. The agent logs in with a key pair and passes the platform's
+// ingress with tokens that last for seconds.
 const snowflake = "snowflake"
 
-// tokenLife is that of such a token.
+// tokenLife is the lifetime of such a token.
 const tokenLife = 20 * time.Second
 
-// standIn is Snowflake as culvert meets it: an account, an ingress, and a service with two gateways
-// in plain HTTP behind it.
+// standIn stands in for Snowflake: an account, an ingress, and a service with gateways in plain
+// HTTP behind it.
 type standIn struct {
 	*testbed
 	account  *standin.Account
@@ -45,7 +45,7 @@ type standIn struct {
 	ended    chan error
 }
 
-// newStandIn starts the ingress in, which may have fields set, and count gateways.
+// newStandIn starts the ingress in, whose fields may be set, and count gateways.
 func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int) (_ *standIn, err error) {
 	ln, err := net.Listen("tcp", address(clientHost, 0))
 	if err != nil {
@@ -80,13 +80,13 @@ func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int
 	return p, nil
 }
 
-// file is a file of this one alone.
+// file returns the path of a file that only this stand-in uses.
 func (p *standIn) file(name string) string {
 	_, port, _ := net.SplitHostPort(p.listen)
 	return p.file(name + "-" + port)
 }
 
-// writeFiles writes what the gateways and the agents are given, and registers the user's key.
+// writeFiles writes the files of gateways and agents, and registers the user's key.
 func (p *standIn) writeFiles() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -105,7 +105,7 @@ func (p *standIn) writeFiles() error {
 	)
 }
 
-// close ends the gateways, in good order, and the ingress.
+// close stops the gateways gracefully, and the ingress.
 func (p *standIn) close() error {
 	var all []error
 	for _, g := range p.gateways {
@@ -118,13 +118,13 @@ func (p *standIn) close() error {
 	return errors.Join(all...)
 }
 
-// url is that of the endpoint.
+// url returns the URL of the endpoint.
 func (p *standIn) url(host string) string {
 	_, port, _ := net.SplitHostPort(p.listen)
 	return "https://" + net.JoinHostPort(host, port)
 }
 
-// keyFlags are an agent's flags for the key pair.
+// keyFlags returns an agent's flags for the key pair.
 func (p *standIn) keyFlags() []string {
 	return []string{
 		"--snowflake-private-key-file", p.file("rsa-key"), "--snowflake-account", "myorg-myaccount",
@@ -132,18 +132,18 @@ func (p *standIn) keyFlags() []string {
 	}
 }
 
-// patFlags are those for a programmatic access token, which is written to a file.
+// patFlags writes a programmatic access token to a file and returns an agent's flags for it.
 func (p *standIn) patFlags(pat string) ([]string, error) {
 	return []string{"--snowflake-pat-file", p.file("pat")}, os.WriteFile(p.file("pat"), []byte(pat+"\n"), 0o600)
 }
 
-// open starts an agent that comes to the endpoint by host.
+// open starts an agent that reaches the endpoint by host.
 func (p *standIn) open(ctx context.Context, host, transport string, credentials []string) (*path, error) {
 	way := path{standIn: p, url: p.url(host), transport: transport, credentials: credentials}
 	return p.openPath(ctx, way)
 }
 
-// newSnowflakePath starts one, and an agent.
+// newSnowflakePath starts a stand-in and an agent.
 func (b *testbed) newSnowflakePath(ctx context.Context) (*path, error) {
 	edge, err := b.newStandIn(ctx, &standin.Ingress{}, 2)
 	if err != nil {
@@ -157,7 +157,7 @@ func (b *testbed) newSnowflakePath(ctx context.Context) (*path, error) {
 	return p, nil
 }
 
-// newStandInFor starts one that ends with the test.
+// newStandInFor starts a stand-in that ends with the test.
 func newStandInFor(t *testing.T, bed *testbed, in *standin.Ingress, count int) *standIn {
 	t.Helper()
 	p, err := bed.newStandIn(t.Context(), in, count)
@@ -171,12 +171,12 @@ func newStandInFor(t *testing.T, bed *testbed, in *standin.Ingress, count int) *
 	return p
 }
 
-// report adds what all said to the report of a test.
+// report logs the output of all processes.
 func (p *standIn) report(t *testing.T) {
 	for _, g := range p.gateways {
-		t.Logf("what a gateway behind the ingress said:\n%s", g.process.Output())
+		t.Logf("log of a gateway behind the ingress:\n%s", g.process.Output())
 	}
-	t.Logf("what the ingress did: %+v, and the account: %+v", p.ingress.Stats(), p.account.Logins())
+	t.Logf("ingress: %+v, account: %+v", p.ingress.Stats(), p.account.Logins())
 }
 
 // path starts an agent that ends with the test.
@@ -188,13 +188,13 @@ func (p *standIn) path(t *testing.T, host, transport string, credentials []strin
 	t.Cleanup(func() {
 		way.relay.Check(t)
 		if t.Failed() {
-			t.Logf("what the agent said:\n%s", way.agent.Output())
+			t.Logf("agent log:\n%s", way.agent.Output())
 		}
 	})
 	return way
 }
 
-// newPAT writes a new token to the file that patFlags names.
+// newPAT writes a new token to the file of patFlags.
 func (p *standIn) newPAT(t *testing.T, role string) (pat string, flags []string) {
 	t.Helper()
 	pat = p.account.NewPAT(kafkaUser, role, time.Hour)
@@ -203,7 +203,7 @@ func (p *standIn) newPAT(t *testing.T, role string) (pat string, flags []string)
 	return pat, flags
 }
 
-// sumOverGateways adds up samples of all gateways that a path may lead to.
+// sumOverGateways sums up samples of all gateways of a path.
 func (p *path) sumOverGateways(t *testing.T, texts ...string) (sum float64) {
 	t.Helper()
 	gateways := []*gateway{p.gateway}
@@ -216,7 +216,7 @@ func (p *path) sumOverGateways(t *testing.T, texts ...string) (sum float64) {
 	return sum
 }
 
-// over is the transport that a path goes over.
+// over returns the transport that a path uses.
 func (p *path) over() string {
 	if p.transport == snowflake {
 		return "ws"

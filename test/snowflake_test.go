@@ -16,12 +16,11 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 )
 
-// These tests have what the main-job tests cannot have while others work: an ingress that cuts,
-// tokens that end, gateways that come and go. The main-job tests run through the same stand-in: see
-// eachTransport.
+// These tests disturb what they use, so they run apart from the shared stand-in (see
+// eachTransport): ingresses that cut, tokens that expire, gateways that restart.
 
-// mustLoseNothing has producers of some kinds send, and a group read along, while something is done
-// to what they go through. It fails the test if a record is lost, or is there twice.
+// mustLoseNothing produces with producers of some kinds, and consumes in a group, during disturb.
+// It fails the test if a record is lost or duplicated.
 func (p *path) mustLoseNothing(t *testing.T, kinds []string, disturb func(context.Context)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("producers not done within three minutes"))
@@ -47,8 +46,8 @@ func (p *path) mustLoseNothing(t *testing.T, kinds []string, disturb func(contex
 	}
 }
 
-// TestASnowflakeServiceIsUpgraded restarts both instances of a service, one after the other, with
-// clients that come all the time. Nobody notices anything.
+// TestASnowflakeServiceIsUpgraded restarts both instances of a service, one after the other, while
+// new clients connect all the time. None of them may fail.
 func TestASnowflakeServiceIsUpgraded(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -71,8 +70,8 @@ func TestASnowflakeServiceIsUpgraded(t *testing.T) {
 	}
 }
 
-// TestASnowflakeInstanceCrashes kills a gateway, which the ingress notices late, and the agent,
-// which comes back.
+// TestASnowflakeInstanceCrashes kills a gateway, which the ingress notices late, and then the
+// agent, and restarts both.
 func TestASnowflakeInstanceCrashes(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -89,8 +88,8 @@ func TestASnowflakeInstanceCrashes(t *testing.T) {
 	})
 }
 
-// TestSnowflakeCutsWhatIsIdle has the ingress cut what does not move: never what KEEPALIVEs move,
-// and with a reset where they come too late.
+// TestSnowflakeCutsWhatIsIdle has the ingress cut idle connections. Streams with KEEPALIVEs must
+// stay; those whose KEEPALIVEs are too rare must be reset.
 func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
 	bed := sharedTestbed(t).withShortTimeouts(t)
 	t.Parallel()
@@ -123,8 +122,8 @@ func TestSnowflakeCutsWhatIsIdle(t *testing.T) {
 	})
 }
 
-// TestSnowflakeCutsWhatIsOld has the ingress end every connection after four seconds, whatever it
-// carries.
+// TestSnowflakeCutsWhatIsOld has the ingress end every connection after four seconds, even a busy
+// one.
 func TestSnowflakeCutsWhatIsOld(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -134,13 +133,13 @@ func TestSnowflakeCutsWhatIsOld(t *testing.T) {
 	p.mustLoseNothing(t, []string{"franz-go"}, func(context.Context) {})
 	cuts := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`)
 	if cuts == 0 {
-		t.Error("nothing was cut")
+		t.Error("no connection was cut")
 	}
 	t.Logf("%v connections were cut", cuts)
 }
 
-// TestSnowflakeBuffersResponses has an ingress with HTTP/2, once as it should be and once with
-// responses held back until they are whole: then auto takes ws.
+// TestSnowflakeBuffersResponses uses an HTTP/2 ingress, once as it should be and once with
+// responses buffered until they are complete. Then auto must choose ws.
 func TestSnowflakeBuffersResponses(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -155,15 +154,15 @@ func TestSnowflakeBuffersResponses(t *testing.T) {
 			} else {
 				roundTrip(t, h2, "h2")
 			}
-			for _, host := range []string{endpointHost, clientHost} { // auto begins otherwise at Snowflake's hosts
+			for _, host := range []string{endpointHost, clientHost} { // auto starts with another transport at Snowflake's hosts
 				ingressCase{auto: "ws"}.checkAuto(t, edge.path(t, host, "auto", pat))
 			}
 		})
 	}
 }
 
-// TestSnowflakeTokensExpire has tokens of four seconds, under clients that come all the time.
-// Nobody notices when they are renewed.
+// TestSnowflakeTokensExpire uses tokens of four seconds while new clients connect all the time.
+// None may notice a renewal.
 func TestSnowflakeTokensExpire(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -185,8 +184,8 @@ func TestSnowflakeTokensExpire(t *testing.T) {
 	}
 }
 
-// TestARevokedPATIsReplaced replaces a token that is not valid any more, in its file. The agent stays up,
-// also where the ingress does not say what is wrong.
+// TestARevokedPATIsReplaced revokes a token and then replaces it in its file. The agent must not
+// stop, even where the ingress does not say what is wrong.
 func TestARevokedPATIsReplaced(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -198,21 +197,21 @@ func TestARevokedPATIsReplaced(t *testing.T) {
 			p := edge.path(t, endpointHost, "auto", flags)
 			p.firstAnswer(t)
 			edge.account.Revoke(pat)
-			await(t, time.Minute, "the agent says it", func() bool { // what stands ready was let in before
+			await(t, time.Minute, "the agent says it", func() bool { // spare streams were authenticated before
 				_, err := p.connect(t).ask(patience)
 				return err != nil && strings.Contains(p.agent.Output().String(), sentence)
 			})
 			edge.newPAT(t, kafkaRole)
-			t.Logf("first answer %v after there is another token", p.firstAnswer(t).Round(time.Millisecond))
+			t.Logf("first answer %v after the token was replaced", p.firstAnswer(t).Round(time.Millisecond))
 			roundTrip(t, p, "ws")
 			if strings.Contains(p.agent.Output().String(), pat) {
-				t.Error("the agent's log holds the token")
+				t.Error("the agent's log contains the token")
 			}
 		})
 	}
 }
 
-// TestARoleWithoutTheEndpoint comes with a token that is good for something else.
+// TestARoleWithoutTheEndpoint uses a valid token whose role has no grant on the endpoint.
 func TestARoleWithoutTheEndpoint(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -223,7 +222,8 @@ func TestARoleWithoutTheEndpoint(t *testing.T) {
 	wantIn(t, p.agent.Output().String(), "GRANT SERVICE ROLE")
 }
 
-// TestASuspendedServiceIsStarted has the first request start a gateway, which takes some seconds.
+// TestASuspendedServiceIsStarted suspends a service. The first request starts a gateway, which
+// takes some seconds.
 func TestASuspendedServiceIsStarted(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
@@ -246,12 +246,12 @@ func TestASuspendedServiceIsStarted(t *testing.T) {
 	roundTrip(t, p, "ws")
 }
 
-// TestManyClientsCauseFewLogins has clients that try again and again while nothing can come of it,
-// and counts what reaches Snowflake.
+// TestManyClientsCauseFewLogins has clients retry while the login cannot succeed, and limits the
+// requests that reach Snowflake.
 func TestManyClientsCauseFewLogins(t *testing.T) {
 	bed := sharedTestbed(t)
 	t.Parallel()
-	// manyClients has 50 clients come ten times a second each.
+	// manyClients has 50 clients connect ten times a second each.
 	manyClients := func(t *testing.T, p *path) {
 		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 		defer cancel()

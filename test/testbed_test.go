@@ -12,32 +12,32 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// transports are those that every client must work over.
+// transports are the ones that every client must work over.
 var transports = []string{"ws", "h3", "h2"}
 
-// direct is no transport: the agent dials the brokers itself.
+// direct is not a transport: the agent dials the brokers itself.
 const direct = "direct"
 
-// testbed is a cluster, a gateway beside it, and agents that lead to it.
+// testbed is a cluster, a gateway beside it, and agents that connect to it.
 type testbed struct {
 	dir     string
 	binary  string // culvert
 	cluster *kafka.Cluster
-	brokers string // the addresses of theirs that culvert is given
+	brokers string // the brokers' addresses that culvert is given
 	gateway *gateway
 	paths   map[string]*path // by transport
 
-	toBrokers, toClients []string // flags of whoever dials brokers, and of agents
+	toBrokers, toClients []string // flags of the process that dials brokers, and of agents
 }
 
-// shared is the testbed of most tests: a cluster takes seconds to start.
+// shared is the testbed of most tests, since a cluster takes seconds to start.
 var shared struct {
 	once    sync.Once
 	testbed *testbed
 	err     error
 }
 
-// sharedTestbed returns it and starts it for the first test.
+// sharedTestbed returns the shared testbed. The first call starts it.
 func sharedTestbed(t *testing.T) *testbed {
 	t.Helper()
 	needReal(t)
@@ -64,7 +64,7 @@ func newSharedTestbed() (*testbed, error) {
 	return bed, err
 }
 
-// closeShared ends the shared testbed if a test has started it.
+// closeShared stops the shared testbed if a test has started it.
 func closeShared() error {
 	bed := shared.testbed
 	if bed == nil {
@@ -73,14 +73,14 @@ func closeShared() error {
 	return errors.Join(bed.close(), os.RemoveAll(bed.dir))
 }
 
-// eachTransport runs a test once per transport, and through the stand-in for Snowflake, side by
-// side, and fails it if a broker's name has reached a client, if nothing came through the agent, or
-// if the agent has refused anything.
+// eachTransport runs a test in parallel over each transport and through the stand-in for Snowflake.
+// It fails the test if a broker's name reached a client, if no bytes came through the agent, or if
+// the agent refused anything.
 func eachTransport(t *testing.T, test func(*testing.T, *path)) {
 	sharedTestbed(t).each(t, append(transports, snowflake), test)
 }
 
-// eachWay is eachTransport and, besides, an agent that dials the brokers itself.
+// eachWay is eachTransport plus an agent that dials the brokers itself.
 func eachWay(t *testing.T, test func(*testing.T, *path)) {
 	sharedTestbed(t).each(t, append(transports, direct, snowflake), test)
 }
@@ -95,18 +95,18 @@ func (b *testbed) each(t *testing.T, ways []string, test func(*testing.T, *path)
 			test(t, p)
 			p.relay.Check(t)
 			if p.relay.Sent() == sent {
-				t.Error("nothing came through the agent")
+				t.Error("no bytes came through the agent")
 			}
 			if n := scrape(t, p.admin).sum("culvert_refused_total") - refused; n > 0 {
-				t.Errorf("the agent has refused something %v times", n)
+				t.Errorf("the agent refused %v times", n)
 			}
 			b.logIfFailed(t)
 		})
 	}
 }
 
-// newTestbed starts a cluster, a gateway that is given the addresses of one of its listeners, and a
-// path per way to it.
+// newTestbed starts a cluster, a gateway that is given the addresses of one of its listeners, and
+// one path per way.
 func newTestbed(ctx context.Context, dir string, cfg kafka.Config, listener func(*kafka.Cluster) string, ways ...string) (*testbed, error) {
 	bed := &testbed{dir: dir}
 	return bed, bed.start(ctx, cfg, listener, ways...)
@@ -145,7 +145,7 @@ func (b *testbed) start(ctx context.Context, cfg kafka.Config, listener func(*ka
 	return nil
 }
 
-// close ends the agents, the gateway and the brokers. Culvert must end in good order.
+// close stops agents, gateway and brokers. Culvert must stop gracefully.
 func (b *testbed) close() error {
 	var all []error
 	for _, p := range b.paths {
@@ -169,15 +169,15 @@ func closeWith(t *testing.T, c interface{ close() error }) {
 	})
 }
 
-// logIfFailed adds what all said to the report of a test that has failed.
+// logIfFailed logs the output of all processes if the test has failed.
 func (b *testbed) logIfFailed(t *testing.T) {
 	if !t.Failed() {
 		return
 	}
-	t.Logf("what the brokers said:\n%s", b.cluster.Log())
-	t.Logf("what the gateway said:\n%s", b.gateway.process.Output())
+	t.Logf("broker logs:\n%s", b.cluster.Log())
+	t.Logf("gateway log:\n%s", b.gateway.process.Output())
 	for _, p := range b.paths {
-		t.Logf("what the agent over %s said:\n%s", p.transport, p.agent.Output())
+		t.Logf("log of the agent over %s:\n%s", p.transport, p.agent.Output())
 		if p.standIn != nil {
 			p.standIn.report(t)
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// newTLSTestbed starts a broker that speaks TLS, asks culvert for a certificate and clients for a
-// password, and agents that do the first two with clients.
+// newTLSTestbed starts brokers and agents with TLS. Brokers require a certificate from culvert and
+// a password from clients; agents require a certificate from clients.
 func newTLSTestbed(t *testing.T, ways ...string) *testbed {
 	t.Helper()
 	bed := &testbed{dir: t.TempDir()}
@@ -41,7 +41,8 @@ func (b *testbed) clientFiles() clients.TLS {
 }
 
 // TestClientsThatLogInOverTLS has the Java client and librdkafka log in by each mechanism, and one
-// client as before Kafka 1.0, with TLS and certificates on both of Kafka's hops.
+// client as before Kafka 1.0. Both Kafka connections, from client to agent and from gateway to
+// broker, use TLS with certificates on both sides.
 func TestClientsThatLogInOverTLS(t *testing.T) {
 	needReal(t)
 	var all []clients.Client
@@ -59,14 +60,14 @@ func TestClientsThatLogInOverTLS(t *testing.T) {
 			p.roundtrips(t, []clients.Client{files.LogInV0()})
 		})
 	})
-	t.Run("trouble", bed.brokersRefuse)
+	t.Run("refused", bed.brokersRefuse)
 }
 
-// brokersRefuse starts both ends with what brokers do not take. Either says why, and clients are
-// ended and not kept waiting.
+// brokersRefuse starts agent and gateway with credentials that brokers refuse. The log must say
+// why, and a client's connection must end soon.
 func (b *testbed) brokersRefuse(t *testing.T) {
 	ours := []string{"--broker-tls", "--broker-ca-file", b.file("brokers-ca.pem")}
-	strangers := []string{"--broker-cert-file", b.file("nobody.pem"), "--broker-key-file", b.file("nobody-key.pem")}
+	other := []string{"--broker-cert-file", b.file("other-client.pem"), "--broker-key-file", b.file("other-client-key.pem")}
 	for _, test := range []struct {
 		what, brokers string
 		flags         []string
@@ -75,8 +76,8 @@ func (b *testbed) brokersRefuse(t *testing.T) {
 		{"plaintext to TLS", b.cluster.SASL(), nil, "require TLS (--broker-tls)?"},
 		{"TLS to plaintext", b.cluster.Bootstrap(), b.toBrokers, "does this broker listener speak TLS?"},
 		{"no certificate", b.cluster.SASL(), ours, "does it require a client certificate"},
-		{"a stranger's certificate", b.cluster.SASL(), append(ours, strangers...), "from a CA that it trusts?"},
-		{"another CA", b.cluster.SASL(), []string{"--broker-tls", "--broker-ca-file", b.file("strangers-ca.pem")}, "in --broker-ca-file?"},
+		{"a certificate of another CA", b.cluster.SASL(), append(ours, other...), "from a CA that it trusts?"},
+		{"another CA", b.cluster.SASL(), []string{"--broker-tls", "--broker-ca-file", b.file("other-ca.pem")}, "in --broker-ca-file?"},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			v := *b
@@ -103,8 +104,8 @@ func (b *testbed) brokersRefuse(t *testing.T) {
 	}
 }
 
-// mustCloseUnanswered sends a request as a client does first, and fails the test unless the connection
-// ends without an answer.
+// mustCloseUnanswered sends a client's first request. It fails the test unless the connection ends
+// without a response.
 func mustCloseUnanswered(t *testing.T, address string) {
 	t.Helper()
 	c, err := net.Dial("tcp", address)

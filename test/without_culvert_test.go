@@ -9,9 +9,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// TestBrokersCannotBeUsedDirectly is the control: without culvert the first answer comes and then
-// nothing works, since it names what nobody resolves. If this passes by another way, the other
-// tests show nothing.
+// TestBrokersCannotBeUsedDirectly is the control. Without culvert only the bootstrap address
+// answers, and the names in the response do not resolve. If a client works all the same, the other
+// tests prove nothing.
 func TestBrokersCannotBeUsedDirectly(t *testing.T) {
 	bed := sharedTestbed(t)
 	topic := bed.cluster.Topic(t, "control")

@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A tag can be moved to other code by whoever owns the action; a commit cannot.
+// The owner of an action can move a tag to other code, but not a commit.
 var (
 	atCommit      = regexp.MustCompile(`^[\w.-]+(/[\w.-]+)+@[0-9a-f]{40}$`)
 	actionVersion = regexp.MustCompile(`^# v\d+\.\d+\.\d+$`)
@@ -20,7 +20,7 @@ func TestWorkflowsUseActionsByTheirCommit(t *testing.T) {
 	for _, w := range workflows(t) {
 		uses := valuesOf(w, "uses")
 		if len(uses) == 0 {
-			t.Error("a workflow uses no action, not even the one that checks out")
+			t.Error("a workflow uses no action, not even checkout")
 		}
 		for _, u := range uses {
 			if !atCommit.MatchString(u.Value) || !actionVersion.MatchString(u.LineComment) {
@@ -34,7 +34,7 @@ func TestWorkflowsMayOnlyRead(t *testing.T) {
 	for _, w := range workflows(t) {
 		all := valuesOf(w, "permissions")
 		if len(all) == 0 {
-			t.Error("a workflow names no permissions: it has those that the repository gives by default")
+			t.Error("a workflow sets no permissions, so it has the repository's default ones")
 		}
 		for _, p := range all {
 			text, err := yaml.Marshal(p)
