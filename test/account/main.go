@@ -1,9 +1,9 @@
-// Command account stands in for a Snowflake account in which charts/spcs has been run, to try an
-// agent's flags without one:
+// Command account stands in for a Snowflake account in which charts/spcs has been run. It lets you
+// try an agent's flags without an account:
 //
 //	go run ./test/account
 //
-// It has brokers in memory, a gateway, an ingress that asks for a token, and /oauth/token. It
+// It has in-memory brokers, a gateway, an ingress that requires a token, and /oauth/token. It
 // writes the credentials into a folder, prints what to type in another terminal, and runs until
 // Ctrl-C. See docs/snowflake.md.
 package main
@@ -38,7 +38,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 )
 
-// What 60-access.sql makes, as Snowflake spells it.
+// The names that 60-access.sql creates, as Snowflake spells them.
 const (
 	user = "CULVERT_AGENT"
 	role = "CULVERT_CLIENT"
@@ -120,7 +120,7 @@ func gatewayOf(cluster *fakekafka.Cluster, tokens string) (*proxy.Gateway, error
 	}, nil
 }
 
-// files are the credentials that the walk makes.
+// files are the credentials that the instructions create.
 type files struct{ ca, tokens, pat, key string }
 
 func writeCredentials(dir string, account *standin.Account, authority *x509.Certificate) (*files, error) {

@@ -9,14 +9,14 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// fuzzTime is how often each fuzz target runs here: enough to find what is near its seeds. It is no
-// time, at the end of which a run on a busy machine can fail by itself
-// (https://go.dev/issue/48591). For more, run a target alone:
+// fuzzTime is how many inputs each fuzz target gets here: enough to find faults near its seeds. It
+// is a count and not a duration, since a run that ends at a deadline can fail on a busy machine
+// (https://go.dev/issue/48591). For more, run one target alone:
 //
 //	go test ./proxy -run=NONE -fuzz=FuzzHostileClient -fuzztime=1h
 const fuzzTime = "2000x"
 
-// fuzz runs each fuzz target of the packages for a moment, beyond its seeds, which are tests.
+// fuzz runs each fuzz target of the packages briefly. Its seeds run as ordinary tests.
 func fuzz(ctx context.Context, results *Results, packages []string) error {
 	out, err := proc.Run(ctx, exec.Command("go", append([]string{"test", "-list=^Fuzz"}, packages...)...))
 	if err != nil {
@@ -31,8 +31,8 @@ func fuzz(ctx context.Context, results *Results, packages []string) error {
 
 type fuzzTarget struct{ pkg, name string }
 
-// fuzzTargets reads what go test -list prints: the names of a package, and then a line with the
-// package.
+// fuzzTargets parses the output of go test -list: the names of a package, followed by a line with
+// the package.
 func fuzzTargets(list string) (targets []fuzzTarget) {
 	var names []string
 	for line := range strings.Lines(list) {

@@ -14,11 +14,11 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// need is a program that the tests run, and where Debian has it.
+// need is a program that the tests run, and its Debian packages.
 type need struct {
 	program  string
 	packages []string
-	probe    []string // a command that fails if it is there but not whole
+	probe    []string // a command that fails if the installation is incomplete
 }
 
 var needs = []need{
@@ -39,8 +39,8 @@ var needs = []need{
 	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }
 
-// install installs the missing programs where that is ours to do: as root, with apt. Elsewhere it
-// says what is missing; the tests that need it will skip.
+// install installs missing programs if it can: as root, with apt. Otherwise it prints what is
+// missing, and the tests that need it skip.
 func install(ctx context.Context) error {
 	var programs, packages []string
 	for _, n := range needs {
@@ -74,12 +74,12 @@ func installPackages(ctx context.Context, apt string, packages []string) error {
 	return nil
 }
 
-// policy is the file by which Debian asks whether a package may start its service. Where there is
-// none, nginx, HAProxy and squid start at once.
+// policy is the file in which Debian looks up whether a package may start its service. Without it
+// nginx, HAProxy and squid start when they are installed.
 const policy = "/usr/sbin/policy-rc.d"
 
-// withoutServices has Debian start no service while install runs. A policy that stands there
-// already is its owner's wish.
+// withoutServices runs install and keeps Debian from starting services meanwhile. It leaves a
+// policy that exists already as it is.
 func withoutServices(install func() error) error {
 	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
 	if errors.Is(err, fs.ErrExist) {

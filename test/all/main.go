@@ -1,12 +1,12 @@
-// Command all runs every check and every test of the repository, also those against real brokers
-// and clients, for which it installs what is missing:
+// Command all runs every check and every test of the repository, including those against real
+// brokers and clients. It installs what is missing for them:
 //
 //	go run ./test/all
 //	go run ./test/all -checks    # no tests: a minute, and seconds the next time
 //
 // It ends with a table of what passed, failed and was skipped. On Linux, where CI is set, a skipped
-// test is a failure; a skipped check is not. Elsewhere what is real is left out: brokers, clients,
-// ingresses and networks.
+// test is a failure; a skipped check is not. On other systems the tests with real brokers, clients,
+// ingresses and networks are left out.
 package main
 
 import (
@@ -54,7 +54,7 @@ func run(ctx context.Context, checksOnly bool) error {
 	}
 	var results Results
 	for _, c := range checks {
-		cache.Say("%s", c.name) // minutes pass where everything has to be compiled first
+		cache.Say("%s", c.name) // a first run compiles for minutes
 		results.Check(c.name, c.run(ctx))
 	}
 	if !checksOnly {
@@ -69,8 +69,8 @@ func run(ctx context.Context, checksOnly bool) error {
 	return results.Err(os.Getenv("CI") != "" && hasReal)
 }
 
-// hasReal reports whether this system has what the real-world tests need: Debian's packages, name
-// spaces, and emulated networks.
+// hasReal reports whether this system can run the tests with real programs. They need Debian's
+// packages, namespaces and emulated networks.
 const hasReal = runtime.GOOS == "linux"
 
 func runAllTests(ctx context.Context, results *Results) error {
@@ -79,7 +79,7 @@ func runAllTests(ctx context.Context, results *Results) error {
 		return err
 	}
 	runTests(ctx, results, ".", nil, append([]string{"-race"}, product...))
-	// Tests that count allocations skip with the race detector, which allocates.
+	// The race detector allocates, so tests that count allocations skip with it.
 	for name, tests := range results.Skipped() {
 		runTests(ctx, results, ".", nil, []string{"-run=^(" + strings.Join(tests, "|") + ")$", name})
 	}
@@ -90,14 +90,14 @@ func runAllTests(ctx context.Context, results *Results) error {
 	env := []string{"CULVERT_TEST_REAL=1"}
 	if !hasReal {
 		cache.Say("LEFT OUT on %s: every test with Apache Kafka, its clients, ingresses, images or emulated networks. They need Linux", runtime.GOOS)
-		env = nil // they skip; what tests the repository itself runs
+		env = nil // tests with real programs skip; those of the repository itself run
 	}
-	// One package at a time: each starts brokers of its own.
+	// One package at a time, since each starts its own brokers.
 	runTests(ctx, results, ".", env, append([]string{"-p=1"}, real...))
 	return nil
 }
 
-// packages returns those of the product, and those of the real-world tests.
+// packages returns the packages of the product, and those of the tests with real programs.
 func packages(ctx context.Context) (product, real []string, err error) {
 	out, err := proc.Run(ctx, exec.Command("go", "list", "./..."))
 	if err != nil {
@@ -113,10 +113,10 @@ func packages(ctx context.Context) (product, real []string, err error) {
 	return product, real, nil
 }
 
-// testTimeout ends a test binary that hangs.
+// testTimeout stops a test binary that hangs.
 const testTimeout = "20m"
 
-// runTests runs go test in a module's folder and adds what it reports.
+// runTests runs go test in a module's folder and adds its results.
 func runTests(ctx context.Context, results *Results, module string, env, args []string) {
 	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1", "-timeout=" + testTimeout}, args...)...)
 	cmd.Dir = module
@@ -135,7 +135,7 @@ func runTests(ctx context.Context, results *Results, module string, env, args []
 	}
 }
 
-// check is a step that is no test.
+// check is a step other than a test.
 type check struct {
 	name string
 	run  func(context.Context) error
@@ -167,7 +167,8 @@ func vet(system string) func(context.Context) error {
 	return command("GOOS="+system, "go", "vet", "./...")
 }
 
-// command returns a check that runs a program; what has a = before its name is its environment.
+// command returns a check that runs a program. Arguments before its name that contain "=" are
+// environment variables.
 func command(argv ...string) func(context.Context) error {
 	name := slices.IndexFunc(argv, func(s string) bool { return !strings.Contains(s, "=") })
 	return func(ctx context.Context) error {

@@ -13,7 +13,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/cache"
 )
 
-// event is a line of go test -json.
+// event is a line of the output of go test -json.
 type event struct {
 	Action     string
 	Package    string
@@ -23,7 +23,7 @@ type event struct {
 	Output     string
 }
 
-// result is what became of a test, a package or a check.
+// result is the result of a test, a package or a check.
 type result struct {
 	action  string // pass, fail or skip
 	elapsed float64
@@ -36,11 +36,11 @@ type suite struct {
 	tests map[string]*result
 }
 
-// Results collects what the checks and tests came to.
+// Results collects the results of checks and tests.
 type Results struct {
 	suites map[string]*suite
 	order  []string
-	builds map[string]*strings.Builder // what the compiler said
+	builds map[string]*strings.Builder // the compiler's output
 }
 
 const checksName = "checks"
@@ -69,7 +69,7 @@ func (s *suite) test(name string) *result {
 	return s.tests[name]
 }
 
-// Check adds a step that is no test.
+// Check adds the result of a check.
 func (r *Results) Check(name string, err error) {
 	t := r.suite(checksName).test(name)
 	if err == nil {
@@ -84,7 +84,7 @@ func (r *Results) Check(name string, err error) {
 	fmt.Fprintf(&t.output, "%v\n", err)
 }
 
-// Read adds what go test -json writes, and shows how it goes.
+// Read adds the output of go test -json, and prints progress.
 func (r *Results) Read(from io.Reader, progress io.Writer) error {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 1<<20)
@@ -137,8 +137,7 @@ func short(name string) string {
 	return strings.TrimPrefix(name, "github.com/culvert-proxy/culvert/")
 }
 
-// leaves are the tests that count: those without tests of their own, and those that failed by
-// themselves.
+// leaves returns the tests that count: those without subtests, and those that failed by themselves.
 func (s *suite) leaves() map[string]*result {
 	parents := make(map[string]bool)
 	blamed := make(map[string]bool) // a test below it has failed
@@ -171,7 +170,7 @@ func anyFailed(tests map[string]*result) bool {
 	return false
 }
 
-// failed is also true of a test that began and did not end: its binary died.
+// failed is also true of a test that never ended because its binary died.
 func (t *result) failed() bool { return t.action != "pass" && t.action != "skip" }
 
 // count returns how many passed, failed and were skipped.
@@ -204,7 +203,7 @@ func (r *Results) total() (n counts) {
 // Failed reports whether anything has failed.
 func (r *Results) Failed() bool { return r.total().failed > 0 }
 
-// Skipped returns the names of the tests that have skipped, or in which one has, by package.
+// Skipped returns, by package, the names of the tests that were skipped or had a skipped subtest.
 func (r *Results) Skipped() map[string][]string {
 	all := make(map[string][]string)
 	for name, s := range r.suites {
@@ -218,7 +217,7 @@ func (r *Results) Skipped() map[string][]string {
 	return all
 }
 
-// Err returns why the run as a whole has failed, if it has.
+// Err returns why the run has failed, or nil.
 func (r *Results) Err(ci bool) error {
 	n := r.total()
 	if n.failed > 0 {
@@ -233,8 +232,8 @@ func (r *Results) Err(ci bool) error {
 	return nil
 }
 
-// Print writes what failed and what was skipped, with what the tests said, then the table, then the
-// sum as the last line.
+// Print writes the failed and skipped tests with their output, then the table, and as the last line
+// the sum.
 func (r *Results) Print(w io.Writer) {
 	for _, name := range r.order {
 		r.printTrouble(w, name)

@@ -10,9 +10,9 @@ import (
 
 const module = "github.com/culvert-proxy/culvert/"
 
-// report is what go test -json writes for a package in which one test has passed, one was skipped,
-// one has failed in one of two subtests, one by itself although its subtest passed, and one was
-// running when the binary died.
+// report is the output of go test -json for a package with these tests: one passed, one was
+// skipped, one failed in one of two subtests, one failed by itself although its subtest passed, and
+// one was running when the binary died.
 const report = `{"Action":"start","Package":"P"}
 {"Action":"run","Package":"P","Test":"TestGood"}
 {"Action":"pass","Package":"P","Test":"TestGood","Elapsed":0.1}

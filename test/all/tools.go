@@ -11,8 +11,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/cache"
 )
 
-// tool is a checker that is a Go program. It is built here, at one version, and is in no go.mod:
-// whoever builds culvert does not need it.
+// tool is a checker written in Go. It is built here at a fixed version and is in no go.mod, since
+// building culvert does not need it.
 type tool struct{ path, version string }
 
 var (
@@ -21,12 +21,12 @@ var (
 	govulncheck  = tool{"golang.org/x/vuln/cmd/govulncheck", "v1.9.0"}
 )
 
-// staticChecks are all of staticcheck's but those of style (ST) and the fixes that it offers to
+// staticChecks are all checks of staticcheck except style (ST) and the fixes that it offers to
 // editors (QF).
 const staticChecks = "-checks=SA*,S1*,U1000"
 
-// check returns a check that runs the tool on the code for Linux, on any system: what it says shall
-// be the same for all.
+// check returns a check that runs the tool on the code for Linux on every system, so that all get
+// the same findings.
 func (t tool) check(args ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		program, err := t.install(ctx)
@@ -37,8 +37,8 @@ func (t tool) check(args ...string) func(context.Context) error {
 	}
 }
 
-// install builds the tool, unless this version of Go has built it before, and returns the path of
-// the program.
+// install builds the tool, unless this version of Go has built it already. It returns the program's
+// path.
 func (t tool) install(ctx context.Context) (program string, err error) {
 	name := filepath.Base(t.path)
 	dir, err := cache.Get(name+"-"+t.version, t.path+"@"+t.version+" "+runtime.Version(), func(dir string) error {
@@ -50,8 +50,8 @@ func (t tool) install(ctx context.Context) (program string, err error) {
 	return exec.LookPath(filepath.Join(dir, name)) // which adds .exe on Windows
 }
 
-// vulnerabilities fails where our code calls what is known to be vulnerable. Without the database
-// nothing is known, and the check is skipped.
+// vulnerabilities fails where our code calls functions with known vulnerabilities. If the database
+// cannot be reached, the check is skipped.
 func vulnerabilities(ctx context.Context) error {
 	err := govulncheck.check("./...")(ctx)
 	if err != nil && strings.Contains(err.Error(), "govulncheck: fetching vulnerabilities") {
@@ -60,5 +60,5 @@ func vulnerabilities(ctx context.Context) error {
 	return err
 }
 
-// skipped is why a check says nothing, good or bad.
+// skipped is why a check has no result.
 type skipped struct{ error }

@@ -17,7 +17,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// bareBuffer is as much as culvert has in memory of one direction.
+// bareBuffer is as large as culvert's buffer for one direction.
 const bareBuffer = 64 << 10
 
 // runBareAgent is an agent that only copies: one port per address in -to.
@@ -58,7 +58,7 @@ func runBareAgent(out io.Writer, args []string) error {
 	return nil
 }
 
-// dialCubic dials with CUBIC, and hides what tunnel would set BBR on.
+// dialCubic dials with CUBIC and hides the socket, on which tunnel would set BBR.
 func dialCubic(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := (&net.Dialer{Control: cubic}).DialContext(ctx, network, address)
 	if err != nil {
@@ -67,8 +67,7 @@ func dialCubic(ctx context.Context, network, address string) (net.Conn, error) {
 	return plainConn{c}, nil
 }
 
-// plainConn and plainListener are as the kernel makes them: tunnel tunes no sockets that it does
-// not see.
+// plainConn and plainListener hide the sockets, so that tunnel cannot tune them.
 type plainConn struct{ net.Conn }
 
 type plainListener struct{ net.Listener }
@@ -92,7 +91,7 @@ func bareStream(d *tunnel.Dialer, c net.Conn, target string) error {
 	return copyBoth(c, stream)
 }
 
-// runBareGateway is a gateway that only copies, to wherever it is told.
+// runBareGateway is a gateway that only copies, to any target.
 func runBareGateway(out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("bare-gateway", flag.ContinueOnError)
 	cert := flags.String("cert", "", "file with the certificate")
@@ -145,10 +144,10 @@ func copyBoth(a net.Conn, b halfCloser) error {
 	return errors.Join(down, <-up)
 }
 
-// copyOne copies until from ends. What ends otherwise ends both.
+// copyOne copies until from ends. An error ends both.
 func copyOne(to halfCloser, from net.Conn) error {
-	// The wrappers hide ReadFrom and WriteTo: no splice, for there is none between a socket and
-	// TLS.
+	// The wrappers hide ReadFrom and WriteTo to prevent splice, which does not exist between a
+	// socket and TLS.
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, bareBuffer))
 	if err != nil {
 		to.Close()

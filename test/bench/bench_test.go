@@ -14,7 +14,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/netns"
 )
 
-// TestMain lets the test binary be the parts that the bench starts from it.
+// TestMain lets the test binary be the processes that the bench starts from it.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
 		main()
@@ -23,7 +23,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestBenchRuns keeps the bench alive. It asserts no figure: a loaded machine has others.
+// TestBenchRuns checks that the bench works. It asserts no figure, since those depend on the
+// machine.
 func TestBenchRuns(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("reads CPU time and memory from /proc")
@@ -35,21 +36,21 @@ func TestBenchRuns(t *testing.T) {
 	wantFigures(t, out.String(), new(options).loadNames(""), rowNames)
 }
 
-// TestBenchRunsOverANetwork is TestBenchRuns with what only a network shows.
+// TestBenchRunsOverANetwork is TestBenchRuns over a network.
 func TestBenchRunsOverANetwork(t *testing.T) {
 	if err := netns.Available(); err != nil {
 		t.Skip(err)
 	}
 	var out bytes.Buffer
 	rows := []string{"direct", "bare h2", "culvert ws", "culvert h3"}
-	these := []string{"produce 16 KiB", "one record ×16", "first answer"} // the others take their time
+	these := []string{"produce 16 KiB", "one record ×16", "first answer"} // the others take too long
 	if err := run(&out, []string{"-wan", "delay=2ms,loss=0.1%,seed=1", "-rounds", "1", "-seconds", "0.05", "-loads", strings.Join(these, ","), "-rows", strings.Join(rows, ",")}); err != nil {
 		t.Fatal(err)
 	}
 	wantFigures(t, out.String(), these, rows)
 }
 
-// wantFigures fails the test unless the table is whole.
+// wantFigures fails the test unless the table is complete.
 func wantFigures(t *testing.T, table string, names, rows []string) {
 	t.Helper()
 	t.Log(table)
@@ -89,7 +90,7 @@ func TestBenchRefusesUnknownNames(t *testing.T) {
 	}
 }
 
-// The frames must be such as kmsg, and so any broker and client, can read.
+// kmsg must be able to decode the frames, and so any broker and client.
 func TestFramesParseAsKafka(t *testing.T) {
 	for _, size := range []int{recordSize, 16 << 10, mebibyte, 3 * mebibyte} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

@@ -14,10 +14,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// readSize is how much the broker and the load read at a time. They shall not be what is measured.
+// readSize is how much the broker and the load read at a time. It is large, so that they are not
+// what the bench measures.
 const readSize = 256 << 10
 
-// cluster is what its brokers share.
+// cluster is what the brokers share.
 type cluster struct {
 	listeners []net.Listener
 
@@ -25,14 +26,14 @@ type cluster struct {
 	fetches map[fetchKind]*fetched
 }
 
-// broker does nothing with records: it acknowledges Produce, and answers Fetch with the same
-// records each time.
+// broker does not store records. It acknowledges Produce, and answers Fetch with the same records
+// each time.
 type broker struct {
 	*cluster
 	produced []byte // for the one partition that this broker leads
 }
 
-// runBroker is the process of the brokers.
+// runBroker runs all brokers in one process.
 func runBroker(out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("broker", flag.ContinueOnError)
 	listen := listenFlags(flags)
@@ -54,7 +55,7 @@ func runBroker(out io.Writer, args []string) error {
 	return nil
 }
 
-// listen says where a part listens, and how its connections behave.
+// listen is where a part listens, and how its connections behave.
 type listen struct {
 	host  string
 	cubic bool
@@ -67,7 +68,7 @@ func listenFlags(flags *flag.FlagSet) *listen {
 	return l
 }
 
-// all listens on n ports.
+// all opens n listeners.
 func (l *listen) all(n int) (listeners []net.Listener, err error) {
 	config := net.ListenConfig{}
 	if l.cubic {
@@ -131,7 +132,7 @@ func (b *broker) answer(c net.Conn, r *bufio.Reader, key kmsg.Key, version int16
 	return fmt.Errorf("request of %s v%d", key.Name(), version)
 }
 
-// fetchKind is what responses to Fetch differ in, but for their first offset.
+// fetchKind is the difference between Fetch responses, except for their first offset.
 type fetchKind struct {
 	version     int16
 	first       int32 // partition
@@ -139,10 +140,10 @@ type fetchKind struct {
 	bytesOfEach int32
 }
 
-// fetched is a response to Fetch that is sent many times.
+// fetched is a Fetch response that is sent many times.
 type fetched struct {
 	frame  []byte
-	offset int // where the first offset of the first batch is in frame, which no checksum covers
+	offset int // of the first batch's first offset in frame; no checksum covers it
 }
 
 func (b *broker) fetch(c net.Conn, r *bufio.Reader, version int16, size int, id uint32) error {
@@ -190,7 +191,7 @@ func (c *cluster) metadata(version int16) []byte {
 	return responseFrame(r)
 }
 
-// writeFrame writes a frame that others write too, with a correlation id of its own, in one system
+// writeFrame writes a frame that connections share, with its own correlation id, in one system
 // call.
 func writeFrame(c net.Conn, frame []byte, at int, id uint32) error {
 	head := binary.BigEndian.AppendUint32(append(make([]byte, 0, requestHead), frame[:at]...), id)

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cubic has a socket use CUBIC. What a listener accepts does as the listener.
+// cubic makes a socket use CUBIC. Connections that a listener accepts inherit it.
 func cubic(_, _ string, c syscall.RawConn) (err error) {
 	if e := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")

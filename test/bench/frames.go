@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// What the frames carry.
+// The records in the frames.
 const (
 	topic       = "bench"
 	recordSize  = 1 << 10
@@ -18,7 +18,8 @@ const (
 	brokerCount = 3
 )
 
-// The newest versions that the brokers speak: in the responses leader hints are looked for.
+// The newest versions that the brokers support. Their responses can have leader hints, which
+// culvert looks for.
 const (
 	apiVersionsVersion = 5
 	metadataVersion    = 12
@@ -76,8 +77,8 @@ func produceRequest(size int) []byte {
 	return requestFrame(r)
 }
 
-// fetchRequest returns a Fetch request for size bytes at most, of one partition or of as many as
-// that takes.
+// fetchRequest returns a Fetch request for at most size bytes, from as many partitions as that
+// needs.
 func fetchRequest(version int16, size int) []byte {
 	r := kmsg.NewPtrFetchRequest()
 	r.Version, r.MaxWaitMillis, r.MinBytes, r.MaxBytes = version, 500, 1, int32(size)
@@ -92,7 +93,7 @@ func fetchRequest(version int16, size int) []byte {
 	return requestFrame(r)
 }
 
-// readFetchRequest decodes a Fetch request, which is for one topic.
+// readFetchRequest decodes a Fetch request for one topic.
 func readFetchRequest(version int16, frame []byte) (*kmsg.FetchRequest, error) {
 	r := kmsg.NewPtrFetchRequest()
 	r.Version = version
@@ -114,7 +115,7 @@ func readFetchRequest(version int16, frame []byte) (*kmsg.FetchRequest, error) {
 	return r, nil
 }
 
-// fetchResponse answers a Fetch request with as much as it asks for.
+// fetchResponse returns as much as a Fetch request asks for.
 func fetchResponse(kind fetchKind) *fetched {
 	r := kmsg.NewPtrFetchResponse()
 	r.Version = kind.version
@@ -154,8 +155,8 @@ func apiVersionsResponse(version int16) []byte {
 	return responseFrame(r)
 }
 
-// batch returns a record batch of size bytes and a little more, with as many records of recordSize
-// as fit, and one at least.
+// batch returns a record batch of slightly more than size bytes, with as many records of recordSize
+// as fit, but at least one.
 func batch(size int) []byte {
 	n := max(1, size/recordSize)
 	b := kmsg.RecordBatch{Magic: 2, LastOffsetDelta: int32(n - 1), ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: int32(n)}

@@ -11,8 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// kgoLoad measures a real client, franz-go, which takes most of the time itself, as clients do:
-// every record is a value of its own to it.
+// kgoLoad measures a real client, franz-go. Most of the time is the client's own, since it handles
+// each record separately.
 func kgoLoad(run func(context.Context, *kgo.Client, *atomic.Int64), opts ...kgo.Opt) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (f figures, err error) {
 		client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(r.brokers[0]), kgo.Dialer(r.dial)}, opts...)...)
@@ -37,7 +37,7 @@ func kgoLoad(run func(context.Context, *kgo.Client, *atomic.Int64), opts ...kgo.
 	}
 }
 
-// dial leads a client that believes what the brokers say of themselves to where the row has them.
+// dial replaces the address that a broker advertises with the row's address for it.
 func (r *row) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if id := slices.Index(r.advertised, address); id >= 0 {
 		address = r.brokers[id]

@@ -41,7 +41,7 @@ func (c *client) send(frame []byte) error {
 	return writeFrame(c, frame, requestID, c.sent-1)
 }
 
-// begin waits for a response's header and returns the size of the frame.
+// begin reads a response's header and returns the size of the frame.
 func (c *client) begin() (size int, err error) {
 	head, err := c.r.Peek(responseHead)
 	if err != nil {
@@ -107,15 +107,14 @@ func (w *wan) discover(bootstrap string) ([]string, error) {
 	return addresses, nil
 }
 
-// stream is a load that keeps connections full of one kind of request.
+// stream is a load that keeps connections full of requests of one kind.
 type stream struct {
 	request []byte
 	carried atomic.Int64 // bytes of requests and responses that are complete
 	stop    atomic.Bool
 }
 
-// run runs the load, calls window when it is under way, and ends it in order: whatever is in flight
-// is answered.
+// run runs the load, calls window while it runs, and then lets all requests in flight be answered.
 func (s *stream) run(r *row, window func()) error {
 	var g errgroup.Group
 	for i := range connections {
@@ -150,7 +149,7 @@ func (s *stream) receiveAll(c *client, flying <-chan struct{}) error {
 	for range flying {
 		n, err := c.receive()
 		if err != nil {
-			for range flying { // lets the sender see that the connection is closed
+			for range flying { // unblocks the sender, which then sees the closed connection
 				c.Close()
 			}
 			return err
@@ -181,7 +180,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-// firstByte returns how long the header of a response took to come.
+// firstByte returns how long the header of a response took to arrive.
 func (c *client) firstByte(request []byte) (time.Duration, error) {
 	t := time.Now()
 	if err := c.send(request); err != nil {

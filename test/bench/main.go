@@ -1,27 +1,26 @@
-// Command bench measures what culvert costs, beside what a tunnel costs that knows no Kafka and
-// beside no tunnel at all:
+// Command bench measures what culvert costs, compared with a tunnel that does not parse Kafka and
+// with no tunnel at all:
 //
 //	go run ./test/bench
 //
-// Brokers, agents and gateways are processes of their own; the load is this one. The brokers are
-// stand-ins that throw records away, so that it is not they who are measured, and so is the load,
-// which sends finished frames, except under kgo, which is franz-go with records of 1 KiB. The rows
-// are
+// Brokers, agents and gateways are separate processes; this process is the load. To measure neither
+// of them, brokers are stand-ins that discard records, and the load sends prepared frames. Only kgo
+// uses a real client, franz-go, with records of 1 KiB. The rows are
 //
 //	direct              from the load to the brokers
 //	bare ws, h3, h2     through the same tunnel as culvert, with a loop around Read and Write at each end
 //	culvert ws, h3, h2  through culvert agent and culvert gateway
 //	culvert direct      through culvert agent alone
 //
-// With -wan there is a network between load and agents on one side and brokers and gateways on the
-// other, made of network namespaces and a link in this process:
+// With -wan, load and agents are on one side of a network, and brokers and gateways on the other.
+// It is made of network namespaces and a link in this process:
 //
 //	go run ./test/bench -wan delay=10ms,loss=0.5%
 //
-// TCP is CUBIC there, but for culvert's, which chooses for itself.
+// TCP then uses CUBIC, except for culvert's, which chooses by itself.
 //
-// All rows are measured in each round, one after the other, and only ratios within one run mean
-// anything. Bytes are those of whole frames; MB and GB are powers of ten.
+// Each round measures all rows, one after the other. Compare figures only within one run. Bytes are
+// those of whole frames; MB and GB are powers of ten.
 package main
 
 import (
@@ -112,7 +111,7 @@ func parseOptions(args []string) (*options, error) {
 	return o, nil
 }
 
-// loadNames are those that were asked for, or fit.
+// loadNames returns the loads that were requested, or the default ones.
 func (o *options) loadNames(only string) []string {
 	switch {
 	case only != "":

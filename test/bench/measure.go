@@ -10,18 +10,18 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// A load is measured in each row once a round.
+// load is measured in each row once a round.
 type load struct {
 	name  string
 	run   func(r *row, window time.Duration) (figures, error)
 	table table
 }
 
-// figures are what one round says about one row under one load. What the load does not measure is
+// figures are the results of one row under one load in one round. What the load does not measure is
 // zero.
 type figures struct {
 	rate      float64 // bytes a second
-	bytes     float64 // for which cpu was taken; 0: it is not known
+	bytes     float64 // that cpu belongs to; 0: unknown
 	cpu       used
 	p50, p99  time.Duration
 	firstByte time.Duration
@@ -49,7 +49,7 @@ var loads = []load{
 	{"63 stalled", stalled(64, fetchRequest(fetchVersion, mebibyte), fetchRequest(fetchVersion, 16*mebibyte)), stalledTable},
 }
 
-// throughput measures how fast requests of one kind are answered, and what that costs.
+// throughput measures how fast requests of one kind are answered, and the cost.
 func throughput(request []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (f figures, err error) {
 		s := &stream{request: request}
@@ -58,7 +58,7 @@ func throughput(request []byte) func(*row, time.Duration) (figures, error) {
 	}
 }
 
-// observe watches a load that is under way.
+// observe measures a load while it runs.
 func (f *figures) observe(r *row, window time.Duration, carried *atomic.Int64) {
 	time.Sleep(window / 4) // warm up
 	awaitMore(carried, 0)
@@ -74,7 +74,7 @@ func (f *figures) observe(r *row, window time.Duration, carried *atomic.Int64) {
 	}
 }
 
-// awaitMore makes sure that something was carried, on a machine that is busy with something else.
+// awaitMore waits until something was carried, in case the machine is busy with something else.
 func awaitMore(carried *atomic.Int64, than int64) {
 	for begin := time.Now(); carried.Load() <= than && time.Since(begin) < 10*time.Second; {
 		time.Sleep(time.Millisecond)
@@ -98,8 +98,8 @@ func latency(request []byte) func(*row, time.Duration) (figures, error) {
 }
 
 // firstByte measures how soon a large response begins to arrive, and how much memory it takes on
-// its way to a client that reads. The connection has carried small ones before, so that buffers and
-// code are in memory already.
+// its way to a client that reads. The connection has carried small responses before, so that
+// buffers and code are in memory.
 func firstByte(small, large []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, _ time.Duration) (f figures, err error) {
 		c, err := r.wan.dial(r.brokers[0])
@@ -133,9 +133,9 @@ func firstByte(small, large []byte) func(*row, time.Duration) (figures, error) {
 	}
 }
 
-// said is what the row's processes have printed.
+// said returns the output of the row's processes.
 func (r *row) said() string {
-	time.Sleep(100 * time.Millisecond) // they may still be saying it
+	time.Sleep(100 * time.Millisecond) // they may still be writing
 	var b strings.Builder
 	for _, p := range []*proc.Process{r.agent, r.gateway} {
 		if p != nil {
@@ -148,8 +148,8 @@ func (r *row) said() string {
 // results are the figures of all rounds so far, by load and row.
 type results map[string]map[string][]figures
 
-// measure measures every load in every row once, beginning with another row each round, so that
-// what disturbs the machine disturbs all rows alike.
+// measure measures every load in every row once. Each round starts with another row, so that
+// disturbances affect all rows alike.
 func (res results) measure(round int, rows []*row, loads []load, window time.Duration) error {
 	for _, l := range loads {
 		if res[l.name] == nil {

@@ -26,9 +26,9 @@ import (
 // row is one way from the load to the brokers.
 type row struct {
 	name           string
-	bare           string        // the row of the same tunnel that knows no Kafka
+	bare           string        // the row of the same tunnel without Kafka parsing
 	brokers        []string      // the brokers' addresses as a client sees them
-	advertised     []string      // what the brokers say of themselves
+	advertised     []string      // the addresses that the brokers advertise
 	agent, gateway *proc.Process // nil where there is none
 	cluster        *proc.Process // the brokers, which all rows share
 	wan            *wan          // nil: loopback
@@ -51,7 +51,7 @@ func (p *parts) close() {
 	}
 }
 
-// announce tells who started this process where it listens.
+// announce prints the addresses that this process listens on, for its parent.
 func announce(out io.Writer, listeners []net.Listener) {
 	var addresses []string
 	for _, ln := range listeners {
@@ -60,7 +60,7 @@ func announce(out io.Writer, listeners []net.Listener) {
 	fmt.Fprintln(out, "ready", strings.Join(addresses, ","))
 }
 
-// start starts a process and returns the line with which it said that it is ready.
+// start starts a process and returns the line in which it reported that it is ready.
 func (p *parts) start(at *netns.Namespace, name string, args ...string) (*proc.Process, string, error) {
 	s, err := proc.Start(at.Enter(exec.Command(name, args...)))
 	if err != nil {
@@ -87,10 +87,10 @@ func (p *parts) startSelf(at *netns.Namespace, args ...string) (*proc.Process, [
 	return s, strings.Split(addresses, ","), err
 }
 
-// transports are those that have a row, bare and with culvert.
+// transports are those that have rows, bare and with culvert.
 var transports = []string{"ws", "h3", "h2"}
 
-// startRow starts what a row is made of. Its name says what that is.
+// startRow starts the processes of a row, given by its name.
 func (p *parts) startRow(name string) (*row, error) {
 	switch kind, transport, _ := strings.Cut(name, " "); {
 	case name == "direct":
@@ -102,7 +102,7 @@ func (p *parts) startRow(name string) (*row, error) {
 	case kind == "culvert" && slices.Contains(transports, transport):
 		return p.startCulvert(transport)
 	}
-	return nil, fmt.Errorf("no row is called %q; there are %s", name, strings.Join(rowNames, ", "))
+	return nil, fmt.Errorf("no row is called %q; the rows are %s", name, strings.Join(rowNames, ", "))
 }
 
 func (p *parts) startBare(transport string) (*row, error) {
@@ -130,7 +130,7 @@ func (p *parts) startCulvertDirect() (*row, error) {
 	return &row{name: "culvert direct", brokers: brokers, agent: agent}, err
 }
 
-// startAgent starts culvert agent and asks through it for the brokers.
+// startAgent starts culvert agent and asks it for the brokers.
 func (p *parts) startAgent(args ...string) (*proc.Process, []string, error) {
 	args = append([]string{"agent", "--listen", "127.0.0.1:0", "--state-file", "none", "--admin-listen", "none"}, args...)
 	ports, err := p.wan.ports(brokerCount)
@@ -152,7 +152,7 @@ func (p *parts) startAgent(args ...string) (*proc.Process, []string, error) {
 	return agent, brokers, err
 }
 
-// word returns what stands behind before, up to a space or a comma.
+// word returns the text after before, up to a space or a comma.
 func word(line, before string) string {
 	_, after, _ := strings.Cut(line, before)
 	return after[:max(0, strings.IndexAny(after+" ", " ,"))]
@@ -160,7 +160,7 @@ func word(line, before string) string {
 
 func (p *parts) file(name string) string { return filepath.Join(p.dir, name) }
 
-// writeCertificate writes a certificate for loopback that signs itself.
+// writeCertificate writes a self-signed certificate for loopback.
 func (p *parts) writeCertificate() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

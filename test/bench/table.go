@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A table says which columns a load has.
+// table defines the columns of a load.
 type table struct {
 	head []string
 	// cells returns a line. direct and bare are the figures of those rows in the same rounds, or
@@ -92,7 +92,7 @@ var stalledTable = table{
 
 func micros(d time.Duration) float64 { return float64(d) / 1e3 }
 
-// print writes one table: a part for each load, with a line for each row.
+// print writes one table, with a part for each load and a line for each row.
 func (res results) print(w io.Writer, rows []*row, loads []load) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	var last []string
@@ -131,8 +131,8 @@ func spread(rounds []figures, of func(figures) float64, format string) []string 
 	return []string{fmt.Sprintf(format, middle(v)), fmt.Sprintf(format+"–"+format, slices.Min(v), slices.Max(v))}
 }
 
-// ratio returns the median of the rounds' ratios: both were measured one soon after the other, on a
-// machine that may have been another one in the next round.
+// ratio returns the median of the rounds' ratios. Within a round both were measured soon after each
+// other; between rounds the machine may have changed.
 func ratio(own, base []figures, of func(figures) float64) string {
 	if base == nil {
 		return "–"
@@ -144,7 +144,8 @@ func ratio(own, base []figures, of func(figures) float64) string {
 	return fmt.Sprintf("%.2f", middle(v))
 }
 
-// perGB returns CPU seconds per 10^9 bytes over all rounds: their ticks are too coarse for one.
+// perGB returns CPU seconds per 10^9 bytes over all rounds, since the clock ticks are too coarse
+// for one.
 func perGB(rounds []figures, of func(figures) time.Duration) string {
 	var used time.Duration
 	var bytes float64
@@ -158,7 +159,8 @@ func perGB(rounds []figures, of func(figures) time.Duration) string {
 	return fmt.Sprintf("%.2f", used.Seconds()/bytes*1e9)
 }
 
-// grown returns the median and the range of a growth. The first round had fresh processes.
+// grown returns the median and the range of a memory growth. In the first round processes were
+// fresh.
 func grown(rounds []figures, of func(figures) int64) []string {
 	if slices.ContainsFunc(rounds, func(f figures) bool { return !f.hasGrowth }) {
 		return []string{"–", "–"}

@@ -11,10 +11,10 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// clockTick is the unit of times in /proc: USER_HZ is 100 wherever Go runs.
+// clockTick is the unit of times in /proc. USER_HZ is 100 on every system that Go supports.
 const clockTick = 10 * time.Millisecond
 
-// ends are what is known of the agent and the gateway of a row.
+// ends has one value for the agent and one for the gateway of a row.
 type ends[T any] struct{ agent, gateway T }
 
 // used is the user and system time that processes have taken.
@@ -29,8 +29,7 @@ func (u used) since(before used) used {
 	return used{ends[time.Duration]{u.agent - before.agent, u.gateway - before.gateway}, u.rest - before.rest}
 }
 
-// usage returns what the processes of a row have used so far. ok is false where there is no /proc
-// to tell.
+// usage returns what the processes of a row have used so far. ok is false where there is no /proc.
 func usage(r *row) (u used, ok bool) {
 	for _, p := range []struct {
 		pid int
@@ -75,8 +74,7 @@ func cpu(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * clockTick, nil
 }
 
-// growth measures how far the memory of a row's processes rises above what it was, while something
-// runs.
+// growth measures how far the memory of a row's processes rises during a run.
 func growth(r *row, during func() error) (grown ends[int64], ok bool, err error) {
 	before, ok := memories(r, func(p *proc.Process) (int64, error) {
 		if err := forgetPeak(p); err != nil {
@@ -107,7 +105,7 @@ func memories(r *row, of func(*proc.Process) (int64, error)) (m ends[int64], ok 
 	return m, err == nil
 }
 
-// forgetPeak makes VmHWM of a process start anew.
+// forgetPeak resets VmHWM of a process.
 func forgetPeak(p *proc.Process) error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.Pid()), []byte("5"), 0)
 }

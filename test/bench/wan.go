@@ -18,14 +18,14 @@ import (
 
 const loopback = "127.0.0.1"
 
-// A wan is a network between the agents and the gateways. Load and agents are on its client side,
-// brokers and gateways on the other. Nil is loopback.
+// wan is a network between agents and gateways. Load and agents are on its client side; brokers and
+// gateways are on its server side. Nil is loopback.
 type wan struct {
 	net  *netns.Network
 	link netns.Link
 }
 
-// parseWAN reads a link, as in delay=25ms,loss=0.5%,rate=12500000.
+// parseWAN parses a link, such as delay=25ms,loss=0.5%,rate=12500000.
 func parseWAN(s string) (l netns.Link, err error) {
 	for field := range strings.SplitSeq(s, ",") {
 		name, value, _ := strings.Cut(field, "=")
@@ -42,7 +42,7 @@ func parseWAN(s string) (l netns.Link, err error) {
 		case "seed":
 			l.Seed, err = strconv.ParseUint(value, 10, 64)
 		default:
-			return l, fmt.Errorf("-wan: %q is none of delay (each way), loss (each way), rate (bytes a second), seed", name)
+			return l, fmt.Errorf("-wan: %q is not one of delay (each way), loss (each way), rate (bytes a second), seed", name)
 		}
 		if err != nil {
 			return l, fmt.Errorf("-wan: %w", err)
@@ -79,7 +79,7 @@ func (w *wan) server() *netns.Namespace {
 	return w.net.Server
 }
 
-// host is where the parts on a side listen.
+// host returns the address on which the parts of a side listen.
 func (w *wan) host(at *netns.Namespace) string {
 	if w != nil && at == w.net.Server {
 		return netns.ServerIP
@@ -87,8 +87,8 @@ func (w *wan) host(at *netns.Namespace) string {
 	return loopback
 }
 
-// listen are the flags with which a part of the bench listens. On a network its TCP is CUBIC, which
-// is what people have; culvert chooses for itself.
+// listen returns the listen flags of a part of the bench. On a network its TCP uses CUBIC, the
+// usual default; culvert chooses by itself.
 func (w *wan) listen(at *netns.Namespace) []string {
 	if w == nil {
 		return nil
@@ -96,7 +96,7 @@ func (w *wan) listen(at *netns.Namespace) []string {
 	return []string{"-host", w.host(at), "-cubic"}
 }
 
-// ports listens on n ports where the agents are.
+// ports opens n listeners where the agents are.
 func (w *wan) ports(n int) (listeners []net.Listener, err error) {
 	l := listen{host: loopback}
 	err = w.client().Do(func() error {
@@ -106,7 +106,7 @@ func (w *wan) ports(n int) (listeners []net.Listener, err error) {
 	return listeners, err
 }
 
-// dialContext dials from where the load is.
+// dialContext dials from where the load runs.
 func (w *wan) dialContext(ctx context.Context, network, address string) (c net.Conn, err error) {
 	var d net.Dialer
 	if w != nil {
@@ -119,13 +119,13 @@ func (w *wan) dialContext(ctx context.Context, network, address string) (c net.C
 	return c, err
 }
 
-// wanLoads are measured by default where there is a network.
+// wanLoads are the default loads on a network.
 var wanLoads = []string{"produce", "produce 16 KiB", "fetch v17", "one record ×16", "first answer", "63 stalled"}
 
-// onlyWAN are those that say little over loopback.
+// onlyWAN are loads that show little over loopback.
 var onlyWAN = []string{"one record ×16", "first answer", "63 stalled"}
 
-// tail measures one request at a time on each of several connections: what is lost shows in the
+// tail measures one request at a time on each of several connections. Lost packets show in the
 // slowest few.
 func tail(connections int, request []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (figures, error) {
@@ -154,7 +154,8 @@ func tail(connections int, request []byte) func(*row, time.Duration) (figures, e
 	}
 }
 
-// pause is how long a client stays away between two connections: culvert may have one ready again.
+// pause is how long a client waits between two connections, so that culvert can have a spare stream
+// ready again.
 const pause = 300 * time.Millisecond
 
 // firstAnswer measures how long a new connection takes to its first response.
@@ -188,8 +189,8 @@ func (w *wan) first(address string) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
-// stalled measures how fast one connection fetches alone, and beside n-1 others whose clients have
-// asked for much and read nothing.
+// stalled measures the fetch rate of one connection alone, and beside n-1 others whose clients
+// requested much and read nothing.
 func stalled(n int, request, large []byte) func(*row, time.Duration) (figures, error) {
 	return func(r *row, window time.Duration) (f figures, err error) {
 		if f.alone, err = r.fetchAlone(request, window); err != nil {
@@ -205,14 +206,14 @@ func stalled(n int, request, large []byte) func(*row, time.Duration) (figures, e
 				return f, err
 			}
 		}
-		r.wan.awaitQuiet() // all is in buffers that will go there
+		r.wan.awaitQuiet() // the buffers are full
 		f.rate, err = r.fetchAlone(request, window)
 		return f, err
 	}
 }
 
-// awaitQuiet waits until hardly anything goes over the link any more. Without a link it gives the
-// kernel a second.
+// awaitQuiet waits until the link is almost idle. Without a link it waits one second for the
+// kernel.
 func (w *wan) awaitQuiet() {
 	if w == nil {
 		time.Sleep(time.Second)
@@ -230,7 +231,7 @@ func (w *wan) awaitQuiet() {
 	}
 }
 
-// fetchAlone returns how many bytes a second one connection carries.
+// fetchAlone returns how many bytes a second one connection fetches.
 func (r *row) fetchAlone(request []byte, window time.Duration) (rate float64, err error) {
 	c, err := r.wan.dial(r.brokers[0])
 	if err != nil {
