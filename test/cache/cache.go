@@ -1,5 +1,5 @@
 // Package cache keeps what the tests install (jars, virtual environments, packages, built programs)
-// in one folder that git ignores, so that the second run installs nothing.
+// in one folder that git ignores. So only the first run installs anything.
 package cache
 
 import (
@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// Env names the variable that moves the folder out of the repository.
+// Env is the variable that moves the folder out of the repository.
 const Env = "CULVERT_TEST_CACHE"
 
-// Root returns the folder of the repository, found from the working directory.
+// Root returns the root folder of the repository, found from the working directory.
 func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -32,7 +32,7 @@ func Root() (string, error) {
 	}
 }
 
-// Dir returns the cache folder and makes it if need be.
+// Dir returns the cache folder and creates it if needed.
 func Dir() (string, error) {
 	dir := os.Getenv(Env)
 	if dir == "" {
@@ -45,12 +45,12 @@ func Dir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// complete names the file that says that a folder's installation came to its end.
+// complete is the file that marks a finished installation.
 const complete = ".complete"
 
-// Get returns the folder that install has filled for this name and content. A folder is filled
-// once, also when several processes ask at the same time; one that was left half filled is filled
-// anew. The content says what is installed, versions included: other content, other folder.
+// Get returns the folder that install has filled for this name and content. It fills a folder once,
+// even when several processes ask at the same time, and again if an installation was interrupted.
+// The content says what is installed, with versions: another content gets another folder.
 func Get(name, content string, install func(dir string) error) (string, error) {
 	base, err := Dir()
 	if err != nil {
@@ -69,8 +69,8 @@ func Get(name, content string, install func(dir string) error) (string, error) {
 	return dir, fill(name, dir, install)
 }
 
-// fill empties the folder and installs into it in its final place: virtual environments and class
-// archives remember their path.
+// fill empties the folder and installs into it directly: virtual environments and class archives
+// contain their own path.
 func fill(name, dir string, install func(dir string) error) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -90,7 +90,7 @@ func fill(name, dir string, install func(dir string) error) error {
 // Prefix begins each line of Say.
 const Prefix = "culvert tests: "
 
-// Say prints one line for the person who waits.
+// Say prints a line of progress for the user.
 func Say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, Prefix+format+"\n", args...)
 }

@@ -2,5 +2,5 @@
 
 package cache
 
-// lock does nothing: the real-world tests run on Unix.
+// lock does nothing: the tests with real programs run on Unix.
 func lock(string) (unlock func(), err error) { return func() {}, nil }

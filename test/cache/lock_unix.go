@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// lock waits for the lock on path. The kernel gives it back if we die.
+// lock waits for the lock on path. The kernel releases it if the process dies.
 func lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

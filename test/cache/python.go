@@ -11,8 +11,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// Python returns the folder of a virtual environment that has the packages, each given with its
-// version as NAME==VERSION. They share the environment, which is named after the first.
+// Python returns the folder of a virtual environment with the packages, each written as
+// NAME==VERSION. They share the environment, which is named after the first.
 func Python(ctx context.Context, packages ...string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, fmt.Errorf("not installed within five minutes"))
 	defer cancel()

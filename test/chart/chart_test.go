@@ -24,7 +24,7 @@ import (
 	"k8s.io/pod-security-admission/policy"
 )
 
-// As helm lint --strict.
+// TestLints is helm lint --strict.
 func TestLints(t *testing.T) {
 	check := func(t *testing.T, values map[string]any) {
 		for _, m := range lint.RunAll(chartDir, values, namespace).Messages {
@@ -64,7 +64,7 @@ func sidecar(t *testing.T) []runtime.Object {
 	return decode(t, "sidecar", string(content))
 }
 
-// pods are those of deployments and those that stand alone, by name.
+// pods returns the pods of deployments and the standalone ones, by name.
 func pods(objects []runtime.Object) map[string]*corev1.PodSpec {
 	found := map[string]*corev1.PodSpec{}
 	for _, d := range all[*appsv1.Deployment](objects) {
@@ -76,7 +76,8 @@ func pods(objects []runtime.Object) map[string]*corev1.PodSpec {
 	return found
 }
 
-// The rules of the namespace label pod-security.kubernetes.io/enforce: restricted.
+// TestPodsAreRestricted applies the rules of the namespace label
+// pod-security.kubernetes.io/enforce: restricted.
 func TestPodsAreRestricted(t *testing.T) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
@@ -90,7 +91,7 @@ func TestPodsAreRestricted(t *testing.T) {
 			}
 			for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
 				if isCulvert(c) && (c.SecurityContext == nil || c.SecurityContext.ReadOnlyRootFilesystem == nil || !*c.SecurityContext.ReadOnlyRootFilesystem) {
-					t.Errorf("%s: container %s may write to its root", name, c.Name)
+					t.Errorf("%s: container %s has a writable root file system", name, c.Name)
 				}
 			}
 		}
@@ -107,13 +108,13 @@ func TestServicesTargetPorts(t *testing.T) {
 		for _, s := range all[*corev1.Service](rendered) {
 			pods := selected(rendered, labels.SelectorFromSet(s.Spec.Selector))
 			if len(pods) != 1 {
-				t.Errorf("service %s selects the pods of %d deployments, want one's", s.Name, len(pods))
+				t.Errorf("service %s selects the pods of %d deployments, want those of one", s.Name, len(pods))
 				continue
 			}
 			seen := map[string]bool{}
 			for _, p := range s.Spec.Ports {
 				if _, ok := containerPort(pods[0], p.TargetPort, p.Protocol); !ok {
-					t.Errorf("service %s: port %s leads to %s %s, which no container has", s.Name, p.Name, p.Protocol, p.TargetPort.String())
+					t.Errorf("service %s: port %s targets %s %s, which no container has", s.Name, p.Name, p.Protocol, p.TargetPort.String())
 				}
 				if key := fmt.Sprint(p.Protocol, p.Port); seen[key] {
 					t.Errorf("service %s: port %d twice", s.Name, p.Port)
@@ -127,13 +128,13 @@ func TestServicesTargetPorts(t *testing.T) {
 			if !slices.ContainsFunc(all[*corev1.Service](rendered), func(s *corev1.Service) bool {
 				return s.Name == backend.Name && slices.ContainsFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == backend.Port.Name })
 			}) {
-				t.Errorf("ingress %s leads to port %s of service %s, which is none", i.Name, backend.Port.Name, backend.Name)
+				t.Errorf("ingress %s targets port %s of service %s, which does not exist", i.Name, backend.Port.Name, backend.Name)
 			}
 		}
 	})
 }
 
-// selected are the pods of deployments that a selector means.
+// selected returns the pods of deployments that a selector matches.
 func selected(objects []runtime.Object, selector labels.Selector) []corev1.PodTemplateSpec {
 	var pods []corev1.PodTemplateSpec
 	for _, d := range all[*appsv1.Deployment](objects) {
@@ -184,20 +185,20 @@ func TestSelectorsMatchOneComponent(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n := len(selected(rendered, selector)); n != 1 {
-				t.Errorf("%s selects the pods of %d deployments, want one's", what, n)
+				t.Errorf("%s selects the pods of %d deployments, want those of one", what, n)
 			}
 		}
 	})
 }
 
-// What probes and Prometheus ask must be reached from outside of the pod, and a pod must not be
-// killed while it drains.
+// Probes and Prometheus must reach their ports from outside the pod, and a pod must not be killed
+// while it drains.
 func TestPodsCanBeProbedAndDrain(t *testing.T) {
 	check := func(t *testing.T, objects []runtime.Object) {
 		for _, d := range all[*appsv1.Deployment](objects) {
 			pod := d.Spec.Template
 			if pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks {
-				t.Errorf("%s: service links are on", d.Name)
+				t.Errorf("%s: service links are enabled", d.Name)
 			}
 			for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 				if !isCulvert(c) {
@@ -209,7 +210,7 @@ func TestPodsCanBeProbedAndDrain(t *testing.T) {
 					}
 					port, ok := containerPort(pod, probe.HTTPGet.Port, corev1.ProtocolTCP)
 					if want := fmt.Sprintf("--admin-listen=:%d", port); !ok || !slices.Contains(c.Args, want) {
-						t.Errorf("%s: the %s probe asks port %d, and no %s is in %q", d.Name, what, port, want, c.Args)
+						t.Errorf("%s: the %s probe uses port %d, but %s is not in %q", d.Name, what, port, want, c.Args)
 					}
 				}
 				if c.LivenessProbe == nil || c.LivenessProbe.HTTPGet.Path != "/healthz" {
@@ -239,8 +240,8 @@ func flag(args []string, name string) string {
 	return ""
 }
 
-// Each file that a flag names is in a volume that is mounted, under that name, and comes from a
-// Secret that the chart makes with that key, or that the values name.
+// Each file that a flag names must be in a mounted volume, under that name. It must come from a
+// Secret that the chart creates with that key, or that the values name.
 func TestFilesOfFlagsAreMounted(t *testing.T) {
 	eachFile(t, func(t *testing.T, values map[string]any) {
 		rendered := objects(t, values)
@@ -258,17 +259,17 @@ func TestFilesOfFlagsAreMounted(t *testing.T) {
 					for _, item := range items(v) {
 						files[m.MountPath+"/"+item.Path] = true
 						if v.Secret == nil || !strings.HasPrefix(v.Secret.SecretName, "culvert-"+d.Labels["app.kubernetes.io/component"]) {
-							continue // somebody else's
+							continue // not the chart's
 						}
 						if !slices.Contains(made[v.Secret.SecretName], item.Key) {
-							t.Errorf("%s: key %s of secret %s is mounted, and the chart makes %v", d.Name, item.Key, v.Secret.SecretName, made)
+							t.Errorf("%s: key %s of secret %s is mounted, but the chart creates %v", d.Name, item.Key, v.Secret.SecretName, made)
 						}
 					}
 				}
 			}
 			for _, a := range d.Spec.Template.Spec.Containers[0].Args {
 				if name, path, _ := strings.Cut(a, "="); strings.HasSuffix(name, "-file") && strings.HasPrefix(path, "/etc/") && !files[path] {
-					t.Errorf("%s: %s, and mounted are %v", d.Name, a, files)
+					t.Errorf("%s: %s, but mounted are %v", d.Name, a, files)
 				}
 			}
 		}
@@ -338,7 +339,8 @@ func TestMemoryLimitBecomesGOMEMLIMIT(t *testing.T) {
 	}
 }
 
-// helm test runs the doctor with the agent's own flags and files, and no client is led to it.
+// helm test runs the doctor with the agent's own flags and files. No Service may route clients to
+// it.
 func TestDoctorHasWhatTheAgentHas(t *testing.T) {
 	rendered := objects(t, readValues(t, examples+"/agent-spcs.yaml"))
 	agent, doctor := pods(rendered)["culvert-agent"], all[*corev1.Pod](rendered)[0]
@@ -349,11 +351,11 @@ func TestDoctorHasWhatTheAgentHas(t *testing.T) {
 		t.Errorf("the doctor has volumes %v, the agent %v", got, want)
 	}
 	if doctor.Annotations["helm.sh/hook"] != "test" || doctor.Spec.RestartPolicy != corev1.RestartPolicyNever {
-		t.Errorf("the doctor is no test that ends: %v, restarted %s", doctor.Annotations, doctor.Spec.RestartPolicy)
+		t.Errorf("the doctor is not a test that ends: %v, restarted %s", doctor.Annotations, doctor.Spec.RestartPolicy)
 	}
 	for _, s := range all[*corev1.Service](rendered) {
 		if labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(doctor.Labels)) {
-			t.Errorf("service %s leads to the doctor", s.Name)
+			t.Errorf("service %s selects the doctor", s.Name)
 		}
 	}
 }

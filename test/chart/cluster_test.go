@@ -10,7 +10,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// cluster has objects that templates may look up.
+// cluster contains objects that templates can look up.
 type cluster struct{ client dynamic.Interface }
 
 func newCluster(objects ...runtime.Object) cluster {

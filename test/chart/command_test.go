@@ -29,7 +29,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// The command lines and variables of all containers are what the binary takes.
+// The binary must accept the command lines and variables of all containers.
 func TestBinaryAcceptsTheCommandLines(t *testing.T) {
 	culvert, err := binary()
 	if err != nil {
@@ -48,20 +48,20 @@ func TestBinaryAcceptsTheCommandLines(t *testing.T) {
 			}
 		}
 		if !found {
-			t.Error("no container of culvert's")
+			t.Error("no container runs culvert")
 		}
 	}
 	eachFile(t, func(t *testing.T, values map[string]any) { check(t, objects(t, values)) })
 	t.Run("sidecar", func(t *testing.T) { check(t, sidecar(t)) })
 }
 
-// takes has the binary read a container's settings in a pod of that address.
+// takes runs the binary with a container's settings, in a pod with that address.
 func takes(t *testing.T, culvert, name string, c corev1.Container, podIP string) {
 	t.Helper()
 	env := environment(t, c.Env, podIP)
 	args := []string{"config", c.Args[0]}
 	if c.Args[0] == "doctor" {
-		args[1] = "agent" // whose flags it has
+		args[1] = "agent" // the doctor has the agent's flags
 	}
 	for _, a := range c.Args[1:] {
 		args = append(args, expand(t, a, env))
@@ -90,7 +90,7 @@ func environment(t *testing.T, vars []corev1.EnvVar, podIP string) map[string]st
 		case v.ValueFrom.FieldRef != nil && v.ValueFrom.FieldRef.FieldPath == "status.podIP":
 			env[v.Name] = podIP
 		default:
-			t.Errorf("variable %s comes from where this test does not look", v.Name)
+			t.Errorf("variable %s has a source that this test does not know", v.Name)
 		}
 	}
 	return env
@@ -104,7 +104,7 @@ func expand(t *testing.T, s string, env map[string]string) string {
 	return reference.ReplaceAllStringFunc(s, func(r string) string {
 		value, ok := env[strings.Trim(r, "$()")]
 		if !ok {
-			t.Errorf("%s: no such variable in the container", r)
+			t.Errorf("%s: the container has no such variable", r)
 		}
 		return value
 	})

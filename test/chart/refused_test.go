@@ -17,7 +17,7 @@ const (
 
 func TestBadValuesAreRefused(t *testing.T) {
 	for _, c := range []struct{ values, says string }{
-		// By the schema: what has the wrong name or form.
+		// By the schema: wrong names and forms.
 		{`gatway: {}`, "additional properties 'gatway' not allowed"},
 		{`gateway: {replica: 2}`, "additional properties 'replica' not allowed"},
 		{`agent: {token: {secretName: x}}`, "additional properties 'secretName' not allowed"},
@@ -50,7 +50,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{`image: {digest: latest}`, "/image/digest'"},
 		{`image: {repository: ""}`, "/image/repository'"},
 
-		// By the templates: what does not go together.
+		// By the templates: settings that contradict each other.
 		{`gateway: {enabled: true, tokens: {existingSecret: t}}`, "gateway.brokers.bootstrap is empty"},
 		{`gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}}`, "anybody could come in"},
 		{goodGateway + `, insecureNoAuth: true}`, "leave one out"},
@@ -88,7 +88,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 	}
 }
 
-// Whatever may be set stands in values.yaml, where its comment explains it.
+// values.yaml must contain every key of the schema, with a comment.
 func TestValuesListEveryKeyOfTheSchema(t *testing.T) {
 	var schema map[string]any
 	content, err := os.ReadFile(filepath.Join(chartDir, "values.schema.json"))
@@ -114,12 +114,12 @@ func TestValuesListEveryKeyOfTheSchema(t *testing.T) {
 		}
 		properties, _ := schema["properties"].(map[string]any)
 		if properties != nil && schema["additionalProperties"] != false {
-			t.Errorf("%s lets unknown keys pass", path)
+			t.Errorf("%s accepts unknown keys", path)
 		}
 		for name, property := range properties {
 			value, ok := values[name]
 			if !ok && path+name != "global" && !strings.HasSuffix(path, "resources.") {
-				t.Errorf("%s%s is in the schema and not in values.yaml", path, name)
+				t.Errorf("%s%s is in the schema but not in values.yaml", path, name)
 			}
 			if inner, ok := value.(map[string]any); ok {
 				compare(path+name+".", property.(map[string]any), inner)

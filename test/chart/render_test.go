@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// chartDir is the chart; examples and testdata hold values for it.
+// chartDir is the chart. examples and testdata contain values for it.
 const (
 	chartDir  = "../../charts/culvert"
 	examples  = chartDir + "/examples"
@@ -31,8 +31,7 @@ const (
 	namespace = "orders"
 )
 
-// decoder knows Kubernetes' types and the PodMonitor, and refuses fields that they do not have and
-// keys that come twice.
+// decoder knows Kubernetes' types and the PodMonitor. It rejects unknown fields and duplicate keys.
 var decoder = func() runtime.Decoder {
 	if err := monitoringv1.AddToScheme(scheme.Scheme); err != nil {
 		panic(err)
@@ -40,7 +39,7 @@ var decoder = func() runtime.Decoder {
 	return serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
 }()
 
-// valuesFiles are the examples and the values that only tests need.
+// valuesFiles are the examples, and values that only tests need.
 func valuesFiles(t *testing.T) []string {
 	t.Helper()
 	var files []string
@@ -79,8 +78,7 @@ func parseValues(t *testing.T, content string) map[string]any {
 	return values
 }
 
-// render returns what each template becomes, by its file's name. A nil cluster is none, as for helm
-// template.
+// render returns the rendered templates by file name. A nil cluster is none, as in helm template.
 func render(values map[string]any, cluster engine.ClientProvider) (map[string]string, error) {
 	chart, err := loader.Load(chartDir)
 	if err != nil {
@@ -105,7 +103,7 @@ func render(values map[string]any, cluster engine.ClientProvider) (map[string]st
 	return named, nil
 }
 
-// objects renders the chart and decodes what comes out.
+// objects renders the chart and decodes the result.
 func objects(t *testing.T, values map[string]any) []runtime.Object {
 	t.Helper()
 	texts, err := render(values, nil)
@@ -148,7 +146,7 @@ func decode(t *testing.T, name, text string) []runtime.Object {
 	}
 }
 
-// isEmpty reports whether a document has nothing but comments.
+// isEmpty reports whether a document contains only comments.
 func isEmpty(document []byte) bool {
 	return !slices.ContainsFunc(bytes.Split(document, []byte("\n")), func(line []byte) bool {
 		line = bytes.TrimSpace(line)

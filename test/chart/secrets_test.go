@@ -10,7 +10,7 @@ import (
 
 const ticketKeySecret = "culvert-gateway-ticket-key"
 
-// ticketKey is what the chart renders for the gateway's ticket key.
+// ticketKey returns the gateway's ticket key as the chart renders it.
 func ticketKey(t *testing.T, values string, c cluster) string {
 	t.Helper()
 	texts, err := render(parseValues(t, values), c)
@@ -28,7 +28,7 @@ func ticketKey(t *testing.T, values string, c cluster) string {
 func TestTicketKeySurvivesAnUpgrade(t *testing.T) {
 	first, second := ticketKey(t, goodGateway+"}", newCluster()), ticketKey(t, goodGateway+"}", newCluster())
 	if len(first) < 32 || first == second {
-		t.Errorf("keys of two releases are %q and %q, want two good ones", first, second)
+		t.Errorf("keys of two releases are %q and %q, want two different valid ones", first, second)
 	}
 	installed := newCluster(&corev1.Secret{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
@@ -39,10 +39,10 @@ func TestTicketKeySurvivesAnUpgrade(t *testing.T) {
 		t.Errorf("key after an upgrade is %q, was %q", got, first)
 	}
 	if got := ticketKey(t, goodGateway+", ticketKey: {value: mine}}", installed); got != "mine" {
-		t.Errorf("key is %q, and mine was given", got)
+		t.Errorf("key is %q, want the given one", got)
 	}
 	if got := ticketKey(t, goodGateway+", ticketKey: {existingSecret: other}}", installed); got != "" {
-		t.Errorf("the chart makes key %q beside the existing Secret", got)
+		t.Errorf("the chart creates key %q despite the existing Secret", got)
 	}
 }
 
@@ -59,7 +59,7 @@ func TestTokensOfTheValuesBecomeAFile(t *testing.T) {
 	t.Error("no Secret of tokens")
 }
 
-// Secrets stand in Secrets alone: not in a Deployment, not in the notes.
+// Only Secrets may contain secrets: not a Deployment, not the notes.
 func TestSecretsStayInSecrets(t *testing.T) {
 	texts, err := render(parseValues(t, `
 gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {values: {laptop: s3cret-a}}, ticketKey: {value: s3cret-b}}

@@ -29,13 +29,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// podIP stands for the pod's address: of loopback, and not the one that clients of kubectl
-// port-forward come to. Linux alone has it without being told.
+// podIP is the pod's address. It is on loopback, but differs from the one that clients of kubectl
+// port-forward use. Only Linux has it without configuration.
 const podIP = "127.0.0.2"
 
-// What the chart makes is started as a kubelet would, with its Secrets as files and its own command
-// lines but for the ports that are fixed: a gateway beside brokers, and an agent. Both must become
-// ready, tell each client the addresses that lead back to where it came from, and end in peace.
+// The test starts the chart's containers as a kubelet would, with its Secrets as files and its
+// command lines except for fixed ports: a gateway beside brokers, and an agent. Both must become
+// ready, tell each client the addresses that it can reach, and stop gracefully.
 func TestPodsServeClients(t *testing.T) {
 	culvert, err := binary()
 	if err != nil {
@@ -90,7 +90,7 @@ agent:
 	for bootstrap, told := range map[string]string{podIP: "culvert-agent.orders.svc", "127.0.0.1": "127.0.0.1"} {
 		for node, address := range brokers(t, net.JoinHostPort(bootstrap, strconv.Itoa(base+3))) {
 			if want := net.JoinHostPort(told, strconv.Itoa(base+4+int(node))); address != want {
-				t.Errorf("a client that came to %s is told broker %d at %s, want %s", bootstrap, node, address, want)
+				t.Errorf("a client of %s learns broker %d at %s, want %s", bootstrap, node, address, want)
 			}
 			c, err := net.Dial("tcp", net.JoinHostPort(bootstrap, strconv.Itoa(base+4+int(node))))
 			if err != nil {
@@ -102,7 +102,7 @@ agent:
 	}
 }
 
-// brokers are the addresses that a client learns.
+// brokers returns the addresses that a client learns.
 func brokers(t *testing.T, bootstrap string) map[int32]string {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap))
@@ -123,7 +123,7 @@ func brokers(t *testing.T, bootstrap string) map[int32]string {
 	return addresses
 }
 
-// mount writes the files of a pod's volumes and returns the folder above them.
+// mount writes the files of a pod's volumes and returns their root folder.
 func mount(t *testing.T, volumes []corev1.Volume, secrets map[string]map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -162,7 +162,7 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// run starts the binary and has it end, with 0, before the test does.
+// run starts the binary and stops it before the test ends. It must exit with 0.
 func run(t *testing.T, culvert string, args []string, env map[string]string) {
 	t.Helper()
 	var log lockedBuffer
@@ -172,7 +172,7 @@ func run(t *testing.T, culvert string, args []string, env map[string]string) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	cmd.Stdout, cmd.Stderr = &log, &log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // whatever becomes of the test
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // even if the test is killed
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -215,8 +215,8 @@ func awaitReady(t *testing.T, port int) {
 	}
 }
 
-// freePorts returns the first of n ports in a row that are free on all addresses of this machine,
-// below those that the system gives to others.
+// freePorts returns the first of n consecutive ports that are free on all addresses of this
+// machine, below those that the system uses for outgoing connections.
 func freePorts(t *testing.T, n int) int {
 	t.Helper()
 search:
@@ -231,11 +231,11 @@ search:
 		}
 		return base
 	}
-	t.Fatalf("no %d free ports in a row", n)
+	t.Fatalf("no %d consecutive free ports", n)
 	return 0
 }
 
-// certificate is one for 127.0.0.1, signed by itself.
+// certificate returns a self-signed certificate for 127.0.0.1.
 func certificate(t *testing.T) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -19,20 +19,20 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// patience is how long a client may take for its round trip. The programs give up by themselves a
-// little earlier and say how far they came.
+// patience is how long a client may take for its round trip. The programs themselves give up a
+// little earlier and report their progress.
 const patience = 75 * time.Second
 
 // Client is one program.
 type Client struct {
-	Name    string // as users know it, with its version
+	Name    string // its usual name, with the version
 	Options []string
 	Share   bool                                  // the group is a share group: see kafka.Cluster.ShareFromEarliest
 	install func(context.Context) (string, error) // returns the folder that argv needs
 	argv    func(source, installed string) []string
 }
 
-// Clients are all that the tests know, each with every group protocol that it speaks.
+// Clients are all that the tests know, with every group protocol that each supports.
 var Clients = []Client{
 	{Name: "confluent-kafka 2.16.1", install: python(current...), argv: script("confluent.py")},
 	{Name: "confluent-kafka 2.16.1 KIP-848", Options: []string{"group.protocol=consumer"}, install: python(current...), argv: script("confluent.py")},
@@ -46,8 +46,8 @@ var Clients = []Client{
 	{Name: "segmentio 0.4.51", install: goPrograms, argv: program("segmentio")},
 }
 
-// SASLv0 are clients that log in as clients did before Kafka 1.0: SaslHandshake v0 and then tokens
-// without Kafka's frames around them. As alice, by PLAIN.
+// SASLv0 are clients that log in as before Kafka 1.0: SaslHandshake v0 and then tokens without
+// Kafka's frames. They log in as alice, by PLAIN.
 var SASLv0 = []Client{
 	{Name: "kafka-python 2.0.2", install: python("kafka-python==2.0.2"), argv: script("kafkapython.py"), Options: []string{
 		"security_protocol=SASL_PLAINTEXT", "sasl_mechanism=PLAIN", "sasl_plain_username=alice", "sasl_plain_password=alice-secret"}},
@@ -60,7 +60,7 @@ func (c Client) Install(ctx context.Context) error {
 	return err
 }
 
-// Run makes the round trip and returns what the program said at its end.
+// Run runs the round trip and returns the end of the program's output.
 func (c Client) Run(ctx context.Context, bootstrap, topic, group string, count int) (string, error) {
 	installed, err := c.install(ctx)
 	if err != nil {
@@ -84,7 +84,7 @@ func sources() (string, error) {
 	return filepath.Join(root, "test", "clients"), err
 }
 
-// current are the Python clients that live in one virtual environment.
+// current are the Python clients that share one virtual environment.
 var current = []string{"confluent-kafka==2.16.1", "aiokafka==0.14.0", "kafka-python==3.0.12"}
 
 func python(packages ...string) func(context.Context) (string, error) {
@@ -97,11 +97,11 @@ func script(name string) func(string, string) []string {
 	}
 }
 
-// packages are the Node clients; the newest of platformatic that runs on Node 20.
+// packages are the Node clients. This version of platformatic is the newest that runs on Node 20.
 var packages = []string{"kafkajs@2.2.4", "@platformatic/kafka@1.35.0"}
 
-// node installs the packages beside copies of the programs: modules are found from the folder of
-// the file that imports them.
+// node installs the packages beside copies of the programs, since Node looks for modules in the
+// folder of the importing file.
 func node(ctx context.Context) (string, error) {
 	source, err := sources()
 	if err != nil {
@@ -128,8 +128,8 @@ func node(ctx context.Context) (string, error) {
 	return dir, err
 }
 
-// copied says that the programs of node were: tests that run side by side must not do that under
-// each other's feet.
+// copied says that the programs of node were copied. Parallel tests must not replace each other's
+// files.
 var copied struct {
 	sync.Mutex
 	done bool
@@ -139,8 +139,8 @@ func module(name string) func(string, string) []string {
 	return func(_, dir string) []string { return []string{"node", filepath.Join(dir, "programs", name)} }
 }
 
-// goPrograms builds the Go clients, whose module is their own so that what they need does not
-// become the product's.
+// goPrograms builds the Go clients. They are a separate module so that the product does not depend
+// on them.
 func goPrograms(ctx context.Context) (string, error) {
 	source, err := sources()
 	if err != nil {

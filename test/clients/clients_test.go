@@ -8,8 +8,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestClientsWorkDirectly is the control of the tests through culvert: what fails here is no fault
-// of ours.
+// TestClientsWorkDirectly is the control of the tests through culvert: a failure here is not
+// culvert's fault.
 func TestClientsWorkDirectly(t *testing.T) {
 	kafka.Need(t)
 	c := kafka.Start(t, kafka.Config{})

@@ -11,14 +11,15 @@ import (
 )
 
 // Java are versions of the Java client: the oldest that Kafka 4 documents, the last of Kafka 3, and
-// the newest, which checks whom it reaches (KIP-1242).
+// the newest, which checks the broker that it connects to (KIP-1242).
 var Java = []Client{
 	{Name: "kafka-clients 2.1.1", install: java, argv: javaClass("2.1.1")},
 	{Name: "kafka-clients 3.9.2", install: java, argv: javaClass("3.9.2")},
 	{Name: "kafka-clients 4.4.0", install: java, argv: javaClass("4.4.0"), Options: []string{"group.protocol=consumer"}},
 }
 
-// beside are the jars that the client needs; those of Jackson for OAUTHBEARER, where it reads JSON.
+// beside are other jars that the client needs. Jackson is for OAUTHBEARER, where the client parses
+// JSON.
 var beside = []struct{ group, artifact, version string }{
 	{"org.slf4j", "slf4j-api", "1.7.36"},
 	{"org.slf4j", "slf4j-nop", "1.7.36"},

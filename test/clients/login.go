@@ -2,14 +2,14 @@ package clients
 
 import "slices"
 
-// Mechanisms are the ways to log in that the brokers of package kafka know.
+// Mechanisms are the SASL mechanisms of the brokers of package kafka.
 var Mechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"}
 
 // TLS names the PEM files of a client that speaks TLS and is asked for a certificate.
 type TLS struct{ CA, Cert, Key, CertAndKey string }
 
-// LogIn returns the clients that most others are made of, the Java client and librdkafka, told to
-// log in by a mechanism over TLS.
+// LogIn returns the Java client and librdkafka, which most other clients are based on. They log in
+// by a mechanism over TLS.
 func (files TLS) LogIn(mechanism string) []Client {
 	java, librdkafka := Java[len(Java)-1], Clients[0]
 	java.Options = slices.Concat(java.Options, []string{
@@ -31,7 +31,7 @@ func (files TLS) LogInV0() Client {
 	return c
 }
 
-// jaas and rdkafka say who logs in: see kafka.Cluster.SASL.
+// jaas and rdkafka configure the user: see kafka.Cluster.SASL.
 var (
 	jaas = map[string]string{
 		"PLAIN":         `org.apache.kafka.common.security.plain.PlainLoginModule required username="alice" password="alice-secret";`,

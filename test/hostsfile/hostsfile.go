@@ -1,9 +1,9 @@
-// Package hostsfile runs programs with an /etc/hosts of their own: the names that the brokers
-// advertise resolve for them, as they do inside a platform, and for nobody else on the machine.
+// Package hostsfile runs programs with their own /etc/hosts. The names that the brokers advertise
+// resolve for these programs, as they do inside a platform, and not for others on the machine.
 //
-// The test binary starts itself again in a mount namespace of its own, puts another file over
-// /etc/hosts there, and becomes the program. That needs root, or a kernel that lets every user make
-// namespaces.
+// The test binary starts itself again in its own mount namespace, mounts another file over
+// /etc/hosts there, and executes the program. That needs root, or a kernel that lets every user
+// create namespaces.
 package hostsfile
 
 import (
@@ -15,10 +15,10 @@ import (
 	"strings"
 )
 
-// errUnsupported says what to do about it.
+// errUnsupported includes the remedy.
 var errUnsupported = errors.New("cannot give a program its own /etc/hosts: run the tests on Linux as root, or allow namespaces to every user (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0)")
 
-// Write writes a hosts file in which names stand for addresses.
+// Write writes a hosts file that maps names to addresses.
 func Write(path string, names map[string]string) error {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n")

@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// hostsEnv names the hosts file to the started copy of the test binary.
+// hostsEnv is the variable with the hosts file for the started copy of the test binary.
 const hostsEnv = "TEST_HOSTS_FILE"
 
-// Main must be the first thing in the TestMain of a test binary that uses Command: in a copy that
-// Command has started it becomes the program and does not return.
+// Main must be the first call in the TestMain of a test binary that uses Command. In a copy that
+// Command has started it executes the program and does not return.
 func Main() {
 	hosts := os.Getenv(hostsEnv)
 	if hosts == "" {
@@ -23,7 +23,7 @@ func Main() {
 }
 
 func become(hosts string, args []string) error {
-	// Without this the mount would show outside as well.
+	// Otherwise the mount would be visible outside too.
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -36,8 +36,8 @@ func become(hosts string, args []string) error {
 	return fmt.Errorf("exec %s: %w", args[0], syscall.Exec(args[0], args, os.Environ()))
 }
 
-// Command is like exec.Command for a program that sees the hosts file as its /etc/hosts. The
-// program is given by its path.
+// Command is exec.Command for a program that sees the hosts file as its /etc/hosts. name is the
+// program's path.
 func Command(hosts, path string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	cmd := exec.Command(self, append([]string{path}, args...)...)

@@ -7,7 +7,7 @@ import "os/exec"
 // Main does nothing here.
 func Main() {}
 
-// Command returns a command that nobody runs: see Available.
+// Command returns a command that is never run: see Available.
 func Command(_, path string, args ...string) *exec.Cmd { return exec.Command(path, args...) }
 
 // Available returns why Command does not work here.

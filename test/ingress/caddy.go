@@ -8,10 +8,10 @@ import (
 
 // Caddy takes HTTP/1.1, HTTP/2 and HTTP/3.
 //
-// It must never make certificates of its own: of itself it does so for a name that its certificate
-// does not have, and then puts its authority among those that the whole machine trusts.
+// Caddy must never create certificates. By default it does so for a name that its certificate
+// lacks, and then adds its own authority to those that the whole machine trusts.
 type Caddy struct {
-	H2C bool // passes on HTTP/2 without TLS; otherwise HTTP/1.1
+	H2C bool // forwards HTTP/2 without TLS; otherwise HTTP/1.1
 }
 
 const caddyfile = `

@@ -6,12 +6,12 @@ import (
 	"syscall"
 )
 
-// nobody is a user without rights, on every Linux.
+// nobody is a user without rights on every Linux.
 const nobody = 65534
 
-// contain makes the program the first of a process name space of its own: when it is killed, or the
-// test binary dies, the kernel ends the processes that it has started too. A program that changes
-// its user would take that back, so as root it starts as nobody and has no user to change.
+// contain makes the program the first process of its own process namespace. When it is killed, or
+// the test binary dies, the kernel ends all its children. A program that changes its user would
+// undo that. So under root it starts as nobody and has no user to change.
 func contain(cmd *exec.Cmd, changesUser bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 	if os.Geteuid() == 0 && changesUser {

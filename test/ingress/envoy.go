@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// Envoy takes HTTP/1.1, HTTP/2 and HTTP/3, and passes on one of them.
+// Envoy accepts HTTP/1.1, HTTP/2 and HTTP/3, and forwards one of them.
 type Envoy struct {
 	Back     Protocol      // how it speaks to the gateway
-	IdleCut  time.Duration // stream_idle_timeout; 0 is Envoy's own, five minutes
-	Lifetime time.Duration // max_stream_duration, of every stream however busy; 0 is none
+	IdleCut  time.Duration // stream_idle_timeout; 0 is Envoy's default, five minutes
+	Lifetime time.Duration // max_stream_duration, also of busy streams; 0 is none
 }
 
-// Protocol is how an ingress speaks to a gateway.
+// Protocol is what an ingress speaks to a gateway.
 type Protocol int
 
 // The protocols of an [Envoy] towards the gateway: HTTP/1.1 and HTTP/2 without TLS, and HTTP/3.
@@ -81,7 +81,7 @@ func (e Envoy) config(p params) ([]byte, error) {
 	}}, "", "  ")
 }
 
-// options are what each protocol needs to carry a tunnel.
+// options returns what each protocol needs to carry a tunnel.
 func (p Protocol) options() object {
 	switch p {
 	case H2C:
@@ -105,8 +105,9 @@ func (e Envoy) tcpListener(p params) object {
 	}
 }
 
-// udpListener reads trains of packets as a whole (prefer_gro). Of itself Envoy asks the kernel for
-// them and then takes the first packet of each alone: uploads creep.
+// udpListener enables prefer_gro, so that Envoy reads packets that the kernel has merged. By
+// default Envoy asks the kernel to merge them and then reads only the first, which makes uploads
+// very slow.
 func (e Envoy) udpListener(p params) object {
 	return object{
 		"name": "udp", "address": socket("UDP", "127.0.0.1", p.Port),
@@ -121,7 +122,7 @@ func (e Envoy) udpListener(p params) object {
 	}
 }
 
-// manager is the HTTP connection manager.
+// manager returns the HTTP connection manager.
 func (e Envoy) manager(codec string) object {
 	route := object{"match": object{"prefix": "/"}, "route": object{"cluster": "gateway", "timeout": "0s"}}
 	m := object{
@@ -146,7 +147,7 @@ func (e Envoy) manager(codec string) object {
 		"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", m)}
 }
 
-// typed adds to fields which message they are.
+// typed adds the message's type to fields.
 func typed(message string, fields object) object {
 	all := object{"@type": "type.googleapis.com/" + message}
 	maps.Copy(all, fields)

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// HAProxy takes HTTP/1.1 and HTTP/2.
+// HAProxy accepts HTTP/1.1 and HTTP/2.
 type HAProxy struct {
-	H2C     bool          // passes on HTTP/2 without TLS; otherwise HTTP/1.1
+	H2C     bool          // forwards HTTP/2 without TLS; otherwise HTTP/1.1
 	IdleCut time.Duration // timeout tunnel, client and server; 0 is a minute
 }
 

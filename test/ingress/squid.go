@@ -9,11 +9,11 @@ import (
 	"github.com/culvert-proxy/culvert/test/hostsfile"
 )
 
-// Squid is an HTTP proxy that lets out HTTPS alone: CONNECT to any port, for the tests' gateways
-// have none of the usual ones.
+// Squid is an HTTP proxy that allows only HTTPS: CONNECT to any port, since the tests' gateways use
+// none of the usual ones.
 type Squid struct {
-	User, Password string            // "": it asks nobody who they are
-	Hosts          map[string]string // addresses of names that nobody else can resolve
+	User, Password string            // "": no authentication
+	Hosts          map[string]string // addresses of names that only squid resolves
 }
 
 const squidConf = `
@@ -48,7 +48,7 @@ func (s Squid) command(p params) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	// It runs as nobody, who has to write here.
+	// Squid runs as nobody, which needs to write here.
 	if err := os.Mkdir(p.file("log"), 0o700); err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func newCluster(s *server) (*cluster, error) {
 	return &cluster{s, client, chart}, err
 }
 
-// check is one thing that the server is asked.
+// check is one check against the server.
 type check struct {
 	name string
 	run  func(context.Context, *cluster) error
@@ -75,8 +75,8 @@ func checks() []check {
 	return all
 }
 
-// side is who works out what to change: Helm 4 leaves that to the server, Helm 3 and releases that
-// it made do it themselves.
+// side says who computes the changes. Helm 4 leaves that to the server; Helm 3, and releases made
+// by it, compute them.
 func side(serverSide bool) string {
 	if serverSide {
 		return "server"
@@ -84,7 +84,7 @@ func side(serverSide bool) string {
 	return "client"
 }
 
-// namespace makes one that holds pods to the restricted level.
+// namespace creates a namespace that enforces the restricted level.
 func (c *cluster) namespace(ctx context.Context) (string, error) {
 	n, err := c.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		GenerateName: "chart-", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
@@ -142,7 +142,7 @@ func takesSidecar(ctx context.Context, c *cluster) error {
 	return c.createPod(ctx, ns, d.Spec.Template)
 }
 
-// createPod does what the controllers would do that are not there.
+// createPod creates a pod as the controllers would, which do not run here.
 func (c *cluster) createPod(ctx context.Context, ns string, template corev1.PodTemplateSpec) error {
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
 	pod.GenerateName = "pod-"
@@ -150,8 +150,7 @@ func (c *cluster) createPod(ctx context.Context, ns string, template corev1.PodT
 	return err
 }
 
-// installs installs the chart with the values of a file, upgrades it twice, and looks at what is
-// there.
+// installs installs the chart with the values of a file, upgrades it twice, and checks the objects.
 func (c *cluster) installs(ctx context.Context, file string, serverSide bool) error {
 	values, err := readValues(file)
 	if err != nil {
@@ -188,7 +187,7 @@ func (c *cluster) installs(ctx context.Context, file string, serverSide bool) er
 		return errors.New("no deployment is there")
 	}
 	for _, d := range deployments.Items {
-		d.Spec.Template.Spec.PriorityClassName = "" // there are none but the system's
+		d.Spec.Template.Spec.PriorityClassName = "" // only the system's exist
 		if err := c.createPod(ctx, ns, d.Spec.Template); err != nil {
 			return fmt.Errorf("pod of %s: %w", d.Name, err)
 		}
@@ -207,13 +206,13 @@ func readValues(file string) (map[string]any, error) {
 	}
 	for _, end := range []string{"agent", "gateway"} {
 		if v, ok := values[end].(map[string]any); ok {
-			v["podMonitor"] = map[string]any{"enabled": false} // this server does not know them
+			v["podMonitor"] = map[string]any{"enabled": false} // this server does not know PodMonitors
 		}
 	}
 	return values, nil
 }
 
-// state says of each deployment, service and secret what must not change by itself: generations and
+// state returns what must not change by itself in each deployment, service and secret: generations,
 // ports, and the secrets' content.
 func (c *cluster) state(ctx context.Context, ns string) (map[string]string, error) {
 	state := map[string]string{}
@@ -252,8 +251,8 @@ func ports(s corev1.Service) string {
 	return strings.Join(list, ", ")
 }
 
-// movesUDP upgrades from no UDP to TCP and UDP on one port and back. Where the client works out
-// what to change, the chart refuses until somebody has done what it says.
+// movesUDP upgrades from no UDP to TCP and UDP on one port, and back. Where the client computes the
+// changes, the chart refuses until the user has done what its message says.
 func (c *cluster) movesUDP(ctx context.Context, serverSide bool) error {
 	ns, err := c.namespace(ctx)
 	if err != nil {
@@ -282,7 +281,7 @@ func (c *cluster) movesUDP(ctx context.Context, serverSide bool) error {
 	} {
 		err := c.upgrade(ctx, ns, values(step.udp, step.annotation), serverSide)
 		if step.moves && !serverSide {
-			if err = c.doAsTold(ctx, ns, err); err == nil {
+			if err = c.followRefusal(ctx, ns, err); err == nil {
 				err = c.upgrade(ctx, ns, values(step.udp, step.annotation), serverSide)
 			}
 		}
@@ -303,8 +302,8 @@ func (c *cluster) movesUDP(ctx context.Context, serverSide bool) error {
 
 const gatewayService = "culvert-gateway"
 
-// doAsTold does to the Service what the chart's refusal says.
-func (c *cluster) doAsTold(ctx context.Context, ns string, refusal error) error {
+// followRefusal changes the Service as the chart's message says.
+func (c *cluster) followRefusal(ctx context.Context, ns string, refusal error) error {
 	if refusal == nil {
 		return errors.New("the chart let it pass")
 	}

@@ -1,12 +1,12 @@
 // Command apiserver installs charts/culvert into a real kube-apiserver, once for each values file,
-// upgrades it, and says what the server thought of it:
+// upgrades it, and reports the server's answers:
 //
 //	go -C test/chart/apiserver run .
 //
-// The server is built on the first run, which takes ten minutes, and kept in the tests' cache; etcd
-// comes from the system (Debian: apt-get install etcd-server). No pod runs: there is no kubelet and
-// no controller. What is shown is that the server takes every object, enforces the restricted level
-// on every pod, and has what it should have after an upgrade.
+// The server is built on the first run, which takes ten minutes, and kept in the tests' cache. etcd
+// comes from the system (Debian: apt-get install etcd-server). No pod runs, since there is no
+// kubelet and no controller. The run shows that the server accepts every object, enforces the
+// restricted level on every pod, and has the right objects after an upgrade.
 package main
 
 import (

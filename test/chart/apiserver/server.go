@@ -35,8 +35,8 @@ func cacheDir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// buildServer returns the server's path. k8s.io/kubernetes can be built from another module if that
-// replaces the modules which it has inside of itself.
+// buildServer returns the server's path. Another module can build k8s.io/kubernetes if it replaces
+// the modules that Kubernetes contains.
 func buildServer(ctx context.Context, cache string) (string, error) {
 	dir := filepath.Join(cache, "kube-apiserver-"+kubernetesVersion)
 	binary := filepath.Join(dir, "kube-apiserver")
@@ -76,7 +76,8 @@ func buildServer(ctx context.Context, cache string) (string, error) {
 	return binary, nil
 }
 
-// wrapper is the go.mod of a module that can require k8s.io/kubernetes, whose own is given.
+// wrapper returns the go.mod of a module that can require k8s.io/kubernetes, given the latter's
+// own.
 func wrapper(mod []byte) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "module wrapper\n\ngo 1.26.0\n\nrequire k8s.io/kubernetes v%s\n\n", kubernetesVersion)
@@ -144,7 +145,7 @@ func startServer(ctx context.Context, binary string) (s *server, err error) {
 	return s, s.wait(ctx)
 }
 
-// secrets writes the server's key for service accounts and the tokens it takes.
+// secrets writes the server's key for service accounts and the tokens that it accepts.
 func (s *server) secrets() (key, tokens string, err error) {
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -183,7 +184,7 @@ func (s *server) wait(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	request.Header.Set("Authorization", "Bearer "+token) // it lets nobody in without one
+	request.Header.Set("Authorization", "Bearer "+token) // the server requires one
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -211,7 +212,7 @@ func (s *server) stop() {
 	os.RemoveAll(s.dir)
 }
 
-// freePorts returns ports that nobody has now.
+// freePorts returns free ports.
 func freePorts(n int) (ports []int, err error) {
 	for range n {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
