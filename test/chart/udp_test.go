@@ -8,8 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestUDPPortsFollowTheValues has cases in which Helm's own patches went wrong on a real server:
-// adding UDP made TCP 443 into UDP 443, and removing it pointed TCP 443 at port 443 of the pods.
+// On a real server Helm's own patches went wrong: adding UDP made TCP 443 into UDP 443, and removing
+// it pointed TCP 443 at port 443 of the pods.
 func TestPortChangesDoNotRelyOnHelmsPatches(t *testing.T) {
 	tcp := corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443}
 	udp := corev1.ServicePort{Name: "http3", Protocol: corev1.ProtocolUDP, Port: 443}

@@ -36,8 +36,7 @@ func become(hosts string, args []string) error {
 	return fmt.Errorf("exec %s: %w", args[0], syscall.Exec(args[0], args, os.Environ()))
 }
 
-// Command is exec.Command for a program that sees the hosts file as its /etc/hosts. name is the
-// program's path.
+// Command is exec.Command for a program that sees the hosts file as its /etc/hosts.
 func Command(hosts, path string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	cmd := exec.Command(self, append([]string{path}, args...)...)

@@ -14,7 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Need skips a test that starts Apache Kafka, unless it was asked for and can be had.
+// Need skips a test that starts Apache Kafka, unless that was requested and is possible.
 func Need(t testing.TB) {
 	t.Helper()
 	if os.Getenv("CULVERT_TEST_REAL") == "" {
@@ -25,12 +25,12 @@ func Need(t testing.TB) {
 	}
 }
 
-// metadataAge is how old an answer may be that a client gives without asking the brokers. Of itself
-// it would wait five seconds for a topic just made.
+// metadataAge is how long a client may use cached metadata. By default it would wait five seconds
+// for a topic that was just created.
 const metadataAge = 20 * time.Millisecond
 
-// Admin returns a client of the internal listener that ends with the test: for setting up, and for
-// comparing with what came through culvert.
+// Admin returns a client of the internal listener that ends with the test. Tests use it to prepare,
+// and to compare with results through culvert.
 func (c *Cluster) Admin(t testing.TB) *kadm.Client {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.Internal(), ",")...), kgo.MetadataMinAge(metadataAge))
@@ -41,13 +41,13 @@ func (c *Cluster) Admin(t testing.TB) *kadm.Client {
 	return kadm.NewClient(client)
 }
 
-// Unique returns the name with a number behind it that no other has.
+// Unique returns the name with a number appended that no other name has.
 func (c *Cluster) Unique(name string) string {
 	return fmt.Sprintf("%s-%d", name, c.names.Add(1))
 }
 
-// Topic makes a topic of three partitions, each on every broker up to three, returns when every
-// broker knows the leaders, and returns the topic's name: the given one with a number behind it.
+// Topic creates a topic of three partitions, each on up to three brokers. It returns when every
+// broker knows the leaders. The topic's name is the given one with a number appended.
 func (c *Cluster) Topic(t testing.TB, name string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -67,8 +67,8 @@ func (c *Cluster) Topic(t testing.TB, name string) string {
 	return topic
 }
 
-// waitLeaders returns when the leader of each partition acts as such: a broker names itself a
-// moment before it does.
+// waitLeaders returns when the leader of each partition acts as such. A broker names itself as
+// leader a moment earlier.
 func waitLeaders(ctx context.Context, admin *kadm.Client, topic string) error {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
@@ -88,8 +88,8 @@ func waitLeaders(ctx context.Context, admin *kadm.Client, topic string) error {
 	}
 }
 
-// ShareFromEarliest has a share group begin at the first record instead of the next one. Only the
-// group's own configuration can say so.
+// ShareFromEarliest makes a share group start at the first record instead of the next one. Only the
+// group's own configuration can set that.
 func (c *Cluster) ShareFromEarliest(t testing.TB, group string) {
 	t.Helper()
 	const groupResource = 32

@@ -1,10 +1,10 @@
-// Package kafka installs Apache Kafka and starts clusters of it for the tests: KRaft brokers on
-// loopback ports, whose client listener advertises names that nobody can resolve, as behind a door
-// that only HTTPS passes.
+// Package kafka installs Apache Kafka and starts clusters of it for the tests. They are KRaft
+// brokers on loopback ports. Their client listener advertises names that do not resolve, as in a
+// platform that can be reached only by HTTPS.
 //
-// Each broker has two listeners. CLIENT is what culvert stands in front of; it advertises
-// broker-N.kafka.internal.invalid and its own port. INTERNAL is advertised as it is bound: it
-// carries the replication, and gives a test a direct way in, to set things up and to compare. The
+// Each broker has two listeners. CLIENT is for culvert; it advertises
+// broker-N.kafka.internal.invalid and its own port. INTERNAL advertises the address that it is
+// bound to. It carries the replication, and tests use it to prepare and to compare. The
 // controllers' listener advertises controller-N.kafka.internal.invalid.
 package kafka
 
@@ -26,24 +26,24 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// Domain ends every name that a cluster advertises to clients: its bytes must never reach one.
-// Names below .invalid resolve nowhere (RFC 6761).
+// Domain is the suffix of every name that a cluster advertises to clients. It must never reach a
+// client. Names below .invalid resolve nowhere (RFC 6761).
 const Domain = "kafka.internal.invalid"
 
-// ClusterID is the id of every cluster that does not ask for another.
+// ClusterID is the default id of a cluster.
 const ClusterID = "4L6g3nShT-eMCtK--X86sw"
 
-// Config says what cluster to start. The zero value is three brokers of Version, the first of which
-// is the controller too: the others can be killed without touching the quorum.
+// Config configures a cluster. The zero value is three brokers of Version. The first is also the
+// controller, so the others can be killed without losing the quorum.
 type Config struct {
 	IDs        []int32  // node ids; nil: 0, 1, 2
-	Voters     int      // how many of the nodes are controllers; 0: one
+	Voters     int      // number of controllers among the nodes; 0: one
 	Version    string   // "": Version
 	ClusterID  string   // 22 characters of base64url; "": ClusterID
 	SASL       bool     // a third listener, see Cluster.SASL
-	DirectSASL bool     // the third listener advertises what it is bound to, for control runs
-	KeyStore   string   // PEM file of a certificate and its key: the third listener speaks TLS and asks for certificates
-	TrustStore string   // PEM file of who signs the certificates that it asks for
+	DirectSASL bool     // the third listener advertises the address it is bound to, for control runs
+	KeyStore   string   // PEM file of a certificate and its key: the third listener uses TLS and requires client certificates
+	TrustStore string   // PEM file of the CA of client certificates
 	Properties []string // more lines for each node's properties
 }
 
@@ -67,7 +67,7 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	t.Cleanup(func() {
 		c.Close()
 		if t.Failed() {
-			t.Logf("what the brokers said:\n%s", c.Log())
+			t.Logf("broker logs:\n%s", c.Log())
 		}
 	})
 	return c
@@ -140,8 +140,8 @@ func newCluster(d *distribution, dir string, cfg Config) (*Cluster, error) {
 
 func (c *Cluster) hostsFile() string { return filepath.Join(c.dir, "controller-hosts") }
 
-// controllerHosts is the hosts file of the brokers' JVMs, which must find the controllers by name.
-// Nothing else on the machine resolves these names.
+// controllerHosts is the hosts file of the brokers' JVMs, which must resolve the controllers'
+// names. Nothing else on the machine resolves them.
 func (c *Cluster) controllerHosts() string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n")
@@ -166,12 +166,12 @@ func (c *Cluster) voters() string {
 	return strings.Join(voters, ",")
 }
 
-// Bootstrap returns the addresses at which the client listeners are bound, for a gateway beside the
+// Bootstrap returns the addresses that the client listeners are bound to, for a gateway beside the
 // brokers: 127.0.0.1:port, comma separated.
 func (c *Cluster) Bootstrap() string { return c.addresses(func(p ports) int { return p.client }) }
 
-// SASL returns the addresses of the third listener, which asks for a name and a password: alice
-// with alice-secret by PLAIN, bob with bob-secret by SCRAM-SHA-256 and SCRAM-SHA-512, anybody by
+// SASL returns the addresses of the third listener, which requires authentication: alice with
+// alice-secret by PLAIN, bob with bob-secret by SCRAM-SHA-256 and SCRAM-SHA-512, any user by
 // unsecured OAUTHBEARER.
 func (c *Cluster) SASL() string { return c.addresses(func(p ports) int { return p.sasl }) }
 
@@ -189,8 +189,8 @@ func (c *Cluster) addresses(port func(ports) int) string {
 // IDs returns the node ids.
 func (c *Cluster) IDs() []int32 { return c.cfg.IDs }
 
-// Hosts maps the names that the brokers advertise to where they really are: what a name server
-// inside the platform would answer.
+// Hosts maps the names that the brokers advertise to their real addresses, like a name server
+// inside the platform.
 func (c *Cluster) Hosts() map[string]string {
 	hosts := make(map[string]string)
 	for _, n := range c.nodes {
@@ -199,16 +199,16 @@ func (c *Cluster) Hosts() map[string]string {
 	return hosts
 }
 
-// Kill ends a broker at once, as a crash does (SIGKILL).
+// Kill kills a broker, as a crash does (SIGKILL).
 func (c *Cluster) Kill(id int32) { c.node(id).process.Kill() }
 
-// Stop ends a broker in good order (SIGTERM): it hands its leaderships on.
+// Stop stops a broker gracefully (SIGTERM). It first transfers its leaderships.
 func (c *Cluster) Stop(id int32) {
 	_ = c.node(id).process.Terminate(30 * time.Second) // the JVM's exit status is 143
 }
 
-// Restart starts a broker that was ended, at the same ports, and returns when the cluster is whole
-// again.
+// Restart starts a stopped broker again, at the same ports. It returns when the cluster is
+// complete.
 func (c *Cluster) Restart(ctx context.Context, id int32) error {
 	if err := c.node(id).start(); err != nil {
 		return err
@@ -234,7 +234,7 @@ func (c *Cluster) Close() {
 	}
 }
 
-// Log returns the last of what each node printed.
+// Log returns the end of each node's output.
 func (c *Cluster) Log() string {
 	var b strings.Builder
 	for _, n := range c.nodes {
@@ -245,8 +245,8 @@ func (c *Cluster) Log() string {
 	return b.String()
 }
 
-// Tool runs one of Kafka's command-line tools, or another class of its jars, with the lines of
-// stdin, and returns what it wrote to standard output.
+// Tool runs one of Kafka's command-line tools, or another class of its jars, with stdin. It returns
+// the standard output.
 func (c *Cluster) Tool(ctx context.Context, class, stdin string, args ...string) (string, error) {
 	cmd := c.ToolCommand(class, args...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -260,9 +260,9 @@ func (c *Cluster) ToolCommand(class string, args ...string) *exec.Cmd {
 
 func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// FreePorts returns n different ports of 127.0.0.1 that are free now, none of which this process
-// has been given before: their users bind them later. They lie below those that the system gives to
-// outgoing connections: one of these must not take the port of a broker that is down for a moment.
+// FreePorts returns n different free ports of 127.0.0.1. This process gets no port twice, since it
+// binds them later. They are below those that the system uses for outgoing connections, which could
+// otherwise take the port of a broker that is down for a moment.
 func FreePorts(n int) ([]int, error) {
 	var found []int
 	for range 100 * n {
@@ -284,8 +284,8 @@ func FreePorts(n int) ([]int, error) {
 
 var givenPorts sync.Map // by port
 
-// Command returns the command that runs a class of Version's jars, for what no cluster of this
-// package starts. It installs them if need be.
+// Command returns the command that runs a class of Version's jars without a cluster. It installs
+// the jars if needed.
 func Command(ctx context.Context, jvm []string, class string, args ...string) (*exec.Cmd, error) {
 	d, err := install(ctx, Version)
 	if err != nil {

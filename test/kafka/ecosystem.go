@@ -10,11 +10,11 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// Ecosystem is what is built on Kafka's clients: Connect with MirrorMaker 2 and a file connector,
-// and Streams.
+// Ecosystem is software that builds on Kafka's clients: Connect with MirrorMaker 2 and a file
+// connector, and Streams.
 type Ecosystem struct{ dist *distribution }
 
-// InstallEcosystem installs it through Maven, and compiles a Java program against it; the program's
+// InstallEcosystem installs it through Maven and compiles a Java program against it. The program's
 // class is in no package.
 func InstallEcosystem(ctx context.Context, program string) (*Ecosystem, error) {
 	text, err := os.ReadFile(program)

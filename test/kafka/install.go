@@ -14,7 +14,7 @@ import (
 )
 
 // The versions of Apache Kafka that the tests run. Version is the newest whose command-line tools
-// are published too; Next is newer and has its broker only.
+// are published. Of Next, which is newer, only the broker is.
 const (
 	Version = "4.3.1"
 	Next    = "4.4.0"
@@ -23,11 +23,11 @@ const (
 // distribution is an installed Apache Kafka.
 type distribution struct {
 	lib     string // the folder with the jars
-	classes bool   // it has classes outside of jars, too
-	archive string // shared classes: halves the start of a JVM
+	classes bool   // it also has classes outside of jars
+	archive string // shared classes, which halve the start time of a JVM
 }
 
-// classPath has no folder where there need not be one: a JVM then shares no classes.
+// classPath has a folder only where needed: with one, a JVM shares no classes.
 func (d *distribution) classPath() string {
 	path := filepath.Join(d.lib, "*")
 	if d.classes {
@@ -68,7 +68,7 @@ func Available() error {
 
 const archiveFile = "kafka.jsa"
 
-// copyJars fills dir with the jars of a pom.
+// copyJars copies the jars of a pom to dir.
 func copyJars(ctx context.Context, dir, pom string) error {
 	file := filepath.Join(dir, "pom.xml")
 	if err := os.WriteFile(file, []byte(pom), 0o644); err != nil {
@@ -84,8 +84,8 @@ func copyJars(ctx context.Context, dir, pom string) error {
 	return err
 }
 
-// archiveClasses starts a broker once and has its JVM write the classes that it loaded to a file
-// that later JVMs map.
+// archiveClasses starts a broker once. Its JVM writes the classes that it loaded to a file that
+// later JVMs map.
 func (d *distribution) archiveClasses(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -140,8 +140,8 @@ rootLogger.level = WARN
 rootLogger.appenderRef.console.ref = console
 `
 
-// toolsPOM has the brokers and the command-line tools, without Kafka Connect, whose 40 jars no tool
-// needs.
+// toolsPOM has the brokers and the command-line tools, without Kafka Connect: no tool needs its 40
+// jars.
 const toolsPOM = `<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>culvert.test</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
@@ -159,7 +159,7 @@ const toolsPOM = `<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 `
 
-// brokerPOM has the brokers alone.
+// brokerPOM has only the brokers.
 const brokerPOM = `<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>culvert.test</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>

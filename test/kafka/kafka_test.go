@@ -76,7 +76,7 @@ func request(t *testing.T, ctx context.Context, seeds string, r kmsg.Request) km
 	return response
 }
 
-// A cluster takes its nodes' ports one node after the other, and binds them later.
+// A cluster gets all its ports first and binds them later.
 func TestPortsAreGivenOnce(t *testing.T) {
 	given := map[int]bool{}
 	for range 300 { // of ten thousand: without memory some of 1,200 are the same almost surely

@@ -53,8 +53,8 @@ func (n *node) start() error {
 	return nil
 }
 
-// log returns the last thirty lines that the node printed, without stack traces and without those
-// in which it waits for the controller.
+// log returns the last thirty lines of the node's output, without stack traces and without the
+// lines in which it waits for the controller.
 func (n *node) log() string {
 	var lines []string
 	for line := range strings.Lines(n.process.Output().String()) {
@@ -65,9 +65,9 @@ func (n *node) log() string {
 	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }
 
-// properties are the node's settings. Internal topics have three partitions instead of fifty, and
-// the log cleaner a small buffer instead of 128 MiB of heap. A broker that was killed is missed
-// after four seconds instead of nine.
+// properties returns the node's settings. Internal topics have three partitions instead of fifty,
+// and the log cleaner a small buffer instead of 128 MiB of heap. A killed broker is detected after
+// four seconds instead of nine.
 func (n *node) properties() string {
 	cfg := n.cluster.cfg
 	replicas := min(len(cfg.IDs), 3)
@@ -133,7 +133,7 @@ listener.name.sasl.ssl.truststore.type=PEM
 listener.name.sasl.ssl.truststore.location=%s
 listener.name.sasl.ssl.client.auth=required`
 
-// format prepares every node's log folder: the tool formats the first, the others get a copy under
+// format prepares every node's log folder. The tool formats the first; the others get a copy with
 // their own id, which saves a second per node.
 func (c *Cluster) format(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -155,8 +155,8 @@ func (c *Cluster) format(ctx context.Context) error {
 	return nil
 }
 
-// copyFormat copies what the tool has written for one node, bootstrap.checkpoint with the features
-// of the version above all, to another.
+// copyFormat copies what the tool has written for one node to another. Most of all that is
+// bootstrap.checkpoint with the features of the version.
 func copyFormat(from, to *node) error {
 	if err := os.CopyFS(to.logDir(), os.DirFS(from.logDir())); err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// WaitReady returns when every node that runs has every one in its metadata, or with an error when
+// WaitReady returns when every running node has all nodes in its metadata. It returns an error when
 // a node has ended, or after a minute and a half.
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 90*time.Second, errors.New("not ready within 90 s"))
@@ -89,8 +89,8 @@ func (n *node) waitMetadata(ctx context.Context, brokers int) error {
 	}
 }
 
-// listed returns how many brokers the node knows of, if it is of our own cluster: a stranger may
-// have taken the port.
+// listed returns how many brokers the node knows, if it belongs to this cluster: another process
+// may have taken the port.
 func (n *node) listed(ctx context.Context, client *kgo.Client) (int, error) {
 	request := kmsg.NewPtrMetadataRequest()
 	request.Topics = []kmsg.MetadataRequestTopic{} // none
@@ -105,7 +105,7 @@ func (n *node) listed(ctx context.Context, client *kgo.Client) (int, error) {
 	return len(metadata.Brokers), nil
 }
 
-// waitTopic waits until the node, if it runs, knows a leader of each of the topic's partitions.
+// waitTopic waits until the node, if it runs, knows the leader of each of the topic's partitions.
 func (n *node) waitTopic(ctx context.Context, topic string, partitions int) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(loopback(n.ports.internal)))
 	if err != nil {

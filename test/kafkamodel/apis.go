@@ -2,11 +2,11 @@ package kafkamodel
 
 import "math"
 
-// api is what a broker knows of a kind of request.
+// api is what a broker knows about an API key.
 type api struct {
 	min, max   int16 // the versions that it serves; min > max: removed
-	flexible   int32 // from which version on its header has tagged fields
-	controller bool  // for the controllers' listeners alone
+	flexible   int32 // the first version whose header has tagged fields
+	controller bool  // only on controllers' listeners
 	hidden     bool  // served but not offered in ApiVersions
 }
 
@@ -14,9 +14,9 @@ const never = math.MaxInt32
 
 var removed = api{min: 0, max: -1}
 
-// apis has every key that message.ApiMessageType knows, from the schemas in common/message of
-// kafka-clients 4.3.1, without versions that are not stable. GetTelemetrySubscriptions and
-// PushTelemetry are offered only by a broker that has a receiver for them.
+// apis has every key of message.ApiMessageType, from the schemas in common/message of kafka-clients
+// 4.3.1, without unstable versions. A broker offers GetTelemetrySubscriptions and PushTelemetry
+// only if it has a receiver for them.
 var apis = map[int16]api{
 	0:  {min: 3, max: 13, flexible: 9},                  // Produce
 	1:  {min: 4, max: 18, flexible: 12},                 // Fetch

@@ -1,18 +1,18 @@
-// Package kafkamodel says what a broker of Apache Kafka 4.3 makes of the bytes that a client sends
-// over one connection: where it sees frames, what it takes each for, whether it answers, and when
-// it closes. Fuzz tests hold the proxy against it: both must agree on which request a response
-// belongs to.
+// Package kafkamodel models how a broker of Apache Kafka 4.3 handles the bytes that a client sends
+// over one connection: where frames begin, what each is taken for, whether it is answered, and when
+// the connection is closed. Fuzz tests compare the proxy with it: both must agree on which request
+// a response belongs to.
 //
-// It is written from Kafka's source alone and shares no code with package protocol, so that the two
-// do not share a mistake. The comments name the class and method that each rule comes from; classes
-// without a package are those of org.apache.kafka.common. TestModelAgreesWithKafka in package test
-// compares the model with a running broker.
+// The model was written from Kafka's source alone and shares no code with package protocol, so the
+// two do not share a mistake. The comments name the class and method that each rule comes from;
+// classes without a package are in org.apache.kafka.common. TestModelAgreesWithKafka in package
+// test compares the model with a running broker.
 //
 // Three things are not modelled. There is no clock: nothing expires, and what a broker does after a
-// delay is done at once. The bodies of most requests are not read: where one is broken, a broker
-// closes the connection, and the model answers; so it does to WriteTxnMarkers that names a
-// partition twice, or one that is unknown behind one that is not, which a broker never answers. And
-// the client never closes its side.
+// delay is done at once. The bodies of most requests are not parsed: a broker closes the connection
+// after a malformed one, but the model answers. It also answers WriteTxnMarkers that name a
+// partition twice, or an unknown partition after a known one, which a broker never answers. And the
+// client never closes its side.
 package kafkamodel
 
 import "encoding/binary"
@@ -24,23 +24,23 @@ const (
 )
 
 // Config is the part of a broker that a connection depends on. The zero value is a listener without
-// SASL whose broker stores what it is sent.
+// SASL whose broker stores all records.
 type Config struct {
 	SASL       bool     // the listener asks for authentication
 	Mechanisms []string // those that it offers
 
-	// Authenticate judges a client's token, the round-th of this authentication, counted from 0.
+	// Authenticate evaluates a client's token, the round-th of this authentication, counted from 0.
 	// nil: Rounds.
 	Authenticate func(mechanism string, token []byte, round int) Step
 
-	// Reauthenticate says whether the n-th SaslHandshake of an authenticated client, counted from
-	// 0, starts another authentication. A broker does so if the session ends at a set time
-	// (connections.max.reauth.ms, or a token that expires) and if the last was begun more than a
-	// second ago. nil: never.
+	// Reauthenticate reports whether the n-th SaslHandshake of an authenticated client, counted
+	// from 0, starts another authentication. In a broker it does if the session has an end
+	// (connections.max.reauth.ms, or a token that expires) and the last authentication began more
+	// than a second ago. nil: never.
 	Reauthenticate func(n int) bool
 
-	// ProduceFails says whether a Produce request, whose body is sound, meets an error, such as a
-	// topic that does not exist. nil: never.
+	// ProduceFails reports whether a well-formed Produce request gets an error, such as for a topic
+	// that does not exist. nil: never.
 	ProduceFails func(Event) bool
 
 	// Respond returns the body of a response, without its header. nil, or a nil body: the default
@@ -48,16 +48,16 @@ type Config struct {
 	Respond func(Event) []byte
 }
 
-// Kind says what a broker takes a frame for.
+// Kind is what a broker takes a frame for.
 type Kind int
 
 const (
 	Refused Kind = iota // neither: the connection is closed
 	Request             // a header, and a body
-	Token               // a SASL token as it is
+	Token               // a raw SASL token
 )
 
-// Event is what a broker does with one frame of the client's.
+// Event is how a broker handles one frame.
 type Event struct {
 	Kind Kind
 
@@ -72,7 +72,7 @@ type Event struct {
 	Why      string // why it closes or hangs
 }
 
-// Broker is a broker's end of one connection.
+// Broker is the broker's side of one connection.
 type Broker struct {
 	cfg     Config
 	buffer  []byte
@@ -82,7 +82,7 @@ type Broker struct {
 	reauths int // how many times a client that was authenticated sent SaslHandshake
 }
 
-// New returns the end of a new connection.
+// New returns the broker's side of a new connection.
 func New(cfg Config) *Broker {
 	if cfg.Authenticate == nil {
 		cfg.Authenticate = Rounds
@@ -100,11 +100,11 @@ func (b *Broker) Closed() bool { return b.closed }
 // Authenticated reports whether the next frame is read as a request by the broker's API handlers.
 func (b *Broker) Authenticated() bool { return b.sasl.stage == authenticated }
 
-// Buffered returns how many bytes of a frame that is not whole have come.
+// Buffered returns how many bytes of an incomplete frame have come.
 func (b *Broker) Buffered() int { return len(b.buffer) }
 
-// Receive takes the next bytes of the client, split anywhere, and returns what the broker does with
-// the frames that they complete, in order. A broker reads a request only when it has answered the
+// Receive takes the client's next bytes, split anywhere. It returns, in order, how the broker
+// handles the frames that they complete. A broker reads a request only after it has answered the
 // one before (SocketServer.scala, Processor.processCompletedReceives: selector.mute), so responses
 // come in the order of the requests.
 func (b *Broker) Receive(p []byte) []Event {
@@ -127,8 +127,8 @@ func (b *Broker) Receive(p []byte) []Event {
 	return events
 }
 
-// next cuts the next frame from what has come: network.NetworkReceive.readFrom. A length of 0 is a
-// frame. It returns nil until a frame is whole, but a bad length is refused at once.
+// next returns the next complete frame: network.NetworkReceive.readFrom. A length of 0 is a frame.
+// It returns nil until a frame is complete, but a bad length is refused at once.
 func (b *Broker) next() (frame []byte, refused string) {
 	if len(b.buffer) < 4 {
 		return nil, ""
@@ -150,9 +150,9 @@ func (b *Broker) next() (frame []byte, refused string) {
 	return frame, ""
 }
 
-// receive is what happens to a whole frame: security.authenticator.
-// SaslServerAuthenticator.authenticate has it until the client is authenticated, then
-// SocketServer.scala, Processor.processCompletedReceives.
+// receive handles a complete frame: security.authenticator. SaslServerAuthenticator.authenticate
+// gets it until the client is authenticated, then SocketServer.scala,
+// Processor.processCompletedReceives.
 func (b *Broker) receive(frame []byte) Event {
 	if b.sasl.stage != authenticated {
 		return b.authenticate(frame)
@@ -168,8 +168,8 @@ func (b *Broker) end(e Event) Event {
 	return e
 }
 
-// refuse is the event that closes the connection with no answer, for a frame of which nothing is
-// known.
+// refuse returns the event that closes the connection without an answer, for a frame that could not
+// be parsed.
 func refuse(why string) Event { return Event{Closes: true, Why: why} }
 
 // close makes the event the connection's last.

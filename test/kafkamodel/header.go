@@ -82,8 +82,8 @@ func (r *reader) integer(size int32) (v int64) {
 func (r *reader) int16() int16 { return int16(r.integer(2)) }
 func (r *reader) int32() int32 { return int32(r.integer(4)) }
 
-// uvarint is utils.ByteUtils.readUnsignedVarint: up to five bytes, of which the last may not have
-// its highest bit set, and loses the bits that do not fit. The result is an int in Java and can be
+// uvarint is utils.ByteUtils.readUnsignedVarint: up to five bytes. The last must not have its
+// highest bit set, and loses the bits that do not fit. The result is an int in Java and can be
 // negative.
 func (r *reader) uvarint() (v int32) {
 	for shift := 0; shift <= 28; shift += 7 {

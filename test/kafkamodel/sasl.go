@@ -2,11 +2,11 @@ package kafkamodel
 
 import "slices"
 
-// Step is what a broker makes of a token: security.sasl.SaslServer.
+// Step is a broker's reaction to a token: security.sasl.SaslServer.
 type Step struct {
 	Result Result
-	// Answer is the token that it returns. nil: none, which only GSSAPI does. An empty one is sent
-	// all the same: as a frame of length 0 where tokens are sent as they are.
+	// Answer is the token that the broker returns. nil: none, which only GSSAPI does. An empty
+	// token is still sent: as a frame of length 0 where tokens are raw.
 	Answer []byte
 }
 
@@ -38,7 +38,7 @@ func Rounds(mechanism string, _ []byte, round int) Step {
 	return Step{Done, []byte("v=c2lnbmF0dXJl")}
 }
 
-// stage is SaslServerAuthenticator.SaslState, of which a new connection has the first.
+// stage is SaslServerAuthenticator.SaslState. A new connection starts with the first.
 type stage int
 
 const (
@@ -159,8 +159,8 @@ func (b *Broker) framedToken(frame []byte) Event {
 	return b.answerToken(h, step.Answer)
 }
 
-// notAToken answers a request that comes where SaslAuthenticate should, with an error, even one
-// that is for controllers alone. The answer to Produce counts the bytes of the records.
+// notAToken answers a request in place of SaslAuthenticate with an error, even one that only
+// controllers serve. The answer to Produce counts the bytes of the records.
 func (b *Broker) notAToken(h header, body *reader) Event {
 	const why = "request during authentication"
 	e := h.event().close(why)
@@ -184,7 +184,7 @@ func (b *Broker) notAToken(h header, body *reader) Event {
 	return b.answer(h, illegalSASLState).close(why)
 }
 
-// step has a token judged.
+// step evaluates a token.
 func (b *Broker) step(token []byte) Step {
 	step := b.cfg.Authenticate(b.sasl.mechanism, token, b.sasl.round)
 	b.sasl.round++

@@ -1,8 +1,8 @@
-// Package leak relays TCP between a client and culvert's agent and searches everything that goes
-// towards the client for names that must not get there: the hosts that the brokers advertise.
+// Package leak relays TCP between a client and culvert's agent. It searches everything that goes to
+// the client for names that must not get there: the hosts that the brokers advertise.
 //
-// The client must dial the relay without knowing it. So the agent is told to listen on one loopback
-// address and to write another into its responses (--listen 127.0.0.2:9092=127.0.0.1), and the
+// The client must dial the relay without being configured for it. So the agent listens on one
+// loopback address and writes another into its responses (--listen 127.0.0.2:9092=127.0.0.1). The
 // relay listens on that other address, at the same ports.
 package leak
 
@@ -28,16 +28,16 @@ type Leak struct {
 	Name     string
 	Listener string // the address that the client had dialled
 	Offset   int64  // of the name's first byte in what the client was sent
-	Before   []byte // some of the bytes ahead of the name, which say where it stood
+	Before   []byte // some of the bytes before the name, as context
 }
 
 func (l Leak) String() string {
 	return fmt.Sprintf("%q was sent to a client of %s at byte %d, behind %q", l.Name, l.Listener, l.Offset, l.Before)
 }
 
-// Relay is a set of listeners and what they have seen.
+// Relay is a set of listeners and the leaks that they have found.
 type Relay struct {
-	// From is where the clients are, and To where they are led to; nil is where the test is.
+	// From is where clients are, and To where the agent is; nil is the test's own network.
 	From, To *netns.Namespace
 
 	names []string
@@ -83,12 +83,11 @@ func (r *Relay) Close() {
 	r.group.Wait()
 }
 
-// Sent returns how many bytes have gone towards clients: a test that passes because nothing came
-// through here shows itself by a zero.
+// Sent returns how many bytes went to clients. A test with zero bytes has proved nothing.
 func (r *Relay) Sent() int64 { return r.sent.Load() }
 
-// Take returns the leaks since the last Take. A test that knows of one, such as a broker's
-// configuration that names its listeners, takes it away.
+// Take returns the leaks since the last Take. A test that expects one, such as a broker's
+// configuration that names its listeners, removes it that way.
 func (r *Relay) Take() []Leak {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,7 +114,8 @@ func (r *Relay) accept(l net.Listener, target string) {
 	}
 }
 
-// relay carries one connection: the end of a direction is passed on as such, and so is a reset.
+// relay carries one connection. It passes on an orderly end in either direction as such, and a
+// reset as a reset.
 func (r *Relay) relay(client *net.TCPConn, target string) {
 	defer r.forget(client)
 	if !r.remember(client) {
@@ -151,7 +151,7 @@ func pass(to, from *net.TCPConn, source io.Reader) {
 	}
 }
 
-// onlyWriter hides ReadFrom: what splice carries in the kernel, nobody scans.
+// onlyWriter hides ReadFrom: with splice the bytes would stay in the kernel, unscanned.
 type onlyWriter struct{ io.Writer }
 
 func reset(c *net.TCPConn) {

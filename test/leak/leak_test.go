@@ -71,7 +71,7 @@ func TestRelayScansOneDirectionAndPassesTheEnd(t *testing.T) {
 	})
 	io.WriteString(c, name)
 	if leaks := r.Take(); len(leaks) != 0 {
-		t.Errorf("what a client sends is no leak: %v", leaks)
+		t.Errorf("a name that the client sent was reported: %v", leaks)
 	}
 	c.CloseWrite()
 	if got, err := io.ReadAll(c); err != nil || string(got) != name {

@@ -2,11 +2,11 @@ package leak
 
 import "bytes"
 
-// contextLen is how many bytes ahead of a name a report shows.
+// contextLen is how many bytes before a name a report contains.
 const contextLen = 48
 
-// scanner searches what is written to it for the relay's names, also for those that fall into two
-// writes.
+// scanner searches the bytes written to it for the relay's names, including names split over
+// several writes.
 type scanner struct {
 	relay    *Relay
 	listener string
@@ -16,7 +16,7 @@ type scanner struct {
 	offset   int64  // of seen[0] in the stream
 }
 
-// Write never fails: the detector must not change what it watches.
+// Write never fails: the detector must not change the traffic.
 func (s *scanner) Write(p []byte) (int, error) {
 	s.relay.sent.Add(int64(len(p)))
 	s.seen = append(s.seen, p...)
@@ -30,7 +30,7 @@ func (s *scanner) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// search reports each occurrence that ends among the new bytes.
+// search reports each name that ends in the new bytes.
 func (s *scanner) search(name string) {
 	for at := max(0, s.scanned-len(name)+1); ; at++ {
 		i := bytes.Index(s.seen[at:], []byte(name))
@@ -47,7 +47,7 @@ func (s *scanner) search(name string) {
 	}
 }
 
-// maxLeaks is how many leaks are kept: one test fails as surely as a thousand.
+// maxLeaks is how many leaks are kept. One is enough to fail a test.
 const maxLeaks = 20
 
 func (r *Relay) report(l Leak) {

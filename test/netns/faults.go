@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// A Fault is what the router does to packets, until it is lifted.
+// A Fault is what the router does to packets until it is lifted.
 type Fault struct {
 	name string
 	rule string // of iptables, for the chain FORWARD
@@ -16,24 +16,24 @@ func (f Fault) String() string { return f.name }
 
 // The faults.
 var (
-	// UDPDropped is the firewall that passes no UDP and says nothing.
+	// UDPDropped is a firewall that drops UDP silently.
 	UDPDropped = Fault{"UDP dropped", "-p udp -j DROP"}
 
-	// UDPRejected is the firewall that passes no UDP and says so, by ICMP.
+	// UDPRejected is a firewall that rejects UDP with ICMP.
 	UDPRejected = Fault{"UDP rejected", "-p udp -j REJECT --reject-with icmp-admin-prohibited"}
 
-	// UDPFirstLost loses one packet of UDP, the first.
+	// UDPFirstLost drops only the first UDP packet.
 	UDPFirstLost = Fault{"first UDP packet lost", "-p udp -m statistic --mode nth --every 1000000000 --packet 0 -j DROP"}
 
-	// UDPStalls passes the first 20 packets of every UDP flow, and no more: a handshake succeeds,
-	// and then nothing comes.
+	// UDPStalls passes only the first 20 packets of every UDP flow: a handshake succeeds, and then
+	// nothing comes.
 	UDPStalls = Fault{"UDP stalls", "-p udp -m connbytes --connbytes 21: --connbytes-dir both --connbytes-mode packets -j DROP"}
 
-	// BlackHole passes nothing. No socket is told.
+	// BlackHole drops every packet silently.
 	BlackHole = Fault{"black hole", "-j DROP"}
 )
 
-// Inject makes the router have a fault.
+// Inject gives the router a fault.
 func (n *Network) Inject(f Fault) error { return n.forward("-A", f) }
 
 // Lift ends a fault.
@@ -46,12 +46,11 @@ func (n *Network) forward(verb string, f Fault) error {
 	return nil
 }
 
-// natWidth is how many ports of the router NAT uses at a time.
+// natWidth is how many ports the router's NAT uses at a time.
 const natWidth = 1000
 
-// Rebind puts NAT before the client, or, where it is already, makes it forget everything, as home
-// routers do when they are switched off and on: the server sees the next packet of each flow come
-// from another port.
+// Rebind adds a NAT in front of the client. If there is one, it loses its mappings, as a home
+// router does when it is restarted: the next packet of each flow comes from another port.
 func (n *Network) Rebind() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -73,8 +72,8 @@ func (n *Network) nat(verb string, ports int) error {
 	return nil
 }
 
-// Move gives the client another address, as to a laptop that changes from one network to another.
-// Between them it runs offline, if that is not nil, while there is no network at all.
+// Move gives the client another address, like a laptop that changes networks. In between it calls
+// offline, if not nil, while there is no network.
 func (n *Network) Move(offline func()) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -95,7 +94,7 @@ func (n *Network) Move(offline func()) error {
 	return n.Client.ip(append([]string{"link set dev " + uplink + " up"}, arrive...)...)
 }
 
-// KillSockets resets the connections to addr of TCP sockets in a namespace.
+// KillSockets resets the namespace's TCP connections to addr.
 func (ns *Namespace) KillSockets(filter ...string) error {
 	return ns.run("", "ss", append([]string{"-K"}, filter...)...)
 }

@@ -13,14 +13,14 @@ import (
 const (
 	defaultQueue = 256 << 10
 
-	// txQueue is how many packets a kernel keeps for us. Its default of 500 loses packets when this
-	// process is late.
+	// txQueue is how many packets the kernel queues for this process. The default of 500 loses
+	// packets when this process is late.
 	txQueue = 20000
 
 	// maxPacket is the largest MTU.
 	maxPacket = 9000
 
-	// batch is how many packets are read before those that are due are written.
+	// batch is how many packets are read before due ones are written.
 	batch = 64
 )
 
@@ -98,7 +98,7 @@ type way struct {
 	start          time.Time
 	random         *rand.Rand
 	flying         []packet      // in the order in which they are due
-	free           time.Duration // when the link has sent what waits for it
+	free           time.Duration // when the link has sent its queue
 	spare          [][]byte      // buffers
 
 	taken, lost atomic.Int64
@@ -111,7 +111,7 @@ func newWay(cfg Link, n uint64, from, to, quit int) *way {
 	return &way{Link: cfg, from: from, to: to, quit: quit, start: time.Now(), random: rand.New(rand.NewPCG(cfg.Seed, n))}
 }
 
-// packet is due at the far end at a time after way.start.
+// packet must be delivered at a time relative to way.start.
 type packet struct {
 	data []byte
 	due  time.Duration
@@ -126,8 +126,8 @@ func (w *way) run() {
 	}
 }
 
-// wait waits for a packet to take or to deliver, and returns false at the end. A thread that waits
-// in ppoll wakes up within a tenth of a millisecond; Go's timers may take more than one.
+// wait waits for a packet to take or to deliver, and returns false at the end. A thread in ppoll
+// wakes up within a tenth of a millisecond; Go's timers can take more than one.
 func (w *way) wait() bool {
 	fds := []unix.PollFd{{Fd: int32(w.quit), Events: unix.POLLIN}, {Fd: int32(w.from), Events: unix.POLLIN}}
 	var timeout *unix.Timespec
@@ -139,7 +139,7 @@ func (w *way) wait() bool {
 	return fds[0].Revents == 0 && (err == nil || err == unix.EINTR)
 }
 
-// take reads what has come.
+// take reads the packets that have come.
 func (w *way) take(now time.Duration) {
 	for range batch {
 		buffer := w.buffer()
@@ -159,7 +159,7 @@ func (w *way) take(now time.Duration) {
 	}
 }
 
-// fate says what becomes of a packet.
+// fate decides when a packet is delivered, or that it is lost.
 func (w *way) fate(size int, now time.Duration) (due time.Duration, lost bool) {
 	if w.Loss > 0 && w.random.Float64() < w.Loss {
 		return 0, true
@@ -175,7 +175,7 @@ func (w *way) fate(size int, now time.Duration) (due time.Duration, lost bool) {
 	return w.free + w.Delay, false
 }
 
-// deliver writes what is due. What the far kernel does not take is lost.
+// deliver writes the packets that are due. Those that the kernel does not accept are lost.
 func (w *way) deliver(now time.Duration) {
 	n := 0
 	for n < len(w.flying) && w.flying[n].due <= now {

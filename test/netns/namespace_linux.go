@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newNamespace makes a namespace that lives as long as it is held.
+// newNamespace creates a namespace, which lives as long as it is open.
 func newNamespace() (*Namespace, error) {
 	ns := new(Namespace)
 	made := make(chan error)
@@ -16,8 +16,8 @@ func newNamespace() (*Namespace, error) {
 	return ns, <-made
 }
 
-// unshare and enter change the thread that they run on, which must not run anything else after
-// that: a goroutine that ends while it is locked to its thread takes it along.
+// unshare and enter change their thread, which must not run anything else after that. A goroutine
+// that ends while locked to its thread ends the thread too.
 
 func (ns *Namespace) unshare() (err error) {
 	runtime.LockOSThread()

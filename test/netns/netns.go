@@ -1,14 +1,13 @@
-// Package netns makes a network of its own for a test: clients on one side, servers on the other,
-// and between them a router that can be told to do what networks do to people. Each of the three is
-// a network namespace of Linux:
+// Package netns creates a network for a test: clients on one side, servers on the other, and
+// between them a router with faults on demand. Each of the three is a network namespace of Linux:
 //
 //	client 10.99.1.2 ──link── 10.99.1.1 router 10.99.2.1 ─── 10.99.2.2 server
 //
-// The link is as fast as the machine, or has delay, loss, a rate and an MTU, see Link. The faults
-// happen in the router, so that neither end is told of them, unless the fault is one that tells.
+// The link is as fast as the machine, or has delay, loss, a rate and an MTU: see Link. Faults
+// happen in the router, so neither end gets an error unless the fault sends one.
 //
-// The namespaces have no names: they live as long as this process holds them, and the programs that
-// run in them. Nothing stays behind, however the process ends.
+// The namespaces have no names. They live as long as this process, or a program that runs in them,
+// so nothing is left behind however the process ends.
 package netns
 
 import (
@@ -36,22 +35,22 @@ const (
 	serverGateway = "10.99.2.1"
 )
 
-// The names of the interfaces: uplink on either side, and those of the router.
+// The interfaces: uplink on either side, and those of the router.
 const (
 	uplink   = "up0"
 	toClient = "client0"
 	toServer = "server0"
 )
 
-// A Link is what connects the client to the router. The zero value is a pair of veth devices, which
-// costs nothing.
+// A Link connects the client to the router. The zero value is a pair of veth devices, which costs
+// nothing.
 type Link struct {
 	Delay time.Duration // each way
 	Loss  float64       // probability that a packet is lost, each way
 	Rate  int           // bytes a second each way; 0: no limit
-	Queue int           // bytes that wait where there is a Rate, beyond which packets are lost; 0: 256 KiB
+	Queue int           // bytes that are queued if there is a Rate; packets beyond are lost; 0: 256 KiB
 	MTU   int           // 0: 1500
-	Seed  uint64        // of the losses
+	Seed  uint64        // of the random losses
 }
 
 // emulated reports whether packets must pass through this process.
@@ -66,12 +65,12 @@ type Network struct {
 	link   *link        // nil when it is not emulated
 
 	mu       sync.Mutex
-	natPorts int    // the first that NAT gives; 0: no NAT
+	natPorts int    // the first port of the NAT; 0: no NAT
 	clientIP string // now
 }
 
-// Start returns a network that ends with the test. The test skips where there can be none, and says
-// why.
+// Start returns a network that ends with the test. It skips the test where networks cannot be
+// created.
 func Start(t testing.TB, l Link) *Network {
 	t.Helper()
 	if err := Available(); err != nil {
@@ -101,7 +100,7 @@ func New(l Link) (_ *Network, err error) {
 		if *ns, err = newNamespace(); err != nil {
 			return nil, err
 		}
-		// Kernels that have IPv6 talk it of themselves.
+		// Kernels with IPv6 send IPv6 packets by themselves.
 		if err := (*ns).sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -118,12 +117,12 @@ func New(l Link) (_ *Network, err error) {
 		n.router.configure(toClient, clientGateway, ""),
 		n.router.configure(toServer, serverGateway, ""),
 		n.router.sysctl("net/ipv4/ip_forward", "1"),
-		// What comes for nobody is not answered, as home routers do not.
+		// The router does not answer packets to itself, like home routers.
 		n.router.iptables("-P", "INPUT", "DROP"),
 	)
 }
 
-// connectClient makes the devices of the link.
+// connectClient creates the devices of the link.
 func (n *Network) connectClient(l Link) (err error) {
 	if l.emulated() {
 		n.link, err = newLink(l, n.Client, n.router)
@@ -136,8 +135,7 @@ func (n *Network) connectClient(l Link) (err error) {
 	return n.SetMTU(l.MTU)
 }
 
-// Close ends the link and lets go of the namespaces. The programs that run in them must have ended,
-// or the namespaces stay until they have.
+// Close ends the link and releases the namespaces. Programs that still run in them keep them alive.
 func (n *Network) Close() {
 	if n.link != nil {
 		n.link.close()
@@ -149,7 +147,7 @@ func (n *Network) Close() {
 	}
 }
 
-// AddServer adds another machine behind the router, with an address of its own.
+// AddServer adds another machine behind the router, with its own address.
 func (n *Network) AddServer() (ns *Namespace, ip string, err error) {
 	if ns, err = newNamespace(); err != nil {
 		return nil, "", err
@@ -163,11 +161,11 @@ func (n *Network) AddServer() (ns *Namespace, ip string, err error) {
 	return ns, net + "2", errors.Join(ns.configure(uplink, net+"2", net+"1"), n.router.configure(device, net+"1", ""))
 }
 
-// Lost is how many packets the link has lost so far, and of how many.
+// Lost returns how many packets the link has lost so far, and of how many.
 func (n *Network) Lost() (lost, of int64) { return n.link.lost() }
 
-// SetMTU changes the MTU of the link, at both of its ends: the client's kernel knows it, and the
-// server is told by the router.
+// SetMTU changes the MTU of the link at both ends. The client's kernel knows it; the server learns
+// it from the router.
 func (n *Network) SetMTU(mtu int) error {
 	size := fmt.Sprint(mtu)
 	return errors.Join(
@@ -175,15 +173,14 @@ func (n *Network) SetMTU(mtu int) error {
 		n.router.ip("link set dev "+toClient+" mtu "+size))
 }
 
-// A Namespace is one side of a network. Nil is where this process is.
+// A Namespace is one side of a network. Nil is this process's own.
 type Namespace struct{ file *os.File }
 
-// path names the namespace to programs, as long as this process holds it.
+// path is a path to the namespace for other programs, valid while this process has it open.
 func (ns *Namespace) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd()) }
 
-// Do runs f in the namespace, and returns when it has: sockets that f opens belong there for good.
-// What f starts runs elsewhere, be it a goroutine (with which Go resolves names) or a program (see
-// Enter).
+// Do runs f in the namespace and waits for it. Sockets that f opens stay in the namespace.
+// Goroutines that f starts (Go resolves names in one) and programs (see Enter) run outside.
 func (ns *Namespace) Do(f func() error) error {
 	if ns == nil {
 		return f()
@@ -220,8 +217,8 @@ func (ns *Namespace) ListenPacket(network, address string) (conn net.PacketConn,
 	return conn, err
 }
 
-// Enter changes cmd so that it will run in the namespace, and returns it. The process that cmd
-// starts becomes the program: it has its pid.
+// Enter changes cmd so that it runs in the namespace, and returns it. The process that cmd starts
+// becomes the program, so the pid is the program's.
 func (ns *Namespace) Enter(cmd *exec.Cmd) *exec.Cmd {
 	if ns == nil {
 		return cmd
@@ -256,12 +253,12 @@ func (ns *Namespace) sysctl(name, value string) error {
 	return ns.Do(func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0) })
 }
 
-// veth makes a pair of devices: name here, and uplink in the other namespace.
+// veth creates a pair of devices: name here, and uplink in the other namespace.
 func (ns *Namespace) veth(name string, to *Namespace) error {
 	return ns.ip(fmt.Sprintf("link add %s type veth peer name %s netns %s", name, uplink, to.path()))
 }
 
-// configure gives a device its address, and the namespace its default route if there is one.
+// configure sets a device's address and the namespace's default route, if there is one.
 func (ns *Namespace) configure(device, ip, gateway string) error {
 	commands := []string{
 		"link set dev lo up",
@@ -274,7 +271,7 @@ func (ns *Namespace) configure(device, ip, gateway string) error {
 	return ns.ip(commands...)
 }
 
-// available is what Available found out.
+// available is the result of Available.
 var available = sync.OnceValue(func() error {
 	for _, name := range []string{"ip", "iptables", "conntrack", "nsenter", "ss"} {
 		if _, err := exec.LookPath(name); err != nil {
@@ -289,5 +286,5 @@ var available = sync.OnceValue(func() error {
 	return nil
 })
 
-// Available returns nil, or why there can be no network here.
+// Available returns nil, or why networks cannot be created here.
 func Available() error { return available() }

@@ -17,7 +17,7 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// impatient bounds what must not come.
+// impatient is how long a test waits for what must not come.
 const impatient = 300 * time.Millisecond
 
 func must(t *testing.T, err error) {
@@ -27,7 +27,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// echo is a server at both protocols, at the returned address.
+// echo starts a server for both protocols and returns its address.
 func echo(t *testing.T, ns *Namespace) string {
 	t.Helper()
 	at := net.JoinHostPort(ServerIP, "7")
@@ -58,7 +58,7 @@ func echo(t *testing.T, ns *Namespace) string {
 	return at
 }
 
-// peer is a socket that asks an echo.
+// peer is a client socket of an echo server.
 type peer struct {
 	net.Conn
 	t *testing.T
@@ -72,7 +72,7 @@ func (n *Network) peer(t *testing.T, protocol, at string) peer {
 	return peer{c, t}
 }
 
-// ask returns how long an answer took to come, or that none came in time.
+// ask returns how long an answer took, or an error if none came in time.
 func (p peer) ask(patience time.Duration) (time.Duration, error) {
 	begin := time.Now()
 	p.SetDeadline(begin.Add(patience))
@@ -95,7 +95,7 @@ func (p peer) mustAnswer() time.Duration {
 func (p peer) mustNotAnswer() {
 	p.t.Helper()
 	if _, err := p.ask(impatient); !errors.Is(err, os.ErrDeadlineExceeded) {
-		p.t.Fatalf("over %s: %v, want silence", p.RemoteAddr().Network(), err)
+		p.t.Fatalf("over %s: %v, want no answer", p.RemoteAddr().Network(), err)
 	}
 }
 
@@ -115,8 +115,8 @@ func TestProgramsAndSocketsAreInside(t *testing.T) {
 	}
 }
 
-// A program has the pid that its starter knows, so that signals reach it, and namespaces end with
-// those who are in them.
+// A program must have the pid that its parent knows, so that signals reach it. Namespaces must end
+// with the processes in them.
 func TestProgramKeepsItsPid(t *testing.T) {
 	n := Start(t, Link{})
 	p, err := proc.Start(n.Client.Enter(exec.Command("sleep", "60")))
@@ -210,7 +210,7 @@ func TestFaults(t *testing.T) {
 	})
 	inject(UDPRejected, func() {
 		if _, err := n.peer(t, "udp", at).ask(10 * time.Second); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("over udp: %v, want what ICMP says", err)
+			t.Errorf("over udp: %v, want the error of ICMP", err)
 		}
 		tcp.mustAnswer()
 	})
@@ -237,7 +237,7 @@ func TestFaults(t *testing.T) {
 		defer cancel()
 		if c, err := n.Client.Dial(ctx, "tcp", at); err == nil {
 			c.Close()
-			t.Error("a TCP connection came up")
+			t.Error("a TCP connection was established")
 		}
 	})
 	tcp.mustAnswer()
@@ -315,7 +315,7 @@ func TestKillSockets(t *testing.T) {
 	}
 }
 
-// BenchmarkLink says what the link can carry.
+// BenchmarkLink measures the throughput of the link.
 func BenchmarkLink(b *testing.B) {
 	for _, flows := range []int{1, 4, 64} {
 		b.Run(fmt.Sprintf("%d-flows", flows), func(b *testing.B) {

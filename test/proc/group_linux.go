@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// setGroup keeps what the caller has set: package hostsfile sets name spaces.
+// setGroup keeps the caller's settings: package hostsfile sets namespaces.
 func setGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

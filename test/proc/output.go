@@ -7,11 +7,11 @@ import (
 	"sync"
 )
 
-// maxOutput is how much of a program's output is kept: enough for the log of a broker that dies
+// maxOutput is how much of a program's output is kept: enough for the log of a broker that ends
 // with a stack trace.
 const maxOutput = 1 << 20
 
-// Output keeps the last of what a program printed. It may be read while the program runs.
+// Output keeps the end of a program's output. It may be read while the program runs.
 type Output struct {
 	mu       sync.Mutex
 	text     []byte
@@ -19,7 +19,7 @@ type Output struct {
 	finished bool
 }
 
-// Write keeps p, and forgets the oldest bytes when there are too many.
+// Write keeps p and drops the oldest bytes if there are too many.
 func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -38,7 +38,7 @@ func (o *Output) finish() {
 	o.wake()
 }
 
-// wake is called with mu held.
+// wake wakes up waiting callers. The caller holds mu.
 func (o *Output) wake() {
 	if o.changed != nil {
 		close(o.changed)
@@ -46,7 +46,7 @@ func (o *Output) wake() {
 	}
 }
 
-// String returns what is kept.
+// String returns the kept output.
 func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -71,8 +71,8 @@ func (o *Output) WaitLine(ctx context.Context, text string) (string, error) {
 	}
 }
 
-// find returns the first whole line with text, or else what to wait on, which is nil when nothing
-// more will come.
+// find returns the first complete line with text, or else a channel to wait on, which is nil when
+// the program has ended.
 func (o *Output) find(text string) (string, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

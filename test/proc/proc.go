@@ -1,6 +1,6 @@
-// Package proc runs the programs of the tests: brokers, clients, ingresses and culvert itself. A
-// program gets a process group of its own, is killed as a whole, and on Linux dies with the test
-// binary however that ends.
+// Package proc runs the programs of the tests: brokers, clients, ingresses and culvert itself. Each
+// has its own process group, which is killed as a whole. On Linux it dies with the test binary,
+// however that ends.
 package proc
 
 import (
@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Process is a program that runs beside the tests until it is ended.
+// Process is a program that runs in the background until it is stopped.
 type Process struct {
 	cmd  *exec.Cmd
 	out  Output
@@ -43,8 +43,8 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// run owns the thread that forks: the kernel sends the death signal when that thread ends, not when
-// the process does.
+// run keeps the thread that forks: the kernel sends the death signal when that thread ends, not
+// when the process does.
 func (p *Process) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -61,10 +61,10 @@ func (p *Process) run(started chan<- error) {
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Pid is the program's process id.
+// Pid returns the program's process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Output is what the program has printed.
+// Output returns the program's output.
 func (p *Process) Output() *Output { return &p.out }
 
 // Wait returns when the program has ended: nil if its exit status was 0.
@@ -73,15 +73,14 @@ func (p *Process) Wait() error {
 	return p.err
 }
 
-// Kill ends the program and its children at once, and waits for the end.
+// Kill kills the program and its children, and waits for the end.
 func (p *Process) Kill() {
 	killGroup(p.cmd)
 	<-p.done
 }
 
-// Terminate asks the program to end (SIGTERM where there is such a thing), and returns what Wait
-// returns. When patience has run out it has the program print its goroutines or threads (SIGQUIT),
-// and kills it.
+// Terminate sends SIGTERM, where that exists, and returns the result of Wait. After patience it
+// makes the program print its goroutines or threads (SIGQUIT), and kills it.
 func (p *Process) Terminate(patience time.Duration) error {
 	terminate(p.cmd)
 	select {
@@ -98,8 +97,8 @@ func (p *Process) Terminate(patience time.Duration) error {
 	}
 }
 
-// Run runs cmd to its end and returns what it wrote to standard output. The error of a program that
-// failed, or was killed because ctx was done, ends with the last lines that it printed.
+// Run runs cmd to its end and returns its standard output. If the program fails, or is killed
+// because ctx is done, the error ends with the last lines of the output.
 func Run(ctx context.Context, cmd *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	if cmd.Stdout == nil {
@@ -115,7 +114,7 @@ func Run(ctx context.Context, cmd *exec.Cmd) (string, error) {
 	if !stop() {
 		err = context.Cause(ctx)
 	}
-	// A grandchild that keeps the pipes is no failure of the program.
+	// A grandchild that keeps the pipes open is not an error of the program.
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
 		return stdout.String(), nil
 	}

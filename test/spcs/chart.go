@@ -1,5 +1,5 @@
-// Package spcs reads charts/spcs as Snowflake's CLI and Snowflake do: it fills in the values, takes
-// the statements apart, and decodes the specifications of services, of which it knows only the
+// Package spcs parses charts/spcs as Snowflake's CLI and Snowflake do. It fills in the values,
+// splits the statements, and decodes the specifications of services. Of these it knows only the
 // fields that Snowflake documents.
 package spcs
 
@@ -22,7 +22,7 @@ type Chart struct {
 	values map[string]string
 }
 
-// Open reads the values of a chart, to which it adds more.
+// Open reads the values of a chart and adds more.
 func Open(dir string, more map[string]string) (*Chart, error) {
 	var project struct {
 		Version int               `yaml:"definition_version"`
@@ -42,7 +42,7 @@ func Open(dir string, more map[string]string) (*Chart, error) {
 	return &Chart{dir, project.Env}, nil
 }
 
-// Files are the SQL files, in the order in which they are run.
+// Files returns the SQL files, in the order in which they are run.
 func (c *Chart) Files() ([]string, error) {
 	paths, err := filepath.Glob(filepath.Join(c.dir, "*.sql"))
 	for i := range paths {
@@ -51,16 +51,16 @@ func (c *Chart) Files() ([]string, error) {
 	return paths, err
 }
 
-// Value is one of the values.
+// Value returns one of the values.
 func (c *Chart) Value(name string) string { return c.values[name] }
 
-// Text is a file as it stands.
+// Text returns the raw text of a file.
 func (c *Chart) Text(file string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(c.dir, file))
 	return string(b), err
 }
 
-// Statements are those of a file, with the values in their places.
+// Statements returns the statements of a file, with the values filled in.
 func (c *Chart) Statements(file string) ([]Statement, error) {
 	text, err := c.Text(file)
 	if err != nil {
@@ -79,7 +79,7 @@ func (c *Chart) Statements(file string) ([]Statement, error) {
 
 var placeholder = regexp.MustCompile(`<% *ctx\.env\.(\w+)( *\| *upper)? *%>`)
 
-// render does what the CLI's templates do, as far as the chart uses them.
+// render implements the part of the CLI's templates that the chart uses.
 func (c *Chart) render(text string) (string, error) {
 	var unknown []string
 	text = placeholder.ReplaceAllStringFunc(text, func(s string) string {
@@ -96,8 +96,8 @@ func (c *Chart) render(text string) (string, error) {
 	if len(unknown) > 0 {
 		return "", fmt.Errorf("no values for %s", strings.Join(slices.Compact(unknown), ", "))
 	}
-	// What looks like a template and is none would go to Snowflake as it is, or, as the CLI's old
-	// syntax, would be an error.
+	// Other template syntax would go to Snowflake unchanged or, as the CLI's old syntax, be an
+	// error.
 	for _, mark := range []string{"<%", "%>", "&{", "{{"} {
 		if strings.Contains(text, mark) {
 			return "", fmt.Errorf("%s is left after the values were put in", mark)
@@ -106,14 +106,14 @@ func (c *Chart) render(text string) (string, error) {
 	return text, nil
 }
 
-// Statement is one statement of SQL, in one line but for its specification.
+// Statement is one statement of SQL, in one line except for its specification.
 type Statement struct {
 	SQL  string // without comments, with single spaces, and $$ for the specification
-	Spec string // what stood between $$ and $$
+	Spec string // the text between $$ and $$
 }
 
-// split takes statements apart where the CLI does: at semicolons that are in neither quotes nor
-// dollars nor comments.
+// split splits statements where the CLI does: at semicolons outside of quotes, dollars and
+// comments.
 func split(text string) (all []Statement, err error) {
 	var sql strings.Builder
 	var spec string

@@ -12,13 +12,13 @@ import (
 
 const dir = "../../charts/spcs"
 
-// more are the values that have no default.
+// more are the values without a default.
 var more = map[string]string{
 	"node": "1", "gateway_token": "token", "ticket_key": "key",
 	"broker_password": "broker-secret", "app_password": "app-secret", "public_key": "MIIB",
 }
 
-// open opens the chart with the values, and others for some of them.
+// open opens the chart with the values, some of them replaced.
 func open(t *testing.T, others ...string) *Chart {
 	t.Helper()
 	values := make(map[string]string)
@@ -54,7 +54,7 @@ func (c *Chart) statements(t *testing.T, file string) []Statement {
 	return statements
 }
 
-// A file's head says what it makes and what that costs.
+// A file's first comment must say what the file creates and what that costs.
 func TestEachFileStatesWhatItCreatesAndCosts(t *testing.T) {
 	c := open(t)
 	for _, file := range c.files(t) {
@@ -65,14 +65,14 @@ func TestEachFileStatesWhatItCreatesAndCosts(t *testing.T) {
 		head, _, _ := strings.Cut(text, "\nUSE ROLE ")
 		for _, want := range []string{"-- Makes   ", "\n-- Costs   "} {
 			if !strings.Contains(head, want) {
-				t.Errorf("%s does not say %q before it begins", file, strings.TrimSpace(want))
+				t.Errorf("%s does not say %q in its first comment", file, strings.TrimSpace(want))
 			}
 		}
 	}
 }
 
-// Each specification has only fields that Snowflake documents, with values that it documents, and
-// other values of the chart change none of that.
+// Each specification must have only fields and values that Snowflake documents. That must also hold
+// with other values of the chart.
 func TestSpecificationsAreDocumented(t *testing.T) {
 	specs := 0
 	for _, c := range []*Chart{open(t), open(t, "node", "3", "database", "mine", "dns_suffix", ".ejmu.svc.spcs.internal", "volume_size", "1Gi")} {
@@ -93,7 +93,7 @@ func TestSpecificationsAreDocumented(t *testing.T) {
 	}
 }
 
-// What Decode must refuse, so that the test above means something.
+// Decode must refuse these, or the test above proves nothing.
 func TestWrongSpecificationsAreRefused(t *testing.T) {
 	c := open(t)
 	good := c.statements(t, "50-gateway.sql")[2].Spec + c.statements(t, "41-kafka-sasl.sql")[2].Spec
@@ -124,7 +124,7 @@ func TestWrongSpecificationsAreRefused(t *testing.T) {
 	}
 }
 
-// An upgrade changes nothing that the file which it belongs to does not say.
+// An upgrade must have the same specification as the file that created the service.
 func TestUpgradesHaveTheSameSpecification(t *testing.T) {
 	c := open(t)
 	for upgrade, of := range map[string]string{
@@ -158,7 +158,7 @@ func TestClausesAreInOrder(t *testing.T) {
 				for _, m := range known.FindAllStringSubmatch(s.SQL, -1) {
 					i := slices.Index(order, m[1])
 					if i <= at {
-						t.Errorf("%s: %s stands in the wrong place of %s, or is none of its clauses", file, m[1], kind)
+						t.Errorf("%s: %s is in the wrong position in %s, or not one of its clauses", file, m[1], kind)
 					}
 					at = i
 				}

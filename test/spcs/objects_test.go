@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// object is something that statements make, use and drop.
+// object is something that statements create, use and drop.
 type object struct{ kind, name string }
 
 func (o object) String() string { return o.kind + " " + o.name }
@@ -30,15 +30,15 @@ var (
 	useRole     = regexp.MustCompile(`^USE ROLE (\w+)$`)
 )
 
-// ofAccount are the kinds of which an account has one of each name.
+// ofAccount are the kinds whose names are unique in an account.
 var ofAccount = []string{"DATABASE", "ROLE", "USER", "COMPUTE POOL", "NETWORK POLICY"}
 
-// short takes database and schema off a name.
+// short removes database and schema from a name.
 func short(kind, name string) object {
 	return object{strings.ReplaceAll(kind, "_", " "), name[strings.LastIndex(name, ".")+1:]}
 }
 
-// uses lists what a statement needs to be there.
+// uses returns the objects that a statement needs.
 func (s Statement) uses(t *testing.T) (all []object) {
 	t.Helper()
 	for _, r := range used {
@@ -68,13 +68,13 @@ func (s Statement) uses(t *testing.T) (all []object) {
 	return all
 }
 
-// makes lists what is there after a statement.
+// makes returns the objects that a statement creates.
 func (s Statement) makes(t *testing.T) (all []object) {
 	t.Helper()
 	m := made.FindStringSubmatch(s.SQL)
 	if m == nil {
 		if strings.HasPrefix(s.SQL, "CREATE ") {
-			t.Fatalf("makes something that this test does not know: %.60s", s.SQL)
+			t.Fatalf("creates something that this test does not know: %.60s", s.SQL)
 		}
 		return nil
 	}
@@ -92,8 +92,8 @@ func (s Statement) makes(t *testing.T) (all []object) {
 	return all
 }
 
-// The files can be run in the order of their names: each finds what it uses. The brokers' files are
-// run once for each node.
+// The files can be run in the order of their names: each uses only what earlier ones create. The
+// brokers' files are run once for each node.
 func TestEverythingIsCreatedBeforeItIsUsed(t *testing.T) {
 	there := map[object]bool{{"ROLE", "ACCOUNTADMIN"}: true, {"ROLE", "SYSADMIN"}: true}
 	uses := 0
@@ -106,7 +106,7 @@ func TestEverythingIsCreatedBeforeItIsUsed(t *testing.T) {
 				for _, o := range s.uses(t) {
 					uses++
 					if !there[o] {
-						t.Errorf("%s uses %s before it is made: %.60s", file, o, s.SQL)
+						t.Errorf("%s uses %s before it is created: %.60s", file, o, s.SQL)
 					}
 				}
 				for _, o := range s.makes(t) {
@@ -120,7 +120,7 @@ func TestEverythingIsCreatedBeforeItIsUsed(t *testing.T) {
 	}
 }
 
-// nodesOf are the nodes that a file is run for.
+// nodesOf returns the nodes that a file is run for.
 func nodesOf(file string) []string {
 	if strings.Contains(file, "-kafka-") {
 		return []string{"1", "2", "3"}
@@ -128,7 +128,7 @@ func nodesOf(file string) []string {
 	return []string{"1"}
 }
 
-// makers lists what the files make, and as which role.
+// makers returns the objects that the files create, and the role that creates each.
 func (c *Chart) makers(t *testing.T) map[object]string {
 	t.Helper()
 	makers := make(map[object]string)
@@ -151,14 +151,14 @@ func (c *Chart) makers(t *testing.T) map[object]string {
 	return makers
 }
 
-// What was made is dropped, as the role that made it, and what others stand on comes after them.
-// Nothing else is: the schema and the database may have been there before.
+// Everything that was created must be dropped, by the role that created it, and after the objects
+// that depend on it. Nothing else may be: the schema and the database may have existed before.
 func TestTeardownDropsOnlyWhatWasCreated(t *testing.T) {
 	c := open(t, "database", "prod", "schema", "public")
 	makers := c.makers(t)
 	for _, o := range []object{{"SCHEMA", "public"}, {"DATABASE", "prod"}} {
 		if makers[o] == "" {
-			t.Errorf("%s is not made: the test is out of date", o)
+			t.Errorf("%s is not created: the test is out of date", o)
 		}
 		delete(makers, o)
 	}
@@ -178,9 +178,9 @@ func TestTeardownDropsOnlyWhatWasCreated(t *testing.T) {
 		o := short(m[1], m[2])
 		order = append(order, o)
 		if maker, ok := makers[o]; !ok {
-			t.Errorf("%s: no file has made it for us alone", s.SQL)
+			t.Errorf("%s: no file creates it for this chart only", s.SQL)
 		} else if maker != role {
-			t.Errorf("%s as %s, but %s has made it", s.SQL, role, maker)
+			t.Errorf("%s as %s, but %s created it", s.SQL, role, maker)
 		}
 		if broker := strings.HasPrefix(o.name, "kafka_") && o.name != "kafka_gateway" && o.kind == "SERVICE"; broker != strings.HasSuffix(s.SQL, " FORCE") {
 			t.Errorf("%s: a service with a block volume is dropped by force, and no other", s.SQL)
@@ -214,7 +214,7 @@ func TestTeardownDropsOnlyWhatWasCreated(t *testing.T) {
 	before("NETWORK RULE", "ROLE")
 }
 
-// A second deployment, with other names, touches nothing of the first.
+// A second deployment with other names must not touch the first.
 func TestNamesOfTheAccountCanBeChanged(t *testing.T) {
 	first := open(t)
 	var others []string

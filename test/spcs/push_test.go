@@ -10,13 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// stub stands in for a program: it notes how it was called, and says what an image is for.
+// stub stands in for a program. It records its arguments and prints the platform of an image.
 const stub = `#!/bin/sh
 echo "$(basename "$0") $*" >> "$CALLS"
 if [ "$1" = image ]; then echo "$IMAGES"; fi
 `
 
-// push runs 25-push.sh where all images are for a platform, and returns what it called.
+// push runs 25-push.sh with all images for one platform, and returns the calls.
 func push(t *testing.T, platform string) (calls []string, out string, err error) {
 	t.Helper()
 	bin := t.TempDir()

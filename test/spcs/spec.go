@@ -54,7 +54,7 @@ type Container struct {
 	} `yaml:"resources"`
 }
 
-// Probe is asked by HTTP GET, and is content with 200.
+// Probe is an HTTP GET that succeeds with status 200.
 type Probe struct {
 	Port             int    `yaml:"port"`
 	Path             string `yaml:"path"`
@@ -62,7 +62,7 @@ type Probe struct {
 	FailureThreshold int    `yaml:"failureThreshold"`
 }
 
-// Secret becomes files in a directory, or a variable.
+// Secret is mounted as files in a directory, or set as a variable.
 type Secret struct {
 	SnowflakeSecret string `yaml:"snowflakeSecret"`
 	DirectoryPath   string `yaml:"directoryPath"`
@@ -70,13 +70,13 @@ type Secret struct {
 	SecretKeyRef    string `yaml:"secretKeyRef"`
 }
 
-// Resources are asked for, or are the limit.
+// Resources are requests or limits.
 type Resources struct {
 	Memory string `yaml:"memory"`
 	CPU    string `yaml:"cpu"`
 }
 
-// Endpoint is a port that others may reach.
+// Endpoint is a port that others can reach.
 type Endpoint struct {
 	Name     string `yaml:"name"`
 	Port     int    `yaml:"port"`
@@ -84,14 +84,14 @@ type Endpoint struct {
 	Protocol string `yaml:"protocol"` // TCP or HTTP; "" is HTTP
 }
 
-// Volume is what containers mount.
+// Volume can be mounted by containers.
 type Volume struct {
 	Name   string `yaml:"name"`
 	Source string `yaml:"source"`
 	Size   string `yaml:"size"`
 }
 
-// Decode decodes a specification, and refuses what Snowflake's documentation refuses.
+// Decode decodes a specification and rejects what Snowflake's documentation forbids.
 func Decode(text string) (*Specification, error) {
 	s := new(Specification)
 	if err := decode([]byte(text), s); err != nil {

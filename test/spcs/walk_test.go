@@ -23,7 +23,7 @@ func readWalk(t *testing.T) string {
 	return string(b)
 }
 
-// The page and the folder have the same files, in the same order.
+// The page and the folder must have the same files, in the same order.
 func TestWalkUsesEachFile(t *testing.T) {
 	page := readWalk(t)
 	entries, err := os.ReadDir(dir)
@@ -39,7 +39,7 @@ func TestWalkUsesEachFile(t *testing.T) {
 	named := regexp.MustCompile(`[0-9]{2}-[a-z-]+\.(?:sql|sh)`).FindAllString(page, -1)
 	for _, file := range named {
 		if !slices.Contains(there, file) {
-			t.Errorf("the page names %s, which is not there", file)
+			t.Errorf("the page names %s, which does not exist", file)
 		}
 	}
 	for _, file := range there {
@@ -58,7 +58,7 @@ func TestWalkUsesEachFile(t *testing.T) {
 	}
 }
 
-// patterns are those of an ignore file.
+// patterns returns the patterns of an ignore file.
 func patterns(t *testing.T, file string) (all []string) {
 	t.Helper()
 	b, err := os.ReadFile(file)
@@ -78,7 +78,7 @@ func matches(pattern, name string) bool {
 	return ok && err == nil
 }
 
-// The secrets that the walk writes beside the files get neither into the repository nor to Docker.
+// The secrets that the walk writes beside the files must not get into the repository or to Docker.
 func TestWalkKeepsItsSecretsLocal(t *testing.T) {
 	text := readWalk(t)
 	c := open(t)
@@ -103,7 +103,7 @@ func TestWalkKeepsItsSecretsLocal(t *testing.T) {
 		}
 	}
 	if got := patterns(t, filepath.Join(dir, ".dockerignore")); !slices.Equal(got, []string{"*"}) {
-		t.Errorf("Docker gets what %q leaves of charts/spcs, want nothing", got)
+		t.Errorf("Docker gets the files of charts/spcs that %q does not exclude, want none", got)
 	}
 	allowed := []string{"!go.mod", "!go.sum", "!cmd", "!protocol", "!proxy", "!rewrite"}
 	for i, p := range patterns(t, "../../.dockerignore") {
@@ -113,7 +113,7 @@ func TestWalkKeepsItsSecretsLocal(t *testing.T) {
 	}
 }
 
-// The flags on the page are culvert's.
+// The flags on the page must be culvert's.
 func TestWalkUsesExistingFlags(t *testing.T) {
 	page := readWalk(t)
 	help := ""
@@ -132,20 +132,20 @@ func TestWalkUsesExistingFlags(t *testing.T) {
 		for _, flag := range regexp.MustCompile(`--[a-z0-9-]+`).FindAllString(m, -1) {
 			found++
 			if !strings.Contains(help, "  "+flag+" ") && !strings.Contains(help, "  "+flag+"\n") {
-				t.Errorf("the page has %s, which is no flag", flag)
+				t.Errorf("the page has %s, which is not a flag", flag)
 			}
 		}
 	}
 	if found < 12 {
-		t.Errorf("found %d flags only", found)
+		t.Errorf("found only %d flags", found)
 	}
 }
 
-// What the page says that culvert says, culvert says.
+// The messages that the page quotes must be in culvert's code.
 func TestWalkQuotesCulvertsMessages(t *testing.T) {
 	_, table, found := strings.Cut(readWalk(t), "| sentence | step |")
 	if !found {
-		t.Fatal("the page has no table of sentences")
+		t.Fatal("the page has no table of messages")
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	code := source(t)
@@ -155,28 +155,28 @@ func TestWalkQuotesCulvertsMessages(t *testing.T) {
 		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(strings.Split(row+"||", "|")[1], -1) {
 			for part := range strings.SplitSeq(strings.TrimPrefix(m[1], "the Snowflake ingress "), "…") {
 				part = strings.TrimSpace(part)
-				// One sentence is put together of two.
+				// One message is composed of two.
 				for half := range strings.SplitSeq(part, " the programmatic access token") {
 					if half = strings.TrimSpace(half); half == "" || slices.Contains(notOurs, half) {
 						continue
 					}
 					sentences++
 					if !strings.Contains(code, half) {
-						t.Errorf("the page says that culvert says %q, which is not in the code", half)
+						t.Errorf("the page quotes %q, which is not in the code", half)
 					}
 				}
 			}
 		}
 	}
 	if sentences < 9 {
-		t.Errorf("found %d sentences only", sentences)
+		t.Errorf("found only %d messages", sentences)
 	}
 }
 
-// joint is where a text goes on in the next line.
+// joint matches the join of a string that continues in the next line.
 var joint = regexp.MustCompile(`" \+\n\s*"`)
 
-// source is all of the product's code.
+// source returns the product's code.
 func source(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder

@@ -1,4 +1,4 @@
-// What every Node client is asked to do, and the check that it was done.
+// The task of every Node client, and its check.
 //
 // usage: node CLIENT.mjs BOOTSTRAP TOPIC GROUP COUNT [key=value ...]
 //

@@ -1,4 +1,4 @@
-"""What every Python client is asked to do, and the check that it was done.
+"""The task of every Python client, and its check.
 
 usage: CLIENT.py BOOTSTRAP TOPIC GROUP COUNT [key=value ...]
 

@@ -1,6 +1,5 @@
-// Package roundtrip is what every Go client is asked to do, and the check that it was done: produce
-// COUNT numbered records with acks=all, consume them in a group, each exactly once and in order per
-// partition.
+// Package roundtrip is the task of every Go client, and its check: produce COUNT numbered records
+// with acks=all, and consume them in a group, each exactly once and in order per partition.
 package roundtrip
 
 import (
@@ -64,7 +63,7 @@ func parse(args []string) (*Trip, error) {
 	return t, nil
 }
 
-// Records returns what is to be produced.
+// Records returns the records to produce.
 func (t *Trip) Records() []Record {
 	var all []Record
 	for n := range t.Count {
@@ -73,7 +72,7 @@ func (t *Trip) Records() []Record {
 	return all
 }
 
-// Add takes note of a consumed record.
+// Add counts a consumed record.
 func (t *Trip) Add(partition int32, value []byte) error {
 	n, err := strconv.Atoi(string(value))
 	if err != nil {

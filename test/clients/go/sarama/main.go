@@ -1,4 +1,4 @@
-// Command sarama makes the round trip with github.com/IBM/sarama. With sasl.user and sasl.password
+// Command sarama runs the round trip with github.com/IBM/sarama. With sasl.user and sasl.password
 // it logs in as clients did before Kafka 1.0: no ApiVersions, SaslHandshake v0 and raw tokens.
 package main
 
@@ -64,7 +64,7 @@ func produce(t *roundtrip.Trip, config *sarama.Config) error {
 	return producer.SendMessages(all)
 }
 
-// handler collects what the claims of all partitions deliver side by side.
+// handler collects the records of all partitions, which are consumed in parallel.
 type handler struct {
 	trip   *roundtrip.Trip
 	claims chan *sarama.ConsumerMessage

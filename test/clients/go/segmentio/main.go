@@ -1,4 +1,4 @@
-// Command segmentio makes the round trip with github.com/segmentio/kafka-go.
+// Command segmentio runs the round trip with github.com/segmentio/kafka-go.
 package main
 
 import (
