@@ -88,7 +88,7 @@ func linesOfCode(src []byte) int {
 		switch {
 		case tok == token.EOF:
 			return len(lines)
-		case tok == token.SEMICOLON && text == "\n": // inserted: what stands before it has been counted
+		case tok == token.SEMICOLON && text == "\n": // inserted: the token before it has been counted
 		default:
 			first := file.Line(pos)
 			for i := range strings.Count(text, "\n") + 1 { // a string can have several

@@ -363,6 +363,6 @@ func TestDoctorHasWhatTheAgentHas(t *testing.T) {
 func TestAutoscalerOwnsTheReplicas(t *testing.T) {
 	o := objects(t, parseValues(t, `gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {existingSecret: t}, autoscaling: {enabled: true}}`))
 	if r := all[*appsv1.Deployment](o)[0].Spec.Replicas; r != nil {
-		t.Errorf("the deployment has %d replicas of its own", *r)
+		t.Errorf("the deployment sets %d replicas", *r)
 	}
 }

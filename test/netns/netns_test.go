@@ -99,7 +99,7 @@ func (p peer) mustNotAnswer() {
 	}
 }
 
-func TestProgramsAndSocketsAreInside(t *testing.T) {
+func TestProgramsAndSocketsRunInTheNamespace(t *testing.T) {
 	n := Start(t, Link{})
 	echo(t, n.Server)
 	listening := func(cmd *exec.Cmd) bool {

@@ -1,4 +1,4 @@
-"""Checks a culvert gateway, and with it docs/tunnel.md, as an agent of another make.
+"""Checks a culvert gateway, and docs/tunnel.md, with an independent agent.
 
 usage: checks.py HOST:PORT CA_FILE TOKEN_FILE
 
@@ -21,7 +21,7 @@ def opening(size=None, **members):
 
 
 def spelt(size):
-    """A whole stream whose integers have that many bytes."""
+    """A complete stream whose integers have that many bytes."""
     return opening(size) + capsule(DATA, b"hello", size) + capsule(FINAL_DATA, b"", size)
 
 
@@ -56,11 +56,11 @@ REFUSED = {
     "DATA before OPEN": (BYTES + HELLO, "protocol"),
     "FINAL_DATA before OPEN": (END + HELLO, "protocol"),
     "a target without a ticket": (opening(target="192.0.2.1:9092"), "target"),
-    "a target that is none": (opening(target="elsewhere"), "target"),
+    "an invalid target": (opening(target="elsewhere"), "target"),
     "a hello of more than 1 MiB": (HELLO + capsule(DATA, bytes((1 << 20) + 1)), "limit"),
 }
 
-# What is answered without a stream: a request, the status, and a header that must be there.
+# Requests that open no stream: the request, the status, and a required header.
 ANSWERED = {
     "a wrong token": ({"token": "wrong"}, 401, "www-authenticate"),
     "no token": ({"token": None}, 401, "www-authenticate"),
@@ -73,7 +73,7 @@ ANSWERED = {
 }
 
 
-# What the answer to a POST must say.
+# Required headers of the response to a POST.
 UNBUFFERED = {"content-type": "application/octet-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -89,7 +89,7 @@ class Checks:
         return self.connection.request(*capsules, **{**self.defaults, **options})
 
     async def closed(self, exchange, what):
-        """Both ends have sent FINAL_DATA, and then both are done."""
+        """Both ends have sent FINAL_DATA, and the stream has ended."""
         await exchange.until(lambda e: e.ended)
         self.expect(exchange.whole(), what, exchange)
 
@@ -166,7 +166,7 @@ class Checks:
         await self.accepted("frames of a byte, and of unknown types", stream)
 
     async def given_up(self):
-        """What this end aborts, cuts or ends with an ERROR, the gateway ends too, and the connection goes on."""
+        """The gateway ends a stream that the agent aborts, cuts or ends with an ERROR. The connection stays open."""
         aborted, cut, failed = (self.request(opening(target="bootstrap")) for _ in range(3))
         for stream in aborted, cut, failed:
             await stream.until(lambda e: e.opened)
@@ -178,7 +178,7 @@ class Checks:
             self.expect(not stream.broken, f"ended: {what}", stream)
 
     async def silent(self):
-        """A gateway waits for OPEN, longer for that of a spare, and shows life on a stream that is open."""
+        """A gateway waits for OPEN, longer on a spare stream, and sends KEEPALIVEs on an open stream."""
         never, spare, idle = self.request(), self.request(capsule(KEEPALIVE)), self.request(opening(target="bootstrap"))
         await never.until(lambda e: e.ended)
         self.expect(never.error and never.error["code"] == "protocol", "OPEN that does not come", never)

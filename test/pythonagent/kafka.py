@@ -1,4 +1,4 @@
-"""The two requests of Kafka's protocol that the checks need, by hand."""
+"""Encodes the two Kafka requests that the checks need."""
 import struct
 
 
@@ -13,12 +13,12 @@ METADATA_V4 = frame(3, 4, 2, struct.pack(">i?", 0, False))  # of no topic, and m
 
 
 def whole(data):
-    """The places where the whole responses in data begin."""
-    places, at = [], 0
+    """The offsets of the complete responses in data."""
+    offsets, at = [], 0
     while (after := at + 4 + int.from_bytes(data[at:at + 4], "big")) <= len(data) and at < len(data):
-        places.append(at)
+        offsets.append(at)
         at = after
-    return places
+    return offsets
 
 
 class Response:

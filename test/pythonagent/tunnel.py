@@ -24,7 +24,7 @@ PATIENCE = 60  # seconds that a check waits at most; the gateway waits for 45
 
 
 class Broken(Exception):
-    """The gateway broke the format. The code is what it is told."""
+    """The gateway broke the format. The code is sent to it."""
 
     def __init__(self, message, code="protocol"):
         super().__init__(message)
@@ -44,7 +44,7 @@ def capsule(kind, value=b"", size=None):
 
 
 class Capsules:
-    """Reads capsules out of bytes that may be split anywhere."""
+    """Parses capsules from bytes that may be split anywhere."""
 
     def __init__(self):
         self.buffer = bytearray()
@@ -52,7 +52,7 @@ class Capsules:
         self.left = 0  # bytes of it that are still to come
 
     def feed(self, data):
-        """Yields (type, value): bytes as they come, a FINAL_DATA's as DATA before it, JSON whole, what is unknown not at all."""
+        """Yields (type, value): bytes as they come, those of FINAL_DATA as DATA before it, JSON when complete, and nothing for unknown types."""
         self.buffer += data
         while self.begun():
             if self.kind in JSON:
@@ -70,7 +70,7 @@ class Capsules:
             self.kind = None
 
     def begun(self):
-        """Whether the head of a capsule is there."""
+        """Whether the head of a capsule is complete."""
         if self.kind is not None:
             return True
         numbers, at = [], 0
@@ -102,7 +102,7 @@ class Capsules:
 
 
 class Exchange:
-    """One request and its answer: one stream, if the answer is 200."""
+    """One request and its response: one stream, if the status is 200."""
 
     def __init__(self, connection, number):
         self.connection, self.number = connection, number
@@ -128,7 +128,7 @@ class Exchange:
         return ", ".join(f"{name} {value}" for name, value in told.items() if value)
 
     def whole(self):
-        """Whether it has ended as a stream should."""
+        """Whether the stream has ended in order."""
         return self.final and self.ended == "FIN" and not self.broken and self.stopped is None
 
     def send(self, *capsules, last=False):
@@ -142,11 +142,11 @@ class Exchange:
         self.connection.transmit()
 
     def send_unknown_frame(self):
-        """Sends an HTTP/3 frame of a type that is kept for this."""
+        """Sends an HTTP/3 frame of a reserved type."""
         self.connection._quic.send_stream_data(self.number, encode_frame(0x21, b"skip me"))
 
     def end(self):
-        """Ends this end's direction. The exchange is closed when both are ended."""
+        """Sends FINAL_DATA. The request ends when both sides have sent it."""
         self.send(capsule(FINAL_DATA))
         self.said_final = True
         self.close_if_done()
@@ -156,7 +156,7 @@ class Exchange:
             self.finish()
 
     def finish(self):
-        """Says that this end is done."""
+        """Ends the request (FIN)."""
         self.send(last=True)
 
     def abort(self):
@@ -212,7 +212,7 @@ class Exchange:
         self.send(capsule(ERROR, {"code": code, "message": message}), last=True)
 
     async def until(self, done):
-        """Waits until something is true."""
+        """Waits until the condition is true."""
         try:
             async with asyncio.timeout(PATIENCE):
                 while not done(self):
@@ -225,7 +225,7 @@ class Exchange:
 
 
 def compatible(version):
-    """Whether this end and one of that version go together."""
+    """Whether this version is compatible with that one."""
     try:
         (major, minor), ours = map(int, version.split(".")), [int(n) for n in VERSION.split(".")]
     except ValueError:
@@ -243,7 +243,7 @@ class Connection(QuicConnectionProtocol):
         self.settings = asyncio.get_running_loop().create_future()
 
     def request(self, *capsules, method="CONNECT", token=None, path="/culvert", protocol="culvert", headers={}):
-        """Sends a request, and the first capsules in the same flight."""
+        """Sends a request together with the first capsules."""
         number = self._quic.get_next_available_stream_id()
         self.exchanges[number] = exchange = Exchange(self, number)
         fields = {":method": method, ":scheme": "https", ":authority": self.authority, ":path": path}
@@ -284,7 +284,7 @@ class Connection(QuicConnectionProtocol):
 
 @asynccontextmanager
 async def dial(host, port, ca_file):
-    """Connects, and returns when the gateway has said that it takes extended CONNECT."""
+    """Connects, and returns when the gateway has announced extended CONNECT."""
     window = 1 << 20
     configuration = QuicConfiguration(
         alpn_protocols=H3_ALPN, supported_versions=[QuicProtocolVersion.VERSION_1], idle_timeout=30,

@@ -10,7 +10,7 @@ import (
 
 // Specification has the fields that a service's specification may have, as
 // https://docs.snowflake.com/en/developer-guide/snowpark-container-services/specification-reference
-// lists them, but for those that no file here has use for.
+// lists them, without those that no file here uses.
 type Specification struct {
 	Spec struct {
 		Containers   []Container `yaml:"containers"`
