@@ -25,7 +25,7 @@ type api struct {
 	how    relayer // nil: the API is withheld, no version is offered or relayed
 }
 
-// relayer passes the response that c stands in, at its body, with its addresses replaced. It takes
+// relayer passes a response with its addresses replaced. c is at the start of its body. It takes
 // the cursor by value, as walks do: a pointer would put it on the heap, once for each response.
 type relayer interface {
 	relay(c cursor, d Directory) (Result, error)

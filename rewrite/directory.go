@@ -22,12 +22,11 @@ type Directory interface {
 
 // Result counts the addresses of one response.
 type Result struct {
-	Rewritten int // were replaced, some of them perhaps by the same address
-	Blanked   int // were leader hints and were taken out
+	Rewritten int // those replaced, some of them perhaps by the same address
+	Blanked   int // those in leader hints that were taken out
 }
 
-// address is a broker's, and where its host and port, which always follow each other, stand in a
-// response.
+// address is a broker, and where a response has its host and port, which always follow each other.
 type address struct {
 	Broker
 	span
@@ -46,8 +45,8 @@ func (c *cursor) broker(before []address) []address {
 	return append(before, address{b, span{from, c.at}})
 }
 
-// replace returns the edits that put the addresses of the directory in the place of these. One that
-// stays the same needs no edit. missing is the first that the directory has none for, or -1.
+// replace returns the edits that replace addresses with those of the directory. One that stays the
+// same needs no edit. missing is the index of the first for which the directory has none, or -1.
 func (c *cursor) replace(addresses []address, d Directory) (edits []edit, missing int) {
 	for i, a := range addresses {
 		host, port, ok := d.Local(a.Broker)

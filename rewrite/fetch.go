@@ -49,7 +49,7 @@ func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	}
 	n := len(h.addresses)
 	if edits, ok := c.hintEdits(h, d); ok {
-		if edits, ok = h.pad(edits, h.tagsLen); ok {
+		if edits, ok = h.pad(edits, h.count); ok {
 			return Result{Rewritten: n}, c.overwrite(edits)
 		}
 	}
@@ -62,15 +62,15 @@ func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 // remove returns the edits that take out the hint, and how many tagged fields are left.
 func (h hint) remove() ([]edit, int) {
 	if h.tagged {
-		return []edit{{span: h.field}}, h.tagsLen - 1
+		return []edit{{span: h.field}}, h.count - 1
 	}
-	return []edit{{h.array, []byte{1}}}, h.tagsLen
+	return []edit{{h.array, []byte{1}}}, h.count
 }
 
-// pad adds one or two tagged fields of zeros to the edits, so that the length of the response
-// stays. It cannot if the edits make the response longer or one byte shorter, or if a tagged field
-// has the highest number already. tagsLen is how many tagged fields the edits leave.
-func (h hint) pad(edits []edit, tagsLen int) ([]edit, bool) {
+// pad adds one or two tagged fields of zeros to the edits, so that the length of the response stays
+// the same. It cannot if the edits make the response longer or one byte shorter, or if a tagged
+// field has the highest number already. left is how many tagged fields the edits leave.
+func (h hint) pad(edits []edit, left int) ([]edit, bool) {
 	gap := -growth(edits)
 	if gap == 0 {
 		return edits, true
@@ -79,12 +79,12 @@ func (h hint) pad(edits []edit, tagsLen int) ([]edit, bool) {
 		return nil, false
 	}
 	for fields := 1; fields <= 2; fields++ {
-		count := binary.AppendUvarint(nil, uint64(tagsLen+fields))
-		size := gap + h.tags.len() - len(count)
+		count := binary.AppendUvarint(nil, uint64(left+fields))
+		size := gap + h.countAt.len() - len(count)
 		tag := max(h.lastTag+1, padTag+1-fields)
 		if head := padding(int64(size), tag, fields); head != nil {
 			end := h.end
-			edits = append(edits, edit{h.tags, count}, edit{span{end, end}, append(head, make([]byte, size-len(head))...)})
+			edits = append(edits, edit{h.countAt, count}, edit{span{end, end}, append(head, make([]byte, size-len(head))...)})
 			slices.SortFunc(edits, func(a, b edit) int { return cmp.Compare(a.from, b.from) })
 			return edits, true
 		}

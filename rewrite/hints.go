@@ -18,8 +18,8 @@ type hint struct {
 	field  span // the tagged field that holds the array, from its number on
 	size   span // its size
 
-	tags    span // the count of the response's tagged fields
-	tagsLen int  // that count
+	countAt span // where the count of the response's tagged fields is
+	count   int  // that count
 	lastTag int  // the highest number among them
 	end     int  // the end of the response
 }
@@ -34,9 +34,9 @@ func (c *cursor) hint(tagged bool) (h hint) {
 		c.endpoints(&h)
 	}
 	at := c.at
-	h.tagsLen = c.count(c.uvarint(), 2)
-	h.tags = span{at, c.at}
-	for n := h.tagsLen; n > 0 && c.err == nil; n-- {
+	h.count = c.count(c.uvarint(), 2)
+	h.countAt = span{at, c.at}
+	for n := h.count; n > 0 && c.err == nil; n-- {
 		c.hintTag(&h)
 	}
 	h.end = c.at

@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// A span is a part of a response: from its first byte to behind its last.
+// A span is the part [from, to) of a response.
 type span struct{ from, to int }
 
 func (s span) len() int { return s.to - s.from }
