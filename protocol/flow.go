@@ -54,14 +54,12 @@ type Flow struct {
 	idle [idleSize]byte
 }
 
-// NewFlow returns a flow from src to dst, which may be nil until [Flow.To]. Its user calls
-// [Flow.Release] at the end.
+// NewFlow returns a flow from src to dst. Its user calls [Flow.Release] at the end.
 func NewFlow(src io.Reader, dst io.Writer) *Flow {
 	return &Flow{src: src, dst: dst}
 }
 
-// To sets the destination of a flow that was made without one. It must be called before the first
-// byte is passed.
+// To changes the destination. What was passed before must have been written: see [Flow.Flush].
 func (f *Flow) To(dst io.Writer) { f.dst = dst }
 
 // Buffered returns how many bytes have been read and not yet passed.
@@ -134,8 +132,8 @@ func (f *Flow) PassAll() error {
 	}
 }
 
-// Replace writes b in the place of the next n bytes, which must have been peeked at. What was
-// passed before is written first. b may be longer or shorter than n, and is not kept.
+// Replace writes b in place of the next n bytes, which must have been peeked at. What was passed
+// before is written first. b may be longer or shorter than n, and is not kept.
 func (f *Flow) Replace(n int, b []byte) error {
 	if err := f.Flush(); err != nil {
 		return err
