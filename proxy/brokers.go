@@ -262,7 +262,7 @@ func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) erro
 	case where.decision == dialNever:
 		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
 	case where.decision == dialOnHost && !b.onLoopback(ctx):
-		return fmt.Errorf("%w: %s is %s, and no bootstrap address is on this machine on this machine", errNotAllowed, ip, where.is)
+		return fmt.Errorf("%w: %s is %s, and no bootstrap address is on this machine", errNotAllowed, ip, where.is)
 	case where.decision == dialNamed && !b.allowed(target{host: ip.String(), ip: ip, port: port}):
 		return fmt.Errorf("%w: %s is %s; %s", errNotAllowed, ip, where.is,
 			b.Names.Sprintf("to allow it, give the gateway %s with a prefix, as in %s:%s", hints.AllowBroker, single(ip), port))
