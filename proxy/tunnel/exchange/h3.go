@@ -18,12 +18,6 @@ import (
 // H3Protocol is the value of :protocol in the extended CONNECT (RFC 9220) that opens a stream.
 const H3Protocol = "culvert"
 
-// HTTP/3 frame types, RFC 9114 §7.2.
-const (
-	frameData    = 0x00
-	frameHeaders = 0x01
-)
-
 // An H3 is an HTTP/3 request stream that carries capsules in DATA frames. It does its own framing
 // instead of using http3.Stream, for three reasons. A frame header leaves in one write with its
 // payload. A read that times out inside a frame header can be repeated. And the response is read

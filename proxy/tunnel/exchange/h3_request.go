@@ -3,38 +3,81 @@ package exchange
 import (
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/qpack"
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http/httpguts"
 )
 
-// errHeaderTooLarge is the error for HEADERS larger than MaxHeader, counted as in RFC 9114 §4.2.2.
-// It is shared; nobody may change it.
-var errHeaderTooLarge = ProtocolError("HTTP/3 header of more than %d bytes", MaxHeader)
-
-// decodeFields decodes the block of a HEADERS frame. It counts the decoded size, because one byte
-// of a block can stand for a field of a hundred bytes.
-func decodeFields(block []byte) (fields []qpack.HeaderField, err error) {
-	size := 0
-	for next := qpack.NewDecoder().Decode(block); ; {
-		f, err := next()
-		if err == io.EOF {
-			return fields, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if size += len(f.Name) + len(f.Value) + 32; size > MaxHeader {
-			return nil, errHeaderTooLarge
-		}
-		fields = append(fields, f)
+// H3Request returns the HEADERS frame of an extended CONNECT to u, or of a POST. For a POST it sets
+// the Content-Type in header.
+func H3Request(u *url.URL, header http.Header, post bool) []byte {
+	var fields fieldBlock
+	if post {
+		header.Set("Content-Type", PostType)
+		fields.add(":method", http.MethodPost)
+	} else {
+		fields.add(":method", http.MethodConnect)
+		fields.add(":protocol", H3Protocol)
 	}
+	fields.add(":scheme", u.Scheme)
+	fields.add(":authority", u.Host)
+	fields.add(":path", u.EscapedPath())
+	for _, name := range slices.Sorted(maps.Keys(header)) {
+		fields.add(strings.ToLower(name), header.Get(name))
+	}
+	return fields.frame()
+}
+
+// ReadH3Request reads the request that opens stream, for at most timeout, and returns it with the
+// writer of its response. After an error the stream has been answered or reset. read counts the
+// bytes read from all streams of conn.
+//
+// The writer sends each part of the response at once. Until [H3Writer.Exchange] is called its
+// writes have the same timeout, so that a peer that grants no flow-control credit cannot keep the
+// request for longer.
+func ReadH3Request(conn *quic.Conn, stream *quic.Stream, read *atomic.Uint64, timeout time.Duration) (r *http.Request, w *H3Writer, err error) {
+	x := &H3{stream: stream, conn: conn, read: read, free: func() {}}
+	x.in.onHeader = func(block []byte) (err error) {
+		r, err = decodeRequest(block)
+		x.in.answered = err == nil
+		return err
+	}
+	w = &H3Writer{x: x, header: make(http.Header)}
+	stream.SetReadDeadline(time.Now().Add(timeout))
+	for !x.in.answered {
+		switch err := x.step(); {
+		case errors.Is(err, errHeaderTooLarge):
+			w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
+			w.Finish()
+			return nil, nil, err
+		case err != nil:
+			ResetH3(stream, http3.ErrCodeMessageError)
+			return nil, nil, err
+		}
+	}
+	stream.SetReadDeadline(time.Time{})
+	state := conn.ConnectionState().TLS
+	r.TLS, r.RemoteAddr = &state, conn.RemoteAddr().String()
+	x.lastByte.Store(Clock())
+	stream.SetWriteDeadline(time.Now().Add(timeout))
+	w.noBody = r.Method == http.MethodHead
+	return r.WithContext(stream.Context()), w, nil
+}
+
+// ResetH3 ends both directions of a request stream.
+func ResetH3(stream *quic.Stream, code http3.ErrCode) {
+	stream.CancelRead(quic.StreamErrorCode(code))
+	stream.CancelWrite(quic.StreamErrorCode(code))
 }
 
 // notInHTTP3 lists the connection-specific fields of HTTP/1.1, which are malformed in HTTP/3 (RFC

@@ -6,6 +6,12 @@ import (
 	"github.com/quic-go/quic-go/quicvarint"
 )
 
+// Types of HTTP/3 frames on request streams, RFC 9114 §7.2.
+const (
+	frameData    = 0x00
+	frameHeaders = 0x01
+)
+
 // MaxTypeLength is the largest size of a type and a length together, in bytes.
 const MaxTypeLength = 16
 
