@@ -45,7 +45,7 @@ func (x *fakeExchange) Write(b []byte) error {
 func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
 	x := &fakeExchange{r: in, Exchange: deadlines{}}
 	over := make(chan struct{})
-	c := newConn(x, TransportWS, defaultTiming, func() { close(over) })
+	c := newServed(x, TransportWS, defaultTiming, func() { close(over) })
 	t.Cleanup(func() {
 		c.Close()
 		<-over
@@ -65,7 +65,7 @@ var openCapsule = appendCapsule(nil, capsuleOpen, []byte(`{"version":"1.0","targ
 func transfer(t testing.TB, r io.Reader) (data []byte, err error, sent []byte) {
 	c, x := gatewayConn(t, r)
 	for {
-		err := c.readOpened()
+		err := c.awaitOpened(nil)
 		if err == nil {
 			break
 		}

@@ -89,16 +89,16 @@ var (
 	noDeadline     time.Time
 )
 
-// newConn makes the gateway's end of a stream over x. done is called once, when the exchange is
+// newServed makes the gateway's end of a stream over x. done is called once, when the exchange is
 // over, which may be after Close.
-func newConn(x exchange.Exchange, transport string, t timing, done func()) *Conn {
+func newServed(x exchange.Exchange, transport string, t timing, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
 	c.writing.openSent.Store(true)
 	c.start()
 	return c
 }
 
-// newDialled is newConn for the agent's end. open is the OPEN capsule, nil for a spare.
+// newDialled makes the agent's end, like newServed. open is the OPEN capsule, nil for a spare.
 func newDialled(x exchange.Exchange, transport string, t timing, open []byte, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
 	c.dialling, c.writing.open = true, open
@@ -126,7 +126,7 @@ func (c *Conn) start() {
 // silent returns how long nothing has arrived.
 func (c *Conn) silent() time.Duration { return time.Duration(exchange.Clock() - c.x.LastByte()) }
 
-// Transport is "h3", "ws" or "h2".
+// Transport returns the name of the transport that carries the stream: see [Transports].
 func (c *Conn) Transport() string { return c.transport }
 
 // LocalAddr returns the local address of the carrier.

@@ -22,8 +22,8 @@ type Dialer struct {
 	// networks that are private by other means.
 	URL *url.URL
 
-	// Transport is "h3", "ws", "h2" or "auto". Empty means "auto": whichever works, and of several
-	// the first in this order.
+	// Transport is one of [Transports], or "auto": the first of them that works. Empty means
+	// "auto".
 	Transport string
 
 	// Unlikely lists transports that are not expected to work at this gateway because of its
@@ -83,14 +83,11 @@ type Dialer struct {
 // because a Dialer is used without a constructor.
 func (d *Dialer) init() {
 	d.once.Do(func() {
-		d.log, d.t = d.Logger, d.timing
+		d.log, d.onDial = d.Logger, d.OnDial
 		if d.log == nil {
 			d.log = slog.New(slog.DiscardHandler)
 		}
-		if d.t == (timing{}) {
-			d.t = defaultTiming
-		}
-		d.w, d.onDial = cmp.Or(d.windows, defaultWindows), d.OnDial
+		d.t, d.w = cmp.Or(d.timing, defaultTiming), cmp.Or(d.windows, defaultWindows)
 		d.route = newRoute(d.URL, d.TLS, d.log)
 		d.route.dialContext, d.route.proxyTLS = d.DialContext, d.proxyTLS
 		d.findProxy()

@@ -15,7 +15,6 @@ type (
 	Code        = exchange.Code
 	AnswerError = exchange.AnswerError
 	State       = race.State
-	TransportAt = race.TransportAt
 )
 
 // The codes of an [Error].

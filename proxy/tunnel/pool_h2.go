@@ -22,6 +22,9 @@ const TransportH2 = "h2"
 // a connection per stream would cost a TLS handshake each.
 const maxShared = 8
 
+// maxPicks is how many chosen connections may turn out to be closing before take gives up.
+const maxPicks = 3
+
 // An h2Carrier is an HTTP/2 connection to the gateway, possibly still being dialled.
 type h2Carrier struct {
 	giveUp context.CancelFunc // cancels the dial
@@ -97,7 +100,7 @@ func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, re
 			s, err = p.env.newStream(x, TransportH2, open)
 			return s, ready, err
 		}
-		if tries == maxStale || ctx.Err() != nil {
+		if tries == maxPicks || ctx.Err() != nil {
 			return nil, ready, err
 		}
 	}
@@ -108,7 +111,7 @@ func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, re
 func (p *h2Pool) fill(ctx context.Context, n int) error {
 	for range n {
 		p.mu.Lock()
-		enough := p.easy() >= n || p.usable() >= p.env.carriers
+		enough := p.roomToShare() >= n || p.usable() >= p.env.carriers
 		p.mu.Unlock()
 		if enough {
 			return nil
@@ -120,9 +123,9 @@ func (p *h2Pool) fill(ctx context.Context, n int) error {
 	return nil
 }
 
-// easy returns how many streams the connections can take before each has maxShared. The caller
-// holds mu.
-func (p *h2Pool) easy() (n int) {
+// roomToShare returns how many streams the connections can take before each has maxShared. The
+// caller holds mu.
+func (p *h2Pool) roomToShare() (n int) {
 	p.leastLoaded() // removes dead connections
 	for _, c := range p.list {
 		if !c.left {
@@ -141,9 +144,6 @@ func (p *h2Pool) drop() {
 
 // otherMethod returns nil: HTTP/2 streams are always opened with POST.
 func (p *h2Pool) otherMethod() func() (by string, undo func()) { return nil }
-
-// maxStale is how many chosen connections may turn out to be closing before take gives up.
-const maxStale = 3
 
 // post sends a request over a connection on which the stream is already counted. It returns an
 // error only if the request has not left.
@@ -188,7 +188,8 @@ func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (ex
 // conn returns a connection with room for a stream, and counts that stream. It prefers the least
 // loaded connection, as long as that has fewer than maxShared streams; then a new connection, up to
 // Dialer.Carriers; then again the least loaded one; and a new one if all are full. ready reports
-// whether the connection stood already. If a dial fails, an existing connection with room will do.
+// whether the connection was established already. If a dial fails, an existing connection with room
+// will do.
 func (p *h2Pool) conn(ctx context.Context, fresh bool) (c *h2Carrier, ready bool, err error) {
 	c, ready = p.choose(ctx, fresh)
 	select {
@@ -232,8 +233,8 @@ func (p *h2Pool) useLeastLoaded() *h2Carrier {
 	return c
 }
 
-// leave puts no more streams on a connection over which a request was refused temporarily. A new
-// connection may lead to a gateway that accepts it.
+// leave puts no more streams on a connection, and closes it if it has none. A new connection may
+// lead to another gateway.
 func (p *h2Pool) leave(c *h2Carrier) {
 	if p.carriers.leave(c) {
 		c.close()
@@ -278,7 +279,7 @@ func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
 	return c
 }
 
-// dial connects, makes TLS, and starts HTTP/2.
+// dial connects, does the TLS handshake, and starts HTTP/2.
 func (p *h2Pool) dial(ctx context.Context) (net.Conn, *http.ClientConn, error) {
 	tcp, err := p.env.dialTCP(ctx)
 	if err != nil {
@@ -297,7 +298,7 @@ func (p *h2Pool) dial(ctx context.Context) (net.Conn, *http.ClientConn, error) {
 	return conn, c, nil
 }
 
-// secure makes TLS of tcp, unless the URL is http://.
+// secure does the TLS handshake on tcp, unless the URL is http://.
 func (p *h2Pool) secure(ctx context.Context, tcp net.Conn) (net.Conn, error) {
 	if p.env.url.Scheme == "http" {
 		return tcp, nil
@@ -316,7 +317,7 @@ func (p *h2Pool) secure(ctx context.Context, tcp net.Conn) (net.Conn, error) {
 	return t, nil
 }
 
-// start makes an HTTP/2 connection of conn. Each has an http.Transport of its own, because that is
+// start starts HTTP/2 on conn. Each connection has an http.Transport of its own, because that is
 // how net/http accepts a connection that we have dialled.
 func (p *h2Pool) start(ctx context.Context, conn net.Conn) (*http.ClientConn, error) {
 	dialled := func(context.Context, string, string) (net.Conn, error) { return conn, nil }

@@ -43,7 +43,7 @@ type h3Pool struct {
 	carriers[*h3Carrier]
 	keep    int           // how many carriers without streams are wanted; guarded by mu
 	dialled int           // dials in progress; guarded by mu
-	change  chan struct{} // closed when a dial has ended; nil if nobody waits; guarded by mu
+	dialEnd chan struct{} // closed when a dial has ended; nil if nobody waits; guarded by mu
 	tasks   sync.WaitGroup
 }
 
@@ -79,8 +79,6 @@ func (c *h3Carrier) usable() bool {
 func (c *h3Carrier) close() {
 	c.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 }
-
-func newH3Pool(e *poolEnv) *h3Pool { return &h3Pool{env: e} }
 
 // take opens a stream. The request is not sent yet: it leaves with OPEN and the first bytes.
 func (p *h3Pool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, ready bool, err error) {
@@ -183,10 +181,10 @@ func (p *h3Pool) find(fresh bool) (c *h3Carrier, dialled <-chan struct{}) {
 
 // waitForDial returns a channel that is closed when a dial in progress ends. The caller holds mu.
 func (p *h3Pool) waitForDial() <-chan struct{} {
-	if p.change == nil {
-		p.change = make(chan struct{})
+	if p.dialEnd == nil {
+		p.dialEnd = make(chan struct{})
 	}
-	return p.change
+	return p.dialEnd
 }
 
 // add dials a carrier, for a dial that find has counted, and counts a stream on it.
@@ -195,9 +193,9 @@ func (p *h3Pool) add(ctx context.Context) (*h3Carrier, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialled--
-	if p.change != nil {
-		close(p.change)
-		p.change = nil
+	if p.dialEnd != nil {
+		close(p.dialEnd)
+		p.dialEnd = nil
 	}
 	if err != nil {
 		return nil, err
@@ -213,7 +211,7 @@ func (p *h3Pool) fill(ctx context.Context, n int) error {
 	p.setKeep(n)
 	for range n {
 		p.mu.Lock()
-		p.leastLoaded()
+		p.leastLoaded() // removes dead carriers
 		enough := p.unused() >= n || p.usable()+p.dialled >= p.env.carriers
 		p.mu.Unlock()
 		if enough {
@@ -281,7 +279,7 @@ func (p *h3Pool) ended(c *h3Carrier) {
 	if c.idle != nil {
 		c.idle.Stop()
 	}
-	p.leastLoaded()
+	p.leastLoaded() // removes it
 }
 
 // retire closes an idle carrier, unless it is one of those that are kept.
@@ -359,17 +357,17 @@ func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*h3Carri
 		p.ended(c)
 	})
 	p.env.memory.add(conn, &c.read)
-	if err := p.ready(ctx, c, s); err != nil {
+	if err := p.exchangeSettings(ctx, c, s); err != nil {
 		c.close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// ready sends our SETTINGS and waits for the gateway's, which say whether extended CONNECT is
-// allowed (RFC 9220 §3). A gateway sends them with its part of the handshake, so that this costs no
-// extra round trip.
-func (p *h3Pool) ready(ctx context.Context, c *h3Carrier, s *udpSocket) error {
+// exchangeSettings sends our SETTINGS and waits for the gateway's, which say whether extended
+// CONNECT is allowed (RFC 9220 §3). A gateway sends them with its part of the handshake, so that
+// this costs no extra round trip.
+func (p *h3Pool) exchangeSettings(ctx context.Context, c *h3Carrier, s *udpSocket) error {
 	if _, err := exchange.OpenControl(c.conn, false); err != nil {
 		return err
 	}

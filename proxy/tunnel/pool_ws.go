@@ -161,7 +161,7 @@ func (p *wsPool) close() error {
 	return nil
 }
 
-// dial makes a WebSocket to the gateway.
+// dial opens a WebSocket to the gateway.
 func (p *wsPool) dial(ctx context.Context) (exchange.Exchange, error) {
 	header, err := p.env.header(ctx)
 	if err != nil {
@@ -180,7 +180,7 @@ func (p *wsPool) dial(ctx context.Context) (exchange.Exchange, error) {
 	return x, nil
 }
 
-// upgrade makes a WebSocket of a TCP connection. The wire lies below TLS, see [exchange.Wire].
+// upgrade turns a TCP connection into a WebSocket. The wire lies below TLS, see [exchange.Wire].
 func (p *wsPool) upgrade(ctx context.Context, w *exchange.Wire, header http.Header) (exchange.Exchange, error) {
 	stop := context.AfterFunc(ctx, func() { w.SetDeadline(aLongTimeAgo) })
 	defer stop()
@@ -250,7 +250,7 @@ func (c *Conn) keepReady() error {
 	}
 	c.reading.lock <- struct{}{}
 	defer c.unlockRead()
-	if err := c.readOpened(); err != nil {
+	if err := c.awaitOpened(nil); err != nil {
 		return err
 	}
 	return errSpareAnswered

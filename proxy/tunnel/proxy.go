@@ -228,7 +228,7 @@ type proxyConn struct {
 	below    *exchange.Wire // the wire below TLS to the proxy; nil without TLS
 }
 
-// tlsToProxy makes TLS of the TCP connection to a proxy. A tls.Conn is unusable after a write
+// tlsToProxy starts TLS on the TCP connection to a proxy. A tls.Conn is unusable after a write
 // deadline, so this one gets a wire below it, as does the TLS to the gateway that runs inside.
 func (r *route) tlsToProxy(ctx context.Context, tcp net.Conn, host string) (*proxyConn, error) {
 	cfg := &tls.Config{}

@@ -257,7 +257,7 @@ func (c *Conn) Opened(ctx context.Context) (Opened, error) {
 	stop := context.AfterFunc(ctx, func() { c.x.SetReadDeadline(aLongTimeAgo) })
 	err := c.sendOpen()
 	if err == nil {
-		err = c.readOpened()
+		err = c.awaitOpened(nil)
 	}
 	if !stop() {
 		c.SetReadDeadline(c.userReadDeadline())
@@ -271,11 +271,9 @@ func (c *Conn) Opened(ctx context.Context) (Opened, error) {
 	return Opened{}, err
 }
 
-// readOpened reads until OPEN or OPENED has arrived. The caller holds reading.lock.
-func (c *Conn) readOpened() error { return c.readSpare(func() {}) }
-
-// readSpare is readOpened; it calls alive for each KEEPALIVE that arrives first.
-func (c *Conn) readSpare(alive func()) error {
+// awaitOpened reads until OPEN or OPENED has arrived. It calls onKeepalive, unless that is nil, for
+// each KEEPALIVE that arrives before. The caller holds reading.lock.
+func (c *Conn) awaitOpened(onKeepalive func()) error {
 	scratch := make([]byte, 256)
 	c.reading.waiting.Store(exchange.Clock())
 	defer c.reading.waiting.Store(0)
@@ -286,8 +284,8 @@ func (c *Conn) readSpare(alive func()) error {
 		if _, err := c.step(scratch); err != nil {
 			return c.readFailed(err)
 		}
-		if c.reading.dec.typ == capsuleKeepalive && !c.reading.dec.inValue {
-			alive()
+		if onKeepalive != nil && c.reading.dec.typ == capsuleKeepalive && !c.reading.dec.inValue {
+			onKeepalive()
 		}
 	}
 	return nil

@@ -42,7 +42,7 @@ type registry struct {
 
 	mu       sync.Mutex
 	draining bool
-	had      bool // there were streams when draining began
+	had      bool // there were streams when drain was called
 	streams  map[*Conn]struct{}
 	spares   map[*Conn]any // streams without OPEN that an agent holds ready, with their Grant
 	empty    chan struct{} // closed when draining is true and streams is empty
@@ -65,7 +65,7 @@ func (r *registry) newStream(x exchange.Exchange, transport string) *Conn {
 		return nil
 	}
 	var c *Conn
-	c = newConn(x, transport, r.t, func() { r.forget(c) })
+	c = newServed(x, transport, r.t, func() { r.forget(c) })
 	r.streams[c] = struct{}{}
 	r.served.Add(1)
 	return c
@@ -220,8 +220,8 @@ func (r *registry) mostStalled(d time.Duration) (worst *Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.streams {
-		if x, ok := c.x.(*exchange.Post); ok && x.Stalled() > 0 && x.Stalled() < since {
-			worst, since = c, x.Stalled()
+		if x, ok := c.x.(*exchange.Post); ok && x.StalledSince() > 0 && x.StalledSince() < since {
+			worst, since = c, x.StalledSince()
 		}
 	}
 	return worst

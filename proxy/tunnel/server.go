@@ -64,12 +64,12 @@ type Server struct {
 	// system tells them.
 	OnUDPBuffers func(receive, send int)
 
-	// Limits are answered with ERROR limit when they are reached. OnLimit is called too, unless it
-	// is nil.
+	// When one of Limits is reached, the stream ends with ERROR limit, and OnLimit is called unless
+	// it is nil.
 	Limits  Limits
 	OnLimit func(Limit, *Error, Peer)
 
-	// Linger is for how long, after its last stream has ended, a draining Server still answers new
+	// Linger is how long, after its last stream has ended, a draining Server still answers new
 	// agents that it is draining, within the time that Shutdown has. A load balancer in front of it
 	// needs a while to notice. A Server that had no streams does not linger.
 	Linger time.Duration
@@ -110,14 +110,11 @@ type serving struct {
 // state calls it, because a Server is used without a constructor.
 func (s *Server) init() {
 	s.once.Do(func() {
-		s.log, s.t = s.Logger, s.timing
+		s.log = s.Logger
 		if s.log == nil {
 			s.log = slog.New(slog.DiscardHandler)
 		}
-		if s.t == (timing{}) {
-			s.t = defaultTiming
-		}
-		s.w = cmp.Or(s.windows, defaultWindows)
+		s.t, s.w = cmp.Or(s.timing, defaultTiming), cmp.Or(s.windows, defaultWindows)
 		s.limiter.Limits, s.limiter.names = s.Limits, s.Names
 		// Not Run's context: streams continue after that is done, while the Server drains.
 		s.carriers, s.cut = context.WithCancel(context.Background())

@@ -86,7 +86,7 @@ func (s *streamServer) awaitOpen(c *Conn, p Peer) error {
 	c.SetDeadline(time.Now().Add(s.t.open))
 	var leave func()
 	c.reading.lock <- struct{}{}
-	err := c.readSpare(func() {
+	err := c.awaitOpened(func() {
 		if leave == nil {
 			arrived()
 			leave = s.keepSpare(c, p)

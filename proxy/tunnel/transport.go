@@ -10,8 +10,8 @@ import (
 const TransportAuto = "auto"
 
 // A transport is one way to carry a stream. It holds what both ends need to know about that way. A
-// new transport needs an exchange (package exchange), a pool (pool_*.go), a function that serves it
-// (serve_*.go) and a row in [transports].
+// new transport needs an exchange (package exchange), a pool (pool_*.go), two functions of the
+// gateway (serve_*.go) and a row in [transports].
 type transport struct {
 	name string
 
@@ -37,7 +37,7 @@ var transports = []transport{
 	{
 		name: TransportH3, needsTLS: true, overUDP: true,
 		headStart: func(t timing) time.Duration { return t.h3HeadStart },
-		newPool:   func(e *poolEnv) pool { return newH3Pool(e) },
+		newPool:   func(e *poolEnv) pool { return &h3Pool{env: e} },
 		methods:   map[int][]string{3: {http.MethodConnect, http.MethodPost}},
 		refuse:    refuseH3,
 		serve:     serveH3,
@@ -72,10 +72,9 @@ func Transports() (names []string) {
 
 // transportNamed returns the transport with this name; ok is false if there is none.
 func transportNamed(name string) (transport, bool) {
-	all := transports
-	i := slices.IndexFunc(all, func(t transport) bool { return t.name == name })
+	i := slices.IndexFunc(transports, func(t transport) bool { return t.name == name })
 	if i < 0 {
 		return transport{}, false
 	}
-	return all[i], true
+	return transports[i], true
 }

@@ -231,9 +231,9 @@ func authenticated(ctx context.Context) {
 	}
 }
 
+// leave removes a connection that has ended.
 func (s *unauthenticatedQUIC) leave(p *quicPeer) {
 	s.mu.Lock()
-	// leave removes a connection that has ended.
 	defer s.mu.Unlock()
 	s.remove(p)
 }

@@ -379,7 +379,7 @@ func ready(d *Dialer) int {
 	h2.mu.Lock()
 	n := 0
 	if !slices.ContainsFunc(h2.list, func(c *h2Carrier) bool { return !c.isReady() }) {
-		n = h2.easy()
+		n = h2.roomToShare()
 	}
 	h2.mu.Unlock()
 	ws := d.pools[TransportWS].(*wsPool)

@@ -48,7 +48,7 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 	capsules := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), appendCapsule(nil, capsuleFinalData, []byte(" world"))}, nil)
 	for size := 1; size <= len(capsules); size++ {
 		x, peer := pipeWS()
-		c := newConn(x, TransportWS, defaultTiming, func() {})
+		c := newServed(x, TransportWS, defaultTiming, func() {})
 		go func() {
 			op := ws.OpBinary
 			for i := 0; i < len(capsules); i += size {
@@ -59,7 +59,7 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 			}
 		}()
 		go io.Copy(io.Discard, peer)
-		if err := c.readOpened(); err != nil {
+		if err := c.awaitOpened(nil); err != nil {
 			t.Fatalf("frames of %d bytes: %v", size, err)
 		}
 		if got, err := io.ReadAll(c); string(got) != "hello world" || err != nil {
@@ -74,8 +74,8 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newConn(x, TransportWS, defaultTiming, func() {})
-		go c.readOpened()
+		c := newServed(x, TransportWS, defaultTiming, func() {})
+		go c.awaitOpened(nil)
 		for _, s := range []string{"one", "two"} {
 			peer.Write(clientFrame(true, ws.OpPing, []byte(s)))
 		}
@@ -95,9 +95,9 @@ func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newConn(x, TransportWS, defaultTiming, func() {})
+		c := newServed(x, TransportWS, defaultTiming, func() {})
 		done := make(chan error)
-		go func() { done <- c.readOpened() }()
+		go func() { done <- c.awaitOpened(nil) }()
 		ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))
 		for range 10_000 { // and reads no pong
 			peer.Write(ping)

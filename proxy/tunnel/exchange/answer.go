@@ -14,7 +14,7 @@ import (
 )
 
 // AnswerError is an HTTP response that opened no tunnel. Most of these errors persist when the
-// request is retried. Its texts are printable, except for those meant for an [Ingress].
+// request is retried. Its texts are printable, except for those that are for a tunnel.Ingress.
 type AnswerError struct {
 	URL       string
 	Transport string
@@ -30,7 +30,7 @@ type AnswerError struct {
 	Final  bool   // an ingress has decided, and would say the same over any transport
 	Type   string // Content-Type
 
-	// For an [Ingress] to interpret. They may contain secrets and must not be logged.
+	// For a tunnel.Ingress to interpret. They may contain secrets and must not be logged.
 	Header http.Header
 	Body   []byte // the beginning, at most maxBody bytes
 

@@ -26,8 +26,8 @@ type pipe struct {
 	since atomic.Int64 // Clock when a writer began to wait, or 0
 }
 
-// waits returns the Clock since when a writer waits for the reader, or 0.
-func (p *pipe) waits() int64 { return p.since.Load() }
+// waitingSince returns the Clock when the writer began to wait for the reader, or 0.
+func (p *pipe) waitingSince() int64 { return p.since.Load() }
 
 // A deadline is the read or the write deadline of a pipe. pipe.mu guards it.
 type deadline struct {

@@ -191,8 +191,8 @@ func (x *Post) fail(err error) error {
 	return err
 }
 
-// Stalled returns the [Clock] since when received bytes wait for a reader, or 0.
-func (x *Post) Stalled() int64 { return x.in.waits() }
+// StalledSince returns the [Clock] when received bytes began to wait for a reader, or 0.
+func (x *Post) StalledSince() int64 { return x.in.waitingSince() }
 
 // ErrNoH2 is returned if the server does not speak HTTP/2.
 var ErrNoH2 = errors.New("the server does not speak HTTP/2")

@@ -75,8 +75,8 @@ var DefaultTiming = Timing{
 // In a round the transports start one after the other, most preferred first, and the first whose
 // hello succeeds is chosen. More preferred ones that are still running may replace it. A failed
 // transport is broken for a while and is then probed in the background; when it works, new streams
-// move to it. A dial that fails, or gets no answer, has the choice made again at once. No decision
-// is final.
+// move to it. After a dial that fails or gets no answer, the choice is made again at once. No
+// decision is final.
 //
 // If no transport works, that verdict is kept: until the next try is due, dials return its error
 // without a try of their own. So a thousand clients that reconnect do not cause a thousand logins

@@ -8,16 +8,16 @@ import (
 
 // State is what is known about the transports to a gateway. The agent's status page shows it.
 type State struct {
-	Transport string        `json:"transport"`       // for new streams; "" while none works
-	Since     time.Time     `json:"since,omitzero"`  // when it was chosen
-	Why       string        `json:"why,omitempty"`   // why it was chosen
-	Error     string        `json:"error,omitempty"` // why none works
-	RetryAt   time.Time     `json:"retry_at,omitzero"`
-	Tried     []TransportAt `json:"tried"` // most preferred first
+	Transport string           `json:"transport"`       // for new streams; "" while none works
+	Since     time.Time        `json:"since,omitzero"`  // when it was chosen
+	Why       string           `json:"why,omitempty"`   // why it was chosen
+	Error     string           `json:"error,omitempty"` // why none works
+	RetryAt   time.Time        `json:"retry_at,omitzero"`
+	Tried     []TransportState `json:"tried"` // most preferred first
 }
 
-// TransportAt is what is known about one transport.
-type TransportAt struct {
+// TransportState is what is known about one transport.
+type TransportState struct {
 	Transport string        `json:"transport"`
 	Tried     time.Time     `json:"tried,omitzero"`      // end of the last try; zero if there was none
 	Took      time.Duration `json:"took_ns,omitempty"`   // from the start of the dial to the end of the echo
@@ -45,7 +45,7 @@ func (r *Race[W]) stateLocked() State {
 	probe, at := r.nextProbeLocked()
 	for _, t := range r.order {
 		k := r.known[t]
-		a := TransportAt{Transport: t, Tried: k.tried, Took: k.took}
+		a := TransportState{Transport: t, Tried: k.tried, Took: k.took}
 		if k.err != nil {
 			a.Error = printable.Text(k.err.Error(), printable.Record)
 		}
