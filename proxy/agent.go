@@ -236,14 +236,14 @@ func (a *Agent) saveState(ctx context.Context) {
 	}
 }
 
-// contact says hello to the upstream until it answers or ctx is done. It closes done after the
+// contact says hello to the upstream until it answers or ctx is done. It closes tried after the
 // first try. Only the first failure is a warning: what keeps clients from brokers is reported on
 // their connections.
-func (a *Agent) contact(ctx context.Context, done chan<- struct{}) {
+func (a *Agent) contact(ctx context.Context, tried chan<- struct{}) {
 	for failures := 0; ; failures++ {
 		err := a.hello(ctx)
 		if failures == 0 {
-			close(done)
+			close(tried)
 		}
 		if err == nil || ctx.Err() != nil {
 			return

@@ -80,6 +80,19 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c.noteStaleNode()
 }
 
+// handshakeFailed reports why a client's TLS handshake failed. A client that ends it without a TLS
+// alert is most likely a probe that checks whether the port is open, so that is logged at debug
+// level only.
+func (a *Agent) handshakeFailed(log *slog.Logger, err error) {
+	if connClosed(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		log.Debug("client did not finish its TLS handshake", "err", err)
+		return
+	}
+	a.Metrics.Refused(metrics.RefusedTLS)
+	hint := clientHint(err, a.Names)
+	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
+}
+
 // refuseFirst reports why a connection ends whose first bytes are not a Kafka request. A client
 // that speaks HTTP gets an answer that a person can read.
 func (c *agentConn) refuseFirst(err error) {
@@ -159,7 +172,7 @@ func (c *agentConn) kill(why error) {
 
 // screen refuses a request whose response could contain addresses that we cannot rewrite, because
 // its API or version has not been reviewed. It also refuses a request that must not reach a
-// bootstrap broker in the place of another node.
+// bootstrap broker in place of another node.
 func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 	caps := c.agent.caps.Load()
 	switch {
@@ -250,16 +263,3 @@ func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
 }
 
 var _ rewrite.Directory = directory{}
-
-// handshakeFailed reports why a client's TLS handshake failed. A client that ends it without a TLS
-// alert is most likely a probe that checks whether the port is open, so that is logged at debug
-// level only.
-func (a *Agent) handshakeFailed(log *slog.Logger, err error) {
-	if connClosed(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		log.Debug("client did not finish its TLS handshake", "err", err)
-		return
-	}
-	a.Metrics.Refused(metrics.RefusedTLS)
-	hint := clientHint(err, a.Names)
-	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
-}

@@ -22,7 +22,8 @@ const lingerTimeout = 5 * time.Second
 type ending struct {
 	near, far *source
 	inflight  *inflight
-	answered  chan struct{} // closed when the responses' side has ended: nothing reads from far
+	// Closed when the responses' side has ended: nothing reads from far any more.
+	responsesEnded chan struct{}
 
 	draining     atomic.Bool
 	brokerClosed atomic.Bool
@@ -36,7 +37,7 @@ type outcome struct {
 }
 
 func newEnding(near, far *source, q *inflight) *ending {
-	return &ending{near: near, far: far, inflight: q, answered: make(chan struct{})}
+	return &ending{near: near, far: far, inflight: q, responsesEnded: make(chan struct{})}
 }
 
 // note records why the connection ends. Only the first call counts: what follows is a consequence.
@@ -107,7 +108,7 @@ func (e *ending) endBroker(why error) {
 // responses' side lingerTimeout: that side may still read responses, and the reason why the broker
 // closed the connection.
 func (e *ending) brokerUnwritable(err error) {
-	if within(lingerTimeout, e.answered) {
+	if within(lingerTimeout, e.responsesEnded) {
 		return
 	}
 	e.note(farCause(err), err)
@@ -135,14 +136,14 @@ func (e *ending) brokerLost(err error) {
 }
 
 // responsesOver says that the responses' side has ended. It is called once.
-func (e *ending) responsesOver() { close(e.answered) }
+func (e *ending) responsesOver() { close(e.responsesEnded) }
 
 // resetClient resets the client's side. Clients try again at once after a reset.
 func (e *ending) resetClient() { reset(e.near.Conn, nil) }
 
 // close waits for the responses' side and closes both connections. The requests' side has ended.
 func (e *ending) close() {
-	<-e.answered
+	<-e.responsesEnded
 	e.inflight.close()
 	e.near.Close()
 	e.far.Close()
@@ -158,7 +159,7 @@ func (e *ending) abandonFar(why string) {
 		return
 	}
 	if closeWrite(e.far.Conn) == nil {
-		within(lingerTimeout, e.answered)
+		within(lingerTimeout, e.responsesEnded)
 	}
 	e.far.Close()
 }

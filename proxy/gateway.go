@@ -209,8 +209,8 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	c.run(ctx)
 }
 
-// watchCredentials ends spares, and with RevokeStreams streams, whose credentials are no longer
-// accepted. It returns when ctx is done and the streams that it cuts have been cut.
+// watchCredentials ends spares whose credentials are no longer accepted and, with RevokeStreams,
+// streams too. It returns when ctx is done and the streams that it cuts have been cut.
 func (g *Gateway) watchCredentials(ctx context.Context) {
 	if g.Judge == nil {
 		return

@@ -25,7 +25,7 @@ type inflight struct {
 	queue   queue     // up to maxInflight
 	login   login
 
-	answersStopped bool // no more responses are relayed
+	answersStopped bool // nothing more is pushed, and nobody waits any more
 	unfollowed     bool // frames are no longer decoded
 	closed         bool // every wait ends with errConnOver
 }
@@ -42,7 +42,7 @@ type placement uint8
 const (
 	awaited   placement = iota // the responses' side, when its turn comes
 	ours                       // the caller, at once, who then calls done: no response can arrive in between
-	unawaited                  // nobody: the client has disconnected
+	unawaited                  // nobody: see stopAnswers
 )
 
 // push appends r, and blocks until there is room. It returns errConnOver if the connection has
@@ -113,8 +113,9 @@ func (q *inflight) drain(d time.Duration) {
 	q.waitWhile(func() bool { return q.queue.n > 0 })
 }
 
-// stopAnswers says that the client has disconnected. All waits end, but requests that were received
-// before are still written to the broker.
+// stopAnswers says that nobody waits for responses any more: the client has disconnected, or a wait
+// took too long. All waits end, but requests that were received before are still written to the
+// broker.
 func (q *inflight) stopAnswers() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -26,7 +26,7 @@ type issuer struct {
 
 // on returns the ticketer of one stream.
 func (i *issuer) on(stream *tunnel.Conn) *ticketer {
-	return &ticketer{issuer: i, stream: stream, sent: map[named]time.Time{}}
+	return &ticketer{issuer: i, stream: stream, sent: map[ticketContent]time.Time{}}
 }
 
 // relayedTickets returns new tickets for the nodes that were relayed last. It returns none if they
@@ -53,12 +53,12 @@ func (i *issuer) relayedTickets() []tunnel.Ticket {
 type ticketer struct {
 	*issuer
 	stream  *tunnel.Conn
-	cluster string              // the last cluster id in a response; some responses have none
-	sent    map[named]time.Time // when each ticket was sent; owned by the responses' side
+	cluster string                      // the last cluster id in a response; some responses have none
+	sent    map[ticketContent]time.Time // when each ticket was sent; owned by the responses' side
 }
 
-// named is what a ticket says about an address.
-type named struct {
+// ticketContent is what a ticket says about an address.
+type ticketContent struct {
 	cluster string
 	node    int32
 	address string
@@ -99,7 +99,7 @@ func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewr
 func (s *ticketer) send(brokers []rewrite.Broker) error {
 	now := time.Now()
 	for _, b := range brokers {
-		n := named{s.cluster, b.NodeID, addressOf(b)}
+		n := ticketContent{s.cluster, b.NodeID, addressOf(b)}
 		if now.Sub(s.sent[n]) < ticketLifetime/2 {
 			continue
 		}

@@ -6,7 +6,7 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// keptInflight is for how many requests an empty queue keeps its memory, which is a few KiB. Most
+// keptInflight is how many requests an empty queue keeps memory for, which is a few KiB. Most
 // clients never have more in flight; of those that do, many are idle for long.
 const keptInflight = 64
 

@@ -179,11 +179,6 @@ func (d direct) spare(int) {}
 
 func (d direct) states() map[string]tunnel.State { return nil }
 
-// brokerError is the error of a broker that could not be reached directly.
-type brokerError struct{ error }
-
-func (e brokerError) Unwrap() error { return e.error }
-
 func (d direct) hello(ctx context.Context) (tunnel.Welcome, error) {
 	c, err := d.brokers.dialBootstrap(ctx)
 	if err != nil {
@@ -195,6 +190,11 @@ func (d direct) hello(ctx context.Context) (tunnel.Welcome, error) {
 func (d direct) name() string      { return "tcp://" + strings.Join(d.brokers.Bootstrap, ",") }
 func (d direct) transport() string { return "direct" }
 func (d direct) close() error      { return nil }
+
+// brokerError is the error of a broker that could not be reached directly.
+type brokerError struct{ error }
+
+func (e brokerError) Unwrap() error { return e.error }
 
 // dialTimeout bounds the time to open a stream for a client. The client's TCP connection is open
 // already, so its connection timeout does not apply; its request timeout is 30 s or more, and it
