@@ -17,7 +17,7 @@ import (
 // may be called concurrently.
 type CA struct {
 	pool   reread[*x509.CertPool]
-	chains chainCache // on clients of a gateway
+	chains chainCache // of the clients of a gateway
 }
 
 // ReadCA reads a file of CAs that sign servers' certificates. If the file cannot be read later, its

@@ -50,7 +50,7 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// CheckRegular returns nil for a regular file, and else an [fs.PathError] that says what the file
+// CheckRegular returns nil for a regular file, otherwise an [fs.PathError] that says what the file
 // is.
 func CheckRegular(path string, info fs.FileInfo) error {
 	is := "a device"

@@ -25,7 +25,7 @@ const lapseAfter = 5 * time.Second
 // The files are checked on use, so no goroutine or watch is needed. If they cannot be read or
 // parsed, as between replacing a certificate and replacing its key, the last good value stays in
 // use and the error is logged once. With lapses that ends after lapseAfter: an operator who deletes
-// the file of allowed tokens does not want them to work for ever.
+// the file of allowed tokens does not want them to work forever.
 //
 // Set the first fields before use.
 type reread[T any] struct {

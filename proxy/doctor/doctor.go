@@ -41,8 +41,8 @@ type Finding struct {
 type Doctor struct {
 	// Report is told each finding, in the order of the hops.
 	Report func(Finding)
-	// Idle is for how long a connection is left alone at the end, to see whether something on the
-	// way cuts it; 0 leaves that out. Only KEEPALIVEs pass meanwhile, as on an idle connection of a
+	// Idle is how long a connection is left alone at the end, to see whether something on the way
+	// cuts it; 0 leaves that out. Only KEEPALIVEs pass meanwhile, as on an idle connection of a
 	// client.
 	Idle time.Duration
 

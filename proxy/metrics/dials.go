@@ -45,7 +45,7 @@ func timedOut(err error) bool {
 	return ok && ne.Timeout()
 }
 
-// label returns r if it is one of the results, and else [ResultError]: a Result is a string, which
+// label returns r if it is one of the results, otherwise [ResultError]: a Result is a string, which
 // another package could make up.
 func (r Result) label() string {
 	if !slices.Contains(results, r) {

@@ -129,7 +129,7 @@ func (t *Tunnel) NextProbe(transport string, at time.Time) {
 // tunnelTransports are the transports to a gateway, best first.
 var tunnelTransports = tunnel.Transports()
 
-// transportLabel returns transport if it is a known one, and else "other". "direct" is an agent
+// transportLabel returns transport if it is a known one, otherwise "other". "direct" is an agent
 // without a tunnel.
 func transportLabel(transport string) string {
 	if transport == "direct" || slices.Contains(tunnelTransports, transport) {

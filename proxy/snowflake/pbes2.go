@@ -109,7 +109,7 @@ func decryptPBES2(der, passphrase []byte) ([]byte, error) {
 	return decryptCBC(block, iv, info.Data)
 }
 
-// deriveKey makes the cipher's key of the passphrase. It takes up to some seconds.
+// deriveKey derives the cipher's key from the passphrase. It takes up to some seconds.
 func deriveKey(kdf pkix.AlgorithmIdentifier, passphrase []byte, length int) ([]byte, error) {
 	if !kdf.Algorithm.Equal(oidPBKDF2) {
 		return nil, unknownEncryption(kdf)
