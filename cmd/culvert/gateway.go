@@ -238,7 +238,7 @@ func (f *gatewayFlags) checkLimits(p *gatewayPlan) error {
 	return nil
 }
 
-// build reads the files that the flags name, and makes the gateway of them and of p.
+// build reads the files that the flags name, and makes the gateway from them and from p.
 func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log *slog.Logger) (*proxy.Gateway, error) {
 	m := metrics.New(registry, metrics.Gateway, version())
 	brokers, err := f.brokerFlags.build(p.bootstrap, p.allowBroker, log)

@@ -18,13 +18,13 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 // wrong makes a usageError: the text names the flag and its value, the hint is a question or a
-// command. The hint is "" where the wrapped error has one of its own.
+// command. The hint is "" if the wrapped error has one of its own.
 func wrong(hint, format string, args ...any) error {
 	return usageError{&hints.Error{Err: fmt.Errorf(format, args...), Remedy: hint}}
 }
 
-// badFile makes a usageError of one about a file that a setting names: its text names the setting
-// already.
+// badFile turns an error about a file that a setting names into a usageError. Its text names the
+// setting already.
 func badFile(err error) error { return wrong("", "%w", err) }
 
 // flagOf is how a user of this program writes a setting, for all packages that name one: as a flag

@@ -10,8 +10,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
-// A provider is a platform with an ingress before the gateways that run on it. The agent knows of
-// one only what it says here and in its [ingress].
+// A provider is a platform with an ingress in front of the gateways that run on it. The agent knows
+// of one only what it says here and in its [ingress].
 type provider interface {
 	// name is how its users know it.
 	name() string
@@ -21,12 +21,12 @@ type provider interface {
 	check() error
 	// isHost reports whether a host name is one that the provider gives to gateways.
 	isHost(host string) bool
-	// ingress makes the ingress before a gateway, after check.
+	// ingress makes the ingress in front of a gateway. It is called after check.
 	ingress(gateway *url.URL, env ingressEnv) (ingress, error)
 }
 
-// An ingress is the one before one gateway: which credentials it asks for, what its answers mean,
-// and what to do where none come.
+// An ingress is what is in front of one gateway: it says which credentials it asks for, what its
+// answers mean, and what to do when none comes.
 type ingress interface {
 	doctor.Ingress
 	// Unlikely are for [tunnel.Dialer].

@@ -9,10 +9,10 @@
 //	config.go                            where settings come from, and the command that prints them
 //	agent.go gateway.go doctor.go        a command each
 //	demo.go demo_*.go
-//	parts.go plan.go                     the parts of an agent, made of its flags; these flags, checked
+//	parts.go plan.go                     the parts of an agent, made from its flags; these flags, checked
 //	version.go                           the version, and the command that prints it
 //	providers.go                         which providers of an ingress there are
-//	snowflake.go brokers.go admin.go     flags that belong together, and what is made of them
+//	snowflake.go brokers.go admin.go     flags that belong together, and what is made from them
 //	ingress.go                           what an agent asks of a provider
 //	app.go log.go help.go                what every command runs with
 //	address.go memory.go flags.go        forms of values

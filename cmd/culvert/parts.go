@@ -19,7 +19,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// build reads the files that the flags name, and makes the agent of them and of p. The caller
+// build reads the files that the flags name, and makes the agent from them and from p. The caller
 // closes p when the agent has run.
 func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slog.Logger) (*proxy.Agent, error) {
 	m := metrics.New(registry, metrics.Agent, version())

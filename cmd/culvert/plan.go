@@ -212,7 +212,7 @@ func (f *agentFlags) checkConnections(*agentPlan) error {
 	return nil
 }
 
-// checkTransport reads --transport and --carriers.
+// checkTransport checks --transport and --carriers.
 func (f *agentFlags) checkTransport(*agentPlan) error {
 	if err := checkTransportName(f.Transport); err != nil {
 		return err
@@ -223,7 +223,7 @@ func (f *agentFlags) checkTransport(*agentPlan) error {
 	return nil
 }
 
-// checkTransportName reads --transport, which the demo has too.
+// checkTransportName checks --transport, which the demo has too.
 func checkTransportName(name string) error {
 	known := append([]string{tunnel.TransportAuto}, tunnel.Transports()...)
 	if slices.Contains(known, name) {

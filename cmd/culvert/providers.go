@@ -19,10 +19,10 @@ func (f *providerFlags) providers() []provider {
 	return []provider{&f.Snowflake}
 }
 
-// providerOf returns whose ingress is before one of all gateways, or nil. It is the provider that
-// gave the host its name; else one whose flags are set, if it named no gateway's host, because a
-// private link may have any name. Where some gateways have a provider's names, the others do not
-// get the credentials for it.
+// providerOf returns the provider whose ingress is in front of gateway, one of all, or nil. It is
+// the provider that gave the host its name; otherwise one whose flags are set, if it named no
+// gateway's host, because a private link may have any name. Where some gateways have a provider's
+// names, the others do not get the credentials for it.
 func (f *providerFlags) providerOf(gateway *url.URL, all []*url.URL) provider {
 	for _, p := range f.providers() {
 		if p.isHost(gateway.Hostname()) {
