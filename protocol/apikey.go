@@ -29,7 +29,7 @@ var schema = readSchema()
 type keySchema struct {
 	name         string
 	maxVersion   int16
-	flexibleFrom int16 // the first flexible version (KIP-482); one past maxVersion where there is none
+	flexibleFrom int16 // the first flexible version (KIP-482); one past maxVersion if there is none
 }
 
 func readSchema() (keys [MaxKey + 1]keySchema) {

@@ -80,8 +80,8 @@ func isForeign(f *Flow) bool {
 	return err == nil && (b[0] == 0x15 && b[1] == 3 && b[2] <= 4 && b[3] == 0 || string(b) == "HTTP")
 }
 
-// notKafka returns an error that says what stands in f instead of a frame. The length has been
-// peeked at.
+// notKafka returns an error that says what is in f instead of a frame. The length has been peeked
+// at.
 func notKafka(f *Flow, size int32) error {
 	b, err := f.Peek(lengthSize, maxHead)
 	if err != nil {

@@ -41,7 +41,7 @@ func (h *head) mechanism() Mechanism {
 	return mechanisms[string(name[:n])]
 }
 
-// Tokens follows the raw tokens of one login. Its zero value expects none. Where they are
+// Tokens follows the raw tokens of one login. Its zero value expects none. If they are
 // [Tokens.InTurn], [Tokens.Next] must not be called before the broker has answered the client's
 // last token: it reads no frame before that either.
 type Tokens struct {
@@ -103,8 +103,8 @@ func IsRawToken(f *Flow) (bool, error) {
 	return first == 0x60, err // ASN.1 application 0: RFC 2743 §3.1
 }
 
-// peekFirst returns the first byte of the next frame, and -1 where there is none or the length is
-// not one of a frame.
+// peekFirst returns the first byte of the next frame, and -1 if there is none or the length is not
+// one of a frame.
 func peekFirst(f *Flow) (int, error) {
 	size, err := peekSize(f)
 	if err != nil || size <= 0 || size > maxRequest {

@@ -4,7 +4,7 @@ import "fmt"
 
 // found is what a walk has found in a response.
 type found struct {
-	clusterID string // empty where the response has none
+	clusterID string // empty if the response has none
 	addresses []address
 }
 

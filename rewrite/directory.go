@@ -13,10 +13,10 @@ type Broker struct {
 type Directory interface {
 	// Learn is called once for each response that names nodes ([Named.Nodes]), before any byte of
 	// it is passed, with the brokers that it names: in its order, without those that have no node
-	// id or no host. clusterID is empty where the response has none. An error refuses the response.
+	// id or no host. clusterID is empty if the response has none. An error refuses the response.
 	Learn(clusterID string, brokers []Broker) error
-	// Local returns the address to write for b, and does nothing else. Where it has none, leader
-	// hints are blanked, and any other response is refused.
+	// Local returns the address to write for b, and does nothing else. If it has none, leader hints
+	// are blanked, and any other response is refused.
 	Local(b Broker) (host string, port int32, ok bool)
 }
 

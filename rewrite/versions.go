@@ -6,7 +6,7 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 )
 
-// Caps holds for each API key the newest version that may be used, or -1 where none may.
+// Caps holds for each API key the newest version that may be used, or -1 if none may.
 type Caps [protocol.MaxKey + 1]int16
 
 // reviewed holds for each API key the newest version that is known not to carry addresses, or to be

@@ -18,13 +18,13 @@ const (
 	// typo must not open thousands.
 	maxExpected = 1024
 	// assumedNodes is how many node ids from 0 have their ports kept free of our other listeners,
-	// where --expect-nodes does not say which ids exist. Clusters are seldom larger, and a listener
-	// in the way of a node would be found only when that node first appears.
+	// if --expect-nodes does not say which ids exist. Clusters are seldom larger, and a listener in
+	// the way of a node would be found only when that node first appears.
 	assumedNodes = 100
 )
 
-// parseListen reads BIND[=HOST]. BIND may have port 0, where the system chooses one. HOST is needed
-// where BIND is a wildcard: responses must name an address that clients can connect to.
+// parseListen reads BIND[=HOST]. BIND may have port 0: the system then chooses one. HOST is needed
+// if BIND is a wildcard: responses must name an address that clients can connect to.
 func parseListen(s string) (proxy.Listen, error) {
 	bind, host, _ := strings.Cut(s, "=")
 	l := proxy.Listen{Bind: bind, Host: strings.Trim(host, "[]")}
@@ -44,8 +44,8 @@ func parseListen(s string) (proxy.Listen, error) {
 	return l, nil
 }
 
-// parseNodeAddress reads ID=BIND:PORT[=HOST:PORT]. The second address is what clients are told,
-// where something between them and the agent maps ports, such as Docker.
+// parseNodeAddress reads ID=BIND:PORT[=HOST:PORT]. The second address is what clients are told, if
+// something between them and the agent maps ports, such as Docker.
 func parseNodeAddress(s string) (id int32, a proxy.NodeAddress, err error) {
 	const form = "write it as 7=127.0.0.1:9107, or as 7=0.0.0.0:9107=HOST:PORT"
 	number, rest, _ := strings.Cut(s, "=")

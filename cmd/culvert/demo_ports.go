@@ -53,7 +53,7 @@ func choosePorts(l proxy.Listen) (listen proxy.Listen, portBase int, moved []str
 	return l, portBase, moved, nil
 }
 
-// noPort is freeRange's reserved where no port is.
+// noPort is freeRange's reserved if no port is.
 const noPort = -1
 
 // freeRange returns the first port of n in a row that are free on host and not reserved: first, or

@@ -31,7 +31,7 @@ Example:
   culvert doctor --gateway-url https://kafka.example.com --token-file token.txt`
 }
 
-// Run examines each gateway, or the brokers where there is none. Findings are printed as they come;
+// Run examines each gateway, or the brokers if there is none. Findings are printed as they come;
 // the error only counts those that failed.
 func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	plan, err := c.check()
@@ -90,7 +90,7 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, p *agentPlan,
 	return nil
 }
 
-// transports are those to examine: the one that was asked for or else all, with h3 last, since
+// transports are those to examine: the one that was asked for, otherwise all, with h3 last, since
 // fewer networks let UDP through than anything else.
 func (c *doctorCmd) transports() []string {
 	if c.Transport != tunnel.TransportAuto {

@@ -93,8 +93,8 @@ func printableAny(a slog.Attr) slog.Attr {
 	}
 }
 
-// isTerminal reports whether w is a character device. Of /dev/null that is true too, where it does
-// no harm.
+// isTerminal reports whether w is a character device. It is true of /dev/null too, which does no
+// harm.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -114,7 +114,7 @@ func catchOtherLogs(log *slog.Logger) {
 // silent is above every level in use: see unlessDebug.
 const silent = slog.LevelError + 1
 
-// unlessDebug returns log itself where it shows debug records, else one that drops what is below
+// unlessDebug returns log itself if it shows debug records, otherwise one that drops what is below
 // least.
 func unlessDebug(ctx context.Context, log *slog.Logger, least slog.Level) *slog.Logger {
 	if log.Enabled(ctx, slog.LevelDebug) {

@@ -100,7 +100,7 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 	return command.Run()
 }
 
-// parseError prints help where that was asked for, and turns the rest into a usageError.
+// parseError prints help if that was asked for, and turns the rest into a usageError.
 func parseError(a *app, s *sources, err error) error {
 	pe, ok := errors.AsType[*kong.ParseError](err)
 	if !ok {

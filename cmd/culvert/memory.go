@@ -71,8 +71,7 @@ func cgroupLimits(root string) (limits []int64) {
 	return append(limits, readNumber(filepath.Join(root, "sys/fs/cgroup/memory/memory.limit_in_bytes")))
 }
 
-// readNumber returns the number in a file; 0 where there is none, as in "max", which means no
-// limit.
+// readNumber returns the number in a file; 0 if there is none, as in "max", which means no limit.
 func readNumber(file string) int64 {
 	b, _ := os.ReadFile(file)
 	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)

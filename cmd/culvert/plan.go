@@ -136,7 +136,7 @@ func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 	return nil
 }
 
-// checkDirect refuses settings that need a gateway where there is none: ignoring --token-file, say,
+// checkDirect refuses settings that need a gateway if there is none: ignoring --token-file, say,
 // would look as if the connection were authenticated.
 func (f *agentFlags) checkDirect(p *agentPlan) error {
 	set := given(map[string]bool{
@@ -301,8 +301,8 @@ func (f *agentFlags) ownSockets(p *agentPlan) []socket {
 	return all
 }
 
-// nodeSockets are the listeners of the nodes of --expect-nodes or, where that is not set, of the
-// first assumedNodes ids.
+// nodeSockets are the listeners of the nodes of --expect-nodes or, if that is not set, of the first
+// assumedNodes ids.
 func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
 	ids := p.expect
 	for id := int32(0); len(p.expect) == 0 && id < assumedNodes; id++ {

@@ -14,7 +14,7 @@ type providerFlags struct {
 	Snowflake snowflakeFlags `embed:""`
 }
 
-// providers are all of them. The first with flags set wins where none names a host.
+// providers returns all of them. The first with flags set wins if none names a host.
 func (f *providerFlags) providers() []provider {
 	return []provider{&f.Snowflake}
 }

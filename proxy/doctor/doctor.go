@@ -1,5 +1,5 @@
 // Package doctor finds out, hop by hop, why Kafka does not come through: from the name of a gateway
-// to every broker behind it. Each hop gets one [Finding], with a remedy where there is one.
+// to every broker behind it. Each hop gets one [Finding], with a remedy if there is one.
 //
 // It walks the way that an agent takes, with the agent's own parts, and changes nothing: brokers
 // get ApiVersions, which needs no login, and Metadata.

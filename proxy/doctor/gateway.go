@@ -64,7 +64,7 @@ func (g *gateway) reach(ctx context.Context) bool {
 	return true
 }
 
-// advised is a finding with the remedy of the ingress, where it has one.
+// advised is a finding with the remedy of the ingress, if it has one.
 func advised(dialer *tunnel.Dialer, hop string, f Finding) Finding {
 	if i, ok := dialer.Ingress.(Ingress); ok && f.Result == Fail {
 		f.Remedy = cmp.Or(i.Remedy(hop), f.Remedy)

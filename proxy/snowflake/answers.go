@@ -237,7 +237,7 @@ func (a *answer) says(texts ...string) bool { return contains(a.kind+" "+a.detai
 // always is a text that depends on nothing.
 func always(text string) func(*Ingress) string { return func(*Ingress) string { return text } }
 
-// withUser fills in the user where it is known.
+// withUser fills in the user if it is known.
 func withUser(format string) func(*Ingress) string {
 	return func(i *Ingress) string { return fmt.Sprintf(format, i.user()) }
 }
@@ -286,7 +286,7 @@ func (i *Ingress) tokenName() string {
 	return "the programmatic access token"
 }
 
-// patExpiry is when the programmatic access token expires, where it says so.
+// patExpiry is when the programmatic access token expires, if it says so.
 func (i *Ingress) patExpiry() (time.Time, bool) {
 	pat, err := i.PAT()
 	if err != nil {
@@ -303,7 +303,7 @@ func tokenText(i *Ingress) string {
 	return "does not accept " + i.tokenName()
 }
 
-// tokenRemedy asks about the token where there is one.
+// tokenRemedy asks about the token if there is one.
 func tokenRemedy(i *Ingress) string {
 	switch {
 	case !i.hasCredentials():

@@ -38,8 +38,8 @@ const (
 )
 
 // ParsePrivateKey returns the RSA key that a file in PEM holds as PKCS #8, encrypted or not. The
-// passphrase is ignored where none is needed; nil means that there is none. Errors contain nothing
-// of either.
+// passphrase is ignored if none is needed; nil means that there is none. Errors contain nothing of
+// either.
 func ParsePrivateKey(content, passphrase []byte) (*rsa.PrivateKey, error) {
 	block, err := findKey(content)
 	if err != nil {

@@ -126,7 +126,7 @@ func (k *KeyPair) sign(key *rsa.PrivateKey, now time.Time) (string, error) {
 	}).SignedString(key)
 }
 
-// scope names the endpoint, and a role where that is not to be the default one.
+// scope names the endpoint, and a role if that is not to be the default one.
 func (k *KeyPair) scope(host string) string {
 	if k.Role == "" {
 		return host
@@ -156,7 +156,7 @@ func (k *KeyPair) post(ctx context.Context, form url.Values) (*http.Response, []
 	return resp, body, err
 }
 
-// unreached is an error where no answer came, with a remedy if it has none.
+// unreached is the error when no answer came, with a remedy if it has none.
 func unreached(err error) error {
 	if len(hints.Of(err, nil)) > 0 {
 		return err

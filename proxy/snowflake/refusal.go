@@ -177,8 +177,8 @@ func disabledRemedy(k *KeyPair, _ *loginAnswer) remedy {
 	return remedyf("DESCRIBE USER %s; shows DISABLED and SNOWFLAKE_LOCK; ALTER USER %s SET DISABLED = FALSE;", k.sqlUser(), k.sqlUser())
 }
 
-// roleRemedy is about the user's default role where no role is set. Role names keep their case,
-// other than users' names.
+// roleRemedy is about the user's default role if no role is set. Role names keep their case, other
+// than users' names.
 func roleRemedy(k *KeyPair, _ *loginAnswer) remedy {
 	if k.Role == "" {
 		return remedyf("does the user have a default role that may be used here? DESCRIBE USER %s; shows it; %s names another", k.sqlUser(), roleName)

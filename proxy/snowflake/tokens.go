@@ -15,14 +15,14 @@ const (
 	// ended.
 	loginTime = 8 * time.Second
 
-	// The wait after a login that failed, doubled with each failure: short where no answer came, as
-	// in an outage.
+	// The wait after a login that failed, doubled with each failure: short if no answer came, as in
+	// an outage.
 	retryTime, retryTimeMost = time.Second, 30 * time.Second
 	// It is longer after an answer that time alone does not change, and after 429.
 	hopelessTime, refusedTimeMost = 5 * time.Second, 5 * time.Minute
 
 	// forgetTime is the least time between two tokens that are given up before they expire: a
-	// refusal may be about something else than the token.
+	// refusal may be about something other than the token.
 	forgetTime = time.Minute
 )
 

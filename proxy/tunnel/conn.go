@@ -73,7 +73,7 @@ type ending struct {
 	once     sync.Once   // of done
 
 	mu           sync.Mutex
-	cause        error // what calls return after the end, where this end knows it better than the exchange
+	cause        error // what calls return after the end, if this end knows it better than the exchange
 	closed       bool  // Close was called
 	lingering    bool  // linger will call done
 	readDeadline time.Time

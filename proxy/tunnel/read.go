@@ -202,8 +202,8 @@ func decodeJSON(t capsuleType, value []byte, v any) error {
 	return nil
 }
 
-// readFailed turns the error of a step into the error of Read, and ends the stream where it has to
-// end. After a timeout the stream goes on.
+// readFailed turns the error of a step into the error of Read, and ends the stream if it has to.
+// After a timeout the stream goes on.
 func (c *Conn) readFailed(err error) error {
 	if cause := c.endCause(); cause != nil {
 		c.reading.err = cause

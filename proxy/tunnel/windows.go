@@ -32,7 +32,7 @@ var defaultWindows = windows{
 // check returns an error if streams that nobody reads could use up the credit of their connection
 // and so stall all its other streams. Only three quarters of the credit count, because quic-go
 // grants new credit only when a quarter has been read: with 256 MiB for 64 streams of 4 MiB, the
-// last stream would stall for want of 64 MiB.
+// last stream would stall, because 64 MiB are missing.
 func (w windows) check() error {
 	switch {
 	case w.streams <= 0 || w.stream <= 0:
