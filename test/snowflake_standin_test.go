@@ -66,7 +66,7 @@ func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int
 	}
 	service := &standin.Service{Hosts: []string{endpointHost, clientHost}, Roles: []string{kafkaRole}}
 	for range count {
-		g, err := b.newPlainGateway(ctx, "--ticket-key-file", p.file("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "6s")
+		g, err := b.newPlainGateway(ctx, "--ticket-key-file", p.ownFile("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "6s")
 		if err != nil {
 			return nil, err
 		}
@@ -80,8 +80,8 @@ func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int
 	return p, nil
 }
 
-// file returns the path of a file that only this stand-in uses.
-func (p *standIn) file(name string) string {
+// ownFile returns the path of a file that only this stand-in uses.
+func (p *standIn) ownFile(name string) string {
 	_, port, _ := net.SplitHostPort(p.listen)
 	return p.file(name + "-" + port)
 }
@@ -99,9 +99,9 @@ func (p *standIn) writeFiles() error {
 	}
 	names := map[string]string{accountHost: clientHost, endpointHost: clientHost}
 	return errors.Join(
-		os.WriteFile(p.file("ticket-key"), []byte(rand.Text()+rand.Text()+"\n"), 0o600),
-		os.WriteFile(p.file("rsa-key"), pemBlock("PRIVATE KEY", secret), 0o600),
-		hostsfile.Write(p.file("hosts"), names),
+		os.WriteFile(p.ownFile("ticket-key"), []byte(rand.Text()+rand.Text()+"\n"), 0o600),
+		os.WriteFile(p.ownFile("rsa-key"), pemBlock("PRIVATE KEY", secret), 0o600),
+		hostsfile.Write(p.ownFile("hosts"), names),
 	)
 }
 
@@ -127,14 +127,14 @@ func (p *standIn) url(host string) string {
 // keyFlags returns an agent's flags for the key pair.
 func (p *standIn) keyFlags() []string {
 	return []string{
-		"--snowflake-private-key-file", p.file("rsa-key"), "--snowflake-account", "myorg-myaccount",
+		"--snowflake-private-key-file", p.ownFile("rsa-key"), "--snowflake-account", "myorg-myaccount",
 		"--snowflake-user", kafkaUser, "--snowflake-role", kafkaRole, "--snowflake-token-url", p.url(accountHost) + "/oauth/token",
 	}
 }
 
 // patFlags writes a programmatic access token to a file and returns an agent's flags for it.
 func (p *standIn) patFlags(pat string) ([]string, error) {
-	return []string{"--snowflake-pat-file", p.file("pat")}, os.WriteFile(p.file("pat"), []byte(pat+"\n"), 0o600)
+	return []string{"--snowflake-pat-file", p.ownFile("pat")}, os.WriteFile(p.ownFile("pat"), []byte(pat+"\n"), 0o600)
 }
 
 // open starts an agent that reaches the endpoint by host.

@@ -213,14 +213,14 @@ func (r *registry) cut() {
 	}
 }
 
-// mostStalled returns the HTTP/2 stream whose received bytes have waited longest for a reader. It
-// returns nil if none has waited longer than d.
+// mostStalled returns the stream whose received bytes have waited longest for a reader, among
+// those whose exchange is Buffering. It returns nil if none has waited longer than d.
 func (r *registry) mostStalled(d time.Duration) (worst *Conn) {
 	since := exchange.Clock() - int64(d)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.streams {
-		if x, ok := c.x.(*exchange.Post); ok && x.StalledSince() > 0 && x.StalledSince() < since {
+		if x, ok := c.x.(exchange.Buffering); ok && x.StalledSince() > 0 && x.StalledSince() < since {
 			worst, since = c, x.StalledSince()
 		}
 	}

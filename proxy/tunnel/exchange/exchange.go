@@ -48,6 +48,13 @@ type Exchange interface {
 // HeaderGateway is in every response of a gateway, to distinguish it from those of an ingress.
 const HeaderGateway = "Culvert-Gateway"
 
+// A Buffering exchange holds bytes of the peer's that nobody has read yet, in memory that is not
+// the kernel's. The gateway ends its stream when memory runs out and nobody reads.
+type Buffering interface {
+	// StalledSince is the [Clock] since when something has waited for a reader, or 0.
+	StalledSince() int64
+}
+
 const (
 	// ChunkSize is the most that one Write should carry, in bytes. Larger chunks are no faster, and
 	// cost memory for each blocked writer.

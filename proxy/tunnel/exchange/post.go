@@ -42,7 +42,10 @@ type Post struct {
 	once     sync.Once
 }
 
-var _ Exchange = (*Post)(nil)
+var (
+	_ Exchange  = (*Post)(nil)
+	_ Buffering = (*Post)(nil)
+)
 
 // NewPost returns the exchange of a POST. The caller runs [Post.Send] at the agent's end, or
 // [Post.Receive] and [Post.Answer] at the gateway's. hangUp ends the HTTP exchange and is called
