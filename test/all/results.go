@@ -204,9 +204,13 @@ func (r *Results) total() (n counts) {
 func (r *Results) Failed() bool { return r.total().failed > 0 }
 
 // Skipped returns, by package, the names of the tests that were skipped or had a skipped subtest.
+// Checks are in no package.
 func (r *Results) Skipped() map[string][]string {
 	all := make(map[string][]string)
 	for name, s := range r.suites {
+		if name == checksName {
+			continue
+		}
 		for test, t := range s.leaves() {
 			top, _, _ := strings.Cut(test, "/")
 			if t.action == "skip" && !slices.Contains(all[name], top) {

@@ -85,6 +85,9 @@ func TestSkippedCheckIsReportedAndNoFailure(t *testing.T) {
 	if !strings.Contains(out.String(), "\nskipped checks govulncheck\nno such host\n") || !strings.HasSuffix(out.String(), "\n1 passed, 0 failed, 1 skipped\n") {
 		t.Errorf("Print:\n%s", out.String())
 	}
+	if again := r.Skipped(); len(again) > 0 {
+		t.Errorf("%v are to run again as tests", again)
+	}
 }
 
 func TestSkippedTestThatPassesLaterHasPassed(t *testing.T) {
