@@ -134,7 +134,7 @@ func (p *path) command(name string, flags ...string) *exec.Cmd {
 	if p.standIn == nil {
 		return exec.Command(p.binary, args...)
 	}
-	return hostsfile.Command(p.standIn.file("hosts"), p.binary, append(args, p.credentials...)...)
+	return hostsfile.Command(p.standIn.ownFile("hosts"), p.binary, append(args, p.credentials...)...)
 }
 
 // close stops the agent gracefully.
