@@ -224,10 +224,11 @@ func (p *platform) startGateway(t *testing.T) (gateways []instance) {
 		t.Fatal(err)
 	}
 	c := container(t, "50-gateway.sql", 1)
+	env := p.environment(t, c, filepath.Join(p.dir, "gateway")) // once: a gateway may be reading its files
 	for range 2 {
 		g := p.machine(t, "kafka-gateway")
 		cmd := hostsfile.Command(p.hosts(), binary, c.Args...)
-		cmd.Env = append(cmd.Env, p.environment(t, c, filepath.Join(p.dir, "gateway"))...)
+		cmd.Env = append(cmd.Env, env...)
 		g.process = p.start(t, g, cmd)
 		gateways = append(gateways, g)
 	}
