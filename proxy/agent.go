@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/backoff"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -62,9 +61,13 @@ type Agent struct {
 	// Listening, if set, is called once, when clients may connect, with the bootstrap addresses
 	// that were bound. Run waits until it returns.
 	Listening func(bootstrap []string)
+	// Answered, if set, is called once, after Listening, when a broker has answered through the
+	// upstream for the first time.
+	Answered func(Path)
 
 	// For tests.
-	headTimeout time.Duration // defaultHeadTimeout
+	ask         func(context.Context) error // probe
+	headTimeout time.Duration               // defaultHeadTimeout
 	without     without
 	listenOn    func(network, address string) (net.Listener, error) // as nodes.listen
 
@@ -76,22 +79,21 @@ type agentState struct {
 	nodes   nodes
 	finder  finder
 	clients clients
+	watch   brokerWatch
 	caps    atomic.Pointer[rewrite.Caps] // the API versions that the agent and its gateway support
 	reached atomic.Bool                  // the upstream has answered
 	saves   chan struct{}                // of capacity 1: holds an element when the state must be saved
 	limiter logLimiter
 }
 
-// Ready returns nil when clients may connect. It returns an error while no gateway (without a
-// tunnel: no broker) has answered since the start, and when the agent drains.
+// Ready returns nil while clients get answers from brokers. Otherwise the error says what is
+// missing: no gateway is reached, or no broker answers, or the agent drains.
 func (a *Agent) Ready() error {
-	switch {
-	case a.clients.isDraining():
+	if a.clients.isDraining() {
 		return errDraining
-	case !a.reached.Load():
-		return fmt.Errorf("%s has not answered yet", a.Upstream.name())
 	}
-	return nil
+	_, missing := a.watch.state()
+	return missing
 }
 
 // Tunnels returns which transport is used to each gateway, and why, by the gateway's URL. It
@@ -113,8 +115,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.restore()
 	var background sync.WaitGroup
 	background.Go(func() { a.saveState(ctx) })
-	firstTry := make(chan struct{})
-	background.Go(func() { a.contact(ctx, firstTry) })
+	firstTry, listening := make(chan struct{}), make(chan struct{})
+	background.Go(func() { a.contact(ctx, firstTry, listening) })
 	within(firstHelloTimeout, firstTry)
 	a.keepSpares()
 
@@ -126,6 +128,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.Listening != nil {
 		a.Listening(addresses)
 	}
+	close(listening)
 	<-ctx.Done()
 	a.clients.drain(a.DrainTimeout, stop)
 	background.Wait()
@@ -155,6 +158,7 @@ func (a *Agent) setUp(work context.Context) {
 	}
 	a.nodes.init()
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
+	a.setUpWatch()
 }
 
 // bind binds the bootstrap addresses, all or none of them. The caller closes them.
@@ -236,29 +240,15 @@ func (a *Agent) saveState(ctx context.Context) {
 	}
 }
 
-// contact says hello to the upstream until it answers or ctx is done. It closes tried after the
-// first try. Only the first failure is a warning: what keeps clients from brokers is reported on
-// their connections.
-func (a *Agent) contact(ctx context.Context, tried chan<- struct{}) {
-	for failures := 0; ; failures++ {
-		err := a.hello(ctx)
-		if failures == 0 {
-			close(tried)
-		}
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		level := slog.LevelWarn
-		if failures > 0 {
-			level = slog.LevelDebug
-		}
-		a.Logger.Log(ctx, level, "no answer yet, trying again", "upstream", a.Upstream.name(), "err", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(backoff.Delay(failures, 200*time.Millisecond, 30*time.Second)):
-		}
+// contact says hello to the upstream and closes tried. When the agent listens, it watches the
+// brokers until ctx is done. Why the hello failed is found again, and reported, by the watch.
+func (a *Agent) contact(ctx context.Context, tried chan<- struct{}, listening <-chan struct{}) {
+	if err := a.hello(ctx); err != nil {
+		a.Logger.Debug("no answer yet", "upstream", a.Upstream.name(), "err", err)
 	}
+	close(tried)
+	<-listening
+	a.watch.run(ctx)
 }
 
 // hello asks the upstream once whether it is there, and takes the nodes that it knows.

@@ -55,7 +55,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
 	c.epoch.Store(-1)
 	c.conn = newConn(nc, connSettings{
-		policy: c, report: reporter{a.Metrics, log, &a.limiter}, settingNames: a.Names, headTimeout: a.headTimeout, without: a.without,
+		policy: c, report: reporter{a.Metrics, log, &a.limiter, &a.watch}, settingNames: a.Names, headTimeout: a.headTimeout, without: a.without,
 	})
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
 )
@@ -66,6 +67,27 @@ func apiVersionsRequest(clientID string) []byte {
 
 func frameOf(request kmsg.Request, clientID string) []byte {
 	return kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, request, ownCorrelationID)
+}
+
+// askVersions asks the broker at the other end of c for its API versions, which brokers tell before
+// a login, and returns how long the answer took.
+func askVersions(ctx context.Context, c net.Conn, clientID string) (took time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	asked := time.Now()
+	err = askBroker(ctx, c, apiVersionsRequest(clientID), func(f *protocol.Flow, size int64) error { return f.PassThrough(size) })
+	if err != nil {
+		return 0, fmt.Errorf("ask broker at %s for its API versions: %w", c.RemoteAddr(), err)
+	}
+	return time.Since(asked), nil
+}
+
+// explainAnswer adds to an error of askVersions what an answer means that is not Kafka's.
+func explainAnswer(err error, names hints.Names) error {
+	if errors.Is(err, protocol.ErrForeign) {
+		return explainForeign(err, names)
+	}
+	return err
 }
 
 // askBroker writes request to c and calls read with the response: the next size bytes of f. Reads

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -51,7 +50,6 @@ type Brokers struct {
 	Names      hints.Names // of settings, in errors
 
 	next         atomic.Uint32                                          // index, before the modulo, of the bootstrap address to try first
-	answered     atomic.Bool                                            // a bootstrap broker has answered probe
 	dialIsAnswer bool                                                   // for tests: probe takes a connection for an answer
 	control      func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
 	loopback     loopback
@@ -108,30 +106,23 @@ func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// probe asks a bootstrap broker for its API versions, which brokers tell before a login. It sets
-// answered if one does. A connection alone proves little: the broker may require TLS, or a client
+// probe asks a bootstrap broker for its API versions, and returns its address and how long its
+// answer took. A connection alone proves little: the broker may require TLS, or a client
 // certificate that ours is not.
-func (b *Brokers) probe(ctx context.Context) error {
+func (b *Brokers) probe(ctx context.Context) (broker net.Addr, took time.Duration, err error) {
 	c, err := b.dialBootstrap(ctx)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	defer c.Close()
 	if b.dialIsAnswer {
-		b.answered.Store(true)
-		return nil
+		return c.RemoteAddr(), 0, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	err = askBroker(ctx, c, apiVersionsRequest("culvert-gateway"), func(*protocol.Flow, int64) error { return nil })
-	if errors.Is(err, protocol.ErrForeign) {
-		err = explainForeign(err, b.Names)
+	if took, err = askVersions(ctx, c, "culvert-gateway"); err != nil {
+		return nil, 0, explainAnswer(err, b.Names)
 	}
-	if err != nil {
-		return fmt.Errorf("ask broker at %s for its API versions: %w", c.RemoteAddr(), err)
-	}
-	b.answered.Store(true)
-	return nil
+	closeWrite(c)
+	return c.RemoteAddr(), took, nil
 }
 
 // dialled is how one dial of the bootstrap race ended.

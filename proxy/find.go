@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/culvert-proxy/culvert/rewrite"
 )
 
 // credentialsRetry is how long a cluster that requires credentials is not asked again. Without it,
@@ -54,7 +56,7 @@ func (f *finder) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
 	epoch := f.nodes.epoch()
-	request := brokersRequest("culvert-agent")
+	request := brokersRequest(ownClientID)
 	c, sent, err := f.upstream.dial(ctx, destination{onTicket: f.nodes.addTicket, first: request})
 	if err != nil {
 		return err
@@ -62,16 +64,25 @@ func (f *finder) ask(ctx context.Context) error {
 	defer c.Close()
 	cluster, brokers, err := askForBrokers(ctx, c, request[sent:])
 	if errors.Is(err, ErrUnanswered) {
-		f.askFrom.Store(time.Now().Add(credentialsRetry).Unix())
+		f.needsCredentials()
 		return errNeedsCredentials // a broker that requires a login closes the connection on any other request
 	}
 	if err != nil {
 		return err
 	}
+	err = f.learn(epoch, cluster, brokers)
+	closeWrite(c)
+	return err
+}
+
+// needsCredentials has the cluster not asked again for credentialsRetry.
+func (f *finder) needsCredentials() { f.askFrom.Store(time.Now().Add(credentialsRetry).Unix()) }
+
+// learn takes what a broker has answered to a request of our own, which was made in epoch.
+func (f *finder) learn(epoch int, cluster string, brokers []rewrite.Broker) error {
 	_, dropped, err := f.nodes.learn(epoch, cluster, brokers)
 	if dropped != "" {
 		f.dropped(dropped, cluster)
 	}
-	closeWrite(c)
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,6 +51,8 @@ type Gateway struct {
 	Metrics *metrics.Metrics
 	Logger  *slog.Logger // nil: discard
 	Names   hints.Names  // of settings, in what agents are told
+	// Answered, if set, is called once, when a bootstrap broker has answered for the first time.
+	Answered func(broker net.Addr, took time.Duration)
 
 	// For tests.
 	without    without
@@ -66,12 +67,14 @@ type gatewayState struct {
 	tickets issuer
 	targets brokerDialer
 	relays  relays
+	watch   brokerWatch
 	limiter logLimiter
 }
 
 // Ready returns nil when agents may connect. It returns an error until a broker has answered once,
-// and when the gateway drains. Later failures of brokers do not count: each stream then reports why
-// it failed, while an ingress without a ready gateway would only say that there is none.
+// and when the gateway drains. That brokers do not answer later is what Missing says: each stream
+// then reports why it failed, while an ingress without a ready gateway would only say that there is
+// none.
 //
 // A draining gateway that has QUIC connections stays ready for up to half of DrainTimeout:
 // Kubernetes stops routing UDP to a pod when the pod is not ready. Agents that connect meanwhile
@@ -81,10 +84,17 @@ func (g *Gateway) Ready() error {
 	switch {
 	case !draining.IsZero() && (server.QUICConns() == 0 || server.Drained() || time.Since(draining) >= g.DrainTimeout/2):
 		return errDraining
-	case !g.Brokers.answered.Load():
-		return fmt.Errorf("no bootstrap broker has answered yet: %v", g.Brokers.Bootstrap)
+	}
+	if ever, missing := g.watch.state(); !ever {
+		return missing
 	}
 	return nil
+}
+
+// Missing returns why no bootstrap broker answers; nil means that one does.
+func (g *Gateway) Missing() error {
+	_, missing := g.watch.state()
+	return missing
 }
 
 // Run serves streams from both listeners until ctx is done. Then it drains and returns nil. It
@@ -96,6 +106,8 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	signer := newSigner(g.TicketKeys)
 	g.tickets = issuer{signer: signer, relayed: &relayedNodes{changed: g.Metrics.SetNodes}, metrics: g.Metrics, log: g.Logger, limiter: &g.limiter}
 	g.targets = brokerDialer{g.Brokers, signer, g.Metrics, g.Names}
+	g.watch.ask, g.watch.every, g.watch.early, g.watch.log = g.probe, checkEveryGateway, make(chan struct{}, 1), g.Logger
+	g.watch.lost = "no bootstrap broker answers"
 	reviewed := rewrite.Reviewed()
 	server := &tunnel.Server{
 		Authenticate: g.Authenticate,
@@ -120,7 +132,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	defer background.Wait()
 	reaching, stop := context.WithCancel(ctx)
 	defer stop()
-	background.Go(func() { g.reach(reaching) })
+	background.Go(func() { g.watch.run(reaching) })
 	background.Go(func() { g.watchCredentials(reaching) })
 	defer tcp.Close()
 	if udp != nil {
@@ -164,22 +176,13 @@ func withPeer(log *slog.Logger, p tunnel.Peer) *slog.Logger {
 	return log.With("client_addr", p.Addr, "identity", p.Identity, "transport", p.Transport)
 }
 
-// reach asks bootstrap brokers until one has answered or ctx is done. It makes the gateway ready.
-func (g *Gateway) reach(ctx context.Context) {
-	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		err := g.Brokers.probe(ctx)
-		if err == nil {
-			return
-		}
-		if ctx.Err() == nil {
-			g.limiter.warn(g.Logger, "no bootstrap broker has answered, trying again", "", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
+// probe asks a bootstrap broker once.
+func (g *Gateway) probe(ctx context.Context) error {
+	broker, took, err := g.Brokers.probe(ctx)
+	if ever, _ := g.watch.state(); err == nil && !ever && g.Answered != nil {
+		g.Answered(broker, took)
 	}
+	return err
 }
 
 // serve dials the broker of one stream, and relays until the stream has ended.
@@ -189,6 +192,9 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	if refused != nil {
 		g.limiter.warn(log, "stream refused", string(refused.Code), "err", refused)
 		g.Metrics.Closed(metrics.CloseDial)
+		if refused.Code == tunnel.CodeDial {
+			g.watch.reset()
+		}
 		t.Reset(refused)
 		return
 	}
@@ -197,7 +203,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	defer g.Metrics.Stream(peer.Transport)()
 	c := newConn(t, connSettings{
 		policy:       g.tickets.on(t),
-		report:       reporter{g.Metrics, log, &g.limiter},
+		report:       reporter{g.Metrics, log, &g.limiter, &g.watch},
 		settingNames: g.Names,
 		headTimeout:  defaultHeadTimeout,
 		without:      g.without,

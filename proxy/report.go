@@ -14,12 +14,19 @@ type reporter struct {
 	metrics *metrics.Metrics
 	log     *slog.Logger // with the connection's attributes
 	limiter *logLimiter  // shared by all connections of a process
+	watch   *brokerWatch // the same
 }
 
 // closed reports how a connection ended. It is a warning if an operator may be able to do something
 // about it.
 func (r *reporter) closed(end outcome) {
 	r.metrics.Closed(end.cause)
+	switch end.cause {
+	case metrics.CloseDial, metrics.CloseTunnelCut, metrics.CloseBrokerReset:
+		r.watch.reset()
+	case metrics.CloseBrokerFIN: // of an idle connection, or of a broker that stops
+		r.watch.suspect()
+	}
 	var refused *refusal
 	switch kind := end.cause.String(); {
 	case errors.As(end.err, &refused):

@@ -75,7 +75,7 @@ func TestAGatewayDialsOnlyWhatABrokerNamed(t *testing.T) {
 			gateway := startGateway(t, []string{broker}, func(g *Gateway) {
 				g.TicketKeys = keysOf("the gateway's key")
 				g.Brokers.Resolver, g.Brokers.Metrics = resolver, g.Metrics
-				answered = g.Brokers.answered.Load
+				answered = func() bool { return g.Ready() == nil }
 			})
 			up := tunnelTo(t, gateway.address, transport)
 			defer up.close()

@@ -22,6 +22,9 @@ type Upstream interface {
 	hello(ctx context.Context) (tunnel.Welcome, error)
 	// states returns which transport is used to each gateway, by URL.
 	states() map[string]tunnel.State
+	// onChange has f called when there is no transport any more to a gateway. It is called before
+	// all others; f must not block.
+	onChange(f func())
 	// spare sets how many streams to open ahead of dials. A direct upstream ignores it.
 	spare(n int)
 	// name identifies the upstream in logs and in the state file.
@@ -136,6 +139,20 @@ func (t *tunnels) states() map[string]tunnel.State {
 	return all
 }
 
+func (t *tunnels) onChange(f func()) {
+	for _, g := range t.gateways {
+		told := g.OnState
+		g.OnState = func(s tunnel.State) {
+			if told != nil {
+				told(s)
+			}
+			if s.Transport == "" {
+				f()
+			}
+		}
+	}
+}
+
 // spare opens streams to the first gateway only: the others are used when it fails.
 func (t *tunnels) spare(n int) { t.gateways[0].SetSpares(n) }
 
@@ -176,6 +193,8 @@ func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int,
 }
 
 func (d direct) spare(int) {}
+
+func (d direct) onChange(func()) {}
 
 func (d direct) states() map[string]tunnel.State { return nil }
 

@@ -15,7 +15,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// startCulvert starts an agent or a gateway and returns when it is ready for clients.
+// startCulvert starts an agent or a gateway and returns when it accepts connections. What is behind
+// it may not be there yet.
 func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -27,7 +28,7 @@ func startCulvert(ctx context.Context, cmd *exec.Cmd) (*proc.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.Output().WaitLine(ctx, "ready"); err != nil {
+	if _, err := p.Output().WaitLine(ctx, "listening"); err != nil {
 		p.Kill()
 		return nil, fmt.Errorf("start culvert %s: %w", strings.Join(cmd.Args[1:], " "), err)
 	}

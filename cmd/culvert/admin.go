@@ -81,7 +81,7 @@ func (s *admin) serve(ctx context.Context, failed context.CancelCauseFunc, serve
 	served <- err
 }
 
-// String is what the line with "ready" says of the listener.
+// String is what the line with "listening" says of the listener.
 func (s *admin) String() string {
 	if s == nil {
 		return "no admin listener"

@@ -57,12 +57,38 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	agent.Listening = func(bootstrap []string) {
-		a.say(fmt.Sprintf("culvert agent ready: bootstrap %s, brokers from port %d, %s, %s",
+		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d, %s, %s",
 			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.destination(), admin))
 	}
+	agent.Answered = func(p proxy.Path) { a.say("culvert agent ready: " + readyText(p)) }
 	err = admin.during(ctx, agent.Run)
 	if le, ok := errors.AsType[*proxy.ListenError](err); ok {
 		return listenFailed(le.Err, le.Address, "--listen")
 	}
 	return err
+}
+
+// maxNodesShown bounds the brokers that the line with "ready" lists.
+const maxNodesShown = 32
+
+// readyText says which cluster answered, where its brokers are for clients, and how it was reached.
+// What is not known is said too.
+func readyText(p proxy.Path) string {
+	cluster, brokers := "cluster "+p.ClusterID, make([]string, 0, maxNodesShown)
+	if p.ClusterID == "" {
+		cluster = "a broker answered; cluster not known before a client logs in"
+	}
+	for _, n := range p.Nodes[:min(len(p.Nodes), maxNodesShown)] {
+		brokers = append(brokers, fmt.Sprintf("broker %d at %s", n.ID, n.Address))
+	}
+	switch more := len(p.Nodes) - len(brokers); {
+	case more > 0:
+		brokers = append(brokers, fmt.Sprintf("%d more brokers", more))
+	case len(brokers) == 0 && p.ClusterID != "":
+		brokers = append(brokers, "brokers not known before a client asks for them")
+	}
+	how := []string{cluster}
+	how = append(how, brokers...)
+	how = append(how, "over "+p.Transport, fmt.Sprintf("round trip %v", roundDuration(p.RoundTrip)))
+	return strings.Join(how, ", ")
 }

@@ -59,8 +59,8 @@ func (a *app) report(err error) int {
 	return exitFailed
 }
 
-// say writes one line for people, whatever --log-level is: scripts and tests wait for the line with
-// "ready".
+// say writes one line for people, whatever --log-level is: scripts and tests wait for the lines with
+// "listening" and "ready".
 func (a *app) say(line string) {
 	if a.json {
 		a.recorder().Info(line)

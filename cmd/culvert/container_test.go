@@ -36,10 +36,12 @@ func TestWithJSONEveryLineIsARecord(t *testing.T) {
 	cert, key := certificate(t)
 	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--token-file", tokens, "--listen", "127.0.0.1:0",
 		"--tls-cert-file", cert, "--tls-key-file", key, "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug")
-	line := gateway.ready()
+	line := gateway.listening()
 	agent := start(t, "agent", "--gateway-url", "https://"+find(t, `listening on (127\.0\.0\.1:\d+)`, line), "--gateway-ca-file", cert, "--token-file", tokens,
 		"--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "none", "--log-format", "json", "--log-level", "error")
-	roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.ready()))
+	roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.listening()))
+	agent.ready()
+	gateway.ready()
 	scanner, err := net.Dial("tcp", find(t, `listening on (127\.0\.0\.1:\d+)`, line))
 	if err != nil {
 		t.Fatal(err)
@@ -51,14 +53,16 @@ func TestWithJSONEveryLineIsARecord(t *testing.T) {
 		if code := p.stop(); code != 0 {
 			t.Errorf("%s ended with %d", name, code)
 		}
-		ready := 0
+		listening, ready := 0, 0
 		for _, r := range records(t, p) {
-			if strings.HasPrefix(r["msg"].(string), "culvert "+name+" ready: ") {
+			if msg := r["msg"].(string); listeningLine.MatchString(msg) {
+				listening++
+			} else if strings.HasPrefix(msg, "culvert "+name+" ready: ") {
 				ready++
 			}
 		}
-		if ready != 1 {
-			t.Errorf("%s said ready in %d records, want one:\n%s", name, ready, p.text())
+		if listening != 1 || ready != 1 {
+			t.Errorf("%s said listening in %d records and ready in %d, want one of each:\n%s", name, listening, ready, p.text())
 		}
 	}
 	failed := start(t, "gateway", "--bootstrap", "127.0.0.1:1", "--token-file", tokens, "--listen", "127.0.0.1:0",
@@ -77,8 +81,8 @@ func TestWithJSONEveryLineIsARecord(t *testing.T) {
 // pages and their index.
 func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 	broker := cluster(t)
-	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", ":0").ready()
-	agent := start(t, "agent", "--gateway-url", "tcp://"+broker, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "0.0.0.0:0").ready()
+	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", ":0").listening()
+	agent := start(t, "agent", "--gateway-url", "tcp://"+broker, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "0.0.0.0:0").listening()
 	for name, line := range map[string]string{"gateway": gateway, "agent": agent} {
 		admin := "http://127.0.0.1:" + find(t, `admin http://\S+:(\d+)`, line)
 		await(t, name+" to be ready", func() bool {
@@ -100,9 +104,9 @@ func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 func TestTheAdminListenerAnswersToNamesThatItWasGiven(t *testing.T) {
 	broker := cluster(t)
 	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-		"--admin-host", "gw-1.example", "--admin-host", "gw.example").ready()
+		"--admin-host", "gw-1.example", "--admin-host", "gw.example").listening()
 	agent := start(t, "agent", "--gateway-url", "tcp://"+broker, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0",
-		"--config", write(t, "admin-host: [gw-1.example, gw.example]")).ready()
+		"--config", write(t, "admin-host: [gw-1.example, gw.example]")).listening()
 	for end, line := range map[string]string{"gateway": gateway, "agent": agent} {
 		admin := find(t, `admin (http://\S+:\d+)`, line)
 		for host, want := range map[string]int{"localhost": 200, "127.0.0.1:1": 200, "gw-1.example": 200, "gw.example:9464": 200, "evil.example": 403} {
@@ -129,9 +133,9 @@ func TestRevokeStreamsEndsWhatATokenOpened(t *testing.T) {
 	tokens := write(t, "agent=one\nother=two\n")
 	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--listen", "127.0.0.1:0", "--admin-listen", "none",
 		"--tls-cert-file", certFile, "--tls-key-file", keyFile, "--token-file", tokens, "--revoke-streams")
-	agent := start(t, "agent", "--gateway-url", "https://"+find(t, `listening on (\S+:\d+)`, gateway.ready()), "--gateway-ca-file", certFile,
+	agent := start(t, "agent", "--gateway-url", "https://"+find(t, `listening on (\S+:\d+)`, gateway.listening()), "--gateway-ca-file", certFile,
 		"--token-file", write(t, "one"), "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "none", "--transport", "ws")
-	c, err := net.Dial("tcp", find(t, `bootstrap (\S+:\d+)`, agent.ready()))
+	c, err := net.Dial("tcp", find(t, `bootstrap (\S+:\d+)`, agent.listening()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +174,7 @@ func stuckGateway(t *testing.T, args ...string) (gateway *process, admin string)
 	tokens := write(t, "laptop=0123456789abcdef\n")
 	gateway = start(t, append([]string{"gateway", "--bootstrap", flood(t), "--token-file", tokens, "--listen", "127.0.0.1:0",
 		"--admin-listen", "127.0.0.1:0"}, args...)...)
-	line := gateway.ready()
+	line := gateway.listening()
 	address, admin := find(t, `listening on (127\.0\.0\.1:\d+)`, line), find(t, `admin (http://\S+)`, line)
 	await(t, "the gateway to be ready", func() bool {
 		code, _ := get(t, admin+"/readyz")

@@ -262,7 +262,7 @@ func (b *testbed) startAgent(ctx context.Context) error {
 	}
 }
 
-// untilReady waits until the gateway has answered the agent; the error says why not.
+// untilReady waits until a broker has answered the agent; the error says why not.
 func untilReady(ctx context.Context, agent *proxy.Agent) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

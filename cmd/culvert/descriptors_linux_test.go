@@ -24,11 +24,11 @@ func TestAnEndWithoutDescriptorsRecovers(t *testing.T) {
 				tokens := write(t, "laptop=0123456789abcdef\n")
 				gateway := start(t, "gateway", "--bootstrap", broker, "--token-file", tokens, "--listen", "127.0.0.1:0",
 					"--tls-cert-file", cert, "--tls-key-file", key, "--admin-listen", "127.0.0.1:0")
-				line := gateway.ready()
+				line := gateway.listening()
 				door, admin := find(t, `listening on (127\.0\.0\.1:\d+)`, line), find(t, `admin (http://\S+)$`, line)
 				agent := start(t, "agent", "--gateway-url", "https://"+door, "--gateway-ca-file", cert, "--token-file", tokens,
 					"--transport", transport, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
-				line = agent.ready()
+				line = agent.listening()
 				bootstrap := find(t, agentLine, line)
 				victim, crowd := gateway, door
 				if exhausted == "agent" {

@@ -97,18 +97,21 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: gateway.Ready, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: gateway.Ready, Missing: gateway.Missing, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
 		closeAll(tcp, udp)
 		return err
 	}
-	a.say(fmt.Sprintf("culvert gateway ready: listening on %s (%s), bootstrap %s, %s",
+	a.say(fmt.Sprintf("culvert gateway listening on %s (%s), bootstrap %s, %s",
 		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), admin))
+	gateway.Answered = func(broker net.Addr, took time.Duration) {
+		a.say(fmt.Sprintf("culvert gateway ready: the broker at %v answered in %v", broker, roundDuration(took)))
+	}
 	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 }
 
-// transports is what the line with "ready" says that agents may use. Without a certificate there is
+// transports is what the line with "listening" says that agents may use. Without a certificate there is
 // no h3, which needs TLS.
 func (f *gatewayFlags) transports() string {
 	if f.TLSCertFile == "" {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
@@ -28,7 +29,7 @@ type commonFlags struct {
 	// info is the life of the process, about ten lines from start to ready. Steady traffic logs
 	// nothing at it.
 	LogLevel  string `group:"Common" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
-	LogFormat string `group:"Common" placeholder:"FORMAT" help:"text or json. Unset: text on a terminal, else json. If json is set, everything on stderr is JSON, including errors and the line with ready."`
+	LogFormat string `group:"Common" placeholder:"FORMAT" help:"text or json. Unset: text on a terminal, else json. If json is set, everything on stderr is JSON, including errors and the lines with listening and ready."`
 }
 
 // logger writes to w, which is stderr. People read a terminal, so it gets text; a file or a pipe is
@@ -53,12 +54,30 @@ func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
 // line. It writes addresses as they are written elsewhere, and adds to an error its hints.
 func makePrintable(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
+	case slog.KindDuration: // the JSON handler would write nanoseconds
+		return slog.String(a.Key, roundDuration(a.Value.Duration()).String())
 	case slog.KindString:
 		return printableString(a)
 	case slog.KindAny:
 		return printableAny(a)
 	}
 	return a
+}
+
+// roundDuration rounds to what a person reads: a second for minutes, and about three digits of what
+// is shorter.
+func roundDuration(d time.Duration) time.Duration {
+	switch magnitude := d.Abs(); {
+	case magnitude >= 10*time.Second:
+		return d.Round(time.Second)
+	case magnitude >= time.Second:
+		return d.Round(10 * time.Millisecond)
+	case magnitude >= 10*time.Millisecond:
+		return d.Round(time.Millisecond)
+	case magnitude >= time.Millisecond:
+		return d.Round(10 * time.Microsecond)
+	}
+	return d.Round(time.Microsecond)
 }
 
 // printableString bounds messages and values: a peer must not fill a log with one line.

@@ -87,7 +87,7 @@ func (p *agentPlan) close() {
 	}
 }
 
-// destination says where the agent connects to, for the line with "ready".
+// destination says where the agent connects to, for the line with "listening".
 func (p *agentPlan) destination() string {
 	if len(p.gateways) == 0 {
 		return "brokers at " + strings.Join(p.brokers, ", ")

@@ -40,13 +40,17 @@ const (
 	stopTimeout  = 30 * time.Second // longer than the default of --drain-timeout
 )
 
-// readyLine matches the word ready, but not "already in use".
-var readyLine = regexp.MustCompile(`\bready\b`)
+// The lines that an end prints when its sockets are open, and when a broker has answered it.
+var (
+	listeningLine = regexp.MustCompile(`culvert \w+ listening\b`)
+	readyLine     = regexp.MustCompile(`culvert \w+ ready: `)
+)
 
 // process is a culvert that a test has started.
 type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
+	open chan string // the line with listening, then closed with stderr
 	said chan string // the line with ready, then closed with stderr
 	done chan struct{}
 
@@ -57,7 +61,7 @@ type process struct {
 // start starts culvert with its own home directory. It is killed when the test ends.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command("culvert", args...), said: make(chan string, 1), done: make(chan struct{})}
+	p := &process{t: t, cmd: exec.Command("culvert", args...), open: make(chan string, 1), said: make(chan string, 1), done: make(chan struct{})}
 	home := t.TempDir()
 	p.cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, "LocalAppData="+home)
 	pipe, err := p.cmd.StderrPipe()
@@ -85,13 +89,17 @@ func (p *process) listen(pipe io.Reader) {
 		p.mu.Lock()
 		p.stderr.WriteString(lines.Text() + "\n")
 		p.mu.Unlock()
-		if readyLine.MatchString(lines.Text()) {
+		for line, seen := range map[*regexp.Regexp]chan string{listeningLine: p.open, readyLine: p.said} {
+			if !line.MatchString(lines.Text()) {
+				continue
+			}
 			select {
-			case p.said <- lines.Text():
+			case seen <- lines.Text():
 			default: // a second one: the test counts them
 			}
 		}
 	}
+	close(p.open)
 	close(p.said)
 	p.cmd.Wait()
 }
@@ -115,17 +123,28 @@ func (p *process) says(pattern string) {
 	}
 }
 
+// listening waits for the line with "listening".
+func (p *process) listening() string {
+	p.t.Helper()
+	return p.await("listening", p.open)
+}
+
 // ready waits for the line with "ready".
 func (p *process) ready() string {
 	p.t.Helper()
+	return p.await("ready", p.said)
+}
+
+func (p *process) await(what string, line <-chan string) string {
+	p.t.Helper()
 	select {
-	case line, ok := <-p.said:
+	case line, ok := <-line:
 		if ok {
 			return line
 		}
-		p.t.Fatalf("culvert ended before it was ready: %s", p.text())
+		p.t.Fatalf("culvert ended before it was %s: %s", what, p.text())
 	case <-time.After(readyTimeout):
-		p.t.Fatalf("culvert is not ready after %v: %s", readyTimeout, p.text())
+		p.t.Fatalf("culvert is not %s after %v: %s", what, readyTimeout, p.text())
 	}
 	return ""
 }
@@ -270,7 +289,7 @@ func get(t *testing.T, url string) (code int, body string) {
 	return response.StatusCode, string(b)
 }
 
-const agentLine = `^culvert agent ready: bootstrap (127\.0\.0\.1:\d+), brokers from port \d+, .+, admin http://127\.0\.0\.1:\d+$`
+const agentLine = `^culvert agent listening: bootstrap (127\.0\.0\.1:\d+), brokers from port \d+, .+, admin http://127\.0\.0\.1:\d+$`
 
 func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 	needSignals(t)
@@ -281,13 +300,20 @@ func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 			tokens := write(t, "laptop=0123456789abcdef\n")
 			gateway := start(t, "gateway", "--bootstrap", broker, "--token-file", tokens, "--listen", "127.0.0.1:0",
 				"--tls-cert-file", cert, "--tls-key-file", key, "--admin-listen", "127.0.0.1:0")
-			line := gateway.ready()
-			address := find(t, `^culvert gateway ready: listening on (127\.0\.0\.1:\d+) \(h3, ws, h2\), bootstrap 127\.0\.0\.1:\d+, admin http://`, line)
+			line := gateway.listening()
+			address := find(t, `^culvert gateway listening on (127\.0\.0\.1:\d+) \(h3, ws, h2\), bootstrap 127\.0\.0\.1:\d+, admin http://`, line)
 			gatewayAdmin := find(t, `admin (http://\S+)$`, line)
+			find(t, `^(culvert gateway ready: the broker at `+regexp.QuoteMeta(broker)+` answered in \S+s)$`, gateway.ready())
 
+			base := freePort(t)
 			agent := start(t, "agent", "--gateway-url", "https://"+address, "--gateway-ca-file", cert, "--token-file", tokens,
-				"--transport", transport, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
-			line = agent.ready()
+				"--transport", transport, "--listen", "127.0.0.1:0", "--broker-port-base", base, "--admin-listen", "127.0.0.1:0")
+			line = agent.listening()
+			uses := transport
+			if transport == "auto" {
+				uses = "h3"
+			}
+			find(t, `^culvert agent ready: (cluster \S+, broker 0 at 127\.0\.0\.1:`+base+`, over `+uses+`, round trip \S+s)$`, agent.ready())
 			roundTrip(t, find(t, agentLine, line))
 
 			agentAdmin := find(t, `admin (http://\S+)$`, line)
@@ -302,10 +328,6 @@ func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 			if _, body := get(t, agentAdmin+"/metrics"); !regexp.MustCompile(`culvert_tunnel_dials_total{result="ok",transport="\w+"} [1-9]`).MatchString(body) {
 				t.Error("the agent counts no dial of the gateway")
 			}
-			uses := transport
-			if transport == "auto" {
-				uses = "h3"
-			}
 			if code, body := get(t, agentAdmin+"/tunnel"); code != http.StatusOK || !strings.Contains(body, `"https://`+address+`"`) || !strings.Contains(body, `"transport": "`+uses+`"`) {
 				t.Errorf("/tunnel: %d %s", code, body)
 			}
@@ -316,8 +338,10 @@ func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 				if code := p.stop(); code != 0 {
 					t.Errorf("%s ended with %d after SIGTERM, want 0", name, code)
 				}
-				if n := len(readyLine.FindAllString(p.text(), -1)); n != 1 {
-					t.Errorf("%s said ready %d times, want once:\n%s", name, n, p.text())
+				for _, line := range []*regexp.Regexp{listeningLine, readyLine} {
+					if n := len(line.FindAllString(p.text(), -1)); n != 1 {
+						t.Errorf("%s said %q %d times, want once:\n%s", name, line, n, p.text())
+					}
 				}
 				if strings.Contains(p.text(), "0123456789abcdef") {
 					t.Errorf("%s showed the token:\n%s", name, p.text())
@@ -330,7 +354,7 @@ func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 func TestWithoutATunnelTheAgentDialsTheBrokers(t *testing.T) {
 	agent := start(t, "agent", "--gateway-url", "tcp://"+cluster(t), "--listen", "127.0.0.1:0",
 		"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
-	roundTrip(t, find(t, agentLine, agent.ready()))
+	roundTrip(t, find(t, agentLine, agent.listening()))
 }
 
 // One certificate, for 127.0.0.1, is presented and trusted on each hop, in both directions where a
@@ -353,16 +377,16 @@ func TestEachHopIsTLSWithItsOwnFiles(t *testing.T) {
 	client := kgo.DialTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots})
 
 	direct := start(t, slices.Concat([]string{"agent", "--gateway-url", "tcp://" + broker}, toBrokers, toClients)...)
-	roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, direct.ready()), client)
+	roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, direct.listening()), client)
 	direct.stop()
 
 	gateway := start(t, slices.Concat([]string{"gateway", "--bootstrap", broker, "--listen", "127.0.0.1:0", "--admin-listen", "none",
 		"--tls-cert-file", cert, "--tls-key-file", key, "--client-ca-file", cert}, toBrokers)...)
-	url := "https://" + find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.ready())
+	url := "https://" + find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.listening())
 	for _, transport := range []string{"ws", "h3", "h2"} {
 		agent := start(t, slices.Concat([]string{"agent", "--gateway-url", url, "--transport", transport, "--gateway-ca-file", cert,
 			"--gateway-cert-file", cert, "--gateway-key-file", key}, toClients)...)
-		roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.ready()), client)
+		roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.listening()), client)
 		agent.stop()
 	}
 	anonymous := start(t, slices.Concat([]string{"agent", "--gateway-url", url, "--gateway-ca-file", cert}, toClients)...)
@@ -421,7 +445,7 @@ func TestAnAnswerThatIsNotAGatewaysIsLoggedWithAHint(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			agent := start(t, append([]string{"agent", "--gateway-url", page.URL, "--listen", "127.0.0.1:0",
 				"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0", "--log-format", "text"}, args...)...)
-			line := agent.ready()
+			line := agent.listening()
 			agent.says(`level=WARN .* err=".+" hint=".+"`)
 			if code, body := get(t, find(t, `admin (http://\S+)$`, line)+"/readyz"); code != http.StatusServiceUnavailable {
 				t.Errorf("/readyz: %d %s", code, body)
@@ -440,7 +464,7 @@ func TestTheSecondSignalDoesNotWaitForClients(t *testing.T) {
 	needSignals(t)
 	agent := start(t, "agent", "--gateway-url", "tcp://"+cluster(t), "--listen", "127.0.0.1:0",
 		"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0")
-	line := agent.ready()
+	line := agent.listening()
 	admin := find(t, `admin (http://\S+)$`, line)
 	client, err := kgo.NewClient(kgo.SeedBrokers(find(t, agentLine, line)), kgo.ConsumeTopics("records"),
 		kgo.FetchMaxWait(stopTimeout), kgo.FetchMinBytes(1<<20))

@@ -154,7 +154,7 @@ func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 	tokens := write(t, "laptop=0123456789abcdef\n")
 	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--token-file", tokens, "--listen", "127.0.0.1:0", "--admin-listen", "none",
 		"--allow-user", snowflakeUser)
-	s := newSnow(t, find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.ready()))
+	s := newSnow(t, find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.listening()))
 	t.Setenv("HTTPS_PROXY", s.proxy)
 	t.Setenv("NO_PROXY", "")
 	s.register(nil)
@@ -166,7 +166,7 @@ func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 		"--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0", "--log-level", "debug", "--log-format", "text",
 	}
 	agent := start(t, flags...)
-	line := agent.ready()
+	line := agent.listening()
 	bootstrap, admin := find(t, `bootstrap (127\.0\.0\.1:\d+)`, line), find(t, `admin (http://\S+)$`, line)
 
 	// The key is not registered yet: said with its fingerprint, and waited for.
@@ -222,14 +222,14 @@ func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 func TestANewPATIsUsedAtOnce(t *testing.T) {
 	tokens := write(t, "laptop=0123456789abcdef\n")
 	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--token-file", tokens, "--listen", "127.0.0.1:0", "--admin-listen", "none")
-	s := newSnow(t, find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.ready()))
+	s := newSnow(t, find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.listening()))
 	t.Setenv("HTTPS_PROXY", s.proxy)
 	t.Setenv("NO_PROXY", "")
 	pat := write(t, "pat-that-has-been-revoked\n")
 	agent := start(t, "agent", "--gateway-url", "https://"+snowflakeEndpoint, "--gateway-ca-file", s.ca, "--token-file", tokens,
 		"--snowflake-pat-file", pat, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0",
 		"--log-level", "debug", "--log-format", "text")
-	line := agent.ready()
+	line := agent.listening()
 	agent.says(`level=WARN .*the Snowflake ingress does not accept the programmatic access token \(401 Unauthorized, ERROR_INVALID_TOKEN, .*request id .*SHOW USER PROGRAMMATIC ACCESS TOKENS`)
 	fresh := s.account.NewPAT(snowflakeUser, "Kafka", time.Hour)
 	if err := os.WriteFile(pat, []byte(fresh), 0o600); err != nil {
@@ -268,7 +268,7 @@ func TestTheAgentWarnsOfCredentialsForOtherHosts(t *testing.T) {
 			flags = append(flags, "--gateway-url", gateway)
 		}
 		agent := start(t, flags...)
-		agent.ready()
+		agent.listening()
 		for _, host := range test.warned {
 			agent.says(regexp.QuoteMeta(warning+host) + `(\s|$)`)
 		}

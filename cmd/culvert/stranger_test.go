@@ -340,7 +340,7 @@ func TestAnAgentLogsNothingRaw(t *testing.T) {
 					args = append(args, flags...)
 				}
 				agent := start(t, args...)
-				line := agent.ready()
+				line := agent.listening()
 				askForNodes(t, find(t, `bootstrap (\S+:\d+)`, line))
 				admin := find(t, `admin (http://[\d.:]+)`, line)
 				for _, page := range []string{"/tunnel", "/readyz", "/metrics"} {
@@ -364,7 +364,7 @@ func TestAGatewayLogsNothingRaw(t *testing.T) {
 		gateway := start(t, "gateway", "--bootstrap", serveConns(t, nil, brokerSays), "--listen", "127.0.0.1:0", "--admin-listen", "none",
 			"--tls-cert-file", certFile, "--tls-key-file", keyFile, "--client-ca-file", caFile, "--token-file", write(t, "one=1"),
 			"--log-format", format, "--log-level", "debug")
-		address := find(t, `listening on (\S+:\d+)`, gateway.ready())
+		address := find(t, `listening on (\S+:\d+)`, gateway.listening())
 		config := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}}
 		for _, header := range []string{
 			"Sf-Context-Current-User: \x1b\u202e\u009b\x9bBOB" + strings.Repeat("A", 8<<10),

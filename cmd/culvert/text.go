@@ -11,7 +11,7 @@ import (
 const helpWidth = 80
 
 // maxMessage is the most bytes of a line for people and of a log message. It is large because the
-// line with "ready" lists every bootstrap address.
+// line with "listening" lists every bootstrap address.
 const maxMessage = 64 << 10
 
 // wrap breaks text into lines of at most helpWidth columns, each after indent.

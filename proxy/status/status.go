@@ -42,6 +42,10 @@ type Server struct {
 	// is called concurrently and must not block. Nil means always ready.
 	Ready func() error
 
+	// Missing returns what does not work although the process is ready; nil means that all works.
+	// It is called as Ready is. Nil means that there is nothing to say.
+	Missing func() error
+
 	// Tunnel returns the state of the transports to the gateways, to encode as JSON. It is called
 	// concurrently. Nil means that there is no such page. The page contains addresses: leave it out
 	// if the listener is open to others.
@@ -152,6 +156,12 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	if err := s.Ready(); err != nil {
 		text(w, http.StatusServiceUnavailable, printable.Text(err.Error(), printable.Record))
 		return
+	}
+	if s.Missing != nil {
+		if err := s.Missing(); err != nil {
+			text(w, http.StatusOK, "ready, but "+printable.Text(err.Error(), printable.Record))
+			return
+		}
 	}
 	text(w, http.StatusOK, "ready")
 }

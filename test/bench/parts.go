@@ -57,10 +57,10 @@ func announce(out io.Writer, listeners []net.Listener) {
 	for _, ln := range listeners {
 		addresses = append(addresses, ln.Addr().String())
 	}
-	fmt.Fprintln(out, "ready", strings.Join(addresses, ","))
+	fmt.Fprintln(out, "listening", strings.Join(addresses, ","))
 }
 
-// start starts a process and returns the line in which it reported that it is ready.
+// start starts a process and returns the line in which it reported where it listens.
 func (p *parts) start(at *netns.Namespace, name string, args ...string) (*proc.Process, string, error) {
 	s, err := proc.Start(at.Enter(exec.Command(name, args...)))
 	if err != nil {
@@ -69,7 +69,7 @@ func (p *parts) start(at *netns.Namespace, name string, args ...string) (*proc.P
 	p.started = append(p.started, s)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	line, err := s.Output().WaitLine(ctx, "ready")
+	line, err := s.Output().WaitLine(ctx, "listening")
 	if err != nil {
 		return nil, "", fmt.Errorf("start %s: %w", strings.Join(args, " "), err)
 	}
@@ -83,7 +83,7 @@ func (p *parts) startSelf(at *netns.Namespace, args ...string) (*proc.Process, [
 		return nil, nil, err
 	}
 	s, line, err := p.start(at, self, append(args, p.wan.listen(at)...)...)
-	_, addresses, _ := strings.Cut(line, "ready ")
+	_, addresses, _ := strings.Cut(line, "listening ")
 	return s, strings.Split(addresses, ","), err
 }
 

@@ -1,0 +1,240 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// watched is a watch whose broker answers with err; nil is an answer.
+type watched struct {
+	brokerWatch
+	log   *memoryLog
+	asked atomic.Int64
+	err   atomic.Pointer[error]
+
+	failures atomic.Int64 // how many more asks fail although err is nil
+}
+
+func (w *watched) fail(err error) { w.err.Store(&err) }
+func (w *watched) answer()        { w.err.Store(nil) }
+
+// startWatch runs a watch in a bubble until the test ends.
+func startWatch(t *testing.T, err error) *watched {
+	w := &watched{log: &memoryLog{}}
+	w.brokerWatch.log, w.lost, w.every, w.early = w.log.logger(), "no broker answers", 30*time.Second, make(chan struct{}, 1)
+	w.ask = func(context.Context) error {
+		w.asked.Add(1)
+		if err := w.err.Load(); err != nil {
+			return *err
+		}
+		if w.failures.Add(-1) >= 0 {
+			return errors.New("restarting")
+		}
+		return nil
+	}
+	if err != nil {
+		w.fail(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	synctest.Wait()
+	return w
+}
+
+// lines are the messages and attributes that have been logged, without the time.
+func (w *watched) lines() (lines []string) {
+	for line := range strings.Lines(w.log.String()) {
+		lines = append(lines, regexp.MustCompile(`^time=\S+ `).ReplaceAllString(strings.TrimSpace(line), ""))
+	}
+	return lines
+}
+
+func (w *watched) wantLines(t *testing.T, want ...string) {
+	t.Helper()
+	got := w.lines()
+	for i := range max(len(got), len(want)) {
+		switch {
+		case i >= len(want):
+			t.Errorf("one line too many: %s", got[i])
+		case i >= len(got) || !strings.Contains(got[i], want[i]):
+			t.Errorf("line %d of %q lacks %q", i, got, want[i])
+		}
+	}
+}
+
+// An outage is one line, whatever happens in it, and its end is another, which says how long it
+// took and how many clients it has cost.
+func TestAnOutageLeavesOneLineAndItsEndAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, nil)
+		if ever, missing := w.state(); !ever || missing != nil {
+			t.Fatalf("state = %v, %v, want that a broker answers", ever, missing)
+		}
+		w.fail(errors.New("dial 10.0.0.1:9092 from port 40001: refused; dial 10.0.0.2:9092: refused"))
+		w.reset() // a client's connection shows it first
+		time.Sleep(40 * time.Second)
+		w.reset()
+		w.fail(errors.New("dial 10.0.0.2:9092: refused; dial 10.0.0.1:9092 from port 40002: refused"))
+		w.reset()
+		_, missing := w.state()
+		if want := "no broker answers: dial 10.0.0.1:9092"; missing == nil || !strings.HasPrefix(missing.Error(), want) {
+			t.Errorf("missing %v, want %q", missing, want)
+		}
+		w.answer()
+		time.Sleep(checkRetryMost)
+		if _, missing := w.state(); missing != nil {
+			t.Errorf("still missing after the end: %v", missing)
+		}
+		w.wantLines(t, `level=WARN msg="no broker answers" err="dial 10.0.0.1`, `level=INFO msg="brokers answer again" after=4`)
+		if last := w.lines()[1]; !strings.Contains(last, "clients_reset=3") {
+			t.Errorf("%q, want three clients", last)
+		}
+
+		w.fail(errors.New("refused"))
+		w.reset()
+		time.Sleep(10 * time.Second)
+		w.wantLines(t, "no broker answers", "brokers answer again", "no broker answers")
+	})
+}
+
+// Another reason is another thing to do: it is said too, once, and not without end.
+func TestAnotherReasonIsAnotherLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, errors.New("connection refused"))
+		time.Sleep(time.Minute)
+		w.fail(errors.New("TLS handshake: does this listener speak TLS?"))
+		time.Sleep(time.Minute)
+		w.fail(errors.New("connection refused"))
+		time.Sleep(time.Minute)
+		w.wantLines(t, `err="connection refused"`, "TLS handshake")
+		for i := range 20 {
+			w.fail(fmt.Errorf("reason %c", 'a'+i))
+			time.Sleep(time.Minute)
+		}
+		if got := len(w.lines()); got != maxReasons {
+			t.Errorf("%d lines, want %d", got, maxReasons)
+		}
+	})
+}
+
+// A gateway that restarts, or a broker, is no outage yet. The end of a first outage, at the start,
+// is the line with "ready", which the caller prints.
+func TestOneFailureIsNoOutageAndTheFirstEndIsNotLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, errors.New("refused"))
+		time.Sleep(time.Minute)
+		w.answer()
+		time.Sleep(checkRetryMost)
+		w.wantLines(t, "no broker answers")
+
+		w.failures.Store(1)
+		w.reset()
+		time.Sleep(time.Minute)
+		w.wantLines(t, "no broker answers")
+		if w.failures.Load() >= 0 {
+			t.Error("it was not asked again")
+		}
+	})
+}
+
+// Clients that reconnect many times a second do not have brokers asked as often.
+func TestManyFailuresAreFewChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, nil)
+		asked := w.asked.Load()
+		for range 1000 {
+			w.reset()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := w.asked.Load() - asked; n < 5 || n > 11 {
+			t.Errorf("asked %d times in 10 s, want about once a second", n)
+		}
+	})
+}
+
+// What the tunnel has logged already is not logged again, but is what readiness says.
+func TestAGatewayThatIsNotReachedIsLoggedByTheTunnelAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, upstreamError{errors.New("dial gateway: refused"), true})
+		time.Sleep(time.Minute)
+		w.wantLines(t)
+		if _, missing := w.state(); missing == nil || !strings.Contains(missing.Error(), "no stream to a broker: dial gateway: refused") {
+			t.Errorf("missing %v", missing)
+		}
+		w.fail(upstreamError{errors.New("streams: too many"), false})
+		time.Sleep(time.Minute)
+		w.wantLines(t, `msg="no stream to a broker" err="streams: too many"`)
+	})
+}
+
+// An agent finds out by itself which cluster is behind the gateway, and says it.
+func TestTheAgentIntroducesItself(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 3)
+		got := make(chan Path, 1)
+		var agent *Agent
+		path := startPath(t, c, transport, func(a *Agent) {
+			agent, a.ask = a, nil
+			a.Answered = func(p Path) { got <- p }
+		})
+		p := <-got
+		if p.ClusterID == "" || p.Transport != transport || p.RoundTrip <= 0 || len(p.Nodes) != 3 {
+			t.Errorf("the path is %+v", p)
+		}
+		for _, n := range p.Nodes {
+			if n.Address != path.node(n.ID) {
+				t.Errorf("node %d is at %s, want %s", n.ID, n.Address, path.node(n.ID))
+			}
+		}
+		waitFor(t, "the agent to be ready", func() bool { return agent.Ready() == nil })
+	})
+}
+
+// Brokers that want a login answer for their API versions. That shows that the way works; which
+// brokers there are, clients learn.
+func TestAnAgentIsReadyBeforeAnyLogin(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 2, saslCluster...)
+		got := make(chan Path, 1)
+		startPath(t, c, transport, func(a *Agent) { a.ask, a.Answered = nil, func(p Path) { got <- p } })
+		if p := <-got; p.ClusterID != "" || len(p.Nodes) > 0 || p.RoundTrip <= 0 {
+			t.Errorf("the path is %+v, want one without a cluster", p)
+		}
+	})
+}
+
+// Behind a gateway that is there, brokers that are not make the agent not ready, and it says which
+// of both it is.
+func TestReadinessSaysWhetherTheGatewayOrTheBrokersAreMissing(t *testing.T) {
+	log := &memoryLog{}
+	gateway := freeAddress(t)
+	broker := freeAddress(t)
+	var agent *Agent
+	startAgent(t, tunnelTo(t, "https://"+gateway, "ws"), func(a *Agent) { agent, a.ask, a.Logger = a, nil, log.logger() })
+	missing := func(want string) {
+		t.Helper()
+		waitFor(t, want, func() bool {
+			err := agent.Ready()
+			return err != nil && strings.HasPrefix(err.Error(), want)
+		})
+	}
+	missing("no stream to a broker: ")
+	var g *Gateway
+	startGatewayOn(t, gateway, []string{broker}, func(it *Gateway) { g = it })
+	missing("the gateway answers, the brokers do not: ")
+	if err := g.Ready(); err == nil || !strings.HasPrefix(err.Error(), "no bootstrap broker answers: ") {
+		t.Errorf("the gateway is ready without brokers: %v", err)
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings, want one:\n%s", n, log)
+	}
+}
