@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -17,9 +18,10 @@ import (
 
 // app is what every command runs with.
 type app struct {
-	stdout, stderr io.Writer
-	json           bool // everything on stderr is JSON
-	log            *slog.Logger
+	stdout io.Writer
+	stderr *queuedWriter
+	json   bool // everything on stderr is JSON
+	log    *slog.Logger
 }
 
 // The exit codes. Whoever starts culvert again and again can tell by them whether that may help.
@@ -44,6 +46,8 @@ func (a *app) report(err error) int {
 		return exitDone
 	case errors.Is(err, errHelpShown):
 		return exitUsage
+	case lostReader(err):
+		return exitFailed
 	}
 	if a.json {
 		a.recorder().Error("culvert failed", "err", err)
@@ -57,6 +61,13 @@ func (a *app) report(err error) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// lostReader reports whether what reads stdout has ended, as head -1 does when it has its line. It
+// needs no message.
+func lostReader(err error) bool {
+	pe, ok := errors.AsType[*fs.PathError](err)
+	return ok && errors.Is(pe.Err, syscall.EPIPE)
 }
 
 // say writes one line for people, whatever --log-level is: scripts and tests wait for the lines with
@@ -81,16 +92,21 @@ const signalEcho = time.Second
 // errSignal is the cause of a context that a signal ended.
 var errSignal = errors.New("stopped by a signal")
 
-// untilSignal returns a context that the first SIGINT or SIGTERM ends, so that connections can
-// drain. A second signal exits at once: the user does not want to wait. The caller calls stop,
+// untilSignal returns a context that the first SIGINT, SIGTERM or SIGHUP ends, so that connections
+// can drain. A second signal exits at once: the user does not want to wait. The caller calls stop,
 // after which signals act as by default.
 func (a *app) untilSignal(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it, so that we go on without a terminal
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	done := make(chan struct{})
 	go awaitSignals(signals, done, cancel, func() {
-		os.Exit(a.report(errors.New("stopped before all connections had ended")))
+		code := a.report(errors.New("stopped before all connections had ended"))
+		a.stderr.flush()
+		os.Exit(code)
 	})
 	return ctx, func() {
 		signal.Stop(signals)

@@ -42,12 +42,12 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	w := &walkthrough{w: a.stdout}
-	w.say("culvert demo: Kafka behind an endpoint that accepts only HTTPS, all in this process.")
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
+	w := &walkthrough{w: a.stdout, failed: failed}
+	w.say("culvert demo: Kafka behind an endpoint that accepts only HTTPS, all in this process.")
 	// Before anything starts: an error after a page of output would be overlooked.
 	if err := checkListenFree(listen); err != nil {
 		return err
@@ -92,10 +92,15 @@ func (c *demoCmd) show(ctx context.Context, w *walkthrough, bed *testbed) error 
 // walkthrough prints what happens.
 type walkthrough struct {
 	w        io.Writer
-	complete bool // all that can fail has been shown
+	failed   context.CancelCauseFunc // ends the demo when nobody reads it any more
+	complete bool                    // all that can fail has been shown
 }
 
-func (w *walkthrough) say(format string, args ...any) { fmt.Fprintf(w.w, format+"\n", args...) }
+func (w *walkthrough) say(format string, args ...any) {
+	if _, err := fmt.Fprintf(w.w, format+"\n", args...); err != nil {
+		w.failed(err)
+	}
+}
 
 // withoutCulvert shows both problems by the errors that a client gets.
 func (w *walkthrough) withoutCulvert(ctx context.Context, bed *testbed) error {

@@ -32,16 +32,26 @@ type commonFlags struct {
 	LogFormat string `group:"Common" placeholder:"FORMAT" help:"text or json. Unset: text on a terminal, else json. If json is set, everything on stderr is JSON, including errors and the lines with listening and ready."`
 }
 
-// logger writes to w, which is stderr. People read a terminal, so it gets text; a file or a pipe is
-// read by a log collector.
-func (c *commonFlags) logger(w io.Writer) (*slog.Logger, error) {
+// logTo returns a logger for stderr, which also reports the lines that stderr did not take.
+func (c *commonFlags) logTo(stderr *queuedWriter) (*slog.Logger, error) {
+	now, err := c.logger(stderr.w, stderr.w)
+	if err != nil {
+		return nil, err
+	}
+	stderr.reportDropped(func(lines int) { now.Warn("log lines were dropped: stderr did not take them", "lines", lines) })
+	return c.logger(stderr, stderr.w)
+}
+
+// logger writes to w, which leads to stderr. People read a terminal, so it gets text; a file or a
+// pipe is read by a log collector.
+func (c *commonFlags) logger(w, stderr io.Writer) (*slog.Logger, error) {
 	level, known := levels[strings.ToLower(c.LogLevel)]
 	if !known {
 		return nil, wrong("use debug, info, warn or error", "--log-level %s: no such level", c.LogLevel)
 	}
 	options := slog.HandlerOptions{Level: level, ReplaceAttr: makePrintable}
 	switch {
-	case c.LogFormat == formatText, c.LogFormat == "" && isTerminal(w):
+	case c.LogFormat == formatText, c.LogFormat == "" && isTerminal(stderr):
 		return slog.New(slog.NewTextHandler(w, &options)), nil
 	case c.LogFormat == formatJSON, c.LogFormat == "":
 		return slog.New(slog.NewJSONHandler(w, &options)), nil

@@ -14,7 +14,7 @@
 //	providers.go                         which providers of an ingress there are
 //	snowflake.go brokers.go admin.go     flags that belong together, and what is made from them
 //	ingress.go                           what an agent asks of a provider
-//	app.go log.go help.go                what every command runs with
+//	app.go log.go stderr.go help.go      what every command runs with
 //	address.go memory.go flags.go        forms of values
 //	hints.go text.go                     errors and their hints; text for a terminal
 package main
@@ -25,12 +25,17 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 )
 
 func main() {
 	silenceQUICWarning()
+	// Go's runtime ends a process whose stdout or stderr nobody reads any more. The log may be
+	// lost, connections may not.
+	signal.Ignore(syscall.SIGPIPE)
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -67,7 +72,8 @@ func (*cli) BeforeResolve(ctx *kong.Context, s *sources) error { return s.load(c
 
 // run is the whole program except for the process: tests call it. It returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr}
+	a := &app{stdout: stdout, stderr: &queuedWriter{w: stderr}}
+	defer a.stderr.flush()
 	return a.report(parseAndRun(context.Background(), a, args))
 }
 
@@ -92,7 +98,7 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return parseError(a, s, err)
 	}
-	if a.log, err = c.logger(a.stderr); err != nil {
+	if a.log, err = c.logTo(a.stderr); err != nil {
 		return err
 	}
 	catchOtherLogs(a.log)
