@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -171,6 +172,9 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
+	if b.isBootstrap(t) {
+		b.loopback.found(ips) // for checkIP: a second lookup may have another answer
+	}
 	var failed failures
 	for i, ip := range ips {
 		if err := b.checkIP(ctx, ip, t.port); err != nil {
@@ -220,13 +224,13 @@ func (b *Brokers) resolve(ctx context.Context, host string) ([]netip.Addr, error
 }
 
 // allowed reports whether an address may be dialled without a ticket.
-func (b *Brokers) allowed(t target) bool {
-	for _, a := range b.Bootstrap {
-		if u, err := parseTarget(a); err == nil && u.same(t) {
-			return true
-		}
-	}
-	return anyMatches(b.Allow, t)
+func (b *Brokers) allowed(t target) bool { return b.isBootstrap(t) || anyMatches(b.Allow, t) }
+
+func (b *Brokers) isBootstrap(t target) bool {
+	return slices.ContainsFunc(b.Bootstrap, func(address string) bool {
+		u, err := parseTarget(address)
+		return err == nil && u.same(t)
+	})
 }
 
 // checkIP refuses IP addresses that no broker uses but that reach other services of this machine or
@@ -253,7 +257,7 @@ func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) erro
 	case where.decision == dialNever:
 		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
 	case where.decision == dialOnHost && !b.onLoopback(ctx):
-		return fmt.Errorf("%w: %s is %s, and no bootstrap address is on this machine", errNotAllowed, ip, where.is)
+		return fmt.Errorf("%w: %s is %s, and no bootstrap address is loopback, as written or as its name resolves", errNotAllowed, ip, where.is)
 	case where.decision == dialNamed && !b.allowed(target{host: ip.String(), ip: ip, port: port}):
 		return fmt.Errorf("%w: %s is %s; %s", errNotAllowed, ip, where.is,
 			b.Names.Sprintf("to allow it, give the gateway %s with a prefix, as in %s:%s", hints.AllowBroker, single(ip), port))

@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -135,37 +138,55 @@ func (l *loopback) among(ctx context.Context, addresses []string, resolve resolv
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if time.Now().After(l.expiry) {
-		var known bool
-		if l.is, known = anyOnLoopback(ctx, hosts, resolve); known {
-			l.expiry = time.Now().Add(loopbackMemory)
+		if is, known := anyOnLoopback(ctx, hosts, resolve); known {
+			l.is, l.expiry = is, time.Now().Add(loopbackMemory)
 		}
 	}
 	return l.is
 }
 
-// anyOnLoopback looks up all hosts at once. known is false if the time was over before one was
-// found on loopback.
+// found notes that one of the addresses that among is asked about has these IP addresses.
+func (l *loopback) found(ips []netip.Addr) {
+	if !slices.ContainsFunc(ips, netip.Addr.IsLoopback) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.is, l.expiry = true, time.Now().Add(loopbackMemory)
+}
+
+// anyOnLoopback looks up all hosts at once. known is false if none was found on loopback, and a
+// lookup failed or took too long.
 func anyOnLoopback(ctx context.Context, hosts []string, resolve resolve) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, loopbackTimeout)
 	defer cancel()
-	found := make(chan bool, len(hosts))
+	type answer struct{ is, known bool }
+	answers := make(chan answer, len(hosts))
 	for _, host := range hosts {
-		go func() { found <- resolvesToLoopback(ctx, host, resolve) }()
+		go func() {
+			is, known := resolvesToLoopback(ctx, host, resolve)
+			answers <- answer{is, known}
+		}()
 	}
+	known = true
 	for range hosts {
-		if <-found {
+		a := <-answers
+		if a.is {
+			return true, true
+		}
+		known = known && a.known
+	}
+	return false, known
+}
+
+// resolvesToLoopback looks up one host. That there is no such host is known, too.
+func resolvesToLoopback(ctx context.Context, host string, resolve resolve) (is, known bool) {
+	ips, err := resolve(ctx, host)
+	for _, ip := range ips {
+		if ip.Unmap().IsLoopback() {
 			return true, true
 		}
 	}
-	return false, ctx.Err() == nil
-}
-
-func resolvesToLoopback(ctx context.Context, host string, resolve resolve) bool {
-	ips, _ := resolve(ctx, host)
-	for _, ip := range ips {
-		if ip.Unmap().IsLoopback() {
-			return true
-		}
-	}
-	return false
+	de, ok := errors.AsType[*net.DNSError](err)
+	return false, err == nil || ok && de.IsNotFound
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"regexp"
@@ -177,14 +178,75 @@ func (c *counted) LookupNetIP(ctx context.Context, network, host string) ([]neti
 // Loopback is dialled where a bootstrap address is on it, be it only because the hosts file says so
 // of its name.
 func TestABootstrapNameMayResolveToLoopback(t *testing.T) {
-	for host, want := range map[string]bool{"kafka-local": true, "kafka6-local": true, "kafka-zone": true, "localhost": true, "LOCALHOST": true, "kafka-0": false, "unknown": false} {
+	for host, want := range map[string]bool{"kafka-local": true, "kafka6-local": true, "kafka-zone": true, "debian": true, "localhost": true, "LOCALHOST": true, "kafka-0": false, "unknown": false} {
 		b := &Brokers{Bootstrap: []string{"elsewhere:9092", host + ":9092"}, Resolver: names{
-			"kafka-local": {"127.0.0.1"}, "kafka6-local": {"::1"}, "kafka-zone": {"::1%lo"}, "kafka-0": {"10.0.0.1"}, "elsewhere": {"10.0.0.2"},
+			"kafka-local": {"127.0.0.1"}, "kafka6-local": {"::1"}, "kafka-zone": {"::1%lo"}, "debian": {"127.0.1.1"}, "kafka-0": {"10.0.0.1"}, "elsewhere": {"10.0.0.2"},
 		}}
 		if got := b.checkIP(t.Context(), netip.MustParseAddr("127.0.0.1"), "9092") == nil; got != want {
 			t.Errorf("with the bootstrap address %s: loopback is dialled %v, want %v", host, got, want)
 		}
 	}
+}
+
+// flaky is a resolver that fails where its answer is "".
+type flaky struct{ names }
+
+func (f flaky) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if answers := f.names[host]; len(answers) > 0 && answers[0] == "" {
+		return nil, &net.DNSError{Err: "server misbehaving", Name: host, IsTemporary: true}
+	}
+	return f.names.LookupNetIP(ctx, network, host)
+}
+
+// A bootstrap address is dialled where its name led, also if the next lookup gives another answer or
+// none. The brokers of its cluster may be on loopback then, too.
+func TestABootstrapAddressIsDialledWhereItsNameLed(t *testing.T) {
+	_, port, err := net.SplitHostPort(listenLoopback(t).Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, next := range []string{"10.0.0.1", ""} {
+		b := &Brokers{Bootstrap: []string{"kafka:" + port}, Resolver: flaky{names{"kafka": {"127.0.0.1", next}, "broker-0": {"127.0.0.1"}}}}
+		for _, address := range []string{"kafka:" + port, "broker-0:" + port} {
+			c, err := b.dial(t.Context(), address)
+			if err != nil {
+				t.Errorf("the next lookup gives %q: %v", next, err)
+				continue
+			}
+			c.Close()
+		}
+	}
+}
+
+// Only names that the operator chose open loopback: not those that a broker chose, wherever they
+// lead, and not a bootstrap address that leads elsewhere.
+func TestANameThatABrokerChoseDoesNotOpenLoopback(t *testing.T) {
+	b := &Brokers{Bootstrap: []string{"kafka:9092"}, Allow: []string{"*.evil:9092"}, Resolver: flaky{names{"kafka": {"10.0.0.1"}, "a.evil": {"127.0.0.1"}}}}
+	for _, address := range []string{"a.evil:9092", "127.0.0.1:9092"} {
+		if _, err := b.dial(t.Context(), address); !errors.Is(err, errNotAllowed) {
+			t.Errorf("dial %s = %v, want errNotAllowed", address, err)
+		}
+	}
+}
+
+// A lookup that failed says nothing about where a name leads.
+func TestAFailedLookupIsNotRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := flaky{names{"kafka": {""}}}
+		b := &Brokers{Bootstrap: []string{"kafka:9092"}, Resolver: r}
+		check := func(answer string, want bool) {
+			t.Helper()
+			r.names["kafka"] = []string{answer}
+			if got := b.onLoopback(t.Context()); got != want {
+				t.Errorf("the lookup gives %q: on loopback %v, want %v", answer, got, want)
+			}
+		}
+		check("", false)
+		check("127.0.0.1", true)
+		time.Sleep(loopbackMemory + 1)
+		check("", true)
+		check("10.0.0.1", false)
+	})
 }
 
 // What bootstrap names resolve to is asked at use, not with every dial, and not for longer than a
