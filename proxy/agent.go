@@ -154,7 +154,7 @@ func (a *Agent) setUp(work context.Context) {
 			serve:  func(ln net.Listener, listen int, node int32) { a.clients.listen(work, ln, listen, node) },
 			listen: a.listenOn, log: a.Logger, names: a.Names,
 		},
-		metrics: a.Metrics, changed: a.noteChange,
+		metrics: a.Metrics, changed: a.noteChange, moved: a.resetMoved,
 	}
 	a.nodes.init()
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
@@ -285,7 +285,25 @@ func (a *Agent) dropCluster(old, now string) {
 	current := int64(a.nodes.epoch())
 	a.clients.each(func(c *agentConn) {
 		if epoch := c.epoch.Load(); epoch >= 0 && epoch != current {
-			c.kill(fmt.Errorf("cluster %s no longer answers", old))
+			c.kill(metrics.CloseMoved, fmt.Errorf("cluster %s no longer answers", old))
 		}
 	})
+}
+
+// resetMoved resets the connections to a node that were dialled at another address than the one it
+// has now. Another broker may have that address: the client would ask it for what only its node
+// can answer, and as the client's own address for the node stays the same, it cannot notice. It
+// connects again, and that leads to the new address.
+func (a *Agent) resetMoved(m move) {
+	n := 0
+	a.clients.each(func(c *agentConn) {
+		if dialled := c.address.Load(); c.nodeID == m.nodeID && dialled != nil && *dialled != m.address {
+			c.kill(metrics.CloseMoved, fmt.Errorf("broker %d is at %s now, not at %s", m.nodeID, m.address, *dialled))
+			n++
+		}
+	})
+	if n > 0 {
+		a.Logger.Warn("a broker has another address: reset the connections to the former one", "node_id", m.nodeID,
+			"address", m.address, "former_address", m.former, "connections", n)
+	}
 }

@@ -28,7 +28,7 @@ type agentConn struct {
 	// bootstrapOnly is set if the node is unknown and a bootstrap broker takes its place. Then only
 	// requests are relayed that anyBrokerAnswers.
 	bootstrapOnly bool
-	address       string                  // of the node; "" is a bootstrap broker
+	address       atomic.Pointer[string]  // where the node is dialled; nil: a bootstrap broker is
 	epoch         atomic.Int64            // of the node table when the stream was opened; -1 before
 	stop          context.CancelCauseFunc // ends what serve is waiting for
 
@@ -126,22 +126,38 @@ func (c *agentConn) open(ctx context.Context) error {
 	to := destination{onTicket: c.agent.nodes.addTicket, first: c.requests.repeatable()}
 	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the lookup: if the table changes in between, dropCluster resets this connection
 	if c.nodeID != bootstrapNode {
-		found, err := c.agent.finder.find(ctx, c.nodeID)
+		found, err := c.findNode(ctx)
 		if err != nil {
 			c.bootstrapOnly = true
 			c.report.log.Info("node unknown, a bootstrap broker answers login and metadata requests in its place", "err", err)
 		} else {
-			c.address, to.ticket = found.address, found.ticket
+			to.address, to.ticket = found.address, found.ticket
 		}
 	}
-	to.address = c.address
 	far, sent, err := c.agent.Upstream.dial(ctx, to)
 	if err != nil {
-		return errNoStream(cmp.Or(c.address, "a bootstrap broker"), err)
+		return errNoStream(cmp.Or(to.address, "a bootstrap broker"), err)
 	}
 	c.connect(far)
 	c.requests.sentAhead(sent)
 	return nil
+}
+
+// findNode returns how to reach the listener's node, and records the address for resetMoved. If the
+// node moves between the two, resetMoved may miss this connection, so the address is compared with
+// the table once more.
+func (c *agentConn) findNode(ctx context.Context) (route, error) {
+	for {
+		found, err := c.agent.finder.find(ctx, c.nodeID)
+		if err != nil {
+			c.address.Store(nil)
+			return route{}, err
+		}
+		c.address.Store(&found.address)
+		if c.agent.nodes.isAt(c.nodeID, found.address) {
+			return found, nil
+		}
+	}
 }
 
 // noteStaleNode marks the node as stale if the upstream worked but the node's address did not.
@@ -149,23 +165,26 @@ func (c *agentConn) open(ctx context.Context) error {
 // gateway, or the broker was not reached and may have moved. The next client's connection then asks
 // the cluster for the address first.
 func (c *agentConn) noteStaleNode() {
-	end := c.ending.why()
+	end, address := c.ending.why(), c.address.Load()
+	if address == nil {
+		return
+	}
 	if _, ok := errors.AsType[brokerError](end.err); ok {
-		c.agent.nodes.markStale(c.nodeID, c.address, false)
+		c.agent.nodes.markStale(c.nodeID, *address, false)
 	}
 	if e, ok := errors.AsType[*tunnel.Error](end.err); ok {
 		switch e.Code {
 		case tunnel.CodeTicket, tunnel.CodeTarget:
-			c.agent.nodes.markStale(c.nodeID, c.address, true)
+			c.agent.nodes.markStale(c.nodeID, *address, true)
 		case tunnel.CodeDial:
-			c.agent.nodes.markStale(c.nodeID, c.address, false)
+			c.agent.nodes.markStale(c.nodeID, *address, false)
 		}
 	}
 }
 
 // kill resets the connection, and stops what serve is waiting for. Any goroutine may call it.
-func (c *agentConn) kill(why error) {
-	c.ending.note(metrics.CloseDrain, why)
+func (c *agentConn) kill(cause metrics.Close, why error) {
+	c.ending.note(cause, why)
 	c.stop(why)
 	c.ending.resetClient()
 }
@@ -255,7 +274,7 @@ func (d directory) Learn(cluster string, brokers []rewrite.Broker) error {
 
 // Local returns the address that stands for a broker in responses to this client.
 func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
-	if d.hint && !d.c.agent.nodes.is(b) {
+	if d.hint && !d.c.agent.nodes.isAt(b.NodeID, addressOf(b)) {
 		return "", 0, false // the listener of this node leads to the address in the table, not to this one
 	}
 	e, ok := d.c.agent.nodes.local(d.c.listen, b.NodeID)

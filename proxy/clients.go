@@ -111,7 +111,7 @@ func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) {
 	if !within(timeout, over) {
 		c.log.Warn("connections did not end in time and were reset", "timeout", timeout)
 		stop()
-		c.each(func(conn *agentConn) { conn.kill(errDraining) })
+		c.each(func(conn *agentConn) { conn.kill(metrics.CloseDrain, errDraining) })
 		<-over
 	}
 }

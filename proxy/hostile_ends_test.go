@@ -186,7 +186,7 @@ func tableInMemory() *nodes {
 			listens: []Listen{{Bind: "127.0.0.1:9092"}}, portBase: 19092, listen: listenInMemory,
 			serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: slog.New(slog.DiscardHandler),
 		},
-		metrics: readingMetrics(), changed: func() {},
+		metrics: readingMetrics(), changed: func() {}, moved: func(move) {},
 	}
 	table.init()
 	return table

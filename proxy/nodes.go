@@ -26,6 +26,7 @@ type node struct {
 	// stale is set by markStale, until a response names the node.
 	stale   bool
 	namedAt time.Time // when a response named it last
+	moves   moves
 }
 
 // nodes is the node table of an agent: node id ↔ advertised address ↔ local listener. The
@@ -35,7 +36,8 @@ type node struct {
 type nodes struct {
 	nodeListeners
 	metrics *metrics.Metrics
-	changed func() // called without the lock when what snapshot returns has changed
+	changed func()     // called without the lock when what snapshot returns has changed
+	moved   func(move) // called without the lock when connections to a node's former address must end
 
 	mu        sync.Mutex // never taken while nodeListeners is locked
 	cluster   string     // id of the cluster; "" before the first is known
@@ -90,12 +92,14 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 	dropped = t.switchTo(cluster)
 	t.confirmed = t.confirmed || cluster != ""
 	changed := t.cluster != before
+	var moved []move
 	for _, b := range brokers {
 		var news bool
 		if news, err = t.learnNode(b); err != nil {
 			break
 		}
 		changed = changed || news
+		moved = append(moved, t.dueMove(b.NodeID)...)
 	}
 	if changed {
 		t.metrics.SetNodes(slices.Collect(maps.Keys(t.known)))
@@ -104,6 +108,9 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 	t.mu.Unlock()
 	if changed {
 		t.changed()
+	}
+	for _, m := range moved {
+		t.moved(m)
 	}
 	return now, dropped, err
 }
@@ -121,8 +128,28 @@ func (t *nodes) learnNode(b rewrite.Broker) (news bool, err error) {
 	if err := t.open(b.NodeID); err != nil || !t.room(b.NodeID) {
 		return false, err
 	}
-	t.known[b.NodeID] = node{id: b.NodeID, address: address, namedAt: time.Now()}
+	t.put(node{id: b.NodeID, address: address, namedAt: time.Now()})
 	return news, nil
+}
+
+// put adds a node to the table, or replaces it. The caller holds mu.
+func (t *nodes) put(n node) {
+	before := t.known[n.id]
+	n.moves = before.moves
+	if before.address != "" && before.address != n.address {
+		n.moves.note(before.address)
+	}
+	t.known[n.id] = n
+}
+
+// dueMove returns the move of a node if its connections are to be reset now. The caller holds mu.
+func (t *nodes) dueMove(id int32) []move {
+	n, have := t.known[id]
+	if !have || !n.moves.due(time.Now()) {
+		return nil
+	}
+	t.known[id] = n
+	return []move{{id, n.moves.former, n.address}}
 }
 
 // warnInvalid logs that who, a broker or a memory of nodes, named an invalid node.
@@ -193,7 +220,7 @@ func (t *nodes) preload(whose, cluster string, tickets []tunnel.Ticket) error {
 		if n, have := t.known[tk.NodeID]; have && !n.preloaded || !t.room(tk.NodeID) {
 			continue
 		}
-		t.known[tk.NodeID] = node{id: tk.NodeID, address: tk.Address, preloaded: true}
+		t.put(node{id: tk.NodeID, address: tk.Address, preloaded: true})
 		if len(tk.MAC) > 0 {
 			t.keep(tk)
 		}
@@ -259,11 +286,11 @@ func (t *nodes) markStale(id int32, address string, refused bool) {
 	}
 }
 
-// is reports whether the table has b, with the same address.
-func (t *nodes) is(b rewrite.Broker) bool {
+// isAt reports whether the table has a node with this address.
+func (t *nodes) isAt(id int32, address string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.known[b.NodeID].address == addressOf(b)
+	return t.known[id].address == address
 }
 
 // snapshot returns all nodes as tickets, for the state file. For a node without a ticket it makes

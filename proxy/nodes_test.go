@@ -202,7 +202,7 @@ func newTable(t *testing.T, change func(*nodes)) (*nodes, *memoryLog) {
 			listens: []Listen{{Bind: "127.0.0.1:0"}}, portBase: freePortBase(t), log: log.logger(),
 			serve: func(ln net.Listener, _ int, _ int32) { t.Cleanup(func() { ln.Close() }) },
 		},
-		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), changed: func() {},
+		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), changed: func() {}, moved: func(move) {},
 	}
 	if change != nil {
 		change(table)

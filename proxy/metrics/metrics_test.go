@@ -334,7 +334,7 @@ func TestRareEventsStartAtZero(t *testing.T) {
 		series int
 	}{
 		{metrics.Agent, "culvert_refused_total", 10},
-		{metrics.Agent, "culvert_connection_closes_total", 8},
+		{metrics.Agent, "culvert_connection_closes_total", 9},
 		{metrics.Agent, "culvert_tickets_total", 5},
 		{metrics.Agent, "culvert_tunnel_dials_total", 15},
 		{metrics.Agent, "culvert_tunnel_fallbacks_total", 6},

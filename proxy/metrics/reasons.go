@@ -118,6 +118,7 @@ const (
 	CloseRefused                  // we refused a frame, see [Refusal]
 	CloseDrain                    // we are shutting down
 	CloseDial                     // the other side could not be reached
+	CloseMoved                    // the node has another address now, or another cluster answers
 	numCloses
 )
 
@@ -130,6 +131,7 @@ var closes = [numCloses]string{
 	CloseRefused:     "refused",
 	CloseDrain:       "drain",
 	CloseDial:        "dial",
+	CloseMoved:       "moved",
 }
 
 // String returns the value of the label cause.
