@@ -57,3 +57,36 @@ func TestCorporateProxy(t *testing.T) {
 		}
 	})
 }
+
+// TestInspectingProxy connects the agent through a proxy that ends TLS and signs a certificate for
+// the gateway with a CA of its own, which the agent must be told to trust.
+func TestInspectingProxy(t *testing.T) {
+	bed := sharedTestbed(t)
+	ingress.Need(t)
+	t.Parallel()
+	i := ingress.Start(t, ingress.Mitmproxy{Hosts: map[string]string{gatewayName: clientHost}}, ingress.Config{CA: bed.file("ca.pem")})
+	_, port, err := net.SplitHostPort(bed.gateway.listen)
+	try(t, err)
+	for _, c := range []struct {
+		name, transport, ca string
+		over, refused       string // the transport that is used, or the error
+	}{
+		{name: "ws", transport: "ws", ca: i.InspectionCA(), over: "ws"},
+		{name: "auto", transport: "auto", ca: i.InspectionCA(), over: "ws"},
+		{name: "h2", transport: "h2", ca: i.InspectionCA(), refused: noStreaming},
+		{name: "the gateway's CA", transport: "ws", refused: "issued by CN=mitmproxy"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			way := path{gateway: bed.gateway, url: "https://" + net.JoinHostPort(gatewayName, port), transport: c.transport, ca: c.ca, env: []string{"HTTPS_PROXY=" + i.URL}}
+			p, err := bed.openPath(t.Context(), way)
+			try(t, err)
+			closeWith(t, p)
+			if c.refused != "" {
+				mustRefuse(t, p, c.refused)
+				return
+			}
+			roundTrip(t, p, c.over)
+		})
+	}
+}

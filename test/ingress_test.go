@@ -2,9 +2,14 @@ package test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,6 +38,9 @@ const (
 	noUpgrade   = "something on the way removed its Upgrade header"
 	noStreaming = "does something on the way buffer whole request bodies?"
 	not8441     = "over ws: something in front of the gateway answered 502 Bad Gateway"
+	noLength    = "over h2: something in front of the gateway answered 411 Length Required"
+
+	nghttpxTo8441 = "over ws: something in front of the gateway answered 400 Bad Request"
 )
 
 var ingressCases = []ingressCase{
@@ -54,6 +62,32 @@ var ingressCases = []ingressCase{
 	}, {
 		name: "HAProxy to HTTP2", program: ingress.HAProxy{H2C: true}, works: []string{"h2"}, auto: "h2", why: not8441,
 		refused: map[string]string{"ws": not8441},
+	}, {
+		name: "Apache", program: ingress.Apache{}, works: []string{"ws"}, auto: "ws",
+		refused: map[string]string{"h2": noStreaming},
+	}, {
+		name: "Apache without upgrades", program: ingress.Apache{NoWebSocket: true},
+		refused: map[string]string{"ws": noUpgrade, "auto": "no transport reaches the gateway: "},
+	}, {
+		name: "nghttpx", program: ingress.Nghttpx{}, works: []string{"ws", "h2"}, auto: "ws",
+	}, {
+		name: "nghttpx to HTTP2", program: ingress.Nghttpx{H2C: true}, works: []string{"h2"}, auto: "h2", why: nghttpxTo8441,
+		refused: map[string]string{"ws": nghttpxTo8441},
+	}, {
+		name: "h2o", program: ingress.H2O{}, works: []string{"ws"}, auto: "ws",
+		refused: map[string]string{"h2": noStreaming},
+	}, {
+		name: "h2o without upgrades", program: ingress.H2O{NoWebSocket: true},
+		refused: map[string]string{"auto": "no transport reaches the gateway: "},
+	}, {
+		name: "lighttpd", program: ingress.Lighttpd{}, works: []string{"ws"}, auto: "ws",
+		refused: map[string]string{"h2": noLength},
+	}, {
+		name: "lighttpd that streams", program: ingress.Lighttpd{Streams: true}, works: []string{"ws"}, auto: "ws",
+		refused: map[string]string{"h2": noLength},
+	}, {
+		name: "lighttpd without upgrades", program: ingress.Lighttpd{NoWebSocket: true},
+		refused: map[string]string{"auto": "no transport reaches the gateway: "},
 	}, {
 		name: "Caddy", program: ingress.Caddy{}, works: []string{"h3", "ws", "h2"}, auto: "h3",
 	}, {
@@ -102,6 +136,75 @@ func TestIngresses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTwoIngressesInARow has a path in the URL, which one of the ingresses may remove.
+func TestTwoIngressesInARow(t *testing.T) {
+	bed := sharedTestbed(t)
+	ingress.Need(t)
+	plain := bed.plainGateway(t)
+	for name, c := range map[string]struct {
+		outer, inner ingress.Program
+	}{
+		"kept":                 {ingress.Nginx{Streams: true, BodyLimit: "0", From: "/team/kafka/", TLS: true}, ingress.HAProxy{}},
+		"stripped outside":     {ingress.Nginx{Streams: true, BodyLimit: "0", From: "/team/kafka/", To: "/", TLS: true}, ingress.Caddy{}},
+		"stripped inside":      {ingress.HAProxy{TLS: true}, ingress.Nginx{Streams: true, BodyLimit: "0", From: "/team/kafka/", To: "/"}},
+		"stripped by and by":   {ingress.Nginx{Streams: true, BodyLimit: "0", From: "/team/", To: "/", TLS: true}, ingress.Nginx{Streams: true, BodyLimit: "0", From: "/kafka/", To: "/"}},
+		"replaced by another":  {ingress.Nginx{Streams: true, BodyLimit: "0", From: "/team/kafka/", To: "/other/path/", TLS: true}, ingress.Nghttpx{}},
+		"through Envoy inside": {ingress.Nginx{Streams: true, BodyLimit: "0", From: "/team/kafka/", TLS: true}, ingress.Envoy{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inner := ingress.Start(t, c.inner, bed.ingressConfig(plain))
+			config := bed.ingressConfig(plain)
+			config.Backend = strings.TrimPrefix(inner.URL, "https://")
+			outer := ingress.Start(t, c.outer, config)
+			for _, transport := range []string{"ws", "h2", "auto"} {
+				t.Run(transport, func(t *testing.T) {
+					over := transport
+					if transport == "auto" {
+						over = "ws"
+					}
+					roundTrip(t, bed.pathThrough(t, plain, outer.URL+"/team/kafka", transport), over)
+				})
+			}
+		})
+	}
+}
+
+// TestTraefiksReadTimeout has the server and the proxy of Go's standard library, which Traefik is
+// made of. Its entry points have a read timeout, a minute by default, that also ends requests whose
+// body is still being sent. A WebSocket is no such request.
+func TestTraefiksReadTimeout(t *testing.T) {
+	bed := sharedTestbed(t)
+	t.Parallel()
+	needReal(t)
+	plain := bed.plainGateway(t)
+	backend := &url.URL{Scheme: "http", Host: plain.listen}
+	server := httptest.NewUnstartedServer(&httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(backend) },
+		FlushInterval: -1,
+	})
+	cert, err := tls.LoadX509KeyPair(bed.file("gateway.pem"), bed.file("gateway-key.pem"))
+	try(t, err)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.EnableHTTP2 = true
+	server.Config.ReadTimeout = idleCut
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	for transport, cut := range map[string]bool{"ws": false, "h2": true} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			client := dialKafka(t, bed.pathThrough(t, plain, server.URL, transport).bootstrap)
+			client.askVersions(t)
+			err := client.waitForEnd(t, 3*idleCut)
+			if cut && !errors.Is(err, syscall.ECONNRESET) || !cut && !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the connection ended with %v", err)
+			}
+		})
+	}
+	p := bed.pathThrough(t, plain, server.URL, "auto")
+	roundTrip(t, p, "ws")
 }
 
 // checkAuto is roundTrip over the transport that auto chooses. A better one that was slow to answer

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type path struct {
 	gateway   *gateway
 	url       string   // of the gateway, or of an ingress or proxy in front of it
 	env       []string // of the agent, in addition to the test's own
+	ca        string   // PEM file of the CA that the agent trusts; "": the gateway's
 	transport string   // or direct, or snowflake
 
 	standIn     *standIn     // where it ends, or nil
@@ -130,7 +132,7 @@ func (p *path) command(name string, flags ...string) *exec.Cmd {
 	if transport == snowflake {
 		transport = "auto"
 	}
-	args = append(args, "--gateway-url", p.url, "--transport", transport, "--gateway-ca-file", p.file("ca.pem"), "--token-file", p.file("token"))
+	args = append(args, "--gateway-url", p.url, "--transport", transport, "--gateway-ca-file", cmp.Or(p.ca, p.file("ca.pem")), "--token-file", p.file("token"))
 	if p.standIn == nil {
 		return exec.Command(p.binary, args...)
 	}

@@ -35,6 +35,10 @@ var needs = []need{
 	{program: "nginx", packages: []string{"nginx-light"}},
 	{program: "haproxy", packages: []string{"haproxy"}},
 	{program: "squid", packages: []string{"squid"}},
+	{program: "apache2", packages: []string{"apache2-bin"}},
+	{program: "nghttpx", packages: []string{"nghttp2-proxy"}},
+	{program: "h2o", packages: []string{"h2o"}},
+	{program: "lighttpd", packages: []string{"lighttpd", "lighttpd-mod-openssl"}},
 	{program: "buildah", packages: []string{"buildah"}},
 	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }

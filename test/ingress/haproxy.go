@@ -8,6 +8,7 @@ import (
 
 // HAProxy accepts HTTP/1.1 and HTTP/2.
 type HAProxy struct {
+	TLS     bool          // the backend speaks TLS
 	H2C     bool          // forwards HTTP/2 without TLS; otherwise HTTP/1.1
 	IdleCut time.Duration // timeout tunnel, client and server; 0 is a minute
 }
@@ -28,7 +29,7 @@ frontend https
   bind 127.0.0.1:{{.Port}} ssl crt both.pem alpn h2,http/1.1
   default_backend gateway
 backend gateway
-  server gateway {{.Backend}} {{if .H2C}}proto h2{{end}}
+  server gateway {{.Backend}} {{if .TLS}}ssl verify none{{end}} {{if .H2C}}proto h2{{end}}
 `
 
 func (h HAProxy) command(p params) (*exec.Cmd, error) {

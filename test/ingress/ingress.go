@@ -1,6 +1,6 @@
 // Package ingress starts programs that users put in front of a gateway, each configured as in its
-// manual. nginx, HAProxy, Caddy and Envoy terminate HTTPS and forward the requests. squid is the
-// proxy through which a company's machines reach the Internet.
+// manual. Most terminate HTTPS and forward the requests. squid and mitmproxy are proxies through
+// which a company's machines reach the Internet.
 //
 // A program's fields are settings that operators change. The zero value is the usual configuration.
 package ingress
@@ -51,7 +51,7 @@ type params struct {
 
 // Ingress is a running program.
 type Ingress struct {
-	URL      string // for clients: https://127.0.0.1:port, and http:// for squid
+	URL      string // for clients: https://127.0.0.1:port, and http:// for an HTTP proxy
 	dir      string
 	graceful bool // stop it with SIGTERM
 	process  *proc.Process
@@ -92,10 +92,10 @@ func start(ctx context.Context, program Program, config Config) (_ *Ingress, err
 	}
 	_, isSquid := program.(Squid)
 	contain(cmd, isSquid)
-	i := &Ingress{URL: "https://" + p.address(), dir: p.Dir}
+	i := &Ingress{URL: "https://" + p.address(), dir: p.Dir, graceful: isSquid}
 	probe := probeTLS
-	if isSquid {
-		i.URL, i.graceful, probe = "http://"+p.address(), true, probeTCP
+	if isForward(program) {
+		i.URL, probe = "http://"+p.address(), probeTCP
 	}
 	if i.process, err = proc.Start(cmd); err != nil {
 		return nil, err
@@ -105,6 +105,15 @@ func start(ctx context.Context, program Program, config Config) (_ *Ingress, err
 		return nil, fmt.Errorf("%w\n%s", err, i.Log())
 	}
 	return i, nil
+}
+
+// isForward reports whether clients use the program as their HTTP proxy.
+func isForward(program Program) bool {
+	switch program.(type) {
+	case Squid, Mitmproxy:
+		return true
+	}
+	return false
 }
 
 // newParams picks a port and creates the folder. Programs started by root switch to users who

