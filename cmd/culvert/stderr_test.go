@@ -52,18 +52,18 @@ func startPiped(t *testing.T, name string, args ...string) *piped {
 	return p
 }
 
-// ready reads lines up to the one with "ready".
-func (p *piped) ready() string {
+// listening reads lines up to the one with "listening".
+func (p *piped) listening() string {
 	p.t.Helper()
 	p.reader.SetReadDeadline(time.Now().Add(readyTimeout))
 	lines := bufio.NewReader(p.reader)
 	for {
 		line, err := lines.ReadString('\n')
-		if readyLine.MatchString(line) {
+		if listeningLine.MatchString(line) {
 			return strings.TrimSpace(line)
 		}
 		if err != nil {
-			p.t.Fatalf("culvert did not say ready: %v", err)
+			p.t.Fatalf("culvert did not say listening: %v", err)
 		}
 	}
 }
@@ -174,7 +174,7 @@ func askVersions(t *testing.T, address string) {
 func TestLosingTheReaderOfStderrDoesNotTouchConnections(t *testing.T) {
 	needSignals(t)
 	agent := startPiped(t, "culvert", directAgent(t)...)
-	bootstrap := find(t, agentLine, agent.ready())
+	bootstrap := find(t, agentLine, agent.listening())
 	agent.reader.Close()
 	for range 3 {
 		roundTrip(t, bootstrap)
@@ -188,7 +188,7 @@ func TestLosingTheReaderOfStderrDoesNotTouchConnections(t *testing.T) {
 func TestAFullPipeOnStderrDoesNotTouchConnections(t *testing.T) {
 	needSignals(t)
 	agent := startPiped(t, "culvert", directAgent(t)...)
-	bootstrap := find(t, agentLine, agent.ready())
+	bootstrap := find(t, agentLine, agent.listening())
 	for range 1000 { // each logs some 200 bytes, and a pipe holds 64 KiB
 		askVersions(t, bootstrap)
 	}
@@ -205,13 +205,13 @@ func TestAFullPipeOnStderrDoesNotTouchConnections(t *testing.T) {
 func TestSIGHUPDrainsAsSIGTERMDoes(t *testing.T) {
 	needSignals(t)
 	agent := startPiped(t, "culvert", directAgent(t)...)
-	roundTrip(t, find(t, agentLine, agent.ready()))
+	roundTrip(t, find(t, agentLine, agent.listening()))
 	if code := agent.signal(syscall.SIGHUP); code != exitDone {
 		t.Errorf("the agent ended with %d after SIGHUP, want 0", code)
 	}
 
 	nohup := startPiped(t, "sh", append([]string{"-c", `trap '' HUP; exec culvert "$@"`, "sh"}, directAgent(t)...)...)
-	bootstrap := find(t, agentLine, nohup.ready())
+	bootstrap := find(t, agentLine, nohup.listening())
 	if err := nohup.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
