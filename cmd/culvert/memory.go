@@ -55,32 +55,6 @@ func availableMemory(root string) int64 {
 	return least
 }
 
-// cgroupLimits are the limits of this process's cgroup and of every cgroup above it, for each of
-// them holds.
-func cgroupLimits(root string) (limits []int64) {
-	list, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
-	for line := range strings.Lines(string(list)) {
-		_, group, ok := strings.Cut(strings.TrimSpace(line), "::") // version 2
-		for ok {
-			limits = append(limits, readNumber(filepath.Join(root, "sys/fs/cgroup", group, "memory.max")))
-			ok = group != "/" && group != "."
-			group = filepath.Dir(group)
-		}
-	}
-	// version 1, which containers mount as their own root
-	return append(limits, readNumber(filepath.Join(root, "sys/fs/cgroup/memory/memory.limit_in_bytes")))
-}
-
-// readNumber returns the number in a file; 0 if there is none, as in "max", which means no limit.
-func readNumber(file string) int64 {
-	b, _ := os.ReadFile(file)
-	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
 // machineMemory is MemTotal of /proc/meminfo, which is in KiB.
 func machineMemory(root string) int64 {
 	b, _ := os.ReadFile(filepath.Join(root, "proc/meminfo"))
