@@ -147,6 +147,7 @@ func (a *Agent) setUp(work context.Context) {
 	a.caps.Store(&caps)
 	a.saves = make(chan struct{}, 1)
 	a.clients.serve, a.clients.limit = a.serve, a.MaxConnections // field by field: Ready may be reading clients already
+	a.clients.failing.Quiet = acceptQuiet
 	a.clients.metrics, a.clients.log, a.clients.limiter, a.clients.names = a.Metrics, a.Logger, &a.limiter, a.Names
 	a.nodes = nodes{
 		nodeListeners: nodeListeners{

@@ -12,6 +12,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/backoff"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/remedies"
 )
 
 // clients accepts an agent's clients. It owns the listeners, a goroutine for each of them, and a
@@ -24,9 +25,10 @@ type clients struct {
 	limiter *logLimiter
 	names   hints.Names
 
-	listening sync.WaitGroup // accept loops
-	serving   sync.WaitGroup // connections
-	count     atomic.Int64   // of connections
+	failing   backoff.Episode // of accepts, on any listener
+	listening sync.WaitGroup  // accept loops
+	serving   sync.WaitGroup  // connections
+	count     atomic.Int64    // of connections
 
 	mu        sync.Mutex
 	draining  bool
@@ -37,6 +39,10 @@ type clients struct {
 // maxAcceptDelay bounds the wait after a failed accept. Accepting fails when the process has no
 // file descriptors left, and works again when a connection ends.
 const maxAcceptDelay = time.Second
+
+// acceptQuiet is how long no accept has failed when the failures are over. Without free descriptors,
+// each connection that ends lets one accept succeed.
+const acceptQuiet = 10 * time.Second
 
 // listen accepts clients on ln in a new goroutine. clients owns ln from now on.
 func (c *clients) listen(ctx context.Context, ln net.Listener, listen int, node int32) {
@@ -59,19 +65,27 @@ func (c *clients) accept(ctx context.Context, ln net.Listener, listen int, node 
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			c.limiter.warn(c.log, "accept failed, trying again", "", "listener", ln.Addr(), "err", err)
+			if c.failing.Failed() {
+				c.log.Warn("accept failed, trying again", "listener", ln.Addr(), "err", remedies.ExplainAccept(err))
+			}
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(backoff.Delay(failures, 5*time.Millisecond, maxAcceptDelay)):
 				failures++
 			}
+			continue
+		}
+		failures = 0
+		if lasted, ends := c.failing.Worked(); ends {
+			c.log.Info("connections are accepted again", "failed_for", lasted.Round(time.Second).String())
+		}
+		switch {
 		case node == placeholderNode:
 			nc.Close()
 		case !c.hasRoom():
 			c.refuse(nc)
 		default:
-			failures = 0
 			c.serving.Go(func() {
 				defer c.count.Add(-1)
 				c.serve(ctx, nc, listen, node)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/remedies"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
@@ -16,8 +17,9 @@ const (
 	// example, accept fails until some are closed.
 	maxAcceptDelay = time.Second
 
-	// logAcceptEvery is the shortest time between two log lines about such failures.
-	logAcceptEvery = 10 * time.Second
+	// acceptQuiet is how long no accept has failed when such failures are over: each connection that
+	// ends lets one accept succeed.
+	acceptQuiet = 10 * time.Second
 )
 
 // A sharedListener accepts connections for several HTTP servers in turn: for one until the gateway
@@ -40,20 +42,22 @@ func newSharedListener(ln net.Listener, log *slog.Logger) *sharedListener {
 func (l *sharedListener) run() {
 	defer l.close()
 	failures := 0
-	logged := time.Time{}
+	failing := backoff.Episode{Quiet: acceptQuiet}
 	for {
 		c, err := l.ln.Accept()
 		if err == nil {
 			failures = 0
+			if lasted, ends := failing.Worked(); ends {
+				l.log.Info("connections are accepted again", "failed_for", lasted.Round(time.Second).String())
+			}
 			l.pass(c)
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if time.Since(logged) >= logAcceptEvery {
-			logged = time.Now()
-			l.log.Warn("accept failed, trying again", "listener", l.ln.Addr(), "err", err)
+		if failing.Failed() {
+			l.log.Warn("accept failed, trying again", "listener", l.ln.Addr(), "err", remedies.ExplainAccept(err))
 		}
 		select {
 		case <-time.After(backoff.Delay(failures, 5*time.Millisecond, maxAcceptDelay)):

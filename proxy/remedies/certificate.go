@@ -1,0 +1,40 @@
+package remedies
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
+)
+
+// Certificate returns what to do about a certificate that is refused for what is in it, and
+// not for who signed it: for its dates, or because it has no name that counts. whose is who has to
+// renew it. It returns "" for any other error.
+func Certificate(err error, whose string) string {
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired && e.Cert != nil {
+		return dates(e.Cert, whose, time.Now())
+	}
+	if e, ok := errors.AsType[x509.HostnameError](err); ok && nameless(e.Certificate) {
+		return fmt.Sprintf("the certificate has no subjectAltName, and a common name (here \"%s\") does not count: have %s issue it again with %s as subjectAltName",
+			printable.Text(e.Certificate.Subject.CommonName, printable.Name), whose, printable.Text(e.Host, printable.Name))
+	}
+	return ""
+}
+
+// dates is the remedy for a certificate that is not valid now. Package x509 has one reason for a
+// certificate that is too old and for one that is too young.
+func dates(c *x509.Certificate, whose string, now time.Time) string {
+	const form = "2006-01-02 15:04 MST"
+	clock := "this machine's clock says " + now.UTC().Format(form)
+	if now.Before(c.NotBefore) {
+		return fmt.Sprintf("the certificate is valid only from %s, and %s: is the clock wrong?", c.NotBefore.UTC().Format(form), clock)
+	}
+	return fmt.Sprintf("the certificate expired on %s, and %s: if the clock is right, ask %s to renew the certificate", c.NotAfter.UTC().Format(form), clock, whose)
+}
+
+// nameless reports whether a certificate has no name that is compared with a host's.
+func nameless(c *x509.Certificate) bool {
+	return c != nil && len(c.DNSNames) == 0 && len(c.IPAddresses) == 0
+}
