@@ -282,11 +282,14 @@ func (a *Agent) answered(o tunnel.Opened) {
 // request meant for the old cluster reaches the new one. The connection on which the new cluster
 // answered has the current epoch already, and stays open.
 func (a *Agent) dropCluster(old, now string) {
-	a.limiter.warn(a.Logger, "a different cluster answered: dropped the nodes of the old one and reset its connections", "", "cluster_id", now, "former_cluster_id", old)
+	if a.limiter.due(warning{message: "cluster"}) { // not the text: ids of clusters are a peer's
+		a.Logger.Warn(fmt.Sprintf("cluster %s answers instead of cluster %s, whose nodes were dropped and connections reset", now, old),
+			"cluster_id", now, "former_cluster_id", old)
+	}
 	current := int64(a.nodes.epoch())
 	a.clients.each(func(c *agentConn) {
 		if epoch := c.epoch.Load(); epoch >= 0 && epoch != current {
-			c.kill(metrics.CloseMoved, fmt.Errorf("cluster %s no longer answers", old))
+			c.kill(metrics.CloseMoved, formerCluster{former: old, now: now})
 		}
 	})
 }

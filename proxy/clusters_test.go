@@ -110,7 +110,10 @@ func portsOf(t *testing.T, c *fakekafka.Cluster) (ports []int) {
 	return ports
 }
 
-const anotherCluster = "a different cluster answered"
+// anotherCluster is what an agent says, once, when another cluster answers.
+func anotherCluster(now, former string) string {
+	return "cluster " + now + " answers instead of cluster " + former + ", whose nodes were dropped and connections reset"
+}
 
 func TestClusterRecreatedAtTheSameAddresses(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
@@ -133,7 +136,7 @@ func TestClusterRecreatedAtTheSameAddresses(t *testing.T) {
 		}
 		wantStored(t, recreated, "t", map[string]int{"x": 1})
 		wantStored(t, recreated, "new", map[string]int{"y": 1})
-		if n := strings.Count(log.String(), anotherCluster); n != 1 {
+		if n := strings.Count(log.String(), anotherCluster("new", "old")); n != 1 {
 			t.Errorf("said %d times that another cluster answers, want once", n)
 		}
 		if !strings.Contains(log.String(), "cluster_id=new former_cluster_id=old") {
@@ -186,7 +189,7 @@ func TestBootstrapPointedAtAnotherCluster(t *testing.T) {
 		if n := wantOnly(t, blue, "blue"); n != 3 {
 			t.Errorf("blue holds %d records, want 3", n)
 		}
-		if n := strings.Count(log.String(), anotherCluster); n != 1 {
+		if n := strings.Count(log.String(), anotherCluster("blue", "red")); n != 1 {
 			t.Errorf("said %d times that another cluster answers, want once", n)
 		}
 	})
@@ -205,8 +208,12 @@ func TestLateResponseOfTheOldClusterIsNotLearnt(t *testing.T) {
 		t.Fatalf("learn = %q, %v, want the old cluster dropped", dropped, err)
 	}
 	for _, cluster := range []string{"old", ""} { // FindCoordinator names no cluster
-		if _, dropped, err := table.learn(before, cluster, at(1)); dropped != "" || err == nil {
-			t.Errorf("learn(%q) on a connection from before = %q, %v, want an error", cluster, dropped, err)
+		want := "cluster new answers instead of cluster old, which this connection leads to"
+		if cluster == "" {
+			want = "cluster new has answered since this connection was opened"
+		}
+		if _, dropped, err := table.learn(before, cluster, at(1)); dropped != "" || err == nil || err.Error() != want {
+			t.Errorf("learn(%q) on a connection from before = %q, %v, want %q", cluster, dropped, err, want)
 		}
 	}
 	if _, ok := table.lookup(1); ok {

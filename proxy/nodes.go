@@ -1,7 +1,7 @@
 package proxy
 
 import (
-	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -69,7 +69,15 @@ func (t *nodes) epoch() int {
 	return t.drops
 }
 
-var errFormerCluster = errors.New("another cluster has answered since this connection was opened")
+// formerCluster is the error of a connection to a cluster that another one has replaced since.
+type formerCluster struct{ former, now string }
+
+func (e formerCluster) Error() string {
+	if e.former == "" { // a response without the id of its cluster
+		return fmt.Sprintf("cluster %s has answered since this connection was opened", e.now)
+	}
+	return fmt.Sprintf("cluster %s answers instead of cluster %s, which this connection leads to", e.now, e.former)
+}
 
 // learn takes the brokers of one response. epoch is that of the connection on which the response
 // came. When learn returns, each broker has a local address, and its listener is open before a
@@ -78,15 +86,15 @@ var errFormerCluster = errors.New("another cluster has answered since this conne
 //
 // If the cluster id differs from the table's, the table is dropped, and learn returns the old id as
 // dropped. A connection from an earlier epoch cannot bring back the old cluster: learn returns
-// errFormerCluster. now is the epoch after the call.
+// a formerCluster. now is the epoch after the call.
 func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now int, dropped string, err error) {
 	if err := checkClusterID(cluster); err != nil {
 		return epoch, "", err
 	}
 	t.mu.Lock()
 	if epoch != t.drops && cluster != t.cluster {
-		t.mu.Unlock()
-		return epoch, "", errFormerCluster
+		defer t.mu.Unlock()
+		return epoch, "", formerCluster{former: cluster, now: t.cluster}
 	}
 	before := t.cluster
 	dropped = t.switchTo(cluster)
