@@ -102,7 +102,11 @@ func (c *agentConn) refuseFirst(err error) {
 	}
 	c.report.metrics.Refused(refused.reason)
 	c.report.metrics.Closed(metrics.CloseRefused)
-	c.report.refused(refused, "hint", c.settingNames.Sprintf("this port speaks Kafka; does the client's security.protocol match the agent's %s?", hints.ListenTLSCertFile))
+	var more []any
+	if hint := firstBytesHint(err, c.settingNames); hint != "" {
+		more = []any{"hint", hint}
+	}
+	c.report.refused(refused, more...)
 	if errors.Is(err, protocol.HTTPRequest) {
 		const answer = "culvert: this port speaks Kafka, not HTTP\n"
 		fmt.Fprintf(c.near, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/remedies"
 )
 
 // brokerConn is a TLS connection to a broker. In TLS 1.3, our side of the handshake succeeds before
@@ -67,15 +69,14 @@ func (e *tlsError) certificateHint(v *tls.CertificateVerificationError) string {
 	if len(v.UnverifiedCertificates) > 0 {
 		shown = v.UnverifiedCertificates[0].Issuer.String()
 	}
-	switch inner := v.Err.(type) {
+	if remedy := remedies.Certificate(v, "whoever runs the broker"); remedy != "" {
+		return "; " + remedy
+	}
+	switch v.Err.(type) {
 	case x509.UnknownAuthorityError:
 		return e.names.Sprintf("; is %q, which signed the broker's certificate, in %s?", shown, hints.BrokerCAFile)
 	case x509.HostnameError:
 		return e.names.Sprintf("; %s sets the name that the certificate must contain", hints.BrokerServerName)
-	case x509.CertificateInvalidError:
-		if inner.Reason == x509.Expired {
-			return "; does the broker need a new certificate, or is a clock wrong?"
-		}
 	}
 	return ""
 }
@@ -103,6 +104,9 @@ func connClosed(err error) bool {
 func clientHint(err error, names hints.Names) string {
 	_, plaintext := errors.AsType[tls.RecordHeaderError](err)
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	if remedy := remedies.Certificate(err, "whoever runs the client"); remedy != "" {
+		return remedy
+	}
 	switch {
 	case plaintext:
 		return "this port speaks TLS: is the client's security.protocol SSL or SASL_SSL?"
@@ -114,6 +118,24 @@ func clientHint(err error, names hints.Names) string {
 			hints.ListenTLSCertFile)
 	}
 	return "which TLS versions does the client support?"
+}
+
+// firstBytesHint returns what to look at, for a client whose first bytes are not a Kafka request; ""
+// if err is about anything else.
+func firstBytesHint(err error, names hints.Names) string {
+	foreign, _ := errors.AsType[protocol.ForeignError](err)
+	switch {
+	case foreign == protocol.TLSClientHello:
+		return names.Sprintf("the client speaks TLS and this port does not: set security.protocol to PLAINTEXT or SASL_PLAINTEXT in the client, or give the agent %s",
+			hints.ListenTLSCertFile)
+	case foreign == protocol.HTTPRequest:
+		return "this port speaks Kafka: does a browser, a health check or an HTTP client have its address?"
+	case foreign == protocol.ProxyHeader:
+		return "turn the PROXY protocol off where the load balancer connects to this port"
+	case errors.Is(err, protocol.ErrFrame):
+		return "is this a Kafka client, or something that scans ports?"
+	}
+	return ""
 }
 
 // explainForeign wraps the error of a response that is not Kafka's, with a hint. Most often it is a
