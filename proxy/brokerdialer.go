@@ -27,14 +27,14 @@ type brokerDialer struct {
 func (d brokerDialer) dial(ctx context.Context, open tunnel.Open) (net.Conn, int32, *tunnel.Error) {
 	if open.Target == tunnel.TargetBootstrap {
 		c, err := d.brokers.dialBootstrap(ctx)
-		return c, metrics.Bootstrap, dialError(err)
+		return c, metrics.Bootstrap, dialError(err, d.names)
 	}
 	node, err := d.mayDial(open)
 	if err != nil {
 		return nil, node, err
 	}
 	c, failed := d.brokers.dial(ctx, open.Target)
-	return c, node, dialError(failed)
+	return c, node, dialError(failed, d.names)
 }
 
 // mayDial returns why a target may not be dialled, or nil, and the node id that its ticket names. A
@@ -56,30 +56,20 @@ func (d brokerDialer) mayDial(open tunnel.Open) (node int32, refused *tunnel.Err
 			d.metrics.Ticket(metrics.TicketInvalid)
 		}
 		if !d.brokers.allowed(to) {
-			return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTicket, Message: fmt.Sprintf("%s may not be dialled: %v", open.Target, d.explain(err))}
+			return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTicket, Message: fmt.Sprintf("%s may not be dialled: %v", open.Target, err), Remedy: d.remedy(err)}
 		}
 	}
 	if !d.brokers.allowed(to) {
-		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: d.names.Sprintf("%s may not be dialled: the agent has no ticket for it, and no %s allows it", open.Target, hints.AllowBroker)}
+		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: d.names.Sprintf("%s may not be dialled: the agent has no ticket for it, and no %s allows it", open.Target, hints.AllowBroker),
+			Remedy: d.names.Sprintf("a ticket comes with the metadata that names the address: does a broker advertise it? If not, %s of the gateway can allow it", hints.AllowBroker)}
 	}
 	return metrics.UnknownNode, nil
 }
 
-// explain adds to the error of a ticket what the gateway's operator can do about it.
-func (d brokerDialer) explain(err error) error {
+// remedy is what the gateway's operator can do about the error of a ticket.
+func (d brokerDialer) remedy(err error) string {
 	if errors.Is(err, errTicketInvalid) {
-		return fmt.Errorf("%w; %s", err, d.names.Sprintf("all replicas must share one %s; without it, each start makes a new key", hints.TicketKeyFile))
+		return d.names.Sprintf("all replicas must share one %s; without it, each start makes a new key", hints.TicketKeyFile)
 	}
-	return err
-}
-
-// dialError returns what an agent is told when a dial has failed.
-func dialError(err error) *tunnel.Error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, errNotAllowed):
-		return &tunnel.Error{Code: tunnel.CodeTarget, Message: err.Error()}
-	}
-	return &tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()}
+	return ""
 }

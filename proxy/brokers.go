@@ -54,6 +54,7 @@ type Brokers struct {
 	dialIsAnswer bool                                                   // for tests: probe takes a connection for an answer
 	control      func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
 	loopback     loopback
+	direct       bool // an agent dials, and no gateway
 }
 
 // Validate checks the addresses and patterns without dialling.
@@ -158,7 +159,7 @@ func (b *Brokers) dial(ctx context.Context, address string) (net.Conn, error) {
 		b.Metrics.BrokerDial(err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("dial broker at %s: %w", address, err)
+		return nil, b.explain(fmt.Errorf("dial broker at %s: %w", address, err))
 	}
 	return conn, nil
 }
@@ -246,7 +247,7 @@ func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error
 	}
 	switch where := blockOf(v4); where.decision {
 	case dialOnHost, dialNever:
-		return fmt.Errorf("%w: %s maps to %s, which is %s", errNotAllowed, ip, v4, where.is)
+		return hints.New(fmt.Errorf("%w: %s maps to %s, which is %s", errNotAllowed, ip, v4, where.is), noBroker)
 	}
 	return b.checkOne(ctx, v4, port)
 }
@@ -255,12 +256,13 @@ func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) erro
 	where := blockOf(ip)
 	switch {
 	case where.decision == dialNever:
-		return fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is)
+		return hints.New(fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is),
+			noBroker)
 	case where.decision == dialOnHost && !b.onLoopback(ctx):
-		return fmt.Errorf("%w: %s is %s, and no bootstrap address is loopback, as written or as its name resolves", errNotAllowed, ip, where.is)
+		return hints.New(fmt.Errorf("%w: %s is %s, and no bootstrap address is loopback, as written or as its name resolves", errNotAllowed, ip, where.is),
+			"the broker advertises an address that only its own machine can reach: set advertised.listeners to one that "+b.self()+" can reach")
 	case where.decision == dialNamed && !b.allowed(target{host: ip.String(), ip: ip, port: port}):
-		return fmt.Errorf("%w: %s is %s; %s", errNotAllowed, ip, where.is,
-			b.Names.Sprintf("to allow it, give the gateway %s with a prefix, as in %s:%s", hints.AllowBroker, single(ip), port))
+		return b.couldAllow(fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is), ip, port)
 	}
 	return nil
 }

@@ -175,7 +175,10 @@ func (t *tunnels) close() error {
 }
 
 // NewDirect returns an upstream that dials brokers itself, without a tunnel.
-func NewDirect(b *Brokers) Upstream { return direct{b} }
+func NewDirect(b *Brokers) Upstream {
+	b.direct = true
+	return direct{b}
+}
 
 type direct struct{ brokers *Brokers }
 

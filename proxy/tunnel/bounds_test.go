@@ -20,7 +20,7 @@ func TestEveryErrorCanBeSent(t *testing.T) {
 		text := strings.Repeat(unit, 20_000)
 		inBubbles(t, func(t *testing.T, r *rig) {
 			c, s := r.dial()
-			s.Reset(&Error{Code: Code(text), Message: text})
+			s.Reset(&Error{Code: Code(text), Message: text, Remedy: text})
 			_, err := c.Read(make([]byte, 1))
 			e, ok := errors.AsType[*Error](err)
 			if !ok {
@@ -29,13 +29,16 @@ func TestEveryErrorCanBeSent(t *testing.T) {
 			if n := len(e.Message); n < exchange.MaxMessage/2 || !utf8.ValidString(e.Message) {
 				t.Errorf("text of %q: %d bytes arrived", unit, n)
 			}
+			if n := len(e.Hint()); n < exchange.MaxMessage/2 || n > exchange.MaxMessage || !utf8.ValidString(e.Hint()) {
+				t.Errorf("text of %q: a hint of %d bytes arrived", unit, n)
+			}
 		})
 	}
 }
 
 // longError returns an ERROR longer than we would send, as a peer may send it.
 func longError() []byte {
-	value, _ := json.Marshal(&Error{Code: Code(strings.Repeat("c", 8<<10)), Message: strings.Repeat("m", 7<<10)})
+	value, _ := json.Marshal(&Error{Code: Code(strings.Repeat("c", 8<<10)), Message: strings.Repeat("m", 4<<10), Remedy: strings.Repeat("r", 3<<10)})
 	return appendCapsule(nil, capsuleError, value)
 }
 

@@ -169,6 +169,9 @@ func (c *Conn) stepJSON() error {
 		if err := decodeJSON(t, value, v); err != nil {
 			return err
 		}
+		if !c.dialling {
+			v.Remedy = "" // an agent cannot know what a gateway's operator should do
+		}
 		return errRemote{v.Bounded()}
 	case capsuleOpen:
 		err = decodeJSON(t, value, &c.openIn)

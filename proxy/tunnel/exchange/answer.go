@@ -66,7 +66,7 @@ func (e *AnswerError) Error() string {
 // callers need to look only for that.
 func (e *AnswerError) Unwrap() error {
 	if e.Gateway && e.Status == http.StatusServiceUnavailable {
-		return &Error{CodeDraining, e.Text}
+		return &Error{Code: CodeDraining, Message: e.Text}
 	}
 	return nil
 }

@@ -28,7 +28,13 @@ const (
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
+	// Remedy is what a person can do about it. A gateway fills it in for agents, who know less about
+	// the brokers' side.
+	Remedy string `json:"hint,omitempty"`
 }
+
+// Hint returns the remedy, bounded and printable like the message.
+func (e *Error) Hint() string { return e.Bounded().Remedy }
 
 // Error returns code and message, bounded and printable, because both may be a peer's.
 func (e *Error) Error() string {
@@ -37,8 +43,9 @@ func (e *Error) Error() string {
 }
 
 const (
-	// MaxMessage bounds the text of an [Error], in bytes, whoever wrote it, because much of it may
-	// repeat what a peer sent. JSON can make it six times as long, which still fits into a capsule.
+	// MaxMessage bounds the text of an [Error] and its remedy, each in bytes, whoever wrote them,
+	// because much of them may repeat what a peer sent. JSON can make them six times as long, which
+	// still fits into a capsule.
 	MaxMessage = printable.Sentence
 	// MaxWord bounds codes and versions, in bytes.
 	MaxWord = 64
@@ -46,12 +53,12 @@ const (
 
 // Bounded returns a copy of e that is short and printable enough to send, log and show.
 func (e *Error) Bounded() *Error {
-	return &Error{Code(printable.Text(string(e.Code), MaxWord)), printable.Text(e.Message, MaxMessage)}
+	return &Error{Code(printable.Text(string(e.Code), MaxWord)), printable.Text(e.Message, MaxMessage), printable.Text(e.Remedy, MaxMessage)}
 }
 
 // ProtocolError returns an [Error] that says how the peer broke the protocol.
 func ProtocolError(format string, a ...any) *Error {
-	return &Error{CodeProtocol, fmt.Sprintf(format, a...)}
+	return &Error{Code: CodeProtocol, Message: fmt.Sprintf(format, a...)}
 }
 
 // Refused is the error of an exchange whose response opens no tunnel. Err is the whole error;

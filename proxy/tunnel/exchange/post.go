@@ -178,7 +178,7 @@ func (x *Post) Send(c *http.ClientConn, req *http.Request, refused func(*AnswerE
 func (x *Post) notAnswered(err error) error {
 	switch text := err.Error(); {
 	case strings.Contains(text, "GOAWAY"), strings.Contains(text, "REFUSED_STREAM"):
-		err = &Refused{&Error{CodeDraining, "the HTTP/2 connection was closing and did not take the request: " + printable.Text(text, printable.Sentence)}}
+		err = &Refused{&Error{Code: CodeDraining, Message: "the HTTP/2 connection was closing and did not take the request: " + printable.Text(text, printable.Sentence)}}
 	case strings.Contains(text, "looked like an HTTP/1.1 header"):
 		err = ErrNoH2
 	default:
