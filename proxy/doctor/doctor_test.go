@@ -197,7 +197,7 @@ func TestWaysThatEnd(t *testing.T) {
 	closed.Close()
 
 	wantStop(t, dialTo(t, "https://no-such-host.invalid", certificate, "right"), "name", "no-such-host.invalid", "--gateway-url")
-	wantStop(t, dialTo(t, "https://"+closed.Addr().String(), certificate, "right"), "tcp", "refused", "HTTPS_PROXY")
+	wantStop(t, dialTo(t, "https://"+closed.Addr().String(), certificate, "right"), "tcp", "refused", "nothing listens there: is the gateway or its ingress running, and is the port in --gateway-url right?")
 	wantStop(t, dialTo(t, address, certificate, "wrong"), "ws", "unknown token", "--token-file")
 	wantStop(t, dialTo(t, login.URL, login.Certificate(), "right"), "ws", "login.example.com", "credentials")
 	withoutToken := dialTo(t, address, certificate, "right")

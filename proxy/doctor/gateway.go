@@ -85,11 +85,9 @@ func (g *gateway) name(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	if net.ParseIP(host) != nil {
 		return ok("%s needs no lookup", host)
 	}
-	addresses, err := net.DefaultResolver.LookupHost(ctx, host)
+	addresses, err := dialer.Lookup(ctx)
 	if err != nil {
-		f := g.failure(ctx, err)
-		f.Remedy = g.Names.Sprintf("is the host in %s right?", hints.GatewayURL)
-		return f
+		return g.failure(ctx, err)
 	}
 	return ok("%s is %s", host, strings.Join(addresses, ", "))
 }
@@ -99,11 +97,7 @@ func (g *gateway) connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	start := time.Now()
 	c, err := dialer.DialTCP(ctx)
 	if err != nil {
-		f := g.failure(ctx, err)
-		if f.Remedy == "" {
-			f.Remedy = "does a firewall block that port? If this network has a proxy, set HTTPS_PROXY"
-		}
-		return f
+		return g.failure(ctx, err)
 	}
 	defer c.Close()
 	return ok("%s accepts connections after %s", c.RemoteAddr(), millis(time.Since(start)))

@@ -181,6 +181,17 @@ func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
 	return d.route.dialTCP(ctx)
 }
 
+// Lookup returns the IP addresses of the gateway's name, as h3 looks them up. It exists for
+// diagnosis.
+func (d *Dialer) Lookup(ctx context.Context) (addresses []string, err error) {
+	d.init()
+	ips, err := d.route.lookup(ctx)
+	for _, ip := range ips {
+		addresses = append(addresses, ip.Unmap().String())
+	}
+	return addresses, err
+}
+
 // Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass in both
 // directions, and returns the tickets that the gateway gives. If it has to wait for the race, it
 // returns the hello of the winner and sends none of its own.

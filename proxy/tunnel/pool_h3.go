@@ -311,8 +311,8 @@ func (p *h3Pool) close() error {
 // dial makes a carrier that is ready for requests. It tries the gateway's addresses one after the
 // other.
 func (p *h3Pool) dial(ctx context.Context) (*h3Carrier, error) {
-	host, port, _ := net.SplitHostPort(p.env.addr())
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	_, port, _ := net.SplitHostPort(p.env.addr())
+	ips, err := p.env.lookup(ctx)
 	if err != nil {
 		return nil, err
 	}

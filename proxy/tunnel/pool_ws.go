@@ -10,11 +10,13 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/gobwas/ws"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
@@ -221,7 +223,14 @@ func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) 
 	}{io.LimitReader(conn, exchange.MaxHeader), conn}, p.env.target())
 	switch {
 	case answer != nil:
-		return nil, p.env.complete(TransportWS, header, answer)
+		answer = p.env.complete(TransportWS, header, answer)
+		if answer.Remedy == "" && refusesUpgrades(answer) {
+			answer.Remedy = upgradesOff
+		}
+		return nil, answer
+	case errors.Is(err, ws.ErrHandshakeBadProtocol):
+		return nil, hints.New(errors.New("WebSocket handshake: the server answers in HTTP/1.0, which has no WebSockets"),
+			"is it the gateway or its ingress? A simple web server may have the port in %s. If an ingress answers, have it speak HTTP/1.1", hints.GatewayURL)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("WebSocket handshake: connection closed before the answer was complete")
 	case err != nil:
@@ -233,6 +242,15 @@ func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) 
 		ws.PutReader(br)
 	}
 	return early, nil
+}
+
+// upgradesOff is the remedy where refusesUpgrades.
+const upgradesOff = "Envoy answers so where WebSocket upgrades are off: set upgrade_configs with upgrade_type: websocket or, in Contour, enableWebsockets: true for the route"
+
+// refusesUpgrades reports whether a refusal is Envoy's, or that of a program made of it, for any
+// upgrade that its configuration does not allow. Its access rules refuse with a body.
+func refusesUpgrades(e *AnswerError) bool {
+	return !e.Gateway && !e.Proxy && e.Status == http.StatusForbidden && len(e.Body) == 0 && strings.HasSuffix(e.Header.Get("Server"), "envoy")
 }
 
 // errSpareAnswered is the error for an OPENED on a spare, where no OPEN was sent.

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/remedies"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
@@ -45,23 +47,39 @@ func variable(gateway *url.URL) string {
 func ProxyFromEnvironment(gateway *url.URL) (*url.URL, error) {
 	env := httpproxy.FromEnvironment()
 	env.CGI = false // the CGI variable REQUEST_METHOD does not concern us
-	if u, _ := env.ProxyFunc()(gateway); u != nil {
-		return checkProxy(u)
+	value := &env.HTTPSProxy
+	if gateway.Scheme == "http" {
+		value = &env.HTTPProxy
 	}
-	// The parser treats a URL that it cannot read as no proxy, and we would silently bypass the
-	// proxy. So ask again with a valid URL, to learn whether a proxy was meant for this gateway.
-	for _, set := range []*string{&env.HTTPSProxy, &env.HTTPProxy} {
-		if *set != "" {
-			*set = "http://proxy"
-		}
+	// The parser treats a URL that it cannot read as no proxy, or reads "http" as the proxy's host.
+	// So give it a valid one, to learn whether a proxy was meant for this gateway.
+	valid := isProxyURL(*value)
+	if *value != "" && !valid {
+		*value = "http://proxy"
 	}
-	if u, _ := env.ProxyFunc()(gateway); u == nil {
+	u, _ := env.ProxyFunc()(gateway)
+	switch {
+	case u == nil:
 		return nil, nil
+	case !valid:
+		return nil, hints.New(fmt.Errorf("%s is not a proxy URL", variable(gateway)), "write it as "+variable(gateway)+
+			"=http://USER:PASSWORD@host:port, with special characters in the password percent-encoded: "+encodings)
 	}
-	return nil, &hints.Error{
-		Err:    fmt.Errorf("%s is not a proxy URL", variable(gateway)),
-		Remedy: "write it as " + variable(gateway) + "=http://USER:PASSWORD@host:port, with special characters percent-encoded (%40 for @)",
+	return checkProxy(u)
+}
+
+// encodings are the characters that end a password too early, or make a URL invalid.
+const encodings = `%40 for @, %23 for #, %5C for \, %2F for /, %3F for ?, %25 for %`
+
+// isProxyURL reports whether the value of a variable is a URL, or HOST:PORT, in which nothing but the
+// user stands before an at sign. A password with a bare # would be the port of a host that is the
+// user.
+func isProxyURL(value string) bool {
+	if !strings.Contains(value, "://") {
+		value = "http://" + value
 	}
+	u, err := url.Parse(value)
+	return err == nil && u.Host != "" && !strings.Contains(u.Path+u.RawQuery+u.Fragment, "@")
 }
 
 // checkProxy refuses proxies of unsupported schemes, and adds the default port.
@@ -110,6 +128,9 @@ func (r *route) dialProxy(ctx context.Context, network, addr string) (net.Conn, 
 	c, err := r.dialAddr(ctx, network, addr)
 	if err == nil {
 		return c, nil
+	}
+	if remedies.CauseOf(err) == remedies.NoDescriptors {
+		return nil, hints.New(fmt.Errorf("cannot reach the proxy: %w", err), remedies.Descriptors)
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -183,7 +204,7 @@ func (r *route) proxyAnswer(resp *http.Response, hadCredentials bool) *AnswerErr
 			e.Remedy = "culvert supports only Basic; a local proxy in between, such as cntlm, can translate"
 		case hadCredentials:
 			e.Text = fmt.Sprintf("the proxy refused the credentials (%s)", offered)
-			e.Remedy = "are the user and password in " + variable(r.url) + " right? Special characters must be percent-encoded (%40 for @)"
+			e.Remedy = "are the user and password in " + variable(r.url) + " right? Special characters must be percent-encoded: " + encodings
 		}
 	case http.StatusForbidden, http.StatusMethodNotAllowed:
 		e.Text = fmt.Sprintf("the proxy refuses to connect to %s (%s)", e.URL, status)
@@ -240,10 +261,29 @@ func (r *route) tlsToProxy(ctx context.Context, tcp net.Conn, host string) (*pro
 	below := exchange.NewWire(tcp, nil)
 	t := tls.Client(below, cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, fmt.Errorf("TLS handshake with the proxy: %w", err)
+		return nil, explainProxyTLS(fmt.Errorf("TLS handshake with the proxy: %w", err))
 	}
 	below.Hold()
 	return &proxyConn{Conn: t, below: below}, nil
+}
+
+// explainProxyTLS adds to an error of the handshake with a proxy what to do about it. No setting of
+// ours names authorities for proxies: the system's are trusted.
+func explainProxyTLS(err error) error {
+	if remedy := remedies.Certificate(err, "whoever runs the proxy"); remedy != "" {
+		return hints.New(err, "%s", remedy)
+	}
+	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return hints.New(err, "add the certificate of "+printable.Text(e.Cert.Issuer.String(), printable.Name)+
+			" to those that this system trusts; except on Windows and macOS, SSL_CERT_FILE=FILE does that for one process")
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return hints.New(err, "is the host in the proxy's URL the one in its certificate?")
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return hints.New(err, "the proxy does not speak TLS on that port: does its URL begin with http:// and not with https://?")
+	}
+	return err
 }
 
 // Read returns the early bytes first.
@@ -279,7 +319,11 @@ func (r *route) dialTCP(ctx context.Context) (net.Conn, error) {
 	case r.proxy != nil:
 		return r.dialThrough(ctx, r.proxy)
 	}
-	return r.dialAddr(ctx, "tcp", r.addr())
+	c, err := r.dialAddr(ctx, "tcp", r.addr())
+	if err != nil {
+		return nil, r.explain(ctx, err)
+	}
+	return c, nil
 }
 
 // newWire returns the wire above a connection that dialTCP made.

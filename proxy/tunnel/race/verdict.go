@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/remedies"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
@@ -107,9 +109,15 @@ type noTransportError struct {
 func (e *noTransportError) Error() string   { return e.text }
 func (e *noTransportError) Unwrap() []error { return e.failures }
 
-// Explain adds a hint to the error of a dial if there is one to give. Calling it twice does no
-// harm: hints.Of returns each hint once.
+// Explain adds a hint to the error of a dial if there is one to give. An error keeps a hint that it
+// has: that was given where more was known, such as whose certificate it is about.
 func Explain(err error) error {
+	if hints.Of(err, nil) != nil {
+		return err
+	}
+	if remedy := remedies.Certificate(err, "whoever runs the gateway or its ingress"); remedy != "" {
+		return hints.New(err, "%s", remedy)
+	}
 	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return hints.New(err, "the server presented a certificate for %s, issued by %s; if that is your gateway or its ingress, pass the issuer's certificate with %s",
 			names(e.Cert), printable.Text(e.Cert.Issuer.String(), printable.Name), hints.GatewayCAFile)
@@ -117,13 +125,19 @@ func Explain(err error) error {
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
 		return hints.New(err, "the server presented a certificate for %s; is %s right?", names(e.Certificate), hints.GatewayURL)
 	}
-	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
+	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok || overUDP(err) {
 		return hints.New(err, "nothing answers over UDP; %s ws needs only TCP", hints.Transport)
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return hints.New(err, "the server does not speak TLS; is the port in %s right?", hints.GatewayURL)
 	}
 	return err
+}
+
+// overUDP reports whether err is about a UDP socket.
+func overUDP(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && strings.HasPrefix(op.Net, "udp")
 }
 
 // names returns the names that a certificate is for.
