@@ -58,7 +58,7 @@ func TestEachFailureToReachABrokerHasItsOwnHint(t *testing.T) {
 		}, tunnel.CodeDial, "server misbehaving", "does DNS work where SELF runs?"},
 		{"link-local", "169.254.169.254:80", nil, tunnel.CodeTarget, "169.254.169.254 is link-local",
 			"no broker is there: correct advertised.listeners of the broker, or the DNS name that leads there"},
-		{"loopback", "127.0.0.1:9092", nil, tunnel.CodeTarget, "127.0.0.1 is loopback, and no bootstrap address is on this machine",
+		{"loopback", "127.0.0.1:9092", nil, tunnel.CodeTarget, "127.0.0.1 is loopback, and no bootstrap address is loopback, as written or as its name resolves",
 			"the broker advertises an address that only its own machine can reach: set advertised.listeners to one that SELF can reach"},
 	} {
 		for _, self := range []string{"the gateway", "this agent"} {
