@@ -90,7 +90,7 @@ func (a *Agent) handshakeFailed(log *slog.Logger, err error) {
 	}
 	a.Metrics.Refused(metrics.RefusedTLS)
 	hint := clientHint(err, a.Names)
-	a.limiter.warn(log, "client's TLS handshake failed", hint, "err", err, "hint", hint)
+	a.limiter.warn(log, "client's TLS handshake failed", hint, "hint", hint, "err", err)
 }
 
 // refuseFirst reports why a connection ends whose first bytes are not a Kafka request. A client

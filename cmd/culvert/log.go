@@ -116,7 +116,8 @@ func printableAny(a slog.Attr) slog.Attr {
 		if found == nil {
 			return said
 		}
-		return slog.Group("", said, slog.String("hint", sanitize(strings.Join(found, "; "))))
+		// The hint first: it would be lost behind a long error.
+		return slog.Group("", slog.String("hint", sanitize(strings.Join(found, "; "))), said)
 	default: // addresses, by their String method
 		return slog.String(a.Key, printable.Text(fmt.Sprint(v), printable.Record))
 	}

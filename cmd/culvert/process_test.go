@@ -446,7 +446,7 @@ func TestAnAnswerThatIsNotAGatewaysIsLoggedWithAHint(t *testing.T) {
 			agent := start(t, append([]string{"agent", "--gateway-url", page.URL, "--listen", "127.0.0.1:0",
 				"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0", "--log-format", "text"}, args...)...)
 			line := agent.listening()
-			agent.says(`level=WARN .* err=".+" hint=".+"`)
+			agent.says(`level=WARN .* hint=".+" err=".+"`)
 			if code, body := get(t, find(t, `admin (http://\S+)$`, line)+"/readyz"); code != http.StatusServiceUnavailable {
 				t.Errorf("/readyz: %d %s", code, body)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
@@ -170,19 +169,12 @@ func (d *dialling) dialError(ctx context.Context, transport string, err error) e
 	if e, ok := errors.AsType[*Error](err); ok && err == error(e) {
 		return err // sent by the gateway
 	}
-	prefix := fmt.Sprintf("dial gateway %s: ", d.destination(transport))
-	if strings.HasPrefix(err.Error(), prefix) {
+	if _, ok := errors.AsType[*race.DialError](err); ok {
 		return err
 	}
-	return Explain(fmt.Errorf("%s%w", prefix, err))
-}
-
-// destination describes where a dial leads: the gateway, the transport, and the proxy if there is
-// one.
-func (d *dialling) destination(transport string) string {
-	to := d.route.addr() + " over " + transport
+	e := &race.DialError{Doing: "dial gateway", Gateway: d.route.addr(), Transport: transport, Err: err}
 	if t, _ := transportNamed(transport); d.route.proxy != nil && !t.overUDP {
-		to += " through the proxy " + d.route.proxy.Host
+		e.Through = d.route.proxy.Host
 	}
-	return to
+	return Explain(e)
 }

@@ -67,7 +67,7 @@ func TestADialerThatReachesNoGateway(t *testing.T) {
 	defer d.Close()
 	_, err := d.Dial(t.Context(), Open{}, nil)
 	if err == nil || !strings.HasPrefix(err.Error(), "no transport reaches the gateway: ") ||
-		!strings.Contains(err.Error(), "dial gateway 127.0.0.1:1 over ws: dial tcp") {
+		!strings.Contains(err.Error(), "; over ws and h2: dial tcp 127.0.0.1:1: ") {
 		t.Errorf("Dial = %v", err)
 	}
 }

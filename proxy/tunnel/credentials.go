@@ -70,5 +70,5 @@ func (c *credentials) complete(transport string, sent http.Header, e *AnswerErro
 
 // refused returns the error of a dial that got such a response.
 func (c *credentials) refused(transport string, sent http.Header, e *AnswerError) error {
-	return race.Explain(fmt.Errorf("dial gateway %s over %s: %w", c.route.addr(), transport, c.complete(transport, sent, e)))
+	return race.Explain(&race.DialError{Doing: "dial gateway", Gateway: c.route.addr(), Transport: transport, Err: c.complete(transport, sent, e)})
 }

@@ -94,7 +94,7 @@ func (d *Dialer) init() {
 		// Hellos and spares outlive the dial that causes them; Close ends them.
 		background := context.Background()
 		d.race = race.New(background, race.Config[Welcome]{
-			Transports: d.candidates(), Hello: d.welcome, OnState: d.OnState, Timing: d.t.race, Log: d.log,
+			Transports: d.candidates(), Hello: d.welcome, OnState: d.OnState, Timing: d.t.race, Log: d.log.With("gateway", d.route.addr()),
 		})
 		d.spares = newSpareKeeper(background, d.t.spares, d.fillSpares)
 		env := &poolEnv{

@@ -92,7 +92,7 @@ func (d *dialling) greet(ctx context.Context, c *Conn, limit time.Duration) (w W
 		if _, ok := errors.AsType[*AnswerError](err); ok {
 			return Welcome{}, err // the exchange was refused
 		}
-		return Welcome{}, Explain(fmt.Errorf("hello to gateway %s over %s: %w", d.route.addr(), c.Transport(), err))
+		return Welcome{}, Explain(&race.DialError{Doing: "hello to gateway", Gateway: d.route.addr(), Transport: c.Transport(), Err: err})
 	}
 	d.rtt.Store(int64(time.Since(start)) / 2) // a hello takes at least two round trips
 	w.Opened = c.answer

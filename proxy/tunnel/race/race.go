@@ -110,7 +110,9 @@ type chosen struct {
 type verdict struct {
 	err     error // nil if there is no verdict
 	retryAt time.Time
-	inARow  int // consecutive verdicts without a success
+	inARow  int       // consecutive verdicts without a success
+	since   time.Time // of the first of them
+	logged  []string  // the kinds of those that have been logged
 }
 
 // A candidate is what the race knows about one transport.
@@ -264,10 +266,14 @@ func (r *Race[W]) failLocked(err error) {
 		first, most = r.Timing.PermanentRetry, r.Timing.PermanentRetryMost
 	}
 	wait := backoff.Delay(r.failed.inARow, first, most)
-	if r.failed.inARow == 0 || r.chosen.transport != "" || r.failed.err == nil || !sameVerdict(r.failed.err, err) {
-		r.Log.Warn("gateway not reached", "err", err, "retry_in", wait.Round(time.Millisecond))
+	if r.failed.isNews(err) {
+		r.Log.Warn("gateway not reached", "err", err, "retry_in", wait)
 	}
-	r.failed = verdict{err, time.Now().Add(wait), r.failed.inARow + 1}
+	if r.failed.inARow == 0 {
+		r.failed.since = time.Now()
+	}
+	r.failed.err, r.failed.retryAt = err, time.Now().Add(wait)
+	r.failed.inARow++
 	r.setLocked("")
 	r.notifyLocked()
 }
@@ -279,9 +285,12 @@ func (r *Race[W]) setLocked(transport string) {
 	r.chosen.generation++
 }
 
-// switchLocked makes a transport the one in use, and logs the change.
+// switchLocked makes a transport the one in use, and logs the change, and the end of an outage.
 func (r *Race[W]) switchLocked(to, why string) {
-	r.failed.err, r.failed.inARow = nil, 0
+	if r.failed.inARow > 0 {
+		r.Log.Info("gateway reached", "transport", to, "after", time.Since(r.failed.since))
+	}
+	r.failed = verdict{}
 	if to == r.chosen.transport {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -103,6 +104,59 @@ func TestARaceWithoutAWinnerNamesEachFailure(t *testing.T) {
 		_, err := r.Choose(t.Context())
 		if err == nil || err.Error() != "no transport reaches the gateway: blocked; refused; reset" || !errors.Is(err, errBlocked) {
 			t.Errorf("choose: %v", err)
+		}
+	})
+}
+
+// What all transports have in common is said once: a name that does not resolve, of which package
+// net says more over TCP, and a port on which nobody listens.
+func TestAReasonThatTransportsShareIsSaidOnce(t *testing.T) {
+	dial := func(transport string, err error) error {
+		return fmt.Errorf("wrapped: %w", &DialError{Doing: "dial gateway", Gateway: "g:443", Transport: transport, Err: err})
+	}
+	name := &net.DNSError{Err: "no such host", Name: "g", IsNotFound: true}
+	refused := errors.New("connection refused")
+	for _, tt := range []struct {
+		failures []error
+		want     string
+	}{
+		{[]error{dial("h3", name), dial("ws", &net.OpError{Op: "dial", Net: "tcp", Err: name}), dial("h2", name)}, "dial gateway g:443 over h3, ws and h2: lookup g: no such host"},
+		{[]error{dial("h3", errors.New("silent")), dial("ws", refused), dial("h2", refused)}, "dial gateway g:443 over h3: silent; over ws and h2: connection refused"},
+		{[]error{dial("ws", refused), dial("h3", errors.New("silent")), dial("h2", refused), errors.New("other")}, "dial gateway g:443 over ws and h2: connection refused; over h3: silent; other"},
+	} {
+		err := noTransport(tt.failures)
+		if got := strings.TrimPrefix(err.Error(), "no transport reaches the gateway: "); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+		if _, ok := errors.AsType[*DialError](err); !ok {
+			t.Errorf("%v does not wrap its failures", err)
+		}
+	}
+}
+
+// The end of an outage is logged as well as its beginning.
+func TestTheEndOfAnOutageIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		n := &network{blocked: map[string]bool{"ws": true}}
+		r := newRace([]string{"ws"}, n.hello)
+		r.Log = slog.New(slog.NewTextHandler(&log, nil))
+		defer r.Close()
+		for range 3 {
+			if _, err := r.Choose(t.Context()); err == nil {
+				t.Fatal("a transport was chosen")
+			}
+			time.Sleep(10 * time.Second)
+		}
+		n.allow("ws")
+		for range 2 {
+			if _, err := r.Choose(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lost, back := strings.Count(log.String(), "gateway not reached"), strings.Count(log.String(), `level=INFO msg="gateway reached" transport=ws after=30s`)
+		if lost != 1 || back != 1 {
+			t.Errorf("%d lines about the outage and %d about its end, want one each:\n%s", lost, back, &log)
 		}
 	})
 }

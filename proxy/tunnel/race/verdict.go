@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/quic-go/quic-go"
@@ -74,29 +75,38 @@ func permanent(err error) bool {
 	return ok && !e.Temporary()
 }
 
-// sameVerdict reports whether two failures mean the same, so that the second need not be logged.
-// Their texts may differ, for example in a request number.
-func sameVerdict(a, b error) bool {
-	x, answeredA := errors.AsType[*exchange.AnswerError](a)
-	y, answeredB := errors.AsType[*exchange.AnswerError](b)
-	if answeredA || answeredB {
-		return answeredA && answeredB && x.Status == y.Status
+// maxKinds bounds the lines about one outage, when its reason changes.
+const maxKinds = 8
+
+// isNews reports whether a verdict is of a kind that has not been logged for this outage, and notes
+// that it has been. The texts of one kind may differ, for example in a request number.
+func (v *verdict) isNews(err error) bool {
+	kind := kindOf(err)
+	if slices.Contains(v.logged, kind) || len(v.logged) >= maxKinds {
+		return false
 	}
-	_, credsA := errors.AsType[CredentialsError](a)
-	_, credsB := errors.AsType[CredentialsError](b)
-	return !credsA && !credsB || a.Error() == b.Error()
+	v.logged = append(v.logged, kind)
+	return true
 }
 
-// noTransport returns the error of a round in which all transports have failed.
+// kindOf returns what two failures have in common that want the same from their reader.
+func kindOf(err error) string {
+	if e, ok := errors.AsType[*exchange.AnswerError](err); ok {
+		return http.StatusText(e.Status)
+	}
+	if e, ok := errors.AsType[CredentialsError](err); ok {
+		return e.Error()
+	}
+	return strings.Join(hints.Of(err, nil), "; ")
+}
+
+// noTransport returns the error of a round in which all transports have failed. A reason that
+// several have in common is in it once.
 func noTransport(failures []error) error {
 	if len(failures) == 1 {
 		return failures[0]
 	}
-	var all []string
-	for _, err := range failures {
-		all = append(all, err.Error())
-	}
-	return Explain(&noTransportError{failures, "no transport reaches the gateway: " + strings.Join(all, "; ")})
+	return Explain(&noTransportError{failures, "no transport reaches the gateway: " + summary(failures)})
 }
 
 // A noTransportError wraps the failures of all transports, so that callers can look for each of
