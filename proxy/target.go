@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/culvert-proxy/culvert/proxy/remedies"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
 )
@@ -27,6 +28,9 @@ type target struct {
 func parseTarget(address string) (target, error) {
 	if len(address) > tunnel.MaxTarget {
 		return target{}, fmt.Errorf("%d bytes exceed the limit of %d for an address", len(address), tunnel.MaxTarget)
+	}
+	if err := remedies.MissingBrackets("", address, ""); err != nil {
+		return target{}, err
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || net.JoinHostPort(host, port) != address {

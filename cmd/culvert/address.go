@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/remedies"
 )
 
 const (
@@ -150,13 +151,19 @@ func parseGateways(list []string) (gateways []*url.URL, brokers []string, err er
 // that route by it.
 func parseGateway(s string) (*url.URL, error) {
 	const form = "write it as https://kafka.example.com, https://kafka.example.com:8443/prefix or tcp://kafka-0:9092"
+	if scheme, rest, isURL := strings.Cut(s, "://"); isURL {
+		end := strings.IndexAny(rest+"/", "/?#")
+		if err := remedies.MissingBrackets(scheme+"://", rest[:end], rest[end:]); err != nil {
+			return nil, wrong("", "--gateway-url %s: %w", s, err)
+		}
+	}
 	u, err := url.Parse(s)
 	if err != nil {
 		return nil, wrong(form, "--gateway-url %s: not a URL", s) // err would repeat a password in it
 	}
 	switch {
 	case u.Scheme == "http":
-		return nil, wrong("did you mean https://"+strings.TrimSuffix(u.Host, ":80")+
+		return nil, wrong("did you mean "+(&url.URL{Scheme: "https", Host: strings.TrimSuffix(u.Host, ":80"), Path: u.Path, RawPath: u.RawPath}).String()+
 			"? A gateway without TLS is reached through an ingress that terminates TLS",
 			"--gateway-url %s: tokens and records would be sent unencrypted", s)
 	case u.Scheme != "https", u.Hostname() == "", u.Opaque != "":
@@ -177,6 +184,9 @@ func parseGateway(s string) (*url.URL, error) {
 // splitAddress reads HOST:PORT, whose host may be empty. With a lowest port of 0, the system may
 // choose the port.
 func splitAddress(s string, lowest int) (host string, port int, err error) {
+	if err := remedies.MissingBrackets("", s, ""); err != nil {
+		return "", 0, err
+	}
 	host, number, err := net.SplitHostPort(s)
 	if err != nil {
 		return "", 0, fmt.Errorf("%q is not HOST:PORT", s)

@@ -314,6 +314,9 @@ func settings(command *kong.Node) map[string]*kong.Flag {
 
 // unknownKey is the hint for a key that is no flag of command.
 func unknownKey(key string, command *kong.Node) string {
+	if commands := root(command); key == commands.Name || slices.ContainsFunc(commands.Children, func(n *kong.Node) bool { return n.Name == key }) {
+		return "a file has no sections: remove this line, and write its settings at the beginning of their lines; each command has a file of its own"
+	}
 	for _, other := range root(command).Children {
 		if _, ok := settings(other)[key]; ok {
 			return fmt.Sprintf("this is a setting of culvert %s: give each command a file of its own", other.Name)

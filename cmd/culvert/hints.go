@@ -18,9 +18,13 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 // wrong makes a usageError: the text names the flag and its value, the hint is a question or a
-// command. The hint is "" if the wrapped error has one of its own.
+// command. A hint of a wrapped error takes its place, for that is about the value.
 func wrong(hint, format string, args ...any) error {
-	return usageError{&hints.Error{Err: fmt.Errorf(format, args...), Remedy: hint}}
+	err := fmt.Errorf(format, args...)
+	if hints.Of(err, flagOf) != nil {
+		return usageError{err}
+	}
+	return usageError{&hints.Error{Err: err, Remedy: hint}}
 }
 
 // badFile turns an error about a file that a setting names into a usageError. Its text names the

@@ -26,6 +26,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -106,6 +107,9 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 	return command.Run()
 }
 
+// bareNumber is how package time refuses a duration without a unit.
+var bareNumber = regexp.MustCompile(`missing unit in duration "([0-9.]+)"`)
+
 // parseError prints help if that was asked for, and turns the rest into a usageError.
 func parseError(a *app, s *sources, err error) error {
 	pe, ok := errors.AsType[*kong.ParseError](err)
@@ -120,5 +124,9 @@ func parseError(a *app, s *sources, err error) error {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return err
 	}
-	return s.withOrigin(wrong("see "+node.FullPath()+" --help", "%w", pe.Unwrap()))
+	hint := "see " + node.FullPath() + " --help"
+	if found := bareNumber.FindStringSubmatch(pe.Error()); found != nil {
+		hint = "write it with its unit: " + found[1] + "s"
+	}
+	return s.withOrigin(wrong(hint, "%w", pe.Unwrap()))
 }

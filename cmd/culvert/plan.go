@@ -256,6 +256,15 @@ func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 		}
 	}
 	f.warnOfOtherHosts(p.gateways, log)
+	said := map[string]bool{}
+	for _, u := range p.gateways {
+		for _, mistake := range tunnel.ProxyMistakes(u) {
+			if !said[mistake.Error()] {
+				log.Warn("setting of a proxy without effect", "err", mistake)
+			}
+			said[mistake.Error()] = true
+		}
+	}
 }
 
 // checkPorts refuses ports out of range, and ports that two listeners of this agent would need.

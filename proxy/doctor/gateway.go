@@ -53,6 +53,11 @@ type gateway struct {
 func (g *gateway) reach(ctx context.Context) bool {
 	dialer := g.dial(tunnel.TransportWS)
 	defer dialer.Close()
+	for _, mistake := range tunnel.ProxyMistakes(dialer.URL) {
+		f := g.failure(ctx, mistake)
+		f.Hop, f.Result = "proxy", Warn
+		g.report(f)
+	}
 	for _, hop := range []struct {
 		name    string
 		examine func(context.Context, *tunnel.Dialer) Finding

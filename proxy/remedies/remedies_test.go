@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
 // failed is how package net reports what a system call returned.
@@ -95,6 +97,27 @@ func TestWhatIsWrongWithACertificate(t *testing.T) {
 		got := Certificate(test.err, "its owner")
 		if !strings.Contains(got, test.want) || (got == "") != (test.want == "") || strings.ContainsRune(got, 0x1b) {
 			t.Errorf("%s: %q, want %q", test.what, got, test.want)
+		}
+	}
+}
+
+func TestIPv6WithoutBracketsIsRewritten(t *testing.T) {
+	for address, want := range map[string]string{
+		"::1:9092": "[::1]:9092", "fd00::5:9092": "[fd00::5]:9092", "fd00:0:0:0:0:0:0:5:9092": "[fd00:0:0:0:0:0:0:5]:9092",
+		"::8443": "[::]:8443", ":::8443": "[::]:8443", "fd00::5": "[fd00::5]", "fe80::1%eth0:9092": "[fe80::1%eth0]:9092", "fd00::beef": "[fd00::beef]",
+		"::ffff:10.0.0.1:9092": "[::ffff:10.0.0.1]:9092",
+		"[::1]:9092":           "", "[::1]": "", ":9092": "", "kafka-0:9092": "", "10.0.0.1:9092": "", "kafka:9092:9093": "", "a:b:c": "", "": "", "1:2:3": "",
+	} {
+		err := MissingBrackets("tcp://", address, "/x")
+		got := ""
+		if err != nil {
+			got = strings.Join(hints.Of(err, nil), "; ")
+		}
+		if want != "" {
+			want = "write it as tcp://" + want + "/x"
+		}
+		if got != want || err != nil && err.Error() != "an IPv6 address needs brackets" {
+			t.Errorf("%s: %v, hint %q, want %q", address, err, got, want)
 		}
 	}
 }

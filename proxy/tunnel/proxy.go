@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"strings"
 
-	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/net/proxy"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
@@ -34,52 +33,6 @@ func (r *route) findProxy(ask func(gateway *url.URL) (*url.URL, error)) {
 	if r.proxy != nil && r.proxyErr == nil {
 		r.proxy, r.proxyErr = checkProxy(r.proxy)
 	}
-}
-
-// variable returns the name of the environment variable for URLs such as the gateway's.
-func variable(gateway *url.URL) string {
-	return strings.ToUpper(gateway.Scheme) + "_PROXY"
-}
-
-// ProxyFromEnvironment returns the proxy that HTTPS_PROXY or HTTP_PROXY names. It returns nil if
-// there is none, if NO_PROXY lists the gateway, or if the gateway is on loopback. It returns an
-// error with a hint if a [Dialer] cannot use the proxy.
-func ProxyFromEnvironment(gateway *url.URL) (*url.URL, error) {
-	env := httpproxy.FromEnvironment()
-	env.CGI = false // the CGI variable REQUEST_METHOD does not concern us
-	value := &env.HTTPSProxy
-	if gateway.Scheme == "http" {
-		value = &env.HTTPProxy
-	}
-	// The parser treats a URL that it cannot read as no proxy, or reads "http" as the proxy's host.
-	// So give it a valid one, to learn whether a proxy was meant for this gateway.
-	valid := isProxyURL(*value)
-	if *value != "" && !valid {
-		*value = "http://proxy"
-	}
-	u, _ := env.ProxyFunc()(gateway)
-	switch {
-	case u == nil:
-		return nil, nil
-	case !valid:
-		return nil, hints.New(fmt.Errorf("%s is not a proxy URL", variable(gateway)), "write it as "+variable(gateway)+
-			"=http://USER:PASSWORD@host:port, with special characters in the password percent-encoded: "+encodings)
-	}
-	return checkProxy(u)
-}
-
-// encodings are the characters that end a password too early, or make a URL invalid.
-const encodings = `%40 for @, %23 for #, %5C for \, %2F for /, %3F for ?, %25 for %`
-
-// isProxyURL reports whether the value of a variable is a URL, or HOST:PORT, in which nothing but the
-// user stands before an at sign. A password with a bare # would be the port of a host that is the
-// user.
-func isProxyURL(value string) bool {
-	if !strings.Contains(value, "://") {
-		value = "http://" + value
-	}
-	u, err := url.Parse(value)
-	return err == nil && u.Host != "" && !strings.Contains(u.Path+u.RawQuery+u.Fragment, "@")
 }
 
 // checkProxy refuses proxies of unsupported schemes, and adds the default port.
