@@ -43,7 +43,7 @@ func TestAnEndWithoutDescriptorsRecovers(t *testing.T) {
 				for range 40 {
 					idle = append(idle, dial(t, crowd)) // the kernel accepts them
 				}
-				victim.says(`accept failed, trying again.*too many open files.*"hint":"every connection needs a file descriptor or two: raise the limit with ulimit -n`)
+				victim.says(`accept failed, trying again.*"hint":"every connection needs a file descriptor or two: raise the limit with ulimit -n.*too many open files`)
 				time.Sleep(time.Second) // of tries
 				if n := strings.Count(victim.text(), "accept failed"); n != 1 {
 					t.Errorf("it says so %d times within a second", n)

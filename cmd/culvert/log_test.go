@@ -25,12 +25,14 @@ func TestDurationsAreWrittenAsDurations(t *testing.T) {
 			formatJSON: `"after":"` + tt.want + `","times":{"longest":"` + tt.want + `"}`,
 		} {
 			var b bytes.Buffer
-			log, err := (&commonFlags{LogLevel: "info", LogFormat: format}).logger(&b)
+			log, err := (&commonFlags{LogLevel: "info", LogFormat: format}).logger(&b, &b)
 			if err != nil {
 				t.Fatal(err)
 			}
 			log.Info("over", "after", tt.took, slog.Group("times", "longest", tt.took))
-			(&app{stderr: &b, json: true}).recorder().Info("over", "after", tt.took)
+			stderr := &queuedWriter{w: &b}
+			(&app{stderr: stderr, json: true}).recorder().Info("over", "after", tt.took)
+			stderr.flush()
 			if lines := strings.Split(b.String(), "\n"); !strings.Contains(lines[0], want) || !strings.Contains(lines[1], `"after":"`+tt.want+`"`) {
 				t.Errorf("%s: %q, want %s", format, lines, want)
 			}
@@ -42,7 +44,7 @@ func TestDurationsAreWrittenAsDurations(t *testing.T) {
 func TestTheHintStandsBeforeTheError(t *testing.T) {
 	for _, format := range []string{formatText, formatJSON} {
 		var b bytes.Buffer
-		log, err := (&commonFlags{LogLevel: "info", LogFormat: format}).logger(&b)
+		log, err := (&commonFlags{LogLevel: "info", LogFormat: format}).logger(&b, &b)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -170,7 +170,7 @@ func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 	bootstrap, admin := find(t, `bootstrap (127\.0\.0\.1:\d+)`, line), find(t, `admin (http://\S+)$`, line)
 
 	// The key is not registered yet: said with its fingerprint, and waited for.
-	agent.says(`level=WARN .*the key is not accepted .*DESCRIBE USER kafka_user; must show RSA_PUBLIC_KEY_FP .* as ` + regexp.QuoteMeta(snowflake.Fingerprint(s.key)))
+	agent.says(`level=WARN .*DESCRIBE USER kafka_user; must show RSA_PUBLIC_KEY_FP .* as ` + regexp.QuoteMeta(snowflake.Fingerprint(s.key)) + `.*the key is not accepted `)
 	if c, err := net.DialTimeout("tcp", bootstrap, readyTimeout); err != nil {
 		t.Errorf("the agent does not listen any more: %v", err)
 	} else {
@@ -230,7 +230,7 @@ func TestANewPATIsUsedAtOnce(t *testing.T) {
 		"--snowflake-pat-file", pat, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0",
 		"--log-level", "debug", "--log-format", "text")
 	line := agent.listening()
-	agent.says(`level=WARN .*the Snowflake ingress does not accept the programmatic access token \(401 Unauthorized, ERROR_INVALID_TOKEN, .*request id .*SHOW USER PROGRAMMATIC ACCESS TOKENS`)
+	agent.says(`level=WARN .*SHOW USER PROGRAMMATIC ACCESS TOKENS.*the Snowflake ingress does not accept the programmatic access token \(401 Unauthorized, ERROR_INVALID_TOKEN, .*request id `)
 	fresh := s.account.NewPAT(snowflakeUser, "Kafka", time.Hour)
 	if err := os.WriteFile(pat, []byte(fresh), 0o600); err != nil {
 		t.Fatal(err)
