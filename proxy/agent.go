@@ -130,9 +130,23 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	close(listening)
 	<-ctx.Done()
-	a.clients.drain(a.DrainTimeout, stop)
+	began := time.Now()
+	all, cut := a.clients.drain(a.DrainTimeout, stop)
 	background.Wait()
-	return a.Upstream.close()
+	err = a.Upstream.close()
+	logStop(ctx, a.Logger, "stopped: connections did not end in time and were reset", all, cut, time.Since(began))
+	return err
+}
+
+// logStop logs the end of a process: why it ended, and what became of its connections. late is what
+// to log if some of them were cut.
+func logStop(ctx context.Context, log *slog.Logger, late string, all, cut int, took time.Duration) {
+	log = log.With("why", context.Cause(ctx), "after", took, "connections_ended", all-cut, "connections_cut", cut)
+	if cut > 0 {
+		log.Warn(late)
+		return
+	}
+	log.Info("stopped")
 }
 
 // setUp fills in defaults and makes the state. Connections are served until work is done.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/culvert-proxy/culvert/protocol"
@@ -55,7 +56,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
 	c.epoch.Store(-1)
 	c.conn = newConn(nc, connSettings{
-		policy: c, report: reporter{a.Metrics, log, &a.limiter, &a.watch}, settingNames: a.Names, headTimeout: a.headTimeout, without: a.without,
+		policy: c, report: reporter{a.Metrics, log, &a.limiter, &a.watch, strconv.Itoa(int(nodeID))}, settingNames: a.Names, headTimeout: a.headTimeout, without: a.without,
 	})
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
@@ -239,6 +240,9 @@ func (c *agentConn) relay(f *protocol.Flow, r protocol.Request, size int64) (rew
 	case rewrite.NamedBy(r.Key, r.Version) == rewrite.Leaders:
 		return c.hints.Relay(f, r.Key, r.Version, size)
 	case r.Key == protocol.APIVersions:
+		if !c.bootstrapOnly { // which says nothing about the node
+			c.report.reached()
+		}
 		c.noteOpened()
 		c.names.Caps = c.agent.caps.Load()
 	}

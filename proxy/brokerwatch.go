@@ -40,12 +40,14 @@ type brokerWatch struct {
 	early chan struct{}                   // of capacity 1: holds an element if a check is due early
 	log   *slog.Logger
 
+	nodes  outages      // of single brokers, while others answer
 	resets atomic.Int64 // connections that were reset because the way to their broker failed
 
 	mu         sync.Mutex
 	ever       bool            // a broker has answered since the start
 	missing    error           // why none answers; nil while one does
 	since      time.Time       // when the outage began
+	told       bool            // the outage has a line in the log
 	reasons    map[string]bool // that have been logged for this outage; nil: none
 	lastResets int64           // resets when a broker answered last
 }
@@ -134,7 +136,7 @@ func (w *brokerWatch) answered() {
 	if w.ever && w.missing != nil {
 		w.log.Info("brokers answer again", "after", time.Since(w.since), "clients_reset", resets-w.lastResets)
 	}
-	w.ever, w.missing, w.since, w.reasons, w.lastResets = true, nil, time.Time{}, nil, resets
+	w.ever, w.missing, w.since, w.told, w.reasons, w.lastResets = true, nil, time.Time{}, false, nil, resets
 }
 
 // unanswered records that no broker has answered. While they answered before, that takes two
@@ -154,6 +156,7 @@ func (w *brokerWatch) unanswered(err error, failures int) {
 		says = "no stream to a broker"
 	}
 	w.missing = fmt.Errorf("%s: %w", says, err)
+	w.told = true
 	if isUpstream && up.logged || !w.isNews(err) {
 		w.log.Debug(says, "err", err)
 		return
@@ -183,6 +186,13 @@ func withoutDigits(r rune) rune {
 		return -1
 	}
 	return r
+}
+
+// explains reports whether there is an outage that has its line in the log.
+func (w *brokerWatch) explains() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told
 }
 
 // state returns whether a broker has answered since the start, and why none answers now; nil means

@@ -113,9 +113,11 @@ func (c *clients) refuse(nc net.Conn) {
 
 // drain stops accepting clients and waits until the connections have relayed the responses in
 // flight and ended. After timeout it calls stop, which cancels their context, and resets them. It
-// returns when all goroutines have ended.
-func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) {
+// returns when all goroutines have ended, with how many connections there were and how many of them
+// it reset.
+func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) (all, cut int) {
 	c.closeListeners()
+	all = int(c.count.Load())
 	c.each((*agentConn).drain)
 	over := make(chan struct{})
 	go func() {
@@ -123,11 +125,12 @@ func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) {
 		close(over)
 	}()
 	if !within(timeout, over) {
-		c.log.Warn("connections did not end in time and were reset", "timeout", timeout)
+		cut = int(c.count.Load())
 		stop()
 		c.each(func(conn *agentConn) { conn.kill(metrics.CloseDrain, errDraining) })
 		<-over
 	}
+	return all, cut
 }
 
 // closeListeners closes the listeners, and waits for their goroutines.

@@ -144,12 +144,11 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		server.Shutdown(over) // closes what is still served, without waiting for streams
 		return err
 	}
-	g.relays.drain()
+	began, all := time.Now(), g.relays.drain()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.DrainTimeout)
 	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		g.Logger.Warn("streams did not end in time and were cut", "timeout", g.DrainTimeout)
-	}
+	server.Shutdown(drain)
+	logStop(ctx, g.Logger, "stopped: streams did not end in time and were cut", all, g.relays.cutByEnd(), time.Since(began))
 	return nil
 }
 
@@ -188,22 +187,20 @@ func (g *Gateway) probe(ctx context.Context) error {
 // serve dials the broker of one stream, and relays until the stream has ended.
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
 	log := withPeer(g.Logger, peer).With("target", open.Target)
+	report := reporter{g.Metrics, log, &g.limiter, &g.watch, open.Target}
 	broker, node, refused := g.targets.dial(ctx, open)
 	if refused != nil {
-		g.limiter.warn(log, "stream refused", string(refused.Code), "err", refused)
-		g.Metrics.Closed(metrics.CloseDial)
-		if refused.Code == tunnel.CodeDial {
-			g.watch.reset()
-		}
+		report.streamRefused(refused)
 		t.Reset(refused)
 		return
 	}
+	report.reached()
 	log.Debug("stream opened", "node_id", node)
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
 	c := newConn(t, connSettings{
 		policy:       g.tickets.on(t),
-		report:       reporter{g.Metrics, log, &g.limiter, &g.watch},
+		report:       report,
 		settingNames: g.Names,
 		headTimeout:  defaultHeadTimeout,
 		without:      g.without,
@@ -211,7 +208,7 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	c.connect(broker)
 	c.requests.expectFirst() // the agent opens a stream only when it has the first request
 	g.relays.add(c, peer)
-	defer g.relays.remove(c)
+	defer func() { g.relays.remove(c, ctx.Err() != nil) }()
 	c.run(ctx)
 }
 

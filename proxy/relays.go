@@ -36,6 +36,7 @@ type admission struct {
 type relays struct {
 	mu       sync.Mutex
 	draining time.Time // when drain was called; zero if it was not
+	cut      int       // connections that were cut at the end of the drain
 	conns    map[*conn]*admission
 }
 
@@ -51,20 +52,33 @@ func (r *relays) add(c *conn, peer tunnel.Peer) {
 	}
 }
 
-func (r *relays) remove(c *conn) {
+// remove removes a connection that has ended, or that was cut because the process ends.
+func (r *relays) remove(c *conn, cut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.conns, c)
+	if cut {
+		r.cut++
+	}
 }
 
-// drain drains all connections, and those that are added later. It does not block.
-func (r *relays) drain() {
+// cutByEnd returns how many connections were cut at the end of the drain.
+func (r *relays) cutByEnd() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cut
+}
+
+// drain drains all connections, whose number it returns, and those that are added later. It does
+// not block.
+func (r *relays) drain() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = time.Now()
 	for c := range r.conns {
 		c.drain()
 	}
+	return len(r.conns)
 }
 
 // drainingSince returns when drain was called, or the zero time.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // reporter counts and logs how a connection ends, and what is refused on it.
@@ -15,6 +16,7 @@ type reporter struct {
 	log     *slog.Logger // with the connection's attributes
 	limiter *logLimiter  // shared by all connections of a process
 	watch   *brokerWatch // the same
+	node    string       // that the connection leads to, for outages
 }
 
 // closed reports how a connection ended. It is a warning if an operator may be able to do something
@@ -33,9 +35,43 @@ func (r *reporter) closed(end outcome) {
 		r.metrics.Refused(refused.reason)
 		r.refused(refused)
 	case end.cause == metrics.CloseDial || end.cause == metrics.CloseTunnelCut:
-		r.limiter.warn(r.log, "connection reset", kind, "cause", kind, "err", end.err)
+		r.unreached("connection reset", kind, end.err)
 	default:
 		r.log.Debug("connection closed", "cause", kind, "err", end.err)
+	}
+}
+
+// unreached logs that a broker was not reached, unless that is part of an outage that has its line
+// already: of all brokers, or of this one.
+func (r *reporter) unreached(message, kind string, err error) {
+	e, told := errors.AsType[*tunnel.Error](err)
+	_, dialled := errors.AsType[brokerError](err)
+	dialled = dialled || told && e.Code == tunnel.CodeDial
+	switch {
+	case told && !dialled: // the gateway refused
+		r.limiter.warn(r.log, message, kind, "cause", kind, "err", err)
+	case r.watch.explains(), dialled && !r.watch.nodes.begins(r.node):
+		r.log.Debug(message, "cause", kind, "err", err)
+	case dialled:
+		r.log.Warn(message, "cause", kind, "err", err)
+	default:
+		r.limiter.warn(r.log, message, kind, "cause", kind, "err", err)
+	}
+}
+
+// streamRefused reports that a gateway opens no stream.
+func (r *reporter) streamRefused(why *tunnel.Error) {
+	r.metrics.Closed(metrics.CloseDial)
+	if why.Code == tunnel.CodeDial {
+		r.watch.reset()
+	}
+	r.unreached("stream refused", string(why.Code), why)
+}
+
+// reached logs the end of an outage of the connection's broker.
+func (r *reporter) reached() {
+	if took, was := r.watch.nodes.ends(r.node); was {
+		r.log.Info("broker reached again", "after", took)
 	}
 }
 
