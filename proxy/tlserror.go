@@ -125,7 +125,7 @@ func clientHint(err error, names hints.Names) string {
 func firstBytesHint(err error, names hints.Names) string {
 	foreign, _ := errors.AsType[protocol.ForeignError](err)
 	switch {
-	case foreign == protocol.TLSClientHello:
+	case foreign == protocol.TLSClientHello, foreign == protocol.TLSAlert:
 		return names.Sprintf("the client speaks TLS and this port does not: set security.protocol to PLAINTEXT or SASL_PLAINTEXT in the client, or give the agent %s",
 			hints.ListenTLSCertFile)
 	case foreign == protocol.HTTPRequest:

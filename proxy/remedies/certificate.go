@@ -24,14 +24,14 @@ func Certificate(err error, whose string) string {
 }
 
 // dates is the remedy for a certificate that is not valid now. Package x509 has one reason for a
-// certificate that is too old and for one that is too young.
+// certificate that is too old and for one that is too young. Its text has the current time; the
+// remedy has none, so that it is the same in the next minute.
 func dates(c *x509.Certificate, whose string, now time.Time) string {
 	const form = "2006-01-02 15:04 MST"
-	clock := "this machine's clock says " + now.UTC().Format(form)
 	if now.Before(c.NotBefore) {
-		return fmt.Sprintf("the certificate is valid only from %s, and %s: is the clock wrong?", c.NotBefore.UTC().Format(form), clock)
+		return fmt.Sprintf("the certificate is valid only from %s: is this machine's clock wrong?", c.NotBefore.UTC().Format(form))
 	}
-	return fmt.Sprintf("the certificate expired on %s, and %s: if the clock is right, ask %s to renew the certificate", c.NotAfter.UTC().Format(form), clock, whose)
+	return fmt.Sprintf("the certificate expired on %s: if this machine's clock is right, ask %s to renew it", c.NotAfter.UTC().Format(form), whose)
 }
 
 // nameless reports whether a certificate has no name that is compared with a host's.

@@ -128,7 +128,7 @@ var badCertificates = []struct {
 	text, hint string
 }{
 	{"expired", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, "has expired or is not yet valid",
-		"if the clock is right, ask whoever runs the %s to renew the certificate"},
+		"if this machine's clock is right, ask whoever runs the %s to renew it"},
 	{"not valid yet", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) }, "has expired or is not yet valid", "the certificate is valid only from "},
 	{"without names", func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil }, "127.0.0.1",
 		`the certificate has no subjectAltName, and a common name (here "gateway.example") does not count: have whoever runs the %s issue it again with 127.0.0.1 as subjectAltName`},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
@@ -130,6 +131,24 @@ func TestAReasonThatTransportsShareIsSaidOnce(t *testing.T) {
 		}
 		if _, ok := errors.AsType[*DialError](err); !ok {
 			t.Errorf("%v does not wrap its failures", err)
+		}
+	}
+}
+
+// Where TCP has failed too, a transport over TCP is no remedy.
+func TestOnlyATransportOverUDPAloneLeadsToTCP(t *testing.T) {
+	blocked := Explain(&quic.IdleTimeoutError{})
+	refused := hints.New(errors.New("refused"), "is it running?")
+	for _, tt := range []struct {
+		failures []error
+		want     []string
+	}{
+		{[]error{blocked}, []string{`nothing answers over UDP; "transport" ws needs only TCP`}},
+		{[]error{blocked, refused, errors.New("reset")}, []string{"is it running?"}},
+		{[]error{blocked, errors.New("reset")}, nil},
+	} {
+		if got := hints.Of(noTransport(tt.failures), nil); !slices.Equal(got, tt.want) {
+			t.Errorf("hints of %v = %q, want %q", tt.failures, got, tt.want)
 		}
 	}
 }

@@ -101,12 +101,17 @@ func kindOf(err error) string {
 }
 
 // noTransport returns the error of a round in which all transports have failed. A reason that
-// several have in common is in it once.
+// several have in common is in it once. Each failure has its hint already.
 func noTransport(failures []error) error {
 	if len(failures) == 1 {
 		return failures[0]
 	}
-	return Explain(&noTransportError{failures, "no transport reaches the gateway: " + summary(failures)})
+	text := "no transport reaches the gateway: " + summary(failures)
+	failures = slices.Clone(failures)
+	for i, err := range failures {
+		failures[i] = withoutOverTCP(err)
+	}
+	return &noTransportError{failures, text}
 }
 
 // A noTransportError wraps the failures of all transports, so that callers can look for each of
@@ -136,10 +141,21 @@ func Explain(err error) error {
 		return hints.New(err, "the server presented a certificate for %s; is %s right?", names(e.Certificate), hints.GatewayURL)
 	}
 	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok || overUDP(err) {
-		return hints.New(err, "nothing answers over UDP; %s ws needs only TCP", hints.Transport)
+		return hints.New(err, overTCP, hints.Transport)
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return hints.New(err, "the server does not speak TLS; is the port in %s right?", hints.GatewayURL)
+	}
+	return err
+}
+
+// overTCP is the hint of a transport over UDP that does not work.
+const overTCP = "nothing answers over UDP; %s ws needs only TCP"
+
+// withoutOverTCP returns err without that hint, for those who have tried TCP.
+func withoutOverTCP(err error) error {
+	if e, ok := errors.AsType[*hints.Error](err); ok && e.Remedy == overTCP {
+		return e.Err
 	}
 	return err
 }
