@@ -37,6 +37,7 @@ const (
 	noUDP       = "QUIC handshake: UDP does not get through"
 	noUpgrade   = "something on the way removed its Upgrade header"
 	noStreaming = "does something on the way buffer whole request bodies?"
+	upgradesOff = "Envoy answers so where WebSocket upgrades are off: set upgrade_configs with upgrade_type: websocket"
 	not8441     = "over ws: something in front of the gateway answered 502 Bad Gateway"
 	noLength    = "over h2: something in front of the gateway answered 411 Length Required"
 
@@ -95,6 +96,9 @@ var ingressCases = []ingressCase{
 		refused: map[string]string{"ws": not8441},
 	}, {
 		name: "Envoy", program: ingress.Envoy{}, works: []string{"h3", "ws", "h2"}, auto: "h3",
+	}, {
+		name: "Envoy without upgrades", program: ingress.Envoy{NoUpgrades: true}, works: []string{"h3", "h2"}, auto: "h3",
+		refused: map[string]string{"ws": upgradesOff},
 	}, {
 		name: "Envoy to HTTP2", program: ingress.Envoy{Back: ingress.H2C}, works: []string{"h3", "h2"}, auto: "h3",
 		refused: map[string]string{"ws": not8441},

@@ -14,9 +14,10 @@ import (
 
 // Envoy accepts HTTP/1.1, HTTP/2 and HTTP/3, and forwards one of them.
 type Envoy struct {
-	Back     Protocol      // how it speaks to the gateway
-	IdleCut  time.Duration // stream_idle_timeout; 0 is Envoy's default, five minutes
-	Lifetime time.Duration // max_stream_duration, also of busy streams; 0 is none
+	Back       Protocol      // how it speaks to the gateway
+	NoUpgrades bool          // as by default: it refuses WebSockets and extended CONNECT
+	IdleCut    time.Duration // stream_idle_timeout; 0 is Envoy's default, five minutes
+	Lifetime   time.Duration // max_stream_duration, also of busy streams; 0 is none
 }
 
 // Protocol is what an ingress speaks to a gateway.
@@ -136,6 +137,9 @@ func (e Envoy) manager(codec string) object {
 	}
 	if codec == "HTTP3" {
 		m["http3_protocol_options"] = object{"allow_extended_connect": true}
+	}
+	if e.NoUpgrades {
+		delete(m, "upgrade_configs")
 	}
 	if e.IdleCut > 0 {
 		m["stream_idle_timeout"] = seconds(e.IdleCut)
