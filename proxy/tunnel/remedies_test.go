@@ -311,3 +311,19 @@ func TestAListenerWithoutDescriptorsSaysSoOnceAndNeverSpins(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+func TestAnIngressThatSpeaksHTTP10ToTheGatewayIsTold(t *testing.T) {
+	r := newRig(t, "plain")
+	for _, header := range []string{"", "Upgrade: websocket\r\nConnection: Upgrade\r\n"} {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, "GET /culvert HTTP/1.0\r\nHost: gateway\r\n"+header+"\r\n")
+		answer, _ := io.ReadAll(c)
+		c.Close()
+		if !strings.HasPrefix(string(answer), "HTTP/1.0 426 ") || !strings.Contains(string(answer), "it speaks HTTP/1.0 to the gateway: in nginx, set proxy_http_version 1.1") {
+			t.Errorf("the gateway answers a request in HTTP/1.0 with %q", answer)
+		}
+	}
+}

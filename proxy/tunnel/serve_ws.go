@@ -12,12 +12,16 @@ import (
 
 // refuseWS answers a GET that does not ask for a WebSocket, and reports whether it did.
 func refuseWS(w http.ResponseWriter, r *http.Request) (done bool) {
-	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && r.ProtoAtLeast(1, 1) {
 		return false
 	}
 	w.Header().Set("Upgrade", "websocket")
 	w.Header().Add("Connection", "Upgrade")
-	refuse(w, http.StatusUpgradeRequired, "this is the tunnel of a culvert gateway; use this URL as the gateway URL of a culvert agent. If an agent sent this, something on the way removed its Upgrade header")
+	sentence := "this is the tunnel of a culvert gateway; use this URL as the gateway URL of a culvert agent. If an agent sent this, something on the way removed its Upgrade header"
+	if !r.ProtoAtLeast(1, 1) {
+		sentence += ", because it speaks HTTP/1.0 to the gateway: in nginx, set proxy_http_version 1.1 and pass Upgrade and Connection on"
+	}
+	refuse(w, http.StatusUpgradeRequired, sentence)
 	return true
 }
 
