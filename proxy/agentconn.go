@@ -72,7 +72,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 		c.ending.note(metrics.CloseDial, err)
 		c.noteStaleNode()
 		c.report.closed(c.ending.why())
-		c.ending.resetClient()
+		c.ending.near.reset(nil)
 		return
 	}
 	defer a.Metrics.Connection(nodeID)()
@@ -191,7 +191,7 @@ func (c *agentConn) noteStaleNode() {
 func (c *agentConn) kill(cause metrics.Close, why error) {
 	c.ending.note(cause, why)
 	c.stop(why)
-	c.ending.resetClient()
+	c.ending.near.reset(nil)
 }
 
 // screen refuses a request whose response could contain addresses that we cannot rewrite, because

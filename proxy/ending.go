@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"net"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -11,22 +10,21 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// lingerTimeout bounds how long we wait for a broker to read what a client sent before it
-// disconnected. The client does not wait for it, but the two connections and their buffers stay
-// meanwhile.
-const lingerTimeout = 5 * time.Second
-
 // ending decides how both sides of a connection end: with a FIN, a reset, or after the other side's
-// bytes have been written. Nothing else closes them while the connection runs. Each direction calls
-// it when it has ended. note, drain and cut may be called from any goroutine.
+// bytes have been written. Each direction calls it when it has ended, and ends the side that it
+// writes: the responses' side the client's, the requests' side the broker's. note, drain and cut
+// may be called from any goroutine.
 type ending struct {
-	near, far *source
+	near, far *exit
 	inflight  *inflight
+	// Closed when the responses' side writes nothing more to the client.
+	relayed chan struct{}
 	// Closed when the responses' side has ended: nothing reads from far any more.
 	responsesEnded chan struct{}
 
 	draining     atomic.Bool
 	brokerClosed atomic.Bool
+	wasCut       atomic.Bool
 	outcome      atomic.Pointer[outcome]
 }
 
@@ -37,7 +35,10 @@ type outcome struct {
 }
 
 func newEnding(near, far *source, q *inflight) *ending {
-	return &ending{near: near, far: far, inflight: q, responsesEnded: make(chan struct{})}
+	return &ending{
+		near: &exit{conn: near}, far: &exit{conn: far}, inflight: q,
+		relayed: make(chan struct{}), responsesEnded: make(chan struct{}),
+	}
 }
 
 // note records why the connection ends. Only the first call counts: what follows is a consequence.
@@ -57,7 +58,7 @@ func (e *ending) why() outcome {
 // drain is as [conn.drain].
 func (e *ending) drain() {
 	e.draining.Store(true)
-	e.near.SetReadDeadline(time.Now())
+	e.near.conn.wake()
 }
 
 // drained reports whether to stop reading requests. A request that is known to be on its way is
@@ -69,40 +70,45 @@ func (e *ending) drained(onItsWay bool) bool {
 // cut is as [conn.cut].
 func (e *ending) cut(why error) {
 	e.note(metrics.CloseDrain, why)
+	e.wasCut.Store(true)
 	e.inflight.close()
-	reset(e.near.Conn, &tunnel.Error{Code: tunnel.CodeDraining, Message: why.Error()})
-	reset(e.far.Conn, &tunnel.Error{Code: tunnel.CodeClient, Message: why.Error()})
+	e.near.reset(&tunnel.Error{Code: tunnel.CodeDraining, Message: why.Error()})
+	e.far.reset(&tunnel.Error{Code: tunnel.CodeClient, Message: why.Error()})
 }
+
+// What follows is called by the requests' side.
 
 // clientFinished passes the client's FIN on to the broker. Responses still follow.
 func (e *ending) clientFinished() {
 	e.note(metrics.CloseClientFIN, nil)
-	closeWrite(e.far.Conn)
+	e.far.finish()
 }
 
 // clientLost ends the broker's side after the client disconnected without a FIN.
 func (e *ending) clientLost(err error) {
 	e.note(nearCause(err), err)
 	e.inflight.close()
-	e.abandonFar("client disconnected: " + err.Error())
+	e.abandonBroker("client disconnected: " + err.Error())
 }
 
-// finishClient ends the client's side with a FIN after the last response. why is a drain or a
-// refusal.
-func (e *ending) finishClient(why error) {
+// lastRequest says that no more requests are relayed, because of a drain or a refusal. It waits
+// until the responses' side has ended the client's side behind the last response. After d the
+// client's side is reset.
+func (e *ending) lastRequest(why error, d time.Duration) {
+	e.inflight.finish()
+	e.wakeResponses()
+	if !within(d, e.relayed) {
+		e.near.reset(nil)
+	}
 	cause := metrics.CloseRefused
 	if errors.Is(why, errDraining) {
 		cause = metrics.CloseDrain
 	}
 	e.note(cause, why)
-	closeWrite(e.near.Conn)
 }
 
-// endBroker ends the broker's side after finishClient, and closes the client's.
-func (e *ending) endBroker(why error) {
-	e.abandonFar(why.Error())
-	e.near.Close()
-}
+// wakeResponses makes the responses' side look at the requests in flight.
+func (e *ending) wakeResponses() { e.far.conn.wake() }
 
 // brokerUnwritable resets both sides when requests can no longer be written. First it gives the
 // responses' side lingerTimeout: that side may still read responses, and the reason why the broker
@@ -112,9 +118,45 @@ func (e *ending) brokerUnwritable(err error) {
 		return
 	}
 	e.note(farCause(err), err)
-	reset(e.near.Conn, asTunnelError(err))
-	reset(e.far.Conn, asTunnelError(err))
+	e.near.reset(asTunnelError(err))
+	e.far.reset(asTunnelError(err))
 }
+
+// brokerSilent resets the client's side when the broker has not answered for too long.
+func (e *ending) brokerSilent(err error) {
+	e.note(metrics.CloseBrokerReset, err)
+	e.inflight.close()
+	e.near.reset(asTunnelError(err))
+	e.abandonBroker(err.Error())
+}
+
+// abandonBroker ends the broker's side after the client's has ended. What has been written must
+// still reach the broker: a client that produces with acks=0 believes that those records have
+// arrived. So the broker gets a FIN, and the responses' side goes on reading, and dropping,
+// responses for lingerTimeout. A broker that cannot write its responses stops reading requests.
+func (e *ending) abandonBroker(why string) {
+	if _, ok := e.far.conn.Conn.(*tunnel.Conn); ok {
+		e.far.reset(&tunnel.Error{Code: tunnel.CodeClient, Message: why}) // arrives after the bytes; the gateway then does the same as below
+		return
+	}
+	if e.far.finish() == nil {
+		within(lingerTimeout, e.responsesEnded)
+	}
+	e.far.close()
+}
+
+// close waits for the responses' side and closes both connections. The requests' side has ended.
+func (e *ending) close() {
+	<-e.responsesEnded
+	e.inflight.close()
+	e.near.close()
+	e.far.close()
+}
+
+// What follows is called by the responses' side.
+
+// allAnswered ends the client's side with a FIN behind the last response, after lastRequest.
+func (e *ending) allAnswered() { e.near.finish() }
 
 // brokerFinished passes the broker's FIN on to the client. It also stops reading requests: the
 // broker answers no more, and a client that waits for nothing might keep its connection open for
@@ -122,7 +164,7 @@ func (e *ending) brokerUnwritable(err error) {
 func (e *ending) brokerFinished() {
 	e.note(metrics.CloseBrokerFIN, nil)
 	e.inflight.close()
-	closeWrite(e.near.Conn)
+	e.near.finish()
 	e.brokerClosed.Store(true)
 	e.drain()
 }
@@ -131,37 +173,8 @@ func (e *ending) brokerFinished() {
 func (e *ending) brokerLost(err error) {
 	e.note(farCause(err), err)
 	e.inflight.close()
-	reset(e.near.Conn, asTunnelError(err))
-	e.far.SetDeadline(time.Now().Add(lingerTimeout)) // the requests' side may be blocked in a write
-}
-
-// responsesOver says that the responses' side has ended. It is called once.
-func (e *ending) responsesOver() { close(e.responsesEnded) }
-
-// resetClient resets the client's side. Clients try again at once after a reset.
-func (e *ending) resetClient() { reset(e.near.Conn, nil) }
-
-// close waits for the responses' side and closes both connections. The requests' side has ended.
-func (e *ending) close() {
-	<-e.responsesEnded
-	e.inflight.close()
-	e.near.Close()
-	e.far.Close()
-}
-
-// abandonFar ends the broker's side after the client's has ended. What has been written must still
-// reach the broker: a client that produces with acks=0 believes that those records have arrived. So
-// the broker gets a FIN, and the responses' side goes on reading, and dropping, responses for
-// lingerTimeout. A broker that cannot write its responses stops reading requests.
-func (e *ending) abandonFar(why string) {
-	if t, ok := e.far.Conn.(*tunnel.Conn); ok {
-		t.Reset(&tunnel.Error{Code: tunnel.CodeClient, Message: why}) // arrives after the bytes; the gateway then does the same as below
-		return
-	}
-	if closeWrite(e.far.Conn) == nil {
-		within(lingerTimeout, e.responsesEnded)
-	}
-	e.far.Close()
+	e.near.reset(asTunnelError(err))
+	e.far.conn.SetDeadline(time.Now().Add(lingerTimeout)) // the requests' side may be blocked in a write
 }
 
 // nearCause returns how the client's side ended a connection. At a gateway, that side is the
@@ -202,33 +215,6 @@ func asTunnelError(err error) *tunnel.Error {
 		return &tunnel.Error{Code: tunnel.CodeDial, Message: t.Error()}
 	}
 	return &tunnel.Error{Code: tunnel.CodeBroker, Message: "connection to the broker: " + err.Error()}
-}
-
-// closeWriter is a connection that can be closed for writing only: TCP, TLS and tunnel streams.
-type closeWriter interface{ CloseWrite() error }
-
-// closeWrite sends a FIN. Bytes can still arrive. A connection without a half-close is closed.
-func closeWrite(c net.Conn) error {
-	if cw, ok := c.(closeWriter); ok {
-		return cw.CloseWrite()
-	}
-	return c.Close()
-}
-
-// reset ends a connection so that its peer sees a reset, not the end of the stream: what the peer
-// has received may be incomplete. A tunnel stream carries why to the other end; it may be nil.
-func reset(c net.Conn, why *tunnel.Error) {
-	switch c := c.(type) {
-	case *tunnel.Conn:
-		c.Reset(why)
-	case interface{ NetConn() net.Conn }: // TLS
-		reset(c.NetConn(), why) // closing TLS would send a close_notify alert, which is a clean end
-	case *net.TCPConn:
-		c.SetLinger(0)
-		c.Close()
-	default:
-		c.Close()
-	}
 }
 
 // within waits for done, for at most d, and reports whether done was closed in time.

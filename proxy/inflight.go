@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -18,13 +19,14 @@ var errConnOver = errors.New("connection has ended")
 // inflight is what the two directions of a Kafka connection share: the requests that await their
 // response, and the progress of a login. Brokers answer in the order of the requests. A request
 // stays in the queue until its response has been relayed. All methods may be called concurrently;
-// push, drain and awaitLogin block.
+// push and awaitLogin block.
 type inflight struct {
 	mu      sync.Mutex
-	changed sync.Cond // signals those who wait for room, for an empty queue, or for a login's next step
+	changed sync.Cond // signals those who wait for room, or for a login's next step
 	queue   queue     // up to maxInflight
 	login   login
 
+	finished       bool // nothing more is pushed
 	answersStopped bool // nothing more is pushed, and nobody waits any more
 	unfollowed     bool // frames are no longer decoded
 	closed         bool // every wait ends with errConnOver
@@ -36,43 +38,55 @@ func newInflight() *inflight {
 	return q
 }
 
-// placement says who answers a request that was pushed.
-type placement uint8
+// errUnanswered is wrapped by the errors of waits that took too long.
+var errUnanswered = errors.New("the broker does not answer")
 
-const (
-	awaited   placement = iota // the responses' side, when its turn comes
-	ours                       // the caller, at once, who then calls done: no response can arrive in between
-	unawaited                  // nobody: see stopAnswers
-)
+// fullTimeout bounds how long a full queue is waited for. Nothing is read from the client
+// meanwhile, so nobody would notice that it has left. It is longer than the five minutes for which
+// the members of a consumer group may be waited for.
+const fullTimeout = 10 * time.Minute
 
-// push appends r, and blocks until there is room. It returns errConnOver if the connection has
+// push appends r, and blocks until there is room, for fullTimeout at most. awaited is false if
+// nobody relays responses any more: see stopAnswers. It returns errConnOver if the connection has
 // ended.
-func (q *inflight) push(r request) (placement, error) {
+func (q *inflight) push(r request) (awaited bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waitWhile(func() bool { return q.queue.n == maxInflight })
+	inTime := q.waitWhile(func() bool { return q.queue.n == maxInflight }, fullTimeout)
 	switch {
 	case q.closed:
-		return unawaited, errConnOver
+		return false, errConnOver
 	case q.answersStopped:
-		return unawaited, nil
+		return false, nil
+	case !inTime:
+		return false, fmt.Errorf("%w: %d requests have been in flight for %s, and no response came", errUnanswered, maxInflight, fullTimeout)
 	}
 	r.queued = q.queue.n > 0
-	r.own = r.answer != nil && !r.queued
 	q.queue.push(r)
 	q.login.sent(r)
-	if r.own {
-		return ours, nil
-	}
-	return awaited, nil
+	return true, nil
 }
 
-// waitWhile waits until blocked returns false, or until nothing will change that. The caller holds
-// mu.
-func (q *inflight) waitWhile(blocked func() bool) {
-	for blocked() && !q.closed && !q.answersStopped {
+// waitWhile waits until blocked returns false, or until nothing will change that, for at most d. It
+// reports whether it ended in time. The caller holds mu.
+func (q *inflight) waitWhile(blocked func() bool, d time.Duration) (inTime bool) {
+	if !blocked() {
+		return true
+	}
+	late := false
+	defer time.AfterFunc(d, func() { q.set(&late) }).Stop()
+	for blocked() && !q.closed && !q.answersStopped && !late {
 		q.changed.Wait()
 	}
+	return !late
+}
+
+// set sets a flag that mu guards, and ends the waits that depend on it.
+func (q *inflight) set(flag *bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	*flag = true
+	q.changed.Broadcast()
 }
 
 // full reports whether a push would wait.
@@ -101,42 +115,41 @@ func (q *inflight) done() {
 	q.changed.Broadcast()
 }
 
-// drain waits, for at most d, until nothing is in flight or no more responses are relayed. It does
-// not wait for tokens that the broker may leave unanswered, as in GSSAPI.
-func (q *inflight) drain(d time.Duration) {
-	defer q.bound(d)()
+// finish says that nothing more is pushed. It drops tokens that the broker may leave unanswered, as
+// in GSSAPI.
+func (q *inflight) finish() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.login.tokens.InTurn() {
 		q.queue.dropTokens()
 	}
-	q.waitWhile(func() bool { return q.queue.n > 0 })
+	q.finished = true
 }
 
-// stopAnswers says that nobody waits for responses any more: the client has disconnected, or a wait
-// took too long. All waits end, but requests that were received before are still written to the
-// broker.
-func (q *inflight) stopAnswers() {
+// answered reports whether nothing is in flight, and nothing will be.
+func (q *inflight) answered() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.answersStopped = true
-	q.changed.Broadcast()
+	return q.finished && q.queue.n == 0
 }
 
-// bound ends the waits of the requests' side after d. While that side waits it does not read from
-// the client, so it would not notice that the client has disconnected. The caller calls stop when
-// its wait has ended.
-func (q *inflight) bound(d time.Duration) (stop func() bool) {
-	return time.AfterFunc(d, q.stopAnswers).Stop
+// needsUs reports whether the responses' side has something to do that is no response: an answer of
+// ours, or the end.
+func (q *inflight) needsUs() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queue.n == 0 {
+		return q.finished
+	}
+	return q.queue.at(0).answer != nil
 }
+
+// stopAnswers says that nobody waits for responses any more: the client has disconnected. All waits
+// end, but requests that were received before are still written to the broker.
+func (q *inflight) stopAnswers() { q.set(&q.answersStopped) }
 
 // close ends every wait, now and later.
-func (q *inflight) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.changed.Broadcast()
-}
+func (q *inflight) close() { q.set(&q.closed) }
 
 // stopFollowing says that frames can no longer be decoded, and reports whether this is the first
 // call. Requests in flight stay in the queue, for restore.
@@ -201,11 +214,13 @@ func (q *inflight) inLogin() login {
 // awaitLogin waits, for at most d, for the broker's next answer in a login. It returns errConnOver
 // if none will come.
 func (q *inflight) awaitLogin(d time.Duration) (login, error) {
-	defer q.bound(d)()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waitWhile(func() bool { return q.login.pending })
-	if q.login.pending {
+	inTime := q.waitWhile(func() bool { return q.login.pending }, d)
+	switch {
+	case !inTime:
+		return login{}, fmt.Errorf("%w: the client's login has waited for its next step for %s", errUnanswered, d)
+	case q.login.pending:
 		return login{}, errConnOver
 	}
 	return q.login, nil

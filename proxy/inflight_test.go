@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
 )
@@ -79,21 +81,16 @@ func TestFullInflightStopsReadingUntilThereIsRoom(t *testing.T) {
 	})
 }
 
-func TestAnswerOfOurOwnIsWrittenByOneSideOnly(t *testing.T) {
-	q := newInflight()
-	answer := request{answer: []byte("answer")}
-	if place, _ := q.push(answer); place != ours {
-		t.Error("an answer that stands alone is not the caller's")
-	}
-	if place, _ := q.push(answer); place != awaited {
-		t.Error("an answer behind another is the caller's")
-	}
-	q.done()
-	if r, _ := q.oldest(); r.own {
-		t.Error("an answer that waited is not the responses' side's")
-	}
-	q.done()
-	if place, _ := q.push(inFlight(1)); place != awaited {
-		t.Error("a request that is forwarded counts as an answer")
-	}
+// While a push waits, nobody reads from the client, so nobody would see it leave.
+func TestFullInflightIsNotWaitedForForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newInflight()
+		for i := range maxInflight {
+			q.push(inFlight(int32(i)))
+		}
+		start := time.Now()
+		if _, err := q.push(inFlight(maxInflight)); !errors.Is(err, errUnanswered) || time.Since(start) != fullTimeout {
+			t.Errorf("push = %v after %v, want %v after %v", err, time.Since(start), errUnanswered, fullTimeout)
+		}
+	})
 }

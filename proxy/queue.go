@@ -22,7 +22,6 @@ type request struct {
 	at     time.Time // when its header had been read
 	queued bool      // another request of its connection was in flight before it
 	answer []byte    // our own answer; nil if the request goes to the broker
-	own    bool      // the requests' side writes answer itself, since nothing was in flight
 	token  bool      // it is a raw SASL token
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -12,8 +11,7 @@ import (
 )
 
 // requests is the direction from the client to the broker. Its methods are called, and its fields
-// used, by one goroutine: the one that calls [conn.run]. It reads near, writes far, and writes near
-// only for an answer that it owns: see [request].
+// used, by one goroutine: the one that calls [conn.run]. It reads near and writes far.
 type requests struct {
 	*connSettings
 	near, far *source
@@ -49,7 +47,11 @@ func (r *requests) await() error {
 	if r.drained() && !protocol.FrameBuffered(r.flow) {
 		return errDraining
 	}
-	return r.near.await(r.flow, r.drained)
+	err := r.near.await(r.flow, r.drained)
+	if err == errWoken {
+		return errDraining
+	}
+	return err
 }
 
 // drained reports whether to stop reading requests.
@@ -104,11 +106,11 @@ func (r *requests) forward(in request, sent int) error {
 			return err
 		}
 	}
-	place, err := r.inflight.push(in)
+	awaited, err := r.inflight.push(in)
 	if err != nil {
 		return err
 	}
-	if place == awaited {
+	if awaited {
 		protocol.SetRequestID(r.flow, in.sentID)
 	}
 	if sent > 0 {
@@ -133,8 +135,7 @@ func (r *requests) count(in protocol.Request) {
 	m.RequestBytes.Add(float64(in.Size))
 }
 
-// answer drops a request and answers it in the broker's place. If others are in flight, the
-// responses' side writes the answer when its turn comes.
+// answer drops a request. The responses' side answers it in the broker's place, when its turn comes.
 func (r *requests) answer(in request) error {
 	if err := r.flow.Flush(); err != nil {
 		return err
@@ -142,14 +143,10 @@ func (r *requests) answer(in request) error {
 	if err := r.drop(in.Size); err != nil {
 		return err
 	}
-	place, err := r.inflight.push(request{Request: in.Request, answer: in.answer})
-	if err != nil || place != ours {
+	if _, err := r.inflight.push(request{Request: in.Request, answer: in.answer}); err != nil {
 		return err
 	}
-	if _, err := r.near.Write(in.answer); err != nil {
-		return fmt.Errorf("answer %s v%d: %w", in.Key, in.Version, err)
-	}
-	r.inflight.done()
+	r.ending.wakeResponses()
 	return nil
 }
 
@@ -266,31 +263,32 @@ func (r *requests) end(err error) {
 	case err == nil:
 		r.ending.clientFinished()
 	case endedByUs(err):
-		r.awaitResponses(err)
-		r.ending.finishClient(err)
-		if r.noResponse && errors.Is(err, errDraining) {
-			r.relayLate()
-		}
-		r.ending.endBroker(err)
+		r.stop(err)
 	case errors.As(err, &write):
 		r.ending.brokerUnwritable(write.Err)
+	case errors.Is(err, errUnanswered):
+		r.ending.brokerSilent(err)
 	default:
 		r.ending.clientLost(err)
 	}
 }
 
-// awaitResponses waits until the responses to earlier requests have been relayed: the client is
-// still there. After a refusal it waits for headTimeout at most. During a drain the drain's timeout
-// bounds the wait.
-func (r *requests) awaitResponses(end error) {
-	if r.flow.Flush() != nil {
-		return
-	}
+// stop ends the connection after a drain or a refusal: the client is still there. The responses to
+// earlier requests are awaited, after a refusal for headTimeout at most. During a drain the drain's
+// timeout bounds the wait.
+func (r *requests) stop(why error) {
+	draining := errors.Is(why, errDraining)
 	atMost := r.headTimeout
-	if errors.Is(end, errDraining) {
+	if draining {
 		atMost = 1<<63 - 1
 	}
-	r.inflight.drain(atMost)
+	r.flow.Flush() // an error ends the responses' side too
+	r.ending.lastRequest(why, atMost)
+	if r.noResponse && draining {
+		r.relayLate()
+	}
+	r.ending.abandonBroker(why.Error())
+	r.ending.near.deliver(r.ending.wasCut.Load)
 }
 
 // relayLate relays requests without a response that a client sends before it notices that its

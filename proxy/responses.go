@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,11 +15,12 @@ import (
 var (
 	errMismatch = errors.New("responses do not match requests")
 	errLogin    = errors.New("cannot follow the raw SASL tokens of this login")
+	errAnswered = errors.New("the last request has been answered")
 )
 
 // responses is the direction from the broker to the client. Its methods are called, and its fields
-// used, by one goroutine, which [conn.run] starts with run and waits for. It reads far and writes
-// near.
+// used, by one goroutine, which [conn.run] starts with run and waits for. It reads far, and it alone
+// writes near.
 type responses struct {
 	*connSettings
 	far, near *source
@@ -27,46 +29,62 @@ type responses struct {
 	ending    *ending
 }
 
-// run relays responses until the broker's side ends. Then it ends the connection, as far as this
-// side can.
+// run relays responses until the broker's side ends, or until the last request has been answered.
+// Then it ends the client's side.
 func (r *responses) run() {
-	defer r.ending.responsesOver()
+	defer close(r.ending.responsesEnded)
 	r.flow = protocol.NewFlow(r.far, r.near)
-	defer r.flow.Release()
-	r.end(r.relay())
+	err := r.relay()
+	r.flow.Release()
+	r.end(err)
 }
 
-// end ends the connection, as far as this side can, after relay has returned err.
+// end ends the client's side after relay has returned err. What the broker still sends is dropped:
+// a broker that cannot write its responses does not read the requests that were received before.
 func (r *responses) end(err error) {
+	more := r.endClient(err)
+	close(r.ending.relayed)
+	if more {
+		io.Copy(io.Discard, r.far)
+	}
+}
+
+// endClient ends the client's side, and reports whether the broker may send more.
+func (r *responses) endClient(err error) (more bool) {
 	var write *protocol.WriteError
 	switch {
 	case err == nil:
 		r.ending.brokerFinished()
-	case errors.As(err, &write):
-		// The client has disconnected. Read and drop the responses: a broker that cannot write them
-		// does not read the requests that were received before.
+		return false
+	case err == errAnswered:
+		r.ending.allAnswered()
+		return true
+	case errors.As(err, &write): // the client has disconnected
 		r.inflight.stopAnswers()
-		io.Copy(io.Discard, r.far)
-	default:
-		r.ending.brokerLost(err)
+		return true
 	}
+	r.ending.brokerLost(err)
+	return false
 }
 
-// relay relays responses. It returns nil when the broker has ended its side in good order.
+// relay relays responses. It returns nil when the broker has ended its side in good order, and
+// errAnswered when no request is in flight and none will follow.
 func (r *responses) relay() error {
-	never := func() bool { return false }
 	for {
 		if err := r.answer(); err != nil {
 			return err
 		}
-		err := r.far.await(r.flow, never)
+		if r.inflight.answered() {
+			return cmp.Or(r.flow.Flush(), errAnswered)
+		}
+		err := r.far.await(r.flow, r.inflight.needsUs)
 		if err == io.EOF {
 			return nil
 		}
 		if err == nil {
 			err = r.relayNext()
 		}
-		if err != nil {
+		if err != nil && err != errWoken {
 			return err
 		}
 	}
@@ -76,7 +94,7 @@ func (r *responses) relay() error {
 func (r *responses) answer() error {
 	for {
 		to, ok := r.inflight.oldest()
-		if !ok || to.answer == nil || to.own {
+		if !ok || to.answer == nil {
 			return nil
 		}
 		if err := r.flow.Replace(0, to.answer); err != nil {

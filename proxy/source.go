@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"runtime"
@@ -14,8 +15,11 @@ import (
 // Kafka clients are idle most of the time, and a gateway holds thousands.
 const idleAfter = time.Second
 
+// errWoken is returned by [source.await] when it is to stop.
+var errWoken = errors.New("woken")
+
 // source is a connection whose read deadline counts only while the reader asks for one, with
-// limitReads. Drains wake up readers by a deadline in the past, which can also hit a read in the
+// limitReads. wake wakes up the reader by a deadline in the past, which can also hit a read in the
 // middle of a frame. Such a read clears the deadline and goes on.
 //
 // The reader owns the fields. One goroutine may read while another one writes.
@@ -43,32 +47,27 @@ func (s *source) limitReads(deadline time.Time) {
 
 func (s *source) unlimitReads() { s.timed = false }
 
+// wake interrupts await. It may be called from any goroutine.
+func (s *source) wake() { s.SetReadDeadline(time.Now()) }
+
 // await waits for the first byte of a frame in f, which reads from s. After idleAfter without one,
-// f gives back its buffer. await returns errDraining when drained returns true. Whoever changes
-// what drained returns must set a read deadline in the past, which wakes up await.
-func (s *source) await(f *protocol.Flow, drained func() bool) error {
+// f gives back its buffer. await returns errWoken when stop returns true. Whoever changes what stop
+// returns must then call wake.
+func (s *source) await(f *protocol.Flow, stop func() bool) error {
 	if f.Buffered() > 0 {
 		return nil
 	}
 	defer s.unlimitReads()
-	err := s.awaitUntil(time.Now().Add(idleAfter), f, drained)
-	if tunnel.IsTimeout(err) {
+	for deadline := time.Now().Add(idleAfter); ; deadline = (time.Time{}) {
+		s.limitReads(deadline)
+		if stop() { // after limitReads, which may have replaced a deadline in the past
+			return errWoken
+		}
+		if _, err := f.Peek(1, 1); !tunnel.IsTimeout(err) {
+			return err
+		}
 		f.Release()
-		err = s.awaitUntil(time.Time{}, f, drained)
 	}
-	return err
-}
-
-func (s *source) awaitUntil(deadline time.Time, f *protocol.Flow, drained func() bool) error {
-	s.limitReads(deadline)
-	if drained() { // after limitReads, which may have replaced a deadline in the past
-		return errDraining
-	}
-	_, err := f.Peek(1, 1)
-	if tunnel.IsTimeout(err) && drained() {
-		return errDraining
-	}
-	return err
 }
 
 // Splice copies up to n bytes inside the kernel, if both sides are plain TCP on Linux, and returns

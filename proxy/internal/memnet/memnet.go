@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -26,6 +27,7 @@ func Pipe(a, b net.Addr) (*Conn, *Conn) {
 type Conn struct {
 	in, out       *half
 	local, remote net.Addr
+	discards      atomic.Bool // Close is a reset: see SetLinger
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -34,8 +36,15 @@ var _ net.Conn = (*Conn)(nil)
 // cut.
 func (c *Conn) Read(p []byte) (int, error) { return c.in.read(p) }
 
-// Write blocks while the buffer is full. After the other end has closed it returns EPIPE.
-func (c *Conn) Write(p []byte) (int, error) { return c.out.write(p) }
+// Write blocks while the buffer is full. After the other end has closed it returns EPIPE, and
+// whatever that end has written is lost: it answers with a reset.
+func (c *Conn) Write(p []byte) (int, error) {
+	n, err := c.out.write(p)
+	if c.out.is(&c.out.abandoned) && n < len(p) {
+		c.Cut()
+	}
+	return n, err
+}
 
 // CloseWrite makes the other end read io.EOF after what was written.
 func (c *Conn) CloseWrite() error {
@@ -43,10 +52,19 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// Close closes both directions. The other end can still read what was written.
+// SetLinger is as [net.TCPConn.SetLinger], but knows only one value: with 0, Close is a reset.
+func (c *Conn) SetLinger(seconds int) error {
+	c.discards.Store(seconds == 0)
+	return nil
+}
+
+// Close closes both directions. The other end can still read what was written. As with TCP, Close
+// is a reset if bytes that have arrived were not read.
 func (c *Conn) Close() error {
 	c.out.finish()
-	c.in.abandon()
+	if unread := c.in.abandon(); unread || c.discards.Load() {
+		c.Cut()
+	}
 	return nil
 }
 
@@ -157,9 +175,23 @@ func (h *half) set(flag *bool) {
 	h.change.Broadcast()
 }
 
-func (h *half) finish()  { h.set(&h.finished) }
-func (h *half) abandon() { h.set(&h.abandoned) }
-func (h *half) cut()     { h.set(&h.broken) }
+func (h *half) is(flag *bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return *flag
+}
+
+func (h *half) finish() { h.set(&h.finished) }
+func (h *half) cut()    { h.set(&h.broken) }
+
+// abandon says that the reader has closed. It reports whether bytes were left.
+func (h *half) abandon() (unread bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.abandoned = true
+	h.change.Broadcast()
+	return len(h.buf) > 0
+}
 
 // setDeadline sets one of the half's deadlines. A timer that has been replaced does nothing.
 func (h *half) setDeadline(d *deadline, t time.Time) error {

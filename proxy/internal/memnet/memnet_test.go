@@ -1,8 +1,10 @@
 package memnet
 
 import (
+	"errors"
 	"io"
 	"net"
+	"syscall"
 	"testing"
 
 	"golang.org/x/net/nettest"
@@ -47,5 +49,23 @@ func TestCutIsNoEOF(t *testing.T) {
 	}
 	if _, err := a.Write([]byte("x")); err == nil {
 		t.Error("Write after Cut went through")
+	}
+}
+
+// A reset discards what the other end has not read. It is SetLinger(0), or a Close that leaves
+// bytes unread, or bytes that arrive after a Close.
+func TestAResetDiscardsWhatIsBuffered(t *testing.T) {
+	for how, reset := range map[string]func(a, b *Conn){
+		"linger 0": func(a, b *Conn) { b.SetLinger(0); b.Close() },
+		"unread":   func(a, b *Conn) { a.Write([]byte("question")); b.Close() },
+		"too late": func(a, b *Conn) { b.Close(); a.Write([]byte("question")) },
+	} {
+		a, b := Pipe(Addr("a"), Addr("b"))
+		io.WriteString(b, "answer")
+		b.CloseWrite()
+		reset(a, b)
+		if got, err := io.ReadAll(a); len(got) > 0 || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: ReadAll = %q, %v, want a reset", how, got, err)
+		}
 	}
 }
