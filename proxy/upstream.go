@@ -35,18 +35,6 @@ type Upstream interface {
 	close() error
 }
 
-// Open opens one stream as an agent does, for diagnosis. It leads to an address that a broker has
-// named, with the ticket for it, or to a bootstrap broker if address is empty. onTicket is called,
-// during reads of the stream, with each ticket that arrives; it may be nil. The caller closes the
-// stream.
-func Open(ctx context.Context, up Upstream, address string, ticket *tunnel.Ticket, onTicket func(tunnel.Ticket)) (net.Conn, error) {
-	if onTicket == nil {
-		onTicket = func(tunnel.Ticket) {}
-	}
-	c, _, err := up.dial(ctx, destination{address: address, ticket: ticket, onTicket: onTicket})
-	return c, err
-}
-
 // destination is where a stream leads.
 type destination struct {
 	address string // as a broker has named it; "" is a bootstrap broker

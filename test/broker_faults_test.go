@@ -54,9 +54,10 @@ func TestNoRecordIsLostWhenBrokersRestart(t *testing.T) {
 	bed.cluster.Kill(2)
 	time.Sleep(2 * time.Second)
 	for _, p := range bed.paths {
-		if out, err := p.doctor(); err == nil || !found(out, "fail", "broker 2") || !found(out, "ok", "broker 1") {
-			t.Errorf("the doctor over %s: %v\n%s", p.transport, err, out)
-		}
+		r := p.doctor(t)
+		r.wantExit(t, 1)
+		r.want(t, "fail", "broker 2", "")
+		r.want(t, "ok", "broker 1", "")
 	}
 	if err := bed.cluster.Restart(ctx, 2); err != nil {
 		t.Error(err)

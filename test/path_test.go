@@ -109,16 +109,21 @@ func (p *path) watch(port int) error {
 
 // start also restarts an agent that was stopped, at the same ports.
 func (p *path) start(ctx context.Context) (err error) {
-	flags := []string{
+	cmd := p.command("agent", p.agentFlags()...)
+	cmd.Env = append(cmd.Environ(), p.env...)
+	p.agent, err = startCulvert(ctx, p.at.Enter(cmd))
+	return err
+}
+
+// agentFlags are the flags of the agent that concern this machine.
+func (p *path) agentFlags() []string {
+	return append([]string{
 		"--listen", address(agentHost, p.port) + "=" + clientHost,
 		"--broker-port-base", strconv.Itoa(p.port + 1),
 		"--drain-timeout", "2s",
 		"--admin-listen", p.admin,
-		"--state-file", p.file(fmt.Sprintf("state-%d.json", p.port))}
-	cmd := p.command("agent", append(flags, p.toClients...)...)
-	cmd.Env = append(cmd.Environ(), p.env...)
-	p.agent, err = startCulvert(ctx, p.at.Enter(cmd))
-	return err
+		"--state-file", p.file(fmt.Sprintf("state-%d.json", p.port)),
+	}, p.toClients...)
 }
 
 // command returns a culvert command with the flags of this path, to run where the agent runs.

@@ -39,6 +39,10 @@ const (
 // an error.
 var errHelpShown = errors.New("help was shown")
 
+// errVerdict ends culvert doctor when clients would not get through, or when that is not known: the
+// last line on stdout says so.
+var errVerdict = errors.New("the verdict was printed")
+
 // report prints err and returns the exit code.
 func (a *app) report(err error) int {
 	switch {
@@ -46,7 +50,7 @@ func (a *app) report(err error) int {
 		return exitDone
 	case errors.Is(err, errHelpShown):
 		return exitUsage
-	case lostReader(err):
+	case errors.Is(err, errVerdict), lostReader(err):
 		return exitFailed
 	}
 	if a.json {

@@ -140,6 +140,21 @@ type sources struct {
 	keys   map[string]any    // what is in it: a string, or []any of strings
 	origin map[string]string // by flag: the variable or the file that its value came from
 	last   string            // the flag found last; an error of parsing is about this one
+
+	environ []string // of another process; nil is this one's
+}
+
+// lookupEnv returns the value of a variable.
+func (s *sources) lookupEnv(name string) (value string, set bool) {
+	if s.environ == nil {
+		return os.LookupEnv(name)
+	}
+	for _, variable := range s.environ {
+		if value, set = strings.CutPrefix(variable, name+"="); set {
+			return value, true
+		}
+	}
+	return "", false
 }
 
 var _ kong.Resolver = (*sources)(nil)
@@ -153,7 +168,7 @@ func (s *sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 	if !isSetting(flag) {
 		return nil, nil
 	}
-	if value, ok := os.LookupEnv(envName(flag.Name)); ok {
+	if value, ok := s.lookupEnv(envName(flag.Name)); ok {
 		s.found(flag.Name, envName(flag.Name))
 		return value, nil
 	}
@@ -195,7 +210,8 @@ func envName(flag string) string {
 // environment.
 func (s *sources) load(ctx *kong.Context) error {
 	// ctx.Path has the flags that are on the command line, and no others yet.
-	path, from := os.Getenv(envName("config")), envName("config")
+	path, _ := s.lookupEnv(envName("config"))
+	from := envName("config")
 	for _, p := range ctx.Path {
 		if p.Flag != nil && p.Flag.Name == "config" {
 			path, from = ctx.FlagValue(p.Flag).(string), "--config"

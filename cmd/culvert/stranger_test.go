@@ -254,7 +254,7 @@ func brokerSays(c net.Conn) {
 		var body []byte
 		switch r := response.(type) {
 		case *kmsg.ApiVersionsResponse:
-			for key, most := range map[int16]int16{0: 9, 1: 12, 3: 9, 18: 3} {
+			for key, most := range map[int16]int16{0: 9, 1: 12, 3: 8, 18: 3} {
 				r.ApiKeys = append(r.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: key, MaxVersion: most})
 			}
 			body = r.AppendTo(frame[4:8:8])

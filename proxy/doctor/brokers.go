@@ -3,10 +3,8 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"os"
@@ -15,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy"
@@ -25,10 +22,6 @@ import (
 )
 
 const (
-	// maxResponse bounds what is read of a response: that to ApiVersions has some hundred bytes.
-	maxResponse = 4 << 20
-	// clientID is who the brokers' request logs say has asked.
-	clientID = "culvert-doctor"
 	// maxNodes bounds the brokers that are dialled. No cluster known has as many.
 	maxNodes = 10_000
 	// maxNamed is how many brokers one line names; each has a line of its own too.
@@ -39,33 +32,32 @@ const (
 // of the cluster, and every broker that it names. known are tickets for brokers that are known
 // already; they matter where Metadata wants a login.
 func (d *Doctor) Brokers(ctx context.Context, up proxy.Upstream, known []tunnel.Ticket) {
-	e := &cluster{Doctor: d, up: up}
-	if !d.hop(ctx, "bootstrap", e.bootstrap) {
-		return
+	c := &cluster{Doctor: d, nodes: map[int32]node{}}
+	c.open = func(ctx context.Context, to node) (net.Conn, error) {
+		return proxy.Open(ctx, up, to.address, to.ticket, c.tickets.add)
 	}
-	nodes := map[int32]node{}
 	for _, t := range known {
-		nodes[t.NodeID] = node{t.NodeID, t.Address, &t}
+		c.nodes[t.NodeID] = node{t.NodeID, t.Address, &t}
 	}
-	d.hop(ctx, "metadata", func(ctx context.Context) Finding { return e.metadata(ctx, nodes) })
-	all := slices.SortedFunc(maps.Values(nodes), func(a, b node) int { return cmp.Compare(a.id, b.id) })
-	findings := d.atOnce(len(all), func(i int) Finding {
-		return timed(ctx, "broker "+strconv.Itoa(int(all[i].id)), func(ctx context.Context) Finding { return e.broker(ctx, all[i]) })
-	})
-	for _, f := range findings {
-		d.report(f)
-	}
-	if d.Idle > 0 {
-		f := e.idle(ctx)
-		f.Hop = "idle"
-		d.report(f)
-	}
+	c.examine(ctx)
 }
 
+// cluster is a cluster that is examined.
 type cluster struct {
 	*Doctor
-	up proxy.Upstream
+	open    opener
+	plain   bool // without culvert: brokers are dialled as their clients do it
+	tickets tickets
+
+	nodes      map[int32]node
+	id         string   // of the cluster; "" until Metadata has told it
+	mechanisms []string // that brokers log clients in by
+	wantsLogin bool
+	loggedIn   bool // the settings' login works, or none is needed
 }
+
+// opener opens a connection to a node. The zero node is a bootstrap broker.
+type opener func(ctx context.Context, to node) (net.Conn, error)
 
 type node struct {
 	id      int32
@@ -73,87 +65,206 @@ type node struct {
 	ticket  *tunnel.Ticket
 }
 
+func (c *cluster) examine(ctx context.Context) {
+	if !c.hop(ctx, "bootstrap", c.bootstrap) {
+		return
+	}
+	c.hop(ctx, "login", c.login)
+	if c.loggedIn {
+		c.hop(ctx, "metadata", c.metadata)
+	}
+	c.tally.reached = c.tally.reached || len(c.nodes) > 0
+	all := slices.SortedFunc(maps.Values(c.nodes), func(a, b node) int { return cmp.Compare(a.id, b.id) })
+	c.nodePorts(slices.Collect(maps.Keys(c.nodes)))
+	for _, f := range c.atOnce(len(all), func(i int) Finding {
+		return timed(ctx, "broker "+strconv.Itoa(int(all[i].id)), func(ctx context.Context) Finding { return c.broker(ctx, all[i]) })
+	}) {
+		c.report(f)
+	}
+	if c.Produce != "" {
+		c.produce(ctx)
+	}
+	if c.Idle > 0 {
+		f := c.idle(ctx)
+		f.Hop = "idle"
+		c.report(f)
+	}
+}
+
+// bootstrap asks a bootstrap broker what every broker answers before a login, and whether it wants
+// one.
 func (c *cluster) bootstrap(ctx context.Context) Finding {
 	start := time.Now()
-	conn, err := proxy.Open(ctx, c.up, "", nil, nil)
+	conn, err := c.open(ctx, node{})
 	if err != nil {
 		return c.failure(ctx, err)
 	}
 	defer conn.Close()
 	n, err := apiVersions(ctx, conn)
 	if err != nil {
-		f := c.failure(ctx, fmt.Errorf("ask a bootstrap broker for ApiVersions: %w", err))
-		if f.Remedy == "" {
-			f.Remedy = c.Names.Sprintf("do %s and %s of culvert gateway match a listener of the brokers?", hints.Bootstrap, hints.BrokerTLS)
+		return c.failure(ctx, fmt.Errorf("ask a bootstrap broker for ApiVersions: %w", err)).or(c.whatListener())
+	}
+	took := time.Since(start)
+	if err := c.learnLogin(ctx, conn); err != nil {
+		return c.failure(ctx, fmt.Errorf("ask a bootstrap broker whether clients must log in: %w", err))
+	}
+	return ok("a bootstrap broker answers ApiVersions with %d API keys, %s after the dial", n, millis(took))
+}
+
+// learnLogin finds out whether brokers want a login. Kafka says so, and lists the mechanisms. A
+// broker that does neither is asked for Metadata.
+func (c *cluster) learnLogin(ctx context.Context, conn net.Conn) error {
+	mechanisms, none, err := askForLogin(ctx, conn, c.mechanism())
+	if err == nil && (none || len(mechanisms) > 0) {
+		c.mechanisms, c.wantsLogin = mechanisms, !none
+		return nil
+	}
+	stranger, err := c.open(ctx, node{})
+	if err != nil {
+		return err
+	}
+	defer stranger.Close()
+	c.wantsLogin, err = refusesStrangers(ctx, stranger)
+	return err
+}
+
+// whatListener asks whether it is the right listener of the broker.
+func (c *cluster) whatListener() string {
+	if c.plain {
+		return "if this listener speaks TLS, " + c.Names.Sprintf("give a client's properties file with %s, and security.protocol=SSL or SASL_SSL in it", hints.ClientConfig)
+	}
+	return c.Names.Sprintf("do %s and %s of culvert gateway match a listener of the brokers?", hints.Bootstrap, hints.BrokerTLS)
+}
+
+// mechanism is that of the client, or one that most brokers know.
+func (c *cluster) mechanism() string {
+	if c.Client != nil && c.Client.LogsIn() {
+		return c.Client.Mechanism
+	}
+	return "PLAIN"
+}
+
+// login logs in at a bootstrap broker, if that is needed and if the settings of a client are known.
+func (c *cluster) login(ctx context.Context) Finding {
+	client := c.Client
+	want := "the brokers want a login"
+	if len(c.mechanisms) > 0 {
+		want += " by " + strings.Join(c.mechanisms, ", ")
+	}
+	switch {
+	case !c.wantsLogin && (client == nil || !client.LogsIn()):
+		c.loggedIn = true
+		return ok("the brokers want none")
+	case !c.wantsLogin:
+		return Finding{
+			Result: Fail, Text: fmt.Sprintf("the client logs in by %s, and this listener of the brokers has no login", client.Mechanism), brief: "does not fit",
+			Remedy: "set security.protocol to PLAINTEXT or SSL, or is it another listener of the brokers that clients use?",
+		}
+	case client == nil:
+		return skipped(c.Names.Sprintf("the login, because there is no %s", hints.ClientConfig), want, c.Names.Sprintf("give a client's properties file with %s", hints.ClientConfig))
+	case !client.LogsIn():
+		return Finding{
+			Result: Fail, Text: fmt.Sprintf("%s, and the client has none: security.protocol=%s", want, client.Protocol), brief: "is missing",
+			Remedy: "set security.protocol to SASL_PLAINTEXT or SASL_SSL, sasl.mechanism and sasl.jaas.config",
+		}
+	case client.SASL == nil:
+		return skipped("the login by "+client.Mechanism, strings.Join(client.Unsupported, "; "), "")
+	case len(c.mechanisms) > 0 && !slices.Contains(c.mechanisms, client.Mechanism):
+		return Finding{
+			Result: Fail, Text: fmt.Sprintf("%s, and the client has sasl.mechanism=%s", want, client.Mechanism), brief: "does not fit",
+			Remedy: "change sasl.mechanism, or sasl.enabled.mechanisms of the brokers",
+		}
+	}
+	start := time.Now()
+	if _, err := c.askAsClient(ctx, node{}, kmsg.NewPtrApiVersionsRequest()); err != nil {
+		f := c.clientFailure(ctx, fmt.Errorf("log in by %s: %w", client.Mechanism, err)).or(c.whatPassword())
+		if errors.Is(err, errClosed) {
+			f.brief = "is refused" // as by brokers before Kafka 1.0
 		}
 		return f
 	}
-	return ok("a bootstrap broker answers ApiVersions with %d API keys, %s after the dial", n, millis(time.Since(start)))
+	c.loggedIn = true
+	return ok("a bootstrap broker accepts the login by %s, %s after the dial", client.Mechanism, millis(time.Since(start)))
 }
 
-// metadata adds the brokers that a bootstrap broker names to nodes.
-func (c *cluster) metadata(ctx context.Context, nodes map[int32]node) Finding {
-	tickets := map[string]*tunnel.Ticket{}
-	conn, err := proxy.Open(ctx, c.up, "", nil, func(t tunnel.Ticket) { tickets[t.Address] = &t })
+// metadata adds the brokers that a bootstrap broker names to the nodes.
+func (c *cluster) metadata(ctx context.Context) Finding {
+	m, err := c.askForMetadata(ctx, node{})
 	if err != nil {
-		return c.failure(ctx, err)
+		return c.clientFailure(ctx, fmt.Errorf("ask a bootstrap broker for Metadata: %w", err))
 	}
-	defer conn.Close()
-	id, brokers, err := proxy.AskForBrokers(ctx, conn, clientID)
-	if errors.Is(err, proxy.ErrUnanswered) {
-		return Finding{
-			Result: Info, Text: "the brokers require a login, which clients have and this command does not",
-			Remedy: fmt.Sprintf("connect a client once; only the %d brokers that the gateway knows from clients are checked", len(nodes)),
-		}
-	}
-	if err != nil {
-		return c.failure(ctx, fmt.Errorf("ask a bootstrap broker for Metadata: %w", err))
-	}
-	if id = printable.Text(id, printable.Name); id == "" {
-		id = "without an id"
-	}
+	c.id = clusterID(m)
 	var names []string
-	for _, b := range brokers {
+	for _, b := range m.Brokers {
 		address := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
-		if len(nodes) < maxNodes {
-			nodes[b.NodeID] = node{b.NodeID, address, tickets[address]}
+		if len(c.nodes) < maxNodes {
+			c.nodes[b.NodeID] = node{b.NodeID, address, c.tickets.of(address)}
 		}
 		names = append(names, fmt.Sprintf("%d at %s", b.NodeID, printable.Text(address, printable.Name)))
 	}
 	slices.Sort(names)
 	if len(names) == 0 {
-		return Finding{Result: Fail, Text: "cluster " + id + " names no brokers", Remedy: "have the brokers registered with their controllers?"}
+		return Finding{Result: Fail, Text: c.id + " names no brokers", Remedy: "have the brokers registered with their controllers?"}
 	}
-	more := ""
-	if n := len(names) - maxNamed; n > 0 {
-		names, more = names[:maxNamed], fmt.Sprintf(" and %d more", n)
+	return ok("%s, brokers %s", c.id, listed(names))
+}
+
+// clusterID is how a cluster calls itself.
+func clusterID(m *kmsg.MetadataResponse) string {
+	if m.ClusterID == nil || *m.ClusterID == "" {
+		return "cluster without an id"
 	}
-	return ok("cluster %s, brokers %s%s", id, strings.Join(names, ", "), more)
+	return "cluster " + printable.Text(*m.ClusterID, printable.Name)
 }
 
 // broker dials the address that a broker advertises, from where the dial is made for clients: this
-// is where clients without culvert end in silence.
+// is where clients without culvert end in silence. There it does what a client does.
 func (c *cluster) broker(ctx context.Context, n node) Finding {
 	start := time.Now()
-	conn, err := proxy.Open(ctx, c.up, n.address, n.ticket, nil)
+	conn, err := c.open(ctx, n)
 	if err != nil {
-		return c.failure(ctx, err)
-	}
-	defer conn.Close()
-	if _, err := apiVersions(ctx, conn); err != nil {
-		f := c.failure(ctx, fmt.Errorf("%s: %w", n.address, err))
-		if f.Remedy == "" {
-			f.Remedy = "this is the address that the broker advertises: it must lead from the gateway to the broker"
+		f := c.failure(ctx, err)
+		if c.plain {
+			f.unreachable = true
+			return f.or(fmt.Sprintf("advertised.listeners of broker %d must be an address that clients can reach; where only HTTPS comes in, culvert makes one", n.id))
 		}
 		return f
 	}
-	return ok("%s answers, %s after the dial", n.address, millis(time.Since(start)))
+	defer conn.Close()
+	if !c.loggedIn {
+		if _, err := apiVersions(ctx, conn); err != nil {
+			return c.failure(ctx, fmt.Errorf("%s: %w", n.address, err)).or(c.whatAddress())
+		}
+		return ok("%s answers, %s after the dial", n.address, millis(time.Since(start)))
+	}
+	m, err := c.metadataOver(ctx, conn)
+	if err != nil {
+		return c.clientFailure(ctx, fmt.Errorf("%s: %w", n.address, err)).or(c.whatAddress())
+	}
+	if id := clusterID(m); id != c.id {
+		return Finding{
+			Result: Fail, Text: fmt.Sprintf("%s leads to another cluster: %s", n.address, id), brief: "is another cluster's",
+			Remedy: "this is the address that the broker advertises: what else listens there?",
+		}
+	}
+	how := "answers"
+	if c.wantsLogin {
+		how = "accepts the login and answers"
+	}
+	return ok("%s %s, %s after the dial", n.address, how, millis(time.Since(start)))
+}
+
+func (c *cluster) whatAddress() string {
+	if c.plain {
+		return "this is the address that the broker advertises: does it lead to the broker from here?"
+	}
+	return "this is the address that the broker advertises: it must lead from the gateway to the broker"
 }
 
 // idle leaves a connection alone, and sees whether it is there afterwards.
 func (c *cluster) idle(ctx context.Context) Finding {
 	start := time.Now()
-	conn, err := proxy.Open(ctx, c.up, "", nil, nil)
+	conn, err := c.open(ctx, node{})
 	if err != nil {
 		return c.failure(ctx, err)
 	}
@@ -182,42 +293,4 @@ func (c *cluster) idle(ctx context.Context) Finding {
 	f := ok("a connection without requests stayed open for %v", c.Idle)
 	f.Took = time.Since(start)
 	return f
-}
-
-// apiVersions asks what every broker answers, before any login, and returns the number of API keys.
-func apiVersions(ctx context.Context, c net.Conn) (int, error) {
-	request := kmsg.NewPtrApiVersionsRequest() // of version 0
-	response := kmsg.NewPtrApiVersionsResponse()
-	if err := ask(ctx, c, request, response); err != nil {
-		return 0, err
-	}
-	return len(response.ApiKeys), kerr.ErrorForCode(response.ErrorCode)
-}
-
-// ask sends a request and reads its response, both of a version without tagged fields.
-func ask(ctx context.Context, c net.Conn, request kmsg.Request, response kmsg.Response) error {
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	const correlationID = 1
-	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, request, correlationID)
-	if _, err := c.Write(frame); err != nil {
-		return err
-	}
-	var head [8]byte // size and correlation id
-	if n, err := io.ReadFull(c, head[:]); err != nil {
-		if n == 0 && proxy.ClosedUnanswered(err) {
-			return proxy.ErrUnanswered
-		}
-		return err
-	}
-	size := binary.BigEndian.Uint32(head[:])
-	if id := binary.BigEndian.Uint32(head[4:]); size < 4 || size > maxResponse || id != correlationID {
-		return fmt.Errorf("the answer is not a Kafka broker's: it begins with %q", head)
-	}
-	body := make([]byte, size-4)
-	if _, err := io.ReadFull(c, body); err != nil {
-		return err
-	}
-	response.SetVersion(request.GetVersion())
-	return response.ReadFrom(body)
 }

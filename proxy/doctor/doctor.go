@@ -1,18 +1,23 @@
-// Package doctor finds out, hop by hop, why Kafka does not come through: from the name of a gateway
-// to every broker behind it. Each hop gets one [Finding], with a remedy if there is one.
+// Package doctor finds out, hop by hop, why Kafka does not come through: from the ports of an agent
+// and the name of a gateway to every broker behind it. Each hop gets one [Finding], with a remedy
+// if there is one, and the last finding is the verdict.
 //
-// It walks the way that an agent takes, with the agent's own parts, and changes nothing: brokers
-// get ApiVersions, which needs no login, and Metadata.
+// It walks the way that an agent takes, with the agent's own parts, and does with each broker what a
+// client does: it logs in, if it is given a client's settings, and asks for Metadata. It changes
+// nothing unless it is asked to write a record.
 package doctor
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/clientconfig"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
@@ -25,6 +30,7 @@ const (
 	OK   Result = "ok"
 	Info Result = "info" // does not work, but clients can do without it
 	Warn Result = "warn" // works, but not for long or not for everybody
+	Skip Result = "skip" // not examined, and clients need it
 	Fail Result = "fail" // does not work, and clients need it
 )
 
@@ -35,25 +41,37 @@ type Finding struct {
 	Text   string        `json:"text"`             // one printable sentence, without secrets
 	Remedy string        `json:"remedy,omitempty"` // what to do, printable too
 	Took   time.Duration `json:"took_ns"`
+
+	brief       string // what the verdict says of a hop that failed or was not examined
+	unreachable bool   // a broker advertises an address that cannot be reached, without culvert
 }
 
 // A Doctor examines ways to brokers. Its methods are called one after the other.
 type Doctor struct {
 	// Report is told each finding, in the order of the hops.
 	Report func(Finding)
+	// Client is how a client connects. If it is nil, nothing is examined that needs a login.
+	Client *clientconfig.Config
+	// Produce is a topic to write a record to, and to read it from; "" is none.
+	Produce string
 	// Idle is how long a connection is left alone at the end, to see whether something on the way
 	// cuts it; 0 leaves that out. Only KEEPALIVEs pass meanwhile, as on an idle connection of a
 	// client.
 	Idle time.Duration
 
+	// Agent has the settings of the agent whose ports are examined. It is not run. nil: none are.
+	Agent *proxy.Agent
+	// SameAgent reports whether a process is a running agent with the settings of Agent. It is
+	// given the process's arguments and environment. nil: no process is.
+	SameAgent func(args, environ []string) bool
+
 	// Names are those of settings, in remedies.
 	Names hints.Names
 
-	failed int
+	tally   tally
+	ports   ports
+	listens func(network, address string) (net.Listener, error) // for tests; nil: net.Listen
 }
-
-// Failed is how many findings were failures.
-func (d *Doctor) Failed() int { return d.failed }
 
 // hopTimeout bounds each hop.
 const hopTimeout = 15 * time.Second
@@ -61,9 +79,7 @@ const hopTimeout = 15 * time.Second
 // report passes on a finding, with the words of other programs made printable.
 func (d *Doctor) report(f Finding) {
 	f.Text, f.Remedy = printable.Text(f.Text, printable.Record), printable.Text(f.Remedy, printable.Record)
-	if f.Result == Fail {
-		d.failed++
-	}
+	d.tally.add(f)
 	d.Report(f)
 }
 
@@ -107,12 +123,29 @@ func ok(format string, args ...any) Finding {
 	return Finding{Result: OK, Text: fmt.Sprintf(format, args...)}
 }
 
+// skipped is a finding of something that clients need and that could not be examined. brief is what
+// the verdict says.
+func skipped(brief, text, remedy string) Finding {
+	return Finding{Result: Skip, Text: "not examined: " + text, Remedy: remedy, brief: brief}
+}
+
 // failure is a finding of err, with the remedies of all errors in it.
 func (d *Doctor) failure(ctx context.Context, err error) Finding {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	return Finding{Result: Fail, Text: strings.ReplaceAll(err.Error(), "\n", "; "), Remedy: strings.Join(hints.Of(err, d.Names), "; ")}
+	return Finding{
+		Result: Fail, Text: strings.ReplaceAll(err.Error(), "\n", "; "), Remedy: strings.Join(hints.Of(err, d.Names), "; "),
+		brief: briefly(err),
+	}
+}
+
+// or sets the remedy of a failure that has none.
+func (f Finding) or(remedy string) Finding {
+	if f.Result == Fail && f.Remedy == "" {
+		f.Remedy = remedy
+	}
+	return f
 }
 
 // millis is a duration for people.

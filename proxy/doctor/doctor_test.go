@@ -22,12 +22,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"go.uber.org/goleak"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/clientconfig"
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -119,6 +121,12 @@ func startCluster(t *testing.T, opts ...kfake.Opt) *fakekafka.Cluster {
 // examine returns what a doctor finds, by hop.
 func examine(t *testing.T, change func(*Doctor), dial func(string) *tunnel.Dialer) (order []string, by map[string]Finding, failed int) {
 	t.Helper()
+	return found(t, change, func(d *Doctor) { d.Gateway(t.Context(), dial, all) })
+}
+
+// found returns what a doctor finds, by hop, with the verdict.
+func found(t *testing.T, change func(*Doctor), examine func(*Doctor)) (order []string, by map[string]Finding, failed int) {
+	t.Helper()
 	by = map[string]Finding{}
 	d := &Doctor{Names: flags, Report: func(f Finding) {
 		t.Logf("%-4s %-11s %s [%s]", f.Result, f.Hop, f.Text, f.Remedy)
@@ -128,8 +136,13 @@ func examine(t *testing.T, change func(*Doctor), dial func(string) *tunnel.Diale
 	if change != nil {
 		change(d)
 	}
-	d.Gateway(t.Context(), dial, all)
-	return order, by, d.Failed()
+	examine(d)
+	n := len(order)
+	through := d.Verdict(t.Context())
+	if order = order[:n]; through != (by["verdict"].Result == OK) {
+		t.Errorf("through: %v, verdict %+v", through, by["verdict"])
+	}
+	return order, by, len(d.tally.failed)
 }
 
 // The end of a hop's time is said once.
@@ -156,7 +169,7 @@ func TestAHealthyWay(t *testing.T) {
 	c := startCluster(t)
 	address, certificate := startGateway(t, c, c.Resolver())
 	order, by, failed := examine(t, func(d *Doctor) { d.Idle = 10 * time.Millisecond }, dialTo(t, address, certificate, "right"))
-	want := []string{"name", "tcp", "tls", "credentials", "ws", "h3", "h2", "gateway", "bootstrap", "metadata", "broker 0", "broker 1", "broker 2", "idle"}
+	want := []string{"name", "tcp", "tls", "credentials", "ws", "h3", "h2", "gateway", "bootstrap", "login", "metadata", "broker 0", "broker 1", "broker 2", "idle"}
 	if !slices.Equal(order, want) {
 		t.Errorf("hops = %q, want %q", order, want)
 	}
@@ -270,31 +283,65 @@ func TestABrokerThatTheGatewayCannotReach(t *testing.T) {
 	}
 }
 
-// Brokers that want a login are known once a client has been there.
+// Brokers that want a login are known once a client has been there. Without a client's settings it
+// is not known whether clients get through, and that is not ok.
 func TestBrokersThatWantALogin(t *testing.T) {
 	c := startCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "alice", "alice"))
 	address, certificate := startGateway(t, c, c.Resolver())
 	dial := dialTo(t, address, certificate, "right")
-	order, by, _ := examine(t, nil, dial)
-	if f := by["metadata"]; f.Result != Info || !strings.Contains(f.Text, "login") || slices.Contains(order, "broker 0") {
-		t.Errorf("metadata: %+v, hops %q", f, order)
+	order, by, failed := examine(t, nil, dial)
+	if f := by["login"]; f.Result != Skip || !strings.Contains(f.Remedy, "--client-config") || slices.Contains(order, "broker 0") || failed != 0 {
+		t.Errorf("login: %+v, hops %q", f, order)
+	}
+	if f := by["verdict"]; f.Result != Skip || !strings.Contains(f.Text, "not examined: the login, because there is no --client-config") {
+		t.Errorf("verdict %+v", f)
 	}
 
-	dialer := dial(tunnel.TransportWS)
-	defer dialer.Close()
-	up := proxy.NewTunnel(dialer)
-	client, err := kgo.NewClient(kgo.SeedBrokers("bootstrap:9092"), kgo.SASL(plain.Auth{User: "alice", Pass: "alice"}.AsMechanism()),
-		kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) { return proxy.Open(ctx, up, "", nil, nil) }))
-	if err != nil {
-		t.Fatal(err)
+	with := func(user, password string) func(*Doctor) {
+		return func(d *Doctor) { d.Client = loginBy(plain.Auth{User: user, Pass: password}.AsMechanism()) }
 	}
-	defer client.Close()
-	if err := client.Ping(t.Context()); err != nil {
-		t.Fatal(err)
+	_, by, failed = examine(t, with("alice", "alice"), dial)
+	if f := by["broker 2"]; f.Result != OK || !strings.Contains(f.Text, "accepts the login") || failed != 0 || by["verdict"].Result != OK {
+		t.Errorf("broker 2: %+v, verdict %+v", f, by["verdict"])
 	}
-	client.ForceMetadataRefresh()
-	if _, by, _ = examine(t, nil, dial); by["broker 2"].Result != OK {
-		t.Errorf("broker 2: %+v", by["broker 2"])
+	_, by, _ = examine(t, with("alice", "wr0ng"), dial)
+	if f := by["login"]; f.Result != Fail || !strings.Contains(f.Remedy, "--client-config") || strings.Contains(f.Text, "wr0ng") {
+		t.Errorf("login: %+v", f)
+	}
+	if f := by["verdict"]; f.Result != Fail || !strings.Contains(f.Text, "the login is refused") {
+		t.Errorf("verdict %+v", f)
+	}
+	if f := by["broker 2"]; f.Result != OK || !strings.Contains(f.Text, "answers") { // the gateway knows it from the client before
+		t.Errorf("broker 2: %+v", f)
+	}
+}
+
+func loginBy(m sasl.Mechanism) *clientconfig.Config {
+	return &clientconfig.Config{Protocol: "SASL_PLAINTEXT", Mechanism: m.Name(), SASL: m}
+}
+
+// A login on one side only is a failure.
+func TestLoginsThatDoNotFit(t *testing.T) {
+	open, closed := startCluster(t), startCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "alice", "alice"))
+	for _, test := range []struct {
+		cluster *fakekafka.Cluster
+		client  *clientconfig.Config
+		result  Result
+		text    string
+	}{
+		{open, &clientconfig.Config{Protocol: "PLAINTEXT"}, OK, "want none"},
+		{open, loginBy(plain.Auth{}.AsMechanism()), Fail, "has no login"},
+		{closed, &clientconfig.Config{Protocol: "PLAINTEXT"}, Fail, "the client has none"},
+		{closed, &clientconfig.Config{Protocol: "SASL_PLAINTEXT", Mechanism: "GSSAPI", Unsupported: []string{"no GSSAPI here"}}, Skip, "no GSSAPI here"},
+		{closed, loginBy(oauth.Auth{Token: "x"}.AsMechanism()), Fail, "sasl.mechanism=OAUTHBEARER"},
+	} {
+		_, by, _ := found(t, func(d *Doctor) { d.Client = test.client }, func(d *Doctor) { d.Plain(t.Context(), test.cluster.Bootstrap()) })
+		if f := by["login"]; f.Result != test.result || !strings.Contains(f.Text, test.text) {
+			t.Errorf("login: %+v, want %s, %q", f, test.result, test.text)
+		}
+		if by["verdict"].Result == OK {
+			t.Errorf("verdict %+v, and no broker can be reached", by["verdict"])
+		}
 	}
 }
 

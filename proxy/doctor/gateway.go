@@ -47,6 +47,7 @@ func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunne
 type gateway struct {
 	*Doctor
 	dial func(transport string) *tunnel.Dialer
+	tcp  net.Conn // what connect has dialled, for handshake: a connection that says nothing is logged
 }
 
 // reach examines the hops below the tunnel, up to the first that fails.
@@ -58,6 +59,11 @@ func (g *gateway) reach(ctx context.Context) bool {
 		f.Hop, f.Result = "proxy", Warn
 		g.report(f)
 	}
+	defer func() {
+		if g.tcp != nil {
+			g.tcp.Close()
+		}
+	}()
 	for _, hop := range []struct {
 		name    string
 		examine func(context.Context, *tunnel.Dialer) Finding
@@ -104,7 +110,7 @@ func (g *gateway) connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	if err != nil {
 		return g.failure(ctx, err)
 	}
-	defer c.Close()
+	g.tcp = c
 	return ok("%s accepts connections after %s", c.RemoteAddr(), millis(time.Since(start)))
 }
 
@@ -117,11 +123,6 @@ func (g *gateway) handshake(ctx context.Context, dialer *tunnel.Dialer) Finding 
 	if dialer.URL.Scheme == "http" {
 		return Finding{Result: Warn, Text: "no TLS: the URL begins with http://", Remedy: "use this only in a network that is private by other means"}
 	}
-	tcp, err := dialer.DialTCP(ctx)
-	if err != nil {
-		return g.failure(ctx, err)
-	}
-	defer tcp.Close()
 	config := &tls.Config{}
 	if dialer.TLS != nil {
 		config = dialer.TLS.Clone()
@@ -130,10 +131,11 @@ func (g *gateway) handshake(ctx context.Context, dialer *tunnel.Dialer) Finding 
 		config.ServerName = dialer.URL.Hostname()
 	}
 	config.NextProtos = []string{"h2", "http/1.1"}
-	c := tls.Client(tcp, config)
+	c := tls.Client(g.tcp, config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		return g.failure(ctx, tunnel.Explain(fmt.Errorf("TLS handshake: %w", err)))
 	}
+	defer c.Close()
 	state := c.ConnectionState()
 	spoken := state.NegotiatedProtocol
 	if spoken == "" {

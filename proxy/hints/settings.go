@@ -17,6 +17,11 @@ const (
 	ListenTLSCertFile Setting = "listen TLS cert file"
 	ListenClientCA    Setting = "listen client CA file"
 	MaxConnections    Setting = "max connections"
+	Listen            Setting = "listen"
+
+	// Of the doctor.
+	ClientConfig Setting = "client config"
+	Produce      Setting = "produce"
 
 	// Of a gateway.
 	AllowBroker           Setting = "allow broker"

@@ -1,0 +1,67 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// Open opens one stream as an agent does, for diagnosis. It leads to an address that a broker has
+// named, with the ticket for it, or to a bootstrap broker if address is empty. onTicket is called,
+// during reads of the stream, with each ticket that arrives; it may be nil. The caller closes the
+// stream, which then ends as when a client disconnects, so that the gateway does not warn of a cut.
+func Open(ctx context.Context, up Upstream, address string, ticket *tunnel.Ticket, onTicket func(tunnel.Ticket)) (net.Conn, error) {
+	if onTicket == nil {
+		onTicket = func(tunnel.Ticket) {}
+	}
+	c, _, err := up.dial(ctx, destination{address: address, ticket: ticket, onTicket: onTicket})
+	if err != nil {
+		return nil, err
+	}
+	return finishingConn{c}, nil
+}
+
+// finishingConn sends a FIN before it is closed: a tunnel stream that is closed without one is cut.
+type finishingConn struct{ net.Conn }
+
+// finishTimeout bounds how long Close waits for the FIN to be sent.
+const finishTimeout = time.Second
+
+func (c finishingConn) Close() error {
+	c.SetWriteDeadline(time.Now().Add(finishTimeout)) // the caller's may be over
+	closeWrite(c.Conn)
+	return c.Conn.Close()
+}
+
+// Places returns the addresses on which an agent with these settings listens for a node, for
+// diagnosis. It opens nothing. It returns an error if the settings have no place for the node.
+func (a *Agent) Places(id int32) ([]string, error) {
+	l := nodeListeners{listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses}
+	var binds []string
+	for i := range a.Listens {
+		bind, _, err := l.place(i, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(binds) == 0 || bind != binds[0] { // a NodeAddress is the same for all bootstrap addresses
+			binds = append(binds, bind)
+		}
+	}
+	return binds, nil
+}
+
+// Remembered returns the nodes of the last run, from the state file, for diagnosis: an agent with
+// these settings opens their ports when it starts.
+func (a *Agent) Remembered() ([]tunnel.Ticket, error) {
+	if a.StateFile == "" {
+		return nil, nil
+	}
+	s, err := readState(a.StateFile)
+	if err != nil {
+		return nil, err
+	}
+	c, _ := s.of(a.Upstream.name())
+	return c.Nodes, nil
+}

@@ -1,0 +1,187 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/printable"
+)
+
+// ports are those of an agent that were examined.
+type ports struct {
+	nodes map[int32]bool
+	agent holder // the agent that runs with the same settings and has the bootstrap port, if one does
+}
+
+// holder is the process that listens on a port.
+type holder struct {
+	pid           int    // 0: not known
+	untold        string // why it is not known
+	name          string
+	args, environ []string // nil if they cannot be read
+	connected     bool     // it does not listen: its end of a connection has the port
+}
+
+func (h holder) String() string {
+	return fmt.Sprintf("%s, process %d", printable.Text(h.name, printable.Name), h.pid)
+}
+
+// Local examines what the agent needs of this machine: its ports, and those of the nodes that are
+// known before a broker has answered; and TLS with its clients.
+func (d *Doctor) Local(ctx context.Context) {
+	for _, l := range d.Agent.Listens {
+		d.report(timed(ctx, "listen", func(context.Context) Finding { return d.bootstrapPort(l.Bind) }))
+	}
+	ids := slices.Clone(d.Agent.ExpectNodes)
+	remembered, err := d.Agent.Remembered()
+	if err != nil {
+		d.report(Finding{Hop: "state file", Result: Warn, Text: err.Error(), Remedy: "the agent starts without it, and writes a new one"})
+	}
+	for _, t := range remembered {
+		ids = append(ids, t.NodeID)
+	}
+	d.nodePorts(ids)
+	d.clientTLS(ctx)
+}
+
+// bootstrapPort examines the address that clients are configured with.
+func (d *Doctor) bootstrapPort(bind string) Finding {
+	h, err := d.tryPort(bind)
+	switch {
+	case err == nil:
+		return ok("%s is free for an agent", bind)
+	case h.pid != 0 && d.same(h):
+		d.ports.agent = h
+		return ok("the agent that runs with these settings (process %d) listens on %s", h.pid, bind)
+	}
+	return d.taken(bind, h, err).or(d.Names.Sprintf("end that program, or choose another address with %s", hints.Listen))
+}
+
+// same reports whether a process is an agent with our settings.
+func (d *Doctor) same(h holder) bool { return d.SameAgent != nil && d.SameAgent(h.args, h.environ) }
+
+// tryPort binds an address and closes it at once. If that fails, h is the process that has it.
+func (d *Doctor) tryPort(bind string) (h holder, err error) {
+	listen := d.listens
+	if listen == nil {
+		listen = net.Listen
+	}
+	ln, err := listen("tcp", bind)
+	if err == nil {
+		return h, ln.Close()
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		h = holderOf(bind)
+	}
+	return h, err
+}
+
+// taken is the finding of an address that cannot be bound.
+func (d *Doctor) taken(bind string, h holder, err error) Finding {
+	switch {
+	case !errors.Is(err, syscall.EADDRINUSE):
+		return Finding{Result: Fail, Text: fmt.Sprintf("listen on %s: %v", bind, withoutAddress(err)), brief: "cannot be bound"}
+	case h.connected:
+		return Finding{
+			Result: Fail, Text: fmt.Sprintf("%s is in use by %s, for a connection to elsewhere", bind, h), brief: "is taken by another program",
+			Remedy: "when that connection ends, the port is free; ports that the system does not give to connections are below 32768 on Linux, by default",
+		}
+	case h.pid != 0:
+		return Finding{Result: Fail, Text: fmt.Sprintf("%s is taken by %s", bind, h), brief: "is taken by another program"}
+	case runtime.GOOS == "linux":
+		return Finding{Result: Fail, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), brief: "is taken by another program"}
+	}
+	// It may be the agent itself, which is fine: a warning, because we cannot tell.
+	return Finding{Result: Warn, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "if it is not an agent with these settings, clients reach something else: " + showListener(bind)}
+}
+
+// withoutAddress drops the address from an error of package net.
+func withoutAddress(err error) error {
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+// showListener is this system's command that shows which process listens on the port of an address.
+func showListener(bind string) string {
+	_, port, _ := net.SplitHostPort(bind)
+	if runtime.GOOS == "windows" {
+		return "netstat -ano | findstr :" + port
+	}
+	return "lsof -nP -iTCP:" + port + " -sTCP:LISTEN"
+}
+
+// nodePorts examines the ports of nodes, each of them once. What is well is one finding, and each
+// node that is not gets its own.
+func (d *Doctor) nodePorts(ids []int32) {
+	if d.Agent == nil {
+		return
+	}
+	if d.ports.nodes == nil {
+		d.ports.nodes = map[int32]bool{}
+	}
+	var well, ours []string
+	for _, id := range slices.Sorted(maps.Keys(set(ids))) {
+		if d.ports.nodes[id] || len(d.ports.nodes) >= maxNodes {
+			continue
+		}
+		d.ports.nodes[id] = true
+		binds, err := d.Agent.Places(id)
+		if err != nil {
+			d.report(Finding{
+				Hop: fmt.Sprintf("port node %d", id), Result: Fail, Text: err.Error(), brief: "has no port",
+				Remedy: d.Names.Sprintf("give the node an address of its own: %s %d=127.0.0.1:PORT", hints.NodeAddress, id),
+			})
+			continue
+		}
+		for _, bind := range binds {
+			h, err := d.tryPort(bind)
+			switch {
+			case err == nil:
+				well = append(well, fmt.Sprintf("node %d at %s", id, bind))
+			case h.pid != 0 && h.pid == d.ports.agent.pid:
+				ours = append(ours, fmt.Sprintf("node %d at %s", id, bind))
+			default:
+				f := d.taken(bind, h, err).or(d.Names.Sprintf("end that program, or give the node another address: %s %d=127.0.0.1:PORT", hints.NodeAddress, id))
+				f.Hop = fmt.Sprintf("port node %d", id)
+				d.report(f)
+			}
+		}
+	}
+	d.reportPorts("free", well)
+	d.reportPorts("the running agent listens for", ours)
+}
+
+func (d *Doctor) reportPorts(what string, places []string) {
+	if len(places) == 0 {
+		return
+	}
+	f := ok("%s: %s", what, listed(places))
+	f.Hop = "node ports"
+	d.report(f)
+}
+
+// listed names the first maxNamed of a list.
+func listed(names []string) string {
+	if n := len(names) - maxNamed; n > 0 {
+		return strings.Join(names[:maxNamed], ", ") + fmt.Sprintf(" and %d more", n)
+	}
+	return strings.Join(names, ", ")
+}
+
+func set(ids []int32) map[int32]bool {
+	s := map[int32]bool{}
+	for _, id := range ids {
+		s[id] = true
+	}
+	return s
+}

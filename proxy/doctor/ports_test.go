@@ -1,0 +1,119 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/culvert-proxy/culvert/proxy"
+)
+
+// listenOn takes a free port of loopback until the test ends.
+func listenOn(t *testing.T) (address string, port int) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.Addr().String(), ln.Addr().(*net.TCPAddr).Port
+}
+
+// local examines an agent's ports.
+func local(t *testing.T, a *proxy.Agent, same func(args, environ []string) bool) (by map[string]Finding, failed int) {
+	t.Helper()
+	a.Upstream = proxy.NewDirect(&proxy.Brokers{Bootstrap: []string{"kafka:9092"}})
+	_, by, failed = found(t, func(d *Doctor) { d.Agent, d.SameAgent = a, same }, func(d *Doctor) { d.Local(t.Context()) })
+	return by, failed
+}
+
+// A port that another program has is a failure, which names the program. Once the program is gone,
+// the port is free.
+func TestAPortThatIsTaken(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells which program has a port")
+	}
+	me, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := fmt.Sprintf("%.15s, process %d", filepath.Base(me), os.Getpid())
+	bootstrap, port := listenOn(t)
+	a := &proxy.Agent{Listens: []proxy.Listen{{Bind: bootstrap}}, BrokerPortBase: port - 1, ExpectNodes: []int32{1, 1, 304017429, -5}}
+	by, failed := local(t, a, nil)
+	for hop, want := range map[string]struct{ text, remedy string }{
+		"listen":              {bootstrap + " is taken by " + holder, "--listen"},
+		"port node 1":         {bootstrap + " is taken by " + holder, "--node-address 1="},
+		"port node 304017429": {"above 65535", "--node-address 304017429="},
+		"port node -5":        {"node id", "--node-address -5="},
+	} {
+		if f := by[hop]; f.Result != Fail || !strings.Contains(f.Text, want.text) || !strings.Contains(f.Remedy, want.remedy) {
+			t.Errorf("%s: %+v, want %q", hop, f, want)
+		}
+	}
+	if v := by["verdict"]; failed != 4 || !strings.Contains(v.Text, "the bootstrap port is taken by another program") || !strings.Contains(v.Text, "and 1 more") {
+		t.Errorf("%d failures, verdict %+v", failed, v)
+	}
+}
+
+// The agent that runs with the same settings is no failure.
+func TestPortsOfTheRunningAgent(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells which program has a port")
+	}
+	bootstrap, port := listenOn(t)
+	a := &proxy.Agent{Listens: []proxy.Listen{{Bind: bootstrap}}, BrokerPortBase: port - 7, ExpectNodes: []int32{7}}
+	by, failed := local(t, a, func(args, environ []string) bool { return len(args) > 0 && args[0] == os.Args[0] && environ != nil })
+	if f := by["listen"]; failed != 0 || f.Result != OK || !strings.Contains(f.Text, fmt.Sprintf("with these settings (process %d)", os.Getpid())) {
+		t.Errorf("listen: %+v, %d failures", f, failed)
+	}
+	if f := by["node ports"]; f.Result != OK || !strings.Contains(f.Text, "running agent listens for: node 7 at "+bootstrap) {
+		t.Errorf("node ports: %+v", f)
+	}
+}
+
+// A port that this process may not bind, and one whose holder is not known.
+func TestPortsThatCannotBeBound(t *testing.T) {
+	for cause, want := range map[error]struct {
+		result Result
+		text   string
+	}{
+		syscall.EACCES:     {Fail, "permission denied"},
+		syscall.EADDRINUSE: {Fail, "is taken; "},
+	} {
+		d := &Doctor{Names: flags, listens: func(_, address string) (net.Listener, error) {
+			return nil, &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", cause)}
+		}}
+		h, err := d.tryPort("127.0.0.1:1") // on which nobody listens
+		f := d.taken("127.0.0.1:1", h, err)
+		if runtime.GOOS != "linux" && errors.Is(cause, syscall.EADDRINUSE) {
+			want.result = Warn
+		}
+		if f.Result != want.result || !strings.Contains(f.Text, want.text) || strings.Count(f.Text, "127.0.0.1:1") != 1 {
+			t.Errorf("%v: %+v, want %+v", cause, f, want)
+		}
+	}
+}
+
+// Nodes of the last run are known from the state file, and those of Metadata are examined too.
+func TestPortsOfNodesThatAreLearnt(t *testing.T) {
+	c := startCluster(t)
+	address, certificate := startGateway(t, c, c.Resolver())
+	_, port := listenOn(t)
+	a := &proxy.Agent{Listens: []proxy.Listen{{Bind: "127.0.0.1:0"}}, BrokerPortBase: port - 2, NodeAddresses: map[int32]proxy.NodeAddress{
+		0: {Bind: "127.0.0.1:0"}, 1: {Bind: "127.0.0.1:0"},
+	}}
+	_, by, failed := examine(t, func(d *Doctor) { d.Agent = a }, dialTo(t, address, certificate, "right"))
+	if f := by["port node 2"]; f.Result != Fail || !strings.Contains(f.Text, "is taken") || failed != 1 {
+		t.Errorf("port node 2: %+v, %d failures", f, failed)
+	}
+	if f := by["node ports"]; f.Result != OK || !strings.Contains(f.Text, "free: node 0 at 127.0.0.1:0, node 1 at 127.0.0.1:0") {
+		t.Errorf("node ports: %+v", f)
+	}
+}
