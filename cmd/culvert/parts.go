@@ -133,7 +133,7 @@ func (f *agentFlags) addIngress(p *agentPlan, d *tunnel.Dialer, env ingressEnv) 
 	return nil
 }
 
-// measure has m count the dials of d, and show which transport it uses and when it tries the others
+// measure has m count the dials of d and the faults of its transports, and show which transport it uses and when it tries the others
 // again.
 func measure(d *tunnel.Dialer, m *metrics.Metrics) {
 	t := m.Tunnel(d.URL.Host)
@@ -141,6 +141,7 @@ func measure(d *tunnel.Dialer, m *metrics.Metrics) {
 	d.OnDial = func(transport string, err error, took time.Duration) {
 		m.TunnelDial(transport, metrics.ResultOf(err), took)
 	}
+	d.OnFault = m.TunnelFault
 	d.OnState = func(s tunnel.State) {
 		t.Uses(s.Transport)
 		for _, tried := range s.Tried {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // used returns the registry of an end at which everything has happened.
@@ -247,6 +248,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		m.Stream(made)
 		m.TunnelDial(made, metrics.Result(made), time.Second)
 		way.Uses(made)
+		m.TunnelFault(made, tunnel.Slow, tunnel.Outcomes()[0])
 		m.Connection(int32(-3 - i))
 	}
 	families := gather(t, reg)
@@ -254,6 +256,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		"culvert_streams":                "other",
 		"culvert_tunnel_dials_total":     "error other",
 		"culvert_tunnel_fallbacks_total": "other other",
+		"culvert_tunnel_faults_total":    "slow mended other",
 		"culvert_connections":            "unknown",
 	} {
 		if got := values(families[name])[want]; got != 100 {
@@ -338,6 +341,7 @@ func TestRareEventsStartAtZero(t *testing.T) {
 		{metrics.Agent, "culvert_tickets_total", 5},
 		{metrics.Agent, "culvert_tunnel_dials_total", 15},
 		{metrics.Agent, "culvert_tunnel_fallbacks_total", 6},
+		{metrics.Agent, "culvert_tunnel_faults_total", 18},
 		{metrics.Agent, "culvert_broker_dials_total", 0},
 		{metrics.Gateway, "culvert_broker_dials_total", 5},
 		{metrics.Gateway, "culvert_tunnel_dials_total", 0},

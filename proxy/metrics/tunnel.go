@@ -16,6 +16,7 @@ type tunnelMetrics struct {
 	dials        *prometheus.CounterVec
 	dialDuration *prometheus.HistogramVec
 	fallbacks    *prometheus.CounterVec
+	faults       *prometheus.CounterVec
 	transport    *prometheus.GaugeVec
 	nextProbe    *prometheus.GaugeVec
 	udpBuffers   *prometheus.GaugeVec
@@ -31,6 +32,8 @@ func newTunnelMetrics(f promauto.Factory) *tunnelMetrics {
 			"From the start of a dial until a connection can carry a stream. Only dials that succeeded are timed."), []string{"transport"}),
 		fallbacks: f.NewCounterVec(counterOpts("tunnel_fallbacks_total",
 			"Times that new streams moved from one transport to another."), []string{"from", "to"}),
+		faults: f.NewCounterVec(counterOpts("tunnel_faults_total",
+			"Times that a transport which works was found to be slow, or late with small messages, by what was done about it."), []string{"transport", "fault", "outcome"}),
 		transport: f.NewGaugeVec(gaugeOpts("tunnel_transport",
 			"1 for the transport that new streams to a gateway use, 0 for the others."), []string{"gateway", "transport"}),
 		nextProbe: f.NewGaugeVec(gaugeOpts("tunnel_next_probe_timestamp_seconds",
@@ -40,7 +43,7 @@ func newTunnelMetrics(f promauto.Factory) *tunnelMetrics {
 	}
 }
 
-// startAtZero creates the series of an agent's dials before the first dial. Prometheus's rate and
+// startAtZero creates the series of an agent's dials, and of the faults of transports, before the first dial. Prometheus's rate and
 // increase do not see the step from no series to 1.
 func (m *tunnelMetrics) startAtZero() {
 	for _, from := range tunnelTransports {
@@ -50,6 +53,11 @@ func (m *tunnelMetrics) startAtZero() {
 		for _, to := range tunnelTransports {
 			if from != to {
 				m.fallbacks.WithLabelValues(from, to)
+			}
+		}
+		for _, f := range []tunnel.Fault{tunnel.Slow, tunnel.Late} {
+			for _, o := range tunnel.Outcomes() {
+				m.faults.WithLabelValues(from, f.String(), string(o))
 			}
 		}
 	}
@@ -79,6 +87,11 @@ func (m *tunnelMetrics) TunnelDial(transport string, r Result, d time.Duration) 
 	if r == ResultOK {
 		m.dialDuration.WithLabelValues(transport).Observe(d.Seconds())
 	}
+}
+
+// TunnelFault counts a fault of a transport that works.
+func (m *tunnelMetrics) TunnelFault(transport string, f tunnel.Fault, o tunnel.Outcome) {
+	m.faults.WithLabelValues(transportLabel(transport), f.String(), string(o)).Inc()
 }
 
 // Tunnel records which transport leads to one gateway. Make it with [Metrics.Tunnel]. Its methods

@@ -85,7 +85,11 @@ func (d *dialling) await(ctx context.Context, c *Conn, ready bool, first []byte)
 	if !stop() {
 		return d.dialError(ctx, c.Transport(), context.Cause(ctx))
 	}
-	d.rtt.Store(int64(time.Since(start)))
+	took := time.Since(start)
+	d.rtt.Store(int64(took))
+	if first := d.firsts[c.Transport()].Load(); first != 0 && took >= time.Duration(first)+race.MuchLater {
+		d.race.Doubt(c.Transport(), race.Late)
+	}
 	return nil
 }
 

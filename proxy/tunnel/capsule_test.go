@@ -232,7 +232,7 @@ func FuzzHello(f *testing.F) {
 	f.Add(append(bytes.Clone(opened), appendCapsule(nil, capsuleTicket, []byte(`{"address":"x"}`))...))
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n<html>"))
 	f.Fuzz(func(t *testing.T, wire []byte) {
-		err := echo(agentConn(t, bytes.NewReader(wire)))
+		_, err := echo(agentConn(t, bytes.NewReader(wire)))
 		got, readErr := io.ReadAll(agentConn(t, bytes.NewReader(wire)))
 		if is := readErr == nil && bytes.Equal(got, echoed); (err == nil) != is {
 			t.Errorf("echo = %v of %d bytes, %v", err, len(got), readErr)

@@ -38,6 +38,7 @@ type Conn struct {
 
 	reading reading
 	writing writing
+	flow    flow
 	ending  ending
 }
 
@@ -98,10 +99,11 @@ func newServed(x exchange.Exchange, transport string, t timing, done func()) *Co
 	return c
 }
 
-// newDialled makes the agent's end, like newServed. open is the OPEN capsule, nil for a spare.
-func newDialled(x exchange.Exchange, transport string, t timing, open []byte, done func()) *Conn {
+// newDialled makes the agent's end, like newServed. open is the OPEN capsule, nil for a spare. watch
+// may be nil.
+func newDialled(x exchange.Exchange, transport string, t timing, open []byte, watch *flowWatch, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
-	c.dialling, c.writing.open = true, open
+	c.dialling, c.writing.open, c.flow.watch = true, open, watch
 	c.start()
 	return c
 }

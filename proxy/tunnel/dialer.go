@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
@@ -65,6 +66,10 @@ type Dialer struct {
 	// must not call the Dialer.
 	OnState func(State)
 
+	// OnFault is called when a transport that works has a fault, Slow or Late, with what was done
+	// about it. It must not call the Dialer.
+	OnFault func(transport string, f Fault, o Outcome)
+
 	// OnUDPBuffers is called when h3 is first tried, with the sizes of its socket's buffers in
 	// bytes. It is not called where the system does not tell them.
 	OnUDPBuffers func(receive, send int)
@@ -94,8 +99,11 @@ func (d *Dialer) init() {
 		// Hellos and spares outlive the dial that causes them; Close ends them.
 		background := context.Background()
 		d.race = race.New(background, race.Config[Welcome]{
-			Transports: d.candidates(), Hello: d.welcome, OnState: d.OnState, Timing: d.t.race, Log: d.log.With("gateway", d.route.addr()),
+			Transports: d.candidates(), Hello: d.welcome, Measure: d.measure, Mend: d.mend,
+			OnState: d.OnState, OnFault: d.OnFault, Timing: d.t.race, Log: d.log.With("gateway", d.route.addr()),
 		})
+		d.flows.t, d.flows.streams = d.t, d.streams.open
+		d.flows.suffers = func(transport string) { d.race.Doubt(transport, race.Slow) }
 		d.spares = newSpareKeeper(background, d.t.spares, d.fillSpares)
 		env := &poolEnv{
 			route: d.route, credentials: &credentials{d.Token, d.Ingress, d.route, d.race.Proven}, t: d.t, w: d.w, log: d.log,
@@ -104,8 +112,9 @@ func (d *Dialer) init() {
 			onUDPBuffers: d.OnUDPBuffers,
 			newStream:    d.newStream, dialSpare: d.dialSpare, introduce: d.introduce, wantSpares: d.spares.look,
 		}
-		d.pools = make(map[string]pool)
+		d.pools, d.firsts = make(map[string]pool), make(map[string]*atomic.Int64)
 		for _, t := range transports {
+			d.firsts[t.name] = new(atomic.Int64)
 			d.pools[t.name] = t.newPool(env)
 		}
 	})
@@ -130,7 +139,7 @@ func (d *Dialer) candidates() (list []race.Transport) {
 	auto := d.Transport == "" || d.Transport == TransportAuto
 	for _, t := range transports {
 		if t.name == d.Transport || auto && (d.URL.Scheme != "http" || !t.needsTLS) && (!d.route.proxied() || !t.overUDP) {
-			list = append(list, race.Transport{Name: t.name, HeadStart: t.headStart(d.t), Unlikely: auto && slices.Contains(d.Unlikely, t.name)})
+			list = append(list, race.Transport{Name: t.name, HeadStart: t.headStart(d.t), Unlikely: auto && slices.Contains(d.Unlikely, t.name), Remedies: t.remedies})
 		}
 	}
 	if len(list) == 0 { // unknown transport: each dial returns that as its error
@@ -223,6 +232,7 @@ func (d *Dialer) SetSpares(n int) {
 func (d *Dialer) Close() error {
 	d.init()
 	d.spares.stop() // first, or it would replace the spares that end
+	d.flows.stop()
 	for _, c := range d.streams.close() {
 		c.Close() // those that linger are closed already, and continue
 	}

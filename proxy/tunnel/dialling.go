@@ -21,8 +21,10 @@ type dialling struct {
 	limiter limiter // used only to read memory in use
 	spares  *spareKeeper
 	streams streamSet
+	flows   flowWatch
 	onDial  func(transport string, err error, took time.Duration) // nil means nobody
 	rtt     atomic.Int64                                          // round trip of the last OPEN that was answered, in nanoseconds
+	firsts  map[string]*atomic.Int64                              // by transport, how long the first byte of its last hello's echo took, in nanoseconds
 }
 
 // start counts a dial that Close waits for.
@@ -37,7 +39,7 @@ func (d *dialling) start() error {
 func (d *dialling) newStream(x exchange.Exchange, transport string, open []byte) (*Conn, error) {
 	return d.streams.add(func(done func(*Conn)) *Conn {
 		var c *Conn
-		c = newDialled(x, transport, d.t, open, func() {
+		c = newDialled(x, transport, d.t, open, &d.flows, func() {
 			if c.ending.cut.Load() && c.isOpened() {
 				d.race.Cut(transport)
 			}

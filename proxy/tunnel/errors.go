@@ -15,7 +15,19 @@ type (
 	Code        = exchange.Code
 	AnswerError = exchange.AnswerError
 	State       = race.State
+	Pace        = race.Pace
+	Fault       = race.Fault
+	Outcome     = race.Outcome
 )
+
+// What can be wrong with a transport that works.
+const (
+	Slow = race.Slow
+	Late = race.Late
+)
+
+// Outcomes returns what can be done about a fault.
+func Outcomes() []Outcome { return []Outcome{race.Mended, race.Demoted, race.Kept} }
 
 // The codes of an [Error].
 const (

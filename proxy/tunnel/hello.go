@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -85,7 +84,8 @@ func (d *dialling) greet(ctx context.Context, c *Conn, limit time.Duration) (w W
 		}
 	})
 	start := time.Now()
-	if err := echo(c); err != nil {
+	first, err := echo(c)
+	if err != nil {
 		if ctx.Err() != nil {
 			err = unanswered(ctx, c.Transport())
 		}
@@ -95,6 +95,7 @@ func (d *dialling) greet(ctx context.Context, c *Conn, limit time.Duration) (w W
 		return Welcome{}, Explain(&race.DialError{Doing: "hello to gateway", Gateway: d.route.addr(), Transport: c.Transport(), Err: err})
 	}
 	d.rtt.Store(int64(time.Since(start)) / 2) // a hello takes at least two round trips
+	d.firsts[c.Transport()].Store(int64(max(first, 1)))
 	w.Opened = c.answer
 	return w, nil
 }
@@ -130,11 +131,10 @@ func (d *dialling) introduce(ctx context.Context, transport string) error {
 	return err
 }
 
-// echo sends helloSize bytes and expects them back, followed by io.EOF. The bytes are
-// pseudo-random, so that no intermediary can compress or cache them.
-func echo(c *Conn) error {
-	sent := make([]byte, helloSize)
-	rand.NewChaCha8([32]byte{1}).Read(sent)
+// echo sends helloSize bytes and expects them back, followed by io.EOF. It returns how long the
+// first of them took.
+func echo(c *Conn) (first time.Duration, err error) {
+	sent, start := noise(helloSize), time.Now()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -143,15 +143,20 @@ func echo(c *Conn) error {
 		}
 	})
 	got := make([]byte, helloSize)
-	if _, err := io.ReadFull(c, got); err != nil {
+	n, err := c.Read(got)
+	first = time.Since(start)
+	if err == nil {
+		_, err = io.ReadFull(c, got[n:])
+	}
+	if err != nil {
 		c.SetWriteDeadline(aLongTimeAgo)
-		return err
+		return 0, err
 	}
 	if !bytes.Equal(got, sent) {
-		return fmt.Errorf("echo differs from what was sent")
+		return 0, fmt.Errorf("echo differs from what was sent")
 	}
 	if n, err := c.Read(got); err != io.EOF {
-		return fmt.Errorf("echo continues after its end: %d bytes, %v", n, err) //nolint:errorlint // err may be nil
+		return 0, fmt.Errorf("echo continues after its end: %d bytes, %v", n, err) //nolint:errorlint // err may be nil
 	}
-	return nil
+	return first, nil
 }

@@ -22,6 +22,9 @@ type pool interface {
 	// returns the method's name and a function that switches back. It returns nil if the transport
 	// has only one method.
 	otherMethod() func() (by string, undo func())
+	// otherSending returns another way to send that may be faster, and a function that changes to
+	// it and returns one that changes back. how is "" if there is none.
+	otherSending() (how string, try func() (undo func()))
 	close() error
 }
 

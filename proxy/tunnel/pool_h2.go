@@ -145,6 +145,9 @@ func (p *h2Pool) drop() {
 // otherMethod returns nil: HTTP/2 streams are always opened with POST.
 func (p *h2Pool) otherMethod() func() (by string, undo func()) { return nil }
 
+// otherSending returns "": there is nothing to change.
+func (p *h2Pool) otherSending() (how string, try func() (undo func())) { return "", nil }
+
 // post sends a request over a connection on which the stream is already counted. It returns an
 // error only if the request has not left.
 func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (exchange.Exchange, error) {

@@ -128,6 +128,19 @@ func (p *h3Pool) otherMethod() func() (by string, undo func()) {
 	}
 }
 
+// otherSending stops giving the system several packets at once. Whatever is on the way may take
+// them for one packet: Envoy without prefer_gro loses all but the first.
+func (p *h3Pool) otherSending() (how string, try func() (undo func())) {
+	single := &p.sockets.single
+	if !canSegment || single.Load() {
+		return "", nil
+	}
+	return "without GSO", func() func() {
+		single.Store(true)
+		return func() { single.Store(false) }
+	}
+}
+
 // carrier returns a carrier with room for a stream, and counts that stream. It prefers one without
 // streams; then a new one, up to Dialer.Carriers; then the least loaded one; and a new one if all
 // are full. If a dial fails, an existing carrier with room will do.

@@ -156,6 +156,9 @@ func (p *wsPool) drop() { p.trim(0) }
 // otherMethod returns nil: there is only one way to upgrade.
 func (p *wsPool) otherMethod() func() (by string, undo func()) { return nil }
 
+// otherSending returns "": there is nothing to change.
+func (p *wsPool) otherSending() (how string, try func() (undo func())) { return "", nil }
+
 // close closes the spares and waits for their goroutines.
 func (p *wsPool) close() error {
 	p.drop()

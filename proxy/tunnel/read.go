@@ -22,7 +22,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if err := c.sendOpen(); err != nil {
 		return 0, err
 	}
-	return c.read(p)
+	if c.reading.dec.inValue && c.reading.dec.typ == capsuleData {
+		c.flow.begin(&c.flow.down, true)
+	}
+	n, err := c.read(p)
+	c.flow.end(&c.flow.down)
+	c.flow.add(&c.flow.down, n)
+	return n, err
 }
 
 func (c *Conn) unlockRead() { <-c.reading.lock }

@@ -27,6 +27,8 @@ type timing struct {
 	// longer.
 	answer time.Duration
 	idle   time.Duration // how long a carrier without streams is kept
+	slow   time.Duration // a stream that hardly moves for this long suffers
+	rate   time.Duration // how long a rate is measured at most
 
 	quicIdle      time.Duration // a QUIC connection that was silent this long is dead
 	quicKeepalive time.Duration
@@ -51,6 +53,8 @@ var defaultTiming = timing{
 	unauthenticated: 10 * time.Second,
 	answer:          time.Second,
 	idle:            time.Minute,
+	slow:            3 * time.Second,
+	rate:            2 * time.Second,
 
 	quicIdle: 30 * time.Second,
 	// When a NAT has dropped our mapping, the gateway's packets are lost for this long; clients
@@ -78,7 +82,7 @@ func (t timing) over(by string) timing {
 	for _, d := range []*time.Duration{
 		&t.keepalive, &t.dead, &t.stale, &t.idle, &t.quicIdle, &t.quicKeepalive,
 		&t.race.Probe, &t.race.ProbeMost, &t.race.UnlikelyProbe, &t.race.UnlikelyProbeMost,
-		&t.race.SwitchEvery, &t.race.CutWindow, &t.race.CutApart,
+		&t.race.SwitchEvery, &t.race.CutWindow, &t.race.CutApart, &t.race.Check, &t.race.CheckMost,
 	} {
 		*d /= time.Duration(n)
 	}

@@ -22,6 +22,8 @@ type transport struct {
 	newPool   func(*poolEnv) pool
 	// What to check when a hello over it gets no answer; "" means there is no specific advice.
 	silenceHint string
+	// What to check when it is slow or late; "" means the same.
+	remedies [2]string
 
 	// Used by the gateway.
 
@@ -41,6 +43,9 @@ var transports = []transport{
 		methods:   map[int][]string{3: {http.MethodConnect, http.MethodPost}},
 		refuse:    refuseH3,
 		serve:     serveH3,
+		remedies: [2]string{
+			Slow: "is Envoy in front of the gateway? Its UDP listener needs downstream_socket_config: {prefer_gro: true}",
+		},
 	},
 	{
 		name:      TransportWS,
@@ -51,9 +56,12 @@ var transports = []transport{
 		serve:     serveWS,
 	},
 	{
-		name:        TransportH2,
-		headStart:   func(t timing) time.Duration { return t.headStart },
-		newPool:     func(e *poolEnv) pool { return &h2Pool{env: e} },
+		name:      TransportH2,
+		headStart: func(t timing) time.Duration { return t.headStart },
+		newPool:   func(e *poolEnv) pool { return &h2Pool{env: e} },
+		remedies: [2]string{
+			Late: "is HAProxy in front of the gateway? It needs option http-no-delay",
+		},
 		silenceHint: "does something on the way buffer whole request bodies? In nginx, proxy_request_buffering does",
 		// An ingress may turn HTTP/2 into HTTP/1.1.
 		methods: map[int][]string{2: {http.MethodPost}, 1: {http.MethodPost}},

@@ -26,7 +26,7 @@ const MinResetKey = 32
 
 // quicTransport returns the gateway's QUIC transport on udp. resetKey may be nil.
 func quicTransport(udp net.PacketConn, resetKey []byte) (*quic.Transport, error) {
-	tr := &quic.Transport{Conn: tolerant(udp)}
+	tr := &quic.Transport{Conn: tolerant(udp, nil)}
 	if resetKey == nil {
 		return tr, nil
 	}

@@ -18,3 +18,22 @@ func bufferSizes(c syscall.RawConn) (receive, send int, ok bool) {
 	})
 	return receive / 2, send / 2, ok
 }
+
+// canSegment says that quic-go may give the system several packets at once, which the system or the
+// network card then splits (GSO).
+const canSegment = true
+
+// segmented reports whether the control messages of a write ask for that.
+func segmented(oob []byte) bool {
+	for len(oob) > 0 {
+		h, _, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return false
+		}
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_SEGMENT {
+			return true
+		}
+		oob = rest
+	}
+	return false
+}

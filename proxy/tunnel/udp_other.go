@@ -6,3 +6,8 @@ import "syscall"
 
 // bufferSizes reports nothing: other systems count differently.
 func bufferSizes(syscall.RawConn) (receive, send int, ok bool) { return 0, 0, false }
+
+// canSegment is false: quic-go sends each packet in a system call of its own.
+const canSegment = false
+
+func segmented([]byte) bool { return false }

@@ -3,7 +3,9 @@ package tunnel
 import (
 	"errors"
 	"net"
+	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/quic-go/quic-go"
@@ -16,12 +18,18 @@ import (
 // nothing comes back.
 //
 // Handshake packets still fail with an error, so that a dial without a network fails at once.
-type tolerantUDP struct{ *net.UDPConn }
+type tolerantUDP struct {
+	*net.UDPConn
+	single *atomic.Bool // send each packet in a system call of its own; nil means false
+}
 
 var _ quic.OOBCapablePacketConn = tolerantUDP{}
 
 // WriteMsgUDP is what quic-go calls to send packets.
 func (c tolerantUDP) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if c.single != nil && c.single.Load() && segmented(oob) {
+		return 0, 0, errNoSegmentation
+	}
 	n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr)
 	if transient(b, err) {
 		return len(b), len(oob), nil
@@ -42,11 +50,15 @@ func transient(packet []byte, err error) bool {
 	}, func(e error) bool { return errors.Is(err, e) })
 }
 
+// errNoSegmentation is the error of a network card without segmentation offload. After it quic-go
+// sends the packets one by one, and all later ones of the connection too.
+var errNoSegmentation = &net.OpError{Op: "write", Net: "udp", Err: os.NewSyscallError("sendmsg", syscall.EIO)}
+
 // tolerant returns udp as quic-go should use it. A packet connection that is not a system socket is
-// returned as it is.
-func tolerant(udp net.PacketConn) net.PacketConn {
+// returned as it is. single may be nil.
+func tolerant(udp net.PacketConn, single *atomic.Bool) net.PacketConn {
 	if c, ok := udp.(*net.UDPConn); ok {
-		return tolerantUDP{c}
+		return tolerantUDP{c, single}
 	}
 	return udp
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/quic-go/quic-go"
 )
@@ -20,6 +21,7 @@ type udpSocket struct {
 
 // udpSockets opens sockets as needed, and closes a socket that was left when its last user is gone.
 type udpSockets struct {
+	single  atomic.Bool // see tolerantUDP
 	mu      sync.Mutex
 	current *udpSocket // for new carriers; nil until one is needed
 }
@@ -33,7 +35,7 @@ func (u *udpSockets) use() (*udpSocket, error) {
 		if err != nil {
 			return nil, err
 		}
-		u.current = &udpSocket{tr: &quic.Transport{Conn: tolerant(udp)}}
+		u.current = &udpSocket{tr: &quic.Transport{Conn: tolerant(udp, &u.single)}}
 	}
 	u.current.users++
 	return u.current, nil

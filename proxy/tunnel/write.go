@@ -12,11 +12,14 @@ import (
 func (c *Conn) Write(p []byte) (n int, err error) {
 	c.writing.lock <- struct{}{}
 	defer c.unlockWrite()
+	c.flow.begin(&c.flow.up, len(p) >= bulk)
+	defer c.flow.end(&c.flow.up)
 	for n < len(p) {
 		chunk := p[n:min(n+exchange.ChunkSize, len(p))]
 		accepted, err := c.writeCapsule(capsuleData, chunk)
 		if accepted {
 			n += len(chunk)
+			c.flow.add(&c.flow.up, len(chunk))
 		}
 		if err != nil {
 			return n, err

@@ -18,6 +18,7 @@ type Envoy struct {
 	NoUpgrades bool          // as by default: it refuses WebSockets and extended CONNECT
 	IdleCut    time.Duration // stream_idle_timeout; 0 is Envoy's default, five minutes
 	Lifetime   time.Duration // max_stream_duration, also of busy streams; 0 is none
+	NoGRO      bool          // without prefer_gro, which is Envoy's default
 }
 
 // Protocol is what an ingress speaks to a gateway.
@@ -112,7 +113,7 @@ func (e Envoy) tcpListener(p params) object {
 func (e Envoy) udpListener(p params) object {
 	return object{
 		"name": "udp", "address": socket("UDP", "127.0.0.1", p.Port),
-		"udp_listener_config": object{"quic_options": object{}, "downstream_socket_config": object{"prefer_gro": true}},
+		"udp_listener_config": object{"quic_options": object{}, "downstream_socket_config": object{"prefer_gro": !e.NoGRO}},
 		"filter_chains": list{object{
 			"filters": list{e.manager("HTTP3")},
 			"transport_socket": object{"name": "envoy.transport_sockets.quic", "typed_config": typed(

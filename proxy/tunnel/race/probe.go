@@ -55,6 +55,9 @@ func (r *Race[W]) probe() {
 	r.mu.Unlock()
 	defer r.tasks.Done()
 	_, err := r.try(r.ctx, transport)
+	if err == nil {
+		err = r.recheck(r.ctx, transport)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {

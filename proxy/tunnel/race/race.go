@@ -24,6 +24,8 @@ type Transport struct {
 	// Unlikely transports are not expected to work. They are tried when the others have failed, and
 	// rarely otherwise.
 	Unlikely bool
+	// Remedies say what a user can do about a fault; "" means there is no specific advice.
+	Remedies [faults]string
 }
 
 // Config configures a [Race]. W is the gateway's answer to a hello.
@@ -31,7 +33,17 @@ type Config[W any] struct {
 	Transports []Transport // most preferred first
 	// Hello tries a transport end to end. A successful handshake is not enough: some intermediaries
 	// accept an exchange and then carry nothing.
-	Hello   func(ctx context.Context, transport string) (W, error)
+	Hello func(ctx context.Context, transport string) (W, error)
+	// Measure measures a transport on a carrier of its own, in what matters for a fault. nil means
+	// that no faults are looked for.
+	Measure func(ctx context.Context, transport string, f Fault) (Pace, error)
+	// Mend returns another way to use a transport that may be faster: its name, and a function that
+	// changes to it and returns one that changes back. The name is "" if there is none. nil means
+	// that no transport has one.
+	Mend func(transport string) (how string, try func() (undo func()))
+	// OnFault is called when a transport has a fault, with the Race's lock held; nil means nobody is
+	// told.
+	OnFault func(transport string, f Fault, o Outcome)
 	OnState func(State) // called on changes, with the Race's lock held; nil means nobody is told
 	Timing  Timing
 	Log     *slog.Logger
@@ -53,6 +65,9 @@ type Timing struct {
 	Retry, RetryMost                   time.Duration
 	PermanentRetry, PermanentRetryMost time.Duration
 	MaxWait                            time.Duration // a dial waits for a try that is due within this
+
+	// After a check that found no fault, the next is due after Check, which doubles up to CheckMost.
+	Check, CheckMost time.Duration
 }
 
 // DefaultTiming is for production; tests shorten it.
@@ -68,6 +83,8 @@ var DefaultTiming = Timing{
 	Retry: 250 * time.Millisecond, RetryMost: 5 * time.Second,
 	PermanentRetry: time.Second, PermanentRetryMost: 30 * time.Second,
 	MaxWait: time.Second,
+
+	Check: time.Minute, CheckMost: 30 * time.Minute,
 }
 
 // A Race decides which transport new streams take.
@@ -88,13 +105,14 @@ type Race[W any] struct {
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 
-	mu      sync.Mutex
-	closed  bool
-	known   map[string]*candidate
-	chosen  chosen
-	failed  verdict
-	running *round[W]
-	timer   *time.Timer // runs probe
+	mu       sync.Mutex
+	closed   bool
+	known    map[string]*candidate
+	chosen   chosen
+	failed   verdict
+	running  *round[W]
+	checking bool        // a check is running
+	timer    *time.Timer // runs probe
 }
 
 // chosen is the transport in use.
@@ -125,6 +143,8 @@ type candidate struct {
 	brokenUntil time.Time // not tried before this
 	cut         time.Time // when a stream was last cut
 	demoted     int       // how often cuts have demoted it, without a quiet CutWindow in between
+	doubts      [faults]doubts
+	mended      string // how it is used differently since a fault was found; "" if there was none
 }
 
 // A Choice tells a dial which transport to take.
@@ -285,8 +305,9 @@ func (r *Race[W]) setLocked(transport string) {
 	r.chosen.generation++
 }
 
-// switchLocked makes a transport the one in use, and logs the change, and the end of an outage.
-func (r *Race[W]) switchLocked(to, why string) {
+// switchLocked makes a transport the one in use, and logs the change, with more attributes if there
+// are any, and the end of an outage.
+func (r *Race[W]) switchLocked(to, why string, more ...any) {
 	if r.failed.inARow > 0 {
 		r.Log.Info("gateway reached", "transport", to, "after", time.Since(r.failed.since))
 	}
@@ -300,15 +321,16 @@ func (r *Race[W]) switchLocked(to, why string) {
 	}
 	r.setLocked(to)
 	r.chosen.last, r.chosen.since, r.chosen.why = to, time.Now(), why
+	attrs := append([]any{"from", from, "to", to, "why", why}, more...)
 	switch {
 	case len(r.order) == 1:
 	case from == "":
 		r.Log.Info("tunnel transport chosen", "transport", to, "why", why)
 	case from == to:
 	case r.rank(to) < r.rank(from):
-		r.Log.Info("tunnel transport changed for a better one", "from", from, "to", to, "why", why)
+		r.Log.Info("tunnel transport changed for a better one", attrs...)
 	default:
-		r.Log.Warn("tunnel transport changed", "from", from, "to", to, "why", why)
+		r.Log.Warn("tunnel transport changed", attrs...)
 	}
 	r.notifyLocked()
 }

@@ -1,0 +1,207 @@
+package race
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/backoff"
+)
+
+// doubts are what a Race has found out about one fault of a transport.
+type doubts struct {
+	next   time.Time // no check before this
+	vain   int       // consecutive checks that found nothing
+	proven int       // how often the fault has demoted the transport, without a probe that did not find it
+}
+
+// Doubt reports a sign of a fault of the transport in use: a stream that hardly moves although
+// there are bytes for it, or a small message that came late. The reason may be another one: the
+// network is slow, or a broker does not read. So a check compares the transport with the next best
+// one, and only what that finds has consequences. Checks that find nothing become rare.
+func (r *Race[W]) Doubt(transport string, f Fault) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.known[transport]
+	if r.closed || r.checking || r.Measure == nil || k == nil || r.chosen.transport != transport || time.Now().Before(k.doubts[f].next) {
+		return
+	}
+	r.checking = true
+	r.tasks.Go(func() { r.check(transport, f) })
+}
+
+// A finding is the result of a check.
+type finding struct {
+	mine, theirs Pace   // theirs is of whatever has not the fault
+	better       string // the transport that has not the fault, if there is one
+	mended       string // or how the transport itself is used now, without the fault
+	kept         bool   // or the fault is there, and no other transport is better
+}
+
+// check finds out whether a transport has a fault, and draws the consequences.
+func (r *Race[W]) check(transport string, f Fault) {
+	found := r.examine(r.ctx, transport, f)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.checking = false
+	if r.ctx.Err() != nil {
+		return
+	}
+	k := r.known[transport]
+	d := &k.doubts[f]
+	d.next = time.Now().Add(backoff.Delay(d.vain, r.Timing.Check, r.Timing.CheckMost))
+	d.vain++
+	switch {
+	case found.mended != "":
+		d.vain, k.mended = 0, found.mended
+		r.faultLocked(k, f, Mended)
+		r.Log.Warn("tunnel transport was slow", "transport", transport, "rate", rate(found.mine.Rate), "now", found.mended,
+			"rate_now", rate(found.theirs.Rate), k.remedy(f))
+	case found.better != "":
+		d.vain = 0
+		r.demoteLocked(k, f, found)
+	case found.kept && d.vain == 1:
+		r.faultLocked(k, f, Kept)
+		r.Log.Warn("tunnel transport delays small messages", "transport", transport, "delay", short(found.mine.Delay), k.remedy(f))
+	}
+	r.notifyLocked()
+}
+
+// remedy is the attribute with what a user can do about a fault; it is empty, and not logged, if
+// nothing is known.
+func (k *candidate) remedy(f Fault) slog.Attr {
+	if k.Remedies[f] == "" {
+		return slog.Attr{}
+	}
+	return slog.String("hint", k.Remedies[f])
+}
+
+// faultLocked reports a fault to OnFault.
+func (r *Race[W]) faultLocked(k *candidate, f Fault, o Outcome) {
+	if r.OnFault != nil {
+		r.OnFault(k.Name, f, o)
+	}
+}
+
+// demoteLocked moves new streams to the transport that is better.
+func (r *Race[W]) demoteLocked(k *candidate, f Fault, found finding) {
+	what := f.compare(found.mine, found.better, found.theirs)
+	r.blameLocked(k, f, what)
+	r.faultLocked(k, f, Demoted)
+	if r.chosen.transport == k.Name {
+		r.switchLocked(found.better, k.Name+": "+what, k.remedy(f))
+		r.scheduleLocked()
+	}
+}
+
+// blameLocked records that a transport has a fault. It is tried again later, after twice as long
+// each time, and must then not have the fault.
+func (r *Race[W]) blameLocked(k *candidate, f Fault, what string) {
+	d := &k.doubts[f]
+	k.err = errors.New(what)
+	k.brokenUntil = time.Now().Add(backoff.Delay(d.proven, r.Timing.Probe, r.Timing.ProbeMost))
+	d.proven++
+}
+
+// examine measures a transport that may have a fault, then itself used in another way, and then the
+// next best one.
+func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) finding {
+	how, mend := r.mend(transport, f)
+	others := r.others(transport)
+	if f == Slow && how == "" && len(others) == 0 {
+		return finding{} // there is nothing to compare it with
+	}
+	mine, err := r.Measure(ctx, transport, f)
+	if err != nil || !f.seen(mine) {
+		return finding{}
+	}
+	if how != "" {
+		undo := mend()
+		theirs, err := r.Measure(ctx, transport, f)
+		undo()
+		if err == nil && f.worse(mine, theirs) {
+			mine, ok := r.confirm(ctx, transport, f, theirs)
+			if !ok {
+				return finding{}
+			}
+			mend()
+			return finding{mine: mine, theirs: theirs, mended: how}
+		}
+	}
+	for _, other := range others {
+		theirs, err := r.Measure(ctx, other, f)
+		if err != nil {
+			continue
+		}
+		if !f.worse(mine, theirs) {
+			break
+		}
+		mine, ok := r.confirm(ctx, transport, f, theirs)
+		if !ok {
+			return finding{}
+		}
+		return finding{mine: mine, theirs: theirs, better: other}
+	}
+	return finding{mine: mine, kept: f == Late}
+}
+
+// mend is Mend for faults that it may heal.
+func (r *Race[W]) mend(transport string, f Fault) (how string, try func() (undo func())) {
+	if f != Slow || r.Mend == nil {
+		return "", nil
+	}
+	return r.Mend(transport)
+}
+
+// confirm measures a transport again after another one did better: what has changed on the network
+// meanwhile must not count.
+func (r *Race[W]) confirm(ctx context.Context, transport string, f Fault, theirs Pace) (mine Pace, worse bool) {
+	mine, err := r.Measure(ctx, transport, f)
+	return mine, err == nil && f.worse(mine, theirs)
+}
+
+// others returns the transports besides one that are expected to work, most preferred first.
+func (r *Race[W]) others(transport string) (list []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.order {
+		k := r.known[t]
+		if t != transport && !k.Unlikely && !time.Now().Before(k.brokenUntil) {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+// recheck returns nil if a transport that was demoted for a fault does not have it any more. The
+// transport in use is the measure.
+func (r *Race[W]) recheck(ctx context.Context, transport string) error {
+	for f := range faults {
+		r.mu.Lock()
+		k, used := r.known[transport], r.chosen.transport
+		proven := k.doubts[f].proven > 0
+		r.mu.Unlock()
+		if !proven || used == "" || used == transport {
+			continue
+		}
+		mine, err := r.Measure(ctx, transport, f)
+		if err != nil {
+			return fmt.Errorf("measured again: %w", err)
+		}
+		theirs, err := r.Measure(ctx, used, f)
+		r.mu.Lock()
+		if err == nil && f.worse(mine, theirs) {
+			r.blameLocked(k, f, f.compare(mine, used, theirs))
+			err = k.err
+		} else {
+			k.doubts[f].proven, err = 0, nil
+		}
+		r.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

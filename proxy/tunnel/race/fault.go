@@ -1,0 +1,96 @@
+package race
+
+import (
+	"fmt"
+	"time"
+)
+
+// A Fault is what can be wrong with a transport that works.
+type Fault int
+
+const (
+	// Slow transports carry far fewer bytes a second than others do. Envoy's h3 with its default
+	// settings moved 0.15 to 0.5 MB/s where ws moved 60.
+	Slow Fault = iota
+	// Late transports hold small messages back. HAProxy's HTTP/2 with its default settings
+	// delivered them 208 ms late.
+	Late
+	faults
+)
+
+// String returns the name in metrics.
+func (f Fault) String() string { return [...]string{Slow: "slow", Late: "late"}[f] }
+
+// An Outcome is what was done about a fault.
+type Outcome string
+
+// The outcomes.
+const (
+	Mended  Outcome = "mended"  // the transport is used in another way
+	Demoted Outcome = "demoted" // new streams take another transport
+	Kept    Outcome = "kept"    // nothing, because there is no other transport
+)
+
+// A Pace is what an echo through a transport measured.
+type Pace struct {
+	// Rate is what the network carried for this Race during the echo, in bytes a second: the echo,
+	// and what the other streams moved meanwhile. On a slow line they share it, and the sum does
+	// not depend on who gets how much.
+	Rate float64
+	Echo float64       // of Rate, what the echo moved
+	Last time.Duration // how long the fastest of some small messages took, there and back
+	// Delay is how much longer each of the small messages took than the first byte of a large one.
+	Delay time.Duration
+}
+
+const (
+	// muchSlower is by how much a transport must be slower than another one to be demoted.
+	muchSlower = 3
+
+	// fastEnough is the rate of an echo, in bytes a second, above which a transport is not the
+	// reason why a stream hardly moves, even if others are faster.
+	fastEnough = 2 << 20
+
+	// MuchLater is by how much a transport must delay small messages to be demoted.
+	MuchLater = 100 * time.Millisecond
+)
+
+// seen reports whether p shows the fault, as far as that can be told without another transport.
+func (f Fault) seen(p Pace) bool {
+	if f == Slow {
+		return p.Echo < fastEnough
+	}
+	return p.Delay >= MuchLater
+}
+
+// worse reports whether p has the fault and other has not.
+func (f Fault) worse(p, other Pace) bool {
+	if f == Slow {
+		return f.seen(p) && p.Rate*muchSlower <= other.Rate
+	}
+	return f.seen(p) && p.Last >= other.Last+MuchLater
+}
+
+// compare says in what a transport is worse than another one, which is called other.
+func (f Fault) compare(p Pace, other string, theirs Pace) string {
+	if f == Slow {
+		return fmt.Sprintf("it moves %s where %s moves %s", rate(p.Rate), other, rate(theirs.Rate))
+	}
+	return fmt.Sprintf("small messages take %v over it and %v over %s", short(p.Last), short(theirs.Last), other)
+}
+
+// rate writes bytes a second for people.
+func rate(bytes float64) string {
+	if bytes < 1e6 {
+		return fmt.Sprintf("%.0f kB/s", bytes/1e3)
+	}
+	return fmt.Sprintf("%.1f MB/s", bytes/1e6)
+}
+
+// short is a duration for people.
+func short(d time.Duration) time.Duration {
+	if d < 10*time.Millisecond {
+		return d.Round(10 * time.Microsecond)
+	}
+	return d.Round(time.Millisecond)
+}
