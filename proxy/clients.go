@@ -78,7 +78,7 @@ func (c *clients) accept(ctx context.Context, ln net.Listener, listen int, node 
 		}
 		failures = 0
 		if lasted, ends := c.failing.Worked(); ends {
-			c.log.Info("connections are accepted again", "failed_for", lasted.Round(time.Second).String())
+			c.log.Info("connections are accepted again", "after", lasted.Round(time.Second))
 		}
 		switch {
 		case node == placeholderNode:

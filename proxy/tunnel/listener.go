@@ -48,7 +48,7 @@ func (l *sharedListener) run() {
 		if err == nil {
 			failures = 0
 			if lasted, ends := failing.Worked(); ends {
-				l.log.Info("connections are accepted again", "failed_for", lasted.Round(time.Second).String())
+				l.log.Info("connections are accepted again", "after", lasted.Round(time.Second))
 			}
 			l.pass(c)
 			continue
