@@ -50,7 +50,7 @@ type gatewayFlags struct {
 	MaxStreamsPerIdentity int `group:"Limits" placeholder:"N" default:"5000" help:"The same for one identity: the name of a token or of a certificate."`
 	// A spare costs as much as any stream, and serves nobody yet: eight agents may share a token.
 	MaxSparesPerIdentity int    `group:"Limits" placeholder:"N" default:"64" help:"Streams that one identity may hold ready before clients connect. Each agent holds up to 8."`
-	MaxMemory            string `group:"Limits" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB. auto: a quarter of what the process may use; none: no limit."`
+	MaxMemory            string `group:"Limits" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB. auto: five eighths of what the process may use; none: no limit."`
 
 	// The admin listener asks for no credentials: it is on loopback by default.
 	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve /metrics, /healthz and /readyz. none: nowhere."`

@@ -16,6 +16,7 @@
 //	ingress.go                           what an agent asks of a provider
 //	app.go log.go stderr.go help.go      what every command runs with
 //	address.go memory.go flags.go        forms of values
+//	cgroup.go                            memory that the process may use
 //	hints.go text.go                     errors and their hints; text for a terminal
 package main
 
@@ -37,6 +38,7 @@ func main() {
 	// Go's runtime ends a process whose stdout or stderr nobody reads any more. The log may be
 	// lost, connections may not.
 	signal.Ignore(syscall.SIGPIPE)
+	limitHeap()
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -12,17 +12,17 @@ import (
 
 // The values of --max-memory that are not a size.
 const (
-	memoryAuto = "auto" // a quarter of availableMemory
+	memoryAuto = "auto" // five eighths of availableMemory
 	memoryNone = "none" // no limit; an empty value means the same
 )
 
 // parseMemory reads --max-memory, in bytes; 0 is no limit. Only KiB, MiB and GiB are units: MB
-// could mean either of two sizes. The default is a quarter because what is counted is not all that
-// the process uses, and the garbage collector may let the heap double before it frees anything.
+// could mean either of two sizes. By default, a tenth more than five eighths is for what open
+// streams come to hold later, and the garbage collector needs the rest.
 func parseMemory(s string) (int64, error) {
 	switch s {
 	case memoryAuto:
-		return availableMemory("/") / 4, nil
+		return availableMemory("/") / 8 * 5, nil
 	case memoryNone, "":
 		return 0, nil
 	}
@@ -39,14 +39,26 @@ func parseMemory(s string) (int64, error) {
 	return n << shift, nil
 }
 
-// availableMemory is how many bytes this process may use: the least of GOMEMLIMIT, what its cgroup
-// allows, and what the machine has. 0 means unknown, as on systems other than Linux. root is "/"
-// except in tests.
+// limitHeap has the garbage collector keep to availableMemory. Otherwise it would let the heap
+// double first, whatever the cgroup says. Who sets GOMEMLIMIT decides.
+func limitHeap() {
+	if _, set := os.LookupEnv("GOMEMLIMIT"); set {
+		return
+	}
+	if n := availableMemory("/"); n > 0 {
+		debug.SetMemoryLimit(n)
+	}
+}
+
+// availableMemory is how many bytes Go may use in this process: the least of GOMEMLIMIT and four
+// fifths of what its cgroup allows and of what the machine has. The rest is for what Go does not
+// count, such as the kernel's buffers of sockets. 0 means unknown, as on systems other than Linux.
+// root is "/" except in tests.
 func availableMemory(root string) int64 {
 	least := debug.SetMemoryLimit(-1)
 	for _, n := range append(cgroupLimits(root), machineMemory(root)) {
 		if n > 0 {
-			least = min(least, n)
+			least = min(least, n-n/5)
 		}
 	}
 	if least == math.MaxInt64 {

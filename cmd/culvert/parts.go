@@ -97,9 +97,9 @@ func (f *agentFlags) dialers(p *agentPlan, m *metrics.Metrics, log *slog.Logger)
 	if err != nil {
 		return nil, badFile(err)
 	}
-	// An agent has no --max-memory: it closes QUIC connections at half of what the process may use,
-	// as a gateway does with the default, at twice a quarter.
-	memory := availableMemory("/") / 2
+	// An agent has no --max-memory: it closes QUIC connections at eleven sixteenths of what the
+	// process may use, as a gateway does by default.
+	memory := availableMemory("/") / 16 * 11
 	var dialers []*tunnel.Dialer
 	for _, u := range p.gateways {
 		config, err := files.Config(u.Hostname())

@@ -152,22 +152,19 @@ func directAgent(t *testing.T) []string {
 		"--broker-port-base", freePort(t), "--admin-listen", "127.0.0.1:0", "--log-level", "debug"}
 }
 
-// askVersions sends a request on a connection of its own, and waits for the response.
-func askVersions(t *testing.T, address string) {
-	t.Helper()
+// askVersions sends a request on a connection of its own, and returns it when the response has come.
+func askVersions(address string) (net.Conn, error) {
 	c, err := net.DialTimeout("tcp", address, readyTimeout)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	defer c.Close()
 	c.SetDeadline(time.Now().Add(readyTimeout))
 	// ApiVersions v0, correlation id 1, no client id.
 	if _, err := c.Write([]byte{0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff}); err != nil {
-		t.Fatal(err)
+		return c, err
 	}
-	if _, err := io.ReadFull(c, make([]byte, 8)); err != nil {
-		t.Fatalf("no response: %v", err)
-	}
+	_, err = io.ReadFull(c, make([]byte, 8))
+	return c, err
 }
 
 // A pipe whose reader has ended used to end culvert by SIGPIPE with its next log line.
@@ -190,7 +187,11 @@ func TestAFullPipeOnStderrDoesNotTouchConnections(t *testing.T) {
 	agent := startPiped(t, "culvert", directAgent(t)...)
 	bootstrap := find(t, agentLine, agent.listening())
 	for range 1000 { // each logs some 200 bytes, and a pipe holds 64 KiB
-		askVersions(t, bootstrap)
+		c, err := askVersions(bootstrap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
 	}
 	roundTrip(t, bootstrap)
 	if code := agent.signal(syscall.SIGTERM); code != exitDone {

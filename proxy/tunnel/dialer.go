@@ -77,7 +77,7 @@ type Dialer struct {
 	Logger *slog.Logger // nil discards
 
 	timing   timing      // zero means defaultTiming
-	windows  windows     // zero means defaultWindows
+	windows  windows     // zero means windowsWithin Memory
 	proxyTLS *tls.Config // for TLS to the proxy, in tests; nil means the system's roots
 
 	once sync.Once
@@ -92,7 +92,7 @@ func (d *Dialer) init() {
 		if d.log == nil {
 			d.log = slog.New(slog.DiscardHandler)
 		}
-		d.t, d.w = cmp.Or(d.timing, defaultTiming), cmp.Or(d.windows, defaultWindows)
+		d.t, d.w = cmp.Or(d.timing, defaultTiming), cmp.Or(d.windows, windowsWithin(d.Memory))
 		d.route = newRoute(d.URL, d.TLS, d.log)
 		d.route.dialContext, d.route.proxyTLS = d.DialContext, d.proxyTLS
 		d.findProxy()
@@ -108,7 +108,7 @@ func (d *Dialer) init() {
 		env := &poolEnv{
 			route: d.route, credentials: &credentials{d.Token, d.Ingress, d.route, d.race.Proven}, t: d.t, w: d.w, log: d.log,
 			carriers: cmp.Or(d.Carriers, DefaultCarriers), spares: d.spares.wanted,
-			memory:       &memoryWatch{limit: d.Memory, limiter: &d.limiter, log: d.log},
+			memory:       &memoryWatch{limit: d.Memory, memory: &d.memory, log: d.log},
 			onUDPBuffers: d.OnUDPBuffers,
 			newStream:    d.newStream, dialSpare: d.dialSpare, introduce: d.introduce, wantSpares: d.spares.look,
 		}

@@ -18,7 +18,7 @@ type dialling struct {
 	route   *route
 	race    *race.Race[Welcome]
 	pools   map[string]pool
-	limiter limiter // used only to read memory in use
+	memory  memory
 	spares  *spareKeeper
 	streams streamSet
 	flows   flowWatch

@@ -1,10 +1,7 @@
 package tunnel
 
 import (
-	"runtime"
-	"runtime/metrics"
 	"sync"
-	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
@@ -14,10 +11,13 @@ type Limits struct {
 	Streams            int // all streams with an OPEN, except hellos, which are short
 	StreamsPerIdentity int // such streams of one identity
 	SparesPerIdentity  int // streams without OPEN that one identity keeps ready
-	// Bytes the process may have in use before new streams are refused; at twice that, QUIC
+	// Bytes the process may have in use before new streams are refused. From a tenth more on, QUIC
 	// connections and stalled HTTP/2 streams end.
 	Memory int64
 }
+
+// mostMemory is how many bytes may be in use before streams that are open end; 0 means no limit.
+func (l Limits) mostMemory() int64 { return l.Memory + l.Memory/10 }
 
 // Limit names one of [Limits], in metrics and logs.
 type Limit string
@@ -46,13 +46,12 @@ func (l *limiter) reached(limit Limit, format string, a ...any) *limitReached {
 // A limiter counts what each identity holds. An identity that holds nothing takes no memory.
 type limiter struct {
 	Limits
-	names  hints.Names  // names of settings, for messages to agents
-	memory func() int64 // bytes in use; nil asks the runtime
+	names  hints.Names // names of settings, for messages to agents
+	memory memory
 
 	mu      sync.Mutex
 	streams int
 	of      map[string]holding
-	fresh   time.Time // when a garbage collection was last forced for an exact figure
 }
 
 // holding is what one identity holds: streams, spares, and streams whose OPEN has not arrived.
@@ -60,7 +59,7 @@ type holding struct{ streams, spares, waiting int }
 
 // open counts a stream until leave is called, or returns the limit that is reached.
 func (l *limiter) open(identity string) (leave func(), full *limitReached) {
-	if l.exhausted() {
+	if l.memory.exceeds(l.Memory) {
 		return nil, l.reached(LimitMemory, "%d bytes of memory in use is reached; %s raises it", l.Memory, hints.MaxMemory)
 	}
 	l.mu.Lock()
@@ -119,35 +118,4 @@ func (l *limiter) add(identity string, h holding) {
 	if has == (holding{}) {
 		delete(l.of, identity)
 	}
-}
-
-// exhausted reports whether the process has more memory in use than Memory. The runtime's figure is
-// that of the last garbage collection. It is never far too low, because a heap that has doubled is
-// collected. It may be too high, so nobody is refused before a collection has confirmed it; at most
-// one a second is forced.
-func (l *limiter) exhausted() bool {
-	if l.Memory <= 0 || l.inUse() <= l.Memory {
-		return false
-	}
-	l.mu.Lock()
-	stale := time.Since(l.fresh) > time.Second
-	if stale {
-		l.fresh = time.Now()
-	}
-	l.mu.Unlock()
-	if stale {
-		runtime.GC()
-	}
-	return l.inUse() > l.Memory
-}
-
-// inUse returns the bytes of live heap and of stacks. That includes what no counter of ours could
-// see, such as bytes that a peer sent over QUIC and nobody has read.
-func (l *limiter) inUse() int64 {
-	if l.memory != nil {
-		return l.memory()
-	}
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
-	metrics.Read(s)
-	return int64(s[0].Value.Uint64() + s[1].Value.Uint64())
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,7 +38,7 @@ func TestALimitThatIsReachedIsNamed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				adapt, told := limited(tt.limits)
 				r, _ := newMemRig(t, adapt, func(r *rig) {
-					r.server.limiter.memory = func() int64 { return int64(r.server.limiter.streams) }
+					r.server.limiter.memory.fake = func() int64 { return int64(r.server.limiter.streams) }
 				})
 				r.dial()
 				r.dial()
@@ -118,23 +117,4 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 		}
 		r.stop()
 	})
-}
-
-// Memory that no counter of ours sees, such as QUIC's receive windows, is in the heap and is
-// noticed there.
-func TestMemoryInUseIsSeen(t *testing.T) {
-	l := &limiter{Limits: Limits{Memory: 64 << 20}}
-	if l.exhausted() {
-		t.Fatalf("%d bytes in use before", l.inUse())
-	}
-	held := make([]byte, 65<<20)
-	runtime.GC()
-	if !l.exhausted() {
-		t.Errorf("65 MiB are in use, and inUse says %d bytes", l.inUse())
-	}
-	runtime.KeepAlive(held)
-	l.fresh = time.Time{}
-	if l.exhausted() {
-		t.Errorf("nothing is in use any more, and inUse says %d bytes", l.inUse())
-	}
 }

@@ -20,12 +20,12 @@ func TestWithoutMemoryTheWorstConnectionIsClosed(t *testing.T) {
 	for _, gateway := range []bool{true, false} {
 		var used atomic.Int64
 		r := newRig(t, "h3", func(r *rig) {
-			l := &r.server.limiter
+			m := &r.server.limiter.memory
 			if r.server.Limits.Memory = 100; !gateway {
 				r.server.Limits.Memory, r.dialer.Memory = 0, 100
-				l = &r.dialer.limiter
+				m = &r.dialer.memory
 			}
-			l.memory = used.Load
+			m.fake = used.Load
 		})
 		good, goodEnd := r.dial()
 		bad, badEnd := r.dial()
@@ -63,7 +63,7 @@ func TestAHostileGatewayDoesNotTakeAllMemory(t *testing.T) {
 	before := inUse()
 	r := newRig(t, "noudp", func(r *rig) {
 		r.dialer.URL.Host, r.dialer.Transport = udp.LocalAddr().String(), TransportH3
-		r.dialer.Memory = before + room
+		r.dialer.Memory, r.dialer.windows = before+room, defaultWindows
 	})
 	var keys keyLog
 	cfg := r.server.TLS.Clone()

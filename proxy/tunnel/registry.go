@@ -1,9 +1,11 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -213,16 +215,27 @@ func (r *registry) cut() {
 	}
 }
 
-// mostStalled returns the stream whose received bytes have waited longest for a reader, among
-// those whose exchange is Buffering. It returns nil if none has waited longer than d.
-func (r *registry) mostStalled(d time.Duration) (worst *Conn) {
-	since := exchange.Clock() - int64(d)
+// stalled returns the streams whose received bytes have waited longer than d for a reader, among
+// those whose exchange is Buffering. The one that has waited longest comes first.
+func (r *registry) stalled(d time.Duration) (list []*Conn) {
+	type waiting struct {
+		c     *Conn
+		since int64
+	}
+	var found []waiting
+	latest := exchange.Clock() - int64(d)
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	for c := range r.streams {
-		if x, ok := c.x.(exchange.Buffering); ok && x.StalledSince() > 0 && x.StalledSince() < since {
-			worst, since = c, x.StalledSince()
+		if x, ok := c.x.(exchange.Buffering); ok {
+			if since := x.StalledSince(); since > 0 && since < latest {
+				found = append(found, waiting{c, since})
+			}
 		}
 	}
-	return worst
+	r.mu.Unlock()
+	slices.SortFunc(found, func(a, b waiting) int { return cmp.Compare(a.since, b.since) })
+	for _, w := range found {
+		list = append(list, w.c)
+	}
+	return list
 }

@@ -78,7 +78,7 @@ type Server struct {
 	Logger *slog.Logger // nil discards
 
 	timing    timing       // zero means defaultTiming
-	windows   windows      // zero means defaultWindows
+	windows   windows      // zero means windowsWithin what Limits permit
 	h3Handler http.Handler // handles requests over HTTP/3, in tests; nil means the Server
 
 	once sync.Once
@@ -114,7 +114,7 @@ func (s *Server) init() {
 		if s.log == nil {
 			s.log = slog.New(slog.DiscardHandler)
 		}
-		s.t, s.w = cmp.Or(s.timing, defaultTiming), cmp.Or(s.windows, defaultWindows)
+		s.t, s.w = cmp.Or(s.timing, defaultTiming), cmp.Or(s.windows, windowsWithin(s.Limits.mostMemory()))
 		s.limiter.Limits, s.limiter.names = s.Limits, s.Names
 		// Not Run's context: streams continue after that is done, while the Server drains.
 		s.carriers, s.cut = context.WithCancel(context.Background())
@@ -148,7 +148,8 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 	serve := s.tcp.listen(tcp, s.unauthenticated.guard)
 	s.tasks.Go(func() { failed <- serve() })
 	if s.Limits.Memory > 0 {
-		s.tasks.Go(func() { endStalledStreams(s.carriers, &s.limiter, s.registry, 2*s.Limits.Memory, s.log) })
+		w := &stallWatch{limit: s.Limits.mostMemory(), memory: &s.limiter.memory, registry: s.registry, window: s.w.stream, log: s.log}
+		s.tasks.Go(func() { w.run(s.carriers) })
 	}
 	select {
 	case <-ctx.Done():
@@ -171,7 +172,7 @@ func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
 	h.unauthenticated = &unauthenticatedQUIC{timeout: s.t.unauthenticated, credit: s.w.connection, onClose: func(a net.Addr, why error) {
 		s.evicted(Peer{Addr: a.String(), Transport: TransportH3}, &Error{Code: CodeLimit, Message: why.Error()})
 	}}
-	h.memory = &memoryWatch{limit: 2 * s.Limits.Memory, limiter: &s.limiter, log: s.log}
+	h.memory = &memoryWatch{limit: s.Limits.mostMemory(), memory: &s.limiter.memory, log: s.log}
 	if err := h.listen(s.carriers, udp, s.TLS, s.ResetKey, s.OnUDPBuffers); err != nil {
 		return nil, err
 	}

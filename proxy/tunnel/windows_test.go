@@ -41,6 +41,21 @@ func TestWindowsThatAreNotObeyedAreRefusedAtTheStart(t *testing.T) {
 	}
 }
 
+// With little memory, it takes more than a hundred stalled streams to fill it, and still no stalled
+// stream holds up its neighbour.
+func TestWindowsAreSmallWhereMemoryIsSmall(t *testing.T) {
+	for memory, stream := range map[int64]int{0: 4 << 20, 1: 256 << 10, 32 << 20: 256 << 10, 44 << 20: 352 << 10, 256 << 20: 2 << 20, 512 << 20: 4 << 20, 1 << 40: 4 << 20} {
+		if w := windowsWithin(memory); w.stream != stream || w.check() != nil {
+			t.Errorf("with %d MiB of memory: %+v, want %d bytes per stream: %v", memory>>20, w, stream, w.check())
+		}
+	}
+	r := newRig(t, "h2", func(r *rig) { r.server.Limits.Memory, r.dialer.Memory = 40<<20, 44<<20 })
+	r.dial()
+	if want := windowsWithin(44 << 20); r.server.w != want || r.dialer.w != want {
+		t.Errorf("gateway and agent have the windows %+v and %+v, want %+v", r.server.w, r.dialer.w, want)
+	}
+}
+
 func TestQUICHasTheWindows(t *testing.T) {
 	w := defaultWindows
 	c := quicConfig(int64(w.streams), defaultTiming, w)
