@@ -5,14 +5,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/credentials"
+	"github.com/culvert-proxy/culvert/proxy/happyeyeballs"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
@@ -48,8 +51,11 @@ type Brokers struct {
 	ServerName string          // to expect in the brokers' certificates; "": the host that is dialled
 	Resolver   Resolver        // nil: the system's
 	Metrics    *metrics.Metrics
-	Names      hints.Names // of settings, in errors
+	Names      hints.Names  // of settings, in errors
+	Logger     *slog.Logger // nil discards
 
+	once         sync.Once
+	history      happyeyeballs.History
 	next         atomic.Uint32                                          // index, before the modulo, of the bootstrap address to try first
 	dialIsAnswer bool                                                   // for tests: probe takes a connection for an answer
 	control      func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
@@ -80,33 +86,18 @@ var errNotAllowed = errors.New("address may not be dialled")
 
 // dialBootstrap returns the first connection to a bootstrap address that succeeds. Each call starts
 // with the next address, to spread the load, and gives each address a head start of bootstrapDelay
-// before the following one is dialled too. Losers are closed.
+// before the following one is dialled too.
 func (b *Brokers) dialBootstrap(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootstrapTimeout)
 	defer cancel()
 	first := int(b.next.Add(1) - 1)
-	results := make(chan dialled, len(b.Bootstrap))
-	var failed failures
-	for started := 0; ; {
-		var head <-chan time.Time // nil once all have started
-		if started < len(b.Bootstrap) {
-			go b.dialInto(ctx, b.Bootstrap[(first+started)%len(b.Bootstrap)], results)
-			started++
-			head = time.After(bootstrapDelay)
-		}
-		select {
-		case <-head:
-		case r := <-results:
-			if r.err == nil {
-				go closeLosers(results, started-len(failed)-1)
-				return r.conn, nil
-			}
-			if failed = append(failed, r.err); len(failed) == len(b.Bootstrap) {
-				return nil, failed
-			}
-		}
-	}
+	return happyeyeballs.Race(ctx, len(b.Bootstrap), bootstrapDelay, func(ctx context.Context, i int) (net.Conn, error) {
+		return b.dial(ctx, b.Bootstrap[(first+i)%len(b.Bootstrap)])
+	}, discard)
 }
+
+// discard closes a connection that is not needed.
+func discard(c net.Conn) { c.Close() }
 
 // probe asks a bootstrap broker for its API versions, and returns its address and how long its
 // answer took. A connection alone proves little: the broker may require TLS, or a client
@@ -125,26 +116,6 @@ func (b *Brokers) probe(ctx context.Context) (broker net.Addr, took time.Duratio
 	}
 	closeWrite(c)
 	return c.RemoteAddr(), took, nil
-}
-
-// dialled is how one dial of the bootstrap race ended.
-type dialled struct {
-	conn net.Conn
-	err  error
-}
-
-func (b *Brokers) dialInto(ctx context.Context, address string, results chan<- dialled) {
-	conn, err := b.dial(ctx, address)
-	results <- dialled{conn, err}
-}
-
-// closeLosers closes the connections of the n dials that are still running. It waits for them.
-func closeLosers(results <-chan dialled, n int) {
-	for range n {
-		if r := <-results; r.conn != nil {
-			r.conn.Close()
-		}
-	}
 }
 
 // dial connects to address. The caller has checked that the address may be dialled. The name is
@@ -176,45 +147,37 @@ func (b *Brokers) connect(ctx context.Context, address string) (net.Conn, error)
 	if b.isBootstrap(t) {
 		b.loopback.found(ips) // for checkIP: a second lookup may have another answer
 	}
-	var failed failures
-	for i, ip := range ips {
-		if err := b.checkIP(ctx, ip, t.port); err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		d := net.Dialer{Timeout: share(ctx, len(ips)-i), Control: b.control}
-		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), t.port))
-		if err == nil {
-			return b.secure(ctx, conn, t.host)
-		}
-		failed = append(failed, err)
+	ips, refused := b.checkIPs(ctx, ips, t.port)
+	if len(ips) == 0 {
+		return nil, refused
 	}
-	return nil, failed
+	b.once.Do(func() { b.history.Log = b.Logger })
+	conn, err := happyeyeballs.Dial(ctx, &b.history, happyeyeballs.Host{Network: "tcp", Name: address}, ips, func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
+		d := net.Dialer{Control: b.control}
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), t.port))
+		if err != nil {
+			return nil, err
+		}
+		return b.secure(ctx, conn, t.host)
+	}, discard)
+	if err != nil {
+		return nil, append(refused, err)
+	}
+	return conn, nil
 }
 
-// share returns the time that one of n remaining tries may take, so that an address that does not
-// answer leaves time for the next.
-func share(ctx context.Context, n int) time.Duration {
-	deadline, _ := ctx.Deadline()
-	return time.Until(deadline) / time.Duration(n)
-}
-
-// maxIPs bounds the IP addresses of one name that are dialled. A broker has one or two; whoever
-// controls a name in DNS must not make us dial a whole network.
-const maxIPs = 16
-
-// lookup returns the IP addresses of a target. It removes zones: only link-local addresses have
-// one, and those are never dialled.
+// lookup returns the IP addresses of a target, up to happyeyeballs.MaxAddresses. It removes zones:
+// only link-local addresses have one, and those are never dialled.
 func (b *Brokers) lookup(ctx context.Context, t target) ([]netip.Addr, error) {
 	if t.ip.IsValid() {
 		return []netip.Addr{t.ip}, nil
 	}
 	found, err := b.resolve(ctx, t.host)
 	var ips []netip.Addr
-	for _, ip := range found[:min(len(found), maxIPs)] {
+	for _, ip := range found {
 		ips = append(ips, ip.WithZone("").Unmap())
 	}
-	return ips, err
+	return happyeyeballs.Interleave(ips), err
 }
 
 func (b *Brokers) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -232,6 +195,18 @@ func (b *Brokers) isBootstrap(t target) bool {
 		u, err := parseTarget(address)
 		return err == nil && u.same(t)
 	})
+}
+
+// checkIPs returns the IP addresses that may be dialled, and why the others may not.
+func (b *Brokers) checkIPs(ctx context.Context, ips []netip.Addr, port string) (allowed []netip.Addr, refused failures) {
+	for _, ip := range ips {
+		if err := b.checkIP(ctx, ip, port); err != nil {
+			refused = append(refused, err)
+		} else {
+			allowed = append(allowed, ip)
+		}
+	}
+	return allowed, refused
 }
 
 // checkIP refuses IP addresses that no broker uses but that reach other services of this machine or

@@ -1,11 +1,17 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -162,4 +168,80 @@ func listenLoopback(t testing.TB) net.Listener {
 	}
 	t.Cleanup(func() { ln.Close() })
 	return ln
+}
+
+// several is a resolver for a name with several addresses.
+type several []string
+
+func (s several) LookupNetIP(context.Context, string, string) (ips []netip.Addr, err error) {
+	for _, ip := range s {
+		ips = append(ips, netip.MustParseAddr(ip))
+	}
+	return ips, nil
+}
+
+// secondLoopback skips the test where the system has no 127.0.0.2.
+func secondLoopback(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Skip(err)
+	}
+	ln.Close()
+}
+
+// One address of the name refuses connections, and one may not be dialled at all.
+func TestTheAddressThatAnsweredIsDialledFirst(t *testing.T) {
+	secondLoopback(t)
+	ln := listenLoopback(t)
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	var log bytes.Buffer
+	var dialled []string
+	b := &Brokers{
+		Bootstrap: []string{"127.0.0.1:1"},
+		Resolver:  several{"169.254.169.254", "127.0.0.2", "127.0.0.1"},
+		Logger:    slog.New(slog.NewTextHandler(&log, nil)),
+		control: func(_, address string, _ syscall.RawConn) error {
+			dialled = append(dialled, address)
+			return nil
+		},
+	}
+	t.Cleanup(b.history.Close)
+	for _, want := range []string{"[127.0.0.2:" + port + " 127.0.0.1:" + port + "]", "[127.0.0.1:" + port + "]"} {
+		dialled = nil
+		c, err := b.dial(t.Context(), "kafka-0:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if got := fmt.Sprint(dialled); got != want {
+			t.Errorf("dialled %s, want %s", got, want)
+		}
+	}
+	if got := log.String(); strings.Count(got, "WARN") != 1 || !strings.Contains(got, "address=127.0.0.2 ") {
+		t.Errorf("log = %q, want the address that did not answer", got)
+	}
+	ln.Close()
+	if _, err := b.dial(t.Context(), "kafka-0:"+port); err == nil || !strings.Contains(err.Error(), "169.254.169.254 is link-local") || !strings.Contains(err.Error(), "127.0.0.1:") {
+		t.Errorf("dial = %v, want what is wrong with each address", err)
+	}
+}
+
+// The address accepts TCP and says nothing, as a balancer does whose broker is gone.
+func TestAnAddressWhoseTLSHangsHasNotAnswered(t *testing.T) {
+	secondLoopback(t)
+	broker := httptest.NewTLSServer(nil)
+	defer broker.Close()
+	_, port, _ := net.SplitHostPort(broker.Listener.Addr().String())
+	hangs, err := net.Listen("tcp", net.JoinHostPort("127.0.0.2", port))
+	if err != nil {
+		t.Skip(err)
+	}
+	defer hangs.Close()
+	b := &Brokers{Bootstrap: []string{"127.0.0.1:1"}, Resolver: several{"127.0.0.2", "127.0.0.1"}, TLS: &tls.Config{InsecureSkipVerify: true}}
+	t.Cleanup(b.history.Close)
+	c, err := b.dial(t.Context(), "kafka-0:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }

@@ -30,7 +30,8 @@ var mayImport = map[string]struct {
 	"proxy/printable":         {never: []string{"net", "os", "sync", "time", "log", "context"}},
 	"proxy/tunnel/exchange":   {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/tunnel/race":       {ours: []string{"proxy/tunnel/exchange"}, others: []string{"github.com/quic-go/"}},
-	"proxy/tunnel":            {ours: []string{"proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
+	"proxy/happyeyeballs":     {never: []string{"net", "os"}},
+	"proxy/tunnel":            {ours: []string{"proxy/happyeyeballs", "proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
 	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status":            {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
@@ -42,7 +43,7 @@ var mayImport = map[string]struct {
 	"proxy/snowflake":         {ours: []string{"proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
-		ours:   []string{"protocol", "rewrite", "proxy/credentials", "proxy/tunnel", "proxy/metrics"},
+		ours:   []string{"protocol", "rewrite", "proxy/credentials", "proxy/happyeyeballs", "proxy/tunnel", "proxy/metrics"},
 		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
 	},
 }

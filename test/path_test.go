@@ -32,6 +32,7 @@ type path struct {
 	url       string   // of the gateway, or of an ingress or proxy in front of it
 	env       []string // of the agent, in addition to the test's own
 	ca        string   // PEM file of the CA that the agent trusts; "": the gateway's
+	hosts     string   // the agent's /etc/hosts; "" is the test's own
 	transport string   // or direct, or snowflake
 
 	standIn     *standIn     // where it ends, or nil
@@ -138,8 +139,11 @@ func (p *path) command(name string, flags ...string) *exec.Cmd {
 		transport = "auto"
 	}
 	args = append(args, "--gateway-url", p.url, "--transport", transport, "--gateway-ca-file", cmp.Or(p.ca, p.file("ca.pem")), "--token-file", p.file("token"))
-	if p.standIn == nil {
+	if p.standIn == nil && p.hosts == "" {
 		return exec.Command(p.binary, args...)
+	}
+	if p.standIn == nil {
+		return hostsfile.Command(p.hosts, p.binary, args...)
 	}
 	return hostsfile.Command(p.standIn.ownFile("hosts"), p.binary, append(args, p.credentials...)...)
 }

@@ -37,7 +37,7 @@ func (f *brokerFlags) check() error {
 // build reads the files that the flags name. bootstrap finds the cluster; allow are patterns of
 // addresses that may be dialled although no broker named them.
 func (f *brokerFlags) build(bootstrap, allow []string, log *slog.Logger) (*proxy.Brokers, error) {
-	b := &proxy.Brokers{Names: flagOf, Bootstrap: bootstrap, Allow: allow, ServerName: f.BrokerServerName}
+	b := &proxy.Brokers{Names: flagOf, Bootstrap: bootstrap, Allow: allow, ServerName: f.BrokerServerName, Logger: log}
 	if !f.BrokerTLS {
 		return b, nil
 	}

@@ -103,6 +103,10 @@ func (d *dialling) attempt(ctx context.Context, transport string, open []byte, f
 		if err == nil {
 			err = use(c, ready)
 		}
+		if c != nil && race.Draining(err) {
+			t, _ := transportNamed(transport)
+			d.route.leave(t.network(), c.RemoteAddr())
+		}
 		e, ok := errors.AsType[*AnswerError](err)
 		if !ok || !e.Again || try == MaxAgain || ctx.Err() != nil {
 			return c, ready, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"sync"
@@ -51,7 +52,8 @@ type Dialer struct {
 	// the environment: HTTPS_PROXY, HTTP_PROXY and NO_PROXY. With a proxy, auto does not try h3.
 	Proxy func(gateway *url.URL) (*url.URL, error)
 
-	// DialContext dials TCP, to the gateway or its proxy; nil means a net.Dialer.
+	// DialContext dials TCP, to the gateway or its proxy, by name; nil means that all addresses of
+	// the name are dialled, as RFC 8305 does.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// Memory is how many bytes the process may have in use. Beyond it QUIC connections are closed,
@@ -80,6 +82,8 @@ type Dialer struct {
 	windows  windows     // zero means windowsWithin Memory
 	proxyTLS *tls.Config // for TLS to the proxy, in tests; nil means the system's roots
 
+	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // in tests; nil means the system's resolver
+
 	once sync.Once
 	dialling
 }
@@ -95,6 +99,9 @@ func (d *Dialer) init() {
 		d.t, d.w = cmp.Or(d.timing, defaultTiming), cmp.Or(d.windows, windowsWithin(d.Memory))
 		d.route = newRoute(d.URL, d.TLS, d.log)
 		d.route.dialContext, d.route.proxyTLS = d.DialContext, d.proxyTLS
+		if d.lookup != nil {
+			d.route.lookup = d.lookup
+		}
 		d.findProxy()
 		// Hellos and spares outlive the dial that causes them; Close ends them.
 		background := context.Background()
@@ -187,18 +194,21 @@ func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
 	d.init()
 	ctx, cancel := d.bound(ctx)
 	defer cancel()
-	return d.route.dialTCP(ctx)
+	return dialGateway(ctx, d.route, plain)
 }
 
 // Lookup returns the IP addresses of the gateway's name, as h3 looks them up. It exists for
 // diagnosis.
 func (d *Dialer) Lookup(ctx context.Context) (addresses []string, err error) {
 	d.init()
-	ips, err := d.route.lookup(ctx)
+	ips, err := d.route.lookup(ctx, d.URL.Hostname())
+	if err != nil {
+		return nil, d.route.explain(ctx, err)
+	}
 	for _, ip := range ips {
 		addresses = append(addresses, ip.Unmap().String())
 	}
-	return addresses, err
+	return addresses, nil
 }
 
 // Hello asks the gateway who it is, checks with an echo of 64 KiB that bytes pass in both
@@ -245,6 +255,7 @@ func (d *Dialer) Close() error {
 	})
 	defer abort.Stop()
 	d.streams.wait()
+	d.route.history.Close()
 	var errs []error
 	for _, p := range d.pools {
 		errs = append(errs, p.close())

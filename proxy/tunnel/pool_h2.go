@@ -284,18 +284,13 @@ func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
 
 // dial connects, does the TLS handshake, and starts HTTP/2.
 func (p *h2Pool) dial(ctx context.Context) (net.Conn, *http.ClientConn, error) {
-	tcp, err := p.env.dialTCP(ctx)
+	conn, err := dialGateway(ctx, p.env.route, p.secure)
 	if err != nil {
-		return nil, nil, err
-	}
-	conn, err := p.secure(ctx, tcp)
-	if err != nil {
-		tcp.Close()
 		return nil, nil, err
 	}
 	c, err := p.start(ctx, conn)
 	if err != nil {
-		tcp.Close()
+		conn.Close()
 		return nil, nil, err
 	}
 	return conn, c, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -321,35 +322,17 @@ func (p *h3Pool) close() error {
 	return p.sockets.leave(nil)
 }
 
-// dial makes a carrier that is ready for requests. It tries the gateway's addresses one after the
-// other.
+// dial makes a carrier that is ready for requests.
 func (p *h3Pool) dial(ctx context.Context) (*h3Carrier, error) {
-	_, port, _ := net.SplitHostPort(p.env.addr())
-	ips, err := p.env.lookup(ctx)
-	if err != nil {
-		return nil, err
+	c, err := dialHost(ctx, p.env.route, "udp", p.env.addr(), p.dialAt, (*h3Carrier).close)
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		err = p.env.explain(ctx, err)
 	}
-	n, err := net.DefaultResolver.LookupPort(ctx, "udp", port)
-	if err != nil {
-		return nil, err
-	}
-	for i, ip := range ips {
-		addr := &net.UDPAddr{IP: ip.Unmap().AsSlice(), Port: n, Zone: ip.Zone()}
-		var c *h3Carrier
-		if c, err = p.dialAt(ctx, addr, len(ips)-i); err == nil {
-			return c, nil
-		}
-	}
-	return nil, err
+	return c, err
 }
 
-// dialAt dials one of n remaining addresses, within its share of the time.
-func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*h3Carrier, error) {
-	if by, ok := ctx.Deadline(); ok && n > 1 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(by)/time.Duration(n))
-		defer cancel()
-	}
+// dialAt makes a carrier to one address of the gateway.
+func (p *h3Pool) dialAt(ctx context.Context, at netip.AddrPort) (*h3Carrier, error) {
 	cfg := p.env.tls.Clone()
 	cfg.NextProtos = []string{http3.NextProtoH3}
 	cfg.MinVersion = tls.VersionTLS13
@@ -357,7 +340,7 @@ func (p *h3Pool) dialAt(ctx context.Context, addr *net.UDPAddr, n int) (*h3Carri
 	if err != nil {
 		return nil, err
 	}
-	conn, err := handshake(ctx, s.tr, addr, cfg, quicConfig(-1, p.env.t, p.env.w))
+	conn, err := handshake(ctx, s.tr, net.UDPAddrFromAddrPort(at), cfg, quicConfig(-1, p.env.t, p.env.w))
 	p.buffers.tell(s.tr.Conn, p.env.log, p.env.onUDPBuffers)
 	if err != nil {
 		p.sockets.free(s)

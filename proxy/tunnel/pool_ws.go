@@ -18,6 +18,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
 // TransportWS names WebSocket over HTTP/1.1 in settings, logs and metrics.
@@ -172,41 +173,58 @@ func (p *wsPool) dial(ctx context.Context) (exchange.Exchange, error) {
 	if err != nil {
 		return nil, err
 	}
-	tcp, err := p.env.dialTCP(ctx)
+	c, err := dialGateway(ctx, p.env.route, p.secure)
 	if err != nil {
 		return nil, err
 	}
-	w := newWire(tcp)
-	x, err := p.upgrade(ctx, w, header)
+	x, err := p.upgrade(ctx, c, header)
 	if err != nil {
-		tcp.Close()
+		if race.Draining(err) {
+			p.env.leave("tcp", c.RemoteAddr())
+		}
+		c.Close()
 		return nil, err
 	}
 	return x, nil
 }
 
-// upgrade turns a TCP connection into a WebSocket. The wire lies below TLS, see [exchange.Wire].
-func (p *wsPool) upgrade(ctx context.Context, w *exchange.Wire, header http.Header) (exchange.Exchange, error) {
-	stop := context.AfterFunc(ctx, func() { w.SetDeadline(aLongTimeAgo) })
-	defer stop()
-	conn := net.Conn(w)
-	if p.env.url.Scheme != "http" {
-		cfg := p.env.tls.Clone()
-		cfg.NextProtos = []string{"http/1.1"} // given a choice an ingress takes h2, which has no Upgrade
-		t := tls.Client(w, cfg)
-		if err := t.HandshakeContext(ctx); err != nil {
-			return nil, fmt.Errorf("TLS handshake: %w", err)
-		}
-		conn = t
+// A wsConn is a connection to the gateway before the upgrade. The wire lies below TLS, see
+// [exchange.Wire].
+type wsConn struct {
+	net.Conn
+	wire *exchange.Wire
+}
+
+// Close does not wait for TLS to say goodbye.
+func (c wsConn) Close() error { return c.wire.Close() }
+
+// secure does the TLS handshake on tcp, unless the URL is http://.
+func (p *wsPool) secure(ctx context.Context, tcp net.Conn) (wsConn, error) {
+	w := newWire(tcp)
+	if p.env.url.Scheme == "http" {
+		return wsConn{w, w}, nil
 	}
-	early, err := p.handshake(w, conn, header)
+	cfg := p.env.tls.Clone()
+	cfg.NextProtos = []string{"http/1.1"} // given a choice an ingress takes h2, which has no Upgrade
+	t := tls.Client(w, cfg)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return wsConn{}, fmt.Errorf("TLS handshake: %w", err)
+	}
+	return wsConn{t, w}, nil
+}
+
+// upgrade turns a connection into a WebSocket.
+func (p *wsPool) upgrade(ctx context.Context, c wsConn, header http.Header) (exchange.Exchange, error) {
+	stop := context.AfterFunc(ctx, func() { c.wire.SetDeadline(aLongTimeAgo) })
+	defer stop()
+	early, err := p.handshake(c.wire, c.Conn, header)
 	if err != nil {
 		return nil, err
 	}
 	if !stop() {
 		return nil, context.Cause(ctx)
 	}
-	return exchange.NewWS(w, conn, true, early), nil
+	return exchange.NewWS(c.wire, c.Conn, true, early), nil
 }
 
 // handshake sends the upgrade request, and returns the bytes that arrived after the response.

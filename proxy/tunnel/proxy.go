@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/net/proxy"
 
@@ -77,8 +78,8 @@ func (r *route) dialThrough(ctx context.Context, through *url.URL) (net.Conn, er
 }
 
 // dialProxy connects to the proxy itself.
-func (r *route) dialProxy(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := r.dialAddr(ctx, network, addr)
+func (r *route) dialProxy(ctx context.Context, _, addr string) (net.Conn, error) {
+	c, err := dialSecure(ctx, r, addr, plain)
 	if err == nil {
 		return c, nil
 	}
@@ -264,22 +265,33 @@ func (c *proxyConn) Write(p []byte) (int, error) {
 	return n, c.below.Flush()
 }
 
-// dialTCP connects to the gateway, through a proxy if one is set.
-func (r *route) dialTCP(ctx context.Context) (net.Conn, error) {
+// dialGateway connects to the gateway, through a proxy if one is set. See dialSecure.
+func dialGateway[C net.Conn](ctx context.Context, r *route, secure func(context.Context, net.Conn) (C, error)) (c C, err error) {
 	switch {
 	case r.proxyErr != nil:
-		return nil, r.proxyErr
-	case r.proxy != nil:
-		return r.dialThrough(ctx, r.proxy)
+		return c, r.proxyErr
+	case r.proxy == nil:
+		var reached atomic.Bool // over TCP, so that explain has nothing to say
+		c, err = dialSecure(ctx, r, r.addr(), func(ctx context.Context, tcp net.Conn) (C, error) {
+			reached.Store(true)
+			return secure(ctx, tcp)
+		})
+		if err != nil && !reached.Load() {
+			err = r.explain(ctx, err)
+		}
+		return c, err
 	}
-	c, err := r.dialAddr(ctx, "tcp", r.addr())
+	tunnel, err := r.dialThrough(ctx, r.proxy)
 	if err != nil {
-		return nil, r.explain(ctx, err)
+		return c, err
 	}
-	return c, nil
+	if c, err = secure(ctx, tunnel); err != nil {
+		tunnel.Close()
+	}
+	return c, err
 }
 
-// newWire returns the wire above a connection that dialTCP made.
+// newWire returns the wire above a connection that dialGateway made.
 func newWire(c net.Conn) *exchange.Wire {
 	if p, ok := c.(*proxyConn); ok {
 		return exchange.NewWire(c, p.below)

@@ -183,7 +183,7 @@ func TestWhatComesBehindTheProxysAnswerIsKept(t *testing.T) {
 	d := &Dialer{URL: &url.URL{Scheme: "https", Host: "gateway.example"}, Proxy: p.url("http")}
 	defer d.Close()
 	d.init()
-	c, err := d.route.dialTCP(t.Context())
+	c, err := dialGateway(t.Context(), d.route, plain)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +300,7 @@ func TestTheEnvironmentNamesTheProxy(t *testing.T) {
 			if d.route.proxied() != (tt.want != "" || tt.err != "") {
 				t.Errorf("%v for %s: proxied = %v", tt.env, tt.url, d.route.proxied())
 			}
-			if _, err := d.route.dialTCP(cancelled()); tt.err != "" && fmt.Sprint(err) != tt.err {
+			if _, err := dialGateway(cancelled(), d.route, plain); tt.err != "" && fmt.Sprint(err) != tt.err {
 				t.Errorf("%v for %s: dialTCP: %v", tt.env, tt.url, err)
 			}
 		})

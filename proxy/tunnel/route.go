@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 
+	"github.com/culvert-proxy/culvert/proxy/happyeyeballs"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/remedies"
 )
@@ -19,7 +21,9 @@ import (
 type route struct {
 	url         *url.URL
 	tls         *tls.Config                                                       // for TLS to the gateway
-	dialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil means a net.Dialer
+	dialContext func(ctx context.Context, network, addr string) (net.Conn, error) // given names; nil means a net.Dialer
+	lookup      func(ctx context.Context, host string) ([]netip.Addr, error)
+	history     happyeyeballs.History // of the addresses of the gateway and its proxy
 	log         *slog.Logger
 
 	proxy    *url.URL    // nil means none
@@ -31,7 +35,7 @@ type route struct {
 // newRoute returns the route to u without a proxy. base is the TLS configuration; nil means the
 // system's roots.
 func newRoute(u *url.URL, base *tls.Config, log *slog.Logger) *route {
-	r := &route{url: u, tls: &tls.Config{}, log: log}
+	r := &route{url: u, tls: &tls.Config{}, lookup: lookup, history: happyeyeballs.History{Log: log}, log: log}
 	if base != nil {
 		r.tls = base.Clone()
 	}
@@ -70,21 +74,69 @@ func (r *route) target() *url.URL {
 // usually let no UDP through.
 func (r *route) proxied() bool { return r.proxy != nil || r.proxyErr != nil }
 
-// lookup returns the IP addresses of the gateway.
-func (r *route) lookup(ctx context.Context) ([]netip.Addr, error) {
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", r.url.Hostname())
-	if err != nil {
-		return nil, r.explain(ctx, err)
-	}
-	return ips, nil
+// lookup asks the system's resolver.
+func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// dialAddr connects to the gateway or to its proxy, and sets the socket options for a tunnel.
-func (r *route) dialAddr(ctx context.Context, network, addr string) (c net.Conn, err error) {
+// dialHost connects to one of the addresses that the name in addr has, see [happyeyeballs.Dial].
+func dialHost[C any](ctx context.Context, r *route, network, addr string, dial func(context.Context, netip.AddrPort) (C, error), discard func(C)) (none C, err error) {
+	host, service, err := net.SplitHostPort(addr)
+	if err != nil {
+		return none, err
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return none, err
+	}
+	ips, err := r.lookup(ctx, host)
+	if err != nil {
+		return none, err
+	}
+	for i, ip := range ips {
+		ips[i] = ip.Unmap()
+	}
+	return happyeyeballs.Dial(ctx, &r.history, happyeyeballs.Host{Network: network, Name: addr}, ips, func(ctx context.Context, ip netip.Addr) (C, error) {
+		return dial(ctx, netip.AddrPortFrom(ip, uint16(port)))
+	}, discard)
+}
+
+// leave makes new connections prefer another address of the gateway than that of a peer, which
+// drains.
+func (r *route) leave(network string, peer net.Addr) {
+	at, err := netip.ParseAddrPort(peer.String())
+	if err == nil && (network == "udp" || !r.proxied()) {
+		r.history.Leave(happyeyeballs.Host{Network: network, Name: r.addr()}, at.Addr().Unmap())
+	}
+}
+
+// dialSecure connects to the gateway, or to its proxy, over TCP. It then calls secure, which does
+// what remains of the handshake; an address that does not go along with it has not answered.
+func dialSecure[C net.Conn](ctx context.Context, r *route, addr string, secure func(context.Context, net.Conn) (C, error)) (C, error) {
+	handshake := func(ctx context.Context, addr string) (c C, err error) {
+		tcp, err := r.dialAddr(ctx, addr)
+		if err != nil {
+			return c, err
+		}
+		if c, err = secure(ctx, tcp); err != nil {
+			tcp.Close()
+		}
+		return c, err
+	}
 	if r.dialContext != nil {
-		c, err = r.dialContext(ctx, network, addr)
+		return handshake(ctx, addr)
+	}
+	return dialHost(ctx, r, "tcp", addr, func(ctx context.Context, at netip.AddrPort) (C, error) {
+		return handshake(ctx, at.String())
+	}, func(c C) { c.Close() })
+}
+
+// dialAddr makes a TCP connection and sets the socket options for a tunnel.
+func (r *route) dialAddr(ctx context.Context, addr string) (c net.Conn, err error) {
+	if r.dialContext != nil {
+		c, err = r.dialContext(ctx, "tcp", addr)
 	} else {
-		c, err = new(net.Dialer).DialContext(ctx, network, addr)
+		c, err = new(net.Dialer).DialContext(ctx, "tcp", addr)
 	}
 	if err != nil {
 		return nil, err
@@ -115,3 +167,6 @@ func (r *route) explain(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+// plain is the handshake of a connection that has none beyond TCP.
+func plain(_ context.Context, c net.Conn) (net.Conn, error) { return c, nil }

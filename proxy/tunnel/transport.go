@@ -78,6 +78,14 @@ func Transports() (names []string) {
 	return names
 }
 
+// network returns the network of a transport's connections, as package net names it.
+func (t transport) network() string {
+	if t.overUDP {
+		return "udp"
+	}
+	return "tcp"
+}
+
 // transportNamed returns the transport with this name; ok is false if there is none.
 func transportNamed(name string) (transport, bool) {
 	i := slices.IndexFunc(transports, func(t transport) bool { return t.name == name })
