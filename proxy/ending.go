@@ -74,14 +74,23 @@ func (e *ending) cut(why error) {
 	e.inflight.close()
 	e.near.reset(&tunnel.Error{Code: tunnel.CodeDraining, Message: why.Error()})
 	e.far.reset(&tunnel.Error{Code: tunnel.CodeClient, Message: why.Error()})
+	if e.far.has(finished) { // the client has sent its last byte, and responses are still read
+		e.far.close()
+	}
 }
 
 // What follows is called by the requests' side.
 
-// clientFinished passes the client's FIN on to the broker. Responses still follow.
+// clientFinished passes the client's FIN on to the broker, and waits until the responses that still
+// follow have been relayed. The broker then has lingerTimeout to end its side.
 func (e *ending) clientFinished() {
 	e.note(metrics.CloseClientFIN, nil)
 	e.far.finish()
+	e.inflight.finish()
+	e.wakeResponses()
+	<-e.relayed
+	within(lingerTimeout, e.responsesEnded)
+	e.far.close()
 }
 
 // clientLost ends the broker's side after the client disconnected without a FIN.

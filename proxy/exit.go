@@ -32,18 +32,31 @@ const (
 
 // finish ends the side with a FIN, unless it has ended.
 func (x *exit) finish() error {
-	if !x.move(finishing, open) {
+	x.mu.Lock()
+	was := x.state
+	if was == open {
+		x.state = finishing
+	}
+	x.mu.Unlock()
+	if was != open {
 		return net.ErrClosed
 	}
 	err := closeWrite(x.conn.Conn)
-	x.move(finished, finishing)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.state == finishing {
+		x.state = finished
+	}
 	return err
 }
 
 // reset ends the side with a reset, unless finish has ended it. A tunnel stream carries why to the
-// other end; it may be nil.
+// other end; it may be nil. When reset returns, nothing can end the side with a FIN.
 func (x *exit) reset(why *tunnel.Error) {
-	if x.move(wasReset, open, finishing) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.state == open || x.state == finishing {
+		x.state = wasReset
 		reset(x.conn.Conn, why)
 	}
 }
@@ -51,7 +64,10 @@ func (x *exit) reset(why *tunnel.Error) {
 // close frees the connection. Neither direction uses it any more. A side that was not finished is
 // reset: what its peer has received is incomplete.
 func (x *exit) close() {
-	if x.move(wasReset, open, finishing) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.state == open || x.state == finishing {
+		x.state = wasReset
 		discardUnsent(x.conn.Conn)
 	}
 	x.conn.Close()
@@ -62,19 +78,6 @@ func (x *exit) has(state exitState) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.state == state
-}
-
-// move changes the state if it is one of from, and reports whether it was.
-func (x *exit) move(to exitState, from ...exitState) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, s := range from {
-		if x.state == s {
-			x.state = to
-			return true
-		}
-	}
-	return false
 }
 
 const (

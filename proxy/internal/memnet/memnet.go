@@ -5,6 +5,7 @@ package memnet
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -40,7 +41,7 @@ func (c *Conn) Read(p []byte) (int, error) { return c.in.read(p) }
 // whatever that end has written is lost: it answers with a reset.
 func (c *Conn) Write(p []byte) (int, error) {
 	n, err := c.out.write(p)
-	if c.out.is(&c.out.abandoned) && n < len(p) {
+	if errors.Is(err, syscall.EPIPE) {
 		c.Cut()
 	}
 	return n, err
@@ -61,10 +62,10 @@ func (c *Conn) SetLinger(seconds int) error {
 // Close closes both directions. The other end can still read what was written. As with TCP, Close
 // is a reset if bytes that have arrived were not read.
 func (c *Conn) Close() error {
-	c.out.finish()
 	if unread := c.in.abandon(); unread || c.discards.Load() {
 		c.Cut()
 	}
+	c.out.finish()
 	return nil
 }
 
@@ -173,12 +174,6 @@ func (h *half) set(flag *bool) {
 	defer h.mu.Unlock()
 	*flag = true
 	h.change.Broadcast()
-}
-
-func (h *half) is(flag *bool) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return *flag
 }
 
 func (h *half) finish() { h.set(&h.finished) }
