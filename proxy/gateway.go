@@ -196,11 +196,11 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	}
 	report.reached()
 	log.Debug("stream opened", "node_id", node)
-	g.relay(ctx, t, broker, node, log, peer)
+	g.relay(ctx, t, broker, node, report, peer)
 }
 
 // relay relays one stream until it has ended. It closes both sides.
-func (g *Gateway) relay(ctx context.Context, t *tunnel.Conn, broker net.Conn, node int32, log *slog.Logger, peer tunnel.Peer) {
+func (g *Gateway) relay(ctx context.Context, t *tunnel.Conn, broker net.Conn, node int32, report reporter, peer tunnel.Peer) {
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
 	c := newConn(t, connSettings{

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -209,6 +210,53 @@ func TestTraefiksReadTimeout(t *testing.T) {
 	}
 	p := bed.pathThrough(t, plain, server.URL, "auto")
 	roundTrip(t, p, "ws")
+}
+
+// TestIngressesThatGrantFewStreams has ingresses that grant fewer streams per connection than an agent
+// would share it among. Clients that connect at once must all be answered, and keep their streams.
+func TestIngressesThatGrantFewStreams(t *testing.T) {
+	bed := sharedTestbed(t)
+	ingress.Need(t)
+	g := bed.plainGateway(t)
+	for _, f := range []ingressCase{
+		{name: "nginx", program: ingress.Nginx{Streams: true, BodyLimit: "0", MaxStreams: 2}, works: []string{"h2"}},
+		{name: "Envoy", program: ingress.Envoy{MaxStreams: 3}, works: []string{"h2", "h3"}},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			i := ingress.Start(t, f.program, bed.ingressConfig(g))
+			for _, transport := range f.works {
+				t.Run(transport, func(t *testing.T) {
+					p := bed.pathThrough(t, g, i.URL, transport)
+					p.connect(t).mustAnswer(t)
+					var clients [20]*kafkaConn
+					for i := range clients {
+						clients[i] = p.connect(t)
+					}
+					for range 2 {
+						var slowest time.Duration
+						var asking sync.WaitGroup
+						var mu sync.Mutex
+						for _, c := range clients {
+							asking.Go(func() {
+								took, err := c.ask(patience)
+								mu.Lock()
+								defer mu.Unlock()
+								if slowest = max(slowest, took); err != nil {
+									t.Errorf("no response: %v, after %v", err, took)
+								}
+							})
+						}
+						asking.Wait()
+						t.Logf("the last of %d clients was answered after %v", len(clients), slowest.Round(time.Millisecond))
+					}
+					if n := p.streams(t, transport); n < float64(len(clients)) {
+						t.Errorf("%v streams for %d clients", n, len(clients))
+					}
+				})
+			}
+		})
+	}
 }
 
 // checkAuto is roundTrip over the transport that auto chooses. A better one that was slow to answer

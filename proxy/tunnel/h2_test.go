@@ -235,9 +235,10 @@ func TestASuccessFromAnotherServerIsNoTunnel(t *testing.T) {
 }
 
 // newFrontDoorRig is newRig with a reverse proxy in front of the gateway that turns HTTP/2 into
-// HTTP/1.1.
-func newFrontDoorRig(t *testing.T) *rig {
+// HTTP/1.1. config may be nil.
+func newFrontDoorRig(t *testing.T, config *http.HTTP2Config) *rig {
 	door := httptest.NewUnstartedServer(nil)
+	door.Config.HTTP2 = config
 	door.Config.Protocols = new(http.Protocols)
 	door.Config.Protocols.SetUnencryptedHTTP2(true)
 	r := newRig(t, "h2c")
@@ -259,7 +260,7 @@ func newFrontDoorRig(t *testing.T) *rig {
 
 // nginx and others turn a POST over HTTP/2 into one over HTTP/1.1.
 func TestPOSTThroughAFrontDoorThatSpeaksHTTP1(t *testing.T) {
-	r := newFrontDoorRig(t)
+	r := newFrontDoorRig(t, nil)
 	if _, err := r.dialer.Hello(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -30,11 +31,12 @@ type h2Carrier struct {
 	giveUp context.CancelFunc // cancels the dial
 
 	ready chan struct{} // closed when the fields below are set
-	conn  net.Conn
+	conn  *settingsConn
 	http  *http.ClientConn
 	err   error
 
 	carrierState
+	expected int // room until the peer's SETTINGS say how much there is; guarded by carriers.mu
 }
 
 func (c *h2Carrier) state() *carrierState { return &c.carrierState }
@@ -44,8 +46,8 @@ func (c *h2Carrier) usable() bool         { return true }
 // room returns how many streams the connection may carry at once: fewer than maxStreams if the peer
 // says so, and none after a GOAWAY.
 func (c *h2Carrier) room() int {
-	if !c.isReady() {
-		return maxShared
+	if !c.isReady() || c.err == nil && !c.conn.isSettled() {
+		return c.expected
 	}
 	free := c.http.Available()
 	if free == 0 {
@@ -78,7 +80,8 @@ type h2Pool struct {
 	env *poolEnv
 
 	carriers[*h2Carrier]
-	tasks sync.WaitGroup
+	granted int // streams on the last connection whose peer has sent SETTINGS, up to maxShared; 0: none has; guarded by mu
+	tasks   sync.WaitGroup
 }
 
 // take opens a POST. It returns when the request has been sent; the response is read in the
@@ -194,33 +197,66 @@ func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (ex
 // whether the connection was established already. If a dial fails, an existing connection with room
 // will do.
 func (p *h2Pool) conn(ctx context.Context, fresh bool) (c *h2Carrier, ready bool, err error) {
-	c, ready = p.choose(ctx, fresh)
+	for {
+		c, own, ready := p.choose(ctx, fresh)
+		if err := c.wait(ctx, own); err != nil {
+			p.free(c)
+			return nil, ready, err
+		}
+		if c.err != nil {
+			p.free(c)
+			if other := p.useLeastLoaded(); other != nil && !fresh {
+				return other, true, nil
+			}
+			return nil, false, c.err
+		}
+		if own || p.fits(c) {
+			return c, ready, nil
+		}
+		p.free(c)
+	}
+}
+
+// wait waits until the connection is dialled and, unless the caller has caused the dial, until the
+// peer has said how many streams it grants. The first stream need not wait for that.
+func (c *h2Carrier) wait(ctx context.Context, own bool) error {
 	select {
 	case <-c.ready:
 	case <-ctx.Done():
-		p.free(c)
-		return nil, ready, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	if c.err == nil {
-		return c, ready, nil
+	if own || c.err != nil {
+		return nil
 	}
-	p.free(c)
-	if other := p.useLeastLoaded(); other != nil && !fresh {
-		return other, true, nil
+	select {
+	case <-c.conn.settled:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	return nil, false, c.err
+	return nil
 }
 
-// choose returns the connection for conn, and starts to dial one if needed.
-func (p *h2Pool) choose(ctx context.Context, fresh bool) (c *h2Carrier, ready bool) {
+// fits reports whether a connection has room for the streams that are counted on it, now that its
+// peer's SETTINGS are known. They also are the best guess for the next connection.
+func (p *h2Pool) fits(c *h2Carrier) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.http.Err() == nil {
+		p.granted = max(1, min(maxShared, c.http.Available()+c.http.InFlight()))
+	}
+	return c.streams <= c.room()
+}
+
+// choose returns the connection for conn, and starts to dial one if needed: own reports that.
+func (p *h2Pool) choose(ctx context.Context, fresh bool) (c *h2Carrier, own, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, ok := p.leastLoaded()
 	if fresh || !ok || c.streams >= maxShared && p.usable() < p.env.carriers {
-		c = p.connect(ctx)
+		c, own = p.connect(ctx), true
 	}
 	c.streams++
-	return c, c.isReady()
+	return c, own, c.isReady()
 }
 
 // useLeastLoaded counts a stream on the least loaded connection that is established. It returns nil
@@ -272,7 +308,7 @@ func (p *h2Pool) close() error {
 // continues if the first one gives up. The caller holds mu.
 func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.env.t.handshake)
-	c := &h2Carrier{giveUp: cancel, ready: make(chan struct{})}
+	c := &h2Carrier{giveUp: cancel, ready: make(chan struct{}), expected: cmp.Or(p.granted, maxShared)}
 	p.list = append(p.list, c)
 	p.tasks.Go(func() {
 		defer close(c.ready)
@@ -283,17 +319,18 @@ func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
 }
 
 // dial connects, does the TLS handshake, and starts HTTP/2.
-func (p *h2Pool) dial(ctx context.Context) (net.Conn, *http.ClientConn, error) {
+func (p *h2Pool) dial(ctx context.Context) (*settingsConn, *http.ClientConn, error) {
 	conn, err := dialGateway(ctx, p.env.route, p.secure)
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := p.start(ctx, conn)
+	watched := newSettingsConn(conn)
+	c, err := p.start(ctx, watched)
 	if err != nil {
 		conn.Close()
 		return nil, nil, err
 	}
-	return conn, c, nil
+	return watched, c, nil
 }
 
 // secure does the TLS handshake on tcp, unless the URL is http://.
@@ -316,21 +353,19 @@ func (p *h2Pool) secure(ctx context.Context, tcp net.Conn) (net.Conn, error) {
 }
 
 // start starts HTTP/2 on conn. Each connection has an http.Transport of its own, because that is
-// how net/http accepts a connection that we have dialled.
+// how net/http accepts a connection that we have dialled. It need not know about TLS: of a
+// connection that it takes for TLS it wants the tls.Conn itself.
 func (p *h2Pool) start(ctx context.Context, conn net.Conn) (*http.ClientConn, error) {
-	dialled := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
 	t := &http.Transport{
-		DialContext:            dialled,
-		DialTLSContext:         dialled,
+		DialContext:            func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		Protocols:              new(http.Protocols),
 		HTTP2:                  h2Config(p.env.w, exchange.MaxAnswerFrame),
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: exchange.MaxHeader,
 		IdleConnTimeout:        p.idle(),
 	}
-	t.Protocols.SetHTTP2(p.env.url.Scheme != "http")
-	t.Protocols.SetUnencryptedHTTP2(p.env.url.Scheme == "http")
-	return t.NewClientConn(ctx, p.env.url.Scheme, p.env.addr())
+	t.Protocols.SetUnencryptedHTTP2(true)
+	return t.NewClientConn(ctx, "http", p.env.addr())
 }
 
 // idle returns how long a connection without streams is kept. It is longer if spares are wanted, so

@@ -58,6 +58,7 @@ type h3Carrier struct {
 
 	// Guarded by carriers.mu.
 	carrierState
+	granted int // how many streams the gateway grants at least, or maxStreams while we do not know
 	idle    *time.Timer
 	packets uint64 // received when usable looked last
 	heard   int64  // exchange.Clock when usable saw that more had arrived
@@ -65,7 +66,7 @@ type h3Carrier struct {
 
 func (c *h3Carrier) state() *carrierState { return &c.carrierState }
 func (c *h3Carrier) dead() bool           { return c.conn.Context().Err() != nil }
-func (c *h3Carrier) room() int            { return maxStreams }
+func (c *h3Carrier) room() int            { return c.granted }
 
 // usable reports whether packets have arrived lately. QUIC's own keep-alive makes sure that some do
 // on a connection that works.
@@ -90,29 +91,48 @@ func (p *h3Pool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, re
 	if err != nil {
 		return nil, false, err
 	}
-	k, ready, err := p.carrier(ctx, fresh)
-	if err != nil {
-		return nil, false, err
-	}
-	x, err := p.open(ctx, k, header)
+	k, stream, ready, err := p.stream(ctx, fresh)
 	if err != nil {
 		return nil, ready, err
 	}
+	// The request leaves with the first write, and the first read reads its response.
+	request := exchange.H3Request(p.env.target(), header, p.post.Load() || !k.extended)
+	refused := func(e *AnswerError) error { return p.env.refused(TransportH3, header, e) }
+	x := exchange.NewH3(k.conn, stream, request, &k.read, func() { p.free(k) }, refused)
 	c, err = p.env.newStream(x, TransportH3, open)
 	return c, ready, err
 }
 
-// open opens a request stream on c, on which the stream is already counted. The request leaves with
-// the first write, and the first read reads its response.
-func (p *h3Pool) open(ctx context.Context, c *h3Carrier, header http.Header) (exchange.Exchange, error) {
-	stream, err := c.conn.OpenStreamSync(ctx)
-	if err != nil {
-		p.free(c)
-		return nil, err
+// stream opens a QUIC stream on a carrier and counts it there. If the gateway grants the carrier no
+// more streams it takes another one.
+func (p *h3Pool) stream(ctx context.Context, fresh bool) (k *h3Carrier, s *quic.Stream, ready bool, err error) {
+	for {
+		if k, ready, err = p.carrier(ctx, fresh); err != nil {
+			return nil, nil, false, err
+		}
+		s, err = k.conn.OpenStream()
+		if _, full := errors.AsType[quic.StreamLimitReachedError](err); full {
+			if ready {
+				p.full(k)
+				continue
+			}
+			s, err = k.conn.OpenStreamSync(ctx) // there is no carrier with more room than a new one
+		}
+		if err != nil {
+			p.free(k)
+			return nil, nil, ready, err
+		}
+		return k, s, ready, nil
 	}
-	request := exchange.H3Request(p.env.target(), header, p.post.Load() || !c.extended)
-	refused := func(e *AnswerError) error { return p.env.refused(TransportH3, header, e) }
-	return exchange.NewH3(c.conn, stream, request, &c.read, func() { p.free(c) }, refused), nil
+}
+
+// full takes a stream off a carrier that has no room for it. Until another stream ends there, it
+// has none.
+func (p *h3Pool) full(k *h3Carrier) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k.streams--
+	k.granted = k.streams
 }
 
 // otherMethod switches between extended CONNECT and POST. Some intermediaries refuse extended
@@ -276,6 +296,7 @@ func (p *h3Pool) free(c *h3Carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.streams--
+	c.granted = maxStreams
 	if c.streams > 0 || c.dead() {
 		return
 	}
@@ -346,7 +367,7 @@ func (p *h3Pool) dialAt(ctx context.Context, at netip.AddrPort) (*h3Carrier, err
 		p.sockets.free(s)
 		return nil, err
 	}
-	c := &h3Carrier{conn: conn, stale: p.env.t.stale, settings: make(chan struct{})}
+	c := &h3Carrier{conn: conn, stale: p.env.t.stale, settings: make(chan struct{}), granted: maxStreams}
 	p.tasks.Go(func() {
 		<-conn.Context().Done()
 		p.sockets.free(s)

@@ -19,6 +19,7 @@ type Envoy struct {
 	IdleCut    time.Duration // stream_idle_timeout; 0 is Envoy's default, five minutes
 	Lifetime   time.Duration // max_stream_duration, also of busy streams; 0 is none
 	NoGRO      bool          // without prefer_gro, which is Envoy's default
+	MaxStreams int           // max_concurrent_streams of HTTP/2 and HTTP/3 connections; 0 is Envoy's default
 }
 
 // Protocol is what an ingress speaks to a gateway.
@@ -127,17 +128,22 @@ func (e Envoy) udpListener(p params) object {
 // manager returns the HTTP connection manager.
 func (e Envoy) manager(codec string) object {
 	route := object{"match": object{"prefix": "/"}, "route": object{"cluster": "gateway", "timeout": "0s"}}
+	h2, h3 := object{"allow_connect": true}, object{"allow_extended_connect": true}
+	if e.MaxStreams > 0 {
+		h2["max_concurrent_streams"] = e.MaxStreams
+		h3["quic_protocol_options"] = object{"max_concurrent_streams": e.MaxStreams}
+	}
 	m := object{
 		"stat_prefix": "ingress", "codec_type": codec,
 		"route_config":           object{"virtual_hosts": list{object{"name": "all", "domains": list{"*"}, "routes": list{route}}}},
 		"http_filters":           list{object{"name": "envoy.filters.http.router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", nil)}},
 		"upgrade_configs":        list{object{"upgrade_type": "websocket"}, object{"upgrade_type": "culvert"}},
-		"http2_protocol_options": object{"allow_connect": true},
+		"http2_protocol_options": h2,
 		"access_log": list{object{"name": "envoy.access_loggers.stderr", "typed_config": typed(
 			"envoy.extensions.access_loggers.stream.v3.StderrAccessLog", nil)}},
 	}
 	if codec == "HTTP3" {
-		m["http3_protocol_options"] = object{"allow_extended_connect": true}
+		m["http3_protocol_options"] = h3
 	}
 	if e.NoUpgrades {
 		delete(m, "upgrade_configs")

@@ -16,6 +16,7 @@ type Nginx struct {
 	From, To    string        // the path of requests that are forwarded, and what it is replaced by; "": all, as they are
 	TLS         bool          // the backend speaks TLS
 	ReloadCut   time.Duration // worker_shutdown_timeout; 0: connections survive a reload
+	MaxStreams  int           // http2_max_concurrent_streams; 0 is nginx's default, 128
 }
 
 const nginxConf = `
@@ -30,6 +31,7 @@ http {
   server {
     listen 127.0.0.1:{{.Port}} ssl http2;
     ssl_certificate {{.Cert}}; ssl_certificate_key {{.Key}};
+    {{with .MaxStreams}}http2_max_concurrent_streams {{.}};{{end}}
     {{with .BodyLimit}}client_max_body_size {{.}};{{end}}
     location {{or .From "/"}} {
       proxy_pass {{if .TLS}}https{{else}}http{{end}}://{{.Backend}}{{.To}};
