@@ -197,8 +197,8 @@ func (s *sources) withOrigin(err error) error {
 }
 
 // isSetting reports whether a flag may be set in the environment: CULVERT_HELP would make every
-// command print help.
-func isSetting(flag *kong.Flag) bool { return flag.Name != "help" }
+// command print help, and CULVERT_VERSION is often set where images are built.
+func isSetting(flag *kong.Flag) bool { return flag.Name != "help" && flag.Name != "version" }
 
 // envName is the variable that sets a flag: CULVERT_LOG_LEVEL for log-level.
 func envName(flag string) string {

@@ -14,7 +14,8 @@
 //	providers.go                         which providers of an ingress there are
 //	snowflake.go brokers.go admin.go     flags that belong together, and what is made from them
 //	ingress.go                           what an agent asks of a provider
-//	app.go log.go stderr.go help.go      what every command runs with
+//	app.go log.go stderr.go              what every command runs with
+//	help.go unknown.go                   help, and what was meant
 //	address.go memory.go flags.go        forms of values
 //	cgroup.go                            memory that the process may use
 //	hints.go text.go                     errors and their hints; text for a terminal
@@ -61,11 +62,15 @@ type cli struct {
 	Demo    demoCmd    `cmd:"" help:"Show what culvert does, all on this machine: brokers, a gateway, an agent, a client and records."`
 	Config  configCmd  `cmd:"" help:"Print the effective settings of a command, and where each came from."`
 	Version versionCmd `cmd:"" help:"Print the version."`
+
+	VersionFlag versionFlag `name:"version" group:"Common" help:"Print the version."`
 }
 
 // Help is printed below the list of commands.
 func (*cli) Help() string {
-	return `Try it without a cluster and without a network:
+	return `What a command does, and its flags: culvert help COMMAND
+
+Try it without a cluster and without a network:
   culvert demo`
 }
 
@@ -96,10 +101,11 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 		printHelp(a.stderr, parser.Model.Node)
 		return errHelpShown
 	}
+	args = helpCommand(args)
 	command, err := parser.Parse(args)
 	a.json = s.wantsJSON(args, c.LogFormat) // before err is looked at, which is to be JSON too
 	if err != nil {
-		return parseError(a, s, err)
+		return parseError(a, s, args, err)
 	}
 	if a.log, err = c.logTo(a.stderr); err != nil {
 		return err
@@ -112,8 +118,9 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 // bareNumber is how package time refuses a duration without a unit.
 var bareNumber = regexp.MustCompile(`missing unit in duration "([0-9.]+)"`)
 
-// parseError prints help if that was asked for, and turns the rest into a usageError.
-func parseError(a *app, s *sources, err error) error {
+// parseError prints help or the version if that was asked for, and turns the rest into a
+// usageError.
+func parseError(a *app, s *sources, args []string, err error) error {
 	pe, ok := errors.AsType[*kong.ParseError](err)
 	if !ok {
 		return err
@@ -123,8 +130,14 @@ func parseError(a *app, s *sources, err error) error {
 		printHelp(a.stdout, node)
 		return nil
 	}
+	if errors.Is(err, errVersion) {
+		return versionCmd{}.Run(a)
+	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		return err
+	}
+	if unknown := unknownFlag(pe.Unwrap(), args, node); unknown != nil {
+		return unknown
 	}
 	hint := "see " + node.FullPath() + " --help"
 	if found := bareNumber.FindStringSubmatch(pe.Error()); found != nil {

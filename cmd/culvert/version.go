@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -22,6 +23,15 @@ func (versionCmd) Run(a *app) error {
 		version(), tunnel.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }
+
+// errVersion ends parsing when the version was asked for.
+var errVersion = errors.New("the version was asked for")
+
+// versionFlag ends parsing before the environment and the file are read, as helpFlag does.
+type versionFlag bool
+
+// BeforeReset is the first hook that kong calls.
+func (versionFlag) BeforeReset() error { return errVersion }
 
 // version is the release or, for other builds, the version that the go command recorded.
 func version() string {
