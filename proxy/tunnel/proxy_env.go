@@ -96,7 +96,7 @@ func ProxyMistakes(gateway *url.URL) []error {
 		return nil
 	}
 	var mistakes []error
-	for _, entry := range strings.Split(env.NoProxy, ",") {
+	for entry := range strings.SplitSeq(env.NoProxy, ",") {
 		if form := workingForm(strings.TrimSpace(entry)); form != "" {
 			mistakes = append(mistakes, hints.New(fmt.Errorf("NO_PROXY: %q is ignored", strings.TrimSpace(entry)), "%s", form))
 		}
