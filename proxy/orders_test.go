@@ -287,7 +287,7 @@ func (b *bench) startGateway(transport string) Upstream {
 				c.Reset(&tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()})
 				return
 			}
-			g.relay(ctx, c, broker, metrics.Bootstrap, g.Logger, peer)
+			g.relay(ctx, c, broker, metrics.Bootstrap, reporter{g.Metrics, g.Logger, &g.limiter, &g.watch, "bootstrap"}, peer)
 		},
 	}
 	ln := memnet.Listen("gateway:80")
