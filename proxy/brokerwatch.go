@@ -27,6 +27,8 @@ const (
 	checkRetryMost = 5 * time.Second
 	// maxReasons bounds the lines about one outage, when its reason changes.
 	maxReasons = 4
+	// maxUnexplained bounds the lines that wait for a check.
+	maxUnexplained = 64
 )
 
 // brokerWatch knows whether clients of this end would get an answer from a broker: it asks one
@@ -34,22 +36,31 @@ const (
 // brokers stop answering, and once when they answer again. Set the fields up to log before run,
 // which is called once. The other methods may be called at any time, concurrently.
 type brokerWatch struct {
-	ask   func(ctx context.Context) error // asks once, and takes a bounded time
-	every time.Duration                   // between two checks while brokers answer
-	lost  string                          // what to log when they do not
-	early chan struct{}                   // of capacity 1: holds an element if a check is due early
-	log   *slog.Logger
+	ask     func(ctx context.Context) error // asks once, and takes a bounded time
+	every   time.Duration                   // between two checks while brokers answer
+	lost    string                          // what to log when they do not
+	early   chan struct{}                   // of capacity 1: holds an element if a check is due early
+	clients bool                            // resets counts connections of clients
+	log     *slog.Logger
 
 	nodes  outages      // of single brokers, while others answer
 	resets atomic.Int64 // connections that were reset because the way to their broker failed
 
 	mu         sync.Mutex
-	ever       bool            // a broker has answered since the start
-	missing    error           // why none answers; nil while one does
-	since      time.Time       // when the outage began
-	told       bool            // the outage has a line in the log
-	reasons    map[string]bool // that have been logged for this outage; nil: none
-	lastResets int64           // resets when a broker answered last
+	ever       bool  // a broker has answered since the start
+	lastResets int64 // resets when a broker answered last
+	stopped    bool  // run has returned
+	outage
+}
+
+// outage is what is known while no broker answers. Its zero value means that one does, or that none
+// has been asked.
+type outage struct {
+	missing     error           // why none answers; nil before the second failure
+	since       time.Time       // of the first failure
+	told        bool            // it has a line in the log, of ours or of the tunnel
+	reasons     map[string]bool // that have been logged
+	unexplained []func()        // log failures that may be part of it
 }
 
 var errNotAsked = errors.New("no broker has been asked yet")
@@ -64,13 +75,14 @@ func (e upstreamError) Unwrap() error { return e.error }
 
 // run asks until ctx is done.
 func (w *brokerWatch) run(ctx context.Context) {
+	defer w.stop()
 	for failures := 0; ; {
 		switch err := w.ask(ctx); {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
 			failures = 0
-			w.answered()
+			logAll(w.answered())
 		default:
 			failures++
 			w.unanswered(err, failures)
@@ -127,16 +139,66 @@ func (w *brokerWatch) reset() {
 	w.suspect()
 }
 
+// unlessOutage calls log after the next check, unless that shows an outage, whose line then says
+// everything. log is called at once if nobody checks any more.
+func (w *brokerWatch) unlessOutage(log func()) {
+	w.mu.Lock()
+	wait := !w.stopped && len(w.unexplained) < maxUnexplained
+	if wait {
+		w.unexplained = append(w.unexplained, log)
+	}
+	w.mu.Unlock()
+	if !wait {
+		log()
+	}
+	w.suspect()
+}
+
+// explains reports whether there is an outage that has its line in the log.
+func (w *brokerWatch) explains() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told
+}
+
+// stop logs what has not been explained by the end of run.
+func (w *brokerWatch) stop() {
+	w.mu.Lock()
+	logs := w.unexplained
+	w.unexplained, w.stopped = nil, true
+	w.mu.Unlock()
+	logAll(logs)
+}
+
+func logAll(logs []func()) {
+	for _, log := range logs {
+		log()
+	}
+}
+
 // answered records that a broker has answered, and logs the end of an outage. The end of the first
-// one, at the start, is the line with "ready".
-func (w *brokerWatch) answered() {
+// one, at the start, is the line with "ready". It returns what no outage has explained.
+func (w *brokerWatch) answered() (unexplained []func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	resets := w.resets.Load()
 	if w.ever && w.missing != nil {
-		w.log.Info("brokers answer again", "after", time.Since(w.since), "clients_reset", resets-w.lastResets)
+		w.logEnd(resets - w.lastResets)
 	}
-	w.ever, w.missing, w.since, w.told, w.reasons, w.lastResets = true, nil, time.Time{}, false, nil, resets
+	unexplained = w.unexplained
+	w.outage, w.ever, w.lastResets = outage{}, true, resets
+	return unexplained
+}
+
+// logEnd logs the end of an outage. Behind a gateway are agents, some of whose streams are no
+// client's. The caller holds mu.
+func (w *brokerWatch) logEnd(resets int64) {
+	took := time.Since(w.since)
+	if !w.clients {
+		w.log.Info("brokers answer again", "after", took)
+		return
+	}
+	w.log.Info("brokers answer again", "after", took, "clients_reset", resets)
 }
 
 // unanswered records that no broker has answered. While they answered before, that takes two
@@ -155,8 +217,8 @@ func (w *brokerWatch) unanswered(err error, failures int) {
 	if isUpstream {
 		says = "no stream to a broker"
 	}
-	w.missing = fmt.Errorf("%s: %w", says, err)
-	w.told = true
+	w.missing, w.told, w.unexplained = fmt.Errorf("%s: %w", says, err), true, nil
+	w.nodes.forget()
 	if isUpstream && up.logged || !w.isNews(err) {
 		w.log.Debug(says, "err", err)
 		return
@@ -186,13 +248,6 @@ func withoutDigits(r rune) rune {
 		return -1
 	}
 	return r
-}
-
-// explains reports whether there is an outage that has its line in the log.
-func (w *brokerWatch) explains() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.told
 }
 
 // state returns whether a broker has answered since the start, and why none answers now; nil means

@@ -30,7 +30,7 @@ func (w *watched) answer()        { w.err.Store(nil) }
 // startWatch runs a watch in a bubble until the test ends.
 func startWatch(t *testing.T, err error) *watched {
 	w := &watched{log: &memoryLog{}}
-	w.brokerWatch.log, w.lost, w.every, w.early = w.log.logger(), "no broker answers", 30*time.Second, make(chan struct{}, 1)
+	w.brokerWatch.log, w.clients, w.lost, w.every, w.early = w.log.logger(), true, "no broker answers", 30*time.Second, make(chan struct{}, 1)
 	w.ask = func(context.Context) error {
 		w.asked.Add(1)
 		if err := w.err.Load(); err != nil {
@@ -106,6 +106,40 @@ func TestAnOutageLeavesOneLineAndItsEndAnother(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		w.wantLines(t, "no broker answers", "brokers answer again", "no broker answers")
 	})
+}
+
+// A failed connection is logged unless an outage explains it, which is known after the next check.
+func TestAnOutageExplainsTheConnectionsThatFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, nil)
+		fails := func() {
+			w.reset()
+			if !w.explains() {
+				w.unlessOutage(func() { w.brokerWatch.log.Warn("connection reset") })
+			}
+		}
+		fails()
+		w.wantLines(t)
+		time.Sleep(2 * checkAtMost)
+		w.wantLines(t, "connection reset")
+
+		w.fail(errors.New("refused"))
+		fails()
+		time.Sleep(10 * time.Second)
+		fails()
+		w.answer()
+		time.Sleep(10 * time.Second)
+		w.wantLines(t, "connection reset", "no broker answers", "brokers answer again")
+
+	})
+	var asked brokerWatch // whose next check does not come
+	logged := 0
+	for range 2 * maxUnexplained {
+		asked.unlessOutage(func() { logged++ })
+	}
+	if n := len(asked.unexplained); n != maxUnexplained || logged != maxUnexplained {
+		t.Errorf("%d lines wait and %d do not, want %d each", n, logged, maxUnexplained)
+	}
 }
 
 // Another reason is another thing to do: it is said too, once, and not without end.

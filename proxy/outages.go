@@ -32,6 +32,13 @@ func (o *outages) begins(node string) bool {
 	return true
 }
 
+// forget forgets all outages.
+func (o *outages) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	clear(o.since)
+}
+
 // ends records that a node was reached. If that ends an outage, it returns how long it was.
 func (o *outages) ends(node string) (took time.Duration, was bool) {
 	o.mu.Lock()

@@ -31,11 +31,11 @@ func (a *Agent) setUpWatch() {
 	if a.ask == nil {
 		a.watch.ask = a.probe
 	}
-	a.watch.lost = "the gateway answers, the brokers do not"
+	a.watch.clients, a.watch.lost = true, "the gateway answers, the brokers do not"
 	if a.Upstream.states() == nil { // there is no gateway
 		a.watch.lost = "no broker answers"
 	}
-	a.Upstream.onChange(a.watch.suspect)
+	a.Upstream.onLost(a.watch.suspect)
 }
 
 // probe asks a broker through the upstream, as a client would. An answer to ApiVersions is enough,
@@ -59,6 +59,9 @@ func (a *Agent) probe(ctx context.Context) error {
 	if err != nil {
 		if errors.Is(err, tunnel.ErrCut) {
 			return a.notReached(err)
+		}
+		if e, ok := errors.AsType[*tunnel.Error](err); ok {
+			return e // the gateway's own words
 		}
 		return explainAnswer(err, a.Names)
 	}

@@ -41,21 +41,22 @@ func (r *reporter) closed(end outcome) {
 	}
 }
 
-// unreached logs that a broker was not reached, unless that is part of an outage that has its line
-// already: of all brokers, or of this one.
+// unreached logs that a broker was not reached, unless that is part of an outage that has its line:
+// of all brokers, or of this one.
 func (r *reporter) unreached(message, kind string, err error) {
 	e, told := errors.AsType[*tunnel.Error](err)
 	_, dialled := errors.AsType[brokerError](err)
-	dialled = dialled || told && e.Code == tunnel.CodeDial
 	switch {
-	case told && !dialled: // the gateway refused
+	case told && e.Code != tunnel.CodeDial: // the gateway refused
 		r.limiter.warn(r.log, message, kind, "cause", kind, "err", err)
-	case r.watch.explains(), dialled && !r.watch.nodes.begins(r.node):
+	case r.watch.explains():
 		r.log.Debug(message, "cause", kind, "err", err)
-	case dialled:
-		r.log.Warn(message, "cause", kind, "err", err)
+	case !dialled && !told:
+		r.watch.unlessOutage(func() { r.limiter.warn(r.log, message, kind, "cause", kind, "err", err) })
+	case r.watch.nodes.begins(r.node):
+		r.watch.unlessOutage(func() { r.log.Warn(message, "cause", kind, "err", err) })
 	default:
-		r.limiter.warn(r.log, message, kind, "cause", kind, "err", err)
+		r.log.Debug(message, "cause", kind, "err", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -22,9 +23,8 @@ type Upstream interface {
 	hello(ctx context.Context) (tunnel.Welcome, error)
 	// states returns which transport is used to each gateway, by URL.
 	states() map[string]tunnel.State
-	// onChange has f called when there is no transport any more to a gateway. It is called before
-	// all others; f must not block.
-	onChange(f func())
+	// onLost has f called when there is no transport any more to a gateway. f must not block.
+	onLost(f func())
 	// spare sets how many streams to open ahead of dials. A direct upstream ignores it.
 	spare(n int)
 	// name identifies the upstream in logs and in the state file.
@@ -48,9 +48,24 @@ type destination struct {
 
 // NewTunnel returns an upstream through one or more gateways, which are tried in order. It owns the
 // dialers.
-func NewTunnel(gateways ...*tunnel.Dialer) Upstream { return &tunnels{gateways} }
+func NewTunnel(gateways ...*tunnel.Dialer) Upstream {
+	t := &tunnels{gateways: gateways}
+	for _, g := range gateways {
+		told := g.OnState
+		g.OnState = func(s tunnel.State) {
+			if told != nil {
+				told(s)
+			}
+			t.tell(s)
+		}
+	}
+	return t
+}
 
-type tunnels struct{ gateways []*tunnel.Dialer }
+type tunnels struct {
+	gateways []*tunnel.Dialer
+	lost     atomic.Pointer[func()]
+}
 
 // dial tries the gateways in order. If all of them drain, it waits and tries again: behind one
 // address there may be several replicas, and a load balancer needs a moment to notice which of them
@@ -127,17 +142,12 @@ func (t *tunnels) states() map[string]tunnel.State {
 	return all
 }
 
-func (t *tunnels) onChange(f func()) {
-	for _, g := range t.gateways {
-		told := g.OnState
-		g.OnState = func(s tunnel.State) {
-			if told != nil {
-				told(s)
-			}
-			if s.Transport == "" {
-				f()
-			}
-		}
+func (t *tunnels) onLost(f func()) { t.lost.Store(&f) }
+
+// tell calls what onLost has set.
+func (t *tunnels) tell(s tunnel.State) {
+	if f := t.lost.Load(); f != nil && s.Transport == "" {
+		(*f)()
 	}
 }
 
@@ -185,7 +195,7 @@ func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int,
 
 func (d direct) spare(int) {}
 
-func (d direct) onChange(func()) {}
+func (d direct) onLost(func()) {}
 
 func (d direct) states() map[string]tunnel.State { return nil }
 

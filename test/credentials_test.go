@@ -28,7 +28,7 @@ func writeCredentials(dir string) error {
 	if err != nil {
 		return err
 	}
-	cert, key, err := ca.issue("culvert test gateway", time.Now().Add(24*time.Hour), "localhost", gatewayName, accountHost, endpointHost, clientHost, netns.ServerIP)
+	cert, key, err := ca.issue("culvert test gateway", time.Now().Add(30*24*time.Hour), "localhost", gatewayName, accountHost, endpointHost, clientHost, netns.ServerIP)
 	if err != nil {
 		return err
 	}
