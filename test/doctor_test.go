@@ -24,6 +24,7 @@ func TestDoctorOnAHealthyPath(t *testing.T) {
 				r.want(t, "ok", hop, "")
 			}
 			r.want(t, "ok", "listen", "the agent that runs with these settings")
+			r.want(t, "ok", "agent", "leads to the same cluster, brokers 0 at "+p.nodeAddress(0))
 			r.want(t, "ok", "record", topic+", partition ")
 			r.want(t, "ok", "verdict", "clients that do not log in get through to every broker, and a record went there and back")
 			p.gateway.wantNoWarnings(t, before)
@@ -97,6 +98,7 @@ func TestDoctorSpeaksTLS(t *testing.T) {
 	r := p.doctor(t, "--client-config", bed.properties(t, append(settings, own...)...))
 	r.wantExit(t, 0)
 	r.want(t, "ok", "client tls", "TLS 1.3")
+	r.want(t, "ok", "agent", "leads to the same cluster")
 	r.want(t, "ok", "broker 0", "accepts the login")
 
 	r = p.doctor(t, "--client-config", bed.properties(t, settings...))

@@ -244,7 +244,7 @@ func TestWhatIsPrintedMayLoseItsReader(t *testing.T) {
 		args []string
 		want int
 	}{
-		{[]string{"doctor", "--gateway-url", "tcp://" + cluster(t)}, exitDone},
+		{[]string{"doctor", "--gateway-url", "tcp://" + cluster(t), "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--state-file", "none"}, exitDone},
 		{[]string{"doctor", "--gateway-url", "tcp://127.0.0.1:1"}, exitFailed},
 		{[]string{"config", "agent", "--gateway-url", "https://x"}, exitFailed},
 		{[]string{"demo", "--listen", "127.0.0.1:0", "--transport", "ws"}, exitFailed},

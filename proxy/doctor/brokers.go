@@ -74,6 +74,7 @@ func (c *cluster) examine(ctx context.Context) {
 		c.hop(ctx, "metadata", c.metadata)
 	}
 	c.tally.reached = c.tally.reached || len(c.nodes) > 0
+	c.runningAgents(ctx)
 	all := slices.SortedFunc(maps.Values(c.nodes), func(a, b node) int { return cmp.Compare(a.id, b.id) })
 	c.nodePorts(slices.Collect(maps.Keys(c.nodes)))
 	for _, f := range c.atOnce(len(all), func(i int) Finding {
@@ -147,14 +148,14 @@ func (c *cluster) mechanism() string {
 // login logs in at a bootstrap broker, if that is needed and if the settings of a client are known.
 func (c *cluster) login(ctx context.Context) Finding {
 	client := c.Client
-	want := "the brokers want a login"
+	want := "the brokers require a login"
 	if len(c.mechanisms) > 0 {
 		want += " by " + strings.Join(c.mechanisms, ", ")
 	}
 	switch {
 	case !c.wantsLogin && (client == nil || !client.LogsIn()):
 		c.loggedIn = true
-		return ok("the brokers want none")
+		return ok("the brokers require none")
 	case !c.wantsLogin:
 		return Finding{
 			Result: Fail, Text: fmt.Sprintf("the client logs in by %s, and this listener of the brokers has no login", client.Mechanism), brief: "does not fit",
@@ -200,13 +201,18 @@ func (c *cluster) metadata(ctx context.Context) Finding {
 		if len(c.nodes) < maxNodes {
 			c.nodes[b.NodeID] = node{b.NodeID, address, c.tickets.of(address)}
 		}
-		names = append(names, fmt.Sprintf("%d at %s", b.NodeID, printable.Text(address, printable.Name)))
+		names = append(names, fmt.Sprintf("%d at %s", b.NodeID, addressOf(b)))
 	}
 	slices.Sort(names)
 	if len(names) == 0 {
 		return Finding{Result: Fail, Text: c.id + " names no brokers", Remedy: "have the brokers registered with their controllers?"}
 	}
 	return ok("%s, brokers %s", c.id, listed(names))
+}
+
+// addressOf is where a broker says that it is, to be shown.
+func addressOf(b kmsg.MetadataResponseBroker) string {
+	return printable.Text(net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), printable.Name)
 }
 
 // clusterID is how a cluster calls itself.

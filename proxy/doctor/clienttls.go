@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 
+	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 )
 
@@ -44,21 +45,18 @@ func (d *Doctor) clientTLS(ctx context.Context) {
 		d.report(f)
 		return
 	}
-	for _, host := range d.hosts() {
-		d.report(timed(ctx, hop, func(ctx context.Context) Finding { return d.shakeHands(ctx, host) }))
+	for _, l := range d.Agent.Listens {
+		d.report(timed(ctx, hop, func(ctx context.Context) Finding { return d.shakeHands(ctx, hostOf(l)) }))
 	}
 }
 
-// hosts are those that clients connect to.
-func (d *Doctor) hosts() (hosts []string) {
-	for _, l := range d.Agent.Listens {
-		host := l.Host
-		if host == "" {
-			host, _, _ = net.SplitHostPort(l.Bind)
-		}
-		hosts = append(hosts, host)
+// hostOf is the host that clients of a bootstrap address connect to.
+func hostOf(l proxy.Listen) string {
+	if l.Host != "" {
+		return l.Host
 	}
-	return hosts
+	host, _, _ := net.SplitHostPort(l.Bind)
+	return host
 }
 
 // shakeHands connects the two over loopback: in TLS, both ends may write at once.

@@ -68,9 +68,12 @@ type Doctor struct {
 	// Names are those of settings, in remedies.
 	Names hints.Names
 
-	tally   tally
-	ports   ports
-	listens func(network, address string) (net.Listener, error) // for tests; nil: net.Listen
+	// For tests.
+	listens func(network, address string) (net.Listener, error) // nil: net.Listen
+	blind   bool                                                // who has a port is not known
+
+	tally tally
+	ports ports
 }
 
 // hopTimeout bounds each hop.

@@ -329,7 +329,7 @@ func TestLoginsThatDoNotFit(t *testing.T) {
 		result  Result
 		text    string
 	}{
-		{open, &clientconfig.Config{Protocol: "PLAINTEXT"}, OK, "want none"},
+		{open, &clientconfig.Config{Protocol: "PLAINTEXT"}, OK, "require none"},
 		{open, loginBy(plain.Auth{}.AsMechanism()), Fail, "has no login"},
 		{closed, &clientconfig.Config{Protocol: "PLAINTEXT"}, Fail, "the client has none"},
 		{closed, &clientconfig.Config{Protocol: "SASL_PLAINTEXT", Mechanism: "GSSAPI", Unsupported: []string{"no GSSAPI here"}}, Skip, "no GSSAPI here"},

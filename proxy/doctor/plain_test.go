@@ -97,7 +97,7 @@ func TestALoginIsFoundOutWithoutACut(t *testing.T) {
 		_, by, _ := found(t, nil, func(d *Doctor) { d.Plain(t.Context(), c.ListenAddrs()) })
 		c.Close()
 		f := by["login"]
-		if wants && (f.Result != Skip || !strings.Contains(f.Text, `the brokers want a login by SCRAM-SHA-512\x1b`) || asked) || !wants && f.Result != OK {
+		if wants && (f.Result != Skip || !strings.Contains(f.Text, `the brokers require a login by SCRAM-SHA-512\x1b`) || asked) || !wants && f.Result != OK {
 			t.Errorf("code %d: %+v, asked for Metadata: %v", code, f, asked)
 		}
 	}

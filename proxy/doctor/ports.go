@@ -8,9 +8,11 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
@@ -19,6 +21,11 @@ import (
 type ports struct {
 	nodes map[int32]bool
 	agent holder // the agent that runs with the same settings and has the bootstrap port, if one does
+	// taken are the bootstrap addresses that this agent has, or a program that is not known. A
+	// Metadata request shows what it is.
+	taken []proxy.Listen
+	later []int32         // nodes whose ports are examined when that is known
+	given map[int32]int32 // the ports that the agent names to clients, by node
 }
 
 // holder is the process that listens on a port.
@@ -38,7 +45,7 @@ func (h holder) String() string {
 // known before a broker has answered; and TLS with its clients.
 func (d *Doctor) Local(ctx context.Context) {
 	for _, l := range d.Agent.Listens {
-		d.report(timed(ctx, "listen", func(context.Context) Finding { return d.bootstrapPort(l.Bind) }))
+		d.report(timed(ctx, "listen", func(context.Context) Finding { return d.bootstrapPort(l) }))
 	}
 	ids := slices.Clone(d.Agent.ExpectNodes)
 	remembered, err := d.Agent.Remembered()
@@ -48,21 +55,29 @@ func (d *Doctor) Local(ctx context.Context) {
 	for _, t := range remembered {
 		ids = append(ids, t.NodeID)
 	}
-	d.nodePorts(ids)
+	if len(d.ports.taken) > 0 && d.ports.agent.pid == 0 {
+		d.ports.later = ids
+	} else {
+		d.nodePorts(ids)
+	}
 	d.clientTLS(ctx)
 }
 
-// bootstrapPort examines the address that clients are configured with.
-func (d *Doctor) bootstrapPort(bind string) Finding {
-	h, err := d.tryPort(bind)
+// bootstrapPort examines an address that clients are configured with.
+func (d *Doctor) bootstrapPort(l proxy.Listen) Finding {
+	h, err := d.tryPort(l.Bind)
 	switch {
 	case err == nil:
-		return ok("%s is free for an agent", bind)
+		return ok("%s is free for an agent", l.Bind)
+	case !errors.Is(err, syscall.EADDRINUSE):
 	case h.pid != 0 && d.same(h):
-		d.ports.agent = h
-		return ok("the agent that runs with these settings (process %d) listens on %s", h.pid, bind)
+		d.ports.agent, d.ports.taken = h, append(d.ports.taken, l)
+		return ok("the agent that runs with these settings (process %d) listens on %s", h.pid, l.Bind)
+	case h.pid == 0:
+		d.ports.taken = append(d.ports.taken, l)
+		return Finding{Result: Warn, Text: fmt.Sprintf("%s is taken; %s", l.Bind, h.untold), Remedy: "is it an agent with these settings? See " + showListener(l.Bind)}
 	}
-	return d.taken(bind, h, err).or(d.Names.Sprintf("end that program, or choose another address with %s", hints.Listen))
+	return d.taken(l.Bind, h, err).or(d.Names.Sprintf("end that program, or choose another address with %s", hints.Listen))
 }
 
 // same reports whether a process is an agent with our settings.
@@ -79,7 +94,9 @@ func (d *Doctor) tryPort(bind string) (h holder, err error) {
 		return h, ln.Close()
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
-		h = holderOf(bind)
+		if h = holderOf(bind); d.blind {
+			h = holder{untold: "for this test, nobody knows who has it"}
+		}
 	}
 	return h, err
 }
@@ -96,11 +113,8 @@ func (d *Doctor) taken(bind string, h holder, err error) Finding {
 		}
 	case h.pid != 0:
 		return Finding{Result: Fail, Text: fmt.Sprintf("%s is taken by %s", bind, h), brief: "is taken by another program"}
-	case runtime.GOOS == "linux":
-		return Finding{Result: Fail, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), brief: "is taken by another program"}
 	}
-	// It may be the agent itself, which is fine: a warning, because we cannot tell.
-	return Finding{Result: Warn, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "if it is not an agent with these settings, clients reach something else: " + showListener(bind)}
+	return Finding{Result: Fail, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "see " + showListener(bind), brief: "is taken by another program"}
 }
 
 // withoutAddress drops the address from an error of package net.
@@ -114,8 +128,11 @@ func withoutAddress(err error) error {
 // showListener is this system's command that shows which process listens on the port of an address.
 func showListener(bind string) string {
 	_, port, _ := net.SplitHostPort(bind)
-	if runtime.GOOS == "windows" {
+	switch runtime.GOOS {
+	case "windows":
 		return "netstat -ano | findstr :" + port
+	case "linux":
+		return "sudo ss -ltnp 'sport = :" + port + "'"
 	}
 	return "lsof -nP -iTCP:" + port + " -sTCP:LISTEN"
 }
@@ -148,8 +165,10 @@ func (d *Doctor) nodePorts(ids []int32) {
 			switch {
 			case err == nil:
 				well = append(well, fmt.Sprintf("node %d at %s", id, bind))
-			case h.pid != 0 && h.pid == d.ports.agent.pid:
+			case h.pid != 0 && h.pid == d.ports.agent.pid, h.pid == 0 && d.ports.gives(id, bind):
 				ours = append(ours, fmt.Sprintf("node %d at %s", id, bind))
+			case h.pid == 0 && errors.Is(err, syscall.EADDRINUSE) && d.ports.mayBeAgent():
+				d.report(Finding{Hop: fmt.Sprintf("port node %d", id), Result: Warn, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "is it the agent? See " + showListener(bind)})
 			default:
 				f := d.taken(bind, h, err).or(d.Names.Sprintf("end that program, or give the node another address: %s %d=127.0.0.1:PORT", hints.NodeAddress, id))
 				f.Hop = fmt.Sprintf("port node %d", id)
@@ -160,6 +179,15 @@ func (d *Doctor) nodePorts(ids []int32) {
 	d.reportPorts("free", well)
 	d.reportPorts("the running agent listens for", ours)
 }
+
+// gives reports whether the running agent names the port of an address to clients, for that node.
+func (p *ports) gives(id int32, bind string) bool {
+	port, known := p.given[id]
+	return known && strings.HasSuffix(bind, ":"+strconv.Itoa(int(port)))
+}
+
+// mayBeAgent reports whether an agent may be running of which nothing is known.
+func (p *ports) mayBeAgent() bool { return len(p.taken) > 0 && p.agent.pid == 0 && p.given == nil }
 
 func (d *Doctor) reportPorts(what string, places []string) {
 	if len(places) == 0 {

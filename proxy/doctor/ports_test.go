@@ -1,7 +1,7 @@
 package doctor
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -11,7 +11,13 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kfake"
+
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // listenOn takes a free port of loopback until the test ends.
@@ -78,7 +84,7 @@ func TestPortsOfTheRunningAgent(t *testing.T) {
 	}
 }
 
-// A port that this process may not bind, and one whose holder is not known.
+// A port that this process may not bind, and one of which nobody knows who has it.
 func TestPortsThatCannotBeBound(t *testing.T) {
 	for cause, want := range map[error]struct {
 		result Result
@@ -87,14 +93,11 @@ func TestPortsThatCannotBeBound(t *testing.T) {
 		syscall.EACCES:     {Fail, "permission denied"},
 		syscall.EADDRINUSE: {Fail, "is taken; "},
 	} {
-		d := &Doctor{Names: flags, listens: func(_, address string) (net.Listener, error) {
+		d := &Doctor{Names: flags, blind: true, listens: func(_, address string) (net.Listener, error) {
 			return nil, &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", cause)}
 		}}
 		h, err := d.tryPort("127.0.0.1:1") // on which nobody listens
 		f := d.taken("127.0.0.1:1", h, err)
-		if runtime.GOOS != "linux" && errors.Is(cause, syscall.EADDRINUSE) {
-			want.result = Warn
-		}
 		if f.Result != want.result || !strings.Contains(f.Text, want.text) || strings.Count(f.Text, "127.0.0.1:1") != 1 {
 			t.Errorf("%v: %+v, want %+v", cause, f, want)
 		}
@@ -115,5 +118,90 @@ func TestPortsOfNodesThatAreLearnt(t *testing.T) {
 	}
 	if f := by["node ports"]; f.Result != OK || !strings.Contains(f.Text, "free: node 0 at 127.0.0.1:0, node 1 at 127.0.0.1:0") {
 		t.Errorf("node ports: %+v", f)
+	}
+}
+
+// Where nobody knows which program has the ports, what it answers tells whether it is the agent.
+func TestARunningAgentIsKnownByItsAnswers(t *testing.T) {
+	c, other := startCluster(t), startCluster(t, kfake.ClusterID("another"))
+	address, certificate := startGateway(t, c, c.Resolver())
+	dial := dialTo(t, address, certificate, "right")
+	for _, test := range []struct {
+		behind *fakekafka.Cluster // the agent that runs; nil: no agent does
+		agent  Result
+		text   string
+	}{
+		{c, OK, "leads to the same cluster, brokers 0 at 127.0.0.1:"},
+		{other, Fail, "leads to another cluster: cluster another"},
+		{nil, Fail, "for Metadata"},
+	} {
+		bootstrap, nodes := runAgent(t, test.behind)
+		a := &proxy.Agent{Listens: []proxy.Listen{{Bind: bootstrap}}, NodeAddresses: nodes, ExpectNodes: []int32{0, 1, 2}, Upstream: proxy.NewDirect(&proxy.Brokers{Bootstrap: []string{"kafka:9092"}})}
+		_, by, failed := found(t, func(d *Doctor) { d.Agent, d.blind = a, true }, func(d *Doctor) {
+			d.Local(t.Context())
+			d.Gateway(t.Context(), dial, []string{tunnel.TransportWS})
+		})
+		if f := by["listen"]; f.Result != Warn || !strings.Contains(f.Text, "nobody knows") {
+			t.Errorf("listen: %+v", f)
+		}
+		if f := by["agent"]; f.Result != test.agent || !strings.Contains(f.Text, test.text) {
+			t.Errorf("agent: %+v, want %s, %q", f, test.agent, test.text)
+		}
+		if f := by["node ports"]; test.agent == OK && (failed != 0 || f.Result != OK || !strings.Contains(f.Text, "the running agent listens for: node 0")) {
+			t.Errorf("node ports: %+v, %d failures", f, failed)
+		}
+	}
+}
+
+// runAgent runs an agent in front of a cluster, or, without one, a listener that closes
+// connections. It returns the bootstrap address, and those of the nodes.
+func runAgent(t *testing.T, c *fakekafka.Cluster) (bootstrap string, nodes map[int32]proxy.NodeAddress) {
+	t.Helper()
+	nodes = map[int32]proxy.NodeAddress{}
+	var free []net.Listener
+	for id := range int32(3) {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		free = append(free, ln)
+		nodes[id] = proxy.NodeAddress{Bind: ln.Addr().String()}
+	}
+	if c == nil {
+		for _, ln := range free {
+			t.Cleanup(func() { ln.Close() })
+		}
+		go closeAll(free[0])
+		return free[0].Addr().String(), nil
+	}
+	for _, ln := range free {
+		ln.Close()
+	}
+	m := metrics.New(prometheus.NewRegistry(), metrics.Agent, "test")
+	listening := make(chan string, 1)
+	a := &proxy.Agent{
+		Listens: []proxy.Listen{{Bind: "127.0.0.1:0"}}, NodeAddresses: nodes, Metrics: m,
+		Upstream:  proxy.NewDirect(&proxy.Brokers{Bootstrap: c.Bootstrap(), Resolver: c.Resolver(), Metrics: m}),
+		Listening: func(bootstrap []string) { listening <- bootstrap[0] },
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return <-listening, nodes
+}
+
+func closeAll(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		c.Close()
 	}
 }

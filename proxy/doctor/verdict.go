@@ -45,7 +45,7 @@ func (t *tally) add(f Finding) {
 // subjects are what the verdict calls hops that are no nouns.
 var subjects = map[string]string{
 	"name": "the host name", "tcp": "the host", "tls": "its TLS", "bootstrap": "the bootstrap broker", "login": "the login",
-	"metadata": "Metadata", "record": "a record", "listen": "the bootstrap port", "client tls": "TLS with clients",
+	"metadata": "Metadata", "record": "a record", "listen": "the bootstrap port", "agent": "what has the bootstrap port", "client tls": "TLS with clients",
 }
 
 // briefly says what happened in few words, for the verdict. The error of a broker behind a gateway
