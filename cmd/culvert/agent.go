@@ -45,6 +45,11 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	c.warn(plan, a.log)
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
+	watched, err := watchCertificates(ctx, a.log, c.certificates()...)
+	if err != nil {
+		return err
+	}
+	defer watched()
 	var tunnels func() any // nil: there is no tunnel to show
 	if len(plan.gateways) > 0 {
 		tunnels = func() any { return agent.Tunnels() }

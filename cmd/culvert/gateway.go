@@ -91,6 +91,11 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	c.warn(a.log)
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
+	watched, err := watchCertificates(ctx, a.log, c.certificates()...)
+	if err != nil {
+		return err
+	}
+	defer watched()
 	tcp, udp, err := c.listen(ctx)
 	if err != nil {
 		return err

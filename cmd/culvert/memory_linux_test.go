@@ -22,10 +22,10 @@ func smallGateway(t *testing.T, broker, transport string) (gateway *process, boo
 	gateway = start(t, "gateway", "--bootstrap", broker, "--token-file", tokens, "--listen", "127.0.0.1:0",
 		"--tls-cert-file", cert, "--tls-key-file", key, "--admin-listen", "127.0.0.1:0")
 	t.Setenv("GOMEMLIMIT", "")
-	address := find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.ready())
+	address := find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.listening())
 	agent := start(t, "agent", "--gateway-url", "https://"+address, "--gateway-ca-file", cert, "--token-file", tokens,
 		"--transport", transport, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "none")
-	return gateway, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.ready())
+	return gateway, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.listening())
 }
 
 // peak is the most that the process has had in memory, without its binary, in bytes.

@@ -393,6 +393,25 @@ func TestEachHopIsTLSWithItsOwnFiles(t *testing.T) {
 	anonymous.says("no client certificate: give the agent --gateway-cert-file")
 }
 
+// The certificates of these tests end within the hour.
+func TestCertificatesThatEndAreSaidAtTheStart(t *testing.T) {
+	cert, key := certificate(t)
+	for end, args := range map[string][]string{
+		"gateway": {"--bootstrap", "127.0.0.1:1", "--insecure-no-auth", "--listen", "127.0.0.1:0", "--tls-cert-file", cert, "--tls-key-file", key},
+		"agent": {"--gateway-url", "https://127.0.0.1:1", "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t),
+			"--gateway-cert-file", cert, "--gateway-key-file", key, "--listen-tls-cert-file", cert, "--listen-tls-key-file", key},
+	} {
+		p := start(t, append(append([]string{end}, args...), "--admin-listen", "none", "--log-format", "text")...)
+		p.listening()
+		for _, flag := range []string{"--tls-cert-file", "--gateway-cert-file", "--listen-tls-cert-file"} {
+			said := regexp.MustCompile(`level=WARN msg="certificate expires within a week" hint="put a new certificate .*" err="` + flag + ` `).MatchString(p.text())
+			if want := slices.Contains(args, flag); said != want {
+				t.Errorf("the %s says that the certificate of %s ends: %v, want %v:\n%s", end, flag, said, want, p.text())
+			}
+		}
+	}
+}
+
 func TestATakenPortGetsAHintThatFindsItsProcess(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

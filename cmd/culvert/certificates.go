@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/culvert-proxy/culvert/proxy/credentials"
+)
+
+// watchCertificates warns of own certificates that end, at once and until ctx is done or the caller
+// calls stop.
+func watchCertificates(ctx context.Context, log *slog.Logger, pairs ...credentials.Pair) (stop func(), err error) {
+	expiry, err := credentials.NewExpiry(log, pairs...)
+	if err != nil {
+		return nil, badFile(err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		expiry.Watch(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}, nil
+}
+
+// pair names the files of two flags.
+func pair(certFlag, certFile, keyFlag, keyFile string) credentials.Pair {
+	return credentials.Pair{
+		CertFile: credentials.File{Path: certFile, Name: certFlag},
+		KeyFile:  credentials.File{Path: keyFile, Name: keyFlag},
+	}
+}
+
+// certificate is what this end shows to brokers.
+func (f *brokerFlags) certificate() credentials.Pair {
+	return pair("--broker-cert-file", f.BrokerCertFile, "--broker-key-file", f.BrokerKeyFile)
+}
+
+// certificates are those that a gateway shows: to agents and to brokers.
+func (f *gatewayFlags) certificates() []credentials.Pair {
+	return []credentials.Pair{pair("--tls-cert-file", f.TLSCertFile, "--tls-key-file", f.TLSKeyFile), f.certificate()}
+}
+
+// certificates are those that an agent shows: to clients, to gateways and to brokers.
+func (f *agentFlags) certificates() []credentials.Pair {
+	return []credentials.Pair{
+		pair("--listen-tls-cert-file", f.ListenTLSCertFile, "--listen-tls-key-file", f.ListenTLSKeyFile),
+		pair("--gateway-cert-file", f.GatewayCertFile, "--gateway-key-file", f.GatewayKeyFile),
+		f.certificate(),
+	}
+}

@@ -1,0 +1,82 @@
+package credentials
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/testca"
+)
+
+// A certificate that ends is said a week before, once a day, and when it has ended; and that a new
+// one has taken its place.
+func TestTheEndOfACertificateIsSaidAWeekBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testca.New(t, "culvert")
+		replace := func(certFile, keyFile File, life time.Duration) {
+			cert, key := ca.PairUntil(t, "culvert.example", time.Now().Add(life))
+			writeFile(t, keyFile, key)
+			writeFile(t, certFile, cert)
+		}
+		certFile, keyFile := testFile(t, "--tls-cert-file", ""), testFile(t, "--tls-key-file", "")
+		replace(certFile, keyFile, 9*24*time.Hour)
+		var log bytes.Buffer
+		e, err := NewExpiry(slog.New(slog.NewTextHandler(&log, nil)), Pair{certFile, keyFile}, Pair{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); e.Watch(ctx) }()
+		defer func() { cancel(); <-done }()
+
+		passes := func(days float64, want ...string) {
+			t.Helper()
+			log.Reset()
+			time.Sleep(time.Duration(days * 24 * float64(time.Hour)))
+			synctest.Wait()
+			lines := strings.Split(strings.TrimSuffix(log.String(), "\n"), "\n")
+			if log.Len() == 0 {
+				lines = nil
+			}
+			if len(lines) != len(want) {
+				t.Fatalf("after %v days %d lines, want %d:\n%s", days, len(lines), len(want), &log)
+			}
+			for i := range want {
+				if !regexp.MustCompile(want[i]).MatchString(lines[i]) {
+					t.Errorf("line %d is %q, want %s", i, lines[i], want[i])
+				}
+			}
+		}
+		soon := `level=WARN msg="certificate expires within a week" err="--tls-cert-file \S+: the certificate for culvert.example is valid until 2000-`
+		passes(1.9)
+		passes(0.2, soon)
+		passes(3, soon, soon, soon)
+		passes(4.2, soon, soon, soon, `level=ERROR msg="certificate has expired" err="--tls-cert-file .* expired at 2000-`)
+		replace(certFile, keyFile, 3*24*time.Hour)
+		passes(0.01, soon)
+		replace(certFile, keyFile, 90*24*time.Hour)
+		passes(0.01, `level=INFO msg="certificate is valid" file="--tls-cert-file .*" not_after=2000-`)
+		passes(1)
+	})
+}
+
+func TestAnExpiredCertificateIsSaidAtTheStart(t *testing.T) {
+	ca := testca.New(t, "culvert")
+	cert, key := ca.PairUntil(t, "culvert.example", time.Now().Add(-time.Minute))
+	var log bytes.Buffer
+	if _, err := NewExpiry(slog.New(slog.NewTextHandler(&log, nil)), Pair{testFile(t, "--tls-cert-file", cert), testFile(t, "--tls-key-file", key)}); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(log.String(), "certificate has expired"); n != 1 {
+		t.Errorf("%d lines, want one:\n%s", n, &log)
+	}
+	if _, err := NewExpiry(nil, Pair{testFile(t, "--tls-cert-file", key), testFile(t, "--tls-key-file", key)}); err == nil {
+		t.Error("files without a certificate are accepted")
+	}
+}
