@@ -68,6 +68,13 @@ func (n *network) set(ip string, a answer) {
 
 var gateway = Host{"tcp", "gateway.example:443"}
 
+// stillOpen returns how many connections nobody has discarded.
+func (n *network) stillOpen() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.open
+}
+
 // connect dials the gateway, within ten seconds.
 func (n *network) connect(t *testing.T, h *History, to Host, ips ...string) (ip string, took time.Duration, err error) {
 	t.Helper()
@@ -135,8 +142,8 @@ func TestADeadAddressCostsAQuarterOfASecondOnce(t *testing.T) {
 			t.Errorf("log = %q, want one all-clear", got)
 		}
 		h.Close()
-		if n.open != n.wins {
-			t.Errorf("%d connections are open, want %d", n.open, n.wins)
+		if open := n.stillOpen(); open != n.wins {
+			t.Errorf("%d connections are open, want %d", open, n.wins)
 		}
 	})
 }
@@ -182,8 +189,8 @@ func TestASlowAddressIsNotDead(t *testing.T) {
 		ip, took, err := n.connect(t, h, gateway, "10.0.0.1", "10.0.0.2")
 		mustTake(t, ip, took, err, "10.0.0.2", Delay+time.Millisecond)
 		time.Sleep(time.Minute)
-		if log.Len() > 0 || n.open != 1 {
-			t.Errorf("%d connections, log = %q", n.open, log)
+		if open := n.stillOpen(); log.Len() > 0 || open != 1 {
+			t.Errorf("%d connections, log = %q", open, log)
 		}
 	})
 }
@@ -322,8 +329,8 @@ func TestLosersAreDiscarded(t *testing.T) {
 			t.Errorf("%q, %v", conn, err)
 		}
 		time.Sleep(time.Second)
-		if n.open != 1 {
-			t.Errorf("%d connections are open", n.open)
+		if open := n.stillOpen(); open != 1 {
+			t.Errorf("%d connections are open", open)
 		}
 	})
 }

@@ -11,44 +11,59 @@ import (
 
 // try opens a stream over the preferred transport. again reports whether another try may succeed at
 // once. patient means that what is ready was made a moment ago, and gets the full time to answer:
-// on a slow network it needs it.
+// on a slow network it needs it. When the epoch ends, try begins again: what it waits for has been
+// dropped, and that is no fault of the transport.
 func (d *dialling) try(ctx context.Context, o Open, first []byte, patient bool) (c *Conn, again bool, err error) {
-	chosen, err := d.race.Choose(ctx)
-	if err != nil {
-		return nil, false, err
-	}
 	open, err := encodeOpen(o)
 	if err != nil {
 		return nil, false, err
 	}
+	for {
+		chosen, err := d.race.Choose(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		now := d.epochs.current()
+		start := time.Now()
+		during, cancel := now.during(ctx)
+		c, ready, err := d.attempt(during, chosen.Transport, open, false, func(c *Conn, ready bool) error {
+			return d.await(during, c, ready && !patient, first)
+		})
+		cancel()
+		if err == nil {
+			return c, false, nil
+		}
+		answered := false
+		if c != nil {
+			c.Close()
+			answered = c.ending.gotError.Load()
+		}
+		if d.epochs.look(); now.over() && ctx.Err() == nil {
+			continue
+		}
+		slow := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(start) > d.t.handshake/2
+		final := answered || ctx.Err() != nil && !slow
+		return nil, d.failed(chosen, ready, final, err), err
+	}
+}
+
+// failed draws the conclusions from a stream that was not opened, and reports whether another try
+// may succeed at once. ready means that the stream was made from something that was ready, final
+// that the error is not about the transport.
+func (d *dialling) failed(chosen race.Choice[Welcome], ready, final bool, err error) (again bool) {
 	pool := d.pools[chosen.Transport]
-	start := time.Now()
-	c, ready, err := d.attempt(ctx, chosen.Transport, open, false, func(c *Conn, ready bool) error {
-		return d.await(ctx, c, ready && !patient, first)
-	})
-	if err == nil {
-		return c, false, nil
-	}
-	answered := false
-	if c != nil {
-		c.Close()
-		answered = c.ending.gotError.Load()
-	}
-	if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeVersion {
-		answered = true
-	}
-	slow := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(start) > d.t.handshake/2
+	e, ok := errors.AsType[*Error](err)
 	switch {
 	case race.Draining(err): // a new carrier may lead to another gateway
 		pool.drop()
-		return nil, true, err
-	case answered || ctx.Err() != nil && !slow:
-		return nil, false, err
+		return true
+	case final || ok && e.Code == CodeVersion:
+		return false
 	case ready && !race.Authoritative(err):
-		d.race.Unanswered(chosen, err, pool.drop)
-		return nil, true, err
+		d.race.Unanswered(chosen, err, func() { d.epochs.next(pool.drop) })
+		return true
 	}
-	return nil, d.race.Refused(chosen, err), err
+	return d.race.Refused(chosen, err)
 }
 
 // encodeOpen returns the OPEN capsule of o, with our version of the wire format.

@@ -82,6 +82,7 @@ type Dialer struct {
 	windows  windows     // zero means windowsWithin Memory
 	proxyTLS *tls.Config // for TLS to the proxy, in tests; nil means the system's roots
 
+	clock  func() time.Time                                             // in tests; nil means time.Now
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // in tests; nil means the system's resolver
 
 	once sync.Once
@@ -103,8 +104,13 @@ func (d *Dialer) init() {
 			d.route.lookup = d.lookup
 		}
 		d.findProxy()
+		clock := d.clock
+		if clock == nil {
+			clock = time.Now
+		}
 		// Hellos and spares outlive the dial that causes them; Close ends them.
 		background := context.Background()
+		d.epochs = newEpochs(background, d.t.stale/2, clock, d.dropReady, d.log)
 		d.race = race.New(background, race.Config[Welcome]{
 			Transports: d.candidates(), Hello: d.welcome, Measure: d.measure, Mend: d.mend,
 			OnState: d.OnState, OnFault: d.OnFault, Timing: d.t.race, Log: d.log.With("gateway", d.route.addr()),
@@ -181,7 +187,7 @@ func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err e
 	for try := 1; ; try++ {
 		var again bool
 		c, again, err = d.try(ctx, o, first, try > 1)
-		if err == nil || !again || try == maxTries || ctx.Err() != nil {
+		if err == nil || !again || try >= maxTries || ctx.Err() != nil {
 			return c, err
 		}
 		d.log.Debug("stream not opened, trying again", "err", err)
@@ -255,6 +261,7 @@ func (d *Dialer) Close() error {
 	})
 	defer abort.Stop()
 	d.streams.wait()
+	d.epochs.close()
 	d.route.history.Close()
 	var errs []error
 	for _, p := range d.pools {

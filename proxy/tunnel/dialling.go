@@ -20,6 +20,7 @@ type dialling struct {
 	pools   map[string]pool
 	memory  memory
 	spares  *spareKeeper
+	epochs  *epochs
 	streams streamSet
 	flows   flowWatch
 	onDial  func(transport string, err error, took time.Duration) // nil means nobody
@@ -32,15 +33,29 @@ func (d *dialling) start() error {
 	if err := d.w.check(); err != nil {
 		return err
 	}
-	return d.streams.start()
+	if err := d.streams.start(); err != nil {
+		return err
+	}
+	d.epochs.watch()
+	return nil
 }
 
-// newStream makes a stream that Close ends, and that tells the race if it is cut.
+// dropReady drops what is ready over all transports, and has it replaced.
+func (d *dialling) dropReady() {
+	for _, p := range d.pools {
+		p.drop()
+	}
+	d.spares.look()
+}
+
+// newStream makes a stream that Close ends, and that tells the race if it is cut. A cut is no fault
+// of the transport if the process was paused meanwhile.
 func (d *dialling) newStream(x exchange.Exchange, transport string, open []byte) (*Conn, error) {
+	pauses := d.epochs.look().pauses
 	return d.streams.add(func(done func(*Conn)) *Conn {
 		var c *Conn
 		c = newDialled(x, transport, d.t, open, &d.flows, func() {
-			if c.ending.cut.Load() && c.isOpened() {
+			if c.ending.cut.Load() && c.isOpened() && d.epochs.look().pauses == pauses {
 				d.race.Cut(transport)
 			}
 			done(c)
@@ -63,7 +78,13 @@ func (d *dialling) fillSpares(ctx context.Context, last string, n int) (transpor
 	if last != "" && last != chosen.Transport {
 		d.pools[last].drop()
 	}
+	now := d.epochs.current()
+	ctx, cancel := now.during(ctx)
+	defer cancel()
 	if err := d.pools[chosen.Transport].fill(ctx, n); err != nil {
+		if now.over() {
+			return chosen.Transport, nil
+		}
 		d.log.Debug("spare not dialled", "transport", chosen.Transport, "err", err)
 		d.race.Refused(chosen, err)
 		return chosen.Transport, err

@@ -22,8 +22,22 @@ const helloSize = 64 << 10
 const maxTickets = 4096
 
 // welcome is the hello that the race uses. It always dials, because it measures the transport and
-// not what happens to be ready.
+// not what happens to be ready. If the epoch ends meanwhile, it begins again.
 func (d *dialling) welcome(ctx context.Context, transport string) (Welcome, error) {
+	for {
+		now := d.epochs.current()
+		w, err := d.helloIn(ctx, now, transport)
+		if err == nil || !now.over() || ctx.Err() != nil {
+			return w, err
+		}
+	}
+}
+
+// helloIn says hello over one transport, until the epoch ends.
+func (d *dialling) helloIn(ctx context.Context, now *epoch, transport string) (Welcome, error) {
+	ctx, cancel := now.during(ctx)
+	defer cancel()
+	defer d.epochs.look()
 	return d.hello(ctx, transport, true)
 }
 
