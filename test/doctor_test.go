@@ -129,11 +129,11 @@ func TestDoctorFindsWhoHasAPort(t *testing.T) {
 	defer ln.Close()
 	elsewhere := *p
 	elsewhere.port, elsewhere.transport = base, p.transport
-	r := run(t, elsewhere.command("doctor", "--listen", address(clientHost, base), "--broker-port-base", address("", base + 1)[1:], "--state-file", "none"))
+	r := run(t, elsewhere.command("doctor", "--listen", address(clientHost, base), "--broker-port-base", address("", base+1)[1:], "--state-file", "none"))
 	r.wantExit(t, 1)
 	r.want(t, "ok", "listen", "is free")
 	r.want(t, "fail", "port node 1", "process")
-	r.want(t, "fail", "verdict", "port node 1 is taken by another program")
+	r.want(t, "fail", "verdict", "the port of node 1 is taken by another program")
 }
 
 // TestDoctorWithoutCulvert examines Kafka as those do who have no culvert yet.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -142,6 +143,7 @@ type sources struct {
 	last   string            // the flag found last; an error of parsing is about this one
 
 	environ []string // of another process; nil is this one's
+	dir     string   // where that process reads files whose names are relative
 }
 
 // lookupEnv returns the value of a variable.
@@ -220,6 +222,9 @@ func (s *sources) load(ctx *kong.Context) error {
 	command := ctx.Selected()
 	if path == "" || command == nil {
 		return nil
+	}
+	if s.dir != "" && !filepath.IsAbs(path) {
+		path = filepath.Join(s.dir, path)
 	}
 	err := s.read(path, command)
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {

@@ -127,14 +127,14 @@ func (c *doctorCmd) examinePath(ctx context.Context, d *doctor.Doctor, p *agentP
 	return nil
 }
 
-// runsAs reports whether a process with these arguments and environment is an agent that leads
-// clients where one with our settings would.
-func (c *doctorCmd) runsAs(args, environ []string) bool {
+// runsAs reports whether a process with these arguments, environment and working directory is an
+// agent that leads clients where one with our settings would.
+func (c *doctorCmd) runsAs(args, environ []string, dir string) bool {
 	if len(args) < 2 {
 		return false
 	}
 	var other cli
-	s := &sources{environ: environ}
+	s := &sources{environ: append([]string{}, environ...), dir: dir} // nil would be our own
 	parser, err := kong.New(&other, kong.NoDefaultHelp(), kong.Resolvers(s), kong.Bind(s))
 	if err != nil {
 		return false

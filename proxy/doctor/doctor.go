@@ -62,8 +62,8 @@ type Doctor struct {
 	// Agent has the settings of the agent whose ports are examined. It is not run. nil: none are.
 	Agent *proxy.Agent
 	// SameAgent reports whether a process is a running agent with the settings of Agent. It is
-	// given the process's arguments and environment. nil: no process is.
-	SameAgent func(args, environ []string) bool
+	// given the process's arguments, environment and working directory. nil: no process is.
+	SameAgent func(args, environ []string, dir string) bool
 
 	// Names are those of settings, in remedies.
 	Names hints.Names

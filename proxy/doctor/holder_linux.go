@@ -35,7 +35,11 @@ const maxProc = 1 << 20
 func readHolder(pid int, connected bool) holder {
 	dir := "/proc/" + strconv.Itoa(pid) + "/"
 	name, _ := os.ReadFile(dir + "comm")
-	return holder{pid: pid, connected: connected, name: strings.TrimSpace(string(name)), args: readList(dir + "cmdline"), environ: readList(dir + "environ")}
+	cwd, _ := os.Readlink(dir + "cwd")
+	return holder{
+		pid: pid, connected: connected, name: strings.TrimSpace(string(name)),
+		args: readList(dir + "cmdline"), environ: readList(dir + "environ"), dir: cwd,
+	}
 }
 
 // readList reads a file of strings that end in zero bytes.

@@ -34,12 +34,16 @@ type holder struct {
 	untold        string // why it is not known
 	name          string
 	args, environ []string // nil if they cannot be read
+	dir           string   // its working directory; "" if that cannot be read
 	connected     bool     // it does not listen: its end of a connection has the port
 }
 
 func (h holder) String() string {
 	return fmt.Sprintf("%s, process %d", printable.Text(h.name, printable.Name), h.pid)
 }
+
+// portOfNode begins the hop of a node's port.
+const portOfNode = "port node "
 
 // Local examines what the agent needs of this machine: its ports, and those of the nodes that are
 // known before a broker has answered; and TLS with its clients.
@@ -81,7 +85,9 @@ func (d *Doctor) bootstrapPort(l proxy.Listen) Finding {
 }
 
 // same reports whether a process is an agent with our settings.
-func (d *Doctor) same(h holder) bool { return d.SameAgent != nil && d.SameAgent(h.args, h.environ) }
+func (d *Doctor) same(h holder) bool {
+	return d.SameAgent != nil && d.SameAgent(h.args, h.environ, h.dir)
+}
 
 // tryPort binds an address and closes it at once. If that fails, h is the process that has it.
 func (d *Doctor) tryPort(bind string) (h holder, err error) {
@@ -155,7 +161,7 @@ func (d *Doctor) nodePorts(ids []int32) {
 		binds, err := d.Agent.Places(id)
 		if err != nil {
 			d.report(Finding{
-				Hop: fmt.Sprintf("port node %d", id), Result: Fail, Text: err.Error(), brief: "has no port",
+				Hop: portOfNode + strconv.Itoa(int(id)), Result: Fail, Text: err.Error(), brief: "has no port",
 				Remedy: d.Names.Sprintf("give the node an address of its own: %s %d=127.0.0.1:PORT", hints.NodeAddress, id),
 			})
 			continue
@@ -168,10 +174,10 @@ func (d *Doctor) nodePorts(ids []int32) {
 			case h.pid != 0 && h.pid == d.ports.agent.pid, h.pid == 0 && d.ports.gives(id, bind):
 				ours = append(ours, fmt.Sprintf("node %d at %s", id, bind))
 			case h.pid == 0 && errors.Is(err, syscall.EADDRINUSE) && d.ports.mayBeAgent():
-				d.report(Finding{Hop: fmt.Sprintf("port node %d", id), Result: Warn, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "is it the agent? See " + showListener(bind)})
+				d.report(Finding{Hop: portOfNode + strconv.Itoa(int(id)), Result: Warn, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "is it the agent? See " + showListener(bind)})
 			default:
-				f := d.taken(bind, h, err).or(d.Names.Sprintf("end that program, or give the node another address: %s %d=127.0.0.1:PORT", hints.NodeAddress, id))
-				f.Hop = fmt.Sprintf("port node %d", id)
+				f := d.taken(bind, h, err).or(d.Names.Sprintf("end that program, move all nodes with %s, or give this one an address: %s %d=127.0.0.1:PORT", hints.BrokerPortBase, hints.NodeAddress, id))
+				f.Hop = portOfNode + strconv.Itoa(int(id))
 				d.report(f)
 			}
 		}

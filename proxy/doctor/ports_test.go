@@ -32,7 +32,7 @@ func listenOn(t *testing.T) (address string, port int) {
 }
 
 // local examines an agent's ports.
-func local(t *testing.T, a *proxy.Agent, same func(args, environ []string) bool) (by map[string]Finding, failed int) {
+func local(t *testing.T, a *proxy.Agent, same func(args, environ []string, dir string) bool) (by map[string]Finding, failed int) {
 	t.Helper()
 	a.Upstream = proxy.NewDirect(&proxy.Brokers{Bootstrap: []string{"kafka:9092"}})
 	_, by, failed = found(t, func(d *Doctor) { d.Agent, d.SameAgent = a, same }, func(d *Doctor) { d.Local(t.Context()) })
@@ -75,7 +75,10 @@ func TestPortsOfTheRunningAgent(t *testing.T) {
 	}
 	bootstrap, port := listenOn(t)
 	a := &proxy.Agent{Listens: []proxy.Listen{{Bind: bootstrap}}, BrokerPortBase: port - 7, ExpectNodes: []int32{7}}
-	by, failed := local(t, a, func(args, environ []string) bool { return len(args) > 0 && args[0] == os.Args[0] && environ != nil })
+	by, failed := local(t, a, func(args, environ []string, dir string) bool {
+		here, _ := os.Getwd()
+		return len(args) > 0 && args[0] == os.Args[0] && environ != nil && dir == here
+	})
 	if f := by["listen"]; failed != 0 || f.Result != OK || !strings.Contains(f.Text, fmt.Sprintf("with these settings (process %d)", os.Getpid())) {
 		t.Errorf("listen: %+v, %d failures", f, failed)
 	}

@@ -35,11 +35,19 @@ func (t *tally) add(f Finding) {
 		if f.unreachable {
 			t.unreachable++
 		}
-		t.failed = append(t.failed, cmp.Or(subjects[f.Hop], f.Hop)+" "+cmp.Or(f.brief, "failed"))
+		t.failed = append(t.failed, subject(f.Hop)+" "+cmp.Or(f.brief, "failed"))
 	case Skip:
 		t.skipped = append(t.skipped, cmp.Or(f.brief, f.Hop))
 	case Info: // clients do without it
 	}
+}
+
+// subject is what the verdict calls a hop.
+func subject(hop string) string {
+	if node, ok := strings.CutPrefix(hop, portOfNode); ok {
+		return "the port of node " + node
+	}
+	return cmp.Or(subjects[hop], hop)
 }
 
 // subjects are what the verdict calls hops that are no nouns.
