@@ -30,13 +30,14 @@ const (
 
 // Agent runs beside the clients. It listens for them, opens a stream to a broker for each
 // connection, and writes its own addresses into responses. Set the fields, then call Run once. Run
-// owns all goroutines and waits for them before it returns. Ready and Tunnels may be called at any
-// time, from any goroutine.
+// owns all goroutines and waits for them before it returns. Ready, Tunnels and NodeListeners
+// may be called at any time, from any goroutine.
 type Agent struct {
 	Version string
 	// Listens are the bootstrap addresses that clients are configured with; at least one.
 	Listens []Listen
-	// BrokerPortBase plus a node id is the port of that node, on the host of each of Listens.
+	// BrokerPortBase plus a node id is the port of that node, on the host of each of Listens: see
+	// [NodePorts].
 	BrokerPortBase int
 	// NodeAddresses are the exceptions to BrokerPortBase, by node id.
 	NodeAddresses map[int32]NodeAddress
@@ -100,6 +101,9 @@ func (a *Agent) Ready() error {
 // returns nil if there is no tunnel.
 func (a *Agent) Tunnels() map[string]tunnel.State { return a.Upstream.states() }
 
+// NodeListeners returns where clients reach each node that is known or expected, by node id.
+func (a *Agent) NodeListeners() []NodeListener { return a.nodes.all() }
+
 // Run serves clients until ctx is done. Then it stops accepting them, drains, closes the upstream
 // and returns nil. It returns early, with a [ListenError], only if a bootstrap address cannot be
 // bound.
@@ -115,6 +119,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.restore()
 	var background sync.WaitGroup
 	background.Go(func() { a.saveState(ctx) })
+	background.Go(func() { a.nodes.rebind(ctx) })
 	firstTry, listening := make(chan struct{}), make(chan struct{})
 	background.Go(func() { a.contact(ctx, firstTry, listening) })
 	within(firstHelloTimeout, firstTry)
@@ -163,17 +168,18 @@ func (a *Agent) setUp(work context.Context) {
 	a.clients.serve, a.clients.limit = a.serve, a.MaxConnections // field by field: Ready may be reading clients already
 	a.clients.failing.Quiet = acceptQuiet
 	a.clients.metrics, a.clients.log, a.clients.limiter, a.clients.names = a.Metrics, a.Logger, &a.limiter, a.Names
-	a.nodes = nodes{
-		nodeListeners: nodeListeners{
-			listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses,
-			serve:  func(ln net.Listener, listen int, node int32) { a.clients.listen(work, ln, listen, node) },
-			listen: a.listenOn, log: a.Logger, names: a.Names,
-		},
-		metrics: a.Metrics, changed: a.noteChange, moved: a.resetMoved,
-	}
+	a.nodes.NodePorts = a.nodePorts() // field by field too, for NodeListeners
+	a.nodes.serve = func(ln net.Listener, listen int, node int32) { a.clients.listen(work, ln, listen, node) }
+	a.nodes.listen, a.nodes.log, a.nodes.names, a.nodes.metrics = a.listenOn, a.Logger, a.Names, a.Metrics
+	a.nodes.changed, a.nodes.moved = a.noteChange, a.resetMoved
 	a.nodes.init()
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 	a.setUpWatch()
+}
+
+// nodePorts are the settings that say where to listen for nodes.
+func (a *Agent) nodePorts() NodePorts {
+	return NodePorts{Listens: a.Listens, Base: a.BrokerPortBase, Exceptions: a.NodeAddresses}
 }
 
 // bind binds the bootstrap addresses, all or none of them. The caller closes them.

@@ -121,7 +121,7 @@ func TestNegativeNodeIDsHaveNoPort(t *testing.T) {
 			serve(ln, listen, id)
 		}
 	})
-	port1 := int32(1 - table.portBase)
+	port1 := int32(1 - table.Base)
 	for _, id := range []int32{-1, -2, port1, -1 << 31} {
 		tk := tunnel.Ticket{ClusterID: "c", NodeID: id, Address: "kafka-0:9092", MAC: []byte{1}, Expires: time.Now().Add(time.Hour).Unix()}
 		table.addTicket(tk)
@@ -138,8 +138,8 @@ func TestNegativeNodeIDsHaveNoPort(t *testing.T) {
 			t.Errorf("node %d is at %v", id, e)
 		}
 	}
-	if table.count() > 0 || len(table.tickets) > 0 || len(table.locals) > 0 {
-		t.Errorf("%d nodes, %d tickets, %d places, want none", table.count(), len(table.tickets), len(table.locals))
+	if table.count() > 0 || len(table.tickets) > 0 || len(table.opened) > 0 {
+		t.Errorf("%d nodes, %d tickets, %d places, want none", table.count(), len(table.tickets), len(table.opened))
 	}
 	for _, id := range served {
 		if id != placeholderNode {
@@ -281,9 +281,9 @@ func TestAGatewaysNodeTableIsBounded(t *testing.T) {
 // However many addresses an agent listens on, most descriptors are left for connections.
 func TestListenersAreBounded(t *testing.T) {
 	table, _ := newTable(t, func(n *nodes) {
-		n.listens = nil
+		n.Listens = nil
 		for i := range 128 {
-			n.listens = append(n.listens, Listen{Bind: fmt.Sprintf("127.0.1.%d:0", i)})
+			n.Listens = append(n.Listens, Listen{Bind: fmt.Sprintf("127.0.1.%d:0", i)})
 		}
 	})
 	var brokers []rewrite.Broker
@@ -293,10 +293,10 @@ func TestListenersAreBounded(t *testing.T) {
 	if _, _, err := table.learn(table.epoch(), "c", brokers); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(table.locals) * len(table.listens); n > maxListeners {
+	if n := len(table.opened) * len(table.Listens); n > maxListeners {
 		t.Errorf("%d listeners, want %d at most", n, maxListeners)
 	}
-	for listen := range table.listens {
+	for listen := range table.Listens {
 		if _, ok := table.local(listen, 19); !ok {
 			t.Errorf("a node without listeners has no placeholder on listen %d", listen)
 		}
@@ -341,9 +341,9 @@ func TestNodeIDsDoNotPileUpInMetrics(t *testing.T) {
 
 // Of the nodes without a listener that a gateway makes up, some are named in the log, not all.
 func TestLogLinesAboutNodesAreBounded(t *testing.T) {
-	table, log := newTable(t, nil)
+	table, log := newTable(t, func(n *nodes) { n.nodeListeners.listen = onlyAnyPort })
 	for id := range int32(200) {
-		tk := tunnel.Ticket{ClusterID: "c", NodeID: 1<<31 - 1 - id, Address: "kafka-0:9092"}
+		tk := tunnel.Ticket{ClusterID: "c", NodeID: id, Address: "kafka-0:9092"}
 		if err := table.preload("the gateway", "c", []tunnel.Ticket{tk}); err != nil {
 			t.Fatal(err)
 		}

@@ -38,10 +38,10 @@ func (c finishingConn) Close() error {
 // Places returns the addresses on which an agent with these settings listens for a node, for
 // diagnosis. It opens nothing. It returns an error if the settings have no place for the node.
 func (a *Agent) Places(id int32) ([]string, error) {
-	l := nodeListeners{listens: a.Listens, portBase: a.BrokerPortBase, overrides: a.NodeAddresses}
+	ports := a.nodePorts()
 	var binds []string
 	for i := range a.Listens {
-		bind, _, err := l.place(i, id)
+		bind, _, err := ports.Of(i, id)
 		if err != nil {
 			return nil, err
 		}
@@ -51,6 +51,10 @@ func (a *Agent) Places(id int32) ([]string, error) {
 	}
 	return binds, nil
 }
+
+// PortConflicts returns those of these nodes that have the same port as another one of them, for
+// diagnosis: see [NodePorts.Conflicts].
+func (a *Agent) PortConflicts(ids []int32) []*PortConflictError { return a.nodePorts().Conflicts(ids) }
 
 // Remembered returns the nodes of the last run, from the state file, for diagnosis: an agent with
 // these settings opens their ports when it starts.

@@ -183,10 +183,10 @@ func sayOnce(c net.Conn, b []byte) {
 func tableInMemory() *nodes {
 	table := &nodes{
 		nodeListeners: nodeListeners{
-			listens: []Listen{{Bind: "127.0.0.1:9092"}}, portBase: 19092, listen: listenInMemory,
-			serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: slog.New(slog.DiscardHandler),
+			NodePorts: NodePorts{Listens: []Listen{{Bind: "127.0.0.1:9092"}}, Base: 19092}, listen: listenInMemory,
+			serve: func(ln net.Listener, _ int, _ int32) { ln.Close() }, log: slog.New(slog.DiscardHandler), metrics: readingMetrics(),
 		},
-		metrics: readingMetrics(), changed: func() {}, moved: func(move) {},
+		changed: func() {}, moved: func(move) {},
 	}
 	table.init()
 	return table
@@ -206,8 +206,8 @@ func checkTable(t *testing.T, table *nodes) {
 	defer table.mu.Unlock()
 	table.nodeListeners.mu.Lock()
 	defer table.nodeListeners.mu.Unlock()
-	if len(table.known) > maxNodes || len(table.locals) > maxNodes || len(table.tickets) > maxTickets {
-		t.Errorf("%d nodes, %d listeners, %d tickets", len(table.known), len(table.locals), len(table.tickets))
+	if len(table.known) > maxNodes || len(table.opened) > maxNodes || len(table.tickets) > maxTickets {
+		t.Errorf("%d nodes, %d listeners, %d tickets", len(table.known), len(table.opened), len(table.tickets))
 	}
 	for id, n := range table.known {
 		if _, err := parseTarget(n.address); err != nil || id < 0 {
@@ -219,8 +219,9 @@ func checkTable(t *testing.T, table *nodes) {
 			t.Errorf("a ticket for %q: %v", address, err)
 		}
 	}
-	for id, locals := range table.locals {
-		for _, e := range locals {
+	for id, opened := range table.opened {
+		for _, n := range opened {
+			e := n.told
 			if e.port < 1 || e.port > 65535 || id < 0 || e.host != "127.0.0.1" {
 				t.Errorf("node %d is said to be at %s, port %d", id, e.host, e.port)
 			}

@@ -1,14 +1,19 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
-	"strconv"
+	"slices"
 	"sync"
+	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/backoff"
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
 // Node ids of listeners that belong to no node. Kafka's own are not negative.
@@ -17,60 +22,74 @@ const (
 	placeholderNode int32 = -2
 )
 
-// maxListeners bounds the listeners that responses can make an agent open: one for each node on
-// each bootstrap address. Each takes a file descriptor. Many systems allow a process 4096, and
-// connections need the other half.
-const maxListeners = 2048
+const (
+	// maxListeners bounds the listeners that responses can make an agent open: one for each node on
+	// each bootstrap address. Each takes a file descriptor. Many systems allow a process 4096, and
+	// connections need the other half.
+	maxListeners = 2048
+	// maxSparePorts bounds the listeners beside these that stand in for some of them.
+	maxSparePorts = 64
+	// maxLogged bounds the nodes without their own listener that are logged one by one. A hostile
+	// broker could name thousands.
+	maxLogged = 16
+)
 
-// maxLogged bounds the nodes without a listener that are logged one by one. A hostile broker could
-// name thousands.
-const maxLogged = 16
-
-// Listen is one bootstrap address of an agent. Each has its own listeners for the brokers, on the
-// same host.
-type Listen struct {
-	Bind string // host:port to listen on
-	Host string // to write into responses; "" means the host of Bind
-}
-
-// NodeAddress is the address of one node, where the port base does not fit.
-type NodeAddress struct {
-	Bind      string // host:port to listen on
-	Advertise string // host:port to write into responses; "" means Bind
-}
-
-// endpoint is an address in a response to a client.
-type endpoint struct {
-	host string
-	port int32
-}
+// A port that another process has is tried again after firstRebind, then after twice as long each
+// time.
+const (
+	firstRebind = time.Second
+	lastRebind  = 30 * time.Second
+)
 
 // nodeListeners opens an agent's listeners for nodes. Each is opened once, when a node is named
 // first, and stays open while the agent runs: clients keep an address for long. It gives each
 // listener to serve, which owns and closes it. Call init before use.
 type nodeListeners struct {
-	listens   []Listen
-	portBase  int
-	overrides map[int32]NodeAddress
+	NodePorts
 	// serve is called with each new listener. It must not block, and closes the listener when the
 	// agent ends.
-	serve  func(ln net.Listener, listen int, nodeID int32)
-	listen func(network, address string) (net.Listener, error) // net.Listen, but for tests
-	log    *slog.Logger
-	names  hints.Names
+	serve   func(ln net.Listener, listen int, nodeID int32)
+	listen  func(network, address string) (net.Listener, error) // net.Listen, but for tests
+	log     *slog.Logger
+	names   hints.Names
+	metrics *metrics.Metrics
+	missed  chan struct{} // of capacity 1: holds an element when another port is missing
 
 	mu           sync.Mutex
-	locals       map[int32][]endpoint // what clients are told, by node id and then index of listens
-	placeholders map[int]endpoint     // by index of listens
-	fullLogged   bool                 // errTooManyNodes has been logged
-	logged       int                  // how many nodes without a listener have been logged
+	opened       map[int32][]*nodeListener // by node id and then index of Listens
+	holders      map[string]int32          // which node has a port, by the address to listen on
+	placeholders map[int]endpoint          // by index of Listens
+	sparePorts   int                       // how many are open
+	fullLogged   bool                      // errTooManyNodes has been logged
+	logged       int                       // how many nodes without their own listener have been logged
+}
+
+// nodeListener is the listener of a node for the clients of one bootstrap address. While its own
+// port cannot be bound, something else stands in for it: a spare port that leads to the same node
+// or, where clients could not reach that, a placeholder.
+type nodeListener struct {
+	id     int32
+	listen int
+	bind   string   // its own address
+	own    endpoint // what clients are told when it listens there
+	told   endpoint // what clients are told now
+	spare  bool     // told is a spare port
+
+	missing  error     // why it does not listen at its own address; nil if it does
+	since    time.Time // when it was missed first
+	failures int
+	retry    time.Time // when to try again; zero: never
 }
 
 func (l *nodeListeners) init() {
 	if l.listen == nil {
 		l.listen = net.Listen
 	}
-	l.locals = map[int32][]endpoint{}
+	l.missed = make(chan struct{}, 1)
+	l.mu.Lock() // NodeListeners may be called already
+	defer l.mu.Unlock()
+	l.opened = map[int32][]*nodeListener{}
+	l.holders = map[string]int32{}
 	l.placeholders = map[int]endpoint{}
 }
 
@@ -87,128 +106,263 @@ func (l *nodeListeners) expect(ids []int32) error {
 }
 
 // local returns the address to write for a node into responses to clients of a bootstrap address. A
-// node without a listener of its own has the placeholder's. ok is false if there is neither.
+// node without a listener has the placeholder's. ok is false if there is neither.
 func (l *nodeListeners) local(listen int, id int32) (e endpoint, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if at, ok := l.locals[id]; ok {
-		return at[listen], true
+	if opened, ok := l.opened[id]; ok {
+		return opened[listen].told, true
 	}
 	e, ok = l.placeholders[listen]
 	return e, ok && id >= 0
 }
 
-// open opens the listeners of a node, unless they are open. If a port cannot be bound, the node
-// gets the placeholder instead: an address of this agent that closes connections at once. The
-// node's own port must not be written into a response, since the process that has it may be the
-// agent of another cluster. open returns an error only if the placeholder cannot be opened.
+// open opens the listeners of a node, unless they are open. If its own port cannot be bound, the
+// node's clients are told another address of this agent. The node's own port must not be written
+// into a response, since the process that has it may be the agent of another cluster. open returns
+// an error only if that other address cannot be opened either.
 func (l *nodeListeners) open(id int32) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, have := l.locals[id]; have {
+	if _, have := l.opened[id]; have {
 		return nil
 	}
-	full := len(l.locals) >= min(maxNodes, maxListeners/max(1, len(l.listens)))
-	locals := make([]endpoint, len(l.listens))
-	for i := range locals {
-		e, err := l.openOne(i, id, locals[:i], full)
+	if len(l.opened) >= min(maxNodes, maxListeners/max(1, len(l.Listens))) {
+		l.logTooMany()
+		return l.allPlaceholders()
+	}
+	var opened []*nodeListener
+	for i := range l.Listens {
+		n, err := l.openOne(i, id, opened)
 		if err != nil {
-			l.logMissing(id, err)
-			if e, err = l.placeholder(i); err != nil {
-				return err
-			}
+			return err
 		}
-		locals[i] = e
+		opened = append(opened, n)
 	}
-	if !full {
-		l.locals[id] = locals
-	}
+	l.opened[id] = opened
+	l.metrics.SetNodesWithoutPort(l.countMissing())
 	return nil
 }
 
-// logMissing logs why a node has no listener, once for each of the first maxLogged nodes and once
-// for all nodes that are too many. The caller holds mu.
-func (l *nodeListeners) logMissing(id int32, err error) {
-	if errors.Is(err, errTooManyNodes) {
-		if l.fullLogged {
-			return
+// openOne opens the listener of a node for one bootstrap address. before are its listeners for the
+// earlier ones. The caller holds mu.
+func (l *nodeListeners) openOne(listen int, id int32, before []*nodeListener) (*nodeListener, error) {
+	bind, own, err := l.place(listen, id)
+	for _, n := range before { // an exception is the same for all bootstrap addresses
+		if n.bind == bind {
+			return n, nil
 		}
-		l.fullLogged = true
-	} else if l.logged++; l.logged > maxLogged {
+	}
+	n := &nodeListener{id: id, listen: listen, bind: bind, own: own, told: own}
+	if err == nil {
+		err = l.hold(n)
+	}
+	if err != nil {
+		return n, l.miss(n, err)
+	}
+	if err := l.bindOwn(n); err != nil {
+		l.tryAgain(n, time.Now())
+		return n, l.miss(n, err)
+	}
+	return n, nil
+}
+
+// hold keeps a port for a node, whether it can be bound now or later. It returns an error if
+// another node has it. The caller holds mu.
+func (l *nodeListeners) hold(n *nodeListener) error {
+	if holder, taken := l.holders[n.bind]; taken && holder != n.id && !anyPort(n.bind) {
+		return &PortConflictError{n.bind, n.id, holder}
+	}
+	l.holders[n.bind] = n.id
+	return nil
+}
+
+// bindOwn opens a node's listener at its own address. The caller holds mu.
+func (l *nodeListeners) bindOwn(n *nodeListener) error {
+	ln, err := l.listen("tcp", n.bind)
+	if err != nil {
+		return fmt.Errorf("listen on %s for broker %d: %w", n.bind, n.id, plainListenError(err))
+	}
+	l.serve(ln, n.listen, n.id)
+	return nil
+}
+
+// tryAgain has rebind try a port again. The caller holds mu.
+func (l *nodeListeners) tryAgain(n *nodeListener, now time.Time) {
+	n.retry = now.Add(backoff.Delay(n.failures, firstRebind, lastRebind))
+	n.failures++
+	select {
+	case l.missed <- struct{}{}:
+	default:
+	}
+}
+
+// miss has something else stand in for a listener that could not be opened. The caller holds mu.
+func (l *nodeListeners) miss(n *nodeListener, why error) (err error) {
+	n.missing, n.since = why, time.Now()
+	if n.told, n.spare = l.sparePort(n); !n.spare {
+		n.told, err = l.placeholder(n.listen)
+	}
+	l.logMissing(n)
+	return err
+}
+
+// sparePort opens a listener for the node at any free port. ok is false if there can be none. The
+// caller holds mu.
+func (l *nodeListeners) sparePort(n *nodeListener) (e endpoint, ok bool) {
+	host, ok := spareHost(n.bind, n.own)
+	if !ok || l.sparePorts >= maxSparePorts {
+		return endpoint{}, false
+	}
+	ln, err := l.listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return endpoint{}, false
+	}
+	l.sparePorts++
+	l.serve(ln, n.listen, n.id)
+	return endpoint{n.own.host, int32(ln.Addr().(*net.TCPAddr).Port)}, true
+}
+
+// rebind tries to bind the ports that are missing, until ctx is done.
+func (l *nodeListeners) rebind(ctx context.Context) {
+	for {
+		var due <-chan time.Time // nil: nothing to try again
+		if next := l.rebindDue(time.Now()); !next.IsZero() {
+			due = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-due:
+		case <-l.missed:
+		}
+	}
+}
+
+// rebindDue tries those ports whose time has come. next is when the next one is due; zero if none
+// is missing.
+func (l *nodeListeners) rebindDue(now time.Time) (next time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, opened := range l.opened {
+		for _, n := range opened {
+			if !n.retry.IsZero() && !n.retry.After(now) {
+				l.rebindOne(n, now)
+			}
+			if !n.retry.IsZero() && (next.IsZero() || n.retry.Before(next)) {
+				next = n.retry
+			}
+		}
+	}
+	l.metrics.SetNodesWithoutPort(l.countMissing())
+	return next
+}
+
+// rebindOne tries to bind a port again. Clients that were told the spare port go on using it: its
+// listener stays open. The caller holds mu.
+func (l *nodeListeners) rebindOne(n *nodeListener, now time.Time) {
+	if err := l.bindOwn(n); err != nil {
+		n.missing = err
+		l.tryAgain(n, now)
+		return
+	}
+	l.log.Info("broker has its own port again, clients are told it from now on", "node_id", n.id, "listener", n.bind,
+		"after", now.Sub(n.since).Round(time.Second).String())
+	n.told, n.spare, n.missing, n.retry = n.own, false, nil, time.Time{}
+}
+
+// countMissing returns how many nodes lack a listener of their own. The caller holds mu.
+func (l *nodeListeners) countMissing() (count int) {
+	for _, opened := range l.opened {
+		if slices.ContainsFunc(opened, func(n *nodeListener) bool { return n.missing != nil }) {
+			count++
+		}
+	}
+	return count
+}
+
+// hasOwnPorts reports whether a node has all its own listeners.
+func (l *nodeListeners) hasOwnPorts(id int32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !slices.ContainsFunc(l.opened[id], func(n *nodeListener) bool { return n.missing != nil })
+}
+
+// NodeListener is where clients of one bootstrap address reach a node.
+type NodeListener struct {
+	NodeID  int32
+	Listen  int    // index of the agent's bootstrap addresses
+	Address string // that clients are told
+	// Err is why that is not the node's own address; nil if it is. The agent tries again unless it
+	// is a [PortConflictError].
+	Err error
+	// DeadEnd is set if the agent closes every connection to Address. Otherwise Address leads to
+	// the node, on a spare port if Err is set.
+	DeadEnd bool
+}
+
+// all returns the listeners, by node id and bootstrap address.
+func (l *nodeListeners) all() (all []NodeListener) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(l.opened)) {
+		for i, n := range l.opened[id] {
+			all = append(all, NodeListener{id, i, n.told.String(), n.missing, n.missing != nil && !n.spare})
+		}
+	}
+	return all
+}
+
+// logMissing logs why a node has no listener of its own, once for each of the first maxLogged. The
+// caller holds mu.
+func (l *nodeListeners) logMissing(n *nodeListener) {
+	if l.logged++; l.logged > maxLogged {
 		if l.logged == maxLogged+1 {
-			l.log.Error("more brokers have no listener and are not listed here")
+			l.log.Error("more brokers have no listener of their own and are not listed here")
 		}
 		return
 	}
-	l.log.Error("no listener for a broker, clients cannot reach it", "node_id", id, "err", err,
-		"hint", l.names.Sprintf("give this broker its own address with %s %d=HOST:PORT, or move all brokers to another port range with %s", hints.NodeAddress, id, hints.BrokerPortBase))
+	if n.spare {
+		l.log.Warn("a broker's own port cannot be used, clients are told a spare one", "node_id", n.id, "listener", n.told.String(),
+			"err", n.missing, "hint", l.remedy(n))
+		return
+	}
+	l.log.Error("no listener for a broker, clients cannot reach it", "node_id", n.id, "err", n.missing, "hint", l.remedy(n))
 }
 
-// openOne opens the listener of a node for one bootstrap address. before are the node's addresses
-// for the earlier ones. The caller holds mu.
-func (l *nodeListeners) openOne(listen int, id int32, before []endpoint, full bool) (endpoint, error) {
-	if full {
-		return endpoint{}, errTooManyNodes
+// remedy says what helps a node without a listener of its own. If another node has the port,
+// another range does not help. The caller holds mu.
+func (l *nodeListeners) remedy(n *nodeListener) string {
+	host, _, _ := net.SplitHostPort(n.bind)
+	remedy := l.names.Sprintf("give this broker its own address with %s %d=%s", hints.NodeAddress, n.id, net.JoinHostPort(host, "PORT"))
+	if !n.retry.IsZero() {
+		remedy += l.names.Sprintf(", or move all brokers to another port range with %s; the agent goes on trying the port", hints.BrokerPortBase)
 	}
-	bind, advertised, err := l.place(listen, id)
-	if err != nil {
-		return endpoint{}, err
+	if !n.spare {
+		remedy += "; only clients on loopback addresses can be given a spare port"
 	}
-	for i, e := range before { // a NodeAddress is the same for all bootstrap addresses
-		if b, _, _ := l.place(i, id); b == bind {
-			return e, nil
-		}
-	}
-	ln, err := l.listen("tcp", bind)
-	if err != nil {
-		return endpoint{}, fmt.Errorf("listen on %s for broker %d: %w", bind, id, plainListenError(err))
-	}
-	l.serve(ln, listen, id)
-	return advertised, nil
+	return remedy
 }
 
-// place returns where to listen for a node, and what to write into responses.
-func (l *nodeListeners) place(listen int, id int32) (bind string, advertised endpoint, err error) {
-	if o, ok := l.overrides[id]; ok {
-		if o.Advertise == "" {
-			o.Advertise = o.Bind
-		}
-		e, err := splitEndpoint(o.Advertise)
-		return o.Bind, e, err
+// logTooMany logs once that some nodes have no listener because there are too many. The caller
+// holds mu.
+func (l *nodeListeners) logTooMany() {
+	if !l.fullLogged {
+		l.fullLogged = true
+		l.log.Error("no listener for some brokers, clients cannot reach them", "err", errTooManyNodes)
 	}
-	on := l.listens[listen]
-	port := int64(l.portBase) + int64(id)
-	if port > 65535 {
-		return "", endpoint{}, fmt.Errorf("port %d + node id %d is above 65535", l.portBase, id)
-	}
-	if id < 0 {
-		return "", endpoint{}, fmt.Errorf("node id %d is negative", id)
-	}
-	host, _, err := net.SplitHostPort(on.Bind)
-	if err != nil {
-		return "", endpoint{}, err
-	}
-	advertised = endpoint{host: on.Host, port: int32(port)}
-	if on.Host == "" {
-		advertised.host = host
-	}
-	return net.JoinHostPort(host, strconv.FormatInt(port, 10)), advertised, nil
-}
-
-func splitEndpoint(address string) (endpoint, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return endpoint{}, err
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	return endpoint{host, int32(n)}, err
 }
 
 // openPlaceholders opens the placeholder of each bootstrap address.
 func (l *nodeListeners) openPlaceholders() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range l.listens {
+	return l.allPlaceholders()
+}
+
+// allPlaceholders is openPlaceholders for a caller that holds mu.
+func (l *nodeListeners) allPlaceholders() error {
+	for i := range l.Listens {
 		if _, err := l.placeholder(i); err != nil {
 			return err
 		}
@@ -222,7 +376,7 @@ func (l *nodeListeners) placeholder(listen int) (endpoint, error) {
 	if e, ok := l.placeholders[listen]; ok {
 		return e, nil
 	}
-	on := l.listens[listen]
+	on := l.Listens[listen]
 	host, _, err := net.SplitHostPort(on.Bind)
 	if err != nil {
 		return endpoint{}, err

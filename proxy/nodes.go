@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -35,7 +36,6 @@ type node struct {
 // fields and call init before use.
 type nodes struct {
 	nodeListeners
-	metrics *metrics.Metrics
 	changed func()     // called without the lock when what snapshot returns has changed
 	moved   func(move) // called without the lock when connections to a node's former address must end
 
@@ -101,7 +101,7 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 	t.confirmed = t.confirmed || cluster != ""
 	changed := t.cluster != before
 	var moved []move
-	for _, b := range brokers {
+	for _, b := range slices.SortedStableFunc(slices.Values(brokers), byNodeID) {
 		var news bool
 		if news, err = t.learnNode(b); err != nil {
 			break
@@ -122,6 +122,9 @@ func (t *nodes) learn(epoch int, cluster string, brokers []rewrite.Broker) (now 
 	}
 	return now, dropped, err
 }
+
+// byNodeID orders the brokers of a response: of two nodes with the same port, the first has it.
+func byNodeID(a, b rewrite.Broker) int { return cmp.Compare(a.NodeID, b.NodeID) }
 
 // learnNode takes one broker of a response, and reports whether that changed the table. The caller
 // holds mu.
@@ -302,11 +305,14 @@ func (t *nodes) isAt(id int32, address string) bool {
 }
 
 // snapshot returns all nodes as tickets, for the state file. For a node without a ticket it makes
-// one up that has no signature.
+// one up that has no signature. Nodes with a port of their own come first, so that after a restart
+// they have it again, and not a node with the same port.
 func (t *nodes) snapshot() (cluster string, tickets []tunnel.Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(t.known)) {
+	ids := slices.Sorted(maps.Keys(t.known))
+	own := slices.DeleteFunc(slices.Clone(ids), func(id int32) bool { return !t.hasOwnPorts(id) })
+	for _, id := range append(own, slices.DeleteFunc(ids, t.hasOwnPorts)...) {
 		tk, ok := t.tickets[t.known[id].address]
 		if !ok || tk.NodeID != id {
 			tk = tunnel.Ticket{ClusterID: t.cluster, NodeID: id, Address: t.known[id].address}

@@ -2,9 +2,7 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,14 +19,14 @@ import (
 )
 
 func TestNodeListensOnPortBasePlusItsID(t *testing.T) {
-	table := &nodeListeners{
-		listens: []Listen{
+	table := NodePorts{
+		Listens: []Listen{
 			{Bind: "127.0.0.1:9092"},
 			{Bind: "0.0.0.0:9092", Host: "agent.example"},
 			{Bind: "[::1]:9092"},
 		},
-		portBase:  19092,
-		overrides: map[int32]NodeAddress{7: {Bind: "127.0.0.1:7000"}, 46444: {Bind: "0.0.0.0:7001", Advertise: "kafka.example:443"}},
+		Base:       19092,
+		Exceptions: map[int32]NodeAddress{7: {Bind: "127.0.0.1:7000"}, 46444: {Bind: "0.0.0.0:7001", Advertise: "kafka.example:443"}},
 	}
 	for _, test := range []struct {
 		listen         int
@@ -43,64 +41,23 @@ func TestNodeListensOnPortBasePlusItsID(t *testing.T) {
 		{0, 7, "127.0.0.1:7000", "127.0.0.1:7000"},
 		{1, 7, "127.0.0.1:7000", "127.0.0.1:7000"},
 		{2, 46444, "0.0.0.0:7001", "kafka.example:443"},
+		{0, 46445, "127.0.0.1:25645", "127.0.0.1:25645"}, // 46445 is 4·9973 + 6553
+		{1, 304017429, "0.0.0.0:19589", "agent.example:19589"},
+		{0, 1<<31 - 1, "127.0.0.1:26622", "127.0.0.1:26622"},
 	} {
-		bind, e, err := table.place(test.listen, test.id)
-		answered := net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
+		bind, answered, err := table.Of(test.listen, test.id)
 		if err != nil || bind != test.bind || answered != test.answered {
-			t.Errorf("place(%d, %d) = %s, %s, %v, want %s, %s", test.listen, test.id, bind, answered, err, test.bind, test.answered)
+			t.Errorf("Of(%d, %d) = %s, %s, %v, want %s, %s", test.listen, test.id, bind, answered, err, test.bind, test.answered)
 		}
 	}
-	for _, id := range []int32{46445, 1<<31 - 1} {
-		if _, _, err := table.place(0, id); err == nil || !strings.Contains(err.Error(), "65535") {
-			t.Errorf("place(0, %d) = %v, want an error that names the limit", id, err)
+	for _, base := range []int{1, 1024, 55562, 55563, 65000, 65535} {
+		table.Base = base
+		for id := int32(1 << 30); id > 0; id /= 3 {
+			if port := int(table.port(id)); port < base || port > 65535 {
+				t.Errorf("with base %d, node %d has port %d", base, id, port)
+			}
 		}
 	}
-}
-
-// A node whose port is another process's, or is none at all, is the only one that its clients
-// cannot reach. They are not sent to that process.
-func TestNodeWithoutAPortFailsAlone(t *testing.T) {
-	eachTransport(t, func(t *testing.T, transport string) {
-		c := startCluster(t, 1)
-		for _, id := range []int32{1001, 46444} {
-			if err := c.Add(id); err != nil {
-				t.Fatal(err)
-			}
-		}
-		onePartitionEach(t, c, "t", 0, 1001, 46444)
-		log := &memoryLog{}
-		base := freePortBase(t)
-		for base < 19092 { // 46444 does not fit above the default
-			base = freePortBase(t)
-		}
-		taken := silent(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(base+1001))).String()
-		path := startPath(t, c, transport, func(a *Agent) { a.BrokerPortBase, a.Logger = base, log.logger() })
-
-		client := dialKafka(t, path.address)
-		brokers := client.brokers(t)
-		if want := []int32{0, 1001, 46444}; !slices.Equal(sorted(brokers), want) {
-			t.Fatalf("the response names nodes %v, want %v", sorted(brokers), want)
-		}
-		if brokers[0] != path.node(0) {
-			t.Errorf("node 0 is at %s, want %s", brokers[0], path.node(0))
-		}
-		if err := dialKafka(t, brokers[0]).produce("t", 0, "0"); err != nil {
-			t.Errorf("produce to node 0: %v", err)
-		}
-		for _, id := range []int32{1001, 46444} {
-			if brokers[id] == taken || !closesAtOnce(brokers[id]) {
-				t.Errorf("clients of node %d are led to %s, which does not close at once", id, brokers[id])
-			}
-			if hint := fmt.Sprintf("--node-address %d=", id); strings.Count(log.String(), hint) != 1 {
-				t.Errorf("the log says %d times to use %s, want it said once", strings.Count(log.String(), hint), hint)
-			}
-		}
-		for _, said := range []string{taken, "address already in use", "is above 65535"} {
-			if !strings.Contains(log.String(), said) {
-				t.Errorf("the log does not say %q", said)
-			}
-		}
-	})
 }
 
 func TestNodeAddressesPlaceNodesThatDoNotFit(t *testing.T) {
@@ -199,10 +156,11 @@ func newTable(t *testing.T, change func(*nodes)) (*nodes, *memoryLog) {
 	log := &memoryLog{}
 	table := &nodes{
 		nodeListeners: nodeListeners{
-			listens: []Listen{{Bind: "127.0.0.1:0"}}, portBase: freePortBase(t), log: log.logger(),
-			serve: func(ln net.Listener, _ int, _ int32) { t.Cleanup(func() { ln.Close() }) },
+			NodePorts: NodePorts{Listens: []Listen{{Bind: "127.0.0.1:0"}}, Base: freePortBase(t)}, log: log.logger(), names: flags,
+			serve:   func(ln net.Listener, _ int, _ int32) { t.Cleanup(func() { ln.Close() }) },
+			metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"),
 		},
-		metrics: metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), changed: func() {}, moved: func(move) {},
+		changed: func() {}, moved: func(move) {},
 	}
 	if change != nil {
 		change(table)

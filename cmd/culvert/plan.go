@@ -29,8 +29,8 @@ type agentFlags struct {
 	// A node has the same port on every agent and after every restart, so clients may keep what
 	// they were told. The default is below the ports that Linux uses for outgoing connections, from
 	// 32768.
-	BrokerPortBase int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen."`
-	NodeAddress    []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose id is too large to be added to the port. May be repeated."`
+	BrokerPortBase int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen. If that is above 65535, N is replaced by the remainder of N divided by 9973."`
+	NodeAddress    []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose port is taken, or is that of another node. May be repeated."`
 	// A client may be told of a node by one agent and connect to another, which has not seen that
 	// node yet.
 	ExpectNodes []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
@@ -310,26 +310,37 @@ func (f *agentFlags) ownSockets(p *agentPlan) []socket {
 	return all
 }
 
+// ports are the settings that say where the agent listens for nodes.
+func (f *agentFlags) ports(p *agentPlan) proxy.NodePorts {
+	return proxy.NodePorts{Listens: p.listens, Base: f.BrokerPortBase, Exceptions: p.nodes}
+}
+
 // nodeSockets are the listeners of the nodes of --expect-nodes or, if that is not set, of the first
-// assumedNodes ids.
+// assumedNodes ids, without those that have a --node-address.
 func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
-	ids := p.expect
-	for id := int32(0); len(p.expect) == 0 && id < assumedNodes; id++ {
+	ids := slices.Clone(p.expect)
+	for id := int32(0); len(p.expect) == 0 && id < assumedNodes && f.BrokerPortBase+int(id) <= maxPort; id++ {
 		ids = append(ids, id)
+	}
+	ids = slices.DeleteFunc(ids, func(id int32) bool { _, elsewhere := p.nodes[id]; return elsewhere })
+	ports := f.ports(p)
+	ports.Exceptions = nil // checkPorts compares them with all others
+	if c := ports.Conflicts(ids); len(c) > 0 {
+		return nil, wrong(fmt.Sprintf("give one of them another address: --node-address %d=127.0.0.1:PORT", c[0].NodeID),
+			"--expect-nodes: nodes %d and %d would have the same port, %s (--broker-port-base %d)", c[0].Holder, c[0].NodeID, c[0].Bind, f.BrokerPortBase)
 	}
 	var all []socket
 	for _, id := range ids {
-		if _, elsewhere := p.nodes[id]; elsewhere {
-			continue
-		}
-		port := f.BrokerPortBase + int(id) // beyond maxPort, an id that is only assumed does no harm
-		if port > maxPort && len(p.expect) > 0 {
-			return nil, wrong(fmt.Sprintf("lower --broker-port-base, or give the node an address: --node-address %d=127.0.0.1:PORT", id),
-				"--expect-nodes %d: with --broker-port-base %d the node would need port %d, and the highest port is %d",
-				id, f.BrokerPortBase, port, maxPort)
-		}
-		for _, l := range p.listens {
-			all = append(all, socket{bindHost(l), port, fmt.Sprintf("node %d (--broker-port-base %d)", id, f.BrokerPortBase)})
+		for listen := range p.listens {
+			bind, _, err := ports.Of(listen, id)
+			if err != nil {
+				return nil, err
+			}
+			host, port, err := splitAddress(bind, 1)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, socket{host, port, fmt.Sprintf("node %d (--broker-port-base %d)", id, f.BrokerPortBase)})
 		}
 	}
 	return all, nil

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,6 +153,10 @@ func (d *Doctor) nodePorts(ids []int32) {
 	if d.ports.nodes == nil {
 		d.ports.nodes = map[int32]bool{}
 	}
+	conflicts := map[int32]error{}
+	for _, c := range d.Agent.PortConflicts(slices.Concat(ids, slices.Collect(maps.Keys(d.ports.nodes)))) {
+		conflicts[c.NodeID] = c
+	}
 	var well, ours []string
 	for _, id := range slices.Sorted(maps.Keys(set(ids))) {
 		if d.ports.nodes[id] || len(d.ports.nodes) >= maxNodes {
@@ -159,7 +164,7 @@ func (d *Doctor) nodePorts(ids []int32) {
 		}
 		d.ports.nodes[id] = true
 		binds, err := d.Agent.Places(id)
-		if err != nil {
+		if err = cmp.Or(err, conflicts[id]); err != nil {
 			d.report(Finding{
 				Hop: portOfNode + strconv.Itoa(int(id)), Result: Fail, Text: err.Error(), brief: "has no port",
 				Remedy: d.Names.Sprintf("give the node an address of its own: %s %d=127.0.0.1:PORT", hints.NodeAddress, id),

@@ -101,6 +101,7 @@ func (c *connections) setCurrent(ids []int32) {
 type nodeMetrics struct {
 	connections *connections
 	nodes       prometheus.Gauge
+	withoutPort prometheus.Gauge
 	brokerDials *prometheus.CounterVec
 }
 
@@ -109,6 +110,8 @@ func newNodeMetrics(f promauto.Factory, reg prometheus.Registerer) *nodeMetrics 
 		connections: newConnections(),
 		nodes: f.NewGauge(gaugeOpts("nodes",
 			"Nodes of the cluster that this process knows.")),
+		withoutPort: f.NewGauge(gaugeOpts("nodes_without_port",
+			"Nodes whose own port the agent cannot listen on.")),
 		brokerDials: f.NewCounterVec(counterOpts("broker_dials_total",
 			"Dials of a broker that ended."), []string{"result"}),
 	}
@@ -141,6 +144,9 @@ func (m *nodeMetrics) SetNodes(ids []int32) {
 	m.nodes.Set(float64(len(ids)))
 	m.connections.setCurrent(ids)
 }
+
+// SetNodesWithoutPort sets how many nodes have no port of their own.
+func (m *nodeMetrics) SetNodesWithoutPort(n int) { m.withoutPort.Set(float64(n)) }
 
 // BrokerDial counts a dial of a broker that ended with err, which may be nil.
 func (m *nodeMetrics) BrokerDial(err error) {
