@@ -1,6 +1,7 @@
 package credentials
 
 import (
+	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -68,7 +69,7 @@ func (r *reread[T]) get() (T, error) {
 		r.current = time.Now()
 		r.logRecovered()
 	case !r.good:
-		return r.value, err
+		return r.value, explainMissing(err)
 	case lapsed:
 		r.logOnce(err, "file cannot be read, its credentials are rejected until it can")
 		var none T
@@ -98,6 +99,17 @@ func (r *reread[T]) refresh() error {
 	if err == nil {
 		r.value, r.good = value, true
 		r.warnWorldReadable(seen)
+	}
+	return err
+}
+
+// explainMissing adds to the error of a file that has never been read what to do about it.
+func explainMissing(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return hints.New(err, "correct the path, or create the file")
+	case errors.Is(err, fs.ErrPermission):
+		return hints.New(err, "let the user of this process read the file")
 	}
 	return err
 }

@@ -137,7 +137,7 @@ func parseTokens(f File, content []byte) (tokens []namedToken, bad error) {
 		}
 	}
 	if tokens == nil && bad == nil {
-		bad = fmt.Errorf("%s: no token in it: write one per line, as name=token", f)
+		bad = hints.New(fmt.Errorf("%s: no token in it", f), "write one per line, as name=token; openssl rand -hex 32 makes one")
 	}
 	return tokens, bad
 }

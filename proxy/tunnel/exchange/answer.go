@@ -80,7 +80,7 @@ func (e *AnswerError) HintFor(names hints.Names) string {
 		return names.Sprintf("is the host in %s right, and can the proxy resolve it?", hints.GatewayURL)
 	case e.Proxy:
 		return ""
-	case e.Gateway && e.Status == http.StatusUnauthorized:
+	case e.Gateway && e.Status == http.StatusUnauthorized && strings.HasPrefix(e.Text, "unknown token"):
 		return names.Sprintf("is the first line of %s in the gateway's file too?", hints.TokenFile)
 	case e.Gateway:
 		return ""
@@ -90,6 +90,11 @@ func (e *AnswerError) HintFor(names hints.Names) string {
 		return names.Sprintf("is the path in %s right? curl -i %s should return a %s header", hints.GatewayURL, e.URL, HeaderGateway)
 	case e.gatewayFailed():
 		return "is the gateway up, and does the ingress route to it?"
+	case e.Status == http.StatusLengthRequired:
+		return "the ingress passes on no request without a length: only ws works behind it"
+	case e.Status/100 == 2:
+		return names.Sprintf("another web server answers: is %s that of the gateway, and does the ingress route its path there? curl -i %s should return a %s header",
+			hints.GatewayURL, e.URL, HeaderGateway)
 	}
 	return ""
 }
