@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"crypto/tls"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -82,7 +83,7 @@ func (s *tcpServer) newHTTP() *http.Server {
 		// Longer than the agent's, so that no request arrives on a connection that is being closed.
 		IdleTimeout:    2 * s.t.idle,
 		MaxHeaderBytes: exchange.MaxHeader,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:       log.New(&httpLog{log: s.log}, "", 0),
 		Protocols:      new(http.Protocols),
 		HTTP2:          h2Config(s.w, exchange.MaxRequestFrame),
 		ConnContext:    withConn,
