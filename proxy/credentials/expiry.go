@@ -102,7 +102,11 @@ func (e *Expiry) report(p *datedPair, c *x509.Certificate) {
 		e.log.Info("certificate is valid", "file", p.file.String(), "not_after", c.NotAfter.UTC())
 	case found != "" && (!same || time.Since(p.logged) >= expiryEvery):
 		p.logged = time.Now()
-		e.log.Log(context.Background(), found.level(), string(found), "err", found.describe(p.file, c))
+		if err := found.describe(p.file, c); found == expiresSoon {
+			e.log.Warn(string(found), "err", err)
+		} else {
+			e.log.Error(string(found), "err", err)
+		}
 	}
 }
 
@@ -117,14 +121,6 @@ func faultOf(c *x509.Certificate, now time.Time) fault {
 		return expiresSoon
 	}
 	return ""
-}
-
-// level is that of an error if nobody accepts the certificate now.
-func (f fault) level() slog.Level {
-	if f == expiresSoon {
-		return slog.LevelWarn
-	}
-	return slog.LevelError
 }
 
 // describe returns which certificate it is, and when its time begins or ends.
