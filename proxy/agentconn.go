@@ -56,7 +56,8 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
 	c.epoch.Store(-1)
 	c.conn = newConn(nc, connSettings{
-		policy: c, report: reporter{a.Metrics, log, &a.limiter, &a.watch, strconv.Itoa(int(nodeID))}, settingNames: a.Names, headTimeout: a.headTimeout, without: a.without,
+		policy: c, settingNames: a.Names, headTimeout: a.headTimeout, without: a.without,
+		report: reporter{a.Metrics, log, &a.limiter, &a.watch, strconv.Itoa(int(nodeID)), agentBroker(nodeID)},
 	})
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
@@ -71,7 +72,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	if err := c.open(ctx); err != nil {
 		c.ending.note(metrics.CloseDial, err)
 		c.noteStaleNode()
-		c.report.closed(c.ending.why())
+		c.report.closed(c.ending.why(), c.settingNames)
 		c.ending.near.reset(nil)
 		return
 	}
@@ -79,6 +80,14 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	defer a.Metrics.Stream(c.transport())()
 	c.run(ctx)
 	c.noteStaleNode()
+}
+
+// agentBroker names the broker behind a listener, for the log.
+func agentBroker(node int32) string {
+	if node == bootstrapNode {
+		return "a bootstrap broker"
+	}
+	return fmt.Sprintf("broker %d", node)
 }
 
 // handshakeFailed reports why a client's TLS handshake failed. A client that ends it without a TLS
@@ -261,6 +270,21 @@ func (c *agentConn) noteOpened() {
 	}
 }
 
+// fromElsewhere reports whether the client seems to be on another machine, or in a container.
+func (c *agentConn) fromElsewhere() bool {
+	remote, ok := c.near.RemoteAddr().(*net.TCPAddr)
+	local, _ := c.near.LocalAddr().(*net.TCPAddr)
+	return ok && !remote.IP.IsLoopback() && !remote.IP.Equal(local.IP)
+}
+
+// toldLoopback warns that a client from elsewhere is told an address that means itself there. If
+// the agent's ports are published to the client's machine, as Docker does, that is right.
+func (c *agentConn) toldLoopback(host string) {
+	c.report.limiter.once(c.report.log, "client from another address is told a loopback address", host,
+		"hint", c.settingNames.Sprintf("if the client runs on another machine or in a container, name a host that it can reach: %s ADDRESS=HOST", hints.Listen),
+		"err", fmt.Sprintf("client %s is told that brokers are at %s, which is itself there", c.near.RemoteAddr(), host))
+}
+
 // directory tells the rewriter which addresses to write. It is the node table, as seen from one
 // connection.
 type directory struct {
@@ -286,6 +310,9 @@ func (d directory) Local(b rewrite.Broker) (host string, port int32, ok bool) {
 		return "", 0, false // the listener of this node leads to the address in the table, not to this one
 	}
 	e, ok := d.c.agent.nodes.local(d.c.listen, b.NodeID)
+	if ok && isLoopback(e.host) && d.c.fromElsewhere() {
+		d.c.toldLoopback(e.host)
+	}
 	return e.host, e.port, ok
 }
 

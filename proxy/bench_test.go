@@ -120,7 +120,7 @@ func relayedTo(t testing.TB) (client, broker net.Conn) {
 	far, broker := loopbackPair(t)
 	c := newConn(near, connSettings{
 		policy:      rewriting{&rewrite.Rewriter{Directory: fixed{}}},
-		report:      reporter{metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), slog.New(slog.DiscardHandler), &logLimiter{}, &brokerWatch{}, ""},
+		report:      reporter{metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), slog.New(slog.DiscardHandler), &logLimiter{}, &brokerWatch{}, "", ""},
 		headTimeout: defaultHeadTimeout,
 	})
 	c.connect(far)

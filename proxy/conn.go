@@ -44,7 +44,7 @@ func (c *conn) run(ctx context.Context) {
 	}
 	c.requests.end(err)
 	c.ending.close()
-	c.report.closed(c.ending.why())
+	c.report.closed(c.ending.why(), c.settingNames)
 }
 
 // drain ends the connection after the request that is being read, when the responses to all

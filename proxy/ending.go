@@ -30,8 +30,10 @@ type ending struct {
 
 // outcome is why a connection ended.
 type outcome struct {
-	cause metrics.Close
-	err   error // nil if cause says everything
+	cause   metrics.Close
+	err     error // nil if cause says everything
+	at      time.Time
+	waiting *unanswered // what the broker had not answered by then; nil: nothing
 }
 
 func newEnding(near, far *source, q *inflight) *ending {
@@ -43,7 +45,9 @@ func newEnding(near, far *source, q *inflight) *ending {
 
 // note records why the connection ends. Only the first call counts: what follows is a consequence.
 func (e *ending) note(cause metrics.Close, err error) {
-	e.outcome.CompareAndSwap(nil, &outcome{cause, err})
+	if e.outcome.Load() == nil {
+		e.outcome.CompareAndSwap(nil, &outcome{cause, err, time.Now(), e.inflight.unanswered()})
+	}
 }
 
 // why returns what was noted first. If nothing was, the client disconnected while a response was
@@ -82,13 +86,16 @@ func (e *ending) cut(why error) {
 // What follows is called by the requests' side.
 
 // clientFinished passes the client's FIN on to the broker, and waits until the responses that still
-// follow have been relayed. The broker then has lingerTimeout to end its side.
+// follow have been relayed, for answerTimeout at most. The broker then has lingerTimeout to end its
+// side.
 func (e *ending) clientFinished() {
-	e.note(metrics.CloseClientFIN, nil)
 	e.far.finish()
 	e.inflight.finish()
 	e.wakeResponses()
-	<-e.relayed
+	if !within(answerTimeout, e.relayed) {
+		e.near.reset(nil)
+		e.far.close()
+	}
 	within(lingerTimeout, e.responsesEnded)
 	e.far.close()
 }
@@ -171,11 +178,26 @@ func (e *ending) allAnswered() { e.near.finish() }
 // broker answers no more, and a client that waits for nothing might keep its connection open for
 // minutes.
 func (e *ending) brokerFinished() {
-	e.note(metrics.CloseBrokerFIN, nil)
+	e.note(metrics.CloseBrokerFIN, e.whyFinished())
+	if agent, ok := e.near.conn.Conn.(*tunnel.Conn); ok && e.why().cause == metrics.CloseBrokerFIN {
+		agent.SendNotice(&tunnel.Error{Code: tunnel.CodeBroker, Message: "the broker closed the connection"})
+	}
 	e.inflight.close()
 	e.near.finish()
 	e.brokerClosed.Store(true)
 	e.drain()
+}
+
+// errGatewayFinished says that a stream ended in good order, and the gateway did not say why: it may
+// be draining.
+var errGatewayFinished = errors.New("the gateway ended the stream")
+
+// whyFinished returns nil if the FIN is the broker's own.
+func (e *ending) whyFinished() error {
+	if t, ok := e.far.conn.Conn.(*tunnel.Conn); ok && t.Notice() == nil {
+		return errGatewayFinished
+	}
+	return nil
 }
 
 // brokerLost resets the client's side when no more responses can be read.

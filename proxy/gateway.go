@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -187,7 +188,7 @@ func (g *Gateway) probe(ctx context.Context) error {
 // serve dials the broker of one stream, and relays until the stream has ended.
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
 	log := withPeer(g.Logger, peer).With("target", open.Target)
-	report := reporter{g.Metrics, log, &g.limiter, &g.watch, open.Target}
+	report := reporter{metrics: g.Metrics, log: log, limiter: &g.limiter, watch: &g.watch, node: open.Target}
 	broker, node, refused := g.targets.dial(ctx, open)
 	if refused != nil {
 		report.streamRefused(refused)
@@ -195,8 +196,20 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 		return
 	}
 	report.reached()
+	report.broker = gatewayBroker(node, open.Target)
 	log.Debug("stream opened", "node_id", node)
 	g.relay(ctx, t, broker, node, report, peer)
+}
+
+// gatewayBroker names the broker of a stream, for the log.
+func gatewayBroker(node int32, target string) string {
+	switch node {
+	case metrics.Bootstrap:
+		return "a bootstrap broker"
+	case metrics.UnknownNode:
+		return "broker at " + target
+	}
+	return "broker " + strconv.Itoa(int(node))
 }
 
 // relay relays one stream until it has ended. It closes both sides.

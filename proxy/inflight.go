@@ -25,6 +25,7 @@ type inflight struct {
 	changed sync.Cond // signals those who wait for room, or for a login's next step
 	queue   queue     // up to maxInflight
 	login   login
+	seen    seen
 
 	finished       bool // nothing more is pushed
 	answersStopped bool // nothing more is pushed, and nobody waits any more
@@ -41,29 +42,30 @@ func newInflight() *inflight {
 // errUnanswered is wrapped by the errors of waits that took too long.
 var errUnanswered = errors.New("the broker does not answer")
 
-// fullTimeout bounds how long a full queue is waited for. Nothing is read from the client
-// meanwhile, so nobody would notice that it has left. It is longer than the five minutes for which
-// the members of a consumer group may be waited for.
-const fullTimeout = 10 * time.Minute
+// answerTimeout bounds how long a broker may take to answer where nobody would notice that the
+// client has left: while the queue is full, and after the client's FIN. It is longer than the five
+// minutes for which the members of a consumer group may be waited for.
+const answerTimeout = 10 * time.Minute
 
-// push appends r, and blocks until there is room, for fullTimeout at most. awaited is false if
+// push appends r, and blocks until there is room, for answerTimeout at most. awaited is false if
 // nobody relays responses any more: see stopAnswers. It returns errConnOver if the connection has
 // ended.
 func (q *inflight) push(r request) (awaited bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	inTime := q.waitWhile(func() bool { return q.queue.n == maxInflight }, fullTimeout)
+	inTime := q.waitWhile(func() bool { return q.queue.n == maxInflight }, answerTimeout)
 	switch {
 	case q.closed:
 		return false, errConnOver
 	case q.answersStopped:
 		return false, nil
 	case !inTime:
-		return false, fmt.Errorf("%w: %d requests have been in flight for %s, and no response came", errUnanswered, maxInflight, fullTimeout)
+		return false, fmt.Errorf("%w: %d requests have been in flight for %s, and no response came", errUnanswered, maxInflight, answerTimeout)
 	}
 	r.queued = q.queue.n > 0
 	q.queue.push(r)
 	q.login.sent(r)
+	q.seen.sent(r)
 	return true, nil
 }
 
@@ -111,8 +113,21 @@ func (q *inflight) oldest() (r request, ok bool) {
 func (q *inflight) done() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.seen.answered(*q.queue.at(0))
 	q.queue.pop()
 	q.changed.Broadcast()
+}
+
+// unanswered returns the oldest request that the broker has not answered, or nil.
+func (q *inflight) unanswered() *unanswered {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.queue.n {
+		if r := q.queue.at(i); r.answer == nil && (r.token || r.sentID != 0) {
+			return &unanswered{request: *r, seen: q.seen}
+		}
+	}
+	return nil
 }
 
 // finish says that nothing more is pushed. It drops tokens that the broker may leave unanswered, as
@@ -199,6 +214,7 @@ func (q *inflight) tokenDone(size int64) {
 	if q.queue.n == 0 || !q.queue.at(0).token {
 		return // the client had ended the login already
 	}
+	q.seen.answered(*q.queue.at(0))
 	q.queue.pop()
 	q.login.tokenAnswered(size)
 	q.changed.Broadcast()

@@ -89,8 +89,8 @@ func TestFullInflightIsNotWaitedForForEver(t *testing.T) {
 			q.push(inFlight(int32(i)))
 		}
 		start := time.Now()
-		if _, err := q.push(inFlight(maxInflight)); !errors.Is(err, errUnanswered) || time.Since(start) != fullTimeout {
-			t.Errorf("push = %v after %v, want %v after %v", err, time.Since(start), errUnanswered, fullTimeout)
+		if _, err := q.push(inFlight(maxInflight)); !errors.Is(err, errUnanswered) || time.Since(start) != answerTimeout {
+			t.Errorf("push = %v after %v, want %v after %v", err, time.Since(start), errUnanswered, answerTimeout)
 		}
 	})
 }

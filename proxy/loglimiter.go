@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 )
@@ -15,7 +16,15 @@ const warnEvery = 10 * time.Second
 type logLimiter struct {
 	mu     sync.Mutex
 	warned map[warning]time.Time // when each was logged last
+	told   map[warning]time.Time // the same, of once; up to maxTold
 }
+
+const (
+	// tellEvery is the least time between two equal warnings of once.
+	tellEvery = time.Hour
+	// maxTold bounds the warnings that once remembers: peers choose what they are about.
+	maxTold = 512
+)
 
 // warning identifies a kind of warning. The message is part of it, so that no message silences
 // another.
@@ -47,5 +56,34 @@ func (l *logLimiter) due(w warning) bool {
 		l.warned = map[warning]time.Time{}
 	}
 	l.warned[w] = now
+	return true
+}
+
+// once is warn for what stays as it is until somebody mends it: it logs a warning again only after
+// tellEvery. There may be any number of kinds. Beyond maxTold of them within tellEvery, others are
+// logged at debug level.
+func (l *logLimiter) once(log *slog.Logger, message, about string, args ...any) {
+	if l.news(warning{message, about}) {
+		log.Warn(message, args...)
+		return
+	}
+	log.Debug(message, args...)
+}
+
+// news reports whether once has not logged w within tellEvery, and records that it does now.
+func (l *logLimiter) news(w warning) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if len(l.told) >= maxTold {
+		maps.DeleteFunc(l.told, func(_ warning, last time.Time) bool { return now.Sub(last) >= tellEvery })
+	}
+	if last, told := l.told[w]; told && now.Sub(last) < tellEvery || !told && len(l.told) >= maxTold {
+		return false
+	}
+	if l.told == nil {
+		l.told = map[warning]time.Time{}
+	}
+	l.told[w] = now
 	return true
 }

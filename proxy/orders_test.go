@@ -287,7 +287,7 @@ func (b *bench) startGateway(transport string) Upstream {
 				c.Reset(&tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()})
 				return
 			}
-			g.relay(ctx, c, broker, metrics.Bootstrap, reporter{g.Metrics, g.Logger, &g.limiter, &g.watch, "bootstrap"}, peer)
+			g.relay(ctx, c, broker, metrics.Bootstrap, reporter{metrics: g.Metrics, log: g.Logger, limiter: &g.limiter, watch: &g.watch}, peer)
 		},
 	}
 	ln := memnet.Listen("gateway:80")

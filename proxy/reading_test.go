@@ -146,7 +146,7 @@ type looking struct {
 func (p looking) settings() connSettings {
 	return connSettings{
 		policy:      p,
-		report:      reporter{readingMetrics(), slog.New(slog.DiscardHandler), &logLimiter{}, &brokerWatch{}, ""},
+		report:      reporter{readingMetrics(), slog.New(slog.DiscardHandler), &logLimiter{}, &brokerWatch{}, "", ""},
 		headTimeout: defaultHeadTimeout,
 	}
 }

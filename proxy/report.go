@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -17,11 +18,12 @@ type reporter struct {
 	limiter *logLimiter  // shared by all connections of a process
 	watch   *brokerWatch // the same
 	node    string       // that the connection leads to, for outages
+	broker  string       // the same, for the log: "broker 2"
 }
 
 // closed reports how a connection ended. It is a warning if an operator may be able to do something
 // about it.
-func (r *reporter) closed(end outcome) {
+func (r *reporter) closed(end outcome, names hints.Names) {
 	r.metrics.Closed(end.cause)
 	switch end.cause {
 	case metrics.CloseDial, metrics.CloseTunnelCut, metrics.CloseBrokerReset:
@@ -38,6 +40,13 @@ func (r *reporter) closed(end outcome) {
 		r.unreached("connection reset", kind, end.err)
 	default:
 		r.log.Debug("connection closed", "cause", kind, "err", end.err)
+		switch {
+		case end.waiting == nil:
+		case end.cause == metrics.CloseBrokerFIN || end.cause == metrics.CloseBrokerReset:
+			r.brokerLeft(end, names)
+		case end.cause == metrics.CloseClientReset:
+			r.clientLeft(end)
+		}
 	}
 }
 
@@ -94,6 +103,7 @@ func (r *reporter) refused(why *refusal, more ...any) {
 // notFollowed reports that a gateway from now on relays the connection's bytes without decoding
 // them.
 func (r *reporter) notFollowed(why error) {
+	r.metrics.Unfollowed()
 	const message = "connection can no longer be decoded, relaying its bytes without tickets and metrics"
 	if why == io.ErrUnexpectedEOF { // the client disconnected in the middle of a frame
 		r.log.Debug(message, "err", why)

@@ -261,6 +261,8 @@ func (r *requests) end(err error) {
 	var write *protocol.WriteError
 	switch {
 	case err == nil:
+		r.ending.note(metrics.CloseClientFIN, nil)
+		r.report.clientLeft(r.ending.why()) // now, because a broker that does not answer may keep the connection for long
 		r.ending.clientFinished()
 	case endedByUs(err):
 		r.stop(err)

@@ -14,6 +14,8 @@ type reasonMetrics struct {
 	closes  [numCloses]prometheus.Counter
 	tickets [numTicketEvents]prometheus.Counter
 	limited [numLimits]prometheus.Counter
+
+	unfollowed prometheus.Counter
 }
 
 func newReasonMetrics(f promauto.Factory) *reasonMetrics {
@@ -26,8 +28,13 @@ func newReasonMetrics(f promauto.Factory) *reasonMetrics {
 		"Tickets for broker addresses, by what became of them."), []string{"result"}))
 	resolve(m.limited[:], limits[:], f.NewCounterVec(counterOpts("limit_refusals_total",
 		"Streams and connections refused because a limit was reached."), []string{"limit"}))
+	m.unfollowed = f.NewCounter(counterOpts("unfollowed_connections_total",
+		"Kafka connections whose bytes a gateway relays without decoding them any more."))
 	return m
 }
+
+// Unfollowed counts a connection that is relayed without being decoded any more.
+func (m *reasonMetrics) Unfollowed() { m.unfollowed.Inc() }
 
 // Refusal says why something was refused instead of being relayed.
 type Refusal uint8

@@ -22,6 +22,7 @@ const (
 	capsuleFinalData capsuleType = 0x03 // the last bytes of this direction, usually none
 	capsuleTicket    capsuleType = 0x04 // JSON Ticket, gateway to agent
 	capsuleOpen      capsuleType = 0x05 // JSON Open, agent to gateway, once, first
+	capsuleNotice    capsuleType = 0x06 // JSON Error, gateway to agent: why FINAL_DATA follows
 	capsuleOpened    capsuleType = 0x07 // JSON Opened, gateway to agent, once, first
 	capsuleError     capsuleType = 0x09 // JSON Error; the last capsule in its direction
 )
@@ -39,6 +40,8 @@ func (t capsuleType) String() string {
 		return "TICKET"
 	case capsuleOpen:
 		return "OPEN"
+	case capsuleNotice:
+		return "NOTICE"
 	case capsuleOpened:
 		return "OPENED"
 	case capsuleError:

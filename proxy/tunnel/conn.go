@@ -48,6 +48,7 @@ type reading struct {
 	lock     chan struct{}
 	dec      decoder // guarded by lock
 	err      error   // guarded by lock: what every later Read returns
+	notice   *Error  // guarded by lock: the last NOTICE; nil if there was none
 	onTicket func(Ticket)
 
 	waiting atomic.Int64 // exchange.Clock when Read began to wait, or 0
@@ -141,6 +142,13 @@ func (c *Conn) RemoteAddr() net.Addr { return c.x.RemoteAddr() }
 // OnTicket sets the function that Read calls for each ticket, before it returns any bytes written
 // after the ticket. Call it before the first Read.
 func (c *Conn) OnTicket(f func(Ticket)) { c.reading.onTicket = f }
+
+// Notice returns what the gateway has said about the end that Read has met, or nil.
+func (c *Conn) Notice() *Error {
+	c.reading.lock <- struct{}{}
+	defer c.unlockRead()
+	return c.reading.notice
+}
 
 // SetDeadline sets the read and the write deadline.
 func (c *Conn) SetDeadline(t time.Time) error {

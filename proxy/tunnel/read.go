@@ -91,7 +91,7 @@ func (c *Conn) step(p []byte) (n int, err error) {
 		return n, err
 	case capsuleOpen, capsuleOpened, capsuleError:
 		return 0, c.stepJSON()
-	case capsuleTicket:
+	case capsuleTicket, capsuleNotice:
 		if c.dialling {
 			return 0, c.stepJSON()
 		}
@@ -114,7 +114,7 @@ func (c *Conn) expect(t capsuleType) error {
 			return exchange.ProtocolError("unexpected %s", t)
 		}
 		return nil
-	case capsuleData, capsuleFinalData, capsuleTicket:
+	case capsuleData, capsuleFinalData, capsuleTicket, capsuleNotice:
 		if !c.isOpened() {
 			return exchange.ProtocolError("%s before %s", t, first)
 		}
@@ -169,6 +169,13 @@ func (c *Conn) stepJSON() error {
 		if c.reading.onTicket != nil {
 			c.reading.onTicket(v)
 		}
+		return nil
+	case capsuleNotice:
+		v := new(Error)
+		if err := decodeJSON(t, value, v); err != nil {
+			return err
+		}
+		c.reading.notice = v.Bounded()
 		return nil
 	case capsuleError:
 		v := new(Error)

@@ -52,6 +52,9 @@ func (c *Conn) CloseWrite() error {
 // SendTicket sends a ticket to the agent, ahead of anything written later.
 func (c *Conn) SendTicket(t Ticket) error { return c.writeJSON(capsuleTicket, t) }
 
+// SendNotice tells the agent why CloseWrite follows. Agents that do not know it skip it.
+func (c *Conn) SendNotice(why *Error) error { return c.writeJSON(capsuleNotice, why.Bounded()) }
+
 // writeJSON sends a JSON capsule.
 func (c *Conn) writeJSON(t capsuleType, v any) error {
 	value, err := encodeJSON(t, v)
