@@ -269,8 +269,8 @@ func (h *History) silent(to Host, ip netip.Addr, err error) {
 	known := h.silentLocked(to.Name, ip)
 	r.silent[ip] = &silence{time.Now(), time.Now()}
 	if !known && h.mayWarnLocked() {
-		h.log().Warn("one of several addresses does not answer", "name", to.Name, "address", ip, "network", to.Network, "err", err,
-			"hint", "remove this address from DNS, or find out why nothing answers there")
+		h.log().Warn("one of several addresses does not answer", "name", to.Name, "address", ip, "network", to.Network,
+			"hint", "remove this address from DNS, or find out why nothing answers there", "err", err)
 	}
 }
 
