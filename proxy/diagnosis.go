@@ -52,6 +52,19 @@ func (a *Agent) Places(id int32) ([]string, error) {
 	return binds, nil
 }
 
+// HasSparePort reports whether an agent with these settings serves a node on another port while one
+// of its places is taken, for diagnosis.
+func (a *Agent) HasSparePort(id int32, place string) bool {
+	ports := a.nodePorts()
+	for i := range a.Listens {
+		if bind, told, err := ports.place(i, id); err == nil && bind == place {
+			_, ok := spareHost(bind, told)
+			return ok
+		}
+	}
+	return false
+}
+
 // PortConflicts returns those of these nodes that have the same port as another one of them, for
 // diagnosis: see [NodePorts.Conflicts].
 func (a *Agent) PortConflicts(ids []int32) []*PortConflictError { return a.nodePorts().Conflicts(ids) }

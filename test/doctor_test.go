@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -129,11 +130,24 @@ func TestDoctorFindsWhoHasAPort(t *testing.T) {
 	defer ln.Close()
 	elsewhere := *p
 	elsewhere.port, elsewhere.transport = base, p.transport
-	r := run(t, elsewhere.command("doctor", "--listen", address(clientHost, base), "--broker-port-base", address("", base+1)[1:], "--state-file", "none"))
-	r.wantExit(t, 1)
+	doctor := func(listen string) diagnosis {
+		return run(t, elsewhere.command("doctor", "--listen", listen, "--broker-port-base", strconv.Itoa(base+1), "--state-file", "none"))
+	}
+	r := doctor(address(clientHost, base))
+	r.wantExit(t, 0)
 	r.want(t, "ok", "listen", "is free")
+	r.want(t, "warn", "port node 1", "until it is free, the agent gives clients another port")
+
+	// Clients elsewhere cannot be given another port.
+	r = doctor(address(clientHost, base) + "=kafka.example.com")
+	r.wantExit(t, 1)
 	r.want(t, "fail", "port node 1", "process")
 	r.want(t, "fail", "verdict", "the port of node 1 is taken by another program")
+
+	r = doctor(ln.Addr().String())
+	r.wantExit(t, 1)
+	r.want(t, "fail", "listen", "process")
+	r.want(t, "fail", "verdict", "the bootstrap port is taken by another program")
 }
 
 // TestDoctorWithoutCulvert examines Kafka as those do who have no culvert yet.

@@ -157,7 +157,7 @@ func (d *Doctor) nodePorts(ids []int32) {
 	for _, c := range d.Agent.PortConflicts(slices.Concat(ids, slices.Collect(maps.Keys(d.ports.nodes)))) {
 		conflicts[c.NodeID] = c
 	}
-	var well, ours []string
+	var free, agents []string
 	for _, id := range slices.Sorted(maps.Keys(set(ids))) {
 		if d.ports.nodes[id] || len(d.ports.nodes) >= maxNodes {
 			continue
@@ -166,29 +166,45 @@ func (d *Doctor) nodePorts(ids []int32) {
 		binds, err := d.Agent.Places(id)
 		if err = cmp.Or(err, conflicts[id]); err != nil {
 			d.report(Finding{
-				Hop: portOfNode + strconv.Itoa(int(id)), Result: Fail, Text: err.Error(), brief: "has no port",
+				Hop: portOfNode + strconv.Itoa(int(id)), Result: Fail, Text: err.Error(), brief: "is missing",
 				Remedy: d.Names.Sprintf("give the node an address of its own: %s %d=127.0.0.1:PORT", hints.NodeAddress, id),
 			})
 			continue
 		}
 		for _, bind := range binds {
-			h, err := d.tryPort(bind)
-			switch {
-			case err == nil:
-				well = append(well, fmt.Sprintf("node %d at %s", id, bind))
-			case h.pid != 0 && h.pid == d.ports.agent.pid, h.pid == 0 && d.ports.gives(id, bind):
-				ours = append(ours, fmt.Sprintf("node %d at %s", id, bind))
-			case h.pid == 0 && errors.Is(err, syscall.EADDRINUSE) && d.ports.mayBeAgent():
-				d.report(Finding{Hop: portOfNode + strconv.Itoa(int(id)), Result: Warn, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "is it the agent? See " + showListener(bind)})
-			default:
-				f := d.taken(bind, h, err).or(d.Names.Sprintf("end that program, move all nodes with %s, or give this one an address: %s %d=127.0.0.1:PORT", hints.BrokerPortBase, hints.NodeAddress, id))
-				f.Hop = portOfNode + strconv.Itoa(int(id))
+			switch f, agent := d.nodePort(id, bind); {
+			case f.Result != OK:
 				d.report(f)
+			case agent:
+				agents = append(agents, f.Text)
+			default:
+				free = append(free, f.Text)
 			}
 		}
 	}
-	d.reportPorts("free", well)
-	d.reportPorts("the running agent listens for", ours)
+	d.reportPorts("free", free)
+	d.reportPorts("the running agent listens for", agents)
+}
+
+// nodePort examines one address of a node, and reports whether the running agent has it.
+func (d *Doctor) nodePort(id int32, bind string) (f Finding, agent bool) {
+	h, err := d.tryPort(bind)
+	agent = err != nil && (h.pid != 0 && h.pid == d.ports.agent.pid || h.pid == 0 && d.ports.gives(id, bind))
+	switch {
+	case err == nil, agent:
+		return ok("node %d at %s", id, bind), agent
+	case h.pid == 0 && errors.Is(err, syscall.EADDRINUSE) && d.ports.mayBeAgent():
+		f = Finding{Result: Warn, Text: fmt.Sprintf("%s is taken; %s", bind, h.untold), Remedy: "is it the agent? See " + showListener(bind)}
+	default:
+		f = d.taken(bind, h, err).or(d.Names.Sprintf("end that program, move all nodes with %s, or give this one an address: %s %d=127.0.0.1:PORT",
+			hints.BrokerPortBase, hints.NodeAddress, id))
+	}
+	if f.Result == Fail && d.Agent.HasSparePort(id, bind) {
+		f.Result = Warn
+		f.Text += "; until it is free, the agent gives clients another port for this node"
+	}
+	f.Hop = portOfNode + strconv.Itoa(int(id))
+	return f, false
 }
 
 // gives reports whether the running agent names the port of an address to clients, for that node.
