@@ -51,6 +51,9 @@ func (p *process) peak() int {
 // A gateway with 64 MiB used to refuse 67 to 98 of 200 connections that came at once, although it
 // never had more than 35 MiB in memory.
 func TestASmallMachineHasRoomForTwoHundredConnections(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector takes memory: run it without -race, as go run ./test/all does")
+	}
 	for _, transport := range []string{"ws", "h2", "h3"} {
 		t.Run(transport, func(t *testing.T) {
 			gateway, bootstrap := smallGateway(t, cluster(t), transport)
@@ -82,6 +85,9 @@ func TestASmallMachineHasRoomForTwoHundredConnections(t *testing.T) {
 // Streams that nobody reads used to take three times GOMEMLIMIT over HTTP/2, since only one of them
 // ended every 250 ms. What comes within a moment through loopback is a quarter of it.
 func TestStalledStreamsDoNotTakeASmallMachine(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector takes memory: run it without -race, as go run ./test/all does")
+	}
 	for _, transport := range []string{"ws", "h2", "h3"} {
 		t.Run(transport, func(t *testing.T) {
 			gateway, bootstrap := smallGateway(t, stuckBroker(t), transport)
