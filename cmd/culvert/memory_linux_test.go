@@ -16,9 +16,6 @@ const smallMachine = 64 << 20
 // gateway and the agent's bootstrap address.
 func smallGateway(t *testing.T, broker, transport string) (gateway *process, bootstrap string) {
 	t.Helper()
-	if underRace {
-		t.Skip("the race detector takes memory")
-	}
 	cert, key := certificate(t)
 	tokens := write(t, "laptop=0123456789abcdef\n")
 	t.Setenv("GOMEMLIMIT", strconv.Itoa(smallMachine))
