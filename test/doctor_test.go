@@ -130,21 +130,21 @@ func TestDoctorFindsWhoHasAPort(t *testing.T) {
 	defer ln.Close()
 	elsewhere := *p
 	elsewhere.port, elsewhere.transport = base, p.transport
-	doctor := func(listen string) diagnosis {
-		return run(t, elsewhere.command("doctor", "--listen", listen, "--broker-port-base", strconv.Itoa(base+1), "--state-file", "none"))
+	doctor := func(listen string, nodes int) diagnosis {
+		return run(t, elsewhere.command("doctor", "--listen", listen, "--broker-port-base", strconv.Itoa(nodes), "--state-file", "none"))
 	}
-	r := doctor(address(clientHost, base))
+	r := doctor(address(clientHost, base), base+1)
 	r.wantExit(t, 0)
 	r.want(t, "ok", "listen", "is free")
 	r.want(t, "warn", "port node 1", "until it is free, the agent gives clients another port")
 
 	// Clients elsewhere cannot be given another port.
-	r = doctor(address(clientHost, base) + "=kafka.example.com")
+	r = doctor(address(clientHost, base)+"=kafka.example.com", base+1)
 	r.wantExit(t, 1)
 	r.want(t, "fail", "port node 1", "process")
 	r.want(t, "fail", "verdict", "the port of node 1 is taken by another program")
 
-	r = doctor(ln.Addr().String())
+	r = doctor(ln.Addr().String(), base+3)
 	r.wantExit(t, 1)
 	r.want(t, "fail", "listen", "process")
 	r.want(t, "fail", "verdict", "the bootstrap port is taken by another program")
