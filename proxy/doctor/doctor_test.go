@@ -72,18 +72,30 @@ func dialTo(t *testing.T, address string, believe *x509.Certificate, token strin
 	}
 }
 
+// listenBoth listens on one port of TCP and UDP. A port that is free for one may be taken for the
+// other.
+func listenBoth(t *testing.T) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for range 20 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp, err := net.ListenPacket("udp", ln.Addr().String())
+		if err == nil {
+			return ln, udp
+		}
+		ln.Close()
+	}
+	t.Fatal("no port is free for TCP and UDP")
+	return nil, nil
+}
+
 // startGateway starts a gateway that knows one token, in front of a cluster.
 func startGateway(t *testing.T, c *fakekafka.Cluster, resolver proxy.Resolver) (address string, certificate *x509.Certificate) {
 	t.Helper()
 	s := door(t, http.NotFoundHandler())
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	udp, err := net.ListenPacket("udp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln, udp := listenBoth(t)
 	m := metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test")
 	g := &proxy.Gateway{
 		Version: "test", TLS: &tls.Config{Certificates: s.TLS.Certificates}, Metrics: m, Logger: slog.New(slog.DiscardHandler),
