@@ -6,31 +6,12 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/internal/testca"
 )
-
-// lockedBuffer is written while it is read.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // A certificate that ends is said a week before, once a day, and when it has ended; and that a new
 // one has taken its place.
@@ -44,7 +25,7 @@ func TestTheEndOfACertificateIsSaidAWeekBefore(t *testing.T) {
 		}
 		certFile, keyFile := testFile(t, "--tls-cert-file", ""), testFile(t, "--tls-key-file", "")
 		replace(certFile, keyFile, 9*24*time.Hour)
-		var log lockedBuffer
+		var log memoryLog
 		e, err := NewExpiry(slog.New(slog.NewTextHandler(&log, nil)), Pair{certFile, keyFile}, Pair{})
 		if err != nil {
 			t.Fatal(err)
