@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -13,18 +14,36 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/remedies"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // tally counts findings for the verdict.
 type tally struct {
 	held    int
-	failed  []string // what failed, each a clause with its subject
+	failed  []clause
 	skipped []string // what clients need and was not examined
 
 	plain       bool // without culvert
 	reached     bool // brokers are known, and each has its hop
 	unreachable int  // brokers that advertise an address that cannot be reached, without culvert
 	recorded    bool // a record was written and read
+}
+
+// clause is what the verdict says of hops that failed.
+type clause struct {
+	subjects []string
+	what     string
+}
+
+func (c clause) String() string { return and(c.subjects) + " " + c.what }
+
+// and lists words as a sentence does.
+func and(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
 func (t *tally) add(f Finding) {
@@ -35,7 +54,7 @@ func (t *tally) add(f Finding) {
 		if f.unreachable {
 			t.unreachable++
 		}
-		t.failed = append(t.failed, subject(f.Hop)+" "+cmp.Or(f.brief, "failed"))
+		t.failed = append(t.failed, clause{[]string{subject(f.Hop)}, cmp.Or(f.brief, "failed")})
 	case Skip:
 		t.skipped = append(t.skipped, cmp.Or(f.brief, f.Hop))
 	case Info: // clients do without it
@@ -60,7 +79,14 @@ var subjects = map[string]string{
 // is only a text.
 func briefly(err error) string {
 	text := err.Error()
+	answer, answered := errors.AsType[*tunnel.AnswerError](err)
 	switch cause := remedies.CauseOf(err); {
+	case answered && answer.Gateway && answer.Status == http.StatusUnauthorized:
+		return failed + " (the gateway refuses the token)"
+	case answered && answer.Gateway && answer.Status == http.StatusForbidden:
+		return failed + " (the gateway denies access)"
+	case strings.Contains(text, "UDP does not get through"):
+		return failed + " (UDP does not get through)"
 	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism):
 		return "is refused"
 	case cause == remedies.Refused, strings.Contains(text, "connection refused"):
@@ -72,7 +98,23 @@ func briefly(err error) string {
 	case cause == remedies.Silence, strings.Contains(text, "timeout"), strings.Contains(text, "no answer within"):
 		return "does not answer"
 	}
-	return "failed"
+	return failed
+}
+
+// failed is what happened to a hop when nothing better is known. Of hops that failed alike, the
+// verdict says so once.
+const failed = "failed"
+
+// together joins neighbours that failed alike.
+func together(clauses []clause) (joined []clause) {
+	for _, c := range clauses {
+		if n := len(joined); n > 0 && joined[n-1].what == c.what && strings.HasPrefix(c.what, failed) {
+			joined[n-1].subjects = append(joined[n-1].subjects, c.subjects...)
+			continue
+		}
+		joined = append(joined, c)
+	}
+	return joined
 }
 
 // maxClauses is how many failures the verdict names.
@@ -130,7 +172,11 @@ func (d *Doctor) good() string {
 }
 
 // shortened lists the first few clauses.
-func shortened(clauses []string) string {
+func shortened(all []clause) string {
+	var clauses []string
+	for _, c := range together(all) {
+		clauses = append(clauses, c.String())
+	}
 	if more := len(clauses) - maxClauses; more > 0 {
 		return strings.Join(clauses[:maxClauses], ", ") + fmt.Sprintf(" and %d more", more)
 	}
