@@ -109,7 +109,13 @@ func (r *reporter) brokerLeft(end outcome, names hints.Names) {
 	case end.err == errGatewayFinished, byGateway && told.Code != tunnel.CodeBroker:
 		return // it was not the broker
 	}
-	r.limiter.once(r.log, unansweredMessage, what+u.what(), "hint", u.usually(names), "err", what)
+	log := func() { r.limiter.once(r.log, unansweredMessage, what+u.what(), "hint", u.usually(names), "err", what) }
+	switch {
+	case u.seen.answers:
+		log()
+	case !r.watch.explains(): // otherwise no broker answers anybody, and that has its line
+		r.watch.unlessOutage(log)
+	}
 }
 
 // clientLeft reports that a client disconnected while a request awaited its answer for too long:
