@@ -70,9 +70,9 @@ func frameOf(request kmsg.Request, clientID string) []byte {
 }
 
 // askVersions asks the broker at the other end of c for its API versions, which brokers tell before
-// a login, and returns how long the answer took.
-func askVersions(ctx context.Context, c net.Conn, clientID string) (took time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// a login, and returns how long the answer took. It waits no longer than patience.
+func askVersions(ctx context.Context, c net.Conn, clientID string, patience time.Duration) (took time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	asked := time.Now()
 	err = askBroker(ctx, c, apiVersionsRequest(clientID), func(f *protocol.Flow, size int64) error { return f.PassThrough(size) })
@@ -82,10 +82,13 @@ func askVersions(ctx context.Context, c net.Conn, clientID string) (took time.Du
 	return time.Since(asked), nil
 }
 
-// explainAnswer adds to an error of askVersions what an answer means that is not Kafka's.
+// explainAnswer adds to an error of askVersions what it means that there is no answer of Kafka's.
 func explainAnswer(err error, names hints.Names) error {
-	if errors.Is(err, protocol.ErrForeign) {
+	switch {
+	case errors.Is(err, protocol.ErrForeign):
 		return explainForeign(err, names)
+	case errors.Is(err, ErrUnanswered):
+		return hints.New(err, names.Sprintf("do %s and %s match a listener of the brokers? It may want TLS", hints.Bootstrap, hints.BrokerTLS))
 	}
 	return err
 }

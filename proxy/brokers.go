@@ -111,7 +111,7 @@ func (b *Brokers) probe(ctx context.Context) (broker net.Addr, took time.Duratio
 	if b.dialIsAnswer {
 		return c.RemoteAddr(), 0, nil
 	}
-	if took, err = askVersions(ctx, c, "culvert-gateway"); err != nil {
+	if took, err = askVersions(ctx, c, "culvert-gateway", askTimeout); err != nil {
 		return nil, 0, explainAnswer(err, b.Names)
 	}
 	closeWrite(c)

@@ -16,7 +16,7 @@ func Open(ctx context.Context, up Upstream, address string, ticket *tunnel.Ticke
 	if onTicket == nil {
 		onTicket = func(tunnel.Ticket) {}
 	}
-	c, _, err := up.dial(ctx, destination{address: address, ticket: ticket, onTicket: onTicket})
+	c, _, err := up.dial(ctx, destination{address: address, ticket: ticket, onTicket: onTicket, probe: true})
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (f *finder) ask(ctx context.Context) error {
 	defer cancel()
 	epoch := f.nodes.epoch()
 	request := brokersRequest(ownClientID)
-	c, sent, err := f.upstream.dial(ctx, destination{onTicket: f.nodes.addTicket, first: request})
+	c, sent, err := f.upstream.dial(ctx, destination{onTicket: f.nodes.addTicket, first: request, probe: true})
 	if err != nil {
 		return err
 	}

@@ -50,12 +50,13 @@ func (a *Agent) probe(ctx context.Context) error {
 	epoch := a.nodes.epoch()
 	dial, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c, _, err := a.Upstream.dial(dial, destination{onTicket: a.nodes.addTicket})
+	c, _, err := a.Upstream.dial(dial, destination{onTicket: a.nodes.addTicket, probe: true})
 	if err != nil {
 		return a.notReached(err)
 	}
 	defer c.Close()
-	took, err := askVersions(ctx, c, ownClientID)
+	// A gateway opens the stream at once, and dials then: its reason must arrive before we give up.
+	took, err := askVersions(ctx, c, ownClientID, bootstrapTimeout+askTimeout)
 	if err != nil {
 		if errors.Is(err, tunnel.ErrCut) {
 			return a.notReached(err)

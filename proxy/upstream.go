@@ -44,6 +44,7 @@ type destination struct {
 	// first are bytes to send as early as possible. They may arrive twice, so they must be a
 	// request that changes nothing; or nil.
 	first []byte
+	probe bool // we ask, and not a client
 }
 
 // NewTunnel returns an upstream through one or more gateways, which are tried in order. It owns the
@@ -96,6 +97,9 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 	open := tunnel.Open{Target: tunnel.TargetBootstrap}
 	if to.address != "" {
 		open.Target, open.Ticket = to.address, to.ticket
+	}
+	if to.probe {
+		open.Features = []string{tunnel.FeatureProbe}
 	}
 	var failed failures
 	for i, g := range t.gateways {

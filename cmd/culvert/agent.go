@@ -42,7 +42,6 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	c.warn(plan, a.log)
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
 	watched, err := watchCertificates(ctx, a.log, c.certificates()...)
@@ -62,6 +61,7 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	agent.Listening = func(bootstrap []string) {
+		c.warn(plan, a.log)
 		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d, %s, %s",
 			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.destination(), admin))
 	}

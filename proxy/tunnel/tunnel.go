@@ -56,6 +56,10 @@ type Open struct {
 	Ticket   *Ticket  `json:"ticket,omitempty"`
 }
 
+// FeatureProbe in [Open.Features] says that the agent's end asks for itself, and not for a client.
+// Nobody needs a warning of what becomes of such a stream: who asked knows.
+const FeatureProbe = "probe"
+
 // Opened is the gateway's answer to [Open].
 type Opened struct {
 	Version  string   `json:"version"` // set by the Server
