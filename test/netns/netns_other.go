@@ -2,7 +2,10 @@
 
 package netns
 
-import "errors"
+import (
+	"errors"
+	"io"
+)
 
 var errLinux = errors.New("only Linux has network namespaces")
 
@@ -17,3 +20,6 @@ func newLink(Link, *Namespace, *Namespace) (*link, error) { return nil, errLinux
 func (*link) close() {}
 
 func (*link) lost() (lost, of int64) { return 0, 0 }
+
+// DropAt is for Linux only.
+func DropAt(string) (io.Closer, error) { return nil, errLinux }
