@@ -233,6 +233,17 @@ func (d diagnosis) want(t *testing.T, result, hop, words string) {
 	t.Errorf("no %s at %s with %q:\n%s", result, hop, words, d.out)
 }
 
+// wantRemedy fails the test unless a hop has this remedy.
+func (d diagnosis) wantRemedy(t *testing.T, hop, remedy string) {
+	t.Helper()
+	for _, f := range d.findings {
+		if f.Hop == hop && f.Remedy == remedy {
+			return
+		}
+	}
+	t.Errorf("no remedy %q at %s:\n%s", remedy, hop, d.out)
+}
+
 // properties writes a client's settings.
 func (b *testbed) properties(t *testing.T, lines ...string) string {
 	t.Helper()

@@ -278,7 +278,9 @@ func (f ingressCase) checkAuto(t *testing.T, p *path) {
 // tunnel returns the state of the agent's transports.
 func (p *path) tunnel(t *testing.T) tunnel.State {
 	t.Helper()
-	client := http.Client{Timeout: 10 * time.Second}
+	transport := &http.Transport{DialContext: p.at.Dial}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: 10 * time.Second}
 	response, err := client.Get("http://" + p.admin + "/tunnel")
 	try(t, err)
 	defer response.Body.Close()

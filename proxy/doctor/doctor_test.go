@@ -181,7 +181,7 @@ func TestAHealthyWay(t *testing.T) {
 	c := startCluster(t)
 	address, certificate := startGateway(t, c, c.Resolver())
 	order, by, failed := examine(t, func(d *Doctor) { d.Idle = 10 * time.Millisecond }, dialTo(t, address, certificate, "right"))
-	want := []string{"name", "tcp", "tls", "credentials", "ws", "h3", "h2", "gateway", "bootstrap", "login", "metadata", "broker 0", "broker 1", "broker 2", "idle"}
+	want := []string{"name", "tcp", "tls", "credentials", "ws", "h3", "h2", "gateway", "ws pace", "h3 pace", "h2 pace", "bootstrap", "login", "metadata", "broker 0", "broker 1", "broker 2", "idle"}
 	if !slices.Equal(order, want) {
 		t.Errorf("hops = %q, want %q", order, want)
 	}

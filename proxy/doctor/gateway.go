@@ -38,6 +38,7 @@ func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunne
 	if dialer == nil {
 		return
 	}
+	g.paces(ctx, g.working)
 	up := proxy.NewTunnel(dialer)
 	defer dialer.Close()
 	d.Brokers(ctx, up, welcome.Tickets)
@@ -46,8 +47,9 @@ func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunne
 // gateway is the way to one.
 type gateway struct {
 	*Doctor
-	dial func(transport string) *tunnel.Dialer
-	tcp  net.Conn // what connect has dialled, for handshake: a connection that says nothing is logged
+	dial    func(transport string) *tunnel.Dialer
+	tcp     net.Conn // what connect has dialled, for handshake: a connection that says nothing is logged
+	working []string // the transports that answered a hello
 }
 
 // reach examines the hops below the tunnel, up to the first that fails.
@@ -214,6 +216,9 @@ func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Diale
 		}
 	}
 	for i, f := range findings {
+		if f.Result == OK {
+			g.working = append(g.working, transports[i])
+		}
 		if f.Result == Fail && best >= 0 { // clients do without it
 			f.Result = Info
 		}

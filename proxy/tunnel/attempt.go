@@ -102,10 +102,18 @@ func (d *dialling) await(ctx context.Context, c *Conn, ready bool, first []byte)
 	}
 	took := time.Since(start)
 	d.rtt.Store(int64(took))
-	if first := d.firsts[c.Transport()].Load(); first != 0 && took >= time.Duration(first)+race.MuchLater {
-		d.race.Doubt(c.Transport(), race.Late)
-	}
+	d.doubtDelay(c.Transport(), took)
 	return nil
+}
+
+// doubtDelay looks for a sign that a transport delays small messages: OPEN was answered much later
+// than the first byte of a hello. Where ingresses are known to delay them, no sign is needed: the
+// first message of a stream may be on time, because it leaves with the request.
+func (d *dialling) doubtDelay(transport string, took time.Duration) {
+	first := time.Duration(d.firsts[transport].Load())
+	if first != 0 && took >= first+race.MuchLater || Remedy(transport, race.Late) != "" {
+		d.race.Doubt(transport, race.Late)
+	}
 }
 
 // attempt makes a stream over one transport and calls use, which waits for the gateway's answer on

@@ -142,6 +142,7 @@ func TestASlowLineDemotesNothing(t *testing.T) {
 			var faults, checks atomic.Int64
 			r := newRig(t, "plain", func(r *rig) {
 				r.dialer.Transport = TransportAuto
+				r.dialer.timing = defaultTiming
 				r.dialer.timing.slow, r.dialer.timing.rate = 300*time.Millisecond, 500*time.Millisecond
 				r.dialer.DialContext = crawling(new(net.Dialer).DialContext, func(up, _ bool) bool { return up == (way == "up") })
 				r.dialer.OnDial = dials.count

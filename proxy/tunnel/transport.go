@@ -24,6 +24,7 @@ type transport struct {
 	silenceHint string
 	// What to check when it is slow or late; "" means the same.
 	remedies [2]string
+	unmended string // when it is slow, and pool.otherSending does not help
 
 	// Used by the gateway.
 
@@ -43,6 +44,7 @@ var transports = []transport{
 		methods:   map[int][]string{3: {http.MethodConnect, http.MethodPost}},
 		refuse:    refuseH3,
 		serve:     serveH3,
+		unmended:  "does something on the way limit UDP?",
 		remedies: [2]string{
 			Slow: "is Envoy in front of the gateway? Its UDP listener needs downstream_socket_config: {prefer_gro: true}",
 		},
@@ -84,6 +86,12 @@ func (t transport) network() string {
 		return "udp"
 	}
 	return "tcp"
+}
+
+// Remedy says what a user can do about a fault of a transport, "" if nothing is known.
+func Remedy(transport string, f Fault) string {
+	t, _ := transportNamed(transport)
+	return t.remedies[f]
 }
 
 // transportNamed returns the transport with this name; ok is false if there is none.

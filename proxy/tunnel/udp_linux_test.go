@@ -2,10 +2,18 @@ package tunnel
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestSmallUDPBuffersAreToldOnce(t *testing.T) {
@@ -72,5 +80,59 @@ func TestBothEndsTellOfTheirUDPBuffers(t *testing.T) {
 	}
 	if ends["agent"] != 1 || ends["gateway"] != 1 {
 		t.Errorf("reported by %v, want each end once", ends)
+	}
+}
+
+// A socket that must not segment refuses trains of packets as a network card without the offload
+// does, so that quic-go sends the packets one by one.
+func TestASocketWithoutGSO(t *testing.T) {
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	var single atomic.Bool
+	c := tolerant(udp, &single).(tolerantUDP)
+	to := udp.LocalAddr().(*net.UDPAddr)
+	segments := make([]byte, unix.CmsgSpace(2))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&segments[0]))
+	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
+	h.SetLen(unix.CmsgLen(2))
+	binary.NativeEndian.PutUint16(segments[unix.CmsgLen(0):], 100)
+	for _, tt := range []struct {
+		single bool
+		oob    []byte
+		want   error
+	}{{false, segments, nil}, {true, nil, nil}, {true, segments, unix.EIO}, {false, segments, nil}} {
+		single.Store(tt.single)
+		_, _, err := c.WriteMsgUDP(make([]byte, 300), tt.oob, to)
+		var syscallErr *os.SyscallError
+		if !errors.Is(err, tt.want) || err != nil && (!errors.As(err, &syscallErr) || syscallErr.Err != unix.EIO) {
+			t.Errorf("single %v, %d bytes of control messages: %v, want %v", tt.single, len(tt.oob), err, tt.want)
+		}
+	}
+}
+
+// Streams go on when their socket stops segmenting.
+func TestAStreamGoesOnWithoutGSO(t *testing.T) {
+	r := newRig(t, "h3")
+	c, s := r.dial()
+	_, try := r.h3().otherSending()
+	sent, got := noise(8<<20), make([]byte, 8<<20)
+	go c.Write(sent[:4<<20])
+	if _, err := io.ReadFull(s, got[:4<<20]); err != nil {
+		t.Fatal(err)
+	}
+	undo := try()
+	if how, _ := r.h3().otherSending(); how != "" {
+		t.Errorf("there is another way to send: %s", how)
+	}
+	go c.Write(sent[4<<20:])
+	if _, err := io.ReadFull(s, got[4<<20:]); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("read something else: %v", err)
+	}
+	undo()
+	if how, _ := r.h3().otherSending(); how != "without GSO" {
+		t.Errorf("the other way to send is %q", how)
 	}
 }

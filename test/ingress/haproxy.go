@@ -8,9 +8,11 @@ import (
 
 // HAProxy accepts HTTP/1.1 and HTTP/2.
 type HAProxy struct {
-	TLS     bool          // the backend speaks TLS
-	H2C     bool          // forwards HTTP/2 without TLS; otherwise HTTP/1.1
-	IdleCut time.Duration // timeout tunnel, client and server; 0 is a minute
+	TLS         bool          // the backend speaks TLS
+	H2C         bool          // forwards HTTP/2 without TLS; otherwise HTTP/1.1
+	IdleCut     time.Duration // timeout tunnel, client and server; 0 is a minute
+	NoDelay     bool          // option http-no-delay: small messages do not wait for more
+	NoWebSocket bool          // refuses upgrades
 }
 
 const haproxyConf = `
@@ -25,8 +27,10 @@ defaults
   timeout client {{.CutMS}}
   timeout server {{.CutMS}}
   timeout tunnel {{.CutMS}}
+  {{if .NoDelay}}option http-no-delay{{end}}
 frontend https
   bind 127.0.0.1:{{.Port}} ssl crt both.pem alpn h2,http/1.1
+  {{if .NoWebSocket}}http-request deny if { hdr(Upgrade) -m found }{{end}}
   default_backend gateway
 backend gateway
   server gateway {{.Backend}} {{if .TLS}}ssl verify none{{end}} {{if .H2C}}proto h2{{end}}

@@ -29,6 +29,10 @@ var (
 	// nothing comes.
 	UDPStalls = Fault{"UDP stalls", "-p udp -m connbytes --connbytes 21: --connbytes-dir both --connbytes-mode packets -j DROP"}
 
+	// UDPPoliced drops UDP beyond a hundred packets a second, as networks do that take it for an
+	// attack. A burst of a hundred passes.
+	UDPPoliced = Fault{"UDP policed", "-p udp -m hashlimit --hashlimit-name udp --hashlimit-above 100/sec --hashlimit-burst 100 --hashlimit-mode dstip -j DROP"}
+
 	// BlackHole drops every packet silently.
 	BlackHole = Fault{"black hole", "-j DROP"}
 )

@@ -25,7 +25,7 @@ func (r *Race[W]) Doubt(transport string, f Fault) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.known[transport]
-	if r.closed || r.checking || r.Measure == nil || k == nil || r.chosen.transport != transport || time.Now().Before(k.doubts[f].next) {
+	if r.closed || r.checking || r.Timing.Check == 0 || k == nil || r.chosen.transport != transport || time.Now().Before(k.doubts[f].next) {
 		return
 	}
 	r.checking = true
@@ -35,6 +35,7 @@ func (r *Race[W]) Doubt(transport string, f Fault) {
 // A finding is the result of a check.
 type finding struct {
 	mine, theirs Pace   // theirs is of whatever has not the fault
+	unmended     bool   // another way to use the transport was tried, and did not help
 	better       string // the transport that has not the fault, if there is one
 	mended       string // or how the transport itself is used now, without the fault
 	kept         bool   // or the fault is there, and no other transport is better
@@ -50,6 +51,7 @@ func (r *Race[W]) check(transport string, f Fault) {
 		return
 	}
 	k := r.known[transport]
+	r.Log.Debug("tunnel transport checked", "transport", transport, "fault", f.String(), "rate", found.mine.rate(), "delay", short(found.mine.Delay))
 	d := &k.doubts[f]
 	d.next = time.Now().Add(backoff.Delay(d.vain, r.Timing.Check, r.Timing.CheckMost))
 	d.vain++
@@ -57,25 +59,24 @@ func (r *Race[W]) check(transport string, f Fault) {
 	case found.mended != "":
 		d.vain, k.mended = 0, found.mended
 		r.faultLocked(k, f, Mended)
-		r.Log.Warn("tunnel transport was slow", "transport", transport, "rate", rate(found.mine.Rate), "now", found.mended,
-			"rate_now", rate(found.theirs.Rate), k.remedy(f))
+		r.Log.Warn("tunnel transport was slow", "transport", transport, "rate", found.mine.rate(), "now", found.mended,
+			"rate_now", found.theirs.rate(), hint(k.Remedies[f]))
 	case found.better != "":
 		d.vain = 0
 		r.demoteLocked(k, f, found)
 	case found.kept && d.vain == 1:
 		r.faultLocked(k, f, Kept)
-		r.Log.Warn("tunnel transport delays small messages", "transport", transport, "delay", short(found.mine.Delay), k.remedy(f))
+		r.Log.Warn("tunnel transport delays small messages", "transport", transport, "delay", short(found.mine.Delay), hint(k.Remedies[f]))
 	}
 	r.notifyLocked()
 }
 
-// remedy is the attribute with what a user can do about a fault; it is empty, and not logged, if
-// nothing is known.
-func (k *candidate) remedy(f Fault) slog.Attr {
-	if k.Remedies[f] == "" {
+// hint is the attribute with what a user can do; it is empty, and not logged, if nothing is known.
+func hint(remedy string) slog.Attr {
+	if remedy == "" {
 		return slog.Attr{}
 	}
-	return slog.String("hint", k.Remedies[f])
+	return slog.String("hint", remedy)
 }
 
 // faultLocked reports a fault to OnFault.
@@ -87,11 +88,15 @@ func (r *Race[W]) faultLocked(k *candidate, f Fault, o Outcome) {
 
 // demoteLocked moves new streams to the transport that is better.
 func (r *Race[W]) demoteLocked(k *candidate, f Fault, found finding) {
-	what := f.compare(found.mine, found.better, found.theirs)
+	what := f.Compare(found.mine, found.better, found.theirs)
 	r.blameLocked(k, f, what)
 	r.faultLocked(k, f, Demoted)
+	remedy := k.Remedies[f]
+	if found.unmended {
+		remedy = k.Unmended
+	}
 	if r.chosen.transport == k.Name {
-		r.switchLocked(found.better, k.Name+": "+what, k.remedy(f))
+		r.switchLocked(found.better, k.Name+": "+what, hint(remedy))
 		r.scheduleLocked()
 	}
 }
@@ -106,7 +111,7 @@ func (r *Race[W]) blameLocked(k *candidate, f Fault, what string) {
 }
 
 // examine measures a transport that may have a fault, then itself used in another way, and then the
-// next best one.
+// next best one. Before anything changes it measures the transport again.
 func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) finding {
 	how, mend := r.mend(transport, f)
 	others := r.others(transport)
@@ -114,20 +119,21 @@ func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) findin
 		return finding{} // there is nothing to compare it with
 	}
 	mine, err := r.Measure(ctx, transport, f)
-	if err != nil || !f.seen(mine) {
-		return finding{}
+	if err != nil || !f.Seen(mine) {
+		return finding{mine: mine}
 	}
 	if how != "" {
+		// The other way may change what the streams that are open move, so only echoes count.
 		undo := mend()
 		theirs, err := r.Measure(ctx, transport, f)
 		undo()
-		if err == nil && f.worse(mine, theirs) {
-			mine, ok := r.confirm(ctx, transport, f, theirs)
-			if !ok {
-				return finding{}
+		if err == nil && f.Worse(mine.alone(), theirs.alone()) {
+			again, err := r.Measure(ctx, transport, f)
+			if err != nil || !f.Worse(again.alone(), theirs.alone()) {
+				return finding{mine: again}
 			}
 			mend()
-			return finding{mine: mine, theirs: theirs, mended: how}
+			return finding{mine: again.alone(), theirs: theirs.alone(), mended: how}
 		}
 	}
 	for _, other := range others {
@@ -135,14 +141,15 @@ func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) findin
 		if err != nil {
 			continue
 		}
-		if !f.worse(mine, theirs) {
+		if !f.Worse(mine, theirs) {
 			break
 		}
-		mine, ok := r.confirm(ctx, transport, f, theirs)
-		if !ok {
-			return finding{}
+		// What has changed on the network meanwhile must not count.
+		again, err := r.Measure(ctx, transport, f)
+		if err != nil || !f.Worse(again, theirs) {
+			return finding{mine: again}
 		}
-		return finding{mine: mine, theirs: theirs, better: other}
+		return finding{mine: again, theirs: theirs, better: other, unmended: how != ""}
 	}
 	return finding{mine: mine, kept: f == Late}
 }
@@ -153,13 +160,6 @@ func (r *Race[W]) mend(transport string, f Fault) (how string, try func() (undo 
 		return "", nil
 	}
 	return r.Mend(transport)
-}
-
-// confirm measures a transport again after another one did better: what has changed on the network
-// meanwhile must not count.
-func (r *Race[W]) confirm(ctx context.Context, transport string, f Fault, theirs Pace) (mine Pace, worse bool) {
-	mine, err := r.Measure(ctx, transport, f)
-	return mine, err == nil && f.worse(mine, theirs)
 }
 
 // others returns the transports besides one that are expected to work, most preferred first.
@@ -192,8 +192,8 @@ func (r *Race[W]) recheck(ctx context.Context, transport string) error {
 		}
 		theirs, err := r.Measure(ctx, used, f)
 		r.mu.Lock()
-		if err == nil && f.worse(mine, theirs) {
-			r.blameLocked(k, f, f.compare(mine, used, theirs))
+		if err == nil && f.Worse(mine, theirs) {
+			r.blameLocked(k, f, f.Compare(mine, used, theirs))
 			err = k.err
 		} else {
 			k.doubts[f].proven, err = 0, nil

@@ -44,6 +44,7 @@ func newLine(t *testing.T, pace map[string]Pace, change ...func(*line)) *line {
 	l.OnFault = func(transport string, f Fault, o Outcome) {
 		l.faults = append(l.faults, fmt.Sprint(transport, " ", f, " ", o))
 	}
+	l.known["h3"].Unmended = "look at UDP"
 	l.known["h3"].Remedies = [faults]string{"set prefer_gro", "set http-no-delay"}
 	for _, f := range change {
 		f(l)
@@ -139,6 +140,7 @@ func TestWhatDoubtsLeadTo(t *testing.T) {
 		}, {
 			name: "crawls without GSO too", pace: map[string]Pace{"h3": moves(150e3), "ws": moves(60e6)}, change: healable(moves(200e3)),
 			measured: "h3 h3 ws h3", then: "ws", faults: "[h3 slow demoted]",
+			log: `level=WARN msg="tunnel transport changed" from=h3 to=ws why="h3: it moves 150 kB/s where ws moves 60.0 MB/s" hint="look at UDP"`,
 		}, {
 			name: "crawls and is alone with GSO", pace: map[string]Pace{"h3": moves(150e3)}, change: healable(moves(20e6)),
 			measured: "h3 h3 h3", then: "h3", faults: "[h3 slow mended]",

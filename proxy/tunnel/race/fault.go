@@ -49,42 +49,53 @@ const (
 
 	// fastEnough is the rate of an echo, in bytes a second, above which a transport is not the
 	// reason why a stream hardly moves, even if others are faster.
-	fastEnough = 2 << 20
+	fastEnough = 4 << 20
 
 	// MuchLater is by how much a transport must delay small messages to be demoted.
 	MuchLater = 100 * time.Millisecond
 )
 
-// seen reports whether p shows the fault, as far as that can be told without another transport.
-func (f Fault) seen(p Pace) bool {
+// Seen reports whether p shows the fault, as far as that can be told without another transport.
+func (f Fault) Seen(p Pace) bool {
 	if f == Slow {
 		return p.Echo < fastEnough
 	}
 	return p.Delay >= MuchLater
 }
 
-// worse reports whether p has the fault and other has not.
-func (f Fault) worse(p, other Pace) bool {
+// Worse reports whether p has the fault and other has not.
+func (f Fault) Worse(p, other Pace) bool {
 	if f == Slow {
-		return f.seen(p) && p.Rate*muchSlower <= other.Rate
+		return f.Seen(p) && p.Rate*muchSlower <= other.Rate
 	}
-	return f.seen(p) && p.Last >= other.Last+MuchLater
+	return f.Seen(p) && p.Last >= other.Last+MuchLater
 }
 
-// compare says in what a transport is worse than another one, which is called other.
-func (f Fault) compare(p Pace, other string, theirs Pace) string {
+// Compare says in what a transport is worse than another one, which is called other.
+func (f Fault) Compare(p Pace, other string, theirs Pace) string {
 	if f == Slow {
-		return fmt.Sprintf("it moves %s where %s moves %s", rate(p.Rate), other, rate(theirs.Rate))
+		return fmt.Sprintf("it moves %s where %s moves %s", p.rate(), other, theirs.rate())
 	}
 	return fmt.Sprintf("small messages take %v over it and %v over %s", short(p.Last), short(theirs.Last), other)
 }
 
-// rate writes bytes a second for people.
-func rate(bytes float64) string {
-	if bytes < 1e6 {
-		return fmt.Sprintf("%.0f kB/s", bytes/1e3)
+// alone is p without what other streams moved.
+func (p Pace) alone() Pace {
+	p.Rate = p.Echo
+	return p
+}
+
+// rate is the Rate for people.
+func (p Pace) rate() string {
+	if p.Rate < 1e6 {
+		return fmt.Sprintf("%.0f kB/s", p.Rate/1e3)
 	}
-	return fmt.Sprintf("%.1f MB/s", bytes/1e6)
+	return fmt.Sprintf("%.1f MB/s", p.Rate/1e6)
+}
+
+// String is what was measured, for people.
+func (p Pace) String() string {
+	return fmt.Sprintf("it moves %s, and a small message takes %v there and back", p.rate(), short(p.Last))
 }
 
 // short is a duration for people.

@@ -1,6 +1,9 @@
 package race
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // soon is the duration for timers that are due. It is not 0 because in a synctest bubble of Go 1.26
 // such a timer runs on the goroutine that sets it, which crashes the race detector
@@ -64,7 +67,7 @@ func (r *Race[W]) probe() {
 		return
 	}
 	if err == nil && r.rank(transport) < r.rank(r.chosen.transport) {
-		r.switchLocked(transport, "it answers again")
+		r.switchLocked(transport, "it answers again", slog.Attr{})
 	} else {
 		k, soonest := r.known[transport], time.Now().Add(r.Timing.Probe)
 		if k.brokenUntil.Before(soonest) { // the answer did not count as a failure of the transport

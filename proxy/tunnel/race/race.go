@@ -26,6 +26,8 @@ type Transport struct {
 	Unlikely bool
 	// Remedies say what a user can do about a fault; "" means there is no specific advice.
 	Remedies [faults]string
+	// Unmended is the remedy for Slow if Mend does not help.
+	Unmended string
 }
 
 // Config configures a [Race]. W is the gateway's answer to a hello.
@@ -34,8 +36,7 @@ type Config[W any] struct {
 	// Hello tries a transport end to end. A successful handshake is not enough: some intermediaries
 	// accept an exchange and then carry nothing.
 	Hello func(ctx context.Context, transport string) (W, error)
-	// Measure measures a transport on a carrier of its own, in what matters for a fault. nil means
-	// that no faults are looked for.
+	// Measure measures a transport on a carrier of its own, in what matters for a fault.
 	Measure func(ctx context.Context, transport string, f Fault) (Pace, error)
 	// Mend returns another way to use a transport that may be faster: its name, and a function that
 	// changes to it and returns one that changes back. The name is "" if there is none. nil means
@@ -67,6 +68,7 @@ type Timing struct {
 	MaxWait                            time.Duration // a dial waits for a try that is due within this
 
 	// After a check that found no fault, the next is due after Check, which doubles up to CheckMost.
+	// 0 means that no faults are looked for.
 	Check, CheckMost time.Duration
 }
 
@@ -305,9 +307,9 @@ func (r *Race[W]) setLocked(transport string) {
 	r.chosen.generation++
 }
 
-// switchLocked makes a transport the one in use, and logs the change, with more attributes if there
-// are any, and the end of an outage.
-func (r *Race[W]) switchLocked(to, why string, more ...any) {
+// switchLocked makes a transport the one in use, and logs the change, and the end of an outage. hint
+// is what to do about it; it may be empty.
+func (r *Race[W]) switchLocked(to, why string, hint slog.Attr) {
 	if r.failed.inARow > 0 {
 		r.Log.Info("gateway reached", "transport", to, "after", time.Since(r.failed.since))
 	}
@@ -321,16 +323,15 @@ func (r *Race[W]) switchLocked(to, why string, more ...any) {
 	}
 	r.setLocked(to)
 	r.chosen.last, r.chosen.since, r.chosen.why = to, time.Now(), why
-	attrs := append([]any{"from", from, "to", to, "why", why}, more...)
 	switch {
 	case len(r.order) == 1:
 	case from == "":
 		r.Log.Info("tunnel transport chosen", "transport", to, "why", why)
 	case from == to:
 	case r.rank(to) < r.rank(from):
-		r.Log.Info("tunnel transport changed for a better one", attrs...)
+		r.Log.Info("tunnel transport changed for a better one", "from", from, "to", to, "why", why)
 	default:
-		r.Log.Warn("tunnel transport changed", attrs...)
+		r.Log.Warn("tunnel transport changed", "from", from, "to", to, "why", why, hint)
 	}
 	r.notifyLocked()
 }
