@@ -150,14 +150,19 @@ func TestSlowLinksDemoteNothing(t *testing.T) {
 			p.firstAnswer(t)
 			await(t, patience, "auto takes h3", func() bool { return p.tunnel(t).Transport == tunnel.TransportH3 })
 			p.upload(t, 4)
-			if n := p.faults(t); n != 0 {
-				t.Errorf("%v faults", n)
+			dials := func(transport string) float64 {
+				return scrapeAt(t, p.at, p.admin).sum("culvert_tunnel_dials_total{", `transport="`+transport+`"`)
 			}
-			checks := scrapeAt(t, p.at, p.admin)
-			t.Logf("dials: h3 %v, ws %v", checks.sum("culvert_tunnel_dials_total{", `transport="h3"`), checks.sum("culvert_tunnel_dials_total{", `transport="ws"`))
-			if n := checks.sum("culvert_tunnel_fallbacks_total{", `from="h3"`); n != 0 {
+			if l.Rate != 0 {
+				await(t, patience, "h3 is compared with ws", func() bool { return dials("ws") > 0 })
+			}
+			if n, state := p.faults(t), p.tunnel(t); n != 0 || state.Transport != tunnel.TransportH3 || state.Tried[0].Mended != "" {
+				t.Errorf("%v faults, state %+v", n, state)
+			}
+			if n := scrapeAt(t, p.at, p.admin).sum("culvert_tunnel_fallbacks_total{", `from="h3"`); n != 0 {
 				t.Errorf("left h3 %v times", n)
 			}
+			t.Logf("dials: h3 %v, ws %v", dials("h3"), dials("ws"))
 		})
 	}
 }

@@ -123,11 +123,12 @@ func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) findin
 		return finding{mine: mine}
 	}
 	if how != "" {
-		// The other way may change what the streams that are open move, so only echoes count.
+		// The echo alone must do better than all streams did before. The other way may change what
+		// the streams that are open move, so of the second measurement only the echo counts.
 		undo := mend()
 		theirs, err := r.Measure(ctx, transport, f)
 		undo()
-		if err == nil && f.Worse(mine.alone(), theirs.alone()) {
+		if err == nil && f.Worse(mine, theirs.alone()) {
 			again, err := r.Measure(ctx, transport, f)
 			if err != nil || !f.Worse(again.alone(), theirs.alone()) {
 				return finding{mine: again}

@@ -149,6 +149,10 @@ func TestWhatDoubtsLeadTo(t *testing.T) {
 		{name: "the broker is slow", pace: map[string]Pace{"h3": moves(20e6), "ws": moves(200e6)}, measured: "h3", then: "h3"},
 		{name: "the line is slow", pace: map[string]Pace{"h3": moves(200e3), "ws": moves(250e3)}, change: healable(moves(210e3)), measured: "h3 h3 ws", then: "h3"},
 		{name: "others take most of a slow line", pace: map[string]Pace{"h3": sharing(10e3, 240e3), "ws": sharing(200e3, 50e3)}, measured: "h3 ws", then: "h3"},
+		{
+			name: "another way gets more of a slow line", pace: map[string]Pace{"h3": sharing(10e3, 240e3), "ws": sharing(200e3, 50e3)}, change: healable(sharing(100e3, 150e3)),
+			measured: "h3 h3 ws", then: "h3",
+		},
 		{name: "not three times as slow", pace: map[string]Pace{"h3": moves(500e3), "ws": moves(1.4e6)}, measured: "h3 ws", then: "h3"},
 		{name: "the next best does not work", pace: map[string]Pace{"h3": moves(150e3), "h2": moves(50e6)}, measured: "h3 ws h2 h3", then: "h2", faults: "[h3 slow demoted]"},
 		{
