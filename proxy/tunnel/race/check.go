@@ -59,24 +59,24 @@ func (r *Race[W]) check(transport string, f Fault) {
 	case found.mended != "":
 		d.vain, k.mended = 0, found.mended
 		r.faultLocked(k, f, Mended)
-		r.Log.Warn("tunnel transport was slow", "transport", transport, "rate", found.mine.rate(), "now", found.mended,
-			"rate_now", found.theirs.rate(), hint(k.Remedies[f]))
+		r.logWith(k.Remedies[f]).Warn("tunnel transport was slow", "transport", transport, "rate", found.mine.rate(), "now", found.mended,
+			"rate_now", found.theirs.rate())
 	case found.better != "":
 		d.vain = 0
 		r.demoteLocked(k, f, found)
 	case found.kept && d.vain == 1:
 		r.faultLocked(k, f, Kept)
-		r.Log.Warn("tunnel transport delays small messages", "transport", transport, "delay", short(found.mine.Delay), hint(k.Remedies[f]))
+		r.logWith(k.Remedies[f]).Warn("tunnel transport delays small messages", "transport", transport, "delay", short(found.mine.Delay))
 	}
 	r.notifyLocked()
 }
 
-// hint is the attribute with what a user can do; it is empty, and not logged, if nothing is known.
-func hint(remedy string) slog.Attr {
+// logWith returns the log, with what a user can do as its hint if that is known.
+func (r *Race[W]) logWith(remedy string) *slog.Logger {
 	if remedy == "" {
-		return slog.Attr{}
+		return r.Log
 	}
-	return slog.String("hint", remedy)
+	return r.Log.With("hint", remedy)
 }
 
 // faultLocked reports a fault to OnFault.
@@ -96,7 +96,7 @@ func (r *Race[W]) demoteLocked(k *candidate, f Fault, found finding) {
 		remedy = k.Unmended
 	}
 	if r.chosen.transport == k.Name {
-		r.switchLocked(found.better, k.Name+": "+what, hint(remedy))
+		r.switchLocked(found.better, k.Name+": "+what, remedy)
 		r.scheduleLocked()
 	}
 }

@@ -132,15 +132,15 @@ func TestWhatDoubtsLeadTo(t *testing.T) {
 		{
 			name: "crawls", pace: map[string]Pace{"h3": moves(150e3), "ws": moves(60e6), "h2": moves(50e6)},
 			measured: "h3 ws h3", then: "ws", faults: "[h3 slow demoted]",
-			log: `level=WARN msg="tunnel transport changed" from=h3 to=ws why="h3: it moves 150 kB/s where ws moves 60.0 MB/s" hint="set prefer_gro"`,
+			log: `level=WARN msg="tunnel transport changed" hint="set prefer_gro" from=h3 to=ws why="h3: it moves 150 kB/s where ws moves 60.0 MB/s"`,
 		}, {
 			name: "crawls with GSO", pace: map[string]Pace{"h3": moves(150e3), "ws": moves(60e6)}, change: healable(moves(20e6)),
 			measured: "h3 h3 h3", then: "h3", faults: "[h3 slow mended]",
-			log: `level=WARN msg="tunnel transport was slow" transport=h3 rate="150 kB/s" now="without GSO" rate_now="20.0 MB/s" hint="set prefer_gro"`,
+			log: `level=WARN msg="tunnel transport was slow" hint="set prefer_gro" transport=h3 rate="150 kB/s" now="without GSO" rate_now="20.0 MB/s"`,
 		}, {
 			name: "crawls without GSO too", pace: map[string]Pace{"h3": moves(150e3), "ws": moves(60e6)}, change: healable(moves(200e3)),
 			measured: "h3 h3 ws h3", then: "ws", faults: "[h3 slow demoted]",
-			log: `level=WARN msg="tunnel transport changed" from=h3 to=ws why="h3: it moves 150 kB/s where ws moves 60.0 MB/s" hint="look at UDP"`,
+			log: `level=WARN msg="tunnel transport changed" hint="look at UDP" from=h3 to=ws why="h3: it moves 150 kB/s where ws moves 60.0 MB/s"`,
 		}, {
 			name: "crawls and is alone with GSO", pace: map[string]Pace{"h3": moves(150e3)}, change: healable(moves(20e6)),
 			measured: "h3 h3 h3", then: "h3", faults: "[h3 slow mended]",
@@ -158,11 +158,11 @@ func TestWhatDoubtsLeadTo(t *testing.T) {
 		{
 			name: "late", fault: Late, pace: map[string]Pace{"h3": delays(held), "ws": delays(0)},
 			measured: "h3 ws h3", then: "ws", faults: "[h3 late demoted]",
-			log: `level=WARN msg="tunnel transport changed" from=h3 to=ws why="h3: small messages take 228ms over it and 20ms over ws" hint="set http-no-delay"`,
+			log: `level=WARN msg="tunnel transport changed" hint="set http-no-delay" from=h3 to=ws why="h3: small messages take 228ms over it and 20ms over ws"`,
 		}, {
 			name: "late and alone", fault: Late, pace: map[string]Pace{"h3": delays(held)},
 			measured: "h3", then: "h3", faults: "[h3 late kept]",
-			log: `level=WARN msg="tunnel transport delays small messages" transport=h3 delay=208ms hint="set http-no-delay"`,
+			log: `level=WARN msg="tunnel transport delays small messages" hint="set http-no-delay" transport=h3 delay=208ms`,
 		},
 		{name: "all late", fault: Late, pace: map[string]Pace{"h3": delays(held), "ws": delays(held)}, measured: "h3 ws", then: "h3", faults: "[h3 late kept]"},
 		{name: "far away", fault: Late, pace: map[string]Pace{"h3": {Last: 600 * time.Millisecond, Delay: 5 * time.Millisecond}, "ws": delays(0)}, measured: "h3", then: "h3"},

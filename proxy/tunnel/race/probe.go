@@ -1,7 +1,6 @@
 package race
 
 import (
-	"log/slog"
 	"time"
 )
 
@@ -67,7 +66,7 @@ func (r *Race[W]) probe() {
 		return
 	}
 	if err == nil && r.rank(transport) < r.rank(r.chosen.transport) {
-		r.switchLocked(transport, "it answers again", slog.Attr{})
+		r.switchLocked(transport, "it answers again", "")
 	} else {
 		k, soonest := r.known[transport], time.Now().Add(r.Timing.Probe)
 		if k.brokenUntil.Before(soonest) { // the answer did not count as a failure of the transport

@@ -307,9 +307,9 @@ func (r *Race[W]) setLocked(transport string) {
 	r.chosen.generation++
 }
 
-// switchLocked makes a transport the one in use, and logs the change, and the end of an outage. hint
-// is what to do about it; it may be empty.
-func (r *Race[W]) switchLocked(to, why string, hint slog.Attr) {
+// switchLocked makes a transport the one in use, and logs the change, and the end of an outage.
+// remedy is what to do about it; it may be empty.
+func (r *Race[W]) switchLocked(to, why, remedy string) {
 	if r.failed.inARow > 0 {
 		r.Log.Info("gateway reached", "transport", to, "after", time.Since(r.failed.since))
 	}
@@ -331,7 +331,7 @@ func (r *Race[W]) switchLocked(to, why string, hint slog.Attr) {
 	case r.rank(to) < r.rank(from):
 		r.Log.Info("tunnel transport changed for a better one", "from", from, "to", to, "why", why)
 	default:
-		r.Log.Warn("tunnel transport changed", "from", from, "to", to, "why", why, hint)
+		r.logWith(remedy).Warn("tunnel transport changed", "from", from, "to", to, "why", why)
 	}
 	r.notifyLocked()
 }

@@ -2,7 +2,6 @@ package race
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"slices"
 	"time"
@@ -165,7 +164,7 @@ func (r *Race[W]) cancelWorse(running map[string]context.CancelFunc, winner stri
 func (r *Race[W]) won(h *round[W], got result[W]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.switchLocked(got.transport, "", slog.Attr{})
+	r.switchLocked(got.transport, "", "")
 	if h.winner == "" {
 		h.winner, h.generation, h.welcome = got.transport, r.chosen.generation, got.welcome
 		close(h.decided)
