@@ -27,7 +27,7 @@ func (c *Conn) reset(e *Error, cause error) error {
 		c.over()
 		return fmt.Errorf("reset stream: %w", err)
 	}
-	go c.linger(c.t.reset)
+	go c.linger(c.t.reset, false)
 	return nil
 }
 
@@ -67,7 +67,7 @@ func (c *Conn) Close() error {
 	case complete:
 		c.x.SetReadDeadline(aLongTimeAgo)
 		c.x.SetWriteDeadline(time.Time{})
-		go c.linger(c.t.dead)
+		go c.linger(c.t.dead, true)
 	default:
 		c.over()
 	}
@@ -80,19 +80,20 @@ func (c *Conn) Close() error {
 // reads and discards until the peer has finished too.
 //
 // If both ends have sent FINAL_DATA, the agent's end finishes first and the gateway's end follows.
-// Each waits as long as the peer shows signs of life, because the peer may be a client that reads
-// slowly. If only this end has finished, or has sent ERROR, it finishes first and waits no longer
-// than patience: the peer may have its own reasons not to finish.
-func (c *Conn) linger(patience time.Duration) {
+// If only this end has, or has sent ERROR, it finishes first. It waits for patience; behind
+// FINAL_DATA, as long as the peer shows signs of life, for which renew is set: the peer may pass the
+// bytes on to a client that reads slowly, and an agent finishes as soon as it has. Behind ERROR the
+// peer may have its own reasons not to finish.
+func (c *Conn) linger(patience time.Duration, renew bool) {
 	defer c.over()
 	both := c.reading.final.Load()
 	if both && !c.dialling {
-		c.discard(patience, true)
+		c.discard(patience, renew)
 		c.finishWriting()
 		return
 	}
 	if c.finishWriting() {
-		c.discard(patience, both)
+		c.discard(patience, renew)
 	}
 }
 
