@@ -29,7 +29,7 @@ func TestDrainEndsWhatIsNotAnswered(t *testing.T) {
 		})
 		short := func(a *Agent) { a.DrainTimeout = 50 * time.Millisecond }
 		if transport == "direct" {
-			path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), short)
+			path := startAgent(t, quietUpstream{NewDirect(&Brokers{Bootstrap: []string{broker}})}, short)
 			resetByStop(t, path.address, arrived, path.stop)
 			return
 		}
