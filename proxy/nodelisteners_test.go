@@ -182,7 +182,9 @@ func TestAPortIsTriedAgainAfterOneSecondAndSeldomLater(t *testing.T) {
 		if n := len(ports.attempts); n < 23 || n > 26 {
 			t.Errorf("%d attempts in 10 minutes, want 24", n)
 		}
+		table.nodeListeners.mu.Lock() // which listen is called with
 		ports.taken = nil
+		table.nodeListeners.mu.Unlock()
 		time.Sleep(lastRebind)
 		synctest.Wait()
 		if e, _ := table.local(0, 1); e.port != 19093 {
