@@ -49,13 +49,14 @@ func (g *gateway) paces(ctx context.Context, transports []string) {
 // worst returns what is wrong with a transport, compared with the others; text is "" if nothing is.
 func worst(transport string, measured map[string]tunnel.Pace) (f tunnel.Fault, text string) {
 	mine := measured[transport]
+	// First, because the last bytes of an echo may be late too, which makes it slow.
+	if tunnel.Late.Seen(mine) {
+		return tunnel.Late, fmt.Sprintf("small messages come %v later than the first bytes of large ones", millis(mine.Delay))
+	}
 	for _, other := range tunnel.Transports() {
 		if theirs, ok := measured[other]; ok && tunnel.Slow.Worse(mine, theirs) {
 			return tunnel.Slow, tunnel.Slow.Compare(mine, other, theirs)
 		}
-	}
-	if tunnel.Late.Seen(mine) {
-		return tunnel.Late, fmt.Sprintf("small messages come %v later than the first bytes of large ones", millis(mine.Delay))
 	}
 	return 0, ""
 }

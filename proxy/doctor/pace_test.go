@@ -14,7 +14,7 @@ func TestWhatIsWrongWithAPace(t *testing.T) {
 	moves := func(rate float64) tunnel.Pace {
 		return tunnel.Pace{Rate: rate, Echo: rate, Last: 20 * time.Millisecond}
 	}
-	late := moves(60e6)
+	late := moves(2.4e6)
 	late.Delay = 208 * time.Millisecond
 	for _, tt := range []struct {
 		name      string
@@ -26,7 +26,7 @@ func TestWhatIsWrongWithAPace(t *testing.T) {
 		{"all are slow", "h3", map[string]tunnel.Pace{"h3": moves(200e3), "ws": moves(250e3)}, ""},
 		{"one is slow", "h3", map[string]tunnel.Pace{"h3": moves(150e3), "ws": moves(60e6)}, "it moves 150 kB/s where ws moves 60.0 MB/s"},
 		{"alone", "h3", map[string]tunnel.Pace{"h3": moves(150e3)}, ""},
-		{"late", "h2", map[string]tunnel.Pace{"h2": late, "ws": moves(60e6)}, "small messages come 208ms later than the first bytes of large ones"},
+		{"late", "h2", map[string]tunnel.Pace{"h2": late, "ws": moves(600e6)}, "small messages come 208ms later than the first bytes of large ones"},
 	} {
 		if _, text := worst(tt.transport, tt.measured); text != tt.text {
 			t.Errorf("%s: %q, want %q", tt.name, text, tt.text)
