@@ -100,8 +100,7 @@ func TestBackPressureDoesNotEndAStream(t *testing.T) {
 		want := random(2 << 20)
 		go func() {
 			s.Write(want)
-			s.CloseWrite()
-			s.finish()
+			s.CloseWrite() // and no Close, which waits 45 s for the reader
 		}()
 		for range 60 {
 			time.Sleep(time.Minute)
@@ -112,6 +111,7 @@ func TestBackPressureDoesNotEndAStream(t *testing.T) {
 		if _, err := io.ReadAll(c); err != nil {
 			t.Errorf("ReadAll = %v", err)
 		}
+		s.finish()
 		r.stop()
 	})
 }
