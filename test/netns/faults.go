@@ -29,9 +29,9 @@ var (
 	// nothing comes.
 	UDPStalls = Fault{"UDP stalls", "-p udp -m connbytes --connbytes 21: --connbytes-dir both --connbytes-mode packets -j DROP"}
 
-	// UDPPoliced drops UDP beyond a hundred packets a second, as networks do that take it for an
-	// attack. A burst of a hundred passes.
-	UDPPoliced = Fault{"UDP policed", "-p udp -m hashlimit --hashlimit-name udp --hashlimit-above 100/sec --hashlimit-burst 100 --hashlimit-mode dstip -j DROP"}
+	// UDPPoliced drops UDP beyond 300 packets a second, as networks do that take it for an attack.
+	// A burst of 300 passes, so that handshakes get through.
+	UDPPoliced = Fault{"UDP policed", "-p udp -m hashlimit --hashlimit-name udp --hashlimit-above 300/sec --hashlimit-burst 300 --hashlimit-mode dstip -j DROP"}
 
 	// BlackHole drops every packet silently.
 	BlackHole = Fault{"black hole", "-j DROP"}
