@@ -115,6 +115,9 @@ func TestASocketWithoutGSO(t *testing.T) {
 
 // Streams go on when their socket stops segmenting.
 func TestAStreamGoesOnWithoutGSO(t *testing.T) {
+	if underRace {
+		t.Skip("quic-go notes without a lock that GSO has failed: run it without -race, as go run ./test/all does")
+	}
 	r := newRig(t, "h3")
 	c, s := r.dial()
 	_, try := r.h3().otherSending()
