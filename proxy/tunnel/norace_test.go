@@ -2,5 +2,5 @@
 
 package tunnel
 
-// underRace says that the race detector is at work.
+// underRace says that the race detector is at work, which makes sync.Pool forget at random.
 const underRace = false
