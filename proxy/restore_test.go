@@ -63,7 +63,7 @@ func TestCorrelationIDsArePutBackWhereAGatewayStopsFollowing(t *testing.T) {
 			log := &memoryLog{}
 			up := tunnelTo(t, startGateway(t, []string{broker}, func(g *Gateway) { g.Logger = log.logger() }).address, "ws")
 			defer up.close()
-			c, err := Open(t.Context(), up, "", nil, nil)
+			c, _, err := up.dial(t.Context(), destination{}) // Open is for diagnosis, of which gateways log nothing
 			if err != nil {
 				t.Fatal(err)
 			}

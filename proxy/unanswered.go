@@ -111,7 +111,7 @@ func (r *reporter) brokerLeft(end outcome, names hints.Names) {
 	}
 	log := func() { r.limiter.once(r.log, unansweredMessage, what+u.what(), "hint", u.usually(names), "err", what) }
 	switch {
-	case u.seen.answers:
+	case u.seen.answers, errors.Is(end.err, errUnanswered):
 		log()
 	case !r.watch.explains(): // otherwise no broker answers anybody, and that has its line
 		r.watch.unlessOutage(log)
