@@ -342,7 +342,10 @@ func (b *bench) connect(t *testing.T) (client *memnet.Conn, broker *script) {
 	}
 	broker = newScript(conn.(*memnet.Conn))
 	synctest.Wait()
-	if n := len(broker.requests()); n != 2 {
+	for _, request := range broker.requests() {
+		broker.ids = append(broker.ids, idOf(request))
+	}
+	if n := len(broker.ids); n != 2 {
 		t.Fatalf("the broker has read %d requests, want 2", n)
 	}
 	return client, broker
@@ -352,7 +355,7 @@ func (b *bench) connect(t *testing.T) (client *memnet.Conn, broker *script) {
 func (b *bench) happen(e event, client *memnet.Conn, broker *script, size int) {
 	switch e {
 	case answered:
-		broker.write(answer16(broker.id(0), size), answer16(broker.id(1), size))
+		broker.write(answer16(broker.ids[0], size), answer16(broker.ids[1], size))
 	case clientFIN:
 		client.CloseWrite()
 	case clientRST:
@@ -440,6 +443,7 @@ func (c *carrier) cut() {
 // script is a broker that reads all that comes, and writes what it is told, in turn.
 type script struct {
 	conn     *memnet.Conn
+	ids      []int32 // correlation ids of the first two requests, as the broker has read them
 	arriving arriving
 	steps    chan func()
 }
@@ -476,9 +480,6 @@ func (s *script) requests() (frames [][]byte) {
 		frames = append(frames, frame)
 	}
 }
-
-// id is the correlation id of a request, as the broker has read it.
-func (s *script) id(i int) int32 { return idOf(s.requests()[i]) }
 
 // arriving is what comes out of a connection. Its fields may be looked at when everybody waits.
 type arriving struct {
