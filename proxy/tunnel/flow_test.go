@@ -286,7 +286,7 @@ func TestSmallMessagesThatComeLate(t *testing.T) {
 			`msg="tunnel transport changed" from=ws to=h2 why="ws: small messages take 200ms over it and 0s over h2"`},
 		{"all are late", TransportAuto, func(bool) bool { return true }, "ws late kept", TransportWS, `msg="tunnel transport delays small messages" transport=ws delay=200ms`},
 		{"no other", TransportH2, func(bool) bool { return true }, "h2 late kept", TransportH2,
-			`msg="tunnel transport delays small messages" transport=h2 delay=200ms hint="is HAProxy in front of the gateway? It needs option http-no-delay"`},
+			`msg="tunnel transport delays small messages" hint="is HAProxy in front of the gateway? It needs option http-no-delay" transport=h2 delay=200ms`},
 		{"none", TransportAuto, func(bool) bool { return false }, "", TransportWS, ""},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
