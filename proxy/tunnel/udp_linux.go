@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"encoding/binary"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,17 +25,18 @@ func bufferSizes(c syscall.RawConn) (receive, send int, ok bool) {
 // network card then splits (GSO).
 const canSegment = true
 
-// segmented reports whether the control messages of a write ask for that.
-func segmented(oob []byte) bool {
-	for len(oob) > 0 {
-		h, _, rest, err := unix.ParseOneSocketControlMessage(oob)
+// segments returns the length of each packet of a write, 0 if it is one packet, and the control
+// messages without the one that says so.
+func segments(oob []byte) (size int, rest []byte) {
+	for at := 0; at < len(oob); {
+		h, data, after, err := unix.ParseOneSocketControlMessage(oob[at:])
 		if err != nil {
-			return false
+			return 0, oob
 		}
-		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_SEGMENT {
-			return true
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_SEGMENT && len(data) >= 2 {
+			return int(binary.NativeEndian.Uint16(data)), slices.Concat(oob[:at], after)
 		}
-		oob = rest
+		at = len(oob) - len(after)
 	}
-	return false
+	return 0, oob
 }

@@ -3,11 +3,10 @@ package tunnel
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
-	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -83,32 +82,53 @@ func TestBothEndsTellOfTheirUDPBuffers(t *testing.T) {
 	}
 }
 
-// A socket that must not segment refuses trains of packets as a network card without the offload
-// does, so that quic-go sends the packets one by one.
+// A socket that must not segment sends each packet by itself, and keeps other control messages.
 func TestASocketWithoutGSO(t *testing.T) {
-	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	udp := listenUDP(t)
 	defer udp.Close()
 	var single atomic.Bool
 	c := tolerant(udp, &single).(tolerantUDP)
+	message := func(level, kind int32, value uint16) []byte {
+		b := make([]byte, unix.CmsgSpace(2))
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		h.Level, h.Type = level, kind
+		h.SetLen(unix.CmsgLen(2))
+		binary.NativeEndian.PutUint16(b[unix.CmsgLen(0):], value)
+		return b
+	}
+	train := message(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 100)
+	other := message(unix.IPPROTO_UDP, unix.UDP_SEGMENT+10, 7)
 	to := udp.LocalAddr().(*net.UDPAddr)
-	segments := make([]byte, unix.CmsgSpace(2))
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&segments[0]))
-	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
-	h.SetLen(unix.CmsgLen(2))
-	binary.NativeEndian.PutUint16(segments[unix.CmsgLen(0):], 100)
+	to.IP = net.IPv4(127, 0, 0, 1)
+	for _, split := range []bool{false, true, false} {
+		single.Store(split)
+		sent := noise(250)
+		if n, oobn, err := c.WriteMsgUDP(sent, train, to); n != len(sent) || oobn != len(train) || err != nil {
+			t.Errorf("single %v: sent %d and %d bytes, %v", split, n, oobn, err)
+		}
+		var got []byte
+		for _, want := range []int{100, 100, 50} {
+			b := make([]byte, 1000)
+			n, _, err := udp.ReadFrom(b)
+			if n != want || err != nil {
+				t.Errorf("single %v: read %d bytes, %v, want %d", split, n, err, want)
+			}
+			got = append(got, b[:n]...)
+		}
+		if !bytes.Equal(got, sent) {
+			t.Errorf("single %v: read something else", split)
+		}
+	}
 	for _, tt := range []struct {
-		single bool
-		oob    []byte
-		want   error
-	}{{false, segments, nil}, {true, nil, nil}, {true, segments, unix.EIO}, {false, segments, nil}} {
-		single.Store(tt.single)
-		_, _, err := c.WriteMsgUDP(make([]byte, 300), tt.oob, to)
-		var syscallErr *os.SyscallError
-		if !errors.Is(err, tt.want) || err != nil && (!errors.As(err, &syscallErr) || syscallErr.Err != unix.EIO) {
-			t.Errorf("single %v, %d bytes of control messages: %v, want %v", tt.single, len(tt.oob), err, tt.want)
+		oob, rest []byte
+		size      int
+	}{
+		{nil, nil, 0}, {other, other, 0}, {train, nil, 100},
+		{slices.Concat(other, train), other, 100}, {slices.Concat(train, other), other, 100}, {slices.Concat(other, train, other), slices.Concat(other, other), 100},
+		{train[:5], train[:5], 0},
+	} {
+		if size, rest := segments(tt.oob); size != tt.size || !bytes.Equal(rest, tt.rest) {
+			t.Errorf("segments(%x) = %d, %x", tt.oob, size, rest)
 		}
 	}
 }

@@ -10,4 +10,4 @@ func bufferSizes(syscall.RawConn) (receive, send int, ok bool) { return 0, 0, fa
 // canSegment is false: quic-go sends each packet in a system call of its own.
 const canSegment = false
 
-func segmented([]byte) bool { return false }
+func segments(oob []byte) (size int, rest []byte) { return 0, oob }

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"errors"
 	"net"
-	"os"
 	"slices"
 	"sync/atomic"
 	"syscall"
@@ -25,11 +24,27 @@ type tolerantUDP struct {
 
 var _ quic.OOBCapablePacketConn = tolerantUDP{}
 
-// WriteMsgUDP is what quic-go calls to send packets.
+// WriteMsgUDP is what quic-go calls to send packets: several at once if the control messages in oob
+// say how long each is.
 func (c tolerantUDP) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	if c.single != nil && c.single.Load() && segmented(oob) {
-		return 0, 0, errNoSegmentation
+	if c.single == nil || !c.single.Load() {
+		return c.send(b, oob, addr)
 	}
+	size, rest := segments(oob)
+	if size == 0 {
+		return c.send(b, oob, addr)
+	}
+	for packet := range slices.Chunk(b, size) {
+		if _, _, err := c.send(packet, rest, addr); err != nil {
+			return n, 0, err
+		}
+		n += len(packet)
+	}
+	return n, len(oob), nil
+}
+
+// send sends what goes to the system in one call.
+func (c tolerantUDP) send(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr)
 	if transient(b, err) {
 		return len(b), len(oob), nil
@@ -49,10 +64,6 @@ func transient(packet []byte, err error) bool {
 		syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EPERM, syscall.ENOBUFS,
 	}, func(e error) bool { return errors.Is(err, e) })
 }
-
-// errNoSegmentation is the error of a network card without segmentation offload. After it quic-go
-// sends the packets one by one, and all later ones of the connection too.
-var errNoSegmentation = &net.OpError{Op: "write", Net: "udp", Err: os.NewSyscallError("sendmsg", syscall.EIO)}
 
 // tolerant returns udp as quic-go should use it. A packet connection that is not a system socket is
 // returned as it is. single may be nil.
