@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -205,6 +206,11 @@ func TestAFullPipeOnStderrDoesNotTouchConnections(t *testing.T) {
 // A terminal that is closed sends SIGHUP. Under nohup, it is to be ignored.
 func TestSIGHUPDrainsAsSIGTERMDoes(t *testing.T) {
 	needSignals(t)
+	// These tests may run under nohup themselves. What a process handles, its children get as by
+	// default.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	agent := startPiped(t, "culvert", directAgent(t)...)
 	roundTrip(t, find(t, agentLine, agent.listening()))
 	if code := agent.signal(syscall.SIGHUP); code != exitDone {

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"time"
 )
@@ -27,7 +28,7 @@ func (c *Conn) reset(e *Error, cause error) error {
 		c.over()
 		return fmt.Errorf("reset stream: %w", err)
 	}
-	go c.linger(c.t.reset, false)
+	go c.linger(c.t.reset, c.t.reset)
 	return nil
 }
 
@@ -67,48 +68,51 @@ func (c *Conn) Close() error {
 	case complete:
 		c.x.SetReadDeadline(aLongTimeAgo)
 		c.x.SetWriteDeadline(time.Time{})
-		go c.linger(c.t.dead, true)
+		go c.linger(c.t.dead, lingerMost)
 	default:
 		c.over()
 	}
 	return nil
 }
 
+// lingerMost bounds how long a stream is kept behind its last byte for a peer that shows signs of
+// life and has not finished. A client that reads slowly may need minutes for what is on the way.
+const lingerMost = 10 * time.Minute
+
 // linger makes sure that the peer receives what was written last. If a TCP connection is closed
 // while bytes from the peer are arriving, even just a KEEPALIVE, the kernel resets it and the
 // peer's kernel discards what its process has not read yet. So this end finishes writing, and then
-// reads and discards until the peer has finished too.
+// reads and discards until the peer has finished too, for patience after each byte and for most in
+// all.
 //
 // If both ends have sent FINAL_DATA, the agent's end finishes first and the gateway's end follows.
-// If only this end has, or has sent ERROR, it finishes first. It waits for patience; behind
-// FINAL_DATA, as long as the peer shows signs of life, for which renew is set: the peer may pass the
-// bytes on to a client that reads slowly, and an agent finishes as soon as it has. Behind ERROR the
-// peer may have its own reasons not to finish.
-func (c *Conn) linger(patience time.Duration, renew bool) {
+// Each waits as long as the peer shows signs of life, because the peer may be a client that reads
+// slowly. If only this end has finished, or has sent ERROR, it finishes first.
+func (c *Conn) linger(patience, most time.Duration) {
 	defer c.over()
 	both := c.reading.final.Load()
+	if both {
+		most = math.MaxInt64
+	}
 	if both && !c.dialling {
-		c.discard(patience, renew)
+		c.discard(patience, most)
 		c.finishWriting()
 		return
 	}
 	if c.finishWriting() {
-		c.discard(patience, renew)
+		c.discard(patience, most)
 	}
 }
 
-// discard reads until the peer has finished or an error occurs, for at most patience. With renew,
-// patience starts again with each byte.
-func (c *Conn) discard(patience time.Duration, renew bool) {
+// discard reads until the peer has finished or an error occurs, for at most patience, which starts
+// again with each byte, and for most in all.
+func (c *Conn) discard(patience, most time.Duration) {
 	waitUnlocked(c.reading.lock)
 	scratch := make([]byte, 1024)
-	c.x.SetReadDeadline(time.Now().Add(patience))
-	for {
+	for start := time.Now(); ; {
+		c.x.SetReadDeadline(time.Now().Add(min(patience, most-time.Since(start))))
 		if _, err := c.x.Read(scratch); err != nil {
 			return
-		}
-		if renew {
-			c.x.SetReadDeadline(time.Now().Add(patience))
 		}
 	}
 }
