@@ -154,6 +154,20 @@ func (w *brokerWatch) unlessOutage(log func()) {
 	w.suspect()
 }
 
+// afterUnexplained calls log when what unlessOutage holds back has been logged, so that the end of an
+// outage is not logged before its beginning. It calls log at once if nothing is held back.
+func (w *brokerWatch) afterUnexplained(log func()) {
+	w.mu.Lock()
+	wait := len(w.unexplained) > 0 && len(w.unexplained) < maxUnexplained
+	if wait {
+		w.unexplained = append(w.unexplained, log)
+	}
+	w.mu.Unlock()
+	if !wait {
+		log()
+	}
+}
+
 // explains reports whether there is an outage that has its line in the log.
 func (w *brokerWatch) explains() bool {
 	w.mu.Lock()

@@ -327,7 +327,45 @@ func TestOutagesAreBounded(t *testing.T) {
 			t.Fatalf("outage %d is news: %v", i, news)
 		}
 	}
-	if len(o.since) != maxOutages {
-		t.Errorf("%d outages are remembered, want %d", len(o.since), maxOutages)
+	if len(o.nodes) != maxOutages {
+		t.Errorf("%d outages are remembered, want %d", len(o.nodes), maxOutages)
 	}
+}
+
+// A node that comes and goes all the time must not fill the log, and one that stays away must not
+// be silent for ever. Nodes that nobody asks for any more make room.
+func TestANodeThatComesAndGoesIsLoggedSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o outages
+		begun, ended := 0, 0
+		for range 600 { // a minute
+			if o.begins("2") {
+				begun++
+			}
+			time.Sleep(50 * time.Millisecond)
+			if _, was := o.ends("2"); was {
+				ended++
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if begun < 6 || begun > 7 || ended != begun {
+			t.Errorf("%d beginnings and %d ends were logged in a minute, want one of each in %v", begun, ended, warnEvery)
+		}
+		o.begins("2")
+		o.ends("2")
+		if o.begins("2") {
+			t.Error("an outage right after the last one is logged")
+		}
+		time.Sleep(warnEvery)
+		if !o.begins("2") {
+			t.Error("an outage that lasts is not logged")
+		}
+		for i := range maxOutages {
+			o.begins(fmt.Sprint("gone ", i))
+		}
+		time.Sleep(outageKept)
+		if !o.begins("new") {
+			t.Error("outages that nobody asks for leave no room")
+		}
+	})
 }

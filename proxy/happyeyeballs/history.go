@@ -75,6 +75,7 @@ type record struct {
 type silence struct {
 	since   time.Time
 	checked time.Time // dialled last
+	told    bool      // the log has it
 }
 
 // Dial connects to one of the host's addresses, of which there is at least one. dial connects to a
@@ -267,8 +268,9 @@ func (h *History) silent(to Host, ip netip.Addr, err error) {
 		return
 	}
 	known := h.silentLocked(to.Name, ip)
-	r.silent[ip] = &silence{time.Now(), time.Now()}
-	if !known && h.mayWarnLocked() {
+	s := &silence{since: time.Now(), checked: time.Now()}
+	r.silent[ip] = s
+	if s.told = !known && h.mayWarnLocked(); s.told {
 		h.log().Warn("one of several addresses does not answer", "name", to.Name, "address", ip, "network", to.Network,
 			"hint", "remove this address from DNS, or find out why nothing answers there", "err", err)
 	}
@@ -290,7 +292,7 @@ func (h *History) speaks(to Host, ip netip.Addr) {
 	r := h.recordLocked(to)
 	s := r.silent[ip]
 	delete(r.silent, ip)
-	if s != nil && !h.silentLocked(to.Name, ip) {
+	if s != nil && s.told && !h.silentLocked(to.Name, ip) {
 		h.log().Info("address answers again", "name", to.Name, "address", ip, "after", time.Since(s.since).Round(time.Second))
 	}
 }
