@@ -87,8 +87,10 @@ const (
 	lingerTimeout = 5 * time.Second
 	// deliverTimeout bounds how long we wait for a client to take the end of the last response.
 	deliverTimeout = 30 * time.Second
-	// deliverEvery is how often we look whether it has.
-	deliverEvery = 20 * time.Millisecond
+	// deliverFirst and deliverMost are the first and the longest time between two looks whether it
+	// has. Thousands of clients may be waited for at the same time.
+	deliverFirst = 20 * time.Millisecond
+	deliverMost  = 500 * time.Millisecond
 	// quietTimeout is how long we wait for more from a client if the system does not say what it
 	// has taken.
 	quietTimeout = 500 * time.Millisecond
@@ -104,11 +106,12 @@ func (x *exit) deliver(over func() bool) {
 	}
 	scratch := make([]byte, 4<<10)
 	quiet := time.Now().Add(quietTimeout)
-	for until := time.Now().Add(deliverTimeout); time.Now().Before(until) && !over(); {
+	until := time.Now().Add(deliverTimeout)
+	for pause := deliverFirst; time.Now().Before(until) && !over(); pause = min(2*pause, deliverMost) {
 		if n, known := undelivered(x.conn.Conn); known && n == 0 || !known && time.Now().After(quiet) {
 			return
 		}
-		x.conn.limitReads(time.Now().Add(deliverEvery))
+		x.conn.limitReads(time.Now().Add(pause))
 		n, err := x.conn.Read(scratch)
 		if err != nil && !tunnel.IsTimeout(err) {
 			return

@@ -190,10 +190,11 @@ func (g *Gateway) probe(ctx context.Context) error {
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
 	log := withPeer(g.Logger, peer).With("target", open.Target)
 	report := reporter{metrics: g.Metrics, log: log, limiter: &g.limiter, watch: &g.watch, node: open.Target}
-	if slices.Contains(open.Features, tunnel.FeatureProbe) {
-		report.log, report.limiter, report.watch = slog.New(slog.DiscardHandler), &logLimiter{}, &brokerWatch{}
-	}
 	broker, node, refused := g.targets.dial(ctx, open)
+	asksWhatItMayNot := refused != nil && (refused.Code == tunnel.CodeTarget || refused.Code == tunnel.CodeTicket)
+	if slices.Contains(open.Features, tunnel.FeatureProbe) && !asksWhatItMayNot {
+		report = report.ofProbe()
+	}
 	if refused != nil {
 		report.streamRefused(refused)
 		t.Reset(refused)

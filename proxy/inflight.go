@@ -141,11 +141,12 @@ func (q *inflight) finish() {
 	q.finished = true
 }
 
-// answered reports whether nothing is in flight, and nothing will be.
+// answered reports whether nothing is in flight, and nothing will be. What is in flight is not known
+// once frames are no longer decoded.
 func (q *inflight) answered() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.finished && q.queue.n == 0
+	return q.finished && !q.unfollowed && q.queue.n == 0
 }
 
 // needsUs reports whether the responses' side has something to do that is no response: an answer of
@@ -154,7 +155,7 @@ func (q *inflight) needsUs() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.queue.n == 0 {
-		return q.finished
+		return q.finished && !q.unfollowed
 	}
 	return q.queue.at(0).answer != nil
 }

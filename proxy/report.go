@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -20,6 +21,32 @@ type reporter struct {
 	node    string       // that the connection leads to, for outages
 	broker  string       // the same, for the log: "broker 2"
 }
+
+// ofProbe returns the reporter of a stream that no client has asked for: what becomes of it is told
+// to whoever asked, and is in the log at debug level only.
+func (r reporter) ofProbe() reporter {
+	r.log = slog.New(atDebug{r.log.Handler()})
+	r.limiter, r.watch = &logLimiter{}, &brokerWatch{stopped: true}
+	return r
+}
+
+// atDebug logs every record at debug level.
+type atDebug struct{ slog.Handler }
+
+func (h atDebug) Enabled(ctx context.Context, _ slog.Level) bool {
+	return h.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (h atDebug) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h atDebug) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return atDebug{h.Handler.WithAttrs(attrs)}
+}
+
+func (h atDebug) WithGroup(name string) slog.Handler { return atDebug{h.Handler.WithGroup(name)} }
 
 // closed reports how a connection ended. It is a warning if an operator may be able to do something
 // about it.
@@ -81,7 +108,7 @@ func (r *reporter) streamRefused(why *tunnel.Error) {
 // reached logs the end of an outage of the connection's broker.
 func (r *reporter) reached() {
 	if took, was := r.watch.nodes.ends(r.node); was {
-		r.log.Info("broker reached again", "after", took)
+		r.watch.afterUnexplained(func() { r.log.Info("broker reached again", "after", took) })
 	}
 }
 

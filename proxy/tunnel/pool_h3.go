@@ -127,12 +127,16 @@ func (p *h3Pool) stream(ctx context.Context, fresh bool) (k *h3Carrier, s *quic.
 }
 
 // full takes a stream off a carrier that has no room for it. Until another stream ends there, it
-// has none.
+// has none; if there is no other, the carrier is of no use.
 func (p *h3Pool) full(k *h3Carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k.streams--
 	k.granted = k.streams
+	if k.streams == 0 {
+		k.left = true
+		k.idle = time.AfterFunc(0, func() { p.retire(k) })
+	}
 }
 
 // otherMethod switches between extended CONNECT and POST. Some intermediaries refuse extended
