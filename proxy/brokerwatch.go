@@ -204,8 +204,8 @@ func (w *brokerWatch) answered() (unexplained []func()) {
 	return unexplained
 }
 
-// logEnd logs the end of an outage. Behind a gateway are agents, some of whose streams are no
-// client's. The caller holds mu.
+// logEnd logs the end of an outage. A gateway does not count clients: some streams of its agents
+// belong to none. The caller holds mu.
 func (w *brokerWatch) logEnd(resets int64) {
 	took := time.Since(w.since)
 	if !w.clients {

@@ -49,8 +49,8 @@ func (u *unanswered) what() string {
 	return fmt.Sprintf("%s v%d", u.Key, u.Version)
 }
 
-// introduces reports whether the broker closed the connection at the first request that it would
-// have answered to anybody, had the client not to log in or to speak TLS.
+// introduces reports whether the broker closed the connection at a first request that any broker
+// answers, unless the client has to log in or to speak TLS first.
 func (u *unanswered) introduces() bool {
 	return !u.seen.served && !u.seen.login && anyBrokerAnswers(u.Key)
 }

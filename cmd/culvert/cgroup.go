@@ -10,7 +10,7 @@ import (
 )
 
 // cgroupLimits are the memory limits of this process's cgroup and of every cgroup above it that can
-// be seen, for each of them holds. Both versions count: on many systems, memory is still limited by
+// be seen, because each of them holds. Both versions count: on many systems, memory is still limited by
 // version 1 while version 2 is mounted beside it.
 func cgroupLimits(root string) (limits []int64) {
 	groups := memoryGroups(root)

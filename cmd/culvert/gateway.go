@@ -116,8 +116,8 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 }
 
-// transports is what the line with "listening" says that agents may use. Without a certificate there is
-// no h3, which needs TLS.
+// transports is what the line with "listening" says that agents may use. Without a certificate there
+// is no h3, which needs TLS.
 func (f *gatewayFlags) transports() string {
 	if f.TLSCertFile == "" {
 		return "ws, h2 behind an ingress"

@@ -18,7 +18,7 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 // wrong makes a usageError: the text names the flag and its value, the hint is a question or a
-// command. A hint of a wrapped error takes its place, for that is about the value.
+// command. If a wrapped error has a hint, that one counts, because it is about the value.
 func wrong(hint, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	if hints.Of(err, flagOf) != nil {

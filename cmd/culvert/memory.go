@@ -17,8 +17,8 @@ const (
 )
 
 // parseMemory reads --max-memory, in bytes; 0 is no limit. Only KiB, MiB and GiB are units: MB
-// could mean either of two sizes. By default, a tenth more than five eighths is for what open
-// streams come to hold later, and the garbage collector needs the rest.
+// could mean either of two sizes. By default, the limit is five eighths of what the process may use.
+// Open streams may come to hold a tenth more than that, and the garbage collector needs the rest.
 func parseMemory(s string) (int64, error) {
 	switch s {
 	case memoryAuto:
@@ -40,7 +40,7 @@ func parseMemory(s string) (int64, error) {
 }
 
 // limitHeap has the garbage collector keep to availableMemory. Otherwise it would let the heap
-// double first, whatever the cgroup says. Who sets GOMEMLIMIT decides.
+// double first, whatever the cgroup says. If GOMEMLIMIT is set, it stays as it is.
 func limitHeap() {
 	if _, set := os.LookupEnv("GOMEMLIMIT"); set {
 		return

@@ -133,8 +133,8 @@ func (f *agentFlags) addIngress(p *agentPlan, d *tunnel.Dialer, env ingressEnv) 
 	return nil
 }
 
-// measure has m count the dials of d and the faults of its transports, and show which transport it uses and when it tries the others
-// again.
+// measure has m count the dials of d and the faults of its transports, and show which transport it
+// uses and when it tries the others again.
 func measure(d *tunnel.Dialer, m *metrics.Metrics) {
 	t := m.Tunnel(d.URL.Host)
 	d.OnUDPBuffers = m.UDPBuffers

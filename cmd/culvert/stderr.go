@@ -15,8 +15,8 @@ const (
 	flushTimeout = time.Second
 )
 
-// queuedWriter lets nobody wait for w: what logs is usually what carries a connection, and a
-// terminal, a pipe or a disk may stop taking lines at any time. Writes are queued, and a goroutine
+// queuedWriter makes nobody wait for w: whoever logs usually carries a connection, and a terminal, a
+// pipe or a disk may stop taking lines at any time. Writes are queued, and a goroutine
 // writes them to w in order. Those that w does not take are dropped and counted.
 type queuedWriter struct {
 	w io.Writer

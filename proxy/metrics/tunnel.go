@@ -43,8 +43,8 @@ func newTunnelMetrics(f promauto.Factory) *tunnelMetrics {
 	}
 }
 
-// startAtZero creates the series of an agent's dials, and of the faults of transports, before the first dial. Prometheus's rate and
-// increase do not see the step from no series to 1.
+// startAtZero creates the series of an agent's dials, and of the faults of transports, before the
+// first dial. Prometheus's rate and increase do not see the step from no series to 1.
 func (m *tunnelMetrics) startAtZero() {
 	for _, from := range tunnelTransports {
 		for _, r := range results {

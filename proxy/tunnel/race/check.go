@@ -34,14 +34,14 @@ func (r *Race[W]) Doubt(transport string, f Fault) {
 
 // A finding is the result of a check.
 type finding struct {
-	mine, theirs Pace   // theirs is of whatever has not the fault
+	mine, theirs Pace   // theirs is of whatever does not have the fault
 	unmended     bool   // another way to use the transport was tried, and did not help
-	better       string // the transport that has not the fault, if there is one
+	better       string // the transport that does not have the fault, if there is one
 	mended       string // or how the transport itself is used now, without the fault
 	kept         bool   // or the fault is there, and no other transport is better
 }
 
-// check finds out whether a transport has a fault, and draws the consequences.
+// check finds out whether a transport has a fault, and acts on what it finds.
 func (r *Race[W]) check(transport string, f Fault) {
 	found := r.examine(r.ctx, transport, f)
 	r.mu.Lock()

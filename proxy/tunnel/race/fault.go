@@ -63,7 +63,7 @@ func (f Fault) Seen(p Pace) bool {
 	return p.Delay >= MuchLater
 }
 
-// Worse reports whether p has the fault and other has not.
+// Worse reports whether p has the fault and other does not.
 func (f Fault) Worse(p, other Pace) bool {
 	if f == Slow {
 		return f.Seen(p) && p.Rate*muchSlower <= other.Rate
