@@ -327,7 +327,7 @@ func (a *Agent) resetMoved(m move) {
 		}
 	})
 	if n > 0 {
-		a.Logger.Warn("a broker has another address: reset the connections to the former one", "node_id", m.nodeID,
+		a.Logger.Warn("a broker has another address: its connections to the former one were reset", "node_id", m.nodeID,
 			"address", m.address, "former_address", m.former, "connections", n)
 	}
 }

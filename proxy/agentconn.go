@@ -282,7 +282,7 @@ func (c *agentConn) fromElsewhere() bool {
 func (c *agentConn) toldLoopback(host string) {
 	c.report.limiter.once(c.report.log, "client from another address is told a loopback address", host,
 		"hint", c.settingNames.Sprintf("if the client runs on another machine or in a container, name a host that it can reach: %s ADDRESS=HOST", hints.Listen),
-		"err", fmt.Sprintf("client %s is told that brokers are at %s, which is itself there", c.near.RemoteAddr(), host))
+		"err", fmt.Sprintf("client %s is told that brokers are at %s, which for that client is its own machine", c.near.RemoteAddr(), host))
 }
 
 // directory tells the rewriter which addresses to write. It is the node table, as seen from one

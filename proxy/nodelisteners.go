@@ -336,7 +336,7 @@ func (l *nodeListeners) remedy(n *nodeListener) string {
 	host, _, _ := net.SplitHostPort(n.bind)
 	remedy := l.names.Sprintf("give this broker its own address with %s %d=%s", hints.NodeAddress, n.id, net.JoinHostPort(host, "PORT"))
 	if !n.retry.IsZero() {
-		remedy += l.names.Sprintf(", or move all brokers to another port range with %s; the agent goes on trying the port", hints.BrokerPortBase)
+		remedy += l.names.Sprintf(", or move all brokers to another port range with %s; the agent keeps trying the port", hints.BrokerPortBase)
 	}
 	if !n.spare {
 		remedy += "; only clients on loopback addresses can be given a spare port"

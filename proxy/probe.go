@@ -95,7 +95,7 @@ func (a *Agent) introduce(ctx context.Context, c net.Conn, epoch int, took time.
 		a.finder.needsCredentials()
 	}
 	if err != nil {
-		a.Logger.Debug("brokers not known before a client asks for them", "err", err)
+		a.Logger.Debug("brokers are known only after a client asks for them", "err", err)
 	}
 	return took
 }

@@ -194,7 +194,7 @@ func TestAClientFromElsewhereThatIsToldLoopbackIsNamedOnce(t *testing.T) {
 		for range 3 {
 			directory{c: c}.Local(rewrite.Broker{NodeID: 0})
 		}
-		if n := strings.Count(log.String(), "is told that brokers are at 127.0.0.1, which is itself there"); n != want {
+		if n := strings.Count(log.String(), "is told that brokers are at 127.0.0.1, which for that client is its own machine"); n != want {
 			t.Errorf("client %s: %d lines, want %d:\n%s", remote, n, want, log)
 		}
 		if want > 0 && !strings.Contains(log.String(), "--listen ADDRESS=HOST") {

@@ -64,10 +64,10 @@ func TestAnIngressThatCrawls(t *testing.T) {
 			p := bed.pathThrough(t, g, i.URL, way)
 			p.upload(t, 20)
 			p.says(t, "tunnel transport was slow", "without GSO", "prefer_gro")
-			if n, all := p.faults(t, `fault="slow"`, `outcome="mended"`, `transport="h3"`), p.faults(t); n != 1 || all != 1 {
-				t.Errorf("%v times mended, %v faults", n, all)
+			if n, all := p.faults(t, `fault="slow"`, `outcome="fixed"`, `transport="h3"`), p.faults(t); n != 1 || all != 1 {
+				t.Errorf("%v times fixed, %v faults", n, all)
 			}
-			if h3 := p.tunnel(t).Tried[0]; h3.Mended != "without GSO" {
+			if h3 := p.tunnel(t).Tried[0]; h3.Fixed != "without GSO" {
 				t.Errorf("what is known of h3: %+v", h3)
 			}
 			// Without the change h3 took 50 times as long as ws, and with it once to twice as long.
@@ -159,7 +159,7 @@ func TestSlowLinksDemoteNothing(t *testing.T) {
 			if l.Rate != 0 {
 				await(t, patience, "h3 is compared with ws", func() bool { return dials("ws") > 0 })
 			}
-			if n, state := p.faults(t), p.tunnel(t); n != 0 || state.Transport != tunnel.TransportH3 || state.Tried[0].Mended != "" {
+			if n, state := p.faults(t), p.tunnel(t); n != 0 || state.Transport != tunnel.TransportH3 || state.Tried[0].Fixed != "" {
 				t.Errorf("%v faults, state %+v", n, state)
 			}
 			if n := scrapeAt(t, p.at, p.admin).sum("culvert_tunnel_fallbacks_total{", `from="h3"`); n != 0 {

@@ -81,7 +81,7 @@ const maxNodesShown = 32
 func readyText(p proxy.Path) string {
 	cluster, brokers := "cluster "+p.ClusterID, make([]string, 0, maxNodesShown)
 	if p.ClusterID == "" {
-		cluster = "a broker answered; cluster not known before a client logs in"
+		cluster = "a broker answered; the cluster is known only after a client logs in"
 	}
 	for _, n := range p.Nodes[:min(len(p.Nodes), maxNodesShown)] {
 		brokers = append(brokers, fmt.Sprintf("broker %d at %s", n.ID, n.Address))
@@ -90,7 +90,7 @@ func readyText(p proxy.Path) string {
 	case more > 0:
 		brokers = append(brokers, fmt.Sprintf("%d more brokers", more))
 	case len(brokers) == 0 && p.ClusterID != "":
-		brokers = append(brokers, "brokers not known before a client asks for them")
+		brokers = append(brokers, "brokers are known only after a client asks for them")
 	}
 	how := []string{cluster}
 	how = append(how, brokers...)

@@ -336,7 +336,7 @@ func settings(command *kong.Node) map[string]*kong.Flag {
 // unknownKey is the hint for a key that is no flag of command.
 func unknownKey(key string, command *kong.Node) string {
 	if commands := root(command); key == commands.Name || slices.ContainsFunc(commands.Children, func(n *kong.Node) bool { return n.Name == key }) {
-		return "a file has no sections: remove this line, and write its settings at the beginning of their lines; each command has a file of its own"
+		return "the file has no sections: remove this line and the indentation below it; use one file per command"
 	}
 	for _, other := range root(command).Children {
 		if _, ok := settings(other)[key]; ok {

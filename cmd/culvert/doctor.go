@@ -24,7 +24,7 @@ type doctorCmd struct {
 	JSON         bool          `name:"json" group:"The doctor" help:"Print each finding as a line of JSON."`
 	ClientConfig string        `group:"The doctor" placeholder:"FILE" help:"Properties file of a Kafka client in Java: log in to every broker as that client does, and check its TLS. bootstrap.servers in it is ignored."`
 	Produce      string        `group:"The doctor" placeholder:"TOPIC" help:"Write one record to this topic, and read it again."`
-	Bootstrap    []string      `group:"The doctor" placeholder:"HOST:PORT" help:"Examine Kafka at this address without culvert: which addresses the brokers advertise, and which of them can be reached from here. May be repeated. Other settings of the agent are not used."`
+	Bootstrap    []string      `group:"The doctor" placeholder:"HOST:PORT" help:"Examine Kafka at this address without culvert: which addresses the brokers advertise, and which of them can be reached from here. May be repeated. The agent's settings are not used then."`
 	Idle         time.Duration `group:"The doctor" placeholder:"TIME" help:"Keep a connection without requests for this long, to see whether something on the path cuts it. 100s is longer than most ingresses allow."`
 
 	agentFlags
@@ -32,9 +32,10 @@ type doctorCmd struct {
 
 func (*doctorCmd) Help() string {
 	return `It changes nothing unless --produce is given. It binds the agent's ports for a
-moment, and can run beside an agent. The last line is the verdict. The exit
-code is 0 if clients would get through, and 1 if they would not or if that is
-not known, as when brokers want a login and --client-config is missing.
+moment if they are free. It can run beside an agent. The last line is the
+verdict. The exit code is 0 if clients would get through, and 1 if they would
+not or if that is not known, as when brokers want a login and --client-config
+is missing.
 
 Example:
   culvert doctor --gateway-url https://kafka.example.com --token-file token.txt

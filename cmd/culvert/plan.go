@@ -29,8 +29,8 @@ type agentFlags struct {
 	// A node has the same port on every agent and after every restart, so clients may keep what
 	// they were told. The default is below the ports that Linux uses for outgoing connections, from
 	// 32768.
-	BrokerPortBase int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen. If that is above 65535, N is replaced by the remainder of N divided by 9973."`
-	NodeAddress    []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose port is taken, or is that of another node. May be repeated."`
+	BrokerPortBase int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen. If that is above 65535, it is this port plus the remainder of N divided by 9973."`
+	NodeAddress    []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose port is taken by another program or by another node. May be repeated."`
 	// A client may be told of a node by one agent and connect to another, which has not seen that
 	// node yet.
 	ExpectNodes []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
@@ -260,7 +260,7 @@ func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 	for _, u := range p.gateways {
 		for _, mistake := range tunnel.ProxyMistakes(u) {
 			if !said[mistake.Error()] {
-				log.Warn("setting of a proxy without effect", "err", mistake)
+				log.Warn("proxy setting has no effect", "err", mistake)
 			}
 			said[mistake.Error()] = true
 		}

@@ -85,7 +85,7 @@ func whoseFlag(name string, node *kong.Node) string {
 			continue
 		}
 		if node == root(node) {
-			return fmt.Sprintf("write flags behind the command: %s --%s", other.FullPath(), name)
+			return fmt.Sprintf("write flags after the command: %s --%s", other.FullPath(), name)
 		}
 		return fmt.Sprintf("--%s is a flag of %s; %s", name, other.FullPath(), see)
 	}

@@ -27,7 +27,7 @@ func parseJAAS(text string) (login, error) {
 	switch strings.ToLower(flag.text) {
 	case "required", "requisite", "sufficient", "optional":
 	default:
-		return login{}, errors.New("the word behind the login module is not \"required\"")
+		return login{}, errors.New("the word after the login module is not \"required\"")
 	}
 	l.module = module.text
 	for n := 1; ; n++ {
@@ -37,7 +37,7 @@ func parseJAAS(text string) (login, error) {
 			return login{}, errors.New("it does not end with a semicolon")
 		case key.kind == sign && key.text == ";":
 			if t.next().kind != end {
-				return login{}, errors.New("something stands behind the semicolon: only one login module is allowed")
+				return login{}, errors.New("there is text after the semicolon: only one login module is allowed")
 			}
 			return l, nil
 		case key.kind == sign:

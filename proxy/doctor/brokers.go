@@ -155,17 +155,17 @@ func (c *cluster) login(ctx context.Context) Finding {
 	switch {
 	case !c.wantsLogin && (client == nil || !client.LogsIn()):
 		c.loggedIn = true
-		return ok("the brokers require none")
+		return ok("the brokers require no login")
 	case !c.wantsLogin:
 		return Finding{
-			Result: Fail, Text: fmt.Sprintf("the client logs in by %s, and this listener of the brokers has no login", client.Mechanism), brief: "does not fit",
-			Remedy: "set security.protocol to PLAINTEXT or SSL, or is it another listener of the brokers that clients use?",
+			Result: Fail, Text: fmt.Sprintf("the client logs in by %s, but this listener does not use SASL", client.Mechanism), brief: "does not fit",
+			Remedy: "set security.protocol to PLAINTEXT or SSL, or use the brokers' SASL listener",
 		}
 	case client == nil:
 		return skipped(c.Names.Sprintf("the login, because there is no %s", hints.ClientConfig), want, c.Names.Sprintf("give a client's properties file with %s", hints.ClientConfig))
 	case !client.LogsIn():
 		return Finding{
-			Result: Fail, Text: fmt.Sprintf("%s, and the client has none: security.protocol=%s", want, client.Protocol), brief: "is missing",
+			Result: Fail, Text: fmt.Sprintf("%s, but the client does not log in: security.protocol=%s", want, client.Protocol), brief: "is missing",
 			Remedy: "set security.protocol to SASL_PLAINTEXT or SASL_SSL, sasl.mechanism and sasl.jaas.config",
 		}
 	case client.SASL == nil:
@@ -205,7 +205,7 @@ func (c *cluster) metadata(ctx context.Context) Finding {
 	}
 	slices.Sort(names)
 	if len(names) == 0 {
-		return Finding{Result: Fail, Text: c.id + " names no brokers", Remedy: "have the brokers registered with their controllers?"}
+		return Finding{Result: Fail, Text: c.id + " names no brokers", Remedy: "are the brokers registered with their controllers?"}
 	}
 	return ok("%s, brokers %s", c.id, listed(names))
 }
@@ -232,7 +232,7 @@ func (c *cluster) broker(ctx context.Context, n node) Finding {
 		f := c.failure(ctx, err)
 		if c.plain {
 			f.unreachable = true
-			return f.or(fmt.Sprintf("advertised.listeners of broker %d must be an address that clients can reach; where only HTTPS comes in, culvert makes one", n.id))
+			return f.or(fmt.Sprintf("advertised.listeners of broker %d must be an address that clients can reach; if the network lets in only HTTPS, culvert provides one", n.id))
 		}
 		return f
 	}

@@ -341,9 +341,9 @@ func TestLoginsThatDoNotFit(t *testing.T) {
 		result  Result
 		text    string
 	}{
-		{open, &clientconfig.Config{Protocol: "PLAINTEXT"}, OK, "require none"},
-		{open, loginBy(plain.Auth{}.AsMechanism()), Fail, "has no login"},
-		{closed, &clientconfig.Config{Protocol: "PLAINTEXT"}, Fail, "the client has none"},
+		{open, &clientconfig.Config{Protocol: "PLAINTEXT"}, OK, "require no login"},
+		{open, loginBy(plain.Auth{}.AsMechanism()), Fail, "does not use SASL"},
+		{closed, &clientconfig.Config{Protocol: "PLAINTEXT"}, Fail, "the client does not log in"},
 		{closed, &clientconfig.Config{Protocol: "SASL_PLAINTEXT", Mechanism: "GSSAPI", Unsupported: []string{"no GSSAPI here"}}, Skip, "no GSSAPI here"},
 		{closed, loginBy(oauth.Auth{Token: "x"}.AsMechanism()), Fail, "sasl.mechanism=OAUTHBEARER"},
 	} {

@@ -17,7 +17,7 @@ import (
 func holderOf(bind string) holder {
 	inode, connected := socketAt(bind)
 	if inode == "" {
-		return holder{untold: "no program that has it was found"}
+		return holder{untold: "the program that has it was not found"}
 	}
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, link := range links {
@@ -26,7 +26,7 @@ func holderOf(bind string) holder {
 			return readHolder(pid, connected)
 		}
 	}
-	return holder{untold: "the program that has it is another user's, and only root sees which it is"}
+	return holder{untold: "another user's program has it; run as root to see which"}
 }
 
 // maxProc bounds what is read of a file in /proc.

@@ -42,7 +42,7 @@ func TestAPortThatAConnectionHas(t *testing.T) {
 	defer c.Close()
 	d := &Doctor{Names: flags}
 	h, err := d.tryPort(c.LocalAddr().String())
-	if f := d.taken(c.LocalAddr().String(), h, err); h.pid != os.Getpid() || !h.connected || !strings.Contains(f.Text, "for a connection to elsewhere") {
+	if f := d.taken(c.LocalAddr().String(), h, err); h.pid != os.Getpid() || !h.connected || !strings.Contains(f.Text, "for an outgoing connection") {
 		t.Errorf("%+v: %+v", h, f)
 	}
 }

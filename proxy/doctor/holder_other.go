@@ -3,4 +3,6 @@
 package doctor
 
 // holderOf cannot tell.
-func holderOf(string) holder { return holder{untold: "this system does not tell which program has it"} }
+func holderOf(string) holder {
+	return holder{untold: "on this system, the doctor cannot find out which program has it"}
+}

@@ -65,7 +65,7 @@ func worst(transport string, measured map[string]tunnel.Pace) (f tunnel.Fault, t
 func remedy(transport string, f tunnel.Fault, server string) string {
 	advice := tunnel.Remedy(transport, f)
 	if advice == "" {
-		return "see docs/networks.md for the settings of ingresses"
+		return "set the ingress as docs/networks.md in culvert's repository says"
 	}
 	if name := strings.ToLower(server); strings.Contains(name, "envoy") && strings.Contains(advice, "Envoy") {
 		_, setting, _ := strings.Cut(advice, "? ")

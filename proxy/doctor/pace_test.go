@@ -45,7 +45,7 @@ func TestTheRemedyNamesTheIngressThatAnswers(t *testing.T) {
 		{"h3", tunnel.Slow, "istio-envoy", "the ingress is Envoy (Server: istio-envoy). Its UDP listener needs"},
 		{"h3", tunnel.Slow, "-", "is Envoy in front of the gateway? Its UDP listener needs"},
 		{"h2", tunnel.Late, "-", "is HAProxy in front of the gateway? It needs option http-no-delay"},
-		{"ws", tunnel.Slow, "nginx", "see docs/networks.md"},
+		{"ws", tunnel.Slow, "nginx", "set the ingress as docs/networks.md"},
 	} {
 		if got := remedy(tt.transport, tt.fault, tt.server); !strings.HasPrefix(got, tt.want) {
 			t.Errorf("remedy(%s, %v, %s) = %q, want %q", tt.transport, tt.fault, tt.server, got, tt.want)

@@ -66,7 +66,7 @@ func (p *plainCluster) tcp(ctx context.Context) Finding {
 	start := time.Now()
 	conn, _, err := p.dialBootstrap(ctx)
 	if err != nil {
-		return p.failure(ctx, err).or("is that the brokers' port, and does a firewall block it? Where only HTTPS comes in, culvert is for that")
+		return p.failure(ctx, err).or("is that the brokers' port, and does a firewall block it? If the network lets in only HTTPS, use culvert")
 	}
 	defer conn.Close()
 	return ok("%s accepts connections after %s", conn.RemoteAddr(), millis(time.Since(start)))
@@ -144,7 +144,7 @@ func (p *plainCluster) dial(ctx context.Context, address string) (net.Conn, erro
 		return nil, fmt.Errorf("%s: %w", address, err)
 	}
 	if p.remote && !slices.ContainsFunc(ips, func(ip string) bool { return !isLoopback(ip) }) {
-		return nil, fmt.Errorf("%s is this machine itself, for each client that reads it", address)
+		return nil, fmt.Errorf("%s is a loopback address: each client would connect to its own machine", address)
 	}
 	d := net.Dialer{Timeout: dialTimeout}
 	conn, err := d.DialContext(ctx, "tcp", address)

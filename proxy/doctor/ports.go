@@ -115,8 +115,8 @@ func (d *Doctor) taken(bind string, h holder, err error) Finding {
 		return Finding{Result: Fail, Text: fmt.Sprintf("listen on %s: %v", bind, withoutAddress(err)), brief: "cannot be bound"}
 	case h.connected:
 		return Finding{
-			Result: Fail, Text: fmt.Sprintf("%s is in use by %s, for a connection to elsewhere", bind, h), brief: "is taken by another program",
-			Remedy: "when that connection ends, the port is free; ports that the system does not give to connections are below 32768 on Linux, by default",
+			Result: Fail, Text: fmt.Sprintf("%s is used by %s for an outgoing connection", bind, h), brief: "is taken by another program",
+			Remedy: "the port is free when that connection ends; on Linux, ports below 32768 are not used for outgoing connections by default",
 		}
 	case h.pid != 0:
 		return Finding{Result: Fail, Text: fmt.Sprintf("%s is taken by %s", bind, h), brief: "is taken by another program"}

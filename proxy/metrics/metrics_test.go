@@ -256,7 +256,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		"culvert_streams":                "other",
 		"culvert_tunnel_dials_total":     "error other",
 		"culvert_tunnel_fallbacks_total": "other other",
-		"culvert_tunnel_faults_total":    "slow mended other",
+		"culvert_tunnel_faults_total":    "slow fixed other",
 		"culvert_connections":            "unknown",
 	} {
 		if got := values(families[name])[want]; got != 100 {

@@ -17,7 +17,7 @@ func Certificate(err error, whose string) string {
 		return dates(e.Cert, whose, time.Now())
 	}
 	if e, ok := errors.AsType[x509.HostnameError](err); ok && nameless(e.Certificate) {
-		return fmt.Sprintf("the certificate has no subjectAltName, and a common name (here \"%s\") does not count: have %s issue it again with %s as subjectAltName",
+		return fmt.Sprintf("the certificate has no subjectAltName, and the common name (\"%s\") is ignored: ask %s to issue it again with %s as subjectAltName",
 			printable.Text(e.Certificate.Subject.CommonName, printable.Name), whose, printable.Text(e.Host, printable.Name))
 	}
 	return ""

@@ -86,7 +86,7 @@ func TestWhatIsWrongWithACertificate(t *testing.T) {
 	}{
 		{"expired", expired(cert(-2*time.Hour, -time.Hour)), "the certificate expired on " + now.Add(-time.Hour).UTC().Format("2006-01-02 15:04") + " UTC: if this machine's clock is right, ask its owner to renew it"},
 		{"not valid yet", expired(cert(time.Hour, 2*time.Hour)), "the certificate is valid only from " + now.Add(time.Hour).UTC().Format("2006-01-02 15:04") + " UTC: is this machine's clock wrong?"},
-		{"without names", x509.HostnameError{Certificate: cert(-time.Hour, time.Hour), Host: "kafka.example"}, `a common name (here "kafka\x1b") does not count: have its owner issue it again with kafka.example as subjectAltName`},
+		{"without names", x509.HostnameError{Certificate: cert(-time.Hour, time.Hour), Host: "kafka.example"}, `the common name ("kafka\x1b") is ignored: ask its owner to issue it again with kafka.example as subjectAltName`},
 		{"for another name", x509.HostnameError{Certificate: named, Host: "kafka.example"}, ""},
 		{"for an IP address", x509.HostnameError{Certificate: numbered, Host: "kafka.example"}, ""},
 		{"of another authority", x509.UnknownAuthorityError{Cert: named}, ""},

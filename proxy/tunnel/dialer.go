@@ -152,7 +152,7 @@ func (d *Dialer) candidates() (list []race.Transport) {
 	auto := d.Transport == "" || d.Transport == TransportAuto
 	for _, t := range transports {
 		if t.name == d.Transport || auto && (d.URL.Scheme != "http" || !t.needsTLS) && (!d.route.proxied() || !t.overUDP) {
-			list = append(list, race.Transport{Name: t.name, HeadStart: t.headStart(d.t), Unlikely: auto && slices.Contains(d.Unlikely, t.name), Remedies: t.remedies, Unmended: t.unmended})
+			list = append(list, race.Transport{Name: t.name, HeadStart: t.headStart(d.t), Unlikely: auto && slices.Contains(d.Unlikely, t.name), Remedies: t.remedies, Unfixed: t.unfixed})
 		}
 	}
 	if len(list) == 0 { // unknown transport: each dial returns that as its error

@@ -27,7 +27,7 @@ const (
 )
 
 // Outcomes returns what can be done about a fault.
-func Outcomes() []Outcome { return []Outcome{race.Mended, race.Demoted, race.Kept} }
+func Outcomes() []Outcome { return []Outcome{race.Fixed, race.Demoted, race.Kept} }
 
 // The codes of an [Error].
 const (

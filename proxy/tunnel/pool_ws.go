@@ -251,7 +251,7 @@ func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) 
 		return nil, answer
 	case errors.Is(err, ws.ErrHandshakeBadProtocol):
 		return nil, hints.New(errors.New("WebSocket handshake: the server answers in HTTP/1.0, which has no WebSockets"),
-			"is it the gateway or its ingress? A simple web server may have the port in %s. If an ingress answers, have it speak HTTP/1.1", hints.GatewayURL)
+			"is it the gateway or its ingress? Another web server may be using the port in %s. If it is an ingress, set it to HTTP/1.1", hints.GatewayURL)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("WebSocket handshake: connection closed before the answer was complete")
 	case err != nil:

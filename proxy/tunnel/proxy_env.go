@@ -120,7 +120,7 @@ func workingForm(entry string) string {
 	case prefixOf(entry) != "":
 		return "write it as " + prefixOf(entry)
 	}
-	return "a * stands only at the beginning, as in *.example.com; for IP addresses, write a prefix, as in 10.0.0.0/8"
+	return "* is allowed only at the beginning, as in *.example.com; for IP addresses, write a prefix, as in 10.0.0.0/8"
 }
 
 // prefixOf returns 10.1.0.0/16 for 10.1.*, and "" for what is not of this form.

@@ -34,7 +34,7 @@ func TestWhatTheEnvironmentSaysInVain(t *testing.T) {
 		{[]string{proxy, "NO_PROXY=https://gateway.example"}, "https://gateway.example", []string{
 			`NO_PROXY: "https://gateway.example" is ignored`, "write the host without a scheme: gateway.example"}},
 		{[]string{proxy, "NO_PROXY=gateway*"}, "https://gateway.example", []string{`NO_PROXY: "gateway*" is ignored`,
-			"a * stands only at the beginning, as in *.example.com; for IP addresses, write a prefix, as in 10.0.0.0/8"}},
+			"* is allowed only at the beginning, as in *.example.com; for IP addresses, write a prefix, as in 10.0.0.0/8"}},
 		{[]string{proxy, "NO_PROXY=localhost, 127.0.0.1,*.internal,.corp,10.0.0.0/8,[::1]:80, "}, "https://gateway.example", nil},
 	} {
 		t.Run(strings.Join(tt.env, " "), func(t *testing.T) {

@@ -131,7 +131,7 @@ var badCertificates = []struct {
 		"if this machine's clock is right, ask whoever runs the %s to renew it"},
 	{"not valid yet", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) }, "has expired or is not yet valid", "the certificate is valid only from "},
 	{"without names", func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil }, "127.0.0.1",
-		`the certificate has no subjectAltName, and a common name (here "gateway.example") does not count: have whoever runs the %s issue it again with 127.0.0.1 as subjectAltName`},
+		`the certificate has no subjectAltName, and the common name ("gateway.example") is ignored: ask whoever runs the %s to issue it again with 127.0.0.1 as subjectAltName`},
 }
 
 func TestABadCertificateIsNoWrongURL(t *testing.T) {
@@ -246,7 +246,7 @@ func TestAServerOfHTTP10IsNamed(t *testing.T) {
 	defer d.Close()
 	_, err := d.Dial(t.Context(), Open{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "the server answers in HTTP/1.0, which has no WebSockets") ||
-		hintsOf(err) != "is it the gateway or its ingress? A simple web server may have the port in --gateway-url. If an ingress answers, have it speak HTTP/1.1" {
+		hintsOf(err) != "is it the gateway or its ingress? Another web server may be using the port in --gateway-url. If it is an ingress, set it to HTTP/1.1" {
 		t.Errorf("Dial = %v, hint %q", err, hintsOf(err))
 	}
 }

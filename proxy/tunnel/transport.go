@@ -24,7 +24,7 @@ type transport struct {
 	silenceHint string
 	// What to check when it is slow or late; "" means the same.
 	remedies [2]string
-	unmended string // when it is slow, and pool.otherSending does not help
+	unfixed  string // when it is slow, and pool.otherSending does not help
 
 	// Used by the gateway.
 
@@ -44,7 +44,7 @@ var transports = []transport{
 		methods:   map[int][]string{3: {http.MethodConnect, http.MethodPost}},
 		refuse:    refuseH3,
 		serve:     serveH3,
-		unmended:  "does something on the way limit UDP?",
+		unfixed:   "does something on the way limit UDP?",
 		remedies: [2]string{
 			Slow: "is Envoy in front of the gateway? Its UDP listener needs downstream_socket_config: {prefer_gro: true}",
 		},

@@ -35,9 +35,9 @@ func (r *Race[W]) Doubt(transport string, f Fault) {
 // A finding is the result of a check.
 type finding struct {
 	mine, theirs Pace   // theirs is of whatever does not have the fault
-	unmended     bool   // another way to use the transport was tried, and did not help
+	unfixed      bool   // another way to use the transport was tried, and did not help
 	better       string // the transport that does not have the fault, if there is one
-	mended       string // or how the transport itself is used now, without the fault
+	fixed        string // or how the transport itself is used now, without the fault
 	kept         bool   // or the fault is there, and no other transport is better
 }
 
@@ -56,10 +56,10 @@ func (r *Race[W]) check(transport string, f Fault) {
 	d.next = time.Now().Add(backoff.Delay(d.vain, r.Timing.Check, r.Timing.CheckMost))
 	d.vain++
 	switch {
-	case found.mended != "":
-		d.vain, k.mended = 0, found.mended
-		r.faultLocked(k, f, Mended)
-		r.logWith(k.Remedies[f]).Warn("tunnel transport was slow", "transport", transport, "rate", found.mine.rate(), "now", found.mended,
+	case found.fixed != "":
+		d.vain, k.fixed = 0, found.fixed
+		r.faultLocked(k, f, Fixed)
+		r.logWith(k.Remedies[f]).Warn("tunnel transport was slow", "transport", transport, "rate", found.mine.rate(), "now", found.fixed,
 			"rate_now", found.theirs.rate())
 	case found.better != "":
 		d.vain = 0
@@ -92,8 +92,8 @@ func (r *Race[W]) demoteLocked(k *candidate, f Fault, found finding) {
 	r.blameLocked(k, f, what)
 	r.faultLocked(k, f, Demoted)
 	remedy := k.Remedies[f]
-	if found.unmended {
-		remedy = k.Unmended
+	if found.unfixed {
+		remedy = k.Unfixed
 	}
 	if r.chosen.transport == k.Name {
 		r.switchLocked(found.better, k.Name+": "+what, remedy)
@@ -134,7 +134,7 @@ func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) findin
 				return finding{mine: again}
 			}
 			mend()
-			return finding{mine: again.alone(), theirs: theirs.alone(), mended: how}
+			return finding{mine: again.alone(), theirs: theirs.alone(), fixed: how}
 		}
 	}
 	for _, other := range others {
@@ -150,7 +150,7 @@ func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) findin
 		if err != nil || !f.Worse(again, theirs) {
 			return finding{mine: again}
 		}
-		return finding{mine: again, theirs: theirs, better: other, unmended: how != ""}
+		return finding{mine: again, theirs: theirs, better: other, unfixed: how != ""}
 	}
 	return finding{mine: mine, kept: f == Late}
 }

@@ -21,7 +21,7 @@ type line struct {
 	mu       sync.Mutex
 	pace     map[string]Pace
 	measured []string
-	mended   string // the transport that Mend has changed
+	fixed    string // the transport that Mend has changed
 	mends    Pace   // and its pace then
 	faults   []string
 }
@@ -44,7 +44,7 @@ func newLine(t *testing.T, pace map[string]Pace, change ...func(*line)) *line {
 	l.OnFault = func(transport string, f Fault, o Outcome) {
 		l.faults = append(l.faults, fmt.Sprint(transport, " ", f, " ", o))
 	}
-	l.known["h3"].Unmended = "look at UDP"
+	l.known["h3"].Unfixed = "look at UDP"
 	l.known["h3"].Remedies = [faults]string{"set prefer_gro", "set http-no-delay"}
 	for _, f := range change {
 		f(l)
@@ -62,7 +62,7 @@ func (l *line) measure(ctx context.Context, transport string, f Fault) (Pace, er
 	defer l.mu.Unlock()
 	l.measured = append(l.measured, transport)
 	p, ok := l.pace[transport]
-	if transport == l.mended {
+	if transport == l.fixed {
 		p = l.mends
 	}
 	if !ok {
@@ -91,17 +91,17 @@ func healable(p Pace) func(*line) {
 	return func(l *line) {
 		l.mends = p
 		l.Mend = func(transport string) (string, func() func()) {
-			if transport != "h3" || l.mended != "" {
+			if transport != "h3" || l.fixed != "" {
 				return "", nil
 			}
 			return "without GSO", func() func() {
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				l.mended = transport
+				l.fixed = transport
 				return func() {
 					l.mu.Lock()
 					defer l.mu.Unlock()
-					l.mended = ""
+					l.fixed = ""
 				}
 			}
 		}
@@ -135,7 +135,7 @@ func TestWhatDoubtsLeadTo(t *testing.T) {
 			log: `level=WARN msg="tunnel transport changed" hint="set prefer_gro" from=h3 to=ws why="h3: it moves 150 kB/s where ws moves 60.0 MB/s"`,
 		}, {
 			name: "crawls with GSO", pace: map[string]Pace{"h3": moves(150e3), "ws": moves(60e6)}, change: healable(moves(20e6)),
-			measured: "h3 h3 h3", then: "h3", faults: "[h3 slow mended]",
+			measured: "h3 h3 h3", then: "h3", faults: "[h3 slow fixed]",
 			log: `level=WARN msg="tunnel transport was slow" hint="set prefer_gro" transport=h3 rate="150 kB/s" now="without GSO" rate_now="20.0 MB/s"`,
 		}, {
 			name: "crawls without GSO too", pace: map[string]Pace{"h3": moves(150e3), "ws": moves(60e6)}, change: healable(moves(200e3)),
@@ -143,7 +143,7 @@ func TestWhatDoubtsLeadTo(t *testing.T) {
 			log: `level=WARN msg="tunnel transport changed" hint="look at UDP" from=h3 to=ws why="h3: it moves 150 kB/s where ws moves 60.0 MB/s"`,
 		}, {
 			name: "crawls and is alone with GSO", pace: map[string]Pace{"h3": moves(150e3)}, change: healable(moves(20e6)),
-			measured: "h3 h3 h3", then: "h3", faults: "[h3 slow mended]",
+			measured: "h3 h3 h3", then: "h3", faults: "[h3 slow fixed]",
 		},
 		{name: "alone", pace: map[string]Pace{"h3": moves(150e3)}, measured: "", then: "h3"},
 		{name: "the broker is slow", pace: map[string]Pace{"h3": moves(20e6), "ws": moves(200e6)}, measured: "h3", then: "h3"},

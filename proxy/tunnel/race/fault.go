@@ -26,7 +26,7 @@ type Outcome string
 
 // The outcomes.
 const (
-	Mended  Outcome = "mended"  // the transport is used in another way
+	Fixed   Outcome = "fixed"   // the transport is used in another way
 	Demoted Outcome = "demoted" // new streams take another transport
 	Kept    Outcome = "kept"    // nothing, because there is no other transport
 )

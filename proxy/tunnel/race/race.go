@@ -26,8 +26,8 @@ type Transport struct {
 	Unlikely bool
 	// Remedies say what a user can do about a fault; "" means there is no specific advice.
 	Remedies [faults]string
-	// Unmended is the remedy for Slow if Mend does not help.
-	Unmended string
+	// Unfixed is the remedy for Slow if Mend does not help.
+	Unfixed string
 }
 
 // Config configures a [Race]. W is the gateway's answer to a hello.
@@ -146,7 +146,7 @@ type candidate struct {
 	cut         time.Time // when a stream was last cut
 	demoted     int       // how often cuts have demoted it, without a quiet CutWindow in between
 	doubts      [faults]doubts
-	mended      string // how it is used differently since a fault was found; "" if there was none
+	fixed       string // how it is used differently since a fault was found; "" if there was none
 }
 
 // A Choice tells a dial which transport to take.

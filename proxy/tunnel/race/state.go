@@ -22,7 +22,7 @@ type TransportState struct {
 	Tried     time.Time     `json:"tried,omitzero"`      // end of the last try; zero if there was none
 	Took      time.Duration `json:"took_ns,omitempty"`   // from the start of the dial to the end of the echo
 	Error     string        `json:"error,omitempty"`     // of the last try, or of later use
-	Mended    string        `json:"mended,omitempty"`    // how it is used differently, because it was slow
+	Fixed     string        `json:"fixed,omitempty"`     // how it is used differently, because it was slow
 	NextProbe time.Time     `json:"next_probe,omitzero"` // not probed before this
 }
 
@@ -46,7 +46,7 @@ func (r *Race[W]) stateLocked() State {
 	probe, at := r.nextProbeLocked()
 	for _, t := range r.order {
 		k := r.known[t]
-		a := TransportState{Transport: t, Tried: k.tried, Took: k.took, Mended: k.mended}
+		a := TransportState{Transport: t, Tried: k.tried, Took: k.took, Fixed: k.fixed}
 		if k.err != nil {
 			a.Error = printable.Text(k.err.Error(), printable.Record)
 		}
