@@ -22,24 +22,23 @@ type brokerDialer struct {
 	names   hints.Names
 }
 
-// dial connects to the target that an agent asks for, if the gateway may dial it. It also returns
-// the node id, or [metrics.Bootstrap] or [metrics.UnknownNode].
-func (d brokerDialer) dial(ctx context.Context, open tunnel.Open) (net.Conn, int32, *tunnel.Error) {
-	if open.Target == tunnel.TargetBootstrap {
+// dial connects to a target that mayDial allows.
+func (d brokerDialer) dial(ctx context.Context, target string) (net.Conn, *tunnel.Error) {
+	if target == tunnel.TargetBootstrap {
 		c, err := d.brokers.dialBootstrap(ctx)
-		return c, metrics.Bootstrap, dialError(err, d.names)
+		return c, dialError(err, d.names)
 	}
-	node, err := d.mayDial(open)
-	if err != nil {
-		return nil, node, err
-	}
-	c, failed := d.brokers.dial(ctx, open.Target)
-	return c, node, dialError(failed, d.names)
+	c, err := d.brokers.dial(ctx, target)
+	return c, dialError(err, d.names)
 }
 
-// mayDial returns why a target may not be dialled, or nil, and the node id that its ticket names. A
-// bad ticket is not fatal: a setting may allow the address as well.
+// mayDial returns why the target that an agent asks for may not be dialled, or nil, and the node id
+// that its ticket names, or [metrics.Bootstrap] or [metrics.UnknownNode]. A bad ticket is not fatal:
+// a setting may allow the address as well.
 func (d brokerDialer) mayDial(open tunnel.Open) (node int32, refused *tunnel.Error) {
+	if open.Target == tunnel.TargetBootstrap {
+		return metrics.Bootstrap, nil
+	}
 	to, bad := parseTarget(open.Target)
 	if bad != nil {
 		return metrics.UnknownNode, &tunnel.Error{Code: tunnel.CodeTarget, Message: fmt.Sprintf("%q may not be dialled: %v", open.Target, bad)}

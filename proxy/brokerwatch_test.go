@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // watched is a watch whose broker answers with err; nil is an answer.
@@ -317,6 +321,62 @@ func TestANodeThatIsDownIsOneLine(t *testing.T) {
 			}
 		}
 	})
+}
+
+// So it is while a broker's name leads to an address that is never dialled.
+func TestANodeThatMayNotBeDialledIsOneLine(t *testing.T) {
+	c := startCluster(t, 2)
+	resolver := &movedNode{}
+	resolver.moved.Store(true)
+	logs := map[string]*memoryLog{"agent": {}, "gateway": {}}
+	up := waysTo(t, c.Bootstrap()[:1], "ws", func(g *Gateway) { g.Logger, g.Brokers.Resolver = logs["gateway"].logger(), resolver })()
+	path := startAgent(t, up, func(a *Agent) { a.Logger = logs["agent"].logger() })
+	dialKafka(t, path.address).brokers(t)
+	ask := func() error {
+		_, err := dialKafka(t, path.node(1)).ask(kmsg.NewPtrApiVersionsRequest(), 0)
+		return err
+	}
+	for range 5 {
+		if ask() == nil {
+			t.Fatal("a broker on a link-local address answered")
+		}
+	}
+	for end, log := range logs {
+		waitFor(t, end+" to log the broker", func() bool { return strings.Contains(log.String(), "is link-local") })
+	}
+	resolver.moved.Store(false)
+	waitFor(t, "the broker to answer", func() bool { return ask() == nil })
+	for end, log := range logs {
+		warned, back := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), `msg="broker reached again"`)
+		if warned != 1 || back != 1 {
+			t.Errorf("the %s has %d warnings and %d lines about the end, want one each:\n%s", end, warned, back, log)
+		}
+	}
+}
+
+// movedNode resolves the names of a cluster's brokers, that of node 1 to a link-local address while
+// moved is set.
+type movedNode struct{ moved atomic.Bool }
+
+func (m *movedNode) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if host == fakekafka.Host(1) && m.moved.Load() {
+		return []netip.Addr{netip.MustParseAddr("169.254.1.1")}, nil
+	}
+	return fakekafka.Resolver{}.LookupNetIP(ctx, network, host)
+}
+
+// A target that an agent may not ask for is no outage: those that are remembered are bounded, and an
+// agent could fill them.
+func TestARefusedTargetIsNoOutage(t *testing.T) {
+	var gateway *Gateway
+	up := tunnelTo(t, startGateway(t, []string{"10.0.0.1:9092"}, func(g *Gateway) { gateway = g }).address, "ws")
+	defer up.close()
+	if refused := askFor(t, up, "10.0.0.2:9092", nil); refused.Code != tunnel.CodeTarget {
+		t.Errorf("%v, want it refused", refused)
+	}
+	if took, was := gateway.watch.nodes.ends("10.0.0.2:9092"); was {
+		t.Errorf("the refusal is an outage of %v", took)
+	}
 }
 
 // What an agent names cannot fill the memory, nor the log.

@@ -190,14 +190,19 @@ func (g *Gateway) probe(ctx context.Context) error {
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
 	log := withPeer(g.Logger, peer).With("target", open.Target)
 	report := reporter{metrics: g.Metrics, log: log, limiter: &g.limiter, watch: &g.watch, node: open.Target}
-	broker, node, refused := g.targets.dial(ctx, open)
-	asksWhatItMayNot := refused != nil && (refused.Code == tunnel.CodeTarget || refused.Code == tunnel.CodeTicket)
-	if slices.Contains(open.Features, tunnel.FeatureProbe) && !asksWhatItMayNot {
-		report = report.ofProbe()
-	}
+	node, refused := g.targets.mayDial(open)
 	if refused != nil {
 		report.streamRefused(refused)
 		t.Reset(refused)
+		return
+	}
+	if slices.Contains(open.Features, tunnel.FeatureProbe) { // what it may not ask for is told all the same
+		report = report.ofProbe()
+	}
+	broker, failed := g.targets.dial(ctx, open.Target)
+	if failed != nil {
+		report.brokerUnreached(failed)
+		t.Reset(failed)
 		return
 	}
 	report.reached()

@@ -83,7 +83,7 @@ func (r *reporter) unreached(message, kind string, err error) {
 	e, told := errors.AsType[*tunnel.Error](err)
 	_, dialled := errors.AsType[brokerError](err)
 	switch {
-	case told && e.Code != tunnel.CodeDial: // the gateway refused
+	case told && e.Code != tunnel.CodeDial && e.Code != tunnel.CodeTarget: // the gateway refused
 		r.limiter.warn(r.log, message, kind, "cause", kind, "err", err)
 	case r.watch.explains():
 		r.log.Debug(message, "cause", kind, "err", err)
@@ -96,12 +96,17 @@ func (r *reporter) unreached(message, kind string, err error) {
 	}
 }
 
-// streamRefused reports that a gateway opens no stream.
+// streamRefused reports that a gateway opens no stream, because it may not dial what an agent asks
+// for. That is no outage: an agent may ask for anything, and so could fill those that are remembered.
 func (r *reporter) streamRefused(why *tunnel.Error) {
 	r.metrics.Closed(metrics.CloseDial)
-	if why.Code == tunnel.CodeDial {
-		r.watch.reset()
-	}
+	r.limiter.warn(r.log, "stream refused", string(why.Code), "cause", string(why.Code), "err", why)
+}
+
+// brokerUnreached reports that a gateway opens no stream, because it did not reach the broker.
+func (r *reporter) brokerUnreached(why *tunnel.Error) {
+	r.metrics.Closed(metrics.CloseDial)
+	r.watch.reset()
 	r.unreached("stream refused", string(why.Code), why)
 }
 
