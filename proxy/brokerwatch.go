@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -64,6 +63,19 @@ type outage struct {
 }
 
 var errNotAsked = errors.New("no broker has been asked yet")
+
+// unreachable says why no broker answers.
+type unreachable struct {
+	what string // without addresses
+	err  error
+}
+
+func (e unreachable) Error() string { return e.what + ": " + e.err.Error() }
+
+func (e unreachable) Unwrap() error { return e.err }
+
+// Brief is for whoever must not see addresses.
+func (e unreachable) Brief() string { return e.what }
 
 // upstreamError says that there was no stream to ask a broker on.
 type upstreamError struct {
@@ -231,7 +243,7 @@ func (w *brokerWatch) unanswered(err error, failures int) {
 	if isUpstream {
 		says = "no stream to a broker"
 	}
-	w.missing, w.told, w.unexplained = fmt.Errorf("%s: %w", says, err), true, nil
+	w.missing, w.told, w.unexplained = unreachable{says, err}, true, nil
 	w.nodes.forget()
 	if isUpstream && up.logged || !w.isNews(err) {
 		w.log.Debug(says, "err", err)

@@ -38,7 +38,8 @@ func checkAdmin(address string, hosts []string) error {
 }
 
 // listenAdmin opens the admin listener for server. Beyond loopback it does not serve /tunnel, which
-// names addresses and errors: anyone who reaches the listener can read it.
+// names addresses and errors, and /readyz says what is missing without them: anyone who reaches the
+// listener can read it.
 func listenAdmin(address string, server status.Server) (*admin, error) {
 	if address == noAdmin {
 		return nil, nil
@@ -49,7 +50,7 @@ func listenAdmin(address string, server status.Server) (*admin, error) {
 	}
 	host, _, _ := net.SplitHostPort(ln.Addr().String())
 	if !isLoopback(host) {
-		server.Tunnel = nil
+		server.Tunnel, server.Public = nil, true
 	}
 	return &admin{ln, server}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,6 +42,10 @@ type Server struct {
 	// Ready returns nil if the process is ready for clients, or else an error that says why not. It
 	// is called concurrently and must not block. Nil means always ready.
 	Ready func() error
+
+	// Public says that the listener is open to others. /readyz then leaves the addresses out of an
+	// error that has a Brief method, and prints what that returns.
+	Public bool
 
 	// Missing returns what does not work although the process is ready; nil means that all works.
 	// It is called as Ready is. Nil means that there is nothing to say.
@@ -148,18 +153,29 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 	text(w, http.StatusOK, "ok")
 }
 
+// reason is the text of why the process is not ready.
+func (s *Server) reason(err error) string {
+	if brief, ok := errors.AsType[interface {
+		error
+		Brief() string
+	}](err); ok && s.Public {
+		return brief.Brief()
+	}
+	return printable.Text(err.Error(), printable.Record)
+}
+
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	if s.Ready == nil {
 		text(w, http.StatusOK, "ready")
 		return
 	}
 	if err := s.Ready(); err != nil {
-		text(w, http.StatusServiceUnavailable, printable.Text(err.Error(), printable.Record))
+		text(w, http.StatusServiceUnavailable, s.reason(err))
 		return
 	}
 	if s.Missing != nil {
 		if err := s.Missing(); err != nil {
-			text(w, http.StatusOK, "ready, but "+printable.Text(err.Error(), printable.Record))
+			text(w, http.StatusOK, "ready, but "+s.reason(err))
 			return
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -125,6 +126,21 @@ func TestTheTunnelIsShownWhereThereIsOne(t *testing.T) {
 	}
 	if _, body := do(t, client, "GET", url, nil); !strings.Contains(body, "\n/tunnel ") {
 		t.Errorf("index %q does not list /tunnel", body)
+	}
+}
+
+// briefError has addresses in its text, and none in what it is for others.
+type briefError struct{}
+
+func (briefError) Error() string { return "no broker answers: dial 10.0.0.5:9092" }
+func (briefError) Brief() string { return "no broker answers" }
+
+func TestReadyzTellsOthersNoAddresses(t *testing.T) {
+	for public, want := range map[bool]string{false: "wrapped: no broker answers: dial 10.0.0.5:9092\n", true: "no broker answers\n"} {
+		url, client := start(t, &status.Server{Public: public, Ready: func() error { return fmt.Errorf("wrapped: %w", briefError{}) }})
+		if resp, got := do(t, client, "GET", url+"/readyz", nil); resp.StatusCode != 503 || got != want {
+			t.Errorf("public %v: readyz = %d %q, want %q", public, resp.StatusCode, got, want)
+		}
 	}
 }
 
