@@ -57,7 +57,6 @@ type end struct {
 	env      []string
 	absent   bool              // not started
 	hosts    map[string]string // what resolves for it; nil: as on this machine
-	limit    string            // of open files, as for ulimit -n; "": this machine's
 	process  *proc.Process
 	restarts int
 }
