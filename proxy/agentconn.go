@@ -224,18 +224,6 @@ func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 	return nil, nil
 }
 
-// anyBrokerAnswers reports whether any broker gives the right answer to a request of this API. All
-// others act on the broker that receives them, or are answered by the leader or coordinator. The
-// list cannot be derived from rewrite's rows: these say what responses contain, not who may answer.
-func anyBrokerAnswers(k protocol.APIKey) bool {
-	switch k {
-	case protocol.APIVersions, protocol.SASLHandshake, protocol.SASLAuthenticate,
-		protocol.Metadata, protocol.FindCoordinator, protocol.DescribeCluster:
-		return true
-	}
-	return false
-}
-
 // lenient is false: bytes that an agent does not decode could contain an address.
 func (c *agentConn) lenient() bool { return false }
 

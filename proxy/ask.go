@@ -124,3 +124,6 @@ func ClosedUnanswered(err error) bool {
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
+
+// ownClientID is the client id of an agent's own requests.
+const ownClientID = "culvert-agent"

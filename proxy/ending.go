@@ -36,6 +36,18 @@ type outcome struct {
 	waiting *unanswered // what the broker had not answered by then; nil: nothing
 }
 
+// patience is how long an answer must have been waited for, when the client leaves, to be worth a
+// warning. The first clients to give up, such as kcat, do so after five seconds.
+const patience = 4 * time.Second
+
+// late reports whether a client that left had waited too long, and for how long. Members of a
+// consumer group wait for one another, so their answers may take minutes.
+func (o outcome) late() (waited time.Duration, late bool) {
+	u := o.waiting
+	waited = o.at.Sub(u.at).Round(time.Second)
+	return waited, waited >= patience && !u.token && u.Key != joinGroup && u.Key != syncGroup
+}
+
 func newEnding(near, far *source, q *inflight) *ending {
 	return &ending{
 		near: &exit{conn: near}, far: &exit{conn: far}, inflight: q,

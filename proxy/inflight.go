@@ -39,9 +39,6 @@ func newInflight() *inflight {
 	return q
 }
 
-// errUnanswered is wrapped by the errors of waits that took too long.
-var errUnanswered = errors.New("the broker does not answer")
-
 // answerTimeout bounds how long a broker may take to answer where nobody would notice that the
 // client has left: while the queue is full, and after the client's FIN. It is longer than the five
 // minutes for which the members of a consumer group may be waited for.

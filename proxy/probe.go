@@ -76,9 +76,6 @@ func (a *Agent) probe(ctx context.Context) error {
 	return nil
 }
 
-// ownClientID is the client id of an agent's own requests.
-const ownClientID = "culvert-agent"
-
 // introduce asks which brokers there are, on a connection on which the broker has answered already.
 // That it does not answer this is no error: most likely it wants a login first. introduce returns
 // how long the answer took, or took if there was none.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -143,3 +144,40 @@ func (r *reporter) notFollowed(why error) {
 	}
 	r.limiter.warn(r.log, message, "", "err", why)
 }
+
+// brokerLeft reports that a broker closed a connection while a request awaited its answer: once for
+// each broker, key and version.
+func (r *reporter) brokerLeft(end outcome, names hints.Names) {
+	u := end.waiting
+	what := u.lookedLike(r.broker)
+	told, byGateway := errors.AsType[*tunnel.Error](end.err)
+	switch {
+	case errors.Is(end.err, errUnanswered):
+		what = fmt.Sprintf("%s: %v", r.broker, end.err)
+	case end.err == errGatewayFinished, byGateway && told.Code != tunnel.CodeBroker:
+		return // it was not the broker
+	}
+	log := func() { r.limiter.once(r.log, unansweredMessage, what+u.what(), "hint", u.usually(names), "err", what) }
+	switch {
+	case u.seen.answers, errors.Is(end.err, errUnanswered):
+		log()
+	case !r.watch.explains(): // otherwise no broker answers anybody, and that has its line
+		r.watch.unlessOutage(log)
+	}
+}
+
+// clientLeft reports that a client disconnected while a request awaited its answer for too long:
+// once for each broker, key and version.
+func (r *reporter) clientLeft(end outcome) {
+	if end.waiting == nil || end.cause != metrics.CloseClientFIN && end.cause != metrics.CloseClientReset {
+		return
+	}
+	if waited, late := end.late(); late {
+		what := end.waiting.what() + " of " + r.broker
+		r.limiter.once(r.log, unansweredMessage, what, "hint", "can this broker still be reached, and is it overloaded?",
+			"err", fmt.Sprintf("client left while waiting %s for the answer to %s", waited, what))
+	}
+}
+
+// unansweredMessage is what is logged about requests that got no answer.
+const unansweredMessage = "request unanswered"

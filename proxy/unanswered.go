@@ -3,12 +3,9 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/hints"
-	"github.com/culvert-proxy/culvert/proxy/metrics"
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // seen is what a connection's requests and responses so far say about what its broker wants.
@@ -76,57 +73,23 @@ func (u *unanswered) usually(names hints.Names) string {
 	return fmt.Sprintf("does this broker answer %s at all? Its log says why it closed the connection", u.what())
 }
 
-// patience is how long an answer must have been waited for, when the client leaves, to be worth a
-// warning. The first clients to give up, such as kcat, do so after five seconds.
-const patience = 4 * time.Second
-
-// late reports whether a client that left had waited too long, and for how long. Members of a
-// consumer group wait for one another, so their answers may take minutes.
-func (o outcome) late() (waited time.Duration, late bool) {
-	u := o.waiting
-	waited = o.at.Sub(u.at).Round(time.Second)
-	return waited, waited >= patience && !u.token && u.Key != joinGroup && u.Key != syncGroup
-}
-
 // joinGroup and syncGroup are API keys.
 const (
 	joinGroup protocol.APIKey = 11
 	syncGroup protocol.APIKey = 14
 )
 
-// unansweredMessage is what is logged about requests that got no answer.
-const unansweredMessage = "request unanswered"
-
-// brokerLeft reports that a broker closed a connection while a request awaited its answer: once for
-// each broker, key and version.
-func (r *reporter) brokerLeft(end outcome, names hints.Names) {
-	u := end.waiting
-	what := u.lookedLike(r.broker)
-	told, byGateway := errors.AsType[*tunnel.Error](end.err)
-	switch {
-	case errors.Is(end.err, errUnanswered):
-		what = fmt.Sprintf("%s: %v", r.broker, end.err)
-	case end.err == errGatewayFinished, byGateway && told.Code != tunnel.CodeBroker:
-		return // it was not the broker
+// anyBrokerAnswers reports whether any broker gives the right answer to a request of this API. All
+// others act on the broker that receives them, or are answered by the leader or coordinator. The
+// list cannot be derived from rewrite's rows: these say what responses contain, not who may answer.
+func anyBrokerAnswers(k protocol.APIKey) bool {
+	switch k {
+	case protocol.APIVersions, protocol.SASLHandshake, protocol.SASLAuthenticate,
+		protocol.Metadata, protocol.FindCoordinator, protocol.DescribeCluster:
+		return true
 	}
-	log := func() { r.limiter.once(r.log, unansweredMessage, what+u.what(), "hint", u.usually(names), "err", what) }
-	switch {
-	case u.seen.answers, errors.Is(end.err, errUnanswered):
-		log()
-	case !r.watch.explains(): // otherwise no broker answers anybody, and that has its line
-		r.watch.unlessOutage(log)
-	}
+	return false
 }
 
-// clientLeft reports that a client disconnected while a request awaited its answer for too long:
-// once for each broker, key and version.
-func (r *reporter) clientLeft(end outcome) {
-	if end.waiting == nil || end.cause != metrics.CloseClientFIN && end.cause != metrics.CloseClientReset {
-		return
-	}
-	if waited, late := end.late(); late {
-		what := end.waiting.what() + " of " + r.broker
-		r.limiter.once(r.log, unansweredMessage, what, "hint", "can this broker still be reached, and is it overloaded?",
-			"err", fmt.Sprintf("client left while waiting %s for the answer to %s", waited, what))
-	}
-}
+// errUnanswered is wrapped by the errors of waits that took too long.
+var errUnanswered = errors.New("the broker does not answer")
