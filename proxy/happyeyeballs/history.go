@@ -75,7 +75,6 @@ type record struct {
 type silence struct {
 	since   time.Time
 	checked time.Time // dialled last
-	told    bool      // the log has it
 }
 
 // Dial connects to one of the host's addresses, of which there is at least one. dial connects to a
@@ -268,16 +267,16 @@ func (h *History) silent(to Host, ip netip.Addr, err error) {
 		return
 	}
 	known := h.silentLocked(to.Name, ip)
-	s := &silence{since: time.Now(), checked: time.Now()}
-	r.silent[ip] = s
-	if s.told = !known && h.mayWarnLocked(); s.told {
+	r.silent[ip] = &silence{since: time.Now(), checked: time.Now()}
+	if !known && h.mayLogLocked() {
 		h.log().Warn("one of several addresses does not answer", "name", to.Name, "address", ip, "network", to.Network,
 			"hint", "remove this address from DNS, or find out why nothing answers there", "err", err)
 	}
 }
 
-// mayWarnLocked counts a warning, and reports whether there have not been too many.
-func (h *History) mayWarnLocked() bool {
+// mayLogLocked counts a line, and reports whether there have not been too many. An address that
+// answers every other time is two lines each.
+func (h *History) mayLogLocked() bool {
 	if time.Since(h.lineAt) >= checkEvery {
 		h.lines, h.lineAt = 0, time.Now()
 	}
@@ -292,7 +291,7 @@ func (h *History) speaks(to Host, ip netip.Addr) {
 	r := h.recordLocked(to)
 	s := r.silent[ip]
 	delete(r.silent, ip)
-	if s != nil && s.told && !h.silentLocked(to.Name, ip) {
+	if s != nil && !h.silentLocked(to.Name, ip) && h.mayLogLocked() {
 		h.log().Info("address answers again", "name", to.Name, "address", ip, "after", time.Since(s.since).Round(time.Second))
 	}
 }
