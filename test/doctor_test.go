@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -177,12 +178,31 @@ func (p *path) doctor(t *testing.T, flags ...string) diagnosis {
 	return run(t, p.command("doctor", append(p.agentFlags(), flags...)...))
 }
 
+// doctorOnce is doctor for programs only, for what changes while the doctor looks.
+func (p *path) doctorOnce(t *testing.T) diagnosis {
+	t.Helper()
+	return runForPrograms(t, p.command("doctor", p.agentFlags()...))
+}
+
 // run runs a doctor twice: for people and for programs. Both must find the same.
-func run(t *testing.T, cmd *exec.Cmd) (d diagnosis) {
+func run(t *testing.T, cmd *exec.Cmd) diagnosis {
 	t.Helper()
 	again := *cmd
-	again.Args = append(append([]string{}, cmd.Args...), "--json")
-	out, err := again.Output()
+	d := runForPrograms(t, &again)
+	text, err := cmd.CombinedOutput()
+	if exit := cmdExit(t, err); exit != d.exit {
+		t.Errorf("exit code %d for people, %d for programs\n%s%s", exit, d.exit, text, d.out)
+	}
+	if last := d.findings[len(d.findings)-1]; last.Hop != "verdict" || !strings.Contains(string(text), last.Result+strings.Repeat(" ", 6-len(last.Result))+"verdict ") {
+		t.Errorf("the last finding is %+v:\n%s", last, text)
+	}
+	return d
+}
+
+func runForPrograms(t *testing.T, cmd *exec.Cmd) (d diagnosis) {
+	t.Helper()
+	cmd.Args = append(slices.Clone(cmd.Args), "--json")
+	out, err := cmd.Output()
 	d.out, d.exit = string(out), cmdExit(t, err)
 	for line := range strings.Lines(d.out) {
 		var f struct{ Hop, Result, Text, Remedy string }
@@ -191,15 +211,8 @@ func run(t *testing.T, cmd *exec.Cmd) (d diagnosis) {
 		}
 		d.findings = append(d.findings, f)
 	}
-	text, err := cmd.CombinedOutput()
-	if exit := cmdExit(t, err); exit != d.exit {
-		t.Errorf("exit code %d for people, %d for programs\n%s%s", exit, d.exit, text, d.out)
-	}
 	if len(d.findings) == 0 {
-		t.Fatalf("the doctor finds nothing: %s", text)
-	}
-	if last := d.findings[len(d.findings)-1]; last.Hop != "verdict" || !strings.Contains(string(text), last.Result+strings.Repeat(" ", 6-len(last.Result))+"verdict ") {
-		t.Errorf("the last finding is %+v:\n%s", last, text)
+		t.Fatal("the doctor finds nothing")
 	}
 	return d
 }
