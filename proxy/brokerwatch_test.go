@@ -283,9 +283,6 @@ func TestReadinessSaysWhetherTheGatewayOrTheBrokersAreMissing(t *testing.T) {
 // and one when it is back.
 func TestANodeThatIsDownIsOneLine(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
-		if transport == "h3" || transport == "h2" {
-			t.Skip("as over ws")
-		}
 		c := startCluster(t, 2)
 		agentLog, gatewayLog := &memoryLog{}, &memoryLog{}
 		up := waysTo(t, c.Bootstrap(), transport, func(g *Gateway) { g.Logger = gatewayLog.logger() })()
