@@ -200,7 +200,8 @@ func (r reading) send(c *memnet.Conn) {
 	c.CloseWrite()
 }
 
-// serveModel is a broker's end. One that hangs reads on, so that the test ends.
+// serveModel is a broker's end. One that has closed, or that hangs, reads on: a close that leaves
+// bytes unread is a reset, which may discard the answers before it, for clients without a proxy too.
 func serveModel(c net.Conn, broker *kafkamodel.Broker) {
 	defer c.Close()
 	buf := make([]byte, 4096)
@@ -209,7 +210,10 @@ func serveModel(c net.Conn, broker *kafkamodel.Broker) {
 		for _, e := range broker.Receive(buf[:n]) {
 			c.Write(e.Response)
 		}
-		if err != nil || broker.Closed() {
+		if broker.Closed() {
+			closeWrite(c)
+		}
+		if err != nil {
 			return
 		}
 	}
