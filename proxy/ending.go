@@ -121,8 +121,10 @@ func (e *ending) clientLost(err error) {
 
 // lastRequest says that no more requests are relayed, because of a drain or a refusal. It waits
 // until the responses' side has ended the client's side behind the last response. After d the
-// client's side is reset.
+// client's side is reset. It does not wait for the answers to tokens that may have none: unlike
+// behind the client's FIN, the broker does not close its side then.
 func (e *ending) lastRequest(why error, d time.Duration) {
+	e.inflight.leaveTokens()
 	e.inflight.finish()
 	e.wakeResponses()
 	if !within(d, e.relayed) {

@@ -127,15 +127,16 @@ func (q *inflight) unanswered() *unanswered {
 	return nil
 }
 
-// finish says that nothing more is pushed. It drops tokens that the broker may leave unanswered, as
-// in GSSAPI.
-func (q *inflight) finish() {
+// finish says that nothing more is pushed.
+func (q *inflight) finish() { q.set(&q.finished) }
+
+// leaveTokens drops raw tokens that the broker may leave unanswered, as in GSSAPI.
+func (q *inflight) leaveTokens() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.login.tokens.InTurn() {
 		q.queue.dropTokens()
 	}
-	q.finished = true
 }
 
 // answered reports whether nothing is in flight, and nothing will be. What is in flight is not known
