@@ -34,7 +34,8 @@ var mayImport = map[string]struct {
 	"proxy/tunnel":            {ours: []string{"proxy/happyeyeballs", "proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
 	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel"}, others: []string{"github.com/prometheus/"}},
-	"proxy/status":            {others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
+	"proxy/status/document":   {never: []string{"net", "os", "sync", "log", "context"}},
+	"proxy/status":            {ours: []string{"proxy/status/document"}, others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
 	"proxy/clientconfig":      {ours: []string{"proxy/credentials"}, others: []string{"github.com/twmb/franz-go/pkg/sasl", "software.sslmate.com/src/go-pkcs12"}},
 	"proxy/doctor":            {ours: []string{"proxy", "proxy/clientconfig", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr", "github.com/twmb/franz-go/pkg/kgo"}},
 	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
@@ -43,7 +44,7 @@ var mayImport = map[string]struct {
 	"proxy/snowflake":         {ours: []string{"proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
-		ours:   []string{"protocol", "rewrite", "proxy/credentials", "proxy/happyeyeballs", "proxy/tunnel", "proxy/metrics"},
+		ours:   []string{"protocol", "rewrite", "proxy/credentials", "proxy/happyeyeballs", "proxy/tunnel", "proxy/metrics", "proxy/status/document"},
 		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
 	},
 }

@@ -55,7 +55,7 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: agent.Ready, Tunnel: tunnels, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: agent.Ready, Status: agent.Status, Tunnel: tunnels, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
 		return err

@@ -102,7 +102,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: gateway.Ready, Missing: gateway.Missing, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: gateway.Ready, Status: gateway.Status, Missing: gateway.Missing, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
 		closeAll(tcp, udp)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 // Limits and deadlines for what a peer can make us hold.
@@ -55,6 +56,10 @@ type Server struct {
 	// concurrently. Nil means that there is no such page. The page contains addresses: leave it out
 	// if the listener is open to others.
 	Tunnel func() any
+
+	// Status returns the status document. It is called concurrently. Nil means that there is no such
+	// page. The document contains addresses: leave it out if the listener is open to others.
+	Status func() document.Document
 
 	// Hosts are host names, without port, that requests may use, besides IP addresses and
 	// localhost.
@@ -120,7 +125,22 @@ func (s *Server) handler(logger *slog.Logger) http.Handler {
 	if s.Tunnel != nil {
 		routes = append(routes, route{"/tunnel", "which transport is used, why, and when another is tried", http.HandlerFunc(s.tunnel)})
 	}
+	if s.Status != nil {
+		routes = append(routes, route{"/status", "what this process does and how well, as JSON", http.HandlerFunc(s.status)})
+	}
 	return routes
+}
+
+// status serves the status document.
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	b, err := json.MarshalIndent(s.Status(), "", "  ")
+	if err != nil {
+		text(w, http.StatusInternalServerError, printable.Text(err.Error(), printable.Record))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Write(append(b, '\n'))
 }
 
 func (s *Server) tunnel(w http.ResponseWriter, _ *http.Request) {
