@@ -1,7 +1,9 @@
 package metrics
 
 import (
+	"iter"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -20,6 +22,27 @@ type API struct {
 	Queued        prometheus.Counter  // requests that waited behind another on their connection
 	Rewritten     prometheus.Counter  // addresses replaced by local ones
 	Blanked       prometheus.Counter  // addresses replaced by one that nobody can connect to
+
+	InFlight atomic.Int64 // requests that await their response now
+
+	throttle  prometheus.Counter // seconds
+	throttled prometheus.Counter // responses
+	errors    [protocol.NumErrorClasses]prometheus.Counter
+}
+
+// Throttled counts a response in which a broker asks its client to wait.
+func (a *API) Throttled(d time.Duration) {
+	a.throttle.Add(d.Seconds())
+	a.throttled.Inc()
+}
+
+// Failed counts a response with errors, once for each class.
+func (a *API) Failed(classes protocol.ErrorClasses) {
+	for c, counter := range a.errors {
+		if classes.Has(protocol.ErrorClass(c)) {
+			counter.Inc()
+		}
+	}
 }
 
 // apiMetrics counts requests and responses by API key.
@@ -32,12 +55,16 @@ type apiMetrics struct {
 	queued        *prometheus.CounterVec
 	rewritten     *prometheus.CounterVec
 	blanked       *prometheus.CounterVec
+	throttle      *prometheus.CounterVec
+	throttled     *prometheus.CounterVec
+	errors        *prometheus.CounterVec
+	inFlight      *prometheus.Desc
 
 	resolved [protocol.MaxKey + 2]atomic.Pointer[API] // by key, nil until it is used; the last is for unknown keys
 }
 
-func newAPIMetrics(f promauto.Factory) *apiMetrics {
-	return &apiMetrics{
+func newAPIMetrics(f promauto.Factory, reg prometheus.Registerer) *apiMetrics {
+	m := &apiMetrics{
 		requests: f.NewCounterVec(counterOpts("requests_total",
 			"Requests whose header was read."), []string{"api_key"}),
 		requestBytes: f.NewCounterVec(counterOpts("request_bytes_total",
@@ -54,6 +81,39 @@ func newAPIMetrics(f promauto.Factory) *apiMetrics {
 			"Broker addresses in responses replaced by local ones."), []string{"api_key"}),
 		blanked: f.NewCounterVec(counterOpts("blanked_addresses_total",
 			"Addresses in responses replaced by an unusable one: leader hints to nodes that are not known, and controllers."), []string{"api_key"}),
+		throttle: f.NewCounterVec(counterOpts("throttle_seconds_total",
+			"For how long brokers asked clients to wait, in responses."), []string{"api_key"}),
+		throttled: f.NewCounterVec(counterOpts("throttled_responses_total",
+			"Responses in which brokers asked clients to wait."), []string{"api_key"}),
+		errors: f.NewCounterVec(counterOpts("response_errors_total",
+			"Responses with an error, by the class of the error."), []string{"api_key", "class"}),
+		inFlight: prometheus.NewDesc(prometheus.BuildFQName(namespace, "", "requests_in_flight"),
+			"Requests that await their response.", []string{"api_key"}, nil),
+	}
+	reg.MustRegister(inFlight{m})
+	return m
+}
+
+// inFlight shows the requests in flight of each API key. They are no vector of gauges because
+// adding to an integer costs less than adding to a float, and every request does it twice.
+type inFlight struct{ of *apiMetrics }
+
+func (c inFlight) Describe(descs chan<- *prometheus.Desc) { descs <- c.of.inFlight }
+
+func (c inFlight) Collect(into chan<- prometheus.Metric) {
+	for name, a := range c.of.used() {
+		into <- prometheus.MustNewConstMetric(c.of.inFlight, prometheus.GaugeValue, float64(a.InFlight.Load()), name)
+	}
+}
+
+// used returns the collectors of the API keys that were used, by name.
+func (m *apiMetrics) used() iter.Seq2[string, *API] {
+	return func(yield func(string, *API) bool) {
+		for k := range m.resolved {
+			if a := m.resolved[k].Load(); a != nil && !yield(protocol.APIKey(k).String(), a) {
+				return
+			}
+		}
 	}
 }
 
@@ -75,7 +135,7 @@ func (m *apiMetrics) API(key protocol.APIKey) *API {
 }
 
 func (m *apiMetrics) newAPI(name string) *API {
-	return &API{
+	a := &API{
 		Requests:      m.requests.WithLabelValues(name),
 		RequestBytes:  m.requestBytes.WithLabelValues(name),
 		ResponseBytes: m.responseBytes.WithLabelValues(name),
@@ -84,5 +144,11 @@ func (m *apiMetrics) newAPI(name string) *API {
 		Queued:        m.queued.WithLabelValues(name),
 		Rewritten:     m.rewritten.WithLabelValues(name),
 		Blanked:       m.blanked.WithLabelValues(name),
+		throttle:      m.throttle.WithLabelValues(name),
+		throttled:     m.throttled.WithLabelValues(name),
 	}
+	for c := range a.errors {
+		a.errors[c] = m.errors.WithLabelValues(name, protocol.ErrorClass(c).String())
+	}
+	return a
 }
