@@ -85,8 +85,7 @@ func (c *demoCmd) show(ctx context.Context, w *walkthrough, bed *testbed) error 
 		w.say("\nDone. Without --once, everything stays up for a client of your own.")
 		return nil
 	}
-	w.yourTurn(ctx, bed)
-	return nil
+	return w.yourTurn(ctx, bed)
 }
 
 // walkthrough prints what happens.
@@ -223,9 +222,16 @@ func (w *walkthrough) latency(bed *testbed) error {
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // yourTurn says how to use what is running, and waits until ctx is done.
-func (w *walkthrough) yourTurn(ctx context.Context, bed *testbed) {
+func (w *walkthrough) yourTurn(ctx context.Context, bed *testbed) error {
+	if err := errors.Join(bed.startAdmin(ctx), bed.startTraffic(ctx)); err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
 	w.say("\n3. YOUR TURN")
-	w.say("Everything stays up until Ctrl-C, with records in memory. In another terminal:")
+	w.say("Everything stays up until Ctrl-C, with records in memory. A client keeps a few records per")
+	w.say("second flowing through topic %s, to be watched at both ends:", trafficTopic)
+	w.say("  %s  the agent", bed.pages[0])
+	w.say("  %s  the gateway", bed.pages[1])
+	w.say("In another terminal:")
 	w.say("  kcat -b %s -L", bed.bootstrap)
 	w.say("  kcat -b %s -C -t %s -o beginning -e", bed.bootstrap, demoTopic)
 	w.say("  kafka-console-producer.sh --bootstrap-server %s --topic %s", bed.bootstrap, demoTopic)
@@ -233,4 +239,5 @@ func (w *walkthrough) yourTurn(ctx context.Context, bed *testbed) {
 	w.say("or, in your own code, bootstrap.servers=%s and nothing else.", bed.bootstrap)
 	w.say("For your own cluster: culvert gateway --help, culvert agent --help")
 	<-ctx.Done()
+	return nil
 }

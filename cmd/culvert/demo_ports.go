@@ -12,6 +12,8 @@ import (
 const (
 	demoListen   = "127.0.0.1:9092" // the default of demo --listen
 	demoPortBase = 19092            // the default of agent --broker-port-base
+	// The default of agent --admin-listen; that of gateway --admin-listen is one port above it.
+	demoAdminHost, demoAdminPort = "127.0.0.1", 9464
 	// Where a default port is taken, ports in steps of portStep above it are tried, so that a port
 	// still shows which default it replaces.
 	portStep  = 100

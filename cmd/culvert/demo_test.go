@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
@@ -53,7 +54,7 @@ func TestDemoShowsBothProblemsAndSolvesThem(t *testing.T) {
 			if strings.Contains(with, fakekafka.Domain) {
 				t.Error("an advertised name was seen through culvert")
 			}
-			wantReadable(t, stdout.String())
+			wantReadable(t, 40, stdout.String())
 		})
 	}
 }
@@ -65,12 +66,12 @@ func wantMatch(t *testing.T, pattern, text string) {
 	}
 }
 
-// wantReadable fails for output that does not fit a terminal.
-func wantReadable(t *testing.T, output string) {
+// wantReadable fails for output of more lines than most, or that does not fit a terminal.
+func wantReadable(t *testing.T, most int, output string) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(output), "\n")
-	if len(lines) > 40 {
-		t.Errorf("%d lines, want 40 at most", len(lines))
+	if len(lines) > most {
+		t.Errorf("%d lines, want %d at most", len(lines), most)
 	}
 	for _, line := range lines {
 		if len(line) > 100 {
@@ -98,12 +99,37 @@ func TestDemoStaysUpForClientsUntilASignal(t *testing.T) {
 			break // the last line
 		}
 	}
+	wantReadable(t, 50, said.String())
 	produceOne(t, find(t, `kcat -b (\S+) -L`, said.String()))
+	for _, end := range []string{"agent", "gateway"} {
+		awaitTraffic(t, find(t, `(http://127\.0\.0\.1:\d+/) +the `+end, said.String()), end)
+	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("ended with %v after SIGTERM", err)
+	}
+}
+
+// awaitTraffic waits until the admin listener at url tells of requests that only the demo's own
+// traffic makes.
+func awaitTraffic(t *testing.T, url, end string) {
+	t.Helper()
+	if code, page := get(t, url+"status"); code != 200 || !strings.Contains(page, `"end": "`+end+`"`) {
+		t.Errorf("/status of the %s: %d %s", end, code, page)
+	}
+	if code, page := get(t, url+"readyz"); code != 200 {
+		t.Errorf("/readyz of the %s: %d %s", end, code, page)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		_, metrics := get(t, url+"metrics")
+		if regexp.MustCompile(`culvert_requests_total\{api_key="Heartbeat"\} [1-9]`).MatchString(metrics) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no traffic at the %s:\n%s", end, metrics)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +30,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
+	"github.com/culvert-proxy/culvert/proxy/status"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -76,10 +78,13 @@ type testbed struct {
 	roots          *x509.CertPool         // to trust for the endpoint's certificate
 	token          string                 // that the gateway accepts
 	pat            func() (string, error) // the credential for the ingress; nil: there is no ingress
+	gateway        *proxy.Gateway
+	agent          *proxy.Agent
 	gatewayMetrics *prometheus.Registry
 	agentMetrics   *prometheus.Registry
-	bootstrap      string   // where clients reach the agent
-	portsMoved     []string // a sentence for each default port that was taken
+	bootstrap      string    // where clients reach the agent
+	pages          [2]string // the admin listeners of the agent and of the gateway
+	portsMoved     []string  // a sentence for each default port that was taken
 }
 
 // part is something that runs until it is stopped.
@@ -153,8 +158,8 @@ func (b *testbed) startGatewayBehindIngress(ctx context.Context, certificate tls
 	if err != nil {
 		return err
 	}
-	gateway := b.gateway(nil)
-	b.run(ctx, func(ctx context.Context) error { return gateway.Run(ctx, inner, nil) })
+	b.newGateway(nil)
+	b.run(ctx, func(ctx context.Context) error { return b.gateway.Run(ctx, inner, nil) })
 
 	outer, err := listenLoopback(ctx)
 	if err != nil {
@@ -193,17 +198,17 @@ func (b *testbed) startDirectGateway(ctx context.Context, certificate tls.Certif
 		return err
 	}
 	b.endpoint = &url.URL{Scheme: "https", Host: tcp.Addr().String()}
-	gateway := b.gateway(&tls.Config{Certificates: []tls.Certificate{certificate}})
-	b.run(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
+	b.newGateway(&tls.Config{Certificates: []tls.Certificate{certificate}})
+	b.run(ctx, func(ctx context.Context) error { return b.gateway.Run(ctx, tcp, udp) })
 	return nil
 }
 
-// gateway makes the gateway; a nil config means plain HTTP. It sets token.
-func (b *testbed) gateway(config *tls.Config) *proxy.Gateway {
+// newGateway makes the gateway; a nil config means plain HTTP. It sets gateway and token.
+func (b *testbed) newGateway(config *tls.Config) {
 	b.token = rand.Text()
 	b.gatewayMetrics = prometheus.NewRegistry()
 	m := metrics.New(b.gatewayMetrics, metrics.Gateway, version())
-	return &proxy.Gateway{
+	b.gateway = &proxy.Gateway{
 		Names:   flagOf,
 		Version: version(), TLS: config, Authenticate: b.authenticate, DrainTimeout: demoDrain, Metrics: m,
 		Brokers: &proxy.Brokers{Names: flagOf, Bootstrap: b.cluster.Bootstrap(), Resolver: b.cluster.Resolver(), Metrics: m},
@@ -219,7 +224,7 @@ func (b *testbed) authenticate(r *http.Request) (identity string, err error) {
 	return "demo", nil
 }
 
-// startAgent starts the agent, and returns when clients can use it. It sets bootstrap.
+// startAgent starts the agent, and returns when clients can use it. It sets agent and bootstrap.
 func (b *testbed) startAgent(ctx context.Context) error {
 	listen, portBase, moved, err := choosePorts(b.listen)
 	if err != nil {
@@ -246,20 +251,50 @@ func (b *testbed) startAgent(ctx context.Context) error {
 		dialer.Logger = nil // it would warn that h3 fails, which the walkthrough says
 	}
 	listening := make(chan []string, 1)
-	agent := &proxy.Agent{
+	b.agent = &proxy.Agent{
 		Names:   flagOf,
 		Version: version(), Listens: []proxy.Listen{listen}, BrokerPortBase: portBase, ExpectNodes: []int32{0, 1, 2},
 		Upstream: proxy.NewTunnel(dialer), DrainTimeout: demoDrain, Metrics: m, Logger: log,
 		Listening: func(bootstrap []string) { listening <- bootstrap },
 	}
-	b.run(ctx, agent.Run)
+	b.run(ctx, b.agent.Run)
 	select {
 	case addresses := <-listening:
 		b.bootstrap = clientAddress(addresses[0], listen.Host)
-		return untilReady(ctx, agent)
+		return untilReady(ctx, b.agent)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// startAdmin opens the admin listeners of both ends. It sets pages.
+func (b *testbed) startAdmin(ctx context.Context) error {
+	port, err := freeRange(demoAdminHost, demoAdminPort, len(b.pages), noPort)
+	if err != nil {
+		return err
+	}
+	for i, server := range []status.Server{
+		{Gatherer: b.agentMetrics, Ready: b.agent.Ready, Status: b.agent.Status, Tunnel: func() any { return b.agent.Tunnels() }},
+		{Gatherer: b.gatewayMetrics, Ready: b.gateway.Ready, Status: b.gateway.Status, Missing: b.gateway.Missing},
+	} {
+		server.Names, server.Logger = flagOf, b.log
+		admin, err := listenAdmin(net.JoinHostPort(demoAdminHost, strconv.Itoa(port+i)), server)
+		if err != nil {
+			return err
+		}
+		b.pages[i] = "http://" + admin.ln.Addr().String() + "/"
+		b.run(ctx, func(ctx context.Context) error { return admin.server.Serve(ctx, admin.ln) })
+	}
+	return nil
+}
+
+// startTraffic starts a client that makes a little traffic.
+func (b *testbed) startTraffic(ctx context.Context) error {
+	t, err := newTraffic(kafkaClient{bootstrap: b.bootstrap}, b.log.With("end", "client"))
+	if err == nil {
+		b.run(ctx, t.run)
+	}
+	return err
 }
 
 // untilReady waits until a broker has answered the agent; the error says why not.
