@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -296,6 +297,11 @@ func (a *Agent) answered(o tunnel.Opened) {
 		caps := rewrite.Reviewed().Lower(o.Reviewed)
 		a.caps.Store(&caps)
 	}
+}
+
+// gatewayTimed counts what a gateway says about the requests of one connection.
+func (a *Agent) gatewayTimed(t tunnel.Times) {
+	a.Metrics.GatewayTimed(protocol.APIKey(t.Key), t.Count, t.Sum)
 }
 
 // dropCluster resets the connections to the old cluster when another one has answered, so that no

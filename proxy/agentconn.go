@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/hints"
@@ -137,7 +138,7 @@ func (c *agentConn) transport() string {
 func (c *agentConn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	to := destination{onTicket: c.agent.nodes.addTicket, first: c.requests.repeatable()}
+	to := destination{onTicket: c.agent.nodes.addTicket, onTimes: c.agent.gatewayTimed, first: c.requests.repeatable()}
 	c.epoch.Store(int64(c.agent.nodes.epoch())) // before the lookup: if the table changes in between, dropCluster resets this connection
 	if c.nodeID != bootstrapNode {
 		found, err := c.findNode(ctx)
@@ -223,6 +224,9 @@ func (c *agentConn) screen(r protocol.Request) (answer []byte, err error) {
 	}
 	return nil, nil
 }
+
+// timed does nothing: the agent's own metrics have it.
+func (c *agentConn) timed(protocol.APIKey, time.Duration) {}
 
 // lenient is false: bytes that an agent does not decode could contain an address.
 func (c *agentConn) lenient() bool { return false }

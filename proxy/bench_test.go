@@ -140,6 +140,7 @@ type rewriting struct{ w *rewrite.Rewriter }
 func (rewriting) screen(protocol.Request) ([]byte, error)       { return nil, nil }
 func (rewriting) touches(k protocol.APIKey, version int16) bool { return rewrite.Touches(k, version) }
 func (rewriting) lenient() bool                                 { return false }
+func (rewriting) timed(protocol.APIKey, time.Duration)          {}
 
 func (p rewriting) relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error) {
 	return p.w.Relay(f, r.Key, r.Version, size)

@@ -15,7 +15,7 @@ const defaultHeadTimeout = 30 * time.Second
 
 // policy is the difference between an agent's connections, [agentConn], and a gateway's,
 // [ticketer]. The goroutine that relays requests calls screen, the one that relays responses calls
-// touches and relay, and both call lenient.
+// touches, relay and timed, and both call lenient.
 type policy interface {
 	// screen decides about a request before any byte of it is relayed. It returns an answer to give
 	// in the broker's place, a [refusal] as error, or nil and nil to relay the request.
@@ -25,6 +25,8 @@ type policy interface {
 	touches(k protocol.APIKey, version int16) bool
 	// relay relays the response to r: the next size bytes of f.
 	relay(f *protocol.Flow, r protocol.Request, size int64) (rewrite.Result, error)
+	// timed is told how long the response to a request took, before any byte of it is relayed.
+	timed(k protocol.APIKey, took time.Duration)
 	// lenient reports whether bytes that cannot be decoded are relayed unchanged, instead of
 	// refused.
 	lenient() bool

@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -154,6 +155,7 @@ func (p looking) settings() connSettings {
 func (looking) screen(protocol.Request) ([]byte, error) { return nil, nil }
 func (looking) touches(protocol.APIKey, int16) bool     { return true }
 func (p looking) lenient() bool                         { return p.gateway }
+func (looking) timed(protocol.APIKey, time.Duration)    {}
 
 func (p looking) relay(f *protocol.Flow, request protocol.Request, size int64) (rewrite.Result, error) {
 	b, err := f.Peek(int(size), 1<<20)

@@ -132,8 +132,10 @@ func (r *responses) relayNext() error {
 // relayTo relays the response to a request, of size bytes, and counts it.
 func (r *responses) relayTo(to request, size int64) error {
 	start := time.Now()
+	took := start.Sub(to.at)
 	m := r.report.metrics.API(to.Key)
-	m.Duration.Observe(start.Sub(to.at).Seconds())
+	m.Duration.Observe(took.Seconds())
+	r.policy.timed(to.Key, took)
 	m.ResponseBytes.Add(float64(size))
 	if to.queued {
 		m.Queued.Inc()

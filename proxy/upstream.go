@@ -41,6 +41,8 @@ type destination struct {
 	ticket  *tunnel.Ticket
 	// onTicket is called with each ticket that arrives, during reads of the stream.
 	onTicket func(tunnel.Ticket)
+	// onTimes, if set, is called with what the gateway has timed, during reads of the stream.
+	onTimes func(tunnel.Times)
 	// first are bytes to send as early as possible. They may arrive twice, so they must be a
 	// request that changes nothing; or nil.
 	first []byte
@@ -99,7 +101,10 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 		open.Target, open.Ticket = to.address, to.ticket
 	}
 	if to.probe {
-		open.Features = []string{tunnel.FeatureProbe}
+		open.Features = append(open.Features, tunnel.FeatureProbe)
+	}
+	if to.onTimes != nil {
+		open.Features = append(open.Features, tunnel.FeatureTimes)
 	}
 	var failed failures
 	for i, g := range t.gateways {
@@ -108,6 +113,7 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 		cancel()
 		if err == nil {
 			c.OnTicket(to.onTicket)
+			c.OnTimes(to.onTimes)
 			return c, nil
 		}
 		failed = append(failed, err)

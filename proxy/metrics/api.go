@@ -28,6 +28,7 @@ type API struct {
 	throttle  prometheus.Counter // seconds
 	throttled prometheus.Counter // responses
 	errors    [protocol.NumErrorClasses]prometheus.Counter
+	share     share
 }
 
 // Throttled counts a response in which a broker asks its client to wait.
@@ -58,6 +59,7 @@ type apiMetrics struct {
 	throttle      *prometheus.CounterVec
 	throttled     *prometheus.CounterVec
 	errors        *prometheus.CounterVec
+	share         shareMetrics
 	inFlight      *prometheus.Desc
 
 	resolved [protocol.MaxKey + 2]atomic.Pointer[API] // by key, nil until it is used; the last is for unknown keys
@@ -87,6 +89,7 @@ func newAPIMetrics(f promauto.Factory, reg prometheus.Registerer) *apiMetrics {
 			"Responses in which brokers asked clients to wait."), []string{"api_key"}),
 		errors: f.NewCounterVec(counterOpts("response_errors_total",
 			"Responses with an error, by the class of the error."), []string{"api_key", "class"}),
+		share: newShareMetrics(f),
 		inFlight: prometheus.NewDesc(prometheus.BuildFQName(namespace, "", "requests_in_flight"),
 			"Requests that await their response.", []string{"api_key"}, nil),
 	}
@@ -121,10 +124,7 @@ func (m *apiMetrics) used() iter.Seq2[string, *API] {
 // can send any number. The key's series appear with the first call, so that a scrape lists only the
 // keys that were used.
 func (m *apiMetrics) API(key protocol.APIKey) *API {
-	slot := &m.resolved[len(m.resolved)-1]
-	if key.Known() {
-		slot = &m.resolved[key]
-	}
+	slot := m.slot(key)
 	if a := slot.Load(); a != nil {
 		return a
 	}
@@ -132,6 +132,14 @@ func (m *apiMetrics) API(key protocol.APIKey) *API {
 	// matter whose are stored.
 	slot.CompareAndSwap(nil, m.newAPI(key.String()))
 	return slot.Load()
+}
+
+// slot returns where the collectors of an API key are.
+func (m *apiMetrics) slot(key protocol.APIKey) *atomic.Pointer[API] {
+	if key.Known() {
+		return &m.resolved[key]
+	}
+	return &m.resolved[len(m.resolved)-1]
 }
 
 func (m *apiMetrics) newAPI(name string) *API {

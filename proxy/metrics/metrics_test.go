@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -45,6 +46,7 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	m.AskReady(func() error { return nil })
 	m.AskExpiry("tls-cert-file", func() time.Time { return time.Unix(1_900_000_000, 0) })
 	m.AskLimits(func() []metrics.LimitUse { return []metrics.LimitUse{{metrics.LimitStreams, 3, 10}} })
+	m.GatewayTimed(protocol.Fetch, 2, 3*time.Millisecond)
 	m.Connection(metrics.Bootstrap)
 	m.Connection(2)
 	m.Stream("h3")
@@ -451,5 +453,32 @@ func TestAnUnknownLimitIsCountedAsOther(t *testing.T) {
 	}
 	if got := metrics.LimitOf("an unknown limit"); got != metrics.LimitOther || got.String() != "other" {
 		t.Errorf("LimitOf = %v, want other", got)
+	}
+}
+
+// A gateway can name any API key, and as many as it likes. Only those count that the agent has seen
+// itself.
+func TestAGatewayCannotMakeSeries(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	m := metrics.New(reg, metrics.Agent, "v1.2.3")
+	m.API(protocol.Produce)
+	m.API(-1)
+	for key := range 1 << 16 {
+		m.GatewayTimed(protocol.APIKey(int16(key)), 1, time.Millisecond)
+	}
+	if n, s := m.API(protocol.Fetch).GatewayShare(); n != 0 || s != 0 {
+		t.Errorf("the share of Fetch: %d requests, %v s", n, s)
+	}
+	if n, s := m.API(protocol.Produce).GatewayShare(); n != 1 || s != 0.001 {
+		t.Errorf("the share of Produce: %d requests, %v s", n, s)
+	}
+	const unknown = 1<<16 - float64(protocol.MaxKey) - 1
+	for name, want := range map[string]map[string]float64{
+		"culvert_gateway_requests_total":        {"Produce": 1, "unknown": unknown},
+		"culvert_gateway_request_seconds_total": {"Produce": 0.001, "unknown": unknown / 1000},
+	} {
+		if diff := cmp.Diff(want, values(gather(t, reg)[name]), cmpopts.EquateApprox(0, 1e-6)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
 	}
 }

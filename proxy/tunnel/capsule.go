@@ -24,6 +24,7 @@ const (
 	capsuleOpen      capsuleType = 0x05 // JSON Open, agent to gateway, once, first
 	capsuleNotice    capsuleType = 0x06 // JSON Error, gateway to agent: why FINAL_DATA follows
 	capsuleOpened    capsuleType = 0x07 // JSON Opened, gateway to agent, once, first
+	capsuleTimes     capsuleType = 0x08 // varints, gateway to agent: see Conn.AddTime
 	capsuleError     capsuleType = 0x09 // JSON Error; the last capsule in its direction
 )
 
@@ -44,6 +45,8 @@ func (t capsuleType) String() string {
 		return "NOTICE"
 	case capsuleOpened:
 		return "OPENED"
+	case capsuleTimes:
+		return "TIMES"
 	case capsuleError:
 		return "ERROR"
 	}

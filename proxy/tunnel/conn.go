@@ -38,6 +38,7 @@ type Conn struct {
 
 	reading reading
 	writing writing
+	times   timesOut
 	flow    flow
 	ending  ending
 }
@@ -50,6 +51,7 @@ type reading struct {
 	err      error   // guarded by lock: what every later Read returns
 	notice   *Error  // guarded by lock: the last NOTICE; nil if there was none
 	onTicket func(Ticket)
+	onTimes  func(Times)
 
 	waiting atomic.Int64 // exchange.Clock when Read began to wait, or 0
 	final   atomic.Bool  // FINAL_DATA has been read
@@ -80,6 +82,7 @@ type ending struct {
 	lingering    bool  // linger will call done
 	readDeadline time.Time
 	timer        *time.Timer // runs tick
+	wake         int64       // exchange.Clock when it does
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -120,9 +123,11 @@ func makeConn(x exchange.Exchange, transport string, t timing, done func()) *Con
 // start begins to send KEEPALIVEs. The Conn must be complete by then, because tick may run at once.
 func (c *Conn) start() {
 	c.writing.last.Store(exchange.Clock())
+	c.times.last.Store(exchange.Clock())
 	c.x.OnDirty(c.tickNow)
 	c.ending.mu.Lock() // tick reads the timer field under mu
 	c.ending.timer = time.AfterFunc(c.t.keepalive, c.tick)
+	c.ending.wake = exchange.Clock() + int64(c.t.keepalive)
 	c.ending.mu.Unlock()
 }
 
@@ -189,19 +194,32 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.writing.by.Store(by)
 	err := c.x.SetWriteDeadline(t)
 	if c.x.Dirty() {
-		c.ending.timer.Reset(atOnce) // send what an earlier deadline left unsent
+		c.setTimerLocked(atOnce) // send what an earlier deadline left unsent
 	}
 	return err
 }
 
 // tickNow runs tick soon, on a goroutine of its own.
-func (c *Conn) tickNow() { c.setTimer(atOnce) }
-
-// setTimer sets the time of the next tick, unless the stream has ended.
-func (c *Conn) setTimer(d time.Duration) {
+func (c *Conn) tickNow() {
 	c.ending.mu.Lock()
 	defer c.ending.mu.Unlock()
+	c.setTimerLocked(atOnce)
+}
+
+// tickBy has tick run at an exchange.Clock, unless it runs before.
+func (c *Conn) tickBy(at int64) {
+	c.ending.mu.Lock()
+	defer c.ending.mu.Unlock()
+	if at < c.ending.wake {
+		c.setTimerLocked(max(atOnce, time.Duration(at-exchange.Clock())))
+	}
+}
+
+// setTimerLocked sets the time of the next tick, unless the stream has ended. The caller holds
+// ending.mu.
+func (c *Conn) setTimerLocked(d time.Duration) {
 	if c.ending.cause == nil {
+		c.ending.wake = exchange.Clock() + int64(d)
 		c.ending.timer.Reset(d)
 	}
 }

@@ -70,7 +70,7 @@ func TestTheWireFormatNamesEveryCode(t *testing.T) {
 			t.Errorf("docs/tunnel.md does not name code %s", code)
 		}
 	}
-	for _, c := range []capsuleType{capsuleData, capsuleKeepalive, capsuleFinalData, capsuleTicket, capsuleOpen, capsuleNotice, capsuleOpened, capsuleError} {
+	for _, c := range []capsuleType{capsuleData, capsuleKeepalive, capsuleFinalData, capsuleTicket, capsuleOpen, capsuleNotice, capsuleOpened, capsuleTimes, capsuleError} {
 		if !bytes.Contains(page, fmt.Appendf(nil, "| `0x%02x` | %s |", uint64(c), c)) {
 			t.Errorf("docs/tunnel.md does not name capsule %s", c)
 		}

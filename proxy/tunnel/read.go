@@ -95,6 +95,10 @@ func (c *Conn) step(p []byte) (n int, err error) {
 		if c.dialling {
 			return 0, c.stepJSON()
 		}
+	case capsuleTimes:
+		if c.wantsTimes() {
+			return 0, c.stepTimes()
+		}
 	}
 	_, _, err = c.reading.dec.some(c.x, p) // skip
 	return 0, err
@@ -114,7 +118,7 @@ func (c *Conn) expect(t capsuleType) error {
 			return exchange.ProtocolError("unexpected %s", t)
 		}
 		return nil
-	case capsuleData, capsuleFinalData, capsuleTicket, capsuleNotice:
+	case capsuleData, capsuleFinalData, capsuleTicket, capsuleNotice, capsuleTimes:
 		if !c.isOpened() {
 			return exchange.ProtocolError("%s before %s", t, first)
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -149,10 +150,14 @@ func (s *streamServer) refuseByLimit(c *Conn, full *limitReached, p Peer) error 
 	return full.err
 }
 
-// answer sends OPENED.
+// answer sends OPENED, and agrees to TIMES if the agent wants them.
 func (s *streamServer) answer(c *Conn) error {
 	c.SetDeadline(time.Now().Add(s.t.open))
-	if err := c.writeJSON(capsuleOpened, s.answerToOpen()); err != nil {
+	o := s.answerToOpen()
+	if c.times.wanted = slices.Contains(c.openIn.Features, FeatureTimes); c.times.wanted {
+		o.Features = append(o.Features, FeatureTimes)
+	}
+	if err := c.writeJSON(capsuleOpened, o); err != nil {
 		return err
 	}
 	return c.SetDeadline(time.Time{})

@@ -29,6 +29,7 @@ type timing struct {
 	idle   time.Duration // how long a carrier without streams is kept
 	slow   time.Duration // a stream that hardly moves for this long suffers
 	rate   time.Duration // how long a rate is measured at most
+	times  time.Duration // TIMES are sent this often
 
 	quicIdle      time.Duration // a QUIC connection that was silent this long is dead
 	quicKeepalive time.Duration
@@ -55,6 +56,7 @@ var defaultTiming = timing{
 	idle:            time.Minute,
 	slow:            3 * time.Second,
 	rate:            2 * time.Second,
+	times:           time.Second,
 
 	quicIdle: 30 * time.Second,
 	// When a NAT has dropped our mapping, the gateway's packets are lost for this long; clients

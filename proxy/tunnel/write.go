@@ -81,7 +81,7 @@ func (c *Conn) sendOpen() error {
 	return err
 }
 
-// noCapsule makes writeCapsule send OPEN alone.
+// noCapsule makes writeFrame send only what goes ahead of a capsule.
 const noCapsule capsuleType = 0
 
 // writeCapsule sends one capsule, preceded by OPEN if that has not been sent. The caller holds
@@ -117,16 +117,24 @@ func (c *Conn) writable() error {
 	return nil
 }
 
-// writeFrame sends OPEN, if it is due, and the capsule in one write of the exchange, so that they
-// travel in one packet where possible.
+// writeFrame sends OPEN and TIMES, if they are due, and the capsule in one write of the exchange, so
+// that they travel in one packet where possible.
 func (c *Conn) writeFrame(t capsuleType, value []byte) error {
-	f := exchange.Buffer(exchange.Headroom + len(c.writing.open) + exchange.MaxTypeLength + len(value))
+	size := exchange.Headroom + len(c.writing.open) + exchange.MaxTypeLength + len(value)
+	times := c.timesWith(t, len(value))
+	if times {
+		size += timesRoom
+	}
+	f := exchange.Buffer(size)
 	defer exchange.Release(f)
 	b := (*f)[:exchange.Headroom]
 	if c.writing.open != nil {
 		b = append(b, c.writing.open...)
 		c.writing.open = nil
 		c.writing.openSent.Store(true)
+	}
+	if times {
+		b = c.times.take(b)
 	}
 	if t != noCapsule {
 		b = appendCapsule(b, t, value)
