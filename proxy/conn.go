@@ -21,7 +21,7 @@ type conn struct {
 
 // newConn returns a connection with its client's side only. connect adds the broker's.
 func newConn(near net.Conn, s connSettings) *conn {
-	n, f, q := &source{Conn: near}, &source{}, newInflight()
+	n, f, q := &source{Conn: near}, &source{}, newInflight(s.report.metrics)
 	e := newEnding(n, f, q)
 	return &conn{
 		connSettings: &s, near: n, far: f, ending: e,

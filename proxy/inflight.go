@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
 // maxInflight bounds the requests of one connection that await their response. Java clients send up
@@ -26,6 +27,7 @@ type inflight struct {
 	queue   queue     // up to maxInflight
 	login   login
 	seen    seen
+	metrics *metrics.Metrics // counts what is in the queue; nil once nobody awaits it, and in tests
 
 	finished       bool // nothing more is pushed
 	answersStopped bool // nothing more is pushed, and nobody waits any more
@@ -33,8 +35,8 @@ type inflight struct {
 	closed         bool // every wait ends with errConnOver
 }
 
-func newInflight() *inflight {
-	q := &inflight{}
+func newInflight(m *metrics.Metrics) *inflight {
+	q := &inflight{metrics: m}
 	q.changed.L = &q.mu
 	return q
 }
@@ -61,6 +63,7 @@ func (q *inflight) push(r request) (awaited bool, err error) {
 	}
 	r.queued = q.queue.n > 0
 	q.queue.push(r)
+	q.count(&r, 1)
 	q.login.sent(r)
 	q.seen.sent(r)
 	return true, nil
@@ -111,7 +114,26 @@ func (q *inflight) done() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.seen.answered(*q.queue.at(0))
+	q.count(q.queue.at(0), -1)
 	q.queue.pop()
+	q.changed.Broadcast()
+}
+
+// count adds n to the requests in flight of an API key. What the broker does not get is not in
+// flight, and a token has no API key. The caller holds mu.
+func (q *inflight) count(r *request, n int64) {
+	if q.metrics != nil && r.answer == nil && !r.token {
+		q.metrics.API(r.Key).InFlight.Add(n)
+	}
+}
+
+// endWith sets a flag after which nobody awaits what is in flight. The caller holds mu.
+func (q *inflight) endWith(flag *bool) {
+	*flag = true
+	for i := range q.queue.n {
+		q.count(q.queue.at(i), -1)
+	}
+	q.metrics = nil
 	q.changed.Broadcast()
 }
 
@@ -160,10 +182,18 @@ func (q *inflight) needsUs() bool {
 
 // stopAnswers says that nobody waits for responses any more: the client has disconnected. All waits
 // end, but requests that were received before are still written to the broker.
-func (q *inflight) stopAnswers() { q.set(&q.answersStopped) }
+func (q *inflight) stopAnswers() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.endWith(&q.answersStopped)
+}
 
 // close ends every wait, now and later.
-func (q *inflight) close() { q.set(&q.closed) }
+func (q *inflight) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.endWith(&q.closed)
+}
 
 // stopFollowing says that frames can no longer be decoded, and reports whether this is the first
 // call. Requests in flight stay in the queue, for restore.
@@ -171,8 +201,8 @@ func (q *inflight) stopFollowing() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	before := q.unfollowed
-	q.unfollowed, q.answersStopped = true, true
-	q.changed.Broadcast()
+	q.unfollowed = true
+	q.endWith(&q.answersStopped)
 	return !before
 }
 

@@ -144,6 +144,11 @@ func (o order) run(t *testing.T) {
 	defer b.stop()
 	before := b.closes(t)
 	client, broker := b.connect(t)
+	for end, n := range b.sums(t, "culvert_requests_in_flight") {
+		if n != 2 {
+			t.Errorf("%v: %v requests are in flight at the %s, want 2", o, n, end)
+		}
+	}
 	got := &arriving{}
 	read := func() { go got.read(client) }
 	if o.reading {
@@ -173,6 +178,11 @@ func (o order) run(t *testing.T) {
 	for end, n := range b.closes(t) {
 		if n -= before[end]; n != 1 {
 			t.Errorf("%v: the %s counted %v ends, want 1", o, end, n)
+		}
+	}
+	for end, n := range b.sums(t, "culvert_requests_in_flight") {
+		if n != 0 {
+			t.Errorf("%v: %v requests are in flight at the %s when all is over", o, n, end)
 		}
 	}
 	client.Close()
@@ -395,9 +405,14 @@ func (b *bench) begin(stop *func()) {
 
 // closes returns how many connections each end has counted as ended.
 func (b *bench) closes(t *testing.T) map[string]float64 {
+	return b.sums(t, "culvert_connection_closes_total")
+}
+
+// sums returns the sum of a metric's series at each end.
+func (b *bench) sums(t *testing.T, metric string) map[string]float64 {
 	all := map[string]float64{}
 	for end, r := range b.ends {
-		all[end] = gauge(t, r, "culvert_connection_closes_total")
+		all[end] = gauge(t, r, metric)
 	}
 	return all
 }

@@ -106,6 +106,7 @@ func (r reading) check(t *testing.T) {
 			t.Errorf("the answer to key %d v%d, correlation id %d was taken for one to %+v", e.Key, e.Version, e.CorrelationID, request)
 		}
 	})
+	noneInFlight(t, readingMetrics())
 	switch {
 	case r.lenient && !bytes.Equal(got, want):
 		t.Errorf("the client read %q, want %q", got, want)

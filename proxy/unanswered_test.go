@@ -114,6 +114,7 @@ func TestADrainIsNotBlamedOnTheBroker(t *testing.T) {
 		if log.String() != "" {
 			t.Errorf("the log: %s", log)
 		}
+		c.requests.inflight.close()
 		client.Close()
 	})
 }
