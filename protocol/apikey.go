@@ -11,6 +11,8 @@ const (
 	Fetch            APIKey = 1
 	Metadata         APIKey = 3
 	FindCoordinator  APIKey = 10
+	JoinGroup        APIKey = 11
+	SyncGroup        APIKey = 14
 	SASLHandshake    APIKey = 17
 	APIVersions      APIKey = 18
 	SASLAuthenticate APIKey = 36
@@ -76,6 +78,12 @@ func (k APIKey) String() string {
 		return "unknown"
 	}
 	return schema[k].name
+}
+
+// LongPoll reports whether brokers hold requests of this key on purpose: until there are records, or
+// until the members of a group have come.
+func (k APIKey) LongPoll() bool {
+	return k == Fetch || k == ShareFetch || k == JoinGroup || k == SyncGroup
 }
 
 // MaxVersion returns the newest version of the API that the schema knows, or -1 for an unknown key.

@@ -83,6 +83,7 @@ type agentState struct {
 	clients clients
 	watch   brokerWatch
 	caps    atomic.Pointer[rewrite.Caps] // the API versions that the agent and its gateway support
+	bound   atomic.Pointer[[]string]     // the bootstrap addresses that clients connect to; nil before they can
 	reached atomic.Bool                  // the upstream has answered
 	saves   chan struct{}                // of capacity 1: holds an element when the state must be saved
 	limiter logLimiter
@@ -91,7 +92,7 @@ type agentState struct {
 // Ready returns nil while clients get answers from brokers. Otherwise the error says what is
 // missing: no gateway is reached, or no broker answers, or the agent drains.
 func (a *Agent) Ready() error {
-	if a.clients.isDraining() {
+	if !a.clients.drainingSince().IsZero() {
 		return errDraining
 	}
 	_, missing := a.watch.state()
@@ -117,8 +118,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.clients.closeListeners()
 		return err
 	}
+	var addresses []string
+	for _, ln := range bootstrap {
+		addresses = append(addresses, ln.Addr().String())
+	}
+	a.bound.Store(&addresses)
 	a.restore()
 	var background sync.WaitGroup
+	background.Go(func() { a.Metrics.Sample(ctx) })
 	background.Go(func() { a.saveState(ctx) })
 	background.Go(func() { a.nodes.rebind(ctx) })
 	firstTry, listening := make(chan struct{}), make(chan struct{})
@@ -126,10 +133,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	within(firstHelloTimeout, firstTry)
 	a.keepSpares()
 
-	var addresses []string
 	for i, ln := range bootstrap {
 		a.clients.listen(work, ln, i, bootstrapNode)
-		addresses = append(addresses, ln.Addr().String())
 	}
 	if a.Listening != nil {
 		a.Listening(addresses)
@@ -312,6 +317,7 @@ func (a *Agent) dropCluster(old, now string) {
 		a.Logger.Warn(fmt.Sprintf("cluster %s answers instead of cluster %s, whose nodes were dropped and connections reset", now, old),
 			"cluster_id", now, "former_cluster_id", old)
 	}
+	a.watch.states.forget()
 	current := int64(a.nodes.epoch())
 	a.clients.each(func(c *agentConn) {
 		if epoch := c.epoch.Load(); epoch >= 0 && epoch != current {

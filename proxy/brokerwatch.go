@@ -42,13 +42,15 @@ type brokerWatch struct {
 	clients bool                            // resets counts connections of clients
 	log     *slog.Logger
 
-	nodes  outages      // of single brokers, while others answer
+	nodes  outages // of single brokers, while others answer
+	states nodeStates
 	resets atomic.Int64 // connections that were reset because the way to their broker failed
 
 	mu         sync.Mutex
-	ever       bool  // a broker has answered since the start
-	lastResets int64 // resets when a broker answered last
-	stopped    bool  // run has returned
+	ever       bool      // a broker has answered since the start
+	answering  time.Time // since when brokers answer, or did until the outage
+	lastResets int64     // resets when a broker answered last
+	stopped    bool      // run has returned
 	outage
 }
 
@@ -211,6 +213,9 @@ func (w *brokerWatch) answered() (unexplained []func()) {
 	if w.ever && w.missing != nil {
 		w.logEnd(resets - w.lastResets)
 	}
+	if !w.ever || w.missing != nil {
+		w.answering = time.Now()
+	}
 	unexplained = w.unexplained
 	w.outage, w.ever, w.lastResets = outage{}, true, resets
 	return unexplained
@@ -285,4 +290,14 @@ func (w *brokerWatch) state() (ever bool, missing error) {
 		return false, errNotAsked
 	}
 	return w.ever, w.missing
+}
+
+// changed returns since when brokers answer or, in an outage, do not; zero before the first answer.
+func (w *brokerWatch) changed() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ever && w.missing != nil {
+		return w.since
+	}
+	return w.answering
 }

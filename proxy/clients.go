@@ -31,7 +31,7 @@ type clients struct {
 	count     atomic.Int64    // of connections
 
 	mu        sync.Mutex
-	draining  bool
+	draining  time.Time // since when; zero if not
 	listeners []net.Listener
 	conns     map[*agentConn]struct{}
 }
@@ -48,7 +48,7 @@ const acceptQuiet = 10 * time.Second
 func (c *clients) listen(ctx context.Context, ln net.Listener, listen int, node int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining { // a response has named a new node during the drain
+	if !c.draining.IsZero() { // a response has named a new node during the drain
 		ln.Close()
 		return
 	}
@@ -136,7 +136,9 @@ func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) (all, cu
 // closeListeners closes the listeners, and waits for their goroutines.
 func (c *clients) closeListeners() {
 	c.mu.Lock()
-	c.draining = true
+	if c.draining.IsZero() {
+		c.draining = time.Now()
+	}
 	for _, ln := range c.listeners {
 		ln.Close()
 	}
@@ -151,7 +153,7 @@ func (c *clients) add(conn *agentConn) {
 		c.conns = map[*agentConn]struct{}{}
 	}
 	c.conns[conn] = struct{}{}
-	if c.draining {
+	if !c.draining.IsZero() {
 		conn.drain()
 	}
 }
@@ -176,8 +178,21 @@ func (c *clients) each(f func(*agentConn)) {
 	}
 }
 
-func (c *clients) isDraining() bool {
+// drainingSince returns when the drain began, or the zero time.
+func (c *clients) drainingSince() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.draining
+}
+
+// byListen returns how many connections clients of each bootstrap address have, to its own port and
+// to those of its nodes.
+func (c *clients) byListen() map[int]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := map[int]int{}
+	for conn := range c.conns {
+		n[conn.listen]++
+	}
+	return n
 }

@@ -65,6 +65,9 @@ type Gateway struct {
 
 // gatewayState is the state of a running gateway. Run sets it up.
 type gatewayState struct {
+	listening  string // the address for agents; set before server
+	transports string // that agents may use; likewise
+
 	server  atomic.Pointer[tunnel.Server] // nil before Run
 	tickets issuer
 	targets brokerDialer
@@ -129,6 +132,10 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Names:        g.Names,
 		Logger:       g.Logger,
 	}
+	g.listening, g.transports = tcp.Addr().String(), "ws, h2"
+	if udp != nil {
+		g.transports = "h3, ws, h2"
+	}
 	g.server.Store(server)
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -136,6 +143,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	defer stop()
 	background.Go(func() { g.watch.run(reaching) })
 	background.Go(func() { g.watchCredentials(reaching) })
+	background.Go(func() { g.Metrics.Sample(reaching) })
 	defer tcp.Close()
 	if udp != nil {
 		defer udp.Close()

@@ -10,6 +10,8 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
 )
@@ -144,6 +146,17 @@ type relayedNodes struct {
 	cluster string
 	nodes   map[int32]string  // addresses by node id
 	changed func(ids []int32) // called with all node ids after a change, with the lock held; may be nil
+}
+
+// show returns the id of the cluster, and its nodes for the status document, without their states.
+func (m *relayedNodes) show() (cluster string, nodes map[int32]*document.Node) {
+	nodes = map[int32]*document.Node{}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, address := range m.nodes {
+		nodes[id] = &document.Node{ID: id, Advertised: printable.Text(address, printable.Name)}
+	}
+	return m.cluster, nodes
 }
 
 // update stores the brokers of a response. all means that the cluster has no others, so those that

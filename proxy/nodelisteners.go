@@ -14,6 +14,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/backoff"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 // Node ids of listeners that belong to no node. Kafka's own are not negative.
@@ -311,6 +312,24 @@ func (l *nodeListeners) all() (all []NodeListener) {
 		}
 	}
 	return all
+}
+
+// show adds to nodes of the status document where clients reach them.
+func (l *nodeListeners) show(nodes map[int32]*document.Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, opened := range l.opened {
+		n := nodes[id]
+		if n == nil {
+			n = &document.Node{ID: id}
+			nodes[id] = n
+		}
+		for _, one := range opened {
+			n.Local = append(n.Local, one.told.String())
+			n.SparePort = n.SparePort || one.missing != nil && one.spare
+			n.NoPort = n.NoPort || one.missing != nil && !one.spare
+		}
+	}
 }
 
 // logMissing logs why a node has no listener of its own, once for each of the first maxLogged. The

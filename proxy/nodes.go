@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
 )
@@ -302,6 +304,19 @@ func (t *nodes) isAt(id int32, address string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.known[id].address == address
+}
+
+// show returns the id of the cluster, and its nodes for the status document, without their states.
+func (t *nodes) show() (cluster string, nodes map[int32]*document.Node) {
+	nodes = map[int32]*document.Node{}
+	t.mu.Lock()
+	cluster = t.cluster
+	for id, n := range t.known {
+		nodes[id] = &document.Node{ID: id, Advertised: printable.Text(n.address, printable.Name)}
+	}
+	t.mu.Unlock()
+	t.nodeListeners.show(nodes)
+	return cluster, nodes
 }
 
 // snapshot returns all nodes as tickets, for the state file. For a node without a ticket it makes

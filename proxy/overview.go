@@ -1,29 +1,149 @@
 package proxy
 
 import (
+	"cmp"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/status/document"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // Status returns what /status shows of this agent: all but what only its caller knows, which is the
-// build, the credentials and the other listeners. It may be called at any time, from any goroutine.
+// build, the credentials, the events and the other listeners. It may be called at any time, from any
+// goroutine.
 func (a *Agent) Status() document.Document {
-	d := document.Document{Version: document.Version, End: document.Agent}
-	d.State = document.State{Name: document.Ready}
-	if err := a.Ready(); err != nil {
-		d.State = document.State{Name: document.NotReady, Why: err.Error()}
+	d := newDocument(document.Agent, a.Metrics)
+	d.State = processState(&a.watch, a.clients.drainingSince(), a.Ready())
+	bound := a.bound.Load()
+	if bound == nil {
+		return d
 	}
-	for _, l := range a.NodeListeners() {
-		d.Nodes = append(d.Nodes, document.Node{ID: l.NodeID, Local: []string{l.Address}})
-	}
+	d.Clients.Connections = int(a.clients.count.Load())
+	d.Listeners = a.kafkaListeners(*bound)
+	d.Tunnels = append(d.Tunnels, a.Upstream.tunnels()...)
+	cluster, nodes := a.nodes.show()
+	d.Cluster.ID, d.Cluster.Bootstrap = printable.Text(cluster, printable.Name), append(d.Cluster.Bootstrap, a.Upstream.bootstrap()...)
+	open := a.Metrics.Connections()
+	d.Nodes = sortedNodes(nodes, func(n *document.Node) {
+		a.watch.states.show(strconv.Itoa(int(n.ID)), n)
+		n.Connections = open[n.ID]
+	})
 	return d
 }
 
 // Status is as [Agent.Status], of this gateway.
 func (g *Gateway) Status() document.Document {
-	d := document.Document{Version: document.Version, End: document.Gateway}
-	d.State = document.State{Name: document.Ready}
-	if err := g.Ready(); err != nil {
-		d.State = document.State{Name: document.NotReady, Why: err.Error()}
+	d := newDocument(document.Gateway, g.Metrics)
+	server := g.server.Load()
+	if server == nil {
+		d.State = document.State{Name: document.Starting, Why: errNotAsked.Error()}
+		return d
 	}
+	d.State = processState(&g.watch, g.relays.drainingSince(), g.Ready())
+	if missing := g.Missing(); missing != nil && d.State.Name == document.Ready {
+		d.State.Missing = printable.Text(missing.Error(), printable.Record)
+	}
+	streams := g.relays.byTransport()
+	for _, n := range streams {
+		d.Clients.Connections += n
+	}
+	d.Listeners = []document.Listener{{Name: "tunnel", Address: g.listening, Protocols: g.transports, Connections: d.Clients.Connections}}
+	d.Tunnels = []document.Tunnel{tunnelOf(streams)}
+	cluster, nodes := g.tickets.relayed.show()
+	d.Cluster = document.Cluster{ID: printable.Text(cluster, printable.Name), Bootstrap: g.Brokers.Bootstrap}
+	open := g.Metrics.Connections()
+	d.Nodes = sortedNodes(nodes, func(n *document.Node) {
+		g.watch.states.show(n.Advertised, n)
+		n.Connections = open[n.ID]
+	})
 	return d
+}
+
+// newDocument returns a document with what the metrics tell.
+func newDocument(end string, m *metrics.Metrics) document.Document {
+	over, total, apis := m.APIs()
+	return document.Document{
+		Version: document.Version, Time: time.Now().UTC(), End: end,
+		Window: over.Seconds(), Total: total, APIs: apis, Closes: m.Closes(), Refusals: m.Refusals(),
+		// Lists are written as lists also where they are empty.
+		Listeners: []document.Listener{}, Tunnels: []document.Tunnel{}, Cluster: document.Cluster{Bootstrap: []string{}}, Nodes: []document.Node{},
+		Credentials: []document.Credential{}, Limits: []document.Limit{}, Events: []document.Event{},
+	}
+}
+
+// processState says whether clients get answers; ready is what /readyz says.
+func processState(w *brokerWatch, draining time.Time, ready error) document.State {
+	ever, _ := w.state()
+	s := document.State{Name: document.NotReady, Since: w.changed().UTC()}
+	switch {
+	case !draining.IsZero():
+		s.Name, s.Since = document.Draining, draining.UTC()
+	case ready == nil:
+		s.Name = document.Ready
+	case !ever:
+		s.Name = document.Starting
+	}
+	if ready != nil {
+		s.Why = printable.Text(ready.Error(), printable.Record)
+	}
+	return s
+}
+
+// kafkaListeners are the bootstrap addresses, as bound.
+func (a *Agent) kafkaListeners(bound []string) (all []document.Listener) {
+	protocols := "kafka"
+	if a.ListenTLS != nil {
+		protocols = "kafka over TLS"
+	}
+	connections := a.clients.byListen()
+	for i, l := range a.Listens {
+		host, _, _ := net.SplitHostPort(l.Bind)
+		all = append(all, document.Listener{
+			Name: "kafka", Address: bound[i], Advertised: cmp.Or(l.Host, host), Protocols: protocols, Connections: connections[i],
+		})
+	}
+	return all
+}
+
+// sortedNodes returns nodes by id, as many as a document holds, after fill has completed each.
+func sortedNodes(nodes map[int32]*document.Node, fill func(*document.Node)) []document.Node {
+	ids := slices.Sorted(maps.Keys(nodes))
+	all := make([]document.Node, 0, len(ids))
+	for _, id := range ids[:min(len(ids), document.MaxNodes)] {
+		fill(nodes[id])
+		all = append(all, *nodes[id])
+	}
+	return all
+}
+
+// tunnelVia is what is known about the way to a gateway.
+func tunnelVia(g *tunnel.Dialer) document.Tunnel {
+	s := g.State()
+	t := document.Tunnel{
+		Tried: []document.Tried{}, Carriers: []document.Carrier{},
+		Gateway: g.URL.Redacted(), Version: g.Gateway(), Transport: s.Transport, Since: s.Since.UTC(), Why: s.Why, Error: s.Error, RetryAt: s.RetryAt.UTC(),
+	}
+	for _, k := range s.Tried {
+		t.Tried = append(t.Tried, document.Tried{
+			Transport: k.Transport, At: k.Tried.UTC(), Took: k.Took.Seconds(), Error: k.Error, Fixed: k.Fixed, NextProbe: k.NextProbe.UTC(),
+		})
+	}
+	return t
+}
+
+// tunnelOf is how the agents of a gateway reach it: how many streams there are by transport.
+func tunnelOf(streams map[string]int) document.Tunnel {
+	t := document.Tunnel{Tried: []document.Tried{}, Carriers: []document.Carrier{}}
+	for _, transport := range tunnel.Transports() {
+		if n := streams[transport]; n > 0 {
+			t.Carriers = append(t.Carriers, document.Carrier{Transport: transport, Streams: n})
+		}
+	}
+	return t
 }

@@ -83,8 +83,12 @@ func (r *reporter) closed(end outcome, names hints.Names) {
 func (r *reporter) unreached(message, kind string, err error) {
 	e, told := errors.AsType[*tunnel.Error](err)
 	_, dialled := errors.AsType[brokerError](err)
+	refused := told && e.Code != tunnel.CodeDial && e.Code != tunnel.CodeTarget // by the gateway
+	if !refused && (told || dialled) {
+		r.watch.states.note(r.node, err)
+	}
 	switch {
-	case told && e.Code != tunnel.CodeDial && e.Code != tunnel.CodeTarget: // the gateway refused
+	case refused:
 		r.limiter.warn(r.log, message, kind, "cause", kind, "err", err)
 	case r.watch.explains():
 		r.log.Debug(message, "cause", kind, "err", err)
@@ -113,6 +117,7 @@ func (r *reporter) brokerUnreached(why *tunnel.Error) {
 
 // reached logs the end of an outage of the connection's broker.
 func (r *reporter) reached() {
+	r.watch.states.note(r.node, nil)
 	if took, was := r.watch.nodes.ends(r.node); was {
 		r.watch.afterUnexplained(func() { r.log.Info("broker reached again", "after", took) })
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -23,6 +24,10 @@ type Upstream interface {
 	hello(ctx context.Context) (tunnel.Welcome, error)
 	// states returns which transport is used to each gateway, by URL.
 	states() map[string]tunnel.State
+	// tunnels returns the same and more, in the order of the gateways, for the status document.
+	tunnels() []document.Tunnel
+	// bootstrap returns the addresses of brokers that it dials first; nil if gateways do that.
+	bootstrap() []string
 	// onLost has f called when there is no transport any more to a gateway. f must not block.
 	onLost(f func())
 	// spare sets how many streams to open ahead of dials. A direct upstream ignores it.
@@ -152,6 +157,15 @@ func (t *tunnels) states() map[string]tunnel.State {
 	return all
 }
 
+func (t *tunnels) tunnels() (all []document.Tunnel) {
+	for _, g := range t.gateways {
+		all = append(all, tunnelVia(g))
+	}
+	return all
+}
+
+func (t *tunnels) bootstrap() []string { return nil }
+
 func (t *tunnels) onLost(f func()) { t.lost.Store(&f) }
 
 // tell calls what onLost has set.
@@ -206,6 +220,12 @@ func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int,
 func (d direct) spare(int) {}
 
 func (d direct) onLost(func()) {}
+
+func (d direct) tunnels() []document.Tunnel {
+	return []document.Tunnel{{Transport: d.transport(), Tried: []document.Tried{}, Carriers: []document.Carrier{}}}
+}
+
+func (d direct) bootstrap() []string { return d.brokers.Bootstrap }
 
 func (d direct) states() map[string]tunnel.State { return nil }
 

@@ -33,7 +33,7 @@ var mayImport = map[string]struct {
 	"proxy/happyeyeballs":     {never: []string{"net", "os"}},
 	"proxy/tunnel":            {ours: []string{"proxy/happyeyeballs", "proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
-	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel"}, others: []string{"github.com/prometheus/"}},
+	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel", "proxy/status/document"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status/document":   {never: []string{"net", "os", "sync", "log", "context"}},
 	"proxy/status":            {ours: []string{"proxy/status/document"}, others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
 	"proxy/clientconfig":      {ours: []string{"proxy/credentials"}, others: []string{"github.com/twmb/franz-go/pkg/sasl", "software.sslmate.com/src/go-pkcs12"}},

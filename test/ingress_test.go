@@ -18,7 +18,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/test/ingress"
 )
 
@@ -275,18 +275,24 @@ func (f ingressCase) checkAuto(t *testing.T, p *path) {
 	roundTrip(t, p, f.auto)
 }
 
-// tunnel returns the state of the agent's transports.
-func (p *path) tunnel(t *testing.T) tunnel.State {
+// tunnel returns what the agent says about its way to the gateway.
+func (p *path) tunnel(t *testing.T) document.Tunnel {
 	t.Helper()
 	transport := &http.Transport{DialContext: p.at.Dial}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, Timeout: 10 * time.Second}
-	response, err := client.Get("http://" + p.admin + "/tunnel")
+	response, err := client.Get("http://" + p.admin + "/status")
 	try(t, err)
 	defer response.Body.Close()
-	var all map[string]tunnel.State
-	try(t, json.NewDecoder(response.Body).Decode(&all))
-	return all[p.url]
+	var d document.Document
+	try(t, json.NewDecoder(response.Body).Decode(&d))
+	for _, tunnel := range d.Tunnels {
+		if tunnel.Gateway == p.url {
+			return tunnel
+		}
+	}
+	t.Fatalf("%s is not among the tunnels: %+v", p.url, d.Tunnels)
+	return document.Tunnel{}
 }
 
 // plainGateway starts a gateway for ingresses that ends with the test.

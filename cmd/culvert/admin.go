@@ -37,8 +37,8 @@ func checkAdmin(address string, hosts []string) error {
 	return nil
 }
 
-// listenAdmin opens the admin listener for server. Beyond loopback it does not serve /status and
-// /tunnel, which name addresses and errors, and /readyz says what is missing without them: anyone who reaches the
+// listenAdmin opens the admin listener for server. Beyond loopback it does not serve /status, which
+// names addresses and errors, and /readyz says what is missing without them: anyone who reaches the
 // listener can read it.
 func listenAdmin(address string, server status.Server) (*admin, error) {
 	if address == noAdmin {
@@ -50,7 +50,7 @@ func listenAdmin(address string, server status.Server) (*admin, error) {
 	}
 	host, _, _ := net.SplitHostPort(ln.Addr().String())
 	if !isLoopback(host) {
-		server.Tunnel, server.Status, server.Public = nil, nil, true
+		server.Status, server.Public = nil, true
 	}
 	return &admin{ln, server}, nil
 }

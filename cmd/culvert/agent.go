@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -49,17 +50,15 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer watched()
-	var tunnels func() any // nil: there is no tunnel to show
-	if len(plan.gateways) > 0 {
-		tunnels = func() any { return agent.Tunnels() }
-	}
+	overview := &overview{of: agent.Status, started: time.Now()}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: agent.Ready, Status: agent.Status, Tunnel: tunnels, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: agent.Ready, Status: overview.document, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
 		return err
 	}
+	overview.admin = admin
 	agent.Listening = func(bootstrap []string) {
 		c.warn(plan, a.log)
 		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d, %s, %s",

@@ -90,7 +90,7 @@ func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 			return code == http.StatusOK
 		})
 		for path, want := range map[string]int{"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200,
-			"/tunnel": 404, "/culvert": 404, "/debug/pprof/": 404, "/debug/vars": 404, "/metrics/": 404, "//metrics": 404} {
+			"/status": 404, "/culvert": 404, "/debug/pprof/": 404, "/debug/vars": 404, "/metrics/": 404, "//metrics": 404} {
 			if code, body := get(t, admin+path); code != want {
 				t.Errorf("%s of the %s: %d %s, want %d", path, name, code, body, want)
 			} else if strings.Contains(body, " summary\n") {

@@ -100,14 +100,16 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	overview := &overview{of: gateway.Status, started: time.Now()}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: gateway.Ready, Status: gateway.Status, Missing: gateway.Missing, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: gateway.Ready, Status: overview.document, Missing: gateway.Missing, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
 		closeAll(tcp, udp)
 		return err
 	}
+	overview.admin = admin
 	a.say(fmt.Sprintf("culvert gateway listening on %s (%s), bootstrap %s, %s",
 		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), admin))
 	gateway.Answered = func(broker net.Addr, took time.Duration) {

@@ -55,9 +55,9 @@ type agentFlags struct {
 
 	brokerFlags
 
-	// The admin listener asks for no credentials, and /tunnel names addresses: it is on loopback by
+	// The admin listener asks for no credentials, and /status names addresses: it is on loopback by
 	// default.
-	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"Where to serve /metrics, /healthz, /readyz and, only on loopback, /tunnel. none: nowhere."`
+	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"Where to serve /metrics, /healthz, /readyz and, only on loopback, /status. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
 	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for
 	// closing.

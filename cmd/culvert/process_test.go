@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -33,6 +34,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 const (
@@ -328,11 +331,8 @@ func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 			if _, body := get(t, agentAdmin+"/metrics"); !regexp.MustCompile(`culvert_tunnel_dials_total{result="ok",transport="\w+"} [1-9]`).MatchString(body) {
 				t.Error("the agent counts no dial of the gateway")
 			}
-			if code, body := get(t, agentAdmin+"/tunnel"); code != http.StatusOK || !strings.Contains(body, `"https://`+address+`"`) || !strings.Contains(body, `"transport": "`+uses+`"`) {
-				t.Errorf("/tunnel: %d %s", code, body)
-			}
-			if code, _ := get(t, gatewayAdmin+"/tunnel"); code != http.StatusNotFound {
-				t.Errorf("/tunnel of a gateway: %d", code)
+			if d := statusOf(t, agentAdmin); len(d.Tunnels) != 1 || d.Tunnels[0].Gateway != "https://"+address || d.Tunnels[0].Transport != uses {
+				t.Errorf("tunnels %+v, want one to https://%s over %s", d.Tunnels, address, uses)
 			}
 			for name, p := range map[string]*process{"agent": agent, "gateway": gateway} {
 				if code := p.stop(); code != 0 {
@@ -535,4 +535,14 @@ func TestAwaitSignalsReturnsWhenDone(t *testing.T) {
 	done := make(chan struct{})
 	close(done)
 	awaitSignals(nil, done, nil, nil)
+}
+
+// statusOf returns the status document of a process.
+func statusOf(t *testing.T, admin string) (d document.Document) {
+	t.Helper()
+	code, body := get(t, admin+"/status")
+	if err := json.Unmarshal([]byte(body), &d); code != http.StatusOK || err != nil {
+		t.Fatalf("/status: %d %v %s", code, err, body)
+	}
+	return d
 }

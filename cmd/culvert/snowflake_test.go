@@ -198,7 +198,7 @@ func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 	if len(posted) < 2 || len(posted) > 5 {
 		t.Errorf("%d logins", len(posted))
 	}
-	for _, path := range []string{"/tunnel", "/readyz"} {
+	for _, path := range []string{"/status", "/readyz"} {
 		_, body := get(t, admin+path)
 		shown += body
 	}

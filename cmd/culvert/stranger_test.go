@@ -343,7 +343,7 @@ func TestAnAgentLogsNothingRaw(t *testing.T) {
 				line := agent.listening()
 				askForNodes(t, find(t, `bootstrap (\S+:\d+)`, line))
 				admin := find(t, `admin (http://[\d.:]+)`, line)
-				for _, page := range []string{"/tunnel", "/readyz", "/metrics"} {
+				for _, page := range []string{"/status", "/readyz", "/metrics"} {
 					_, body := get(t, admin+page)
 					checkText(t, page, body)
 				}

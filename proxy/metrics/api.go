@@ -63,6 +63,8 @@ type apiMetrics struct {
 	inFlight      *prometheus.Desc
 
 	resolved [protocol.MaxKey + 2]atomic.Pointer[API] // by key, nil until it is used; the last is for unknown keys
+
+	window window
 }
 
 func newAPIMetrics(f promauto.Factory, reg prometheus.Registerer) *apiMetrics {

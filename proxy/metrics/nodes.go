@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"maps"
 	"strconv"
 	"sync"
 
@@ -136,6 +137,14 @@ func (m *nodeMetrics) Connection(nodeID int32) (closed func()) {
 	}
 	m.connections.enter(nodeID)
 	return func() { m.connections.leave(nodeID) }
+}
+
+// Connections returns how many Kafka connections are open now, by node id. Those to a [Bootstrap]
+// address are among them.
+func (m *nodeMetrics) Connections() map[int32]int {
+	m.connections.mu.Lock()
+	defer m.connections.mu.Unlock()
+	return maps.Clone(m.connections.open)
 }
 
 // SetNodes sets the nodes of the current cluster. Each of them may get a series, so the caller

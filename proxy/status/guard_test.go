@@ -12,11 +12,12 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/status"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 // A page that has its own name point here must not read what this process knows.
 func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
-	url, client := start(t, &status.Server{Names: func(hints.Setting) string { return "--admin-host" }, Hosts: []string{"Gateway-1.Example.com."}, Tunnel: func() any { return "secret" }})
+	url, client := start(t, &status.Server{Names: func(hints.Setting) string { return "--admin-host" }, Hosts: []string{"Gateway-1.Example.com."}, Status: func() document.Document { return document.Document{End: "secret"} }})
 	for _, tt := range []struct {
 		host string
 		code int
@@ -29,7 +30,7 @@ func TestOnlyNamesOfThisMachineAreAnswered(t *testing.T) {
 		{"::1", 403}, {"127.0.0.1:x.evil.example", 403}, {"localhost:80:80", 403}, {"127.1", 403}, {"2130706433", 403}, {"0x7f.0.0.1", 403},
 		{"gateway-1.example.com.evil.example", 403}, {"example.com", 403}, {".", 403}, {":9464", 403},
 	} {
-		for _, path := range []string{"/metrics", "/tunnel", "/"} {
+		for _, path := range []string{"/metrics", "/status", "/"} {
 			req, err := http.NewRequest("GET", url+path, nil)
 			if err != nil {
 				t.Fatal(err)

@@ -52,11 +52,6 @@ type Server struct {
 	// It is called as Ready is. Nil means that there is nothing to say.
 	Missing func() error
 
-	// Tunnel returns the state of the transports to the gateways, to encode as JSON. It is called
-	// concurrently. Nil means that there is no such page. The page contains addresses: leave it out
-	// if the listener is open to others.
-	Tunnel func() any
-
 	// Status returns the status document. It is called concurrently. Nil means that there is no such
 	// page. The document contains addresses: leave it out if the listener is open to others.
 	Status func() document.Document
@@ -122,9 +117,6 @@ func (s *Server) handler(logger *slog.Logger) http.Handler {
 		{"/healthz", "200 while the process runs", http.HandlerFunc(healthz)},
 		{"/readyz", "200 when ready for clients, else 503 and the reason", http.HandlerFunc(s.readyz)},
 	}
-	if s.Tunnel != nil {
-		routes = append(routes, route{"/tunnel", "which transport is used, why, and when another is tried", http.HandlerFunc(s.tunnel)})
-	}
 	if s.Status != nil {
 		routes = append(routes, route{"/status", "what this process does and how well, as JSON", http.HandlerFunc(s.status)})
 	}
@@ -134,17 +126,6 @@ func (s *Server) handler(logger *slog.Logger) http.Handler {
 // status serves the status document.
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	b, err := json.MarshalIndent(s.Status(), "", "  ")
-	if err != nil {
-		text(w, http.StatusInternalServerError, printable.Text(err.Error(), printable.Record))
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Write(append(b, '\n'))
-}
-
-func (s *Server) tunnel(w http.ResponseWriter, _ *http.Request) {
-	b, err := json.MarshalIndent(s.Tunnel(), "", "  ")
 	if err != nil {
 		text(w, http.StatusInternalServerError, printable.Text(err.Error(), printable.Record))
 		return

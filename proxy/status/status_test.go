@@ -22,6 +22,7 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/status"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 // start serves s on loopback until the test ends, and returns its URL and a client of its own.
@@ -114,18 +115,18 @@ func TestIndexListsThePages(t *testing.T) {
 	}
 }
 
-func TestTheTunnelIsShownWhereThereIsOne(t *testing.T) {
+func TestTheStatusIsShownWhereThereIsOne(t *testing.T) {
 	url, client := start(t, &status.Server{})
-	if resp, _ := do(t, client, "GET", url+"/tunnel", nil); resp.StatusCode != 404 {
-		t.Errorf("/tunnel without a tunnel: %d", resp.StatusCode)
+	if resp, _ := do(t, client, "GET", url+"/status", nil); resp.StatusCode != 404 {
+		t.Errorf("/status without a document: %d", resp.StatusCode)
 	}
-	url, client = start(t, &status.Server{Tunnel: func() any { return map[string]string{"https://gateway": "ws"} }})
-	resp, body := do(t, client, "GET", url+"/tunnel", nil)
-	if want := "{\n  \"https://gateway\": \"ws\"\n}\n"; body != want || resp.Header.Get("Content-Type") != "application/json" {
-		t.Errorf("/tunnel: %q of type %s, want %q", body, resp.Header.Get("Content-Type"), want)
+	url, client = start(t, &status.Server{Status: func() document.Document { return document.Document{Version: 1, End: "agent"} }})
+	resp, body := do(t, client, "GET", url+"/status", nil)
+	if want := "{\n  \"version\": 1,\n"; !strings.HasPrefix(body, want) || resp.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("/status: %q of type %s, want %q…", body, resp.Header.Get("Content-Type"), want)
 	}
-	if _, body := do(t, client, "GET", url, nil); !strings.Contains(body, "\n/tunnel ") {
-		t.Errorf("index %q does not list /tunnel", body)
+	if _, body := do(t, client, "GET", url, nil); !strings.Contains(body, "\n/status ") {
+		t.Errorf("index %q does not list /status", body)
 	}
 }
 

@@ -94,9 +94,11 @@ func (d *dialling) await(ctx context.Context, c *Conn, ready bool, first []byte)
 			return d.dialError(ctx, c.Transport(), err)
 		}
 	}
-	if _, err := c.Opened(ctx); err != nil {
+	answer, err := c.Opened(ctx)
+	if err != nil {
 		return d.dialError(ctx, c.Transport(), err)
 	}
+	d.answeredBy(answer.Gateway)
 	if !stop() {
 		return d.dialError(ctx, c.Transport(), context.Cause(ctx))
 	}

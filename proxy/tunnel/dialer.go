@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
 
@@ -165,6 +166,15 @@ func (d *Dialer) candidates() (list []race.Transport) {
 func (d *Dialer) State() State {
 	d.init()
 	return d.race.State()
+}
+
+// Gateway returns the version of the gateway that answered last, as it says; "" before the first
+// answer.
+func (d *Dialer) Gateway() string {
+	if v := d.gateway.Load(); v != nil {
+		return printable.Text(*v, printable.Name)
+	}
+	return ""
 }
 
 // maxTries is how often Dial tries: over something that is ready, over a fresh carrier, and once

@@ -24,6 +24,7 @@ type dialling struct {
 	streams streamSet
 	flows   flowWatch
 	onDial  func(transport string, err error, took time.Duration) // nil means nobody
+	gateway atomic.Pointer[string]                                // version of the gateway that answered last
 	rtt     atomic.Int64                                          // round trip of the last OPEN that was answered, in nanoseconds
 	firsts  map[string]*atomic.Int64                              // by transport, how long the first byte of its last hello's echo took, in nanoseconds
 }
@@ -38,6 +39,13 @@ func (d *dialling) start() error {
 	}
 	d.epochs.watch()
 	return nil
+}
+
+// answeredBy records the version of a gateway that has answered.
+func (d *dialling) answeredBy(version string) {
+	if last := d.gateway.Load(); last == nil || *last != version {
+		d.gateway.Store(&version)
+	}
 }
 
 // dropReady drops what is ready over all transports, and has it replaced.

@@ -111,6 +111,7 @@ func (d *dialling) greet(ctx context.Context, c *Conn, limit time.Duration) (w W
 	d.rtt.Store(int64(time.Since(start)) / 2) // a hello takes at least two round trips
 	d.firsts[c.Transport()].Store(int64(max(first, 1)))
 	w.Opened = c.answer
+	d.answeredBy(c.answer.Gateway)
 	return w, nil
 }
 

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/status/document"
+)
+
+// overview completes the status document of an agent or a gateway with what only a command knows.
+type overview struct {
+	of      func() document.Document // what the agent or the gateway knows
+	started time.Time
+	admin   *admin // nil before it listens
+}
+
+// document returns the document of now.
+func (o *overview) document() document.Document {
+	d := o.of()
+	d.Build = document.Build{Version: version(), GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	d.Started, d.Uptime = o.started.UTC(), time.Since(o.started).Seconds()
+	if d.State.Since.IsZero() {
+		d.State.Since = d.Started
+	}
+	if o.admin != nil {
+		d.Listeners = append(d.Listeners, document.Listener{Name: "admin", Address: o.admin.ln.Addr().String(), Protocols: "http"})
+	}
+	return d
+}
