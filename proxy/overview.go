@@ -73,7 +73,7 @@ func newDocument(end string, m *metrics.Metrics) document.Document {
 		Window: over.Seconds(), Total: total, APIs: apis, Closes: m.Closes(), Refusals: m.Refusals(),
 		// Lists are written as lists also where they are empty.
 		Listeners: []document.Listener{}, Tunnels: []document.Tunnel{}, Cluster: document.Cluster{Bootstrap: []string{}}, Nodes: []document.Node{},
-		Credentials: []document.Credential{}, Limits: []document.Limit{}, Events: []document.Event{},
+		Credentials: []document.Credential{}, Limits: m.Limits(), Events: []document.Event{},
 	}
 }
 

@@ -31,6 +31,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 	"github.com/culvert-proxy/culvert/proxy/status"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -274,14 +275,16 @@ func (b *testbed) startAdmin(ctx context.Context) error {
 		return err
 	}
 	for i, server := range []status.Server{
-		{Gatherer: b.agentMetrics, Ready: b.agent.Ready, Status: b.agent.Status, Tunnel: func() any { return b.agent.Tunnels() }},
-		{Gatherer: b.gatewayMetrics, Ready: b.gateway.Ready, Status: b.gateway.Status, Missing: b.gateway.Missing},
+		{Gatherer: b.agentMetrics, Ready: b.agent.Ready},
+		{Gatherer: b.gatewayMetrics, Ready: b.gateway.Ready, Missing: b.gateway.Missing},
 	} {
-		server.Names, server.Logger = flagOf, b.log
+		overview := &overview{of: []func() document.Document{b.agent.Status, b.gateway.Status}[i], started: time.Now()}
+		server.Names, server.Logger, server.Status = flagOf, b.log, overview.document
 		admin, err := listenAdmin(net.JoinHostPort(demoAdminHost, strconv.Itoa(port+i)), server)
 		if err != nil {
 			return err
 		}
+		overview.admin = admin
 		b.pages[i] = "http://" + admin.ln.Addr().String() + "/"
 		b.run(ctx, func(ctx context.Context) error { return admin.server.Serve(ctx, admin.ln) })
 	}

@@ -4,23 +4,31 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 
+	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 // reading is what the collectors of one API key show at one time, since the start.
 type reading struct {
 	requests, requestBytes, responseBytes float64
+	inFlight                              int64 // now
+	throttle                              float64
+	errors                                [protocol.NumErrorClasses]float64
 	duration                              durations
 }
 
 // read reads the collectors of a key.
 func (a *API) read() *reading {
-	return &reading{
-		requests: value(a.Requests), requestBytes: value(a.RequestBytes), responseBytes: value(a.ResponseBytes),
-		duration: readDurations(a.Duration),
+	r := &reading{
+		requests: valueOf(a.Requests), requestBytes: valueOf(a.RequestBytes), responseBytes: valueOf(a.ResponseBytes),
+		inFlight: a.InFlight.Load(), throttle: valueOf(a.throttle),
+		duration: readDurations(a.Duration.(prometheus.Metric)),
 	}
+	for class, c := range a.errors {
+		r.errors[class] = valueOf(c)
+	}
+	return r
 }
 
 // add adds what another key's collectors show.
@@ -28,6 +36,11 @@ func (r *reading) add(other *reading) {
 	r.requests += other.requests
 	r.requestBytes += other.requestBytes
 	r.responseBytes += other.responseBytes
+	r.inFlight += other.inFlight
+	r.throttle += other.throttle
+	for class, n := range other.errors {
+		r.errors[class] += n
+	}
 	r.duration = r.duration.plus(other.duration)
 }
 
@@ -39,30 +52,32 @@ func (r *reading) since(before *reading, over time.Duration) document.API {
 		}
 		return (now - then) / over.Seconds()
 	}
-	return document.API{
+	a := document.API{
 		Requests: uint64(r.requests), RequestBytes: uint64(r.requestBytes), ResponseBytes: uint64(r.responseBytes),
+		InFlight: int(max(0, r.inFlight)), Throttle: r.throttle,
 		Rate:             perSecond(r.requests, before.requests),
 		RequestByteRate:  perSecond(r.requestBytes, before.requestBytes),
 		ResponseByteRate: perSecond(r.responseBytes, before.responseBytes),
 		Latency:          r.duration.minus(before.duration).latency(),
 	}
+	for class, n := range r.errors {
+		if n > 0 {
+			a.Errors = append(a.Errors, document.Count{Name: protocol.ErrorClass(class).String(), Count: uint64(n)})
+		}
+	}
+	return a
 }
 
 // readDurations reads a histogram.
-func readDurations(o prometheus.Observer) (d durations) {
-	h, ok := o.(prometheus.Metric)
-	var m dto.Metric
-	if !ok || h.Write(&m) != nil {
-		return durations{}
+func readDurations(m prometheus.Metric) durations {
+	h := read(m).GetHistogram()
+	d := durations{
+		created: h.GetCreatedTimestamp().AsTime(),
+		count:   h.GetSampleCount(), sum: h.GetSampleSum(), schema: h.GetSchema(), zeros: h.GetZeroCount(),
+		buckets: make([]bucket, 0, len(h.GetPositiveDelta())),
 	}
-	read := m.GetHistogram()
-	d = durations{
-		created: read.GetCreatedTimestamp().AsTime(),
-		count:   read.GetSampleCount(), sum: read.GetSampleSum(), schema: read.GetSchema(), zeros: read.GetZeroCount(),
-		buckets: make([]bucket, 0, len(read.GetPositiveDelta())),
-	}
-	deltas, index, count := read.GetPositiveDelta(), int32(0), int64(0)
-	for _, span := range read.GetPositiveSpan() {
+	deltas, index, count := h.GetPositiveDelta(), int32(0), int64(0)
+	for _, span := range h.GetPositiveSpan() {
 		index += span.GetOffset()
 		for range span.GetLength() {
 			count += deltas[0]

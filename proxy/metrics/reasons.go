@@ -5,8 +5,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-
-	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 // reasonMetrics counts rare events by their reason. Each counter is resolved when the process
@@ -33,24 +31,6 @@ func newReasonMetrics(f promauto.Factory) *reasonMetrics {
 	m.unfollowed = f.NewCounter(counterOpts("unfollowed_connections_total",
 		"Kafka connections whose bytes a gateway relays without decoding them any more."))
 	return m
-}
-
-// Closes returns how many Kafka connections have ended, by cause.
-func (m *reasonMetrics) Closes() []document.Count { return counts(m.closes[:], closes[:]) }
-
-// Refusals returns how much was refused instead of being relayed, by reason.
-func (m *reasonMetrics) Refusals() []document.Count { return counts(m.refused[:], refusals[:]) }
-
-// LimitRefusals returns how often a limit has refused something.
-func (m *reasonMetrics) LimitRefusals(l Limit) uint64 { return uint64(value(m.limited[l])) }
-
-// counts returns what counters show, in the order of their label values.
-func counts(counters []prometheus.Counter, values []string) []document.Count {
-	all := make([]document.Count, len(values))
-	for i, name := range values {
-		all[i] = document.Count{Name: name, Count: uint64(value(counters[i]))}
-	}
-	return all
 }
 
 // Unfollowed counts a connection that is relayed without being decoded any more.

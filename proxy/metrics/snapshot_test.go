@@ -10,9 +10,10 @@ import (
 
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
-func TestSnapshotIsWhatWasCounted(t *testing.T) {
+func TestDocumentShowsWhatWasCounted(t *testing.T) {
 	m := metrics.New(prometheus.NewPedanticRegistry(), metrics.Agent, "v1.2.3")
 	a := m.API(protocol.Produce)
 	a.Requests.Add(3)
@@ -29,31 +30,37 @@ func TestSnapshotIsWhatWasCounted(t *testing.T) {
 	m.Limited(metrics.LimitConnections)
 	m.AskLimits(func() []metrics.LimitUse { return []metrics.LimitUse{{metrics.LimitConnections, 9, 10}} })
 
-	got := m.Snapshot()
-	if len(got.APIs) != 2 || got.APIs[1].Duration.GetSampleCount() != 1 || got.APIs[1].Duration.GetSampleSum() != 0.004 {
-		t.Fatalf("%+v, want two API keys, one of them with a duration", got.APIs)
+	_, total, apis := m.APIs()
+	if len(apis) != 2 || apis[1].Latency == nil || apis[1].Latency.Mean != 0.004 || !apis[0].LongPoll {
+		t.Fatalf("%+v, want two API keys, one of them with a duration", apis)
 	}
-	want := []metrics.APISnapshot{{Name: "Fetch"}, {
-		Name: "Produce", Requests: 3, RequestBytes: 3000, ResponseBytes: 150, InFlight: 1,
-		Throttle: 1500 * time.Millisecond, Throttled: 1, Errors: []metrics.Count{{"topic", 2}, {"record", 1}},
+	want := []document.API{{Name: "Fetch", LongPoll: true}, {
+		Name: "Produce", Requests: 3, RequestBytes: 3000, ResponseBytes: 150, InFlight: 1, Throttle: 1.5,
+		Errors: []document.Count{{Name: "topic", Count: 2}, {Name: "record", Count: 1}},
 	}}
-	if diff := cmp.Diff(want, got.APIs, cmpopts.IgnoreFields(metrics.APISnapshot{}, "Duration")); diff != "" {
+	ignored := cmpopts.IgnoreFields(document.API{}, "Latency")
+	if diff := cmp.Diff(want, apis, ignored); diff != "" {
 		t.Errorf("API keys (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]metrics.LimitSnapshot{{metrics.LimitUse{metrics.LimitConnections, 9, 10}, 1}}, got.Limits); diff != "" {
+	want[1].Name = "total"
+	if diff := cmp.Diff(want[1], total, ignored); diff != "" {
+		t.Errorf("total (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]document.Limit{{Name: "connections", Used: 9, Max: 10, Refused: 1}}, m.Limits()); diff != "" {
 		t.Errorf("limits (-want +got):\n%s", diff)
 	}
+	closes, refusals := m.Closes(), m.Refusals()
 	for _, counted := range []struct {
-		in   []metrics.Count
+		in   []document.Count
 		name string
-	}{{got.Closes, "moved"}, {got.Refusals, "tls"}} {
+	}{{closes, "moved"}, {refusals, "tls"}} {
 		for _, c := range counted.in {
 			if want := counted.name == c.Name; (c.Count == 1) != want {
 				t.Errorf("%s: %d", c.Name, c.Count)
 			}
 		}
 	}
-	if len(got.Closes) != 9 || len(got.Refusals) != 10 {
-		t.Errorf("%d causes and %d reasons, want all: 9 and 10", len(got.Closes), len(got.Refusals))
+	if len(closes) != 9 || len(refusals) != 10 {
+		t.Errorf("%d causes and %d reasons, want all: 9 and 10", len(closes), len(refusals))
 	}
 }

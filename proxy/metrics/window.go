@@ -7,9 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
@@ -76,7 +73,7 @@ func (m *apiMetrics) count() {
 	defer m.window.mu.Unlock()
 	for i := range m.resolved {
 		if a := m.resolved[i].Load(); a != nil {
-			m.window.history[i].add(value(a.Requests))
+			m.window.history[i].add(valueOf(a.Requests))
 		}
 	}
 }
@@ -157,13 +154,4 @@ func addHistory(sum, h []float64) []float64 {
 		sum[len(sum)-len(h)+i] += n
 	}
 	return sum
-}
-
-// value returns what a counter or a gauge shows.
-func value(c prometheus.Metric) float64 {
-	var m dto.Metric
-	if c.Write(&m) != nil {
-		return 0
-	}
-	return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 }
