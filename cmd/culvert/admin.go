@@ -37,6 +37,21 @@ func checkAdmin(address string, hosts []string) error {
 	return nil
 }
 
+// checkPprof refuses --admin-pprof on an --admin-listen that others can reach, or that is none.
+func checkPprof(wanted bool, address string) error {
+	if !wanted {
+		return nil
+	}
+	if address == noAdmin {
+		return wrong("remove one of them", "--admin-pprof: there is no admin listener with --admin-listen none")
+	}
+	if host, _, _ := splitAddress(address, 0); !isLoopback(host) {
+		return wrong("remove --admin-listen; kubectl port-forward and ssh -L reach loopback from elsewhere",
+			"--admin-pprof: profiles are served only on loopback, and --admin-listen %s is not", address)
+	}
+	return nil
+}
+
 // listenAdmin opens the admin listener for server. Beyond loopback it does not serve /status, which
 // names addresses and errors, and /readyz says what is missing without them: anyone who reaches the
 // listener can read it.
@@ -50,7 +65,7 @@ func listenAdmin(address string, server status.Server) (*admin, error) {
 	}
 	host, _, _ := net.SplitHostPort(ln.Addr().String())
 	if !isLoopback(host) {
-		server.Status, server.Public = nil, true
+		server.Status, server.Profiles, server.Public = nil, false, true
 	}
 	return &admin{ln, server}, nil
 }

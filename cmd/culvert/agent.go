@@ -53,7 +53,7 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	overview := &overview{of: agent.Status, started: time.Now()}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: agent.Ready, Status: overview.document, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: agent.Ready, Status: overview.document, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
 		return err

@@ -100,6 +100,19 @@ func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 	}
 }
 
+func TestProfilesAreThereOnLoopbackIfAskedFor(t *testing.T) {
+	broker := cluster(t)
+	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--admin-pprof").listening()
+	agent := start(t, "agent", "--gateway-url", "tcp://"+broker, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "localhost:0",
+		"--config", write(t, "admin-pprof: true")).listening()
+	for end, line := range map[string]string{"gateway": gateway, "agent": agent} {
+		admin := find(t, `admin (http://\S+:\d+)`, line)
+		if code, body := get(t, admin+"/debug/pprof/goroutine?debug=2"); code != http.StatusOK || !strings.Contains(body, "main.main()") {
+			t.Errorf("goroutines of the %s: %d %.200q", end, code, body)
+		}
+	}
+}
+
 // A web page could have its own host name resolve to the listener: DNS rebinding.
 func TestTheAdminListenerAnswersToNamesThatItWasGiven(t *testing.T) {
 	broker := cluster(t)

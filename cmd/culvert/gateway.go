@@ -55,6 +55,7 @@ type gatewayFlags struct {
 	// The admin listener asks for no credentials: it is on loopback by default.
 	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve /metrics, /healthz and /readyz. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
+	AdminPprof  bool     `group:"Process" help:"Serve profiles for go tool pprof below /debug/pprof/ of the admin listener, which must be on loopback."`
 	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for
 	// closing.
 	DrainTimeout time.Duration `group:"Process" placeholder:"TIME" default:"25s" help:"How long streams may take to end after SIGTERM or SIGINT."`
@@ -103,7 +104,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	overview := &overview{of: gateway.Status, started: time.Now()}
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: gateway.Ready, Status: overview.document, Missing: gateway.Missing, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: gateway.Ready, Status: overview.document, Missing: gateway.Missing, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: a.log,
 	})
 	if err != nil {
 		closeAll(tcp, udp)
@@ -166,7 +167,7 @@ func (f *gatewayFlags) checkListen(*gatewayPlan) error {
 	if err != nil {
 		return wrong("write it as --listen :8443", "--listen %s: %w", f.Listen, err)
 	}
-	if err := checkAdmin(f.AdminListen, f.AdminHost); err != nil {
+	if err := errors.Join(checkAdmin(f.AdminListen, f.AdminHost), checkPprof(f.AdminPprof, f.AdminListen)); err != nil {
 		return err
 	}
 	adminHost, adminPort, err := splitAddress(f.AdminListen, 0)

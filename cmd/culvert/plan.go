@@ -59,6 +59,7 @@ type agentFlags struct {
 	// default.
 	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"Where to serve /metrics, /healthz, /readyz and, only on loopback, /status. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
+	AdminPprof  bool     `group:"Process" help:"Serve profiles for go tool pprof below /debug/pprof/ of the admin listener, which must be on loopback."`
 	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for
 	// closing.
 	DrainTimeout time.Duration `group:"Process" placeholder:"TIME" default:"25s" help:"How long connections may take to end after SIGTERM or SIGINT."`
@@ -272,7 +273,7 @@ func (f *agentFlags) checkPorts(p *agentPlan) error {
 	if f.BrokerPortBase < 1 || f.BrokerPortBase > maxPort {
 		return wrong("remove it to use 19092", "--broker-port-base %d: ports are from 1 to %d", f.BrokerPortBase, maxPort)
 	}
-	if err := checkAdmin(f.AdminListen, f.AdminHost); err != nil {
+	if err := errors.Join(checkAdmin(f.AdminListen, f.AdminHost), checkPprof(f.AdminPprof, f.AdminListen)); err != nil {
 		return err
 	}
 	nodes, err := f.nodeSockets(p)

@@ -56,6 +56,10 @@ type Server struct {
 	// page. The document contains addresses: leave it out if the listener is open to others.
 	Status func() document.Document
 
+	// Profiles serves profiles of the process below /debug/pprof/. Leave it out if the listener is
+	// open to others: each costs CPU time, and together they say what the process is doing.
+	Profiles bool
+
 	// Hosts are host names, without port, that requests may use, besides IP addresses and
 	// localhost.
 	Hosts []string
@@ -119,6 +123,9 @@ func (s *Server) handler(logger *slog.Logger) http.Handler {
 	}
 	if s.Status != nil {
 		routes = append(routes, route{"/status", "what this process does and how well, as JSON", http.HandlerFunc(s.status)})
+	}
+	if s.Profiles {
+		routes = append(routes, profiles()...)
 	}
 	return routes
 }
@@ -214,9 +221,13 @@ func (rt router) find(path string) http.Handler {
 }
 
 func (rt router) index(w http.ResponseWriter, _ *http.Request) {
+	width := 10
+	for _, route := range rt {
+		width = max(width, len(route.path)+1)
+	}
 	list := "culvert"
 	for _, route := range rt {
-		list += fmt.Sprintf("\n%-10s%s", route.path, route.says)
+		list += fmt.Sprintf("\n%-*s%s", width, route.path, route.says)
 	}
 	text(w, http.StatusOK, list)
 }
