@@ -105,7 +105,8 @@ func TestFullInflightIsNotWaitedForForEver(t *testing.T) {
 // noneInFlight fails if requests are counted as in flight. No connection may be open.
 func noneInFlight(t *testing.T, m *metrics.Metrics) {
 	t.Helper()
-	for _, a := range m.Snapshot().APIs {
+	_, _, apis := m.APIs()
+	for _, a := range apis {
 		if a.InFlight != 0 {
 			t.Errorf("%d requests of %s are in flight when all connections are over", a.InFlight, a.Name)
 		}
