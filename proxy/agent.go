@@ -181,6 +181,10 @@ func (a *Agent) setUp(work context.Context) {
 	a.nodes.init()
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 	a.setUpWatch()
+	a.Metrics.AskReady(a.Ready)
+	a.Metrics.AskLimits(func() []metrics.LimitUse {
+		return []metrics.LimitUse{{Limit: metrics.LimitConnections, Used: a.clients.count.Load(), Max: int64(a.MaxConnections)}}
+	})
 }
 
 // nodePorts are the settings that say where to listen for nodes.

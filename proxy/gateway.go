@@ -137,6 +137,8 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		g.transports = "h3, ws, h2"
 	}
 	g.server.Store(server)
+	g.Metrics.AskReady(g.Ready)
+	g.Metrics.AskLimits(func() []metrics.LimitUse { return limitUses(server) })
 	var background sync.WaitGroup
 	defer background.Wait()
 	reaching, stop := context.WithCancel(ctx)
@@ -170,6 +172,14 @@ func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 		what = "connection without credentials closed"
 	}
 	g.limiter.warn(withPeer(g.Logger, p), what, string(l), "err", e)
+}
+
+// limitUses returns how much of each limit of a server is used.
+func limitUses(s *tunnel.Server) (uses []metrics.LimitUse) {
+	for _, u := range s.LimitUses() {
+		uses = append(uses, metrics.LimitUse{Limit: metrics.LimitOf(string(u.Limit)), Used: u.Used, Max: u.Max})
+	}
+	return uses
 }
 
 // logRefused logs a request without valid credentials.

@@ -39,6 +39,11 @@ func TestAnAgentRefusesConnectionsOverItsLimit(t *testing.T) {
 	if n := limited(t, path, metrics.LimitConnections); n != 1 {
 		t.Errorf("%v refusals counted, want 1", n)
 	}
+	for _, name := range []string{"culvert_limit_used", "culvert_limit_max"} {
+		if n := series(t, path, name, "connections"); n != 1 {
+			t.Errorf("%s is %v, want 1", name, n)
+		}
+	}
 	first.Close()
 	for range 1000 {
 		if _, err = ask(); err == nil {
@@ -56,7 +61,7 @@ func TestAGatewayRefusesByName(t *testing.T) {
 	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
 			broker := fakeBroker(t, answering(func(_, _ int16, id int32) []byte { return metadata(id, 1) }))
-			gateway := startGateway(t, []string{broker}, func(g *Gateway) { g.Limits = tunnel.Limits{Streams: 1} })
+			gateway := startGateway(t, []string{broker}, func(g *Gateway) { g.Limits = tunnel.Limits{Streams: 1, SparesPerIdentity: 500} })
 			path := startAgent(t, tunnelTo(t, gateway.address, transport), nil)
 			ask := func() error {
 				c := dialAgent(t, path.address)
@@ -72,6 +77,19 @@ func TestAGatewayRefusesByName(t *testing.T) {
 			}
 			if n := limited(t, gateway, metrics.LimitStreams); n == 0 {
 				t.Error("no refusal counted")
+			}
+			for metric, want := range map[string]map[string]float64{
+				"culvert_limit_used": {"streams": 1, "streams_per_identity": 1},
+				"culvert_limit_max":  {"streams": 1, "streams_per_identity": 0, "spares_per_identity": 500, "memory": 0, "unauthenticated": 1024},
+			} {
+				for limit, want := range want {
+					if got := series(t, gateway, metric, limit); got != want {
+						t.Errorf("%s of %s is %v, want %v", metric, limit, got, want)
+					}
+				}
+			}
+			if got := series(t, gateway, "culvert_limit_used", "memory"); got < 1<<20 {
+				t.Errorf("%v bytes of memory in use, want a megabyte or more", got)
 			}
 		})
 	}

@@ -92,7 +92,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	c.warn(a.log)
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	watched, err := watchCertificates(ctx, a.log, c.certificates()...)
+	watched, err := watchCertificates(ctx, gateway.Metrics, a.log, c.certificates()...)
 	if err != nil {
 		return err
 	}

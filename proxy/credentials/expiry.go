@@ -83,6 +83,23 @@ func (e *Expiry) Watch(ctx context.Context) {
 	}
 }
 
+// Each calls f for each certificate, with the name of its setting. notAfter returns when the
+// certificate that is in the files now expires; it may be called at any time.
+func (e *Expiry) Each(f func(setting string, notAfter func() time.Time)) {
+	for _, p := range e.pairs {
+		f(p.file.Name, p.notAfter)
+	}
+}
+
+// notAfter returns the zero time if there is no certificate.
+func (p *datedPair) notAfter() time.Time {
+	pair, err := p.content.get()
+	if err != nil {
+		return time.Time{}
+	}
+	return pair.Leaf.NotAfter
+}
+
 func (e *Expiry) check() {
 	for _, p := range e.pairs {
 		if pair, err := p.content.get(); err == nil {

@@ -53,7 +53,13 @@ func TestTheEndOfACertificateIsSaidAWeekBefore(t *testing.T) {
 			}
 		}
 		soon := `level=WARN msg="certificate expires within a week" err="--tls-cert-file \S+: the certificate for culvert.example is valid until 2000-`
+		var named string
+		var notAfter func() time.Time
+		e.Each(func(setting string, f func() time.Time) { named, notAfter = setting, f })
 		passes(1.9)
+		if left := time.Until(notAfter()).Round(time.Second); named != "--tls-cert-file" || left.Hours() != 7.1*24 {
+			t.Errorf("%s expires in %v, want --tls-cert-file in 7.1 days", named, left)
+		}
 		passes(0.2, soon)
 		passes(3, soon, soon, soon)
 		passes(4.2, soon, soon, soon, `level=ERROR msg="certificate has expired" err="--tls-cert-file .* expired at 2000-`)
@@ -62,6 +68,9 @@ func TestTheEndOfACertificateIsSaidAWeekBefore(t *testing.T) {
 		replace(certFile, keyFile, 90*24*time.Hour)
 		passes(0.01, `level=INFO msg="certificate is valid" file="--tls-cert-file .*" not_after=2000-`)
 		passes(1)
+		if left := time.Until(notAfter()); left < 88*24*time.Hour {
+			t.Errorf("the new certificate expires in %v, want three months", left)
+		}
 	})
 }
 

@@ -32,6 +32,30 @@ const (
 	LimitUnauthenticated Limit = "unauthenticated"
 )
 
+// LimitUse is how much of a limit is used now.
+type LimitUse struct {
+	Limit Limit
+	Used  int64 // bytes of memory, otherwise a number; of limits for each identity, what the identity with the most has
+	Max   int64 // 0 means no limit
+}
+
+// LimitUses returns how much of each limit is used now.
+func (s *Server) LimitUses() []LimitUse {
+	s.init()
+	return append(s.limiter.uses(), s.unauthenticatedUse())
+}
+
+// unauthenticatedUse is that of TCP or of QUIC connections, whichever are nearer to their limit.
+func (s *Server) unauthenticatedUse() LimitUse {
+	tcp := LimitUse{LimitUnauthenticated, int64(s.unauthenticated.len()), int64(s.unauthenticated.limit())}
+	if h := s.h3Server(); h != nil {
+		if n := int64(h.unauthenticated.len()); n*tcp.Max > tcp.Used*maxUnauthenticatedQUIC {
+			return LimitUse{LimitUnauthenticated, n, maxUnauthenticatedQUIC}
+		}
+	}
+	return tcp
+}
+
 // limitReached names the limit for whoever runs the gateway, and has the error for the agent.
 type limitReached struct {
 	limit Limit
@@ -56,6 +80,22 @@ type limiter struct {
 
 // holding is what one identity holds: streams, spares, and streams whose OPEN has not arrived.
 type holding struct{ streams, spares, waiting int }
+
+// uses returns how much of each of the Limits is used.
+func (l *limiter) uses() []LimitUse {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := holding{}
+	for _, has := range l.of {
+		most.streams, most.spares = max(most.streams, has.streams), max(most.spares, has.spares)
+	}
+	return []LimitUse{
+		{LimitStreams, int64(l.streams), int64(l.Streams)},
+		{LimitStreamsPerIdentity, int64(most.streams), int64(l.StreamsPerIdentity)},
+		{LimitSparesPerIdentity, int64(most.spares), int64(l.SparesPerIdentity)},
+		{LimitMemory, l.memory.inUse(), l.Memory},
+	}
+}
 
 // open counts a stream until leave is called, or returns the limit that is reached.
 func (l *limiter) open(identity string) (leave func(), full *limitReached) {

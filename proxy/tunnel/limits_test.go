@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -87,6 +88,48 @@ func TestOneIdentityLeavesRoomForOthers(t *testing.T) {
 	}
 	if _, full := l.open("bob"); full != nil {
 		t.Errorf("bob was refused because of what alice holds: %v", full.err)
+	}
+}
+
+// Of limits for each identity, the use is what the identity with the most has.
+func TestTheUseOfLimits(t *testing.T) {
+	s := &Server{Limits: Limits{Streams: 100, SparesPerIdentity: 20, Memory: 64 << 20}}
+	s.init()
+	s.limiter.memory.fake = func() int64 { return 5 << 20 }
+	want := func(when string, want ...LimitUse) {
+		t.Helper()
+		if got := s.LimitUses(); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", when, got, want)
+		}
+	}
+	memory, unauthenticated := LimitUse{LimitMemory, 5 << 20, 64 << 20}, LimitUse{LimitUnauthenticated, 0, maxUnauthenticated}
+	want("at first", LimitUse{LimitStreams, 0, 100}, LimitUse{LimitStreamsPerIdentity, 0, 0}, LimitUse{LimitSparesPerIdentity, 0, 20}, memory, unauthenticated)
+	var leave []func()
+	hold := func(take func(string) (func(), *limitReached), identity string, n int) {
+		for range n {
+			l, full := take(identity)
+			if full != nil {
+				t.Fatal(full.err)
+			}
+			leave = append(leave, l)
+		}
+	}
+	hold(s.limiter.open, "alice", 3)
+	hold(s.limiter.open, "bob", 5)
+	hold(s.limiter.spare, "alice", 7)
+	hold(s.limiter.spare, "bob", 2)
+	want("with two identities", LimitUse{LimitStreams, 8, 100}, LimitUse{LimitStreamsPerIdentity, 5, 0}, LimitUse{LimitSparesPerIdentity, 7, 20}, memory, unauthenticated)
+	for _, l := range leave {
+		l()
+	}
+	tcp := s.unauthenticated.add(Peer{Addr: "192.0.2.1:1"}, func(error) {})
+	defer s.unauthenticated.remove(tcp)
+	unauthenticated.Used = 1
+	want("at the end", LimitUse{LimitStreams, 0, 100}, LimitUse{LimitStreamsPerIdentity, 0, 0}, LimitUse{LimitSparesPerIdentity, 0, 20}, memory, unauthenticated)
+
+	s.h3 = &h3Server{unauthenticated: &unauthenticatedQUIC{list: make([]*quicPeer, 400)}}
+	if got, want := s.unauthenticatedUse(), (LimitUse{LimitUnauthenticated, 400, maxUnauthenticatedQUIC}); got != want {
+		t.Errorf("with QUIC: %v, want %v, as that is nearer to its limit", got, want)
 	}
 }
 

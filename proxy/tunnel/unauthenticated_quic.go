@@ -192,6 +192,13 @@ func (s *unauthenticatedQUIC) oldest() *quicPeer {
 	return s.list[i]
 }
 
+// len returns the number of connections.
+func (s *unauthenticatedQUIC) len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.list)
+}
+
 // many reports whether there are so many connections that new ones must prove their address with a
 // Retry (RFC 9000 §8.1). Below that, agents save the round trip.
 func (s *unauthenticatedQUIC) many() bool {
