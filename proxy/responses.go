@@ -140,6 +140,11 @@ func (r *responses) relayTo(to request, size int64) error {
 	if to.queued {
 		m.Queued.Inc()
 	}
+	outcome, err := protocol.PeekOutcome(r.flow, to.Key, to.Version, size)
+	if err != nil {
+		return err
+	}
+	m.Outcome(outcome)
 	if err := r.relayBody(to.Request, size); err != nil {
 		return err
 	}

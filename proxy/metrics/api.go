@@ -3,7 +3,6 @@ package metrics
 import (
 	"iter"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -31,16 +30,18 @@ type API struct {
 	share     share
 }
 
-// Throttled counts a response in which a broker asks its client to wait.
-func (a *API) Throttled(d time.Duration) {
-	a.throttle.Add(d.Seconds())
-	a.throttled.Inc()
-}
-
-// Failed counts a response with errors, once for each class.
-func (a *API) Failed(classes protocol.ErrorClasses) {
+// Outcome counts what a response says besides what was asked for: how long its client is to wait,
+// and its errors, once for each class.
+func (a *API) Outcome(o protocol.Outcome) {
+	if o.Throttle > 0 {
+		a.throttle.Add(float64(o.Throttle) / 1000)
+		a.throttled.Inc()
+	}
+	if o.Errors == 0 {
+		return
+	}
 	for c, counter := range a.errors {
-		if classes.Has(protocol.ErrorClass(c)) {
+		if o.Errors.Has(protocol.ErrorClass(c)) {
 			counter.Inc()
 		}
 	}

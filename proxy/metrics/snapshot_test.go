@@ -2,7 +2,6 @@ package metrics_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -21,9 +20,8 @@ func TestDocumentShowsWhatWasCounted(t *testing.T) {
 	a.ResponseBytes.Add(150)
 	a.InFlight.Add(1)
 	a.Duration.Observe(0.004)
-	a.Throttled(1500 * time.Millisecond)
-	a.Failed(1<<protocol.ClassTopic | 1<<protocol.ClassRecord)
-	a.Failed(1 << protocol.ClassTopic)
+	a.Outcome(protocol.Outcome{Throttle: 1500, Errors: 1<<protocol.ClassTopic | 1<<protocol.ClassRecord})
+	a.Outcome(protocol.Outcome{Errors: 1 << protocol.ClassTopic})
 	m.API(protocol.Fetch)
 	m.Closed(metrics.CloseMoved)
 	m.Refused(metrics.RefusedTLS)
