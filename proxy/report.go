@@ -95,7 +95,7 @@ func (r *reporter) unreached(message, kind string, err error) {
 	case !dialled && !told:
 		r.watch.unlessOutage(func() { r.limiter.warn(r.log, message, kind, "cause", kind, "err", err) })
 	case r.watch.nodes.begins(r.node):
-		r.watch.unlessOutage(func() { r.log.Warn(message, "cause", kind, "err", err) })
+		r.watch.unlessOutage(func() { r.log.Warn(message, "cause", kind, "outage", true, "err", err) })
 	default:
 		r.log.Debug(message, "cause", kind, "err", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -37,34 +36,38 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	overview, log := newOverview(a.log)
 	registry := prometheus.NewRegistry()
 	defer plan.close()
-	agent, err := c.build(plan, registry, a.log)
+	agent, err := c.build(plan, registry, log)
 	if err != nil {
 		return err
 	}
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	watched, err := watchCertificates(ctx, agent.Metrics, a.log, c.certificates()...)
+	watched, err := watchCertificates(ctx, agent.Metrics, log, c.certificates()...)
 	if err != nil {
 		return err
 	}
 	defer watched()
-	overview := &overview{of: agent.Status, started: time.Now()}
+	overview.of = agent.Status
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: agent.Ready, Status: overview.document, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: agent.Ready, Status: overview.document, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: log,
 	})
 	if err != nil {
 		return err
 	}
 	overview.admin = admin
 	agent.Listening = func(bootstrap []string) {
-		c.warn(plan, a.log)
+		c.warn(plan, log)
 		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d, %s, %s",
 			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.destination(), admin))
 	}
-	agent.Answered = func(p proxy.Path) { a.say("culvert agent ready: " + readyText(p)) }
+	agent.Answered = func(p proxy.Path) {
+		a.say("culvert agent ready: " + readyText(p))
+		overview.events.Note("culvert agent ready")
+	}
 	err = admin.during(ctx, agent.Run)
 	if le, ok := errors.AsType[*proxy.ListenError](err); ok {
 		return listenFailed(le.Err, le.Address, "--listen")

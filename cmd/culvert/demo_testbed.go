@@ -31,7 +31,6 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/snowflake"
 	"github.com/culvert-proxy/culvert/proxy/snowflake/standin"
 	"github.com/culvert-proxy/culvert/proxy/status"
-	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -83,9 +82,10 @@ type testbed struct {
 	agent          *proxy.Agent
 	gatewayMetrics *prometheus.Registry
 	agentMetrics   *prometheus.Registry
-	bootstrap      string    // where clients reach the agent
-	pages          [2]string // the admin listeners of the agent and of the gateway
-	portsMoved     []string  // a sentence for each default port that was taken
+	bootstrap      string       // where clients reach the agent
+	pages          [2]string    // the admin listeners of the agent and of the gateway
+	overviews      [2]*overview // of the agent and of the gateway
+	portsMoved     []string     // a sentence for each default port that was taken
 }
 
 // part is something that runs until it is stopped.
@@ -209,12 +209,15 @@ func (b *testbed) newGateway(config *tls.Config) {
 	b.token = rand.Text()
 	b.gatewayMetrics = prometheus.NewRegistry()
 	m := metrics.New(b.gatewayMetrics, metrics.Gateway, version())
+	overview, log := newOverview(b.log.With("end", "gateway"))
+	b.overviews[1] = overview
 	b.gateway = &proxy.Gateway{
 		Names:   flagOf,
 		Version: version(), TLS: config, Authenticate: b.authenticate, DrainTimeout: demoDrain, Metrics: m,
 		Brokers: &proxy.Brokers{Names: flagOf, Bootstrap: b.cluster.Bootstrap(), Resolver: b.cluster.Resolver(), Metrics: m},
-		Logger:  b.log.With("end", "gateway"),
+		Logger:  log,
 	}
+	overview.of = b.gateway.Status
 }
 
 // authenticate does what --token-file does, with a token that is valid as long as the demo runs.
@@ -234,7 +237,8 @@ func (b *testbed) startAgent(ctx context.Context) error {
 	b.portsMoved = moved
 	b.agentMetrics = prometheus.NewRegistry()
 	m := metrics.New(b.agentMetrics, metrics.Agent, version())
-	log := b.log.With("end", "agent")
+	overview, log := newOverview(b.log.With("end", "agent"))
+	b.overviews[0] = overview
 	dialer := &tunnel.Dialer{
 		URL: b.endpoint, Transport: b.transport, TLS: &tls.Config{RootCAs: b.roots}, Logger: log,
 		Token: func() (string, error) { return b.token, nil },
@@ -249,7 +253,8 @@ func (b *testbed) startAgent(ctx context.Context) error {
 		})
 	}
 	if b.transport == tunnel.TransportAuto && !log.Enabled(ctx, slog.LevelDebug) {
-		dialer.Logger = nil // it would warn that h3 fails, which the walkthrough says
+		// It would warn that h3 fails, which the walkthrough says.
+		dialer.Logger = slog.New(overview.events.Handler(slog.DiscardHandler))
 	}
 	listening := make(chan []string, 1)
 	b.agent = &proxy.Agent{
@@ -258,6 +263,7 @@ func (b *testbed) startAgent(ctx context.Context) error {
 		Upstream: proxy.NewTunnel(dialer), DrainTimeout: demoDrain, Metrics: m, Logger: log,
 		Listening: func(bootstrap []string) { listening <- bootstrap },
 	}
+	overview.of = b.agent.Status
 	b.run(ctx, b.agent.Run)
 	select {
 	case addresses := <-listening:
@@ -278,7 +284,7 @@ func (b *testbed) startAdmin(ctx context.Context) error {
 		{Gatherer: b.agentMetrics, Ready: b.agent.Ready},
 		{Gatherer: b.gatewayMetrics, Ready: b.gateway.Ready, Missing: b.gateway.Missing},
 	} {
-		overview := &overview{of: []func() document.Document{b.agent.Status, b.gateway.Status}[i], started: time.Now()}
+		overview := b.overviews[i]
 		server.Names, server.Logger, server.Status = flagOf, b.log, overview.document
 		admin, err := listenAdmin(net.JoinHostPort(demoAdminHost, strconv.Itoa(port+i)), server)
 		if err != nil {

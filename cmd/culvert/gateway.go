@@ -84,15 +84,16 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	overview, log := newOverview(a.log)
 	registry := prometheus.NewRegistry()
-	gateway, err := c.build(plan, registry, a.log)
+	gateway, err := c.build(plan, registry, log)
 	if err != nil {
 		return err
 	}
-	c.warn(a.log)
+	c.warn(log)
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	watched, err := watchCertificates(ctx, gateway.Metrics, a.log, c.certificates()...)
+	watched, err := watchCertificates(ctx, gateway.Metrics, log, c.certificates()...)
 	if err != nil {
 		return err
 	}
@@ -101,10 +102,10 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	overview := &overview{of: gateway.Status, started: time.Now()}
+	overview.of = gateway.Status
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
-		Gatherer: registry, Ready: gateway.Ready, Status: overview.document, Missing: gateway.Missing, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: a.log,
+		Gatherer: registry, Ready: gateway.Ready, Status: overview.document, Missing: gateway.Missing, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: log,
 	})
 	if err != nil {
 		closeAll(tcp, udp)
@@ -115,6 +116,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), admin))
 	gateway.Answered = func(broker net.Addr, took time.Duration) {
 		a.say(fmt.Sprintf("culvert gateway ready: the broker at %v answered in %v", broker, roundDuration(took)))
+		overview.events.Note("culvert gateway ready")
 	}
 	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
 }

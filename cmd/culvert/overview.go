@@ -1,10 +1,12 @@
 package main
 
 import (
+	"log/slog"
 	"runtime"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/status/document"
+	"github.com/culvert-proxy/culvert/proxy/status/events"
 )
 
 // overview completes the status document of an agent or a gateway with what only a command knows.
@@ -12,6 +14,14 @@ type overview struct {
 	of      func() document.Document // what the agent or the gateway knows
 	started time.Time
 	admin   *admin // nil before it listens
+	events  events.Log
+}
+
+// newOverview returns an overview, and a logger that logs as log does and whose warnings become its
+// events.
+func newOverview(log *slog.Logger) (*overview, *slog.Logger) {
+	o := &overview{started: time.Now(), events: events.Log{Names: flagOf}}
+	return o, slog.New(o.events.Handler(log.Handler()))
 }
 
 // document returns the document of now.
@@ -25,5 +35,6 @@ func (o *overview) document() document.Document {
 	if o.admin != nil {
 		d.Listeners = append(d.Listeners, document.Listener{Name: "admin", Address: o.admin.ln.Addr().String(), Protocols: "http"})
 	}
+	d.Events = o.events.Events()
 	return d
 }

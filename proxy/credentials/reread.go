@@ -120,7 +120,7 @@ func (r *reread[T]) logOnce(err error, what string) {
 		return
 	}
 	r.logged = err.Error()
-	r.log.Error(what, "err", &hints.Error{
+	r.log.Error(what, "file", r.files[0].String(), "err", &hints.Error{
 		Err: err, Remedy: "restore the file and let the user of this process read it: it takes effect at once, without a restart",
 	})
 }

@@ -227,9 +227,12 @@ type Event struct {
 	About  string    `json:"about,omitempty"` // what it concerns: broker 2, a transport, a file, a gateway
 	Error  string    `json:"error,omitempty"`
 	Remedy string    `json:"remedy,omitempty"` // what to do
-	Over   time.Time `json:"over,omitzero"`    // when it ended; zero: it has not, or has no end
-	Ended  string    `json:"ended,omitempty"`  // the line of the log that said so
+	// Lasting says that the event began something that lasts until it is over, such as an outage.
+	// Otherwise it was about a moment.
+	Lasting bool      `json:"lasting"`
+	Over    time.Time `json:"over,omitzero"`   // when a lasting event ended; zero: it has not
+	Ended   string    `json:"ended,omitempty"` // the line of the log that said so
 }
 
 // Open reports whether the event is a failure that goes on.
-func (e Event) Open() bool { return e.Level != "info" && e.Over.IsZero() }
+func (e Event) Open() bool { return e.Lasting && e.Over.IsZero() }
