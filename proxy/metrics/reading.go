@@ -54,7 +54,7 @@ func (r *reading) since(before *reading, over time.Duration) document.API {
 	}
 	a := document.API{
 		Requests: uint64(r.requests), RequestBytes: uint64(r.requestBytes), ResponseBytes: uint64(r.responseBytes),
-		InFlight: int(max(0, r.inFlight)), Throttle: r.throttle,
+		InFlight: int(r.inFlight), Throttle: r.throttle,
 		Rate:             perSecond(r.requests, before.requests),
 		RequestByteRate:  perSecond(r.requestBytes, before.requestBytes),
 		ResponseByteRate: perSecond(r.responseBytes, before.responseBytes),
