@@ -120,9 +120,9 @@ func (e *Expiry) report(p *datedPair, c *x509.Certificate) {
 	case found != "" && (!same || time.Since(p.logged) >= expiryEvery):
 		p.logged = time.Now()
 		if err := found.describe(p.file, c); found == expiresSoon {
-			e.log.Warn(string(found), "file", p.file.String(), "err", err)
+			e.log.Warn(string(found), "err", err, "file", p.file.String())
 		} else {
-			e.log.Error(string(found), "file", p.file.String(), "err", err)
+			e.log.Error(string(found), "err", err, "file", p.file.String())
 		}
 	}
 }

@@ -120,9 +120,9 @@ func (r *reread[T]) logOnce(err error, what string) {
 		return
 	}
 	r.logged = err.Error()
-	r.log.Error(what, "file", r.files[0].String(), "err", &hints.Error{
+	r.log.Error(what, "err", &hints.Error{
 		Err: err, Remedy: "restore the file and let the user of this process read it: it takes effect at once, without a restart",
-	})
+	}, "file", r.files[0].String())
 }
 
 // logRecovered logs that the error that logOnce has logged is over.

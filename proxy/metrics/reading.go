@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,58 +10,105 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
-// reading is what the collectors of one API key show at one time, since the start.
+// reading is what the collectors of one API key show at one time, since the start: those of which
+// the document shows what they were over the window.
 type reading struct {
 	requests, requestBytes, responseBytes float64
-	inFlight                              int64 // now
-	throttle                              float64
-	errors                                [protocol.NumErrorClasses]float64
 	duration                              durations
+	timed                                 uint64  // requests that gateways have told of
+	timedSeconds                          float64 // how long those took there
 }
 
-// read reads the collectors of a key.
+// read reads these collectors of a key.
 func (a *API) read() *reading {
 	r := &reading{
 		requests: valueOf(a.Requests), requestBytes: valueOf(a.RequestBytes), responseBytes: valueOf(a.ResponseBytes),
-		inFlight: a.InFlight.Load(), throttle: valueOf(a.throttle),
 		duration: readDurations(a.Duration.(prometheus.Metric)),
 	}
-	for class, c := range a.errors {
-		r.errors[class] = valueOf(c)
-	}
+	r.timed, r.timedSeconds = a.GatewayShare()
 	return r
 }
 
-// add adds what another key's collectors show.
-func (r *reading) add(other *reading) {
-	r.requests += other.requests
-	r.requestBytes += other.requestBytes
-	r.responseBytes += other.responseBytes
-	r.inFlight += other.inFlight
-	r.throttle += other.throttle
-	for class, n := range other.errors {
-		r.errors[class] += n
+// minus returns what has come since before was read; nil: since the start.
+func (r reading) minus(before *reading) reading {
+	if before == nil {
+		return r
 	}
-	r.duration = r.duration.plus(other.duration)
+	return reading{
+		requests: r.requests - before.requests, requestBytes: r.requestBytes - before.requestBytes,
+		responseBytes: r.responseBytes - before.responseBytes,
+		duration:      r.duration.minus(before.duration),
+		timed:         r.timed - before.timed, timedSeconds: r.timedSeconds - before.timedSeconds,
+	}
 }
 
-// since returns what has been measured since the start, and over the time since before was read.
-func (r *reading) since(before *reading, over time.Duration) document.API {
-	perSecond := func(now, then float64) float64 {
-		if over <= 0 {
-			return 0
-		}
-		return (now - then) / over.Seconds()
+// plus returns the sums of two keys.
+func (r reading) plus(other reading) reading {
+	return reading{
+		requests: r.requests + other.requests, requestBytes: r.requestBytes + other.requestBytes,
+		responseBytes: r.responseBytes + other.responseBytes,
+		duration:      r.duration.plus(other.duration),
+		timed:         r.timed + other.timed, timedSeconds: r.timedSeconds + other.timedSeconds,
 	}
+}
+
+// totals are what the other collectors of a key show now.
+type totals struct {
+	inFlight int64
+	throttle float64
+	errors   [protocol.NumErrorClasses]float64
+}
+
+// totals reads the other collectors of a key.
+func (a *API) totals() totals {
+	t := totals{inFlight: a.InFlight.Load(), throttle: valueOf(a.throttle)}
+	for class, c := range a.errors {
+		t.errors[class] = valueOf(c)
+	}
+	return t
+}
+
+// measured is what has been measured for one API key, or for several.
+type measured struct {
+	start, window reading // since the start, and over the window
+	totals
+	history []float64 // requests in each of the last seconds, the newest last
+}
+
+// add adds another key.
+func (m *measured) add(other *measured) {
+	m.start, m.window = m.start.plus(other.start), m.window.plus(other.window)
+	m.inFlight += other.inFlight
+	m.throttle += other.throttle
+	for class, n := range other.errors {
+		m.errors[class] += n
+	}
+	more := other.history
+	if len(m.history) < len(more) {
+		m.history, more = slices.Clone(more), m.history
+	}
+	for i, n := range more {
+		m.history[len(m.history)-len(more)+i] += n
+	}
+}
+
+// document returns it as the status document shows it.
+func (m *measured) document(name string, over time.Duration) document.API {
 	a := document.API{
-		Requests: uint64(r.requests), RequestBytes: uint64(r.requestBytes), ResponseBytes: uint64(r.responseBytes),
-		InFlight: int(r.inFlight), Throttle: r.throttle,
-		Rate:             perSecond(r.requests, before.requests),
-		RequestByteRate:  perSecond(r.requestBytes, before.requestBytes),
-		ResponseByteRate: perSecond(r.responseBytes, before.responseBytes),
-		Latency:          r.duration.minus(before.duration).latency(),
+		Name: name, Requests: uint64(m.start.requests), RequestBytes: uint64(m.start.requestBytes), ResponseBytes: uint64(m.start.responseBytes),
+		InFlight: int(m.inFlight), Throttle: m.throttle, Latency: m.window.duration.latency(), History: m.history,
 	}
-	for class, n := range r.errors {
+	if over > 0 {
+		a.Rate, a.RequestByteRate, a.ResponseByteRate =
+			m.window.requests/over.Seconds(), m.window.requestBytes/over.Seconds(), m.window.responseBytes/over.Seconds()
+	}
+	if n := m.window.timed; n > 0 {
+		a.Gateway = &document.Latency{Count: n, Mean: m.window.timedSeconds / float64(n)}
+	}
+	if a.Latency != nil && a.Gateway != nil {
+		a.Tunnel = max(0, a.Latency.Mean-a.Gateway.Mean)
+	}
+	for class, n := range m.errors {
 		if n > 0 {
 			a.Errors = append(a.Errors, document.Count{Name: protocol.ErrorClass(class).String(), Count: uint64(n)})
 		}

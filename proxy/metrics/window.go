@@ -119,39 +119,22 @@ func (m *apiMetrics) APIs() (over time.Duration, total document.API, apis []docu
 	defer m.window.mu.Unlock()
 	then := m.window.begin(now.at)
 	over = now.at.Sub(then.at)
+	sum := &measured{}
 	apis = []document.API{}
-	sum, sumThen, sumHistory := &reading{}, &reading{}, []float64(nil)
 	for i, r := range now.readings {
 		if r == nil {
 			continue
 		}
-		before, key := then.readings[i], protocol.APIKey(i)
-		if before == nil {
-			before = &reading{}
-		}
-		a := r.since(before, over)
-		a.Name, a.LongPoll = key.String(), key.LongPoll()
-		a.History = slices.Clone(m.window.history[i].requests)
+		key := protocol.APIKey(i)
+		one := &measured{start: *r, window: r.minus(then.readings[i]), history: slices.Clone(m.window.history[i].requests)}
+		one.totals = m.resolved[i].Load().totals()
+		a := one.document(key.String(), over)
+		a.LongPoll = key.LongPoll()
 		apis = append(apis, a)
 		if !a.LongPoll {
-			sum.add(r)
-			sumThen.add(before)
-			sumHistory = addHistory(sumHistory, a.History)
+			sum.add(one)
 		}
 	}
 	slices.SortFunc(apis, func(a, b document.API) int { return strings.Compare(a.Name, b.Name) })
-	total = sum.since(sumThen, over)
-	total.Name, total.History = "total", sumHistory
-	return over, total, apis
-}
-
-// addHistory returns the sums of two histories, whose last values are of the same second.
-func addHistory(sum, h []float64) []float64 {
-	if len(sum) < len(h) {
-		sum, h = slices.Clone(h), sum
-	}
-	for i, n := range h {
-		sum[len(sum)-len(h)+i] += n
-	}
-	return sum
+	return over, sum.document("total", over), apis
 }
