@@ -102,7 +102,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	overview.of = gateway.Status
+	overview.of, overview.files = gateway.Status, givenFiles(c.credentialFiles())
 	admin, err := listenAdmin(c.AdminListen, status.Server{
 		Names:    flagOf,
 		Gatherer: registry, Ready: gateway.Ready, Status: overview.document, Missing: gateway.Missing, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: log,

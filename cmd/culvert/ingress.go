@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/doctor"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -21,6 +22,10 @@ type provider interface {
 	check() error
 	// isHost reports whether a host name is one that the provider gives to gateways.
 	isHost(host string) bool
+	// credentialFiles are the files with its credentials.
+	credentialFiles() []credentialFile
+	// loginFlag is the flag with what an ingress logs in with.
+	loginFlag() string
 	// ingress makes the ingress in front of a gateway. It is called after check.
 	ingress(gateway *url.URL, env ingressEnv) (ingress, error)
 }
@@ -31,7 +36,16 @@ type ingress interface {
 	doctor.Ingress
 	// Unlikely are for [tunnel.Dialer].
 	Unlikely() []string
+	// Login returns when the last login that succeeded was and when its token expires, and the error
+	// of the last login if that failed. All of them are zero if nobody logs in.
+	Login() (at, expires time.Time, err error)
 	io.Closer
+}
+
+// loginIngress is an ingress, and the flag with what it logs in with.
+type loginIngress struct {
+	ingress
+	loginFlag string
 }
 
 // ingressEnv is what an ingress shares with the rest of the agent.

@@ -15,6 +15,9 @@ type overview struct {
 	started time.Time
 	admin   *admin // nil before it listens
 	events  events.Log
+	files   []credentialFile
+	expires map[string]func() time.Time               // when the certificates among them expire, by flag
+	logins  func(now time.Time) []document.Credential // nil: there are none
 }
 
 // newOverview returns an overview, and a logger that logs as log does and whose warnings become its
@@ -34,6 +37,12 @@ func (o *overview) document() document.Document {
 	}
 	if o.admin != nil {
 		d.Listeners = append(d.Listeners, document.Listener{Name: "admin", Address: o.admin.ln.Addr().String(), Protocols: "http"})
+	}
+	for _, f := range o.files {
+		d.Credentials = append(d.Credentials, f.show(d.Time, o.expires[f.flag]))
+	}
+	if o.logins != nil {
+		d.Credentials = append(d.Credentials, o.logins(d.Time)...)
 	}
 	d.Events = o.events.Events()
 	return d

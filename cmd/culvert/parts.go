@@ -128,7 +128,7 @@ func (f *agentFlags) addIngress(p *agentPlan, d *tunnel.Dialer, env ingressEnv) 
 	if err != nil {
 		return err
 	}
-	p.ingresses = append(p.ingresses, i)
+	p.ingresses = append(p.ingresses, loginIngress{i, provider.loginFlag()})
 	d.Ingress, d.Unlikely = i, i.Unlikely()
 	return nil
 }

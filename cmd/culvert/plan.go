@@ -77,7 +77,7 @@ type agentPlan struct {
 	gateways []*url.URL                  // empty: the agent dials brokers itself
 	brokers  []string                    // those to dial then
 
-	ingresses []ingress // made when the dialers are, for close
+	ingresses []loginIngress // made when the dialers are, for close and logins
 }
 
 // close ends what the dialers started and do not end themselves. The caller calls it when they are

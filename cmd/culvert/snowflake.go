@@ -34,6 +34,15 @@ type snowflakeFlags struct {
 
 func (*snowflakeFlags) name() string { return "Snowflake" }
 
+func (f *snowflakeFlags) credentialFiles() []credentialFile {
+	return []credentialFile{
+		{"--snowflake-pat-file", kindToken, f.SnowflakePATFile},
+		{"--snowflake-private-key-file", kindKey, f.SnowflakePrivateKeyFile},
+	}
+}
+
+func (*snowflakeFlags) loginFlag() string { return "--snowflake-private-key-file" }
+
 // given are the flags that are set.
 func (f *snowflakeFlags) given() []string {
 	set := f.ofKey()

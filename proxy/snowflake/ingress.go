@@ -93,6 +93,16 @@ func (i *Ingress) loggedIn(f fetched) {
 	}
 }
 
+// Login returns when the last login that succeeded was and when its token expires, and the error of
+// the last login if that failed. All of them are zero without a key pair.
+func (i *Ingress) Login() (at, expires time.Time, err error) {
+	i.init()
+	if i.tokens == nil {
+		return time.Time{}, time.Time{}, nil
+	}
+	return i.tokens.state()
+}
+
 // Authorize sets the header in which the ingress looks for a token. With a key pair it may wait for
 // a login; for some time after a login has failed it returns that login's error.
 func (i *Ingress) Authorize(ctx context.Context, h http.Header) error {

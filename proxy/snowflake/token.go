@@ -14,9 +14,10 @@ import (
 
 // A token opens the ingress for a while.
 type token struct {
-	value   string
-	expires time.Time     // on this machine's clock
-	skew    time.Duration // how far that is ahead of Snowflake's, as the login saw it
+	value    string
+	obtained time.Time     // on this machine's clock
+	expires  time.Time     // likewise
+	skew     time.Duration // how far that clock is ahead of Snowflake's, as the login saw it
 }
 
 // parseToken reads a token from an answer, which is the bare token or JSON, and how long it lives

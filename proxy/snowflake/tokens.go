@@ -117,6 +117,14 @@ func (t *tokens) current() string {
 	return t.now.value
 }
 
+// state returns when the current token was obtained and when it expires, and the error of the last
+// fetch if that failed.
+func (t *tokens) state() (obtained, expires time.Time, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.now.obtained, t.now.expires, t.last.err
+}
+
 // forget gives up a token that was refused, and reports whether it did: not if another was given up
 // lately.
 func (t *tokens) forget(value string) bool {
@@ -164,7 +172,7 @@ func (t *tokens) settle(fresh token, err error) fetched {
 	var next time.Duration
 	good := t.good()
 	if err == nil {
-		fresh.expires = fresh.expires.Round(0)
+		fresh.expires, fresh.obtained = fresh.expires.Round(0), time.Now().Round(0)
 		t.now, t.last = fresh, failure{}
 		next = refreshAfter(time.Until(fresh.expires))
 	} else {
