@@ -52,10 +52,10 @@ func checkPprof(wanted bool, address string) error {
 	return nil
 }
 
-// listenAdmin opens the admin listener for server. Beyond loopback it does not serve /status, which
-// names addresses and errors, and /readyz says what is missing without them: anyone who reaches the
-// listener can read it.
-func listenAdmin(address string, server status.Server) (*admin, error) {
+// listenAdmin opens the admin listener for server. Beyond loopback it serves /status and the live
+// page only if page says so: they name addresses and errors, and anyone who reaches the listener can
+// read it. /readyz then says what is missing without them.
+func listenAdmin(address string, page bool, server status.Server) (*admin, error) {
 	if address == noAdmin {
 		return nil, nil
 	}
@@ -65,7 +65,10 @@ func listenAdmin(address string, server status.Server) (*admin, error) {
 	}
 	host, _, _ := net.SplitHostPort(ln.Addr().String())
 	if !isLoopback(host) {
-		server.Status, server.Profiles, server.Public = nil, false, true
+		server.Profiles, server.Public = false, true
+		if !page {
+			server.Status = nil
+		}
 	}
 	return &admin{ln, server}, nil
 }

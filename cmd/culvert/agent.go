@@ -51,7 +51,7 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer watched()
 	overview.of, overview.files, overview.logins = agent.Status, givenFiles(c.credentialFiles()), plan.logins
-	admin, err := listenAdmin(c.AdminListen, status.Server{
+	admin, err := listenAdmin(c.AdminListen, c.AdminPage, status.Server{
 		Names:    flagOf,
 		Gatherer: registry, Ready: agent.Ready, Status: overview.document, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: log,
 	})

@@ -286,7 +286,7 @@ func (b *testbed) startAdmin(ctx context.Context) error {
 	} {
 		overview := b.overviews[i]
 		server.Names, server.Logger, server.Status = flagOf, b.log, overview.document
-		admin, err := listenAdmin(net.JoinHostPort(demoAdminHost, strconv.Itoa(port+i)), server)
+		admin, err := listenAdmin(net.JoinHostPort(demoAdminHost, strconv.Itoa(port+i)), false, server)
 		if err != nil {
 			return err
 		}

@@ -53,8 +53,9 @@ type gatewayFlags struct {
 	MaxMemory            string `group:"Limits" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB. auto: five eighths of what the process may use; none: no limit."`
 
 	// The admin listener asks for no credentials: it is on loopback by default.
-	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve /metrics, /healthz and /readyz. none: nowhere."`
+	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve the live page, /metrics, /healthz, /readyz and /status. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
+	AdminPage   bool     `group:"Process" help:"Serve the live page and /status also where others can reach the admin listener. They name addresses. On loopback they are always served."`
 	AdminPprof  bool     `group:"Process" help:"Serve profiles for go tool pprof below /debug/pprof/ of the admin listener, which must be on loopback."`
 	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for
 	// closing.
@@ -103,7 +104,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	overview.of, overview.files = gateway.Status, givenFiles(c.credentialFiles())
-	admin, err := listenAdmin(c.AdminListen, status.Server{
+	admin, err := listenAdmin(c.AdminListen, c.AdminPage, status.Server{
 		Names:    flagOf,
 		Gatherer: registry, Ready: gateway.Ready, Status: overview.document, Missing: gateway.Missing, Profiles: c.AdminPprof, Hosts: nonBlank(c.AdminHost), Logger: log,
 	})

@@ -57,8 +57,9 @@ type agentFlags struct {
 
 	// The admin listener asks for no credentials, and /status names addresses: it is on loopback by
 	// default.
-	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"Where to serve /metrics, /healthz, /readyz and, only on loopback, /status. none: nowhere."`
+	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9464" help:"Where to serve the live page, /metrics, /healthz, /readyz and /status. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
+	AdminPage   bool     `group:"Process" help:"Serve the live page and /status also where others can reach the admin listener. They name addresses. On loopback they are always served."`
 	AdminPprof  bool     `group:"Process" help:"Serve profiles for go tool pprof below /debug/pprof/ of the admin listener, which must be on loopback."`
 	// Kubernetes and Snowflake kill a process 30 s after they told it to stop; the rest is for
 	// closing.

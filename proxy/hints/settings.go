@@ -37,6 +37,7 @@ const (
 	// Of both.
 	TokenFile        Setting = "token file"
 	AdminHost        Setting = "admin host"
+	AdminPage        Setting = "admin page"
 	BrokerTLS        Setting = "broker TLS"
 	BrokerCAFile     Setting = "broker CA file"
 	BrokerCertFile   Setting = "broker cert file"

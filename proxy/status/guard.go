@@ -93,6 +93,8 @@ func fromOtherSite(h http.Header) bool {
 	switch h.Get("Sec-Fetch-Site") {
 	case "cross-site", "same-site":
 		return h.Get("Sec-Fetch-Dest") != "document"
+	case "same-origin":
+		return false // also with Origin, which browsers send when our page loads its modules
 	}
-	return h["Origin"] != nil // browsers send it with a GET only to another site
+	return h["Origin"] != nil // browsers that send no Sec-Fetch-Site send it with a GET only to another site
 }

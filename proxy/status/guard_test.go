@@ -131,8 +131,10 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 		code   int
 	}{
 		{http.Header{}, 200},
-		{http.Header{"Sec-Fetch-Site": {"none"}, "Sec-Fetch-Dest": {"document"}}, 200},       // typed
-		{http.Header{"Sec-Fetch-Site": {"same-origin"}, "Sec-Fetch-Dest": {"empty"}}, 200},   // our own page
+		{http.Header{"Sec-Fetch-Site": {"none"}, "Sec-Fetch-Dest": {"document"}}, 200},                                           // typed
+		{http.Header{"Sec-Fetch-Site": {"same-origin"}, "Sec-Fetch-Dest": {"empty"}}, 200},                                       // our own page
+		{http.Header{"Sec-Fetch-Site": {"same-origin"}, "Sec-Fetch-Dest": {"script"}, "Origin": {"http://127.0.0.1:9464"}}, 200}, // a module of it
+		{http.Header{"Sec-Fetch-Site": {"none"}, "Origin": {"https://evil.example"}}, 403},
 		{http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Dest": {"document"}}, 200}, // a link in a wiki
 		{http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Dest": {"image"}}, 403},
 		{http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Dest": {"iframe"}}, 403},

@@ -25,7 +25,7 @@ import (
 
 // Limits and deadlines for what a peer can make us hold.
 const (
-	maxConns       = 64               // scrapers, probes and operators; more connections wait in the kernel
+	maxConns       = maxStreams + 64  // scrapers, probes and operators; more connections wait in the kernel
 	maxHeaderBytes = 16 << 10         // enough for a browser's cookies for localhost
 	maxScrapes     = 4                // at once; gathering metrics takes CPU time from relaying
 	headerTimeout  = 5 * time.Second  // for a client to send a request
@@ -53,7 +53,8 @@ type Server struct {
 	Missing func() error
 
 	// Status returns the status document. It is called concurrently. Nil means that there is no such
-	// page. The document contains addresses: leave it out if the listener is open to others.
+	// page, no stream of it, and no live page, which shows it. The document contains addresses: leave
+	// it out if the listener is open to others and nobody has asked for it.
 	Status func() document.Document
 
 	// Profiles serves profiles of the process below /debug/pprof/. Leave it out if the listener is
@@ -75,8 +76,9 @@ type Server struct {
 // up to drainTimeout for responses in progress, and returns nil.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	logger := cmp.Or(s.Logger, slog.New(slog.DiscardHandler))
+	stream := newStream(s.Status)
 	srv := &http.Server{
-		Handler:           s.guard(s.handler(logger)),
+		Handler:           s.guard(s.handler(logger, stream)),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      writeTimeout,
@@ -84,6 +86,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
+	srv.RegisterOnShutdown(stream.end)
 	served := make(chan error, 1)
 	go serve(srv, netutil.LimitListener(ln, maxConns), served)
 	select {
@@ -111,23 +114,25 @@ func shutdown(srv *http.Server) {
 // route is a page of the listener.
 type route struct {
 	path    string
-	says    string
+	says    string // "": not listed
 	handler http.Handler
 }
 
-func (s *Server) handler(logger *slog.Logger) http.Handler {
+func (s *Server) handler(logger *slog.Logger, stream *stream) http.Handler {
 	routes := router{
 		{"/metrics", "metrics for Prometheus", s.metrics(logger)},
 		{"/healthz", "200 while the process runs", http.HandlerFunc(healthz)},
 		{"/readyz", "200 when ready for clients, else 503 and the reason", http.HandlerFunc(s.readyz)},
 	}
 	if s.Status != nil {
-		routes = append(routes, route{"/status", "what this process does and how well, as JSON", http.HandlerFunc(s.status)})
+		routes = append(routes, route{"/status", "what this process does and how well, as JSON", http.HandlerFunc(s.status)},
+			route{"/status/stream", "the same once a second, as server-sent events", stream})
+		routes = append(routes, pageFiles()...)
 	}
 	if s.Profiles {
 		routes = append(routes, profiles()...)
 	}
-	return routes
+	return append(routes, route{path: "/", handler: s.root(routes)})
 }
 
 // status serves the status document.
@@ -190,8 +195,7 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	text(w, http.StatusOK, "ready")
 }
 
-// router serves its pages and, on /, a list of them. Paths must match exactly. Unlike http.ServeMux
-// it never redirects, so no response repeats a path or host of the request.
+// router serves its pages. Paths must match exactly. Unlike http.ServeMux it never redirects, so no response repeats a path or host of the request.
 type router []route
 
 func (rt router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -209,9 +213,6 @@ func (rt router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (rt router) find(path string) http.Handler {
-	if path == "/" {
-		return http.HandlerFunc(rt.index)
-	}
 	for _, route := range rt {
 		if route.path == path {
 			return route.handler
@@ -220,16 +221,21 @@ func (rt router) find(path string) http.Handler {
 	return nil
 }
 
-func (rt router) index(w http.ResponseWriter, _ *http.Request) {
+func (rt router) index(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, rt.list()) }
+
+// list is a line for each route that is for people or programs.
+func (rt router) list() string {
 	width := 10
 	for _, route := range rt {
 		width = max(width, len(route.path)+1)
 	}
 	list := "culvert"
 	for _, route := range rt {
-		list += fmt.Sprintf("\n%-*s%s", width, route.path, route.says)
+		if route.says != "" {
+			list += fmt.Sprintf("\n%-*s%s", width, route.path, route.says)
+		}
 	}
-	text(w, http.StatusOK, list)
+	return list
 }
 
 // text sends a plain text response that caches must not store.

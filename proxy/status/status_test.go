@@ -272,13 +272,13 @@ func TestTooManyConnectionsWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, stop := startInMemory(t, &status.Server{})
 		defer stop()
-		for range 64 {
+		for range 192 {
 			ln.dial(t)
 		}
 		begin := time.Now()
 		ln.dial(t) // is accepted when the first of the silent ones is cut off
 		if d := time.Since(begin); d != 5*time.Second {
-			t.Errorf("connection 65 was accepted after %v, want 5s", d)
+			t.Errorf("connection 193 was accepted after %v, want 5s", d)
 		}
 	})
 }
