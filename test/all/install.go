@@ -39,6 +39,7 @@ var needs = []need{
 	{program: "nghttpx", packages: []string{"nghttp2-proxy"}},
 	{program: "h2o", packages: []string{"h2o"}},
 	{program: "lighttpd", packages: []string{"lighttpd", "lighttpd-mod-openssl"}},
+	{program: "prometheus", packages: []string{"prometheus"}}, // and promtool
 	{program: "buildah", packages: []string{"buildah"}},
 	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }

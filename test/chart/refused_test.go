@@ -49,8 +49,11 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{`agent: {podDisruptionBudget: {maxUnavailable: "half"}}`, "/agent/podDisruptionBudget/maxUnavailable'"},
 		{`image: {digest: latest}`, "/image/digest'"},
 		{`image: {repository: ""}`, "/image/repository'"},
+		{`prometheusRule: {severity: critical}`, "additional properties 'severity' not allowed"},
+		{`dashboards: {labels: {grafana_dashboard: 1}}`, "/dashboards/labels/grafana_dashboard': got number, want string"},
 
-		// By the templates: settings that contradict each other.
+		// By the templates: settings that contradict each other, or name what is not there.
+		{`prometheusRule: {enabled: true, disabled: [CulvertDwon]}`, `prometheusRule.disabled: there is no alert "CulvertDwon"`},
 		{`gateway: {enabled: true, tokens: {existingSecret: t}}`, "gateway.brokers.bootstrap is empty"},
 		{`gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}}`, "anybody could come in"},
 		{goodGateway + `, insecureNoAuth: true}`, "leave one out"},
