@@ -74,6 +74,13 @@ func lostReader(err error) bool {
 	return ok && errors.Is(pe.Err, syscall.EPIPE)
 }
 
+// progress is stdout for a command that people wait for. The caller calls done.
+func (a *app) progress() (p *progress, done func()) {
+	p = newProgress(a.stdout)
+	a.stderr.shareTerminal(p.beside)
+	return p, p.close
+}
+
 // say writes one line for people, whatever --log-level is: scripts and tests wait for the lines with
 // "listening" and "ready".
 func (a *app) say(line string) {

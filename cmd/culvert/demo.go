@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -46,7 +45,9 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	defer stop()
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
-	w := &walkthrough{w: a.stdout, failed: failed}
+	out, done := a.progress()
+	defer done()
+	w := &walkthrough{out: out, failed: failed}
 	w.say("culvert demo: Kafka behind an endpoint that accepts only HTTPS, all in this process.")
 	// Before anything starts: an error after a page of output would be overlooked.
 	if err := checkListenFree(listen); err != nil {
@@ -90,21 +91,28 @@ func (c *demoCmd) show(ctx context.Context, w *walkthrough, bed *testbed) error 
 
 // walkthrough prints what happens.
 type walkthrough struct {
-	w        io.Writer
+	out      *progress
 	failed   context.CancelCauseFunc // ends the demo when nobody reads it any more
 	complete bool                    // all that can fail has been shown
 }
 
 func (w *walkthrough) say(format string, args ...any) {
-	if _, err := fmt.Fprintf(w.w, format+"\n", args...); err != nil {
+	if _, err := fmt.Fprintf(w.out, format+"\n", args...); err != nil {
 		w.failed(err)
 	}
 }
+
+// head begins a part of the demo.
+func (w *walkthrough) head(title string) { w.say("\n%s", w.out.paint(bold, title)) }
+
+// now says what is being done, while that lasts.
+func (w *walkthrough) now(doing string) { w.out.show("  ... " + doing) }
 
 // withoutCulvert shows both problems by the errors that a client gets.
 func (w *walkthrough) withoutCulvert(ctx context.Context, bed *testbed) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
+	w.now("starting three brokers and a gateway")
 	if err := bed.startGatewayEnd(ctx); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
@@ -112,7 +120,7 @@ func (w *walkthrough) withoutCulvert(ctx context.Context, bed *testbed) error {
 	for id := range int32(demoBrokers) {
 		w.say("  %s", fakekafka.Host(id))
 	}
-	w.say("\n1. WITHOUT CULVERT")
+	w.head("1. WITHOUT CULVERT")
 	w.say("A Kafka client connects to the endpoint, %s, with TLS:", bed.endpoint)
 	client := kafkaClient{bootstrap: bed.endpoint.Host, tls: &tls.Config{RootCAs: bed.roots}}
 	if err := w.showFailure(ctx, client); err != nil {
@@ -131,11 +139,12 @@ func (w *walkthrough) withoutCulvert(ctx context.Context, bed *testbed) error {
 // showFailure prints the error of a client that cannot work. That it works is the error here: some
 // resolvers answer every name.
 func (w *walkthrough) showFailure(ctx context.Context, client kafkaClient) error {
+	w.now("connecting")
 	err := client.attempt(ctx)
 	if err == nil {
 		return fmt.Errorf("demo: a client reached the brokers without culvert: does a resolver here answer names in %s?", fakekafka.Domain)
 	}
-	fmt.Fprint(w.w, wrap("error: "+sanitize(clientError(err)), "  "))
+	fmt.Fprint(w.out, strings.Replace(wrap("error: "+sanitize(clientError(err)), "  "), "error:", w.out.paint(red, "error:"), 1))
 	return nil
 }
 
@@ -143,7 +152,8 @@ func (w *walkthrough) showFailure(ctx context.Context, client kafkaClient) error
 func (w *walkthrough) withCulvert(ctx context.Context, bed *testbed) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	w.say("\n2. WITH CULVERT")
+	w.head("2. WITH CULVERT")
+	w.now("starting an agent, which tries the transports")
 	if err := bed.startAgent(ctx); err != nil {
 		return fmt.Errorf("demo: start the agent: %w", err)
 	}
@@ -182,16 +192,19 @@ func (w *walkthrough) drawPath(transport string) {
 
 // useKafka creates a topic, produces and consumes.
 func (w *walkthrough) useKafka(ctx context.Context, client kafkaClient) error {
+	w.now("creating topic " + demoTopic)
 	brokers, err := client.createTopic(ctx)
 	if err != nil {
 		return fmt.Errorf("create topic %s: %w", demoTopic, err)
 	}
 	w.say("  created   topic %s, %d partitions, %d replicas", demoTopic, demoPartitions, demoBrokers)
 	w.say("  was told  brokers at %s", strings.Join(brokers, ", "))
+	w.now(fmt.Sprintf("producing %d records", demoRecords))
 	if err := client.produce(ctx, demoRecords); err != nil {
 		return fmt.Errorf("produce: %w", err)
 	}
 	w.say("  produced  %d records with acks=all, one at a time, all acknowledged", demoRecords)
+	w.now("joining group " + demoGroup + " and consuming")
 	counts, err := client.consume(ctx, demoRecords)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
@@ -226,7 +239,7 @@ func (w *walkthrough) yourTurn(ctx context.Context, bed *testbed) error {
 	if err := errors.Join(bed.startAdmin(ctx), bed.startTraffic(ctx)); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	w.say("\n3. YOUR TURN")
+	w.head("3. YOUR TURN")
 	w.say("Everything stays up until Ctrl-C, with records in memory. A client keeps a few records per")
 	w.say("second flowing through topic %s, to be watched at both ends:", trafficTopic)
 	w.say("  %s  the agent", bed.pages[0])

@@ -100,6 +100,7 @@ func TestDemoStaysUpForClientsUntilASignal(t *testing.T) {
 		}
 	}
 	wantReadable(t, 50, said.String())
+	wantAsInReadme(t, said.String())
 	produceOne(t, find(t, `kcat -b (\S+) -L`, said.String()))
 	for _, end := range []string{"agent", "gateway"} {
 		awaitTraffic(t, find(t, `(http://127\.0\.0\.1:\d+/) +the `+end, said.String()), end)
@@ -109,6 +110,31 @@ func TestDemoStaysUpForClientsUntilASignal(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("ended with %v after SIGTERM", err)
+	}
+}
+
+// wantAsInReadme fails unless each line that README.md shows of the demo is printed, in that order.
+// Numbers differ, and what a resolver says.
+func wantAsInReadme(t *testing.T, output string) {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown, _ := strings.Cut(string(readme), "$ go run ./cmd/culvert demo\n")
+	shown, _, _ = strings.Cut(shown, "```")
+	numbers := regexp.MustCompile(`\d+`)
+	rest := numbers.ReplaceAllString(output, "N")
+	for line := range strings.Lines(numbers.ReplaceAllString(shown, "N")) {
+		if strings.HasPrefix(line, "…") || strings.Contains(line, "error:") {
+			continue
+		}
+		_, after, found := strings.Cut(rest, line)
+		if !found {
+			t.Errorf("README.md shows %q, and then the demo does not print it", line)
+			continue
+		}
+		rest = after
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -51,7 +50,12 @@ func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	}
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	d := &doctor.Doctor{Names: flagOf, Idle: c.Idle, Produce: c.Produce, Report: func(f doctor.Finding) { c.print(a.stdout, f) }}
+	out, done := a.progress()
+	defer done()
+	d := &doctor.Doctor{Names: flagOf, Idle: c.Idle, Produce: c.Produce, Report: func(f doctor.Finding) { c.print(out, f) }}
+	if !c.JSON {
+		d.Examining = func(hop string) { out.show(fmt.Sprintf("%-5s %-12s", "...", hop)) }
+	}
 	if c.ClientConfig != "" {
 		var err error
 		if d.Client, err = clientconfig.Read(c.ClientConfig); err != nil {
@@ -159,18 +163,21 @@ func (c *doctorCmd) transports() []string {
 	return append(others, tunnel.TransportH3)
 }
 
+// resultColors are the colours of results on a terminal. What has none is of no concern.
+var resultColors = map[doctor.Result]string{doctor.OK: green, doctor.Warn: yellow, doctor.Skip: yellow, doctor.Fail: red}
+
 // print writes one finding: a line of JSON, or columns with the hint below. Texts may hold what a
 // peer sent.
-func (c *doctorCmd) print(w io.Writer, f doctor.Finding) {
+func (c *doctorCmd) print(out *progress, f doctor.Finding) {
 	f.Text, f.Remedy = sanitize(f.Text), sanitize(f.Remedy)
 	if c.JSON {
-		json.NewEncoder(w).Encode(f)
+		json.NewEncoder(out).Encode(f)
 		return
 	}
 	const indent = 19 // the columns before the text: five, a space, twelve, a space
 	text := wrap(f.Text, fmt.Sprintf("%*s", indent, ""))
-	fmt.Fprintf(w, "%-5s %-12s %s", f.Result, f.Hop, text[indent:])
+	fmt.Fprintf(out, "%s %-12s %s", out.paint(resultColors[f.Result], fmt.Sprintf("%-5s", f.Result)), f.Hop, text[indent:])
 	if f.Remedy != "" {
-		fmt.Fprint(w, wrap("hint: "+f.Remedy, fmt.Sprintf("%*s", indent, "")))
+		fmt.Fprint(out, wrap("hint: "+f.Remedy, fmt.Sprintf("%*s", indent, "")))
 	}
 }

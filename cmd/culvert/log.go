@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 )
@@ -123,15 +125,10 @@ func printableAny(a slog.Attr) slog.Attr {
 	}
 }
 
-// isTerminal reports whether w is a character device. It is true of /dev/null too, which does no
-// harm.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // catchOtherLogs makes a debug record of each line that a library writes with package log or the

@@ -14,7 +14,7 @@
 //	providers.go                         which providers of an ingress there are
 //	snowflake.go brokers.go admin.go     flags that belong together, and what is made from them
 //	ingress.go                           what an agent asks of a provider
-//	app.go log.go stderr.go              what every command runs with
+//	app.go log.go stderr.go progress.go  what every command runs with
 //	help.go unknown.go                   help, and what was meant
 //	address.go memory.go flags.go        forms of values
 //	cgroup.go                            memory that the process may use

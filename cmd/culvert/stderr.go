@@ -23,6 +23,7 @@ type queuedWriter struct {
 
 	mu        sync.Mutex
 	onDropped func(lines int) // writes to w how many lines are missing; nil: nothing does
+	beside    func(func())    // has a line written beside something else on the same terminal; nil: there is nothing
 	queue     []queuedLine
 	bytes     int           // in queue, and in the line that w is being given
 	dropped   int           // lines since the last one in queue
@@ -69,13 +70,26 @@ func (q *queuedWriter) writeAll(idle chan<- struct{}) {
 		if line.text == nil {
 			continue
 		}
-		_, err := q.w.Write(line.text)
+		err := q.write(line.text)
 		if q.failing = err != nil; q.failing {
 			q.missing++
 		}
 		q.reportMissing()
 		q.free(len(line.text))
 	}
+}
+
+// write writes a line to w.
+func (q *queuedWriter) write(line []byte) (err error) {
+	q.mu.Lock()
+	beside := q.beside
+	q.mu.Unlock()
+	if beside == nil {
+		_, err = q.w.Write(line)
+		return err
+	}
+	beside(func() { _, err = q.w.Write(line) })
+	return err
 }
 
 // next takes the first line off the queue. If there is none, this writeAll is over.
@@ -120,6 +134,13 @@ func (q *queuedWriter) reportDropped(report func(lines int)) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.onDropped = report
+}
+
+// shareTerminal sets what has a line written beside something else on the same terminal.
+func (q *queuedWriter) shareTerminal(beside func(write func())) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.beside = beside
 }
 
 // flush waits until everything has been written, at most for flushTimeout.

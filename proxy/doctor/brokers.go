@@ -75,17 +75,13 @@ func (c *cluster) examine(ctx context.Context) {
 	}
 	c.tally.reached = c.tally.reached || len(c.nodes) > 0
 	c.runningAgents(ctx)
-	all := slices.SortedFunc(maps.Values(c.nodes), func(a, b node) int { return cmp.Compare(a.id, b.id) })
 	c.nodePorts(slices.Collect(maps.Keys(c.nodes)))
-	for _, f := range c.atOnce(len(all), func(i int) Finding {
-		return timed(ctx, "broker "+strconv.Itoa(int(all[i].id)), func(ctx context.Context) Finding { return c.broker(ctx, all[i]) })
-	}) {
-		c.report(f)
-	}
+	c.brokers(ctx)
 	if c.Produce != "" {
 		c.produce(ctx)
 	}
 	if c.Idle > 0 {
+		c.examining("idle")
 		f := c.idle(ctx)
 		f.Hop = "idle"
 		c.report(f)
@@ -221,6 +217,17 @@ func clusterID(m *kmsg.MetadataResponse) string {
 		return "cluster without an id"
 	}
 	return "cluster " + printable.Text(*m.ClusterID, printable.Name)
+}
+
+// brokers examines all brokers that are known.
+func (c *cluster) brokers(ctx context.Context) {
+	all := slices.SortedFunc(maps.Values(c.nodes), func(a, b node) int { return cmp.Compare(a.id, b.id) })
+	hops := make([]string, len(all))
+	for i, n := range all {
+		hops[i] = "broker " + strconv.Itoa(int(n.id))
+	}
+	c.atOnce(ctx, hops, func(ctx context.Context, i int) Finding { return c.broker(ctx, all[i]) },
+		func(_ int, f Finding) { c.report(f) })
 }
 
 // broker dials the address that a broker advertises, from where the dial is made for clients: this

@@ -46,6 +46,7 @@ func (d *Doctor) clientTLS(ctx context.Context) {
 		return
 	}
 	for _, l := range d.Agent.Listens {
+		d.examining(hop)
 		d.report(timed(ctx, hop, func(ctx context.Context) Finding { return d.shakeHands(ctx, hostOf(l)) }))
 	}
 }

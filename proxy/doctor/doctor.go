@@ -14,6 +14,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy"
@@ -48,8 +49,11 @@ type Finding struct {
 
 // A Doctor examines ways to brokers. Its methods are called one after the other.
 type Doctor struct {
-	// Report is told each finding, in the order of the hops.
+	// Report is told each finding, in the order of the hops and as soon as it is known.
 	Report func(Finding)
+	// Examining is told the hop whose finding is awaited now, by the same goroutine that calls
+	// Report. nil: nobody wants to know.
+	Examining func(hop string)
 	// Client is how a client connects. If it is nil, nothing is examined that needs a login.
 	Client *clientconfig.Config
 	// Produce is a topic to write a record to, and to read it from; "" is none.
@@ -86,8 +90,16 @@ func (d *Doctor) report(f Finding) {
 	d.Report(f)
 }
 
+// examining says which hop is being examined.
+func (d *Doctor) examining(hop string) {
+	if d.Examining != nil {
+		d.Examining(hop)
+	}
+}
+
 // hop examines one hop, and reports whether it is worth going on.
 func (d *Doctor) hop(ctx context.Context, name string, examine func(context.Context) Finding) bool {
+	d.examining(name)
 	f := timed(ctx, name, examine)
 	d.report(f)
 	return f.Result != Fail
@@ -104,22 +116,28 @@ func timed(ctx context.Context, name string, examine func(context.Context) Findi
 	return f
 }
 
-// atOnce examines n hops side by side, a few at a time, and returns the findings in the order of
-// the hops.
-func (d *Doctor) atOnce(n int, examine func(i int) Finding) []Finding {
+// atOnce examines hops side by side, a few at a time. found gets the findings in the order of the
+// hops, each as soon as those before it are there.
+func (d *Doctor) atOnce(ctx context.Context, hops []string, examine func(ctx context.Context, i int) Finding, found func(i int, f Finding)) {
 	const few = 8
-	findings := make([]Finding, n)
-	turns := make(chan struct{}, few)
+	findings := make([]chan Finding, len(hops))
+	for i := range findings {
+		findings[i] = make(chan Finding, 1)
+	}
+	var next atomic.Int64
 	var all sync.WaitGroup
-	for i := range n {
-		turns <- struct{}{}
+	for range min(few, len(hops)) {
 		all.Go(func() {
-			defer func() { <-turns }()
-			findings[i] = examine(i)
+			for i := int(next.Add(1)) - 1; i < len(hops); i = int(next.Add(1)) - 1 {
+				findings[i] <- timed(ctx, hops[i], func(ctx context.Context) Finding { return examine(ctx, i) })
+			}
 		})
 	}
+	for i, hop := range hops {
+		d.examining(hop)
+		found(i, <-findings[i])
+	}
 	all.Wait()
-	return findings
 }
 
 func ok(format string, args ...any) Finding {

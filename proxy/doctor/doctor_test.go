@@ -136,11 +136,16 @@ func examine(t *testing.T, change func(*Doctor), dial func(string) *tunnel.Diale
 	return found(t, change, func(d *Doctor) { d.Gateway(t.Context(), dial, all) })
 }
 
-// found returns what a doctor finds, by hop, with the verdict.
+// found returns what a doctor finds, by hop, with the verdict. Whoever waits for a finding must have
+// been told for which.
 func found(t *testing.T, change func(*Doctor), examine func(*Doctor)) (order []string, by map[string]Finding, failed int) {
 	t.Helper()
 	by = map[string]Finding{}
-	d := &Doctor{Names: flags, Report: func(f Finding) {
+	announced := map[string]bool{}
+	d := &Doctor{Names: flags, Examining: func(hop string) { announced[hop] = true }, Report: func(f Finding) {
+		if f.Took > 0 && !announced[f.Hop] {
+			t.Errorf("%s was examined unannounced", f.Hop)
+		}
 		t.Logf("%-4s %-11s %s [%s]", f.Result, f.Hop, f.Text, f.Remedy)
 		order = append(order, f.Hop)
 		by[f.Hop] = f

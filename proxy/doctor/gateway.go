@@ -197,35 +197,32 @@ func (g *gateway) credentials(ctx context.Context, dialer *tunnel.Dialer) Findin
 // the first that works.
 func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Dialer, tunnel.Welcome) {
 	dialers := make([]*tunnel.Dialer, len(transports))
-	welcomes := make([]tunnel.Welcome, len(transports))
-	findings := g.atOnce(len(transports), func(i int) Finding {
-		dialers[i] = g.dial(transports[i])
-		return timed(ctx, transports[i], func(ctx context.Context) Finding {
-			start := time.Now()
-			var err error
-			if welcomes[i], err = dialers[i].Hello(ctx); err != nil {
-				return g.failure(ctx, err)
-			}
-			return ok("64 KiB went to the gateway and came back, %s after the first dial", millis(time.Since(start)))
-		})
-	})
-	best := -1 // the first of transports that works
-	for i, f := range findings {
-		if f.Result == OK && best < 0 {
-			best = i
-		}
+	for i, t := range transports {
+		dialers[i] = g.dial(t)
 	}
-	for i, f := range findings {
+	welcomes := make([]tunnel.Welcome, len(transports))
+	best := -1 // the first of transports that works
+	var failed []Finding
+	g.atOnce(ctx, transports, func(ctx context.Context, i int) (f Finding) {
+		start := time.Now()
+		var err error
+		if welcomes[i], err = dialers[i].Hello(ctx); err != nil {
+			return g.failure(ctx, err)
+		}
+		return ok("64 KiB went to the gateway and came back, %s after the first dial", millis(time.Since(start)))
+	}, func(i int, f Finding) {
 		if f.Result == OK {
 			g.working = append(g.working, transports[i])
 		}
-		if f.Result == Fail && best >= 0 { // clients do without it
-			f.Result = Info
-		}
-		g.report(f)
-		if i != best {
+		if f.Result == OK && best < 0 {
+			best = i
+		} else {
 			dialers[i].Close()
 		}
+		failed = g.reportHello(append(failed, f), best >= 0)
+	})
+	for _, f := range failed {
+		g.report(f)
 	}
 	if best < 0 {
 		return nil, tunnel.Welcome{}
@@ -233,4 +230,19 @@ func (g *gateway) hello(ctx context.Context, transports []string) (*tunnel.Diale
 	w := welcomes[best]
 	g.report(Finding{Hop: "gateway", Result: OK, Text: fmt.Sprintf("culvert %s, tunnel %s; it knows %d broker addresses", w.Gateway, w.Version, len(w.Tickets))})
 	return dialers[best], w
+}
+
+// reportHello reports findings of transports, and returns those that must wait: until one transport
+// works, it is not known whether clients can do without those that have failed.
+func (g *gateway) reportHello(findings []Finding, works bool) (waiting []Finding) {
+	if !works {
+		return findings
+	}
+	for _, f := range findings {
+		if f.Result == Fail {
+			f.Result = Info
+		}
+		g.report(f)
+	}
+	return nil
 }

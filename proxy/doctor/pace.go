@@ -19,6 +19,7 @@ func (g *gateway) paces(ctx context.Context, transports []string) {
 	measured := make(map[string]tunnel.Pace)
 	findings := make(map[string]Finding)
 	for _, t := range transports {
+		g.examining(t + " pace")
 		findings[t] = timed(ctx, t+" pace", func(ctx context.Context) Finding {
 			dialer := g.dial(t)
 			defer dialer.Close()

@@ -50,6 +50,7 @@ const portOfNode = "port node "
 // known before a broker has answered; and TLS with its clients.
 func (d *Doctor) Local(ctx context.Context) {
 	for _, l := range d.Agent.Listens {
+		d.examining("listen")
 		d.report(timed(ctx, "listen", func(context.Context) Finding { return d.bootstrapPort(l) }))
 	}
 	ids := slices.Clone(d.Agent.ExpectNodes)
