@@ -72,7 +72,7 @@ type testbed struct {
 	log       *slog.Logger
 	failed    context.CancelCauseFunc // called with the error of a part, which ends the demo
 
-	parts          []*part // running, in the order in which they were started
+	parts          []*part   // running, in the order in which they were started
 	cluster        *fakekafka.Cluster
 	endpoint       *url.URL               // what agents dial: the ingress or, for h3 and h2, the gateway
 	roots          *x509.CertPool         // to trust for the endpoint's certificate
@@ -280,21 +280,25 @@ func (b *testbed) startAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i, server := range []status.Server{
-		{Gatherer: b.agentMetrics, Ready: b.agent.Ready},
-		{Gatherer: b.gatewayMetrics, Ready: b.gateway.Ready, Missing: b.gateway.Missing},
-	} {
-		overview := b.overviews[i]
-		server.Names, server.Logger, server.Status = flagOf, b.log, overview.document
-		admin, err := listenAdmin(net.JoinHostPort(demoAdminHost, strconv.Itoa(port+i)), false, server)
-		if err != nil {
-			return err
-		}
-		overview.admin = admin
-		b.pages[i] = "http://" + admin.ln.Addr().String() + "/"
-		b.run(ctx, func(ctx context.Context) error { return admin.server.Serve(ctx, admin.ln) })
+	b.pages[0], err = b.serveAdmin(ctx, port, b.overviews[0], status.Server{Gatherer: b.agentMetrics, Ready: b.agent.Ready})
+	if err != nil {
+		return err
 	}
-	return nil
+	b.pages[1], err = b.serveAdmin(ctx, port+1, b.overviews[1],
+		status.Server{Gatherer: b.gatewayMetrics, Ready: b.gateway.Ready, Missing: b.gateway.Missing})
+	return err
+}
+
+// serveAdmin opens the admin listener of one end, and returns its URL.
+func (b *testbed) serveAdmin(ctx context.Context, port int, o *overview, server status.Server) (page string, err error) {
+	server.Names, server.Logger, server.Status = flagOf, b.log, o.document
+	admin, err := listenAdmin(net.JoinHostPort(demoAdminHost, strconv.Itoa(port)), false, server)
+	if err != nil {
+		return "", err
+	}
+	o.admin = admin
+	b.run(ctx, func(ctx context.Context) error { return admin.server.Serve(ctx, admin.ln) })
+	return "http://" + admin.ln.Addr().String() + "/", nil
 }
 
 // startTraffic starts a client that makes a little traffic.
