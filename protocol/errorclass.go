@@ -46,9 +46,10 @@ func (c ErrorClass) String() string { return classNames[c] }
 // ErrorClasses is a set of classes. The zero value is empty: the response has no error.
 type ErrorClasses uint16
 
-// Add adds the class of an error code. 0, Kafka's NONE, adds nothing.
+// Add adds the class of an error code. 0, Kafka's NONE, adds nothing, and neither does
+// MEMBER_ID_REQUIRED: a coordinator gives each new member its id that way (KIP-394).
 func (s *ErrorClasses) Add(code int16) {
-	if code != 0 {
+	if code != 0 && code != memberIDRequired {
 		*s |= 1 << classOf(code)
 	}
 }
@@ -67,8 +68,10 @@ func classOf(code int16) ErrorClass {
 	return errorClasses[code]
 }
 
-// unknownServerError is Kafka's UNKNOWN_SERVER_ERROR, its only negative code.
-const unknownServerError = -1
+const (
+	unknownServerError = -1 // Kafka's only negative code
+	memberIDRequired   = 79
+)
 
 // errorClasses has the class of each error code of Kafka's Errors.java.
 var errorClasses = [...]ErrorClass{

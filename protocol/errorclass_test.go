@@ -62,7 +62,9 @@ func TestAResponseHasEachClassOnce(t *testing.T) {
 		}
 	}
 	s = 0
-	if s.Add(0); s != 0 {
+	s.Add(0)
+	s.Add(memberIDRequired)
+	if s != 0 {
 		t.Errorf("without an error: %b", s)
 	}
 }
