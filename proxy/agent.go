@@ -179,6 +179,8 @@ func (a *Agent) setUp(work context.Context) {
 	a.nodes.listen, a.nodes.log, a.nodes.names, a.nodes.metrics = a.listenOn, a.Logger, a.Names, a.Metrics
 	a.nodes.changed, a.nodes.moved = a.noteChange, a.resetMoved
 	a.nodes.init()
+	a.Metrics.AskCarriers(a.Upstream.carriers)
+	a.Metrics.AskExpiry("gateway", a.Upstream.certificateExpires)
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 	a.setUpWatch()
 	a.Metrics.AskReady(a.Ready)

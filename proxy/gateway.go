@@ -139,6 +139,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	g.server.Store(server)
 	g.Metrics.AskReady(g.Ready)
 	g.Metrics.AskLimits(func() []metrics.LimitUse { return limitUses(server) })
+	g.Metrics.AskCarriers(server.CarrierStats)
 	var background sync.WaitGroup
 	defer background.Wait()
 	reaching, stop := context.WithCancel(ctx)

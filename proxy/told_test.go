@@ -3,6 +3,7 @@ package proxy
 import (
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -74,6 +75,14 @@ func TestTheGatewayTellsItsShare(t *testing.T) {
 			waitFor(t, "what the gateway tells while the connection is open", func() bool {
 				return byKey(t, agent.metrics, "culvert_gateway_requests_total")["ListGroups"].GetCounter().GetValue() == 3
 			})
+			for name, end := range map[string]running{"agent": agent, "gateway": gateway} {
+				if carriers, sent := series(t, end, "culvert_carriers", transport), series(t, end, "culvert_carrier_packets_sent_total", transport); carriers < 1 || sent < 2 && runtime.GOOS == "linux" {
+					t.Errorf("%s: %v carriers, which have sent %v packets", name, carriers, sent)
+				}
+			}
+			if cert, _ := certificate(); series(t, agent, "culvert_certificate_expiry_timestamp_seconds", "gateway") != float64(cert.Leaf.NotAfter.Unix()) {
+				t.Error("the agent does not show when the gateway's certificate expires")
+			}
 			askAll(t, c, listGroups, beat)
 			c.CloseWrite()
 			if b, err := io.ReadAll(c); len(b) > 0 || err != nil {

@@ -28,6 +28,11 @@ type Upstream interface {
 	tunnels() []document.Tunnel
 	// bootstrap returns the addresses of brokers that it dials first; nil if gateways do that.
 	bootstrap() []string
+	// carriers returns what carries the streams to all gateways.
+	carriers() []tunnel.CarrierStats
+	// certificateExpires returns when the first of the certificates expires that the gateways, or
+	// their ingresses, have shown; the zero time is not known.
+	certificateExpires() time.Time
 	// onLost has f called when there is no transport any more to a gateway. f must not block.
 	onLost(f func())
 	// spare sets how many streams to open ahead of dials. A direct upstream ignores it.
@@ -164,7 +169,23 @@ func (t *tunnels) tunnels() (all []document.Tunnel) {
 	return all
 }
 
+func (t *tunnels) carriers() (all []tunnel.CarrierStats) {
+	for _, g := range t.gateways {
+		all = append(all, g.CarrierStats()...)
+	}
+	return all
+}
+
 func (t *tunnels) bootstrap() []string { return nil }
+
+func (t *tunnels) certificateExpires() (first time.Time) {
+	for _, g := range t.gateways {
+		if at := g.CertificateExpires(); !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
 
 func (t *tunnels) onLost(f func()) { t.lost.Store(&f) }
 
@@ -226,6 +247,10 @@ func (d direct) tunnels() []document.Tunnel {
 }
 
 func (d direct) bootstrap() []string { return d.brokers.Bootstrap }
+
+func (d direct) carriers() []tunnel.CarrierStats { return nil }
+
+func (d direct) certificateExpires() time.Time { return time.Time{} }
 
 func (d direct) states() map[string]tunnel.State { return nil }
 

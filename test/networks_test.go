@@ -211,6 +211,10 @@ func TestDelayAndLoss(t *testing.T) {
 		for range 10 {
 			flow.mustFlow(t)
 		}
+		rtt := scrapeAt(t, p.at, p.admin).sum("culvert_carrier_rtt_seconds{", `stat="mean"`)
+		if t.Logf("round trip of the carriers: %v s", rtt); rtt < 0.045 || rtt > 2 {
+			t.Errorf("the round trip of the carriers is %v s", rtt)
+		}
 		kept(t)
 		flow.finish(t)
 	})
@@ -219,6 +223,20 @@ func TestDelayAndLoss(t *testing.T) {
 		t.Error("the link lost nothing")
 	}
 	t.Logf("the link lost %d of %d packets", lost, of)
+	for _, p := range paths {
+		if p.transport == "auto" {
+			continue
+		}
+		sum := func(metric string) float64 {
+			label := `transport="` + p.transport + `"`
+			return scrapeAt(t, p.at, p.admin).sum(metric, label) + scrapeAt(t, r.gateway.at, r.gateway.admin).sum(metric, label)
+		}
+		sent, lost := sum("culvert_carrier_packets_sent_total{"), sum("culvert_carrier_packets_lost_total{")
+		t.Logf("%s: both ends say that they sent %v packets and lost %v", p.transport, sent, lost)
+		if lost == 0 || lost > sent/10 {
+			t.Errorf("%s: both ends say that they lost %v packets of %v", p.transport, lost, sent)
+		}
+	}
 }
 
 // TestBlackHole stops all packets without an error at any socket.

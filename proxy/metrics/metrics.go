@@ -35,6 +35,7 @@ type Metrics struct {
 	*reasonMetrics
 	*nodeMetrics
 	*tunnelMetrics
+	*carrierMetrics
 	*loginMetrics
 	*stateMetrics
 }
@@ -43,7 +44,7 @@ type Metrics struct {
 // runtime, and panics if one of them is registered already. The version is culvert's own.
 func New(reg prometheus.Registerer, end End, version string) *Metrics {
 	f := promauto.With(reg)
-	m := &Metrics{newAPIMetrics(f, reg), newReasonMetrics(f), newNodeMetrics(f, reg), newTunnelMetrics(f), &loginMetrics{reg}, newStateMetrics(reg)}
+	m := &Metrics{newAPIMetrics(f, reg), newReasonMetrics(f), newNodeMetrics(f, reg), newTunnelMetrics(f), newCarrierMetrics(reg), &loginMetrics{reg}, newStateMetrics(reg)}
 	f.NewGaugeVec(gaugeOpts("build_info",
 		"Always 1; the labels say which end and version runs."), []string{"end", "version", "go_version"}).
 		WithLabelValues(string(end), version, runtime.Version()).Set(1)

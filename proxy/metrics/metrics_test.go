@@ -43,6 +43,13 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	a.Blanked.Inc()
 	a.InFlight.Add(1)
 	a.Outcome(protocol.Outcome{Throttle: 1000})
+	m.AskCarriers(func() []tunnel.CarrierStats {
+		return []tunnel.CarrierStats{
+			{Transport: "h3", Carriers: 1, RTT: 10 * time.Millisecond, MaxRTT: 10 * time.Millisecond, Sent: 100, Lost: 1},
+			{Transport: "ws", Carriers: 2, Sent: 5},
+			{Transport: "h3", Carriers: 3, RTT: 20 * time.Millisecond, MaxRTT: 30 * time.Millisecond, Sent: 50, Lost: 2},
+		}
+	})
 	m.AskReady(func() error { return nil })
 	m.AskExpiry("tls-cert-file", func() time.Time { return time.Unix(1_900_000_000, 0) })
 	m.AskLimits(func() []metrics.LimitUse { return []metrics.LimitUse{{metrics.LimitStreams, 3, 10}} })
@@ -478,6 +485,21 @@ func TestAGatewayCannotMakeSeries(t *testing.T) {
 		"culvert_gateway_request_seconds_total": {"Produce": 0.001, "unknown": unknown / 1000},
 	} {
 		if diff := cmp.Diff(want, values(gather(t, reg)[name]), cmpopts.EquateApprox(0, 1e-6)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestCarriersOfAllGatewaysAreAddedUp(t *testing.T) {
+	reg, _ := used(t, metrics.Agent)
+	families := gather(t, reg)
+	for name, want := range map[string]map[string]float64{
+		"culvert_carriers":                   {"h3": 4, "ws": 2},
+		"culvert_carrier_rtt_seconds":        {"mean h3": 0.0175, "max h3": 0.03},
+		"culvert_carrier_packets_sent_total": {"h3": 150, "ws": 5},
+		"culvert_carrier_packets_lost_total": {"h3": 3, "ws": 0},
+	} {
+		if diff := cmp.Diff(want, values(families[name])); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}

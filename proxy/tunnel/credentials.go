@@ -61,6 +61,9 @@ func (c *credentials) header(ctx context.Context) (http.Header, error) {
 // about it. sent is the header of the request.
 func (c *credentials) complete(transport string, sent http.Header, e *AnswerError) *AnswerError {
 	e.URL, e.Transport = c.route.target().String(), transport
+	if !e.Gateway && !e.Proxy {
+		c.route.front.answered(e.Header)
+	}
 	if c.ingress != nil && !e.Gateway && !e.Proxy {
 		e.Proven = c.proven(transport)
 		e.Again = c.ingress.Refused(sent, e)

@@ -118,6 +118,7 @@ type wireListener struct {
 	net.Listener
 	log   *slog.Logger
 	tcp   tuner
+	links *linkCounts
 	guard func(*exchange.Wire)
 }
 
@@ -127,7 +128,7 @@ func (l *wireListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.tcp.tune(c, l.log)
-	w := exchange.NewWire(c, nil)
+	w := exchange.NewWire(&tcpLink{Conn: c, counts: l.links}, nil)
 	l.guard(w)
 	return w, nil
 }

@@ -167,7 +167,7 @@ func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (ex
 	failed := make(chan error, 1)
 	p.tasks.Go(func() {
 		defer p.free(c)
-		failed <- x.Send(c.http, req, func(e *AnswerError) error {
+		failed <- x.Send(c.http, req, p.env.front.answered, func(e *AnswerError) error {
 			if e.Temporary() {
 				p.leave(c)
 			}
@@ -320,7 +320,7 @@ func (p *h2Pool) connect(ctx context.Context) *h2Carrier {
 
 // dial connects, does the TLS handshake, and starts HTTP/2.
 func (p *h2Pool) dial(ctx context.Context) (*settingsConn, *http.ClientConn, error) {
-	conn, err := dialGateway(ctx, p.env.route, p.secure)
+	conn, err := dialGateway(asCarrier(ctx, TransportH2), p.env.route, p.secure)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -349,6 +349,7 @@ func (p *h2Pool) secure(ctx context.Context, tcp net.Conn) (net.Conn, error) {
 	case t.ConnectionState().NegotiatedProtocol != "h2":
 		return nil, exchange.ErrNoH2
 	}
+	p.env.front.showed(t.ConnectionState())
 	return t, nil
 }
 

@@ -98,7 +98,7 @@ func (p *h3Pool) take(ctx context.Context, open []byte, fresh bool) (c *Conn, re
 	// The request leaves with the first write, and the first read reads its response.
 	request := exchange.H3Request(p.env.target(), header, p.post.Load() || !k.extended)
 	refused := func(e *AnswerError) error { return p.env.refused(TransportH3, header, e) }
-	x := exchange.NewH3(k.conn, stream, request, &k.read, func() { p.free(k) }, refused)
+	x := exchange.NewH3(k.conn, stream, request, &k.read, func() { p.free(k) }, p.env.front.answered, refused)
 	c, err = p.env.newStream(x, TransportH3, open)
 	return c, ready, err
 }
@@ -372,8 +372,11 @@ func (p *h3Pool) dialAt(ctx context.Context, at netip.AddrPort) (*h3Carrier, err
 		return nil, err
 	}
 	c := &h3Carrier{conn: conn, stale: p.env.t.stale, settings: make(chan struct{}), granted: maxStreams}
+	p.env.links.add(TransportH3, quicLink{conn})
+	p.env.front.showed(conn.ConnectionState().TLS)
 	p.tasks.Go(func() {
 		<-conn.Context().Done()
+		p.env.links.remove(quicLink{conn})
 		p.sockets.free(s)
 		p.ended(c)
 	})

@@ -173,7 +173,7 @@ func (p *wsPool) dial(ctx context.Context) (exchange.Exchange, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := dialGateway(ctx, p.env.route, p.secure)
+	c, err := dialGateway(asCarrier(ctx, TransportWS), p.env.route, p.secure)
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +210,7 @@ func (p *wsPool) secure(ctx context.Context, tcp net.Conn) (wsConn, error) {
 	if err := t.HandshakeContext(ctx); err != nil {
 		return wsConn{}, fmt.Errorf("TLS handshake: %w", err)
 	}
+	p.env.front.showed(t.ConnectionState())
 	return wsConn{t, w}, nil
 }
 
@@ -230,9 +231,14 @@ func (p *wsPool) upgrade(ctx context.Context, c wsConn, header http.Header) (exc
 // handshake sends the upgrade request, and returns the bytes that arrived after the response.
 func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) (early []byte, err error) {
 	var answer *AnswerError
+	got := make(http.Header)
 	h := ws.Dialer{
 		Protocols: []string{exchange.WSProtocol},
 		Header:    ws.HandshakeHeaderHTTP(header),
+		OnHeader: func(key, value []byte) error {
+			got.Add(string(key), string(value))
+			return nil
+		},
 		OnStatusError: func(_ int, _ []byte, resp io.Reader) {
 			w.SetReadDeadline(time.Now().Add(time.Second)) // the body may never end
 			answer = exchange.ReadAnswer(resp)
@@ -257,6 +263,7 @@ func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) 
 	case err != nil:
 		return nil, fmt.Errorf("WebSocket handshake: %w", err)
 	}
+	p.env.front.answered(got)
 	if br != nil {
 		b, _ := br.Peek(br.Buffered())
 		early = bytes.Clone(b)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -81,6 +82,13 @@ func (r *registry) forget(c *Conn) {
 	if r.draining && len(r.streams) == 0 {
 		close(r.empty)
 	}
+}
+
+// all returns the streams.
+func (r *registry) all() []*Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.streams))
 }
 
 // addSpare registers a stream without OPEN, so that drain and endSpares find it. A gateway that is

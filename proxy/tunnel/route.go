@@ -30,6 +30,8 @@ type route struct {
 	proxyErr error       // why the proxy cannot be used
 	proxyTLS *tls.Config // for TLS to the proxy, in tests; nil means the system's roots
 	tcp      tuner
+	links    linkCounts
+	front    front
 }
 
 // newRoute returns the route to u without a proxy. base is the TLS configuration; nil means the
@@ -142,7 +144,7 @@ func (r *route) dialAddr(ctx context.Context, addr string) (c net.Conn, err erro
 		return nil, err
 	}
 	r.tcp.tune(c, r.log)
-	return c, nil
+	return r.links.dialled(ctx, c), nil
 }
 
 // explain adds to the error of a dial or lookup of the gateway what to do about it.

@@ -69,6 +69,19 @@ func methods(major int) (all []string) {
 	return all
 }
 
+// countCarrier counts the connection of a request that has authenticated.
+func (s *Server) countCarrier(r *http.Request, t transport) {
+	if p := quicPeerOf(r.Context()); p != nil {
+		s.links.add(t.name, quicLink{p.conn})
+		return
+	}
+	if w := wireOf(r); w != nil {
+		if l, ok := w.Conn.(*tcpLink); ok {
+			s.links.add(t.name, l)
+		}
+	}
+}
+
 // serveTunnel authenticates a request that opens a stream over t, and serves or refuses it.
 func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request, t transport) {
 	p := Peer{Addr: r.RemoteAddr, Transport: t.name}
@@ -97,6 +110,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request, t transport
 		g.lift()
 	}
 	authenticated(r.Context())
+	s.countCarrier(r, t)
 	if s.registry.isDraining() {
 		if r.ProtoMajor == 2 {
 			w.Header().Set("Connection", "close") // over HTTP/2, net/http sends GOAWAY for this

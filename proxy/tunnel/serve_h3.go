@@ -30,6 +30,7 @@ type h3Server struct {
 	t        timing
 	w        windows
 	log      *slog.Logger
+	links    *linkCounts
 	draining func() bool // new connections are answered that the gateway is draining
 
 	unauthenticated *unauthenticatedQUIC
@@ -107,6 +108,7 @@ func (h *h3Server) serve(ctx context.Context) error {
 		h.open.Add(1)
 		h.tasks.Go(func() {
 			h.serveConn(conn)
+			h.links.remove(quicLink{conn})
 			h.mu.Lock()
 			delete(h.conns, conn)
 			h.mu.Unlock()

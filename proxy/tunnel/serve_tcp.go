@@ -19,6 +19,7 @@ type tcpServer struct {
 	t       timing
 	w       windows
 	log     *slog.Logger
+	links   *linkCounts
 
 	draining func() bool // drain was called
 
@@ -36,7 +37,7 @@ func (s *tcpServer) init() { s.http, s.httpDraining = s.newHTTP(), s.newHTTP() }
 // listen prepares to serve tcp, and returns the function that serves until close. guard bounds each
 // connection until a request on it has authenticated.
 func (s *tcpServer) listen(tcp net.Listener, guard func(*exchange.Wire)) (serve func() error) {
-	l := newSharedListener(&wireListener{Listener: tcp, log: s.log, guard: guard}, s.log)
+	l := newSharedListener(&wireListener{Listener: tcp, log: s.log, links: s.links, guard: guard}, s.log)
 	s.mu.Lock()
 	s.listener = l
 	s.mu.Unlock()

@@ -95,6 +95,7 @@ type serving struct {
 	streams         *streamServer
 	tcp             tcpServer
 	unauthenticated unauthenticatedTCP
+	links           linkCounts // on which a request has authenticated
 	altSvc          string
 
 	carriers context.Context // done when no stream needs a carrier any more
@@ -124,7 +125,7 @@ func (s *Server) init() {
 			serve: s.Serve, judge: s.Judge, opened: s.Opened, tickets: s.Tickets, onLimit: s.OnLimit,
 		}
 		s.unauthenticated.within, s.unauthenticated.onFull, s.unauthenticated.log = s.t.handshake, s.evicted, s.log
-		s.tcp = tcpServer{handler: s, tls: s.TLS, t: s.t, w: s.w, log: s.log, draining: s.registry.isDraining}
+		s.tcp = tcpServer{handler: s, tls: s.TLS, t: s.t, w: s.w, log: s.log, links: &s.links, draining: s.registry.isDraining}
 		s.tcp.init()
 	})
 }
@@ -165,7 +166,7 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 
 // listenH3 prepares to serve h3 on udp, and returns the function that serves until Shutdown.
 func (s *Server) listenH3(udp net.PacketConn) (serve func() error, err error) {
-	h := &h3Server{handler: s.h3Handler, t: s.t, w: s.w, log: s.log, draining: s.registry.isDraining}
+	h := &h3Server{handler: s.h3Handler, t: s.t, w: s.w, log: s.log, links: &s.links, draining: s.registry.isDraining}
 	if h.handler == nil {
 		h.handler = s
 	}

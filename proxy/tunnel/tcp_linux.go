@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,4 +18,18 @@ func tuneSocket(c syscall.RawConn, congestion string, notSent int) (inForce stri
 		inForce, _ = unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
 	})
 	return inForce
+}
+
+// tcpTraffic returns what the kernel has counted on a connection; before is the last answer. The
+// kernel's counters have 32 bits and begin again at 0.
+func tcpTraffic(c syscall.RawConn, before traffic) traffic {
+	t := before
+	c.Control(func(fd uintptr) {
+		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			t.rtt = time.Duration(i.Rtt) * time.Microsecond
+			t.sent += uint64(i.Segs_out - uint32(before.sent))
+			t.lost += uint64(i.Total_retrans - uint32(before.lost))
+		}
+	})
+	return t
 }

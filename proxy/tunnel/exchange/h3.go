@@ -59,12 +59,12 @@ var _ Exchange = (*H3)(nil)
 
 // NewH3 returns the exchange of a request that has not been sent. frame is its HEADERS frame, made
 // by [H3Request]; it leaves with the first Write. read counts the bytes read from all streams of
-// conn. free is called once, when the exchange has ended. refused returns the error for a response
-// that opens no tunnel.
-func NewH3(conn *quic.Conn, stream *quic.Stream, frame []byte, read *atomic.Uint64, free func(), refused func(*AnswerError) error) *H3 {
+// conn. free is called once, when the exchange has ended. accepted is called with the header of a
+// response that opens a tunnel, and refused returns the error for one that does not.
+func NewH3(conn *quic.Conn, stream *quic.Stream, frame []byte, read *atomic.Uint64, free func(), accepted func(http.Header), refused func(*AnswerError) error) *H3 {
 	x := &H3{stream: stream, conn: conn, read: read, free: free}
 	x.out.request = frame
-	x.in.onHeader = func(block []byte) error { return x.answer(block, refused) }
+	x.in.onHeader = func(block []byte) error { return x.answer(block, accepted, refused) }
 	x.lastByte.Store(Clock())
 	return x
 }
@@ -207,7 +207,7 @@ func (x *H3) pass() error {
 }
 
 // answer handles the HEADERS of the response.
-func (x *H3) answer(block []byte, refused func(*AnswerError) error) error {
+func (x *H3) answer(block []byte, accepted func(http.Header), refused func(*AnswerError) error) error {
 	status, header, err := decodeAnswer(block)
 	_, ours := header[HeaderGateway]
 	switch {
@@ -218,6 +218,7 @@ func (x *H3) answer(block []byte, refused func(*AnswerError) error) error {
 	// server.
 	case status/100 == 2 && ours:
 		x.in.answered = true
+		accepted(header)
 	default:
 		return &Refused{refused(answerOf(status, header, x.body()))}
 	}

@@ -158,8 +158,8 @@ func (b postBody) Close() error {
 }
 
 // Send sends the request and receives the body of its response. It returns what went wrong before
-// the response, which the stream's calls return too.
-func (x *Post) Send(c *http.ClientConn, req *http.Request, refused func(*AnswerError) error) error {
+// the response, which the stream's calls return too. accepted and refused are as those of [NewH3].
+func (x *Post) Send(c *http.ClientConn, req *http.Request, accepted func(http.Header), refused func(*AnswerError) error) error {
 	resp, err := c.RoundTrip(req)
 	if err != nil {
 		return x.notAnswered(err)
@@ -168,6 +168,7 @@ func (x *Post) Send(c *http.ClientConn, req *http.Request, refused func(*AnswerE
 	if err := refusal(resp, refused); err != nil {
 		return x.fail(err)
 	}
+	accepted(resp.Header)
 	x.Receive(resp.Body)
 	x.out.fail(errAnswerEnded)
 	return nil
