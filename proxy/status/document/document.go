@@ -19,6 +19,7 @@ const (
 	MaxNodes   = 1024             // as many as an agent's table of nodes holds
 	MaxHistory = 60               // values of API.History
 	MaxWindow  = 60 * time.Second // what rates, means and quantiles are taken over
+	MaxBytes   = 4 << 20          // of a document as JSON; usually it has some ten KiB
 )
 
 // The ends.
