@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/status/document"
@@ -18,7 +19,7 @@ import (
 // build, the credentials, the events and the other listeners. It may be called at any time, from any
 // goroutine.
 func (a *Agent) Status() document.Document {
-	d := newDocument(document.Agent, a.Metrics)
+	d := newDocument(document.Agent, a.Metrics, a.Names)
 	d.State = processState(&a.watch, a.clients.drainingSince(), a.Ready())
 	bound := a.bound.Load()
 	if bound == nil {
@@ -39,7 +40,7 @@ func (a *Agent) Status() document.Document {
 
 // Status is as [Agent.Status], of this gateway.
 func (g *Gateway) Status() document.Document {
-	d := newDocument(document.Gateway, g.Metrics)
+	d := newDocument(document.Gateway, g.Metrics, g.Names)
 	server := g.server.Load()
 	if server == nil {
 		d.State = document.State{Name: document.Starting, Why: errNotAsked.Error()}
@@ -65,15 +66,30 @@ func (g *Gateway) Status() document.Document {
 	return d
 }
 
+// limitSettings are the settings that raise limits.
+var limitSettings = map[metrics.Limit]hints.Setting{
+	metrics.LimitConnections:        hints.MaxConnections,
+	metrics.LimitStreams:            hints.MaxStreams,
+	metrics.LimitStreamsPerIdentity: hints.MaxStreamsPerIdentity,
+	metrics.LimitSparesPerIdentity:  hints.MaxSparesPerIdentity,
+	metrics.LimitMemory:             hints.MaxMemory,
+}
+
 // newDocument returns a document with what the metrics tell.
-func newDocument(end string, m *metrics.Metrics) document.Document {
+func newDocument(end string, m *metrics.Metrics, names hints.Names) document.Document {
 	over, total, apis := m.APIs()
+	limits := m.Limits()
+	for i, l := range limits {
+		if raises, has := limitSettings[metrics.LimitOf(l.Name)]; has {
+			limits[i].Setting = names.Of(raises)
+		}
+	}
 	return document.Document{
 		Version: document.Version, Time: time.Now().UTC(), End: end,
 		Window: over.Seconds(), Total: total, APIs: apis, Closes: m.Closes(), Refusals: m.Refusals(),
 		// Lists are written as lists also where they are empty.
 		Listeners: []document.Listener{}, Tunnels: []document.Tunnel{}, Cluster: document.Cluster{Bootstrap: []string{}}, Nodes: []document.Node{},
-		Credentials: []document.Credential{}, Limits: m.Limits(), Events: []document.Event{},
+		Credentials: []document.Credential{}, Limits: limits, Events: []document.Event{},
 	}
 }
 

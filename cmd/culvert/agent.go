@@ -45,7 +45,7 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	}
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	watched, err := watchCertificates(ctx, agent.Metrics, log, c.certificates()...)
+	watched, err := watchCertificates(ctx, agent.Metrics, overview, log, c.certificates()...)
 	if err != nil {
 		return err
 	}

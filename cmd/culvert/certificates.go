@@ -11,13 +11,17 @@ import (
 )
 
 // watchCertificates warns of own certificates that end, at once and until ctx is done or the caller
-// calls stop. It has m show when they do.
-func watchCertificates(ctx context.Context, m *metrics.Metrics, log *slog.Logger, pairs ...credentials.Pair) (stop func(), err error) {
+// calls stop. It has m and the overview show when they do.
+func watchCertificates(ctx context.Context, m *metrics.Metrics, o *overview, log *slog.Logger, pairs ...credentials.Pair) (stop func(), err error) {
 	expiry, err := credentials.NewExpiry(log, pairs...)
 	if err != nil {
 		return nil, badFile(err)
 	}
-	expiry.Each(func(setting string, notAfter func() time.Time) { m.AskExpiry(strings.TrimLeft(setting, "-"), notAfter) })
+	o.expires = map[string]func() time.Time{}
+	expiry.Each(func(setting string, notAfter func() time.Time) {
+		m.AskExpiry(strings.TrimLeft(setting, "-"), notAfter)
+		o.expires[setting] = notAfter
+	})
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

@@ -72,7 +72,7 @@ type testbed struct {
 	log       *slog.Logger
 	failed    context.CancelCauseFunc // called with the error of a part, which ends the demo
 
-	parts          []*part   // running, in the order in which they were started
+	parts          []*part // running, in the order in which they were started
 	cluster        *fakekafka.Cluster
 	endpoint       *url.URL               // what agents dial: the ingress or, for h3 and h2, the gateway
 	roots          *x509.CertPool         // to trust for the endpoint's certificate

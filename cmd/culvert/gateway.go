@@ -94,7 +94,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	c.warn(log)
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
-	watched, err := watchCertificates(ctx, gateway.Metrics, log, c.certificates()...)
+	watched, err := watchCertificates(ctx, gateway.Metrics, overview, log, c.certificates()...)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ type Document struct {
 	Refusals    []Count      `json:"refusals"` // by reason; the reasons of culvert_refused_total
 	Credentials []Credential `json:"credentials"`
 	Limits      []Limit      `json:"limits"`
-	Events      []Event      `json:"events"` // newest first
+	Events      []Event      `json:"events"` // by their last occurrence, newest first
 }
 
 // Build says what runs.
@@ -90,7 +90,7 @@ type Listener struct {
 	Address     string `json:"address"`              // as bound
 	Advertised  string `json:"advertised,omitempty"` // the host that is written into responses for clients of this listener
 	Protocols   string `json:"protocols,omitempty"`  // such as "kafka", "kafka over TLS", "h3, ws, h2"
-	Connections int    `json:"connections"`
+	Connections int    `json:"connections"`          // of kafka: with those to the ports of its brokers; of tunnel: streams; of admin: not counted
 }
 
 // Tunnel is the way between an agent and a gateway.
@@ -199,8 +199,8 @@ type Count struct {
 // document.
 type Credential struct {
 	Setting string    `json:"setting"`                // the flag that names it, such as --token-file
-	Kind    string    `json:"kind"`                   // token, certificate, login
-	Loaded  time.Time `json:"loaded,omitzero"`        // when it was last read or obtained
+	Kind    string    `json:"kind"`                   // token, certificate, ca, key, login
+	Loaded  time.Time `json:"loaded,omitzero"`        // when the file was changed last, or the login was
 	Age     float64   `json:"age_seconds"`            // since Loaded
 	Expires time.Time `json:"expires,omitzero"`       // zero: not known, or never
 	Left    float64   `json:"left_seconds,omitempty"` // until Expires; negative: it has expired
