@@ -334,6 +334,8 @@ func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 			if d := statusOf(t, agentAdmin); len(d.Tunnels) != 1 || d.Tunnels[0].Gateway != "https://"+address || d.Tunnels[0].Transport != uses {
 				t.Errorf("tunnels %+v, want one to https://%s over %s", d.Tunnels, address, uses)
 			}
+			checkStatus(t, agentAdmin, document.Agent, "--token-file token", "--gateway-ca-file ca")
+			checkStatus(t, gatewayAdmin, document.Gateway, "--token-file token", "--tls-cert-file certificate")
 			for name, p := range map[string]*process{"agent": agent, "gateway": gateway} {
 				if code := p.stop(); code != 0 {
 					t.Errorf("%s ended with %d after SIGTERM, want 0", name, code)
@@ -535,6 +537,32 @@ func TestAwaitSignalsReturnsWhenDone(t *testing.T) {
 	done := make(chan struct{})
 	close(done)
 	awaitSignals(nil, done, nil, nil)
+}
+
+// checkStatus checks what only the command adds to a document: the build, the admin listener, the
+// credentials with their kinds, and the end of each certificate. No secret is in it.
+func checkStatus(t *testing.T, admin, end string, credentials ...string) {
+	t.Helper()
+	d := statusOf(t, admin)
+	if d.End != end || d.Version != document.Version || d.State.Name != document.Ready || d.Build.Version == "" || d.Uptime <= 0 || d.Started.IsZero() {
+		t.Errorf("%s: %+v %+v, up for %v s", d.End, d.State, d.Build, d.Uptime)
+	}
+	if last := d.Listeners[len(d.Listeners)-1]; last.Name != "admin" || "http://"+last.Address != admin {
+		t.Errorf("%s: listeners %+v, want %s among them", d.End, d.Listeners, admin)
+	}
+	var shown []string
+	for _, c := range d.Credentials {
+		shown = append(shown, c.Setting+" "+c.Kind)
+		if c.Loaded.IsZero() || c.Age <= 0 || c.Error != "" || (c.Kind == "certificate") != (c.Left > 0) {
+			t.Errorf("%s: %+v", d.End, c)
+		}
+	}
+	if !slices.Equal(shown, credentials) {
+		t.Errorf("%s: credentials %q, want %q", d.End, shown, credentials)
+	}
+	if _, body := get(t, admin+"/status"); strings.Contains(body, "0123456789abcdef") {
+		t.Errorf("%s shows the token", d.End)
+	}
 }
 
 // statusOf returns the status document of a process.
