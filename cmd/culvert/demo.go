@@ -54,11 +54,12 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	bed := &testbed{transport: c.Transport, listen: listen, log: unlessDebug(ctx, a.log, slog.LevelWarn), failed: failed}
-	defer bed.stop()
 	err = c.show(ctx, w, bed)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause // a signal, or the part that failed; err is what followed from that
 	}
+	w.now(fmt.Sprintf("ending; clients have %v", demoDrain))
+	bed.stop()
 	if errors.Is(err, errSignal) && w.complete {
 		return nil
 	}
