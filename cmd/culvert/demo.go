@@ -242,9 +242,9 @@ func (w *walkthrough) yourTurn(ctx context.Context, bed *testbed) error {
 	}
 	w.head("3. YOUR TURN")
 	w.say("Everything stays up until Ctrl-C, with records in memory. A client keeps a few records per")
-	w.say("second flowing through topic %s, to be watched at both ends:", trafficTopic)
-	w.say("  %s  the agent", bed.pages[0])
-	w.say("  %s  the gateway", bed.pages[1])
+	w.say("second flowing through topic %s. To watch them, open", trafficTopic)
+	w.say("  %s  the agent's page", bed.pages[0])
+	w.say("  %s  the gateway's page", bed.pages[1])
 	w.say("In another terminal:")
 	w.say("  kcat -b %s -L", bed.bootstrap)
 	w.say("  kcat -b %s -C -t %s -o beginning -e", bed.bootstrap, demoTopic)
