@@ -28,6 +28,11 @@ func (a *Agent) Status() document.Document {
 	d.Clients.Connections = int(a.clients.count.Load())
 	d.Listeners = a.kafkaListeners(*bound)
 	d.Tunnels = append(d.Tunnels, a.Upstream.tunnels()...)
+	if at := a.Upstream.certificateExpires(); !at.IsZero() {
+		d.Credentials = append(d.Credentials, document.Credential{
+			Setting: a.Names.Of(hints.GatewayURL), Kind: "certificate", Expires: at.UTC(), Left: time.Until(at).Seconds(),
+		})
+	}
 	cluster, nodes := a.nodes.show()
 	d.Cluster.ID, d.Cluster.Bootstrap = printable.Text(cluster, printable.Name), append(d.Cluster.Bootstrap, a.Upstream.bootstrap()...)
 	open := a.Metrics.Connections()
@@ -50,12 +55,14 @@ func (g *Gateway) Status() document.Document {
 	if missing := g.Missing(); missing != nil && d.State.Name == document.Ready {
 		d.State.Missing = printable.Text(missing.Error(), printable.Record)
 	}
-	streams := g.relays.byTransport()
-	for _, n := range streams {
-		d.Clients.Connections += n
+	d.Clients.Connections = g.relays.count()
+	carriers := carriersOf(server.CarrierStats())
+	connections := 0
+	for _, c := range carriers {
+		connections += c.Connections
 	}
-	d.Listeners = []document.Listener{{Name: "tunnel", Address: g.listening, Protocols: g.transports, Connections: d.Clients.Connections}}
-	d.Tunnels = []document.Tunnel{tunnelOf(streams)}
+	d.Listeners = []document.Listener{{Name: "tunnel", Address: g.listening, Protocols: g.transports, Connections: connections}}
+	d.Tunnels = []document.Tunnel{{Tried: []document.Tried{}, Carriers: carriers}}
 	cluster, nodes := g.tickets.relayed.show()
 	d.Cluster = document.Cluster{ID: printable.Text(cluster, printable.Name), Bootstrap: g.Brokers.Bootstrap}
 	open := g.Metrics.Connections()
@@ -142,8 +149,13 @@ func sortedNodes(nodes map[int32]*document.Node, fill func(*document.Node)) []do
 func tunnelVia(g *tunnel.Dialer) document.Tunnel {
 	s := g.State()
 	t := document.Tunnel{
-		Tried: []document.Tried{}, Carriers: []document.Carrier{},
-		Gateway: g.URL.Redacted(), Version: g.Gateway(), Transport: s.Transport, Since: s.Since.UTC(), Why: s.Why, Error: s.Error, RetryAt: s.RetryAt.UTC(),
+		Tried: []document.Tried{}, Carriers: carriersOf(g.CarrierStats()),
+		Gateway: g.URL.Redacted(), Version: g.Gateway(), Ingress: g.IngressName(), Transport: s.Transport, Since: s.Since.UTC(), Why: s.Why, Error: s.Error, RetryAt: s.RetryAt.UTC(),
+	}
+	for _, c := range t.Carriers {
+		if c.Transport == s.Transport {
+			t.RTT = c.RTT
+		}
 	}
 	for _, k := range s.Tried {
 		t.Tried = append(t.Tried, document.Tried{
@@ -153,13 +165,13 @@ func tunnelVia(g *tunnel.Dialer) document.Tunnel {
 	return t
 }
 
-// tunnelOf is how the agents of a gateway reach it: how many streams there are by transport.
-func tunnelOf(streams map[string]int) document.Tunnel {
-	t := document.Tunnel{Tried: []document.Tried{}, Carriers: []document.Carrier{}}
-	for _, transport := range tunnel.Transports() {
-		if n := streams[transport]; n > 0 {
-			t.Carriers = append(t.Carriers, document.Carrier{Transport: transport, Streams: n})
-		}
+// carriersOf shows what carries streams, for each transport in use.
+func carriersOf(stats []tunnel.CarrierStats) []document.Carrier {
+	all := []document.Carrier{}
+	for _, c := range stats {
+		all = append(all, document.Carrier{
+			Transport: c.Transport, Connections: c.Carriers, Streams: c.Streams, RTT: c.RTT.Seconds(), MaxRTT: c.MaxRTT.Seconds(), Sent: c.Sent, Lost: c.Lost,
+		})
 	}
-	return t
+	return all
 }

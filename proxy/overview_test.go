@@ -117,6 +117,15 @@ func TestTheDocumentShowsThePath(t *testing.T) {
 		if a.Tunnels[0].Version != "test" || a.Tunnels[0].Since.IsZero() || len(a.Tunnels[0].Tried) != 1 {
 			t.Errorf("tunnel %+v", a.Tunnels[0])
 		}
+		for end, d := range map[string]document.Document{"agent": a, "gateway": g} {
+			c := d.Tunnels[0].Carriers
+			if len(c) != 1 || c[0].Transport != transport || c[0].Connections == 0 || c[0].Streams == 0 {
+				t.Errorf("%s: carriers %+v, want one kind", end, c)
+			}
+		}
+		if left := a.Credentials; len(left) != 1 || left[0].Setting != "--gateway-url" || left[0].Left <= 0 {
+			t.Errorf("credentials %+v, want the certificate of the gateway", left)
+		}
 		if g.State.Name != document.Ready || len(g.Cluster.Bootstrap) != 3 || len(g.Listeners) != 1 || "https://"+g.Listeners[0].Address != a.Tunnels[0].Gateway {
 			t.Errorf("gateway %+v %+v %+v", g.State, g.Cluster, g.Listeners)
 		}

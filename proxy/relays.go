@@ -62,15 +62,11 @@ func (r *relays) remove(c *conn, cut bool) {
 	}
 }
 
-// byTransport returns how many connections there are over each transport.
-func (r *relays) byTransport() map[string]int {
+// count returns how many connections there are.
+func (r *relays) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := map[string]int{}
-	for _, a := range r.conns {
-		n[a.peer.Transport]++
-	}
-	return n
+	return len(r.conns)
 }
 
 // cutByEnd returns how many connections were cut at the end of the drain.

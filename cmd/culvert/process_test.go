@@ -334,7 +334,7 @@ func TestRecordsPassBothEndsAndSIGTERMEndsThemCleanly(t *testing.T) {
 			if d := statusOf(t, agentAdmin); len(d.Tunnels) != 1 || d.Tunnels[0].Gateway != "https://"+address || d.Tunnels[0].Transport != uses {
 				t.Errorf("tunnels %+v, want one to https://%s over %s", d.Tunnels, address, uses)
 			}
-			checkStatus(t, agentAdmin, document.Agent, "--token-file token", "--gateway-ca-file ca")
+			checkStatus(t, agentAdmin, document.Agent, "--gateway-url certificate", "--token-file token", "--gateway-ca-file ca")
 			checkStatus(t, gatewayAdmin, document.Gateway, "--token-file token", "--tls-cert-file certificate")
 			for name, p := range map[string]*process{"agent": agent, "gateway": gateway} {
 				if code := p.stop(); code != 0 {
@@ -553,7 +553,7 @@ func checkStatus(t *testing.T, admin, end string, credentials ...string) {
 	var shown []string
 	for _, c := range d.Credentials {
 		shown = append(shown, c.Setting+" "+c.Kind)
-		if c.Loaded.IsZero() || c.Age <= 0 || c.Error != "" || (c.Kind == "certificate") != (c.Left > 0) {
+		if (c.Loaded.IsZero() || c.Age <= 0) != (c.Setting == "--gateway-url") || c.Error != "" || (c.Kind == "certificate") != (c.Left > 0) {
 			t.Errorf("%s: %+v", d.End, c)
 		}
 	}

@@ -90,7 +90,7 @@ type Listener struct {
 	Address     string `json:"address"`              // as bound
 	Advertised  string `json:"advertised,omitempty"` // the host that is written into responses for clients of this listener
 	Protocols   string `json:"protocols,omitempty"`  // such as "kafka", "kafka over TLS", "h3, ws, h2"
-	Connections int    `json:"connections"`          // of kafka: with those to the ports of its brokers; of tunnel: streams; of admin: not counted
+	Connections int    `json:"connections"`          // of kafka: with those to the ports of its brokers; of tunnel: of agents, or of the ingress; of admin: not counted
 }
 
 // Tunnel is the way between an agent and a gateway.
