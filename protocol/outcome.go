@@ -21,6 +21,11 @@ const maxThrottle = 60 * 60 * 1000
 // SetThrottle sets Throttle to what a broker sent, between 0 and an hour.
 func (o *Outcome) SetThrottle(millis int32) { o.Throttle = min(max(millis, 0), maxThrottle) }
 
+// And returns what both say of one response.
+func (o Outcome) And(p Outcome) Outcome {
+	return Outcome{max(o.Throttle, p.Throttle), o.Errors | p.Errors}
+}
+
 // outcomeAt is where the responses of one version of an API have their throttle time and their error:
 // offsets from the beginning of the frame, 0 for what they do not have, or not at a fixed place.
 type outcomeAt struct {

@@ -105,7 +105,8 @@ func (s *ticketer) relay(f *protocol.Flow, r protocol.Request, size int64) (rewr
 			return rewrite.Result{}, err
 		}
 	}
-	return rewrite.Result{}, f.PassThrough(size)
+	outcome, err := rewrite.Pass(f, r.Key, r.Version, size)
+	return rewrite.Result{Outcome: outcome}, err
 }
 
 // send sends a ticket for each broker that got none on this stream lately.

@@ -144,8 +144,9 @@ func (r *responses) relayTo(to request, size int64) error {
 	if err != nil {
 		return err
 	}
-	m.Outcome(outcome)
-	if err := r.relayBody(to.Request, size); err != nil {
+	behind, err := r.relayBody(to.Request, size)
+	m.Outcome(outcome.And(behind))
+	if err != nil {
 		return err
 	}
 	if err := r.flushLast(); err != nil {
@@ -156,10 +157,10 @@ func (r *responses) relayTo(to request, size int64) error {
 	return nil
 }
 
-// relayBody relays a response through the policy, or unchanged.
-func (r *responses) relayBody(to protocol.Request, size int64) error {
+// relayBody relays a response through the policy, or unchanged, and returns what it has read in it.
+func (r *responses) relayBody(to protocol.Request, size int64) (protocol.Outcome, error) {
 	if !r.policy.touches(to.Key, to.Version) {
-		return r.flow.PassThrough(size)
+		return rewrite.Pass(r.flow, to.Key, to.Version, size)
 	}
 	result, err := r.policy.relay(r.flow, to, size)
 	if result.Rewritten > 0 {
@@ -169,9 +170,9 @@ func (r *responses) relayBody(to protocol.Request, size int64) error {
 		r.report.metrics.API(to.Key).Blanked.Add(float64(result.Blanked))
 	}
 	if errors.Is(err, rewrite.ErrUndecodable) {
-		return &refusal{metrics.RefusedUndecodable, err}
+		err = &refusal{metrics.RefusedUndecodable, err}
 	}
-	return err
+	return result.Outcome, err
 }
 
 // flushLast writes out a response if no other follows it in the buffer. Otherwise both are written

@@ -39,10 +39,10 @@ var apis = [protocol.MaxKey + 1]api{
 	// since, newest, names, how and by which walk
 	protocol.Produce:          {10, 13, Leaders, held{walkProduce, inTag}},
 	protocol.Fetch:            {16, 18, Leaders, streamed{walkFetch, inTag}},
-	protocol.Metadata:         {0, 13, EveryNode, learnt(walkMetadata)},
-	protocol.FindCoordinator:  {0, 6, SomeNodes, learnt(walkFindCoordinator)},
+	protocol.Metadata:         {0, 13, EveryNode, learnt{walkMetadata, readBehindBrokers}},
+	protocol.FindCoordinator:  {0, 6, SomeNodes, learnt{walkFindCoordinator, nil}},
 	protocol.DescribeQuorum:   {2, 2, Controllers, hidden(walkDescribeQuorum)},
-	protocol.DescribeCluster:  {0, 2, EveryNode, learnt(walkDescribeCluster)},
+	protocol.DescribeCluster:  {0, 2, EveryNode, learnt{walkDescribeCluster, nil}},
 	protocol.ShareFetch:       {0, 2, Leaders, streamed{walkShareFetch, inArray}},
 	protocol.ShareAcknowledge: {0, 2, Leaders, held{walkShareAcknowledge, inArray}},
 
@@ -123,7 +123,7 @@ func walkFindCoordinator(c cursor) (cursor, found) {
 		for n := c.array(); n > 0 && c.err == nil; n-- {
 			c.string()
 			f.addresses = c.broker(f.addresses)
-			c.skip(2)
+			c.errorCode()
 			c.string()
 			c.tags()
 		}
@@ -188,7 +188,7 @@ func walkDescribeQuorum(c cursor) (cursor, found) {
 	for n := c.array(); n > 0 && c.err == nil; n-- {
 		c.string()
 		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2)
+			c.partition(4 + 2)
 			c.string()
 			c.skip(4 + 4 + 8)
 			c.quorumReplicas()
@@ -224,63 +224,103 @@ func (c *cursor) quorumReplicas() {
 	}
 }
 
-// walkProduce walks over a Produce response v10-13, up to its hint.
+// walkProduce walks over a Produce response v0-13, up to its hint (v10+).
 //
-//	[topics] name string (v10-12) or id (v13+)
-//	  [partitions] index int32, error int16, base offset int64, append time int64, log start offset int64
-//	    [record errors] batch index int32, message string, TAGS
-//	    message string, TAGS
+//	[topics] name string (v0-12) or id (v13+)
+//	  [partitions] index int32, error int16, base offset int64, append time int64 (v2+), log start offset int64 (v5+)
+//	    [record errors] batch index int32, message string, TAGS   (v8+)
+//	    message string (v8+), TAGS
 //	  TAGS
-//	throttle int32, hint
+//	throttle int32 (v1+), hint
 func walkProduce(c cursor) cursor {
+	size := 4 + 2 + 8
+	if c.version >= 2 {
+		size += 8
+	}
+	if c.version >= 5 {
+		size += 8
+	}
 	for n := c.array(); n > 0 && c.err == nil; n-- {
-		if c.version >= 13 {
-			c.skip(16)
-		} else {
-			c.string()
-		}
+		c.topic(13)
 		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2 + 8 + 8 + 8)
-			for n := c.array(); n > 0 && c.err == nil; n-- {
-				c.skip(4)
+			c.partition(size)
+			if c.version >= 8 {
+				c.recordErrors()
 				c.string()
-				c.tags()
 			}
-			c.string()
 			c.tags()
 		}
 		c.tags()
 	}
-	c.skip(4)
+	if c.version >= 1 {
+		c.outcome.SetThrottle(c.int32())
+	}
 	return c
 }
 
-// walkFetch walks over a Fetch response v16-18, up to its hint.
+// topic walks over the name of a topic, or its id, which a version has instead.
+func (c *cursor) topic(idSince int16) {
+	if c.version >= idSince {
+		c.skip(16)
+	} else {
+		c.string()
+	}
+}
+
+func (c *cursor) recordErrors() {
+	for n := c.array(); n > 0 && c.err == nil; n-- {
+		c.skip(4)
+		c.string()
+		c.tags()
+	}
+}
+
+// walkFetch walks over a Fetch response v0-18, up to its hint (v16+).
 //
-//	throttle int32, error int16, session int32
-//	[topics] id
-//	  [partitions] index int32, error int16, high watermark int64, last stable offset int64, log start offset int64
-//	    [aborted] producer id int64, first offset int64, TAGS
-//	    preferred read replica int32, records bytes, TAGS
+//	throttle int32 (v1+), error int16 (v7+), session int32 (v7+)
+//	[topics] name string (v0-12) or id (v13+)
+//	  [partitions] index int32, error int16, high watermark int64, last stable offset int64 (v4+), log start offset int64 (v5+)
+//	    [aborted] producer id int64, first offset int64, TAGS   (v4+)
+//	    preferred read replica int32 (v11+), records bytes, TAGS
 //	  TAGS
 //	hint
 func walkFetch(c cursor) cursor {
-	c.skip(4 + 2 + 4)
+	if c.version >= 1 {
+		c.skip(4)
+	}
+	if c.version >= 7 {
+		c.skip(2 + 4)
+	}
+	size := 4 + 2 + 8
+	if c.version >= 4 {
+		size += 8
+	}
+	if c.version >= 5 {
+		size += 8
+	}
 	for n := c.array(); n > 0 && c.err == nil; n-- {
-		c.skip(16)
+		c.topic(13)
 		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2 + 8 + 8 + 8)
-			for n := c.array(); n > 0 && c.err == nil; n-- {
-				c.skip(8 + 8)
-				c.tags()
+			c.partition(size)
+			if c.version >= 4 {
+				c.abortedTransactions()
 			}
-			c.skip(4)
+			if c.version >= 11 {
+				c.skip(4)
+			}
 			c.records()
 			c.tags()
 		}
 		c.tags()
 	}
 	return c
+}
+
+func (c *cursor) abortedTransactions() {
+	for n := c.array(); n > 0 && c.err == nil; n-- {
+		c.skip(8 + 8)
+		c.tags()
+	}
 }
 
 // walkShareFetch walks over a ShareFetch response v0-2, up to its hint.
@@ -303,9 +343,9 @@ func walkShareFetch(c cursor) cursor {
 	for n := c.array(); n > 0 && c.err == nil; n-- {
 		c.skip(16)
 		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2)
+			c.partition(4 + 2)
 			c.string()
-			c.skip(2)
+			c.errorCode()
 			c.string()
 			c.skip(4 + 4)
 			c.tags()
@@ -338,7 +378,7 @@ func walkShareAcknowledge(c cursor) cursor {
 	for n := c.array(); n > 0 && c.err == nil; n-- {
 		c.skip(16)
 		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.skip(4 + 2)
+			c.partition(4 + 2)
 			c.string()
 			c.skip(4 + 4)
 			c.tags()

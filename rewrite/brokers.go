@@ -19,16 +19,19 @@ func (f found) brokers() []Broker {
 	return brokers
 }
 
-// learnt relays responses that name brokers to connect to. The [Directory] learns them first. Its
-// walk goes over as much of the response as names them.
-type learnt func(cursor) (cursor, found)
+// learnt relays responses that name brokers to connect to. The [Directory] learns them first.
+type learnt struct {
+	list func(cursor) (cursor, found) // walks over as much of the response as names them, which is held
+	rest func(cursor) cursor          // reads what is behind as it passes; nil: that is not read
+}
 
 func (w learnt) relay(c cursor, d Directory) (Result, error) {
-	c, f := w(c)
+	c, f := w.list(c)
 	if c.err != nil {
 		return Result{}, c.err
 	}
-	if err := d.Learn(f.clusterID, f.brokers()); err != nil {
+	err := d.Learn(f.clusterID, f.brokers())
+	if err != nil {
 		return Result{}, fmt.Errorf("learn the brokers of %s: %w", c.response, err)
 	}
 	edits, missing := c.replace(f.addresses, d)
@@ -36,5 +39,17 @@ func (w learnt) relay(c cursor, d Directory) (Result, error) {
 		b := f.addresses[missing]
 		return Result{}, fmt.Errorf("rewrite %s: no local address for broker %d at %.255s:%d", c.response, b.NodeID, b.Host, b.Port)
 	}
-	return Result{Rewritten: len(f.addresses)}, c.finish(edits)
+	result := Result{Rewritten: len(f.addresses), Outcome: c.outcome}
+	if w.rest == nil {
+		return result, c.finish(edits)
+	}
+	size := c.left()
+	if err := c.replaceHeld(edits); err != nil {
+		return Result{}, err
+	}
+	behind := newCursor(c.f, size, c.response)
+	behind.reading()
+	behind.flexible = c.flexible
+	result.Outcome, err = passRest(w.rest(behind), size)
+	return result, err
 }

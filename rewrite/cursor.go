@@ -42,10 +42,13 @@ type cursor struct {
 	b      []byte // the bytes of the frame that are read and not passed, on loan from f
 	at     int    // offset of the next field in b
 	beyond int64  // bytes of the frame behind b
+	passed int64  // bytes of the frame before b
 	// hold keeps in b all that is walked over, so that offsets in b stay valid. Without it, that is
 	// passed as soon as more bytes are needed.
 	hold     bool
-	flexible bool // compact lengths, and tagged fields behind each struct (KIP-482)
+	most     int64 // how many bytes to walk over at most, except those that have arrived; 0: all
+	flexible bool  // compact lengths, and tagged fields behind each struct (KIP-482)
+	outcome  protocol.Outcome
 	err      error
 }
 
@@ -104,6 +107,9 @@ func (c *cursor) more(n int) bool {
 		c.fail("%d bytes expected, %d left", n, c.left())
 		return false
 	}
+	if c.enough(n) {
+		return false
+	}
 	if !c.hold {
 		c.pass()
 	}
@@ -123,6 +129,15 @@ func (c *cursor) more(n int) bool {
 	return true
 }
 
+// enough reports, and has err say, that n more bytes are more than to walk over.
+func (c *cursor) enough(n int) bool {
+	if c.most == 0 || c.passed+int64(c.at)+int64(n) <= c.most {
+		return false
+	}
+	c.stop(errEnough)
+	return true
+}
+
 // see sets b to what has arrived of the next size bytes, the rest of the frame.
 func (c *cursor) see(size int64) {
 	n := int(min(size, int64(c.f.Buffered())))
@@ -133,6 +148,7 @@ func (c *cursor) see(size int64) {
 // pass passes what has been walked over.
 func (c *cursor) pass() {
 	c.f.Pass(c.at)
+	c.passed += int64(c.at)
 	c.b, c.at = c.b[c.at:], 0
 }
 
@@ -143,8 +159,10 @@ func (c *cursor) skip(n int) {
 		c.at += n
 	case c.hold || int64(n) > c.left():
 		c.take(n)
+	case c.enough(n):
 	default:
 		c.f.Pass(c.at)
+		c.passed += int64(c.at) + int64(n)
 		c.b, c.at, c.beyond = nil, 0, c.beyond-int64(n-have)
 		if err := c.f.PassThrough(int64(n)); err != nil {
 			c.stop(err)
@@ -212,7 +230,7 @@ func (c *cursor) array() int {
 	return c.count(n, 1)
 }
 
-// string walks over a string, which may be null, and returns its bytes, on loan.
+// string walks over a string, which may be null, and returns its bytes, on loan, if they are held.
 func (c *cursor) string() []byte {
 	n := 0
 	if c.flexible {
@@ -220,16 +238,37 @@ func (c *cursor) string() []byte {
 	} else {
 		n = int(c.int16())
 	}
-	if n == -1 {
+	switch {
+	case n == -1:
+		return nil
+	case !c.hold:
+		c.skip(c.count(n, 1))
 		return nil
 	}
 	return c.take(c.count(n, 1))
 }
 
-// records walks over compact bytes, which may be null and are not looked at.
+// records walks over bytes, which may be null and are not looked at.
 func (c *cursor) records() {
-	if n := c.uvarint(); n > 1 {
-		c.skip(n - 1)
+	n := 0
+	if c.flexible {
+		n = c.uvarint() - 1
+	} else {
+		n = int(c.int32())
+	}
+	if n > 0 {
+		c.skip(n)
+	}
+}
+
+// errorCode reads an error code.
+func (c *cursor) errorCode() { c.outcome.Errors.Add(c.int16()) }
+
+// partition walks over n bytes that begin with the index of a partition, int32, and its error
+// code.
+func (c *cursor) partition(n int) {
+	if b := c.take(n); b != nil {
+		c.outcome.Errors.Add(int16(binary.BigEndian.Uint16(b[4:])))
 	}
 }
 

@@ -1,6 +1,10 @@
 package rewrite
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/culvert-proxy/culvert/protocol"
+)
 
 // Broker is a broker as a response names it.
 type Broker struct {
@@ -20,10 +24,12 @@ type Directory interface {
 	Local(b Broker) (host string, port int32, ok bool)
 }
 
-// Result counts the addresses of one response.
+// Result is what was found in one response.
 type Result struct {
-	Rewritten int // those replaced, some of them perhaps by the same address
-	Blanked   int // those in leader hints that were taken out
+	Rewritten int // addresses replaced, some of them perhaps by the same address
+	Blanked   int // addresses in leader hints that were taken out
+	// Outcome is what the response says behind what [protocol.PeekOutcome] reads.
+	protocol.Outcome
 }
 
 // address is a broker, and where a response has its host and port, which always follow each other.

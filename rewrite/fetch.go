@@ -41,7 +41,7 @@ func (s streamed) relay(c cursor, d Directory) (Result, error) {
 func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	size := c.left()
 	if size > maxTail {
-		return Result{Blanked: 1}, c.blankTail(size, tagged)
+		return Result{Blanked: 1, Outcome: c.outcome}, c.blankTail(size, tagged)
 	}
 	h := c.hint(tagged)
 	if c.err != nil {
@@ -50,13 +50,13 @@ func (c *cursor) relayTail(tagged bool, d Directory) (Result, error) {
 	n := len(h.addresses)
 	if edits, ok := c.hintEdits(h, d); ok {
 		if edits, ok = h.pad(edits, h.count); ok {
-			return Result{Rewritten: n}, c.overwrite(edits)
+			return Result{Rewritten: n, Outcome: c.outcome}, c.overwrite(edits)
 		}
 	}
 	if edits, ok := h.pad(h.remove()); ok {
-		return Result{Blanked: n}, c.overwrite(edits)
+		return Result{Blanked: n, Outcome: c.outcome}, c.overwrite(edits)
 	}
-	return Result{Blanked: n}, c.blankTail(size, tagged)
+	return Result{Blanked: n, Outcome: c.outcome}, c.blankTail(size, tagged)
 }
 
 // remove returns the edits that take out the hint, and how many tagged fields are left.

@@ -122,7 +122,7 @@ func (h held) relay(c cursor, d Directory) (Result, error) {
 	n := len(found.addresses)
 	edits, ok := c.hintEdits(found, d)
 	if !ok {
-		return Result{Blanked: n}, c.finish(found.blank())
+		return Result{Blanked: n, Outcome: c.outcome}, c.finish(found.blank())
 	}
-	return Result{Rewritten: n}, c.finish(edits)
+	return Result{Rewritten: n, Outcome: c.outcome}, c.finish(edits)
 }

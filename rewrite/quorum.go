@@ -21,7 +21,7 @@ func (w hidden) relay(c cursor, _ Directory) (Result, error) {
 			edits = append(edits, edit{a.span, with})
 		}
 	}
-	return Result{Rewritten: len(f.addresses)}, c.finish(edits)
+	return Result{Rewritten: len(f.addresses), Outcome: c.outcome}, c.finish(edits)
 }
 
 // hiddenController is a host string and a uint16 port.

@@ -27,14 +27,15 @@ type Rewriter struct {
 // never an address.
 func (w *Rewriter) Relay(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (Result, error) {
 	if !Touches(key, version) {
-		return Result{}, f.PassThrough(size)
+		outcome, err := Pass(f, key, version, size)
+		return Result{Outcome: outcome}, err
 	}
 	c, err := open(f, key, version, size)
 	if err != nil {
 		return Result{}, err
 	}
 	if key == protocol.APIVersions {
-		return Result{}, c.relayAPIVersions(w.caps(), w.RelayUnknown)
+		return c.relayAPIVersions(w.caps(), w.RelayUnknown)
 	}
 	return rowOf(key).how.relay(c, w.Directory)
 }
@@ -59,7 +60,7 @@ func Brokers(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (
 		c.fail("names no brokers")
 		return "", nil, c.err
 	}
-	c, found := walk(c)
+	c, found := walk.list(c)
 	return found.clusterID, found.brokers(), c.err
 }
 

@@ -135,7 +135,7 @@ func walked(key protocol.APIKey, version int16, frame []byte) int {
 	if err != nil {
 		panic(err)
 	}
-	c, _ = walk(c)
+	c, _ = walk.list(c)
 	return c.at
 }
 

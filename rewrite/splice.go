@@ -37,24 +37,30 @@ func splice(b []byte, edits []edit) []byte {
 	return append(out, b[at:]...)
 }
 
-// finish makes the edits in what has been walked over and held, adapts the frame's length to them,
-// and passes the rest of the frame as it arrives.
+// finish is replaceHeld, and passes the rest of the frame as it arrives.
 func (c *cursor) finish(edits []edit) error {
 	rest := c.left()
+	if err := c.replaceHeld(edits); err != nil {
+		return err
+	}
+	return c.f.PassThrough(rest)
+}
+
+// replaceHeld makes the edits in what has been walked over and held, adapts the frame's length to
+// them, and passes it.
+func (c *cursor) replaceHeld(edits []edit) error {
 	if len(edits) == 0 {
-		return c.f.PassThrough(int64(c.at) + rest)
+		c.f.Pass(c.at)
+		return nil
 	}
 	out := splice(c.b[:c.at], edits)
-	size := int64(len(out)) - 4 + rest
+	size := int64(len(out)) - 4 + c.left()
 	if size > math.MaxInt32 {
 		c.fail("%d bytes do not fit into a frame", size)
 		return c.err
 	}
 	binary.BigEndian.PutUint32(out, uint32(size))
-	if err := c.f.Replace(c.at, out); err != nil {
-		return err
-	}
-	return c.f.PassThrough(rest)
+	return c.f.Replace(c.at, out)
 }
 
 // appendString appends a string that is not null.

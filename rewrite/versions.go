@@ -167,20 +167,20 @@ func UnsupportedAPIVersions(correlationID int32, max int16) []byte {
 //	throttle int32 (v1+), TAGS
 //
 // With error UNSUPPORTED_VERSION the body is of version 0, whatever the request's version was.
-func (c *cursor) relayAPIVersions(caps *Caps, relayUnknown bool) error {
+func (c *cursor) relayAPIVersions(caps *Caps, relayUnknown bool) (Result, error) {
 	version := c.version
 	if c.int16() == unsupportedVersion {
 		version, c.flexible = 0, false
 	}
 	edits := c.capKeys(caps, relayUnknown)
 	if version >= 1 {
-		c.skip(4)
+		c.outcome.SetThrottle(c.int32())
 	}
 	c.tags()
 	if c.end(); c.err != nil {
-		return c.err
+		return Result{}, c.err
 	}
-	return c.finish(edits)
+	return Result{Outcome: c.outcome}, c.finish(edits)
 }
 
 // capKeys walks over the keys and returns the edits that lower or remove some.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -330,6 +331,37 @@ func TestOnlyNodesOfTheCurrentClusterHaveSeries(t *testing.T) {
 		m.Connection(i)()
 	}
 	want("when node ids come and go", map[string]float64{"9999": 0, "unknown": 1})
+}
+
+func TestNodeIDsThatComeAndGoLeaveMemoryWhereItWas(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := metrics.New(reg, metrics.Gateway, "v1.2.3")
+	visit := func(ids int32) (series int, heap uint64) {
+		for id := range ids {
+			closed := m.Connection(id)
+			m.SetNodes([]int32{id, id + 1, id + 2})
+			closed()
+		}
+		for _, f := range gather(t, reg) {
+			series += len(f.GetMetric())
+		}
+		runtime.GC()
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return series, stats.HeapAlloc
+	}
+	visit(100)
+	series, heap := visit(100)
+	seriesAfter, heapAfter := visit(10_000)
+	if seriesAfter != series {
+		t.Errorf("%d series before, %d after", series, seriesAfter)
+	}
+	if heapAfter > heap+64<<10 {
+		t.Errorf("%d bytes of heap before, %d after", heap, heapAfter)
+	}
+	t.Logf("%d series, %d bytes of heap before and %d after", series, heap, heapAfter)
+	runtime.KeepAlive(m)
 }
 
 func TestOnlyDialsThatSucceedAreTimed(t *testing.T) {
