@@ -49,7 +49,8 @@ export function drawFigures(parent, d) {
 // The columns of the table. Those with an end are of that end only.
 const columns = [
   { head: 'API key', of: a => a.name },
-  { head: 'last minute', trend: true, sort: a => a.requests },
+  { head: 'last minute', trend: true, sort: a => a.rate },
+  { head: 'requests', of: a => count(a.requests), sort: a => a.requests, title: 'since the start' },
   { head: 'req/s', of: a => rate(a.rate), sort: a => a.rate },
   { head: 'in flight', of: a => count(a.in_flight), sort: a => a.in_flight },
   { head: 'mean', of: a => latency(a.latency?.mean_seconds), sort: a => a.latency?.mean_seconds, strong: true },

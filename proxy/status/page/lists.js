@@ -82,14 +82,15 @@ export function drawCredentials(parent, d) {
       const left = c.left_seconds
       const kind = c.none ? 'none' : c.error || left < 0 ? 'bad' : c.expires && left < 14 * 86400 && c.kind === 'certificate' ? 'warn' : 'ok'
       setIcon(picture, kind)
-      text(line.firstChild, c.none ? 'none in use' : c.setting)
-      text(line.lastChild, c.none ? '' : [c.kind, c.expires && (left < 0 ? `expired ${span(-left)} ago` : `${span(left)} left`), c.loaded && `read ${span(c.age_seconds || 0)} ago`].filter(Boolean).join(' · '))
+      text(line.firstChild, c.none ? '' : c.setting)
+      text(line.lastChild, c.none ? 'none in use' : [c.kind, c.expires && (left < 0 ? `expired ${span(-left)} ago` : `${span(left)} left`), c.loaded && `read ${span(c.age_seconds || 0)} ago`].filter(Boolean).join(' · '))
       optional(hint, c.error)
     })
 }
 
 export function drawCounts(parent, counts, none) {
-  list(parent, counts?.length ? counts : [{ name: none, count: null }], c => c.name,
+  const some = (counts || []).filter(c => c.count)
+  list(parent, some.length ? some : [{ name: none, count: null }], c => c.name,
     () => el('li', {}, el('span', { class: 'name' }), el('span', { class: 'value' })),
     (li, c) => {
       text(li.firstChild, c.name.replaceAll('_', ' '))
