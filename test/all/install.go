@@ -28,6 +28,7 @@ var needs = []need{
 	{program: "python3", packages: []string{"python3-venv"}, probe: []string{"python3", "-c", "import ensurepip"}},
 	{program: "node", packages: []string{"nodejs"}},
 	{program: "npm", packages: []string{"npm"}},
+	{program: "chromium", packages: []string{"chromium"}}, // for the live page
 	{program: "kcat", packages: []string{"kcat"}},
 	{program: "ip", packages: []string{"iproute2"}}, // and ss
 	{program: "iptables", packages: []string{"iptables"}},

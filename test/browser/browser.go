@@ -131,18 +131,22 @@ type View struct {
 type Page struct {
 	t       testing.TB
 	browser *Browser
+	url     string
 	number  int
 }
 
 // Open opens a page.
 func (b *Browser) Open(t testing.TB, url string, v View) *Page {
 	t.Helper()
-	p := &Page{t: t, browser: b}
+	p := &Page{t: t, browser: b, url: url}
 	if err := b.do(&p.number, "open", map[string]any{"url": url, "width": v.Width, "height": v.Height, "dark": v.Dark, "reduced": v.Reduced}); err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
+
+// Another opens the same page once more.
+func (p *Page) Another(v View) *Page { return p.browser.Open(p.t, p.url, v) }
 
 func (p *Page) do(value any, run string, args map[string]any) {
 	p.t.Helper()
