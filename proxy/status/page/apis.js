@@ -49,8 +49,8 @@ export function drawFigures(parent, d) {
 // The columns of the table. Those with an end are of that end only.
 const columns = [
   { head: 'API key', of: a => a.name },
-  { head: 'last minute', trend: true, sort: a => a.rate },
-  { head: 'requests', of: a => count(a.requests), sort: a => a.requests, title: 'since the start' },
+  { head: 'last minute', trend: true, extra: true, sort: a => a.rate },
+  { head: 'requests', extra: true, of: a => count(a.requests), sort: a => a.requests, title: 'since the start' },
   { head: 'req/s', of: a => rate(a.rate), sort: a => a.rate },
   { head: 'in flight', of: a => count(a.in_flight), sort: a => a.in_flight },
   { head: 'mean', of: a => latency(a.latency?.mean_seconds), sort: a => a.latency?.mean_seconds, strong: true },
@@ -61,9 +61,13 @@ const columns = [
   { head: 'p99', of: a => latency(a.latency?.p99_seconds), sort: a => a.latency?.p99_seconds },
   { head: 'to brokers', of: a => `${bytes(a.request_byte_rate)}/s`, sort: a => a.request_byte_rate },
   { head: 'to clients', of: a => `${bytes(a.response_byte_rate)}/s`, sort: a => a.response_byte_rate },
-  { head: 'throttled', of: a => a.throttle_seconds ? latency(a.throttle_seconds) : '–', sort: a => a.throttle_seconds },
-  { head: 'errors', of: a => (a.errors || []).map(e => `${count(e.count)} ${e.name}`).join(', ') || '–', sort: a => sum(a.errors), errors: true },
+  { head: 'throttled', of: a => a.throttle_seconds ? latency(a.throttle_seconds) : '–', sort: a => a.throttle_seconds, rare: 'throttled' },
+  { head: 'errors', of: a => (a.errors || []).map(e => `${count(e.count)} ${e.name}`).join(', ') || '–', sort: a => sum(a.errors), errors: true, rare: 'errors' },
 ]
+
+// classes of a column's cells: which end it is of, whether it is left out while empty or where there
+// is little room, and how it is aligned.
+const classes = c => [c.end && `only-${c.end}`, c.rare && `rare ${c.rare}`, c.extra && 'extra', (c === columns[0] || c.trend || c.errors) && 'left', c.strong && 'strong'].filter(Boolean).join(' ') || null
 
 let sorted = { column: null, down: true }
 let redraw = () => {}
@@ -71,7 +75,6 @@ let redraw = () => {}
 function prepare(table) {
   const caption = el('caption', { class: 'visually-hidden' }, 'API keys: rates over the last minute, latencies, and errors since the start. The buttons in the header sort.')
   const head = el('tr', {}, ...columns.map(c => {
-    const name = c.end ? `only-${c.end}` : ''
     const button = el('button', { type: 'button', title: c.title || null }, c.head)
     button.addEventListener('click', () => {
       if (sorted.column !== c) sorted = { column: c, down: Boolean(c.sort) }
@@ -79,7 +82,7 @@ function prepare(table) {
       else sorted.column = null
       redraw()
     })
-    return el('th', { scope: 'col', class: `${name} ${c.of === columns[0].of || c.trend || c.errors ? 'left' : ''}`.trim() }, button)
+    return el('th', { scope: 'col', class: classes(c) }, button)
   }))
   const group = s => el('tr', { class: 'group' }, el('th', { colspan: columns.length, scope: 'rowgroup' }, s))
   table.polls = [el('tbody', {}, group('Long polls: brokers hold these requests on purpose, so their latency is mostly waiting')), el('tbody')]
@@ -88,7 +91,7 @@ function prepare(table) {
 
 function row(a) {
   const cells = columns.map((c, i) => {
-    const node = i === 0 ? el('th', { scope: 'row' }) : el('td', { class: [c.end ? `only-${c.end}` : '', c.trend || c.errors ? 'left' : '', c.strong ? 'strong' : ''].filter(Boolean).join(' ') || null })
+    const node = i === 0 ? el('th', { scope: 'row' }) : el('td', { class: classes(c) })
     if (c.trend) node.append(node.spark = spark(96, 22))
     return node
   })
@@ -126,5 +129,7 @@ export function drawAPIs(table, note, d) {
   list(requests, order(apis.filter(a => !a.long_poll)), a => a.name, row, fill)
   list(polls, order(long), a => a.name, row, fill)
   attr(groupRow, 'hidden', !long.length)
+  attr(table, 'data-throttled', apis.some(a => a.throttle_seconds))
+  attr(table, 'data-errors', apis.some(a => sum(a.errors)))
   text(note, apis.length ? `${plural(apis.length, 'key')}; rates and latencies over the last ${Math.round(d.window_seconds || 0)}s` : 'no request yet')
 }

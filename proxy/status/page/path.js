@@ -76,8 +76,7 @@ export function drawPath(parent, d) {
   p.agent.fill(own, 'Agent', 'this process', [...shown, working[0]?.transport === 'direct' ? mean : ''])
   drawTunnels(p.tunnels, d, own, shown, mean)
   drawBrokers(p.brokers, d)
-  p.busy = all.some(a => a.rate > 0)
-  p.end = d.end
+  attr(p.lines, 'data-step', all.some(a => a.rate > 0) ? Math.floor(Date.parse(d.time) / 1000) % 3 : null)
   p.wire()
 }
 
@@ -91,13 +90,13 @@ function drawTunnels(parent, d, own, listeners, mean) {
     const carrier = carriers.find(c => c.transport === t.transport)
     const broken = atAgent && !t.transport
     const pipe = node.firstChild.firstChild
-    const used = atAgent ? transportName(t.transport) : carriers.filter(c => c.streams).map(c => transportName(c.transport)).join(', ') || 'no stream'
+    const used = atAgent ? transportName(t.transport) : 'Tunnel'
     const trip = t.rtt_seconds || carrier?.rtt_seconds
     const lost = carriers.reduce((n, c) => n + c.packets_lost, 0) / (carriers.reduce((n, c) => n + c.packets_sent, 0) || 1)
-    pipe.fill(broken ? 'bad' : t.transport || carriers.some(c => c.streams) ? 'ok' : 'none', broken ? 'no transport' : used, trip ? latency(trip) : '', [
+    pipe.fill(broken ? 'bad' : t.transport || carriers.some(c => c.streams) ? 'ok' : 'none', broken ? 'no transport' : used, atAgent && trip ? latency(trip) : '', [
       broken ? t.error : '',
       ...(atAgent ? [] : carriers.filter(c => c.streams).map(c => `${transportName(c.transport)}: ${plural(c.streams, 'stream')}${c.rtt_seconds ? `, round trip ${latency(c.rtt_seconds)}` : ''}`)),
-      trip ? 'round trip' : '',
+      atAgent && trip ? 'round trip' : '',
       atAgent && !broken && d.total.gateway ? `adds ${latency(d.total.tunnel_mean_seconds || 0)} to the mean` : '',
       t.ingress ? `through ${t.ingress}` : '',
       lost > 0.001 ? `${(100 * lost).toFixed(1)}% of packets lost` : '',
@@ -184,7 +183,6 @@ function wire(parent, p) {
   for (const from of !rows.length ? [null] : down ? rows.slice(-1) : rows) {
     for (const b of p.brokers.children) join(from ? from.lastChild : start, b, 'wire', from?.dataset.state === 'bad' ? 'none' : b.dataset.state)
   }
-  attr(p.lines, 'data-busy', p.busy)
   list(p.lines, lines, l => lines.indexOf(l), () => el('path'), (node, l) => {
     attr(node, 'd', l.d)
     attr(node, 'class', `${l.kind} ${l.state}`)
