@@ -378,7 +378,9 @@ func (r *pageRun) picture(name string) {
 	}
 	try(r.T, os.MkdirAll(dir, 0o755))
 	time.Sleep(70 * time.Second) // until the trend of a minute is there
-	for look, view := range map[string]browser.View{"light": wide, "dark": dark(wide), "narrow": narrow} {
+	phone := narrow
+	phone.Height = 1240
+	for look, view := range map[string]browser.View{"light": wide, "dark": dark(wide), "narrow": phone} {
 		for _, e := range []*pageOfEnd{r.agent, r.gateway} {
 			if e == r.gateway && look == "narrow" {
 				continue
@@ -386,7 +388,7 @@ func (r *pageRun) picture(name string) {
 			p := e.page.Another(view)
 			shows(r.T, p, live)
 			file := filepath.Join(dir, fmt.Sprintf("page-%s-%s-%s.png", e.end.command, name, look))
-			p.Screenshot(file, true)
+			p.Screenshot(file, look != "narrow")
 			p.Close()
 			if _, err := exec.LookPath("pngquant"); err == nil {
 				try(r.T, exec.Command("pngquant", "--force", "--ext", ".png", "--strip", "128", file).Run())

@@ -100,6 +100,21 @@ func TestBeyondLoopbackTheAdminListenerHasThreePages(t *testing.T) {
 	}
 }
 
+// Whoever wants the live page beyond loopback says so.
+func TestThePageIsServedBeyondLoopbackIfAskedFor(t *testing.T) {
+	broker := cluster(t)
+	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", ":0", "--admin-page").listening()
+	agent := start(t, "agent", "--gateway-url", "tcp://"+broker, "--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "0.0.0.0:0", "--admin-page").listening()
+	for name, line := range map[string]string{"gateway": gateway, "agent": agent} {
+		admin := "http://127.0.0.1:" + find(t, `admin http://\S+:(\d+)`, line)
+		for path, want := range map[string]string{"/status": `"end": "` + name + `"`, "/page/page.js": "follow", "/": "\n/status/stream"} {
+			if code, body := get(t, admin+path); code != http.StatusOK || !strings.Contains(body, want) {
+				t.Errorf("%s of the %s: %d %.200s, want %s", path, name, code, body, want)
+			}
+		}
+	}
+}
+
 func TestProfilesAreThereOnLoopbackIfAskedFor(t *testing.T) {
 	broker := cluster(t)
 	gateway := start(t, "gateway", "--bootstrap", broker, "--insecure-no-auth", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--admin-pprof").listening()
