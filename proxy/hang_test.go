@@ -61,6 +61,11 @@ func TestBusyClientDrains(t *testing.T) {
 	}
 }
 
+// stalled is the beginning of a response, with its error code.
+func stalled(id []byte) []byte {
+	return append(append(binary.BigEndian.AppendUint32(nil, 1<<20), id...), 0, 0)
+}
+
 // When the client has reset, a broker that stops in the middle of a response does not keep the
 // connection.
 func TestStalledResponseDoesNotOutliveItsClient(t *testing.T) {
@@ -70,14 +75,14 @@ func TestStalledResponseDoesNotOutliveItsClient(t *testing.T) {
 		if _, err := io.ReadFull(c, request); err != nil {
 			return // the agent's hello
 		}
-		c.Write(append(binary.BigEndian.AppendUint32(nil, 1<<20), request[8:12]...))
+		c.Write(stalled(request[8:12]))
 		io.Copy(io.Discard, c)
 		<-over
 	})
 	path := startAgent(t, NewDirect(&Brokers{Bootstrap: []string{broker}}), nil)
 	c := dialAgent(t, path.address)
 	c.Write(listGroups)
-	io.ReadFull(c, make([]byte, 8))
+	io.ReadFull(c, make([]byte, len(stalled(nil))+4))
 	c.SetLinger(0)
 	c.Close()
 	waitFor(t, "the connection's end", func() bool { return gauge(t, path, "culvert_connections") == 0 })
@@ -114,7 +119,7 @@ func stoppedGateway(t *testing.T, answer func(id []byte) []byte) {
 }
 
 func TestGatewayStopsInTheMiddleOfAResponse(t *testing.T) {
-	stoppedGateway(t, func(id []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, 1<<20), id...) })
+	stoppedGateway(t, stalled)
 }
 
 func TestGatewayStopsWithAStreamThatItDoesNotFollow(t *testing.T) {
