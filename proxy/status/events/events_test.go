@@ -124,7 +124,7 @@ func TestAHostilePeerFillsNothing(t *testing.T) {
 	l, log := newLog()
 	log.Error("no listener for a broker, clients cannot reach it", "node_id", 7)
 	evil := "\x1b[2J\u202e" + strings.Repeat("<x>", 1<<20)
-	for i := range 10_000 {
+	for i := range 2000 {
 		name := fmt.Sprint(i, evil[:100])
 		if i%1000 == 0 {
 			name += evil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +43,7 @@ func (h handler) Handle(ctx context.Context, r slog.Record) error {
 func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	h.next = h.next.WithAttrs(attrs)
 	if !h.group {
-		h.attrs = append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)
+		h.attrs = append(slices.Clip(h.attrs), attrs...)
 	}
 	return h
 }
