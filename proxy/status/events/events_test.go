@@ -104,7 +104,10 @@ func TestATransportThatIsBackEndsItsLoss(t *testing.T) {
 		return n
 	}
 	log.Warn("tunnel transport changed", "from", "h3", "to", "ws")
-	log.Warn("tunnel transport changed", "from", "ws", "to", "h2")
+	log.Warn("tunnel transport changed", "from", "ws", "to", "h2", "why", "ws was cut twice")
+	if e := l.Events()[0]; e.Error != "ws was cut twice" || e.About != "gateway g:443, from ws, to h2" {
+		t.Errorf("%+v, want why, and what it is about", e)
+	}
 	if n := open(); n != 2 {
 		t.Fatalf("%d open, want 2", n)
 	}

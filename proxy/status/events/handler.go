@@ -102,6 +102,8 @@ func (l *line) take(a slog.Attr, names hints.Names) {
 		if found := hints.Of(err, names); err != nil && len(found) > 0 && l.remedy == "" {
 			l.remedy = printable.Text(strings.Join(found, "; "), printable.Sentence)
 		}
+	case a.Key == "why": // of a transport that was left
+		l.err = printable.Text(a.Value.String(), printable.Sentence)
 	case a.Key == "hint":
 		l.remedy = printable.Text(a.Value.String(), printable.Sentence)
 	case kept[a.Key]:
