@@ -53,7 +53,7 @@ func Healthy(tick int) document.Document {
 		Events: []document.Event{
 			{Time: epoch.Add(-47 * time.Minute), Level: "warn", Count: 3, Last: epoch.Add(-46 * time.Minute), Text: "broker cannot be reached", About: "broker 2",
 				Error:  "dial broker 2 at broker-2.kafka.internal:9092: connection refused",
-				Remedy: "is the broker running, and does it listen on that port?", Over: epoch.Add(-45 * time.Minute), Ended: "broker can be reached again"},
+				Remedy: "is the broker running, and does it listen on that port?", Lasting: true, Over: epoch.Add(-45 * time.Minute), Ended: "broker can be reached again"},
 			{Time: started.Add(time.Second), Level: "info", Count: 1, Text: "transport chosen", About: "ws", Error: ""},
 		},
 	}
@@ -155,11 +155,11 @@ func Broken(tick int) document.Document {
 	d.Refusals = []document.Count{{Name: "unknown_api", Count: 3}, {Name: "not_kafka", Count: 1}}
 	d.Events = append([]document.Event{
 		{Time: epoch.Add(-2 * time.Minute), Last: epoch.Add(-3 * time.Second), Count: 24, Level: "warn", Text: "broker cannot be reached", About: "broker 1",
-			Error: "dial broker 1 at broker-1.kafka.internal:9092: connection refused", Remedy: "is the broker running, and does it listen on that port?"},
+			Error: "dial broker 1 at broker-1.kafka.internal:9092: connection refused", Remedy: "is the broker running, and does it listen on that port?", Lasting: true},
 		{Time: epoch.Add(-4 * time.Minute), Count: 1, Level: "error", Text: "another process has the port of a broker", About: "broker 2",
-			Error: "listen on 127.0.0.1:19094: address already in use", Remedy: "choose another range with --broker-port-base, or find out what uses the port: ss -ltnp 'sport = :19094'"},
+			Error: "listen on 127.0.0.1:19094: address already in use", Remedy: "choose another range with --broker-port-base, or find out what uses the port: ss -ltnp 'sport = :19094'", Lasting: true},
 		{Time: epoch.Add(-20 * time.Minute), Last: epoch.Add(-18 * time.Second), Count: 61, Level: "error", Text: "no transport works", About: "https://kafka-2.example.com",
-			Error: "401 Unauthorized: the token was not accepted", Remedy: "is line 1 of --token-file one of the gateway's tokens?"},
+			Error: "401 Unauthorized: the token was not accepted", Remedy: "is line 1 of --token-file one of the gateway's tokens?", Lasting: true},
 	}, d.Events...)
 	return d
 }

@@ -3,7 +3,7 @@
 import { el, text, attr, list, icon, setIcon } from './dom.js'
 import { count, bytes, span, ago, clock, between, plural } from './format.js'
 
-const open = e => e.level !== 'info' && !e.over
+const open = e => e.lasting && !e.over
 const few = 8 // events that are shown without being asked for
 const many = 16 // of those that are ongoing
 let showAll = false
