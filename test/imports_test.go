@@ -36,6 +36,7 @@ var mayImport = map[string]struct {
 	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel", "proxy/status/document"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status/document":   {never: []string{"net", "os", "sync", "log", "context"}},
 	"proxy/status/events":     {ours: []string{"proxy/status/document"}, never: []string{"net", "os"}},
+	"proxy/status/terminal":   {ours: []string{"proxy/status/document"}, others: []string{"golang.org/x/text/width"}, never: []string{"net", "os", "sync", "log", "context"}},
 	"proxy/status":            {ours: []string{"proxy/status/document"}, others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
 	"proxy/clientconfig":      {ours: []string{"proxy/credentials"}, others: []string{"github.com/twmb/franz-go/pkg/sasl", "software.sslmate.com/src/go-pkcs12"}},
 	"proxy/doctor":            {ours: []string{"proxy", "proxy/clientconfig", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr", "github.com/twmb/franz-go/pkg/kgo"}},
