@@ -8,11 +8,13 @@
 //	main.go                              the command line
 //	config.go                            where settings come from, and the command that prints them
 //	agent.go gateway.go doctor.go        a command each
+//	status.go top.go
 //	demo.go demo_*.go
 //	parts.go plan.go                     the parts of an agent, made from its flags; these flags, checked
 //	version.go                           the version, and the command that prints it
 //	providers.go                         which providers of an ingress there are
 //	snowflake.go brokers.go admin.go     flags that belong together, and what is made from them
+//	readstatus.go screen*.go             what culvert status and culvert top read; the screen of the latter
 //	ingress.go                           what an agent asks of a provider
 //	app.go log.go stderr.go progress.go  what every command runs with
 //	help.go unknown.go                   help, and what was meant
@@ -59,6 +61,8 @@ type cli struct {
 	Agent   agentCmd   `cmd:"" help:"Give Kafka clients local addresses, and carry their connections to a gateway over HTTPS."`
 	Gateway gatewayCmd `cmd:"" help:"Accept connections from agents over HTTPS, and carry them to the brokers."`
 	Doctor  doctorCmd  `cmd:"" help:"Check the path to the brokers hop by hop, and say which hop fails and what to do about it."`
+	Status  statusCmd  `cmd:"" help:"Show what a running agent or gateway does: whether it is ready, the path to the brokers, latencies, the last failure."`
+	Top     topCmd     `cmd:"" help:"Watch a running agent or gateway: each Kafka API with its rate and where its time is spent, every second."`
 	Demo    demoCmd    `cmd:"" help:"Show what culvert does, all on this machine: brokers, a gateway, an agent, a client and records."`
 	Config  configCmd  `cmd:"" help:"Print the effective settings of a command, and where each came from."`
 	Version versionCmd `cmd:"" help:"Print the version."`

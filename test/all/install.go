@@ -41,6 +41,7 @@ var needs = []need{
 	{program: "h2o", packages: []string{"h2o"}},
 	{program: "lighttpd", packages: []string{"lighttpd", "lighttpd-mod-openssl"}},
 	{program: "prometheus", packages: []string{"prometheus"}}, // and promtool
+	{program: "tmux", packages: []string{"tmux"}},
 	{program: "buildah", packages: []string{"buildah"}},
 	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }
