@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,9 +94,7 @@ func (b *Browser) do(value any, run string, args map[string]any) error {
 	defer b.mu.Unlock()
 	b.ids++
 	command := map[string]any{"id": b.ids, "run": run}
-	for k, v := range args {
-		command[k] = v
-	}
+	maps.Copy(command, args)
 	line, err := json.Marshal(command)
 	if err != nil {
 		return err

@@ -54,6 +54,6 @@ export const ago = (t, now) => between(t, now) < 1 ? 'now' : `${span(between(t, 
 
 export const clock = t => new Date(t).toLocaleTimeString([], { hour12: false })
 
-export const percent = (n, of) => of ? `${(100 * n / of).toFixed(n && n / of < 0.1 ? 2 : 1)}%` : '–'
+export const percent = (n, of) => !of ? '–' : n ? `${(100 * n / of).toFixed(n / of < 0.1 ? 2 : 1)}%` : '0%'
 
 export const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many || `${one}s`}`
