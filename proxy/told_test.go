@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 // slowBroker answers each request after a time that its key decides.
@@ -68,8 +69,11 @@ func TestTheGatewayTellsItsShare(t *testing.T) {
 	unknown := framed([]byte{3, 0xe7, 0, 0, 0, 0, 0, 4, 0xff, 0xff})
 	for _, transport := range slices.DeleteFunc(slices.Clone(transports), func(s string) bool { return s == "direct" }) {
 		t.Run(transport, func(t *testing.T) {
-			gateway := startGateway(t, []string{slowBroker(t, takes)}, nil)
-			agent := startAgent(t, tunnelTo(t, gateway.address, transport), func(a *Agent) { a.RelayUnknownAPIs = true })
+			status := map[string]func() document.Document{}
+			gateway := startGateway(t, []string{slowBroker(t, takes)}, func(g *Gateway) { status["gateway"] = g.Status })
+			agent := startAgent(t, tunnelTo(t, gateway.address, transport), func(a *Agent) {
+				a.RelayUnknownAPIs, status["agent"] = true, a.Status
+			})
 			c := dialAgent(t, agent.address)
 			askAll(t, c, versions, listGroups, asked, listGroups, beat, unknown, listGroups)
 			waitFor(t, "what the gateway tells while the connection is open", func() bool {
@@ -78,6 +82,11 @@ func TestTheGatewayTellsItsShare(t *testing.T) {
 			for name, end := range map[string]running{"agent": agent, "gateway": gateway} {
 				if carriers, sent := series(t, end, "culvert_carriers", transport), series(t, end, "culvert_carrier_packets_sent_total", transport); carriers < 1 || sent < 2 && runtime.GOOS == "linux" {
 					t.Errorf("%s: %v carriers, which have sent %v packets", name, carriers, sent)
+				}
+				d := status[name]().Tunnels[0]
+				if len(d.Carriers) != 1 || d.Carriers[0].Transport != transport || d.Carriers[0].Connections < 1 || d.Carriers[0].Streams < 1 ||
+					name == "agent" && d.RTT != d.Carriers[0].RTT || d.Carriers[0].RTT == 0 && runtime.GOOS == "linux" {
+					t.Errorf("%s: the document says %+v", name, d)
 				}
 			}
 			if cert, _ := certificate(); series(t, agent, "culvert_certificate_expiry_timestamp_seconds", "gateway") != float64(cert.Leaf.NotAfter.Unix()) {
