@@ -58,3 +58,16 @@ func (f *brokerFlags) build(bootstrap, allow []string, log *slog.Logger) (*proxy
 	}
 	return b, nil
 }
+
+// certificate is what this end shows to brokers.
+func (f *brokerFlags) certificate() credentials.Pair {
+	return pair("--broker-cert-file", f.BrokerCertFile, "--broker-key-file", f.BrokerKeyFile)
+}
+
+// credentialFiles are the files with credentials for brokers.
+func (f *brokerFlags) credentialFiles() []credentialFile {
+	return []credentialFile{
+		{"--broker-ca-file", kindCA, f.BrokerCAFile},
+		{"--broker-cert-file", kindCertificate, f.BrokerCertFile},
+	}
+}

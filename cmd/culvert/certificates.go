@@ -41,22 +41,3 @@ func pair(certFlag, certFile, keyFlag, keyFile string) credentials.Pair {
 		KeyFile:  credentials.File{Path: keyFile, Name: keyFlag},
 	}
 }
-
-// certificate is what this end shows to brokers.
-func (f *brokerFlags) certificate() credentials.Pair {
-	return pair("--broker-cert-file", f.BrokerCertFile, "--broker-key-file", f.BrokerKeyFile)
-}
-
-// certificates are those that a gateway shows: to agents and to brokers.
-func (f *gatewayFlags) certificates() []credentials.Pair {
-	return []credentials.Pair{pair("--tls-cert-file", f.TLSCertFile, "--tls-key-file", f.TLSKeyFile), f.certificate()}
-}
-
-// certificates are those that an agent shows: to clients, to gateways and to brokers.
-func (f *agentFlags) certificates() []credentials.Pair {
-	return []credentials.Pair{
-		pair("--listen-tls-cert-file", f.ListenTLSCertFile, "--listen-tls-key-file", f.ListenTLSKeyFile),
-		pair("--gateway-cert-file", f.GatewayCertFile, "--gateway-key-file", f.GatewayKeyFile),
-		f.certificate(),
-	}
-}

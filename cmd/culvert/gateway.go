@@ -353,3 +353,19 @@ func (f *gatewayFlags) warn(log *slog.Logger) {
 		log.Info("tickets are signed with a random key: several replicas need --ticket-key-file")
 	}
 }
+
+// certificates are those that a gateway shows: to agents and to brokers.
+func (f *gatewayFlags) certificates() []credentials.Pair {
+	return []credentials.Pair{pair("--tls-cert-file", f.TLSCertFile, "--tls-key-file", f.TLSKeyFile), f.certificate()}
+}
+
+// credentialFiles are the files with credentials of a gateway.
+func (f *gatewayFlags) credentialFiles() []credentialFile {
+	return append([]credentialFile{
+		{"--token-file", kindToken, f.TokenFile},
+		{"--tls-cert-file", kindCertificate, f.TLSCertFile},
+		{"--client-ca-file", kindCA, f.ClientCAFile},
+		{"--ticket-key-file", kindKey, f.TicketKeyFile},
+		{"--stateless-reset-key-file", kindKey, f.StatelessResetKeyFile},
+	}, f.brokerFlags.credentialFiles()...)
+}

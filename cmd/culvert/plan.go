@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/credentials"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -346,4 +348,44 @@ func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
 		}
 	}
 	return all, nil
+}
+
+// certificates are those that an agent shows: to clients, to gateways and to brokers.
+func (f *agentFlags) certificates() []credentials.Pair {
+	return []credentials.Pair{
+		pair("--listen-tls-cert-file", f.ListenTLSCertFile, "--listen-tls-key-file", f.ListenTLSKeyFile),
+		pair("--gateway-cert-file", f.GatewayCertFile, "--gateway-key-file", f.GatewayKeyFile),
+		f.certificate(),
+	}
+}
+
+// credentialFiles are the files with credentials of an agent.
+func (f *agentFlags) credentialFiles() []credentialFile {
+	all := []credentialFile{
+		{"--token-file", kindToken, f.TokenFile},
+		{"--gateway-ca-file", kindCA, f.GatewayCAFile},
+		{"--gateway-cert-file", kindCertificate, f.GatewayCertFile},
+		{"--listen-tls-cert-file", kindCertificate, f.ListenTLSCertFile},
+		{"--listen-client-ca-file", kindCA, f.ListenClientCAFile},
+	}
+	for _, p := range f.providers() {
+		all = append(all, p.credentialFiles()...)
+	}
+	return append(all, f.brokerFlags.credentialFiles()...)
+}
+
+// logins returns what the status document shows of the logins at ingresses.
+func (p *agentPlan) logins(now time.Time) (all []document.Credential) {
+	for _, i := range p.ingresses {
+		at, expires, err := i.Login()
+		if at.IsZero() && err == nil {
+			continue
+		}
+		c := document.Credential{Setting: i.loginFlag, Kind: kindLogin, Loaded: at.UTC(), Expires: expires.UTC()}
+		if err != nil {
+			c.Error = oneLine(err)
+		}
+		all = append(all, dated(c, now))
+	}
+	return all
 }
