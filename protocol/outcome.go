@@ -13,9 +13,9 @@ type Outcome struct {
 	Errors   ErrorClasses
 }
 
-// maxThrottle bounds a throttle time, in milliseconds: an hour. Brokers throttle for as long as
-// their quotas' window by default, which is 11 seconds. A larger value is an error of somebody, and
-// would hide all others in a sum.
+// maxThrottle bounds a throttle time, in milliseconds: an hour. A broker asks for as long as it takes
+// until the client's average is below its quota: 35 minutes after 2 MB where 1 KiB/s is allowed. The
+// largest number, 25 days, would hide all others in a sum.
 const maxThrottle = 60 * 60 * 1000
 
 // SetThrottle sets Throttle to what a broker sent, between 0 and an hour.

@@ -179,3 +179,15 @@ func FuzzPeekOutcome(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkPeekOutcome is what one response costs.
+func BenchmarkPeekOutcome(b *testing.B) {
+	frame := outcomeFrame(1, 17, 0, 0, false)
+	f := NewFlow(bytes.NewReader(frame), io.Discard)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := PeekOutcome(f, 1, 17, int64(len(frame))); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -215,3 +215,17 @@ func TestAGatewayThatStopsFollowingCountsNothingInFlight(t *testing.T) {
 		inFlight("at the end", 0)
 	})
 }
+
+// BenchmarkInflight is what the queue costs for one request, counted as in flight or not.
+func BenchmarkInflight(b *testing.B) {
+	for name, m := range map[string]*metrics.Metrics{"counted": metrics.New(prometheus.NewRegistry(), metrics.Agent, "test"), "bare": nil} {
+		b.Run(name, func(b *testing.B) {
+			q := newInflight(m)
+			b.ReportAllocs()
+			for b.Loop() {
+				q.push(inFlight(1))
+				q.done()
+			}
+		})
+	}
+}

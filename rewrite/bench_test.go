@@ -49,3 +49,40 @@ func BenchmarkRelay(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkPass passes responses whose errors are read; bare passes them unread.
+func BenchmarkPass(b *testing.B) {
+	produce := kmsg.NewPtrProduceResponse()
+	produce.Version = 9
+	produce.Topics = []kmsg.ProduceResponseTopic{{Topic: "orders", Partitions: make([]kmsg.ProduceResponseTopicPartition, 1)}}
+	fetch := kmsg.NewPtrFetchResponse()
+	fetch.Version = 12
+	fetch.Topics = []kmsg.FetchResponseTopic{{Topic: "orders", Partitions: []kmsg.FetchResponseTopicPartition{{RecordBatches: make([]byte, 1<<10)}}}}
+	metadata := metadataOf(12, 3)
+	metadata.Topics = make([]kmsg.MetadataResponseTopic, 10)
+	for i := range metadata.Topics {
+		metadata.Topics[i].Partitions = make([]kmsg.MetadataResponseTopicPartition, 6)
+	}
+	for name, r := range map[string]kmsg.Response{
+		"Produce of 1 partition": produce, "Fetch of 1 KiB": fetch, "Metadata of 60 partitions": metadata,
+	} {
+		for _, how := range []struct {
+			name string
+			pass func(*protocol.Flow, protocol.APIKey, int16, int64) (protocol.Outcome, error)
+		}{{"read", Pass}, {"bare", func(f *protocol.Flow, _ protocol.APIKey, _ int16, size int64) (protocol.Outcome, error) {
+			return protocol.Outcome{}, f.PassThrough(size)
+		}}} {
+			b.Run(name+"/"+how.name, func(b *testing.B) {
+				frame := frameOf(r)
+				b.ReportAllocs()
+				f := protocol.NewFlow(&repeat{b: frame}, io.Discard)
+				for b.Loop() {
+					f.Peek(8, 8)
+					if _, err := how.pass(f, protocol.APIKey(r.Key()), r.GetVersion(), int64(len(frame))); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

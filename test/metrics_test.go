@@ -2,6 +2,8 @@ package test
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -9,6 +11,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/test/netns"
 )
@@ -82,6 +89,9 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 			{"culvert_requests_total", `api_key="Produce"`},
 			{"culvert_request_duration_seconds_count", `api_key="Produce"`},
 			{"culvert_rewritten_addresses_total", `api_key="Metadata"`},
+			{"culvert_ready"},
+			{"culvert_limit_used", `limit="connections"`},
+			{"culvert_limit_max", `limit="connections"`},
 		} {
 			if agent.sum(want...) == 0 {
 				t.Errorf("the agent's %v is zero", want)
@@ -95,5 +105,53 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		if p.sumOverGateways(t, "culvert_request_duration_seconds_count", `api_key="Produce"`) == 0 {
 			t.Error("the gateway has no latency of Produce")
 		}
+		for _, want := range [][]string{{"culvert_ready"}, {"culvert_limit_used", `limit="streams"`}, {"culvert_limit_used", `limit="memory"`}} {
+			if p.sumOverGateways(t, want...) == 0 {
+				t.Errorf("the gateway's %v is zero", want)
+			}
+		}
+	})
+}
+
+// TestMetricsCountWhatBrokersRefuse has brokers refuse requests and throttle a client, and reads
+// the metrics of both ends.
+func TestMetricsCountWhatBrokersRefuse(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p *path) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		topic, id := p.cluster.Topic(t, "refused-"+p.transport), "throttled-"+p.transport
+		client := p.franz(t, kgo.ProducerBatchMaxBytes(4<<20))
+		unknown := kmsg.NewPtrMetadataRequest()
+		unknown.Topics = []kmsg.MetadataRequestTopic{{Topic: new("there-is-no-such-topic")}}
+		if _, err := unknown.RequestWith(ctx, client); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.ProduceSync(ctx, filled(topic, 1, 2<<20)...).FirstErr(); !errors.Is(err, kerr.MessageTooLarge) {
+			t.Fatalf("a record that is too large: %v", err)
+		}
+		_, err := kadm.NewClient(client).AlterClientQuotas(ctx, []kadm.AlterClientQuotaEntry{{
+			Entity: kadm.ClientQuotaEntity{{Type: "client-id", Name: &id}},
+			Ops:    []kadm.AlterClientQuotaOp{{Key: "producer_byte_rate", Value: 1024}},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		produce(t, p.franz(t, kgo.ClientID(id)), filled(topic, 1, 64<<10))
+
+		agent := scrape(t, p.admin)
+		for _, want := range [][]string{
+			{"culvert_response_errors_total", `api_key="Metadata"`, `class="topic"`},
+			{"culvert_response_errors_total", `api_key="Produce"`, `class="record"`},
+			{"culvert_throttled_responses_total", `api_key="Produce"`},
+			{"culvert_throttle_seconds_total", `api_key="Produce"`},
+		} {
+			if n := agent.sum(want...); n <= 0 || n > 120 { // the broker asks for 54 s
+				t.Errorf("the agent's %v is %v", want, n)
+			}
+			if n := p.sumOverGateways(t, want...); n <= 0 {
+				t.Errorf("the gateway's %v is %v", want, n)
+			}
+		}
+		t.Logf("the broker asked the client to wait %v s", agent.sum("culvert_throttle_seconds_total", `api_key="Produce"`))
 	})
 }
