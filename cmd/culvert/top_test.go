@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,9 +73,10 @@ func TestTopGoesOnWhenTheProcessIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeScreen()
 		defer f.keys.Close()
-		up := true
+		var up atomic.Bool
+		up.Store(true)
 		w := watchOn(f, func() (*http.Response, error) {
-			if !up {
+			if !up.Load() {
 				return nil, errors.New("connection\x1b[2J reset")
 			}
 			return document200(`{"version":1,"end":"gateway","state":{"name":"ready"}}`)
@@ -93,18 +95,18 @@ func TestTopGoesOnWhenTheProcessIsBack(t *testing.T) {
 		}
 		see(0, "culvert agent")
 		see(1100*time.Millisecond, "culvert gateway")
-		up = false
+		up.Store(false)
 		since := time.Now().Add(900 * time.Millisecond).Format(time.TimeOnly)
 		see(time.Second, "not reached since "+since+", trying again")
 		see(5*time.Second, "not reached since "+since)
 		if strings.Contains(strings.ReplaceAll(f.last(), eraseLine, ""), "\x1b[2J") {
 			t.Errorf("the error clears the screen: %q", f.last())
 		}
-		up = true
+		up.Store(true)
 		see(time.Second, "ready")
 		io.WriteString(f.keys, " ")
 		see(0, "paused")
-		up = false
+		up.Store(false)
 		see(3*time.Second, "paused") // and nothing is read
 		if strings.Contains(f.last(), "not reached") {
 			t.Errorf("reads while it is paused:\n%s", f.last())

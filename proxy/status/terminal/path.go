@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
@@ -255,7 +256,7 @@ func gatewayText(u document.Tunnel) string {
 	if u.Version != "" {
 		text += ", culvert " + u.Version
 	}
-	if u.Ingress != "" {
+	if strings.ContainsFunc(u.Ingress, unicode.IsLetter) { // some hide behind _
 		text += ", behind " + u.Ingress
 	}
 	return text

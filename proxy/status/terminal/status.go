@@ -242,7 +242,12 @@ func eventText(e document.Event) string {
 
 // eventTimes is when an event happened, how often and for how long.
 func eventTimes(d *document.Document, e document.Event) string {
-	text := since(d.Time, e.Time) + " ago"
+	text := since(d.Time, e.Time)
+	if e.Open() {
+		text = "for " + text
+	} else {
+		text += " ago"
+	}
 	if !e.Over.IsZero() {
 		text += ", for " + long(max(e.Over.Sub(e.Time).Seconds(), 0))
 	}
