@@ -246,6 +246,7 @@ func (w *walkthrough) yourTurn(ctx context.Context, bed *testbed) error {
 	w.say("  %s  the agent's page", bed.pages[0])
 	w.say("  %s  the gateway's page", bed.pages[1])
 	w.say("In another terminal:")
+	w.say("  %s", bed.top())
 	w.say("  kcat -b %s -L", bed.bootstrap)
 	w.say("  kcat -b %s -C -t %s -o beginning -e", bed.bootstrap, demoTopic)
 	w.say("  kafka-console-producer.sh --bootstrap-server %s --topic %s", bed.bootstrap, demoTopic)

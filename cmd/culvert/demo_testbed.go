@@ -289,6 +289,15 @@ func (b *testbed) startAdmin(ctx context.Context) error {
 	return err
 }
 
+// top is the command that watches the agent in a terminal.
+func (b *testbed) top() string {
+	admin := b.overviews[0].admin.ln.Addr().String()
+	if admin == net.JoinHostPort(demoAdminHost, strconv.Itoa(demoAdminPort)) {
+		return "culvert top"
+	}
+	return "culvert top --admin " + admin
+}
+
 // serveAdmin opens the admin listener of one end, and returns its URL.
 func (b *testbed) serveAdmin(ctx context.Context, port int, o *overview, server status.Server) (page string, err error) {
 	server.Names, server.Logger, server.Status = flagOf, b.log, o.document
