@@ -123,8 +123,8 @@ func fixedOffset(key APIKey, version int16, field string, value any) (offset int
 
 // fill gives a length to each field of a struct that can have one.
 func fill(v reflect.Value) {
-	for i := range v.NumField() {
-		switch f := v.Field(i); f.Kind() {
+	for _, f := range v.Fields() {
+		switch f.Kind() {
 		case reflect.String:
 			f.SetString("filled")
 		case reflect.Slice:

@@ -228,7 +228,7 @@ func (w *walkthrough) latency(bed *testbed) error {
 		if err != nil {
 			return err
 		}
-		w.say("  %-10s %9d %9.2f %9.2f %9.2f", key, agent.requests, millis(agent.mean), millis(gateway.mean), millis(agent.mean-gateway.mean))
+		w.say("  %-10s %9d %9.2f %9.2f %9.2f", key, agent.requests, millis(agent.mean), millis(gateway.mean), millis(max(0, agent.mean-gateway.mean)))
 	}
 	return nil
 }

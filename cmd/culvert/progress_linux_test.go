@@ -121,7 +121,7 @@ func screen(t *testing.T, raw string) (lines []string) {
 // masked replaces what differs from run to run: numbers, and lines about ports that happen to be
 // taken.
 func masked(lines []string) (kept []string) {
-	numbers, gaps := regexp.MustCompile(`[0-9]+(\.[0-9]+)*(µs|ms|s\b)?`), regexp.MustCompile(` +`)
+	numbers, gaps := regexp.MustCompile(`-?[0-9]+(\.[0-9]+)*(µs|ms|s\b)?`), regexp.MustCompile(` +`)
 	for _, line := range lines {
 		if !strings.Contains(line, "are taken") {
 			kept = append(kept, gaps.ReplaceAllString(numbers.ReplaceAllString(line, "N"), " "))
