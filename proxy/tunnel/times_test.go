@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -144,15 +145,18 @@ func TestTimesAreToldWithinASecond(t *testing.T) {
 
 // Something that waits to be told does not put off a KEEPALIVE.
 func TestTimesDoNotDelayKeepalives(t *testing.T) {
-	inBubbles(t, func(t *testing.T, r *rig) {
-		r.server.timing, r.server.timing.times = defaultTiming, time.Hour
-		_, s, _ := r.dialTimed()
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newMemRig(t, func(r *rig) { r.server.timing, r.server.timing.times = defaultTiming, time.Hour })
+		_, s, h := r.dialTimed()
 		for range 100 {
 			s.AddTime(1, time.Millisecond)
 			time.Sleep(300 * time.Millisecond)
 			if silent := exchange.Clock() - s.writing.last.Load(); silent > int64(s.t.keepalive) {
 				t.Fatalf("nothing was sent for %v", time.Duration(silent))
 			}
+		}
+		if h.n > 0 {
+			t.Errorf("%d TIMES were sent", h.n)
 		}
 	})
 }
