@@ -102,6 +102,59 @@ func walkMetadata(c cursor) (cursor, found) {
 	return c, f
 }
 
+// readBehindBrokers reads what walkMetadata leaves.
+//
+//	controller int32 (v1+)
+//	[topics] error int16, name string, id (v10+), internal int8 (v1+)
+//	  [partitions] error int16, index int32, leader int32, leader epoch int32 (v7+)
+//	    [replicas] int32, [in-sync replicas] int32, [offline replicas] int32 (v5+), TAGS
+//	  authorized operations int32 (v8+), TAGS
+//	authorized operations int32 (v8-10), error int16 (v13+)
+func readBehindBrokers(c cursor) cursor {
+	if c.version >= 1 {
+		c.skip(4)
+	}
+	for n := c.array(); n > 0 && c.err == nil; n-- {
+		c.errorCode()
+		c.string()
+		if c.version >= 10 {
+			c.skip(16)
+		}
+		if c.version >= 1 {
+			c.skip(1)
+		}
+		for n := c.array(); n > 0 && c.err == nil; n-- {
+			c.metadataPartition()
+		}
+		if c.version >= 8 {
+			c.skip(4)
+		}
+		c.tags()
+	}
+	if c.version >= 8 && c.version <= 10 {
+		c.skip(4)
+	}
+	if c.version >= 13 {
+		c.errorCode()
+	}
+	return c
+}
+
+func (c *cursor) metadataPartition() {
+	c.errorCode()
+	if c.version >= 7 {
+		c.skip(4 + 4 + 4)
+	} else {
+		c.skip(4 + 4)
+	}
+	c.numbers(4)
+	c.numbers(4)
+	if c.version >= 5 {
+		c.numbers(4)
+	}
+	c.tags()
+}
+
 // walkFindCoordinator walks over a FindCoordinator response v0-6.
 //
 //	throttle int32 (v1+)

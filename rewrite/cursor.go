@@ -19,6 +19,14 @@ const maxHeld = 16 << 20
 // response is not relayed: an address could be in it.
 var ErrUndecodable = errors.New("cannot be decoded and is not relayed")
 
+// maxRead is how many bytes of a response are read for its errors, beyond those that have arrived
+// already. Responses with errors are small, and a Fetch response of many megabytes must cost no
+// more than passing it.
+const maxRead = 64 << 10
+
+// errEnough ends a walk behind maxRead.
+var errEnough = errors.New("enough has been read")
+
 // response says which response a cursor walks over.
 type response struct {
 	key           protocol.APIKey
@@ -65,6 +73,17 @@ func (c *cursor) header() {
 	c.flexible = c.key.FlexibleResponseHeader(c.version)
 	c.tags()
 	c.flexible = c.key.Flexible(c.version)
+}
+
+// reading has c pass what it walks over, up to a bound.
+func (c *cursor) reading() { c.hold, c.most = false, maxRead }
+
+// passRest passes what a walk in such a mode has left of size bytes.
+func passRest(c cursor, size int64) (protocol.Outcome, error) {
+	if c.err == nil || c.err == errEnough || errors.Is(c.err, ErrUndecodable) {
+		return c.outcome, c.f.PassThrough(size - c.passed)
+	}
+	return c.outcome, c.err
 }
 
 // left returns how many bytes of the frame have not been walked over.
@@ -282,3 +301,6 @@ func (c *cursor) tags() {
 		c.skip(c.uvarint())
 	}
 }
+
+// numbers walks over an array of numbers of so many bytes.
+func (c *cursor) numbers(size int) { c.skip(c.count(c.array(), size) * size) }

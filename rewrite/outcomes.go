@@ -1,18 +1,6 @@
 package rewrite
 
-import (
-	"errors"
-
-	"github.com/culvert-proxy/culvert/protocol"
-)
-
-// maxRead is how many bytes of a response are read for its errors, beyond those that have arrived
-// already. Responses with errors are small, and a Fetch response of many megabytes must cost no
-// more than passing it.
-const maxRead = 64 << 10
-
-// errEnough ends a walk behind maxRead.
-var errEnough = errors.New("enough has been read")
+import "github.com/culvert-proxy/culvert/protocol"
 
 // Pass passes the response that is next in f, unchanged, and reads the errors in it as it passes.
 // size counts the length in front. What it cannot decode it passes all the same.
@@ -24,17 +12,6 @@ func Pass(f *protocol.Flow, key protocol.APIKey, version int16, size int64) (pro
 	c.reading()
 	c.header()
 	return passRest(errorWalks[key](c), size)
-}
-
-// reading has c pass what it walks over, up to a bound.
-func (c *cursor) reading() { c.hold, c.most = false, maxRead }
-
-// passRest passes what a walk in such a mode has left of size bytes.
-func passRest(c cursor, size int64) (protocol.Outcome, error) {
-	if c.err == nil || c.err == errEnough || errors.Is(c.err, ErrUndecodable) {
-		return c.outcome, c.f.PassThrough(size - c.passed)
-	}
-	return c.outcome, c.err
 }
 
 // API keys whose responses name nobody.
@@ -92,9 +69,6 @@ func readListOffsets(c cursor) cursor {
 	return c
 }
 
-// numbers walks over an array of numbers of so many bytes.
-func (c *cursor) numbers(size int) { c.skip(c.count(c.array(), size) * size) }
-
 // readMetadata reads a Metadata response v0-13. Its first part is that of walkMetadata.
 func readMetadata(c cursor) cursor {
 	if c.version >= 3 {
@@ -113,59 +87,6 @@ func readMetadata(c cursor) cursor {
 		c.string()
 	}
 	return readBehindBrokers(c)
-}
-
-// readBehindBrokers reads what walkMetadata leaves.
-//
-//	controller int32 (v1+)
-//	[topics] error int16, name string, id (v10+), internal int8 (v1+)
-//	  [partitions] error int16, index int32, leader int32, leader epoch int32 (v7+)
-//	    [replicas] int32, [in-sync replicas] int32, [offline replicas] int32 (v5+), TAGS
-//	  authorized operations int32 (v8+), TAGS
-//	authorized operations int32 (v8-10), error int16 (v13+)
-func readBehindBrokers(c cursor) cursor {
-	if c.version >= 1 {
-		c.skip(4)
-	}
-	for n := c.array(); n > 0 && c.err == nil; n-- {
-		c.errorCode()
-		c.string()
-		if c.version >= 10 {
-			c.skip(16)
-		}
-		if c.version >= 1 {
-			c.skip(1)
-		}
-		for n := c.array(); n > 0 && c.err == nil; n-- {
-			c.metadataPartition()
-		}
-		if c.version >= 8 {
-			c.skip(4)
-		}
-		c.tags()
-	}
-	if c.version >= 8 && c.version <= 10 {
-		c.skip(4)
-	}
-	if c.version >= 13 {
-		c.errorCode()
-	}
-	return c
-}
-
-func (c *cursor) metadataPartition() {
-	c.errorCode()
-	if c.version >= 7 {
-		c.skip(4 + 4 + 4)
-	} else {
-		c.skip(4 + 4)
-	}
-	c.numbers(4)
-	c.numbers(4)
-	if c.version >= 5 {
-		c.numbers(4)
-	}
-	c.tags()
 }
 
 // readOffsetCommit reads an OffsetCommit response v0-10, or a TxnOffsetCommit response v0-6.
