@@ -178,7 +178,7 @@ func checkStatus(t *testing.T, tm *tmux, p *path) {
 		tm.command("clear; culvert status --admin " + admin)
 		tm.seeExit(0)
 		page := tm.all()
-		for _, want := range []string{`culvert ` + end, `● ready`, `║ tunnel +ws`, `^Produce .*\d`, `^long polls`, `^ *\d+ +reached`} {
+		for _, want := range []string{`culvert ` + end, `● ready`, `║ tunnel +ws, round trip`, `^Produce .*\d`, `^long polls`, `^ *\d+ +reached`} {
 			if !regexp.MustCompile("(?m)" + want).MatchString(page) {
 				t.Errorf("the page of the %s lacks %s:\n%s", end, want, page)
 			}

@@ -173,10 +173,11 @@ func (t Terminal) block(text string, s style) []line {
 	return t.wrapped(line{}, text, s, maxText)
 }
 
-// carriers has a line for each transport that carries streams, first the one in use.
+// carriers has a line for each transport that carries streams, first the one in use, then by the
+// number of streams.
 func (t Terminal) carriers(u document.Tunnel, use string) (lines []line) {
 	carriers := slices.SortedStableFunc(slices.Values(u.Carriers), func(a, b document.Carrier) int {
-		return cmp.Compare(boolInt(b.Transport == use), boolInt(a.Transport == use))
+		return cmp.Or(cmp.Compare(boolInt(b.Transport == use), boolInt(a.Transport == use)), cmp.Compare(b.Streams, a.Streams))
 	})
 	if use != "" && (len(carriers) == 0 || carriers[0].Transport != use) {
 		carriers = append([]document.Carrier{{Transport: use, RTT: u.RTT}}, carriers...)
