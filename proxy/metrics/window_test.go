@@ -96,6 +96,7 @@ func TestTheTotalOfKeysThatCameLater(t *testing.T) {
 		}
 		use(protocol.Metadata, 1000, 7)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		use(protocol.Produce, 10, 0.010)
 		use(protocol.Metadata, 10, 0.010)
 		time.Sleep(2 * time.Second)
@@ -148,6 +149,7 @@ func TestQuantilesAreWithinABucketOfTheTruth(t *testing.T) {
 				a.Duration.Observe(7)
 			}
 			time.Sleep(2 * time.Minute)
+			synctest.Wait()
 			var all []float64
 			for range 20_000 {
 				d := draw()
@@ -193,12 +195,15 @@ func TestQuantilesSurviveWiderBucketsAndResets(t *testing.T) {
 		}
 		check("at first")
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		everything()
 		check("with wider buckets")
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		everything()
 		check("after a reset")
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		check("later")
 	})
 }
@@ -213,6 +218,7 @@ func TestTheWindowIsBounded(t *testing.T) {
 				a.Duration.Observe(math.Exp2(float64(k%200) / 10))
 			}
 			time.Sleep(time.Second)
+			synctest.Wait()
 		}
 		for range 65 {
 			use()
