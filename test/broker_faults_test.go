@@ -52,12 +52,16 @@ func TestNoRecordIsLostWhenBrokersRestart(t *testing.T) {
 	moveLeaders(t, bed.cluster, slices.Collect(maps.Keys(topics)))
 	time.Sleep(time.Second)
 	bed.cluster.Kill(2)
-	time.Sleep(2 * time.Second)
-	// At the same time: after nine seconds the controller takes the broker out of Metadata.
+	// At once, and at the same time: after nine seconds the controller takes the broker out of
+	// Metadata. On a busy machine the doctor may come too late even so.
 	together(t, "doctor", slices.Collect(maps.Values(bed.paths)), func(t *testing.T, p *path) {
 		r := p.doctorOnce(t)
-		r.wantExit(t, 1)
-		r.want(t, "fail", "broker 2", "")
+		if r.finds("ok", "metadata", "broker-2."+kafka.Domain) {
+			r.wantExit(t, 1)
+			r.want(t, "fail", "broker 2", "")
+		} else {
+			r.wantExit(t, 0)
+		}
 		r.want(t, "ok", "broker 1", "")
 	})
 	if err := bed.cluster.Restart(ctx, 2); err != nil {

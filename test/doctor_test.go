@@ -238,12 +238,19 @@ func (d diagnosis) wantExit(t *testing.T, code int) {
 // want fails the test unless a hop has this result, and a text with these words.
 func (d diagnosis) want(t *testing.T, result, hop, words string) {
 	t.Helper()
+	if !d.finds(result, hop, words) {
+		t.Errorf("no %s at %s with %q:\n%s", result, hop, words, d.out)
+	}
+}
+
+// finds reports whether a hop has this result, and a text with these words.
+func (d diagnosis) finds(result, hop, words string) bool {
 	for _, f := range d.findings {
 		if f.Hop == hop && f.Result == result && strings.Contains(f.Text, words) {
-			return
+			return true
 		}
 	}
-	t.Errorf("no %s at %s with %q:\n%s", result, hop, words, d.out)
+	return false
 }
 
 // wantRemedy fails the test unless a hop has this remedy.
