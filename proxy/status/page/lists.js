@@ -83,7 +83,7 @@ export function drawCredentials(parent, d) {
       const kind = c.none ? 'none' : c.error || left < 0 ? 'bad' : c.expires && left < 14 * 86400 && c.kind === 'certificate' ? 'warn' : 'ok'
       setIcon(picture, kind)
       text(line.firstChild, c.none ? '' : c.setting)
-      text(line.lastChild, c.none ? 'none in use' : [c.kind, c.expires && (left < 0 ? `expired ${span(-left)} ago` : `${span(left)} left`), c.loaded && `read ${span(c.age_seconds || 0)} ago`].filter(Boolean).join(' · '))
+      text(line.lastChild, c.none ? 'none in use' : [c.kind, c.expires && (left < 0 ? `expired ${span(-left)} ago` : `${span(left)} left`), c.loaded && `${c.kind === 'login' ? 'logged in' : 'changed'} ${span(c.age_seconds || 0)} ago`].filter(Boolean).join(' · '))
       optional(hint, c.error)
     })
 }

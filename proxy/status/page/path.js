@@ -98,7 +98,7 @@ function drawTunnels(parent, d, own, listeners, mean) {
       ...(atAgent ? [] : carriers.filter(c => c.streams).map(c => `${transportName(c.transport)}: ${plural(c.streams, 'stream')}${c.rtt_seconds ? `, round trip ${latency(c.rtt_seconds)}` : ''}`)),
       atAgent && trip ? 'round trip' : '',
       atAgent && !broken && d.total.gateway ? `adds ${latency(d.total.tunnel_mean_seconds || 0)} to the mean` : '',
-      t.ingress ? `through ${t.ingress}` : '',
+      /\p{L}/u.test(t.ingress || '') ? `behind ${t.ingress}` : '', // some hide behind _
       lost > 0.001 ? `${(100 * lost).toFixed(1)}% of packets lost` : '',
     ])
     attr(node, 'data-state', broken ? 'bad' : 'ok')

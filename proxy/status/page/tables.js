@@ -8,7 +8,7 @@ export const transportName = t => names[t] ?? t
 
 const head = (...names) => el('thead', {}, el('tr', {}, ...names.map(n => el('th', { scope: 'col', class: n.startsWith('#') ? null : 'left' }, n.replace('#', '')))))
 
-// state is a cell with a picture and a word.
+// stateCell is a cell with a picture and a word.
 const stateCell = () => el('td', { class: 'left state' }, icon('none'), el('span'))
 
 function setState(cell, picture, word) {
@@ -90,7 +90,7 @@ const severity = { bad: 0, warn: 1, none: 2, ok: 2 }
 const few = 24 // nodes that are shown without being asked for
 let showAll = false
 
-// why says what a node's state means for clients.
+// nodeStory says what a node's state means for clients.
 function nodeStory(n) {
   const parts = []
   if (n.no_port) parts.push('another process has its port, and clients cannot reach it')
@@ -117,7 +117,9 @@ export function drawNodes(table, note, more, d) {
     (tr, n) => {
       const [id, state, conns, local, advertised, why] = tr.children
       text(id, String(n.id))
-      setState(state, nodeState(n)[0], n.since ? `${nodeState(n)[1]} for ${span(between(n.since, d.time))}` : nodeState(n)[1])
+      const [picture, word] = nodeState(n)
+      const lasts = n.since && word === n.state // since when is not known of a port
+      setState(state, picture, lasts ? `${word} for ${span(between(n.since, d.time))}` : word)
       text(conns, count(n.connections))
       text(local, (n.local || []).join(', ') || '–')
       text(advertised, n.advertised || '–')
