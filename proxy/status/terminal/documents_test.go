@@ -33,7 +33,7 @@ func healthyAgent() document.Document {
 		State:   document.State{Name: document.Ready, Since: ago(3*time.Hour + 11*time.Minute)},
 		Clients: document.Clients{Connections: 12},
 		Listeners: []document.Listener{
-			{Name: "kafka", Address: "127.0.0.1:9092", Protocols: "kafka", Connections: 4},
+			{Name: "kafka", Address: "127.0.0.1:9092", Advertised: "127.0.0.1", Protocols: "kafka", Connections: 4},
 			{Name: "kafka", Address: "0.0.0.0:9093", Advertised: "kafka.example.com", Protocols: "kafka over TLS", Connections: 1},
 			{Name: "admin", Address: "127.0.0.1:9464"},
 		},

@@ -112,8 +112,9 @@ func (t Terminal) listeners(d *document.Document) (lines []line) {
 			continue
 		}
 		text := cmp.Or(l.Protocols, l.Name) + " at " + l.Address
-		if l.Advertised != "" {
-			text += " (" + l.Advertised + ")"
+		host := strings.Trim(l.Address[:max(strings.LastIndexByte(l.Address, ':'), 0)], "[]")
+		if l.Advertised != "" && l.Advertised != host {
+			text += " as " + l.Advertised
 		}
 		lines = append(lines, t.block(text+", "+things(l.Connections, "connection"), 0)...)
 	}

@@ -61,7 +61,8 @@ func build(d *document.Document) string {
 	return text
 }
 
-// stateText is the state in words, with the time since when, and its colour.
+// stateText is the state in words, with how long it has lasted, or what is missing although it is
+// ready, and its colour. What is missing, or why, follows.
 func stateText(d *document.Document) (text string, s style) {
 	text, s = strings.ReplaceAll(d.State.Name, "_", " "), yellow
 	switch d.State.Name {
@@ -70,11 +71,11 @@ func stateText(d *document.Document) (text string, s style) {
 	case document.NotReady:
 		s = red
 	}
+	if d.State.Name == document.Ready && d.State.Missing != "" {
+		text, s = text+", but", yellow
+	}
 	if ago := since(d.Time, d.State.Since); ago != "" {
 		text += " for " + ago
-	}
-	if d.State.Name == document.Ready && d.State.Missing != "" {
-		s = yellow
 	}
 	return text, s
 }
@@ -84,7 +85,7 @@ func (t Terminal) state(d *document.Document) []line {
 	text, s := stateText(d)
 	switch {
 	case d.State.Name == document.Ready && d.State.Missing != "":
-		text += ", but " + d.State.Missing
+		text += ": " + d.State.Missing
 	case d.State.Name != document.Ready && d.State.Why != "":
 		text += ": " + d.State.Why
 	}
@@ -135,7 +136,11 @@ func (t Terminal) limits(d *document.Document) (lines []line) {
 			text += fmt.Sprintf(" (%.0f%%)", 100*float64(l.Used)/float64(l.Max))
 		}
 		if l.Refused > 0 {
-			text, s = text+fmt.Sprintf(", reached %s times", count(l.Refused)), red
+			times := " times"
+			if l.Refused == 1 {
+				times = " time"
+			}
+			text, s = text+", reached "+count(l.Refused)+times, red
 		}
 		if l.Setting != "" {
 			text += "; " + l.Setting + " raises it"

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -65,6 +66,20 @@ var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // Whatever a document holds, at any size, in any style, no line is wider than the terminal, and no
 // character but our own sequences is one that a terminal obeys.
+// A gateway stays ready while no broker answers.
+func TestWhatIsMissingHasATime(t *testing.T) {
+	d := healthyGateway()
+	d.State = document.State{Name: document.Ready, Since: ago(8 * time.Second), Missing: "no bootstrap broker answers"}
+	term := Terminal{Width: 80, Height: 24}
+	const want = "ready, but for 8s: no bootstrap broker answers"
+	if page := term.Status(&d); !strings.Contains(page, want) {
+		t.Errorf("the page of status is without %q:\n%s", want, page)
+	}
+	if first := term.Top(&d, NewView())[0]; !strings.Contains(first, want) {
+		t.Errorf("top begins with %q, want %q", first, want)
+	}
+}
+
 func TestNoLineIsWiderThanTheTerminal(t *testing.T) {
 	all := []func() document.Document{healthyAgent, brokenAgent, healthyGateway, brokenGateway, hostile, func() document.Document { return document.Document{} }}
 	for _, make := range all {

@@ -154,8 +154,8 @@ func (t Terminal) header(d *document.Document, v *View) []line {
 	state, s := stateText(d)
 	if d.State.Name != document.Ready && d.State.Why != "" {
 		state += ": " + d.State.Why
-	} else if d.State.Missing != "" {
-		state += ", but " + d.State.Missing
+	} else if d.State.Name == document.Ready && d.State.Missing != "" {
+		state += ": " + d.State.Missing
 	}
 	if v.Trouble != "" {
 		state, s = v.Trouble, red
