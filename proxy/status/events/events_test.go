@@ -149,3 +149,17 @@ func TestAHostilePeerFillsNothing(t *testing.T) {
 		}
 	}
 }
+
+// Attributes in a group are not about what the line is about, also not in a group within it.
+func TestGroupsAreLeftOut(t *testing.T) {
+	for name, grouped := range map[string]func(slog.Handler) slog.Handler{
+		"a group":            func(h slog.Handler) slog.Handler { return h.WithGroup("g") },
+		"one without a name": func(h slog.Handler) slog.Handler { return h.WithGroup("g").WithGroup("") },
+	} {
+		l, log := newLog()
+		slog.New(grouped(log.Handler())).Warn("stream refused", "target", "broker:9092")
+		if got := l.Events(); len(got) != 1 || got[0].About != "" {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}

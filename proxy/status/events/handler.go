@@ -49,7 +49,7 @@ func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 func (h handler) WithGroup(name string) slog.Handler {
-	h.next, h.group = h.next.WithGroup(name), name != ""
+	h.next, h.group = h.next.WithGroup(name), h.group || name != ""
 	return h
 }
 
