@@ -54,8 +54,8 @@ func (c *Conn) nextTick() (wake time.Duration, alive bool) {
 	return min(wake, left), left > 0
 }
 
-// keepAlive flushes, and sends a KEEPALIVE or TIMES if one is due. The caller holds writing.lock. It ignores
-// errors: what was not sent stays with the exchange, and the next Write gets the error.
+// keepAlive flushes, and sends a KEEPALIVE or TIMES if one is due. The caller holds writing.lock. It
+// ignores errors: what was not sent stays with the exchange, and the next Write gets the error.
 func (c *Conn) keepAlive() {
 	if c.ending.over.Load() || c.x.Flush() != nil || c.writing.open != nil {
 		return
