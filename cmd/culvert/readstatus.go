@@ -213,6 +213,8 @@ func (r *statusReader) failed(u *url.URL, err error) error {
 		return err
 	case isTimeout(err):
 		return &hints.Error{Err: fmt.Errorf("%s has not answered within %v", u.Host, statusTimeout), Remedy: "is that the address of an admin listener, and is the process alive?"}
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return &hints.Error{Err: fmt.Errorf("what listens on %s speaks HTTP, not HTTPS", u.Host), Remedy: "write http:// in --admin: admin listeners have no TLS"}
 	case isDial(err):
 		return &hints.Error{Err: fmt.Errorf("read the status of %s: %w", u.Host, err), Remedy: "is the address in --admin right?"}
 	}

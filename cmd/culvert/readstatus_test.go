@@ -133,7 +133,7 @@ func TestStatusOfSomethingElse(t *testing.T) {
 		"another protocol":    {speak(t, "SSH-2.0-x\x1b[2J\r\n"), 1, "does not answer in HTTP"},
 		"a port with TLS":     {strings.TrimPrefix(tls.URL, "https://"), 1, "it answers 400 Bad Request: Client sent an HTTP request to an HTTPS server"},
 		"TLS that is unknown": {tls.URL, 1, "does not answer in HTTP: tls: failed to verify certificate"},
-		"plain, not TLS":      {"https" + strings.TrimPrefix(admin.URL, "http"), 1, "server gave HTTP response to HTTPS client"},
+		"plain, not TLS":      {"https" + strings.TrimPrefix(admin.URL, "http"), 1, "speaks HTTP, not HTTPS"},
 		"without its status":  {serveAdmin(t, status.Server{}).URL, 1, "does not serve its status"},
 		"a newer version":     {answer(t, 200, string(newer)).URL, 0, ""},
 		"an incompatible one": {answer(t, 200, `{"version":9,"end":"agent","nodes":7}`).URL, 1, "has version 9, and this culvert reads version 1"},
