@@ -182,8 +182,8 @@ func TestABrokerThatIsDownShows(t *testing.T) {
 	})
 }
 
-// Without brokers an agent starts, and says why it is not ready; a line ends the outage.
-func TestAnOutageShowsUntilBrokersAnswer(t *testing.T) {
+// Without brokers both ends start, and the agent says why it is not ready.
+func TestAnOutageAtTheStartShows(t *testing.T) {
 	broker := freeAddress(t)
 	o := observe(t, []string{broker}, "ws", true)
 	waitFor(t, "the outage to show", func() bool {
