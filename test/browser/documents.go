@@ -40,7 +40,7 @@ func Healthy(tick int) document.Document {
 		Cluster: document.Cluster{ID: "5L6g3nShT-eMCtK--X86sw"},
 		Window:  60,
 		Closes: []document.Count{
-			{Name: "client_closed", Count: 1204}, {Name: "broker_closed", Count: 37}, {Name: "drained", Count: 8}, {Name: "tunnel_cut", Count: 2},
+			{Name: "client_fin", Count: 1204}, {Name: "broker_fin", Count: 37}, {Name: "drain", Count: 8}, {Name: "tunnel_cut", Count: 2},
 		},
 		Credentials: []document.Credential{
 			{Setting: "--token-file", Kind: "token", Loaded: started, Age: now.Sub(started).Seconds()},
@@ -99,7 +99,7 @@ func traffic(d *document.Document, tick int) {
 	key("OffsetCommit", 9, 0.0042, 0.0188, 210, 88, false)
 	key("Produce", 311, 0.0063, 0.0196, 14300, 84, false)
 	key("JoinGroup", 0.05, 2.81, 0.019, 310, 640, true)
-	d.APIs[5].Errors = []document.Count{{Name: "leader", Count: 4}}
+	d.APIs[5].Errors = []document.Count{{Name: "metadata", Count: 4}}
 	d.APIs[5].Throttle = 1.4
 	total := document.API{Name: "total"}
 	var mean, gateway float64
@@ -152,7 +152,7 @@ func Broken(tick int) document.Document {
 	d.Credentials[1].Expires, d.Credentials[1].Left = now.Add(5*24*time.Hour), 5*86400
 	d.Credentials[0].Error = "--token-file token.txt: permission denied; the token that was read before is still used"
 	d.Limits[0].Used, d.Limits[0].Refused = 9630, 12
-	d.Refusals = []document.Count{{Name: "unknown_api", Count: 3}, {Name: "not_kafka", Count: 1}}
+	d.Refusals = []document.Count{{Name: "unknown_key", Count: 3}, {Name: "not_kafka", Count: 1}}
 	d.Events = append([]document.Event{
 		{Time: epoch.Add(-2 * time.Minute), Last: epoch.Add(-3 * time.Second), Count: 24, Level: "warn", Text: "broker cannot be reached", About: "broker 1",
 			Error: "dial broker 1 at broker-1.kafka.internal:9092: connection refused", Remedy: "is the broker running, and does it listen on that port?", Lasting: true},
