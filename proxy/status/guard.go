@@ -21,7 +21,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		case !s.answersTo(r.Host):
 			text(w, http.StatusForbidden, s.Names.Sprintf("the admin listener does not serve the host %s: use an IP address or localhost, or allow the host with %s",
 				printable.Text(r.Host, printable.Name), hints.AdminHost))
-		case fromOtherSite(r.Header):
+		case fromOtherSite(r):
 			text(w, http.StatusForbidden, "the admin listener does not serve pages of other sites")
 		default:
 			next.ServeHTTP(w, r)
@@ -89,12 +89,21 @@ func isPort(s string) bool {
 // fromOtherSite reports whether a browser sends the request for a page of another site. The page
 // could not read the response, but it could keep us busy gathering metrics. Following a link to us
 // is fine.
-func fromOtherSite(h http.Header) bool {
+func fromOtherSite(r *http.Request) bool {
+	h := r.Header
 	switch h.Get("Sec-Fetch-Site") {
 	case "cross-site", "same-site":
 		return h.Get("Sec-Fetch-Dest") != "document"
 	case "same-origin":
 		return false // also with Origin, which browsers send when our page loads its modules
 	}
-	return h["Origin"] != nil // browsers that send no Sec-Fetch-Site send it with a GET only to another site
+	// Browsers send no Sec-Fetch-Site to plain HTTP beyond loopback, nor do old ones. They send Origin
+	// with a GET only to another site, and for our modules.
+	return h["Origin"] != nil && !isOwnOrigin(h["Origin"], r.Host)
+}
+
+// isOwnOrigin reports whether an Origin header is that of a page of host, the Host header. The scheme
+// may be another one where something in front of us speaks TLS.
+func isOwnOrigin(origin []string, host string) bool {
+	return len(origin) == 1 && host != "" && (strings.EqualFold(origin[0], "http://"+host) || strings.EqualFold(origin[0], "https://"+host))
 }

@@ -142,6 +142,12 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 		{http.Header{"Sec-Fetch-Site": {"cross-site"}}, 403},
 		{http.Header{"Origin": {"https://evil.example"}}, 403},
 		{http.Header{"Origin": {"null"}}, 403},
+		// Beyond loopback, browsers send no Sec-Fetch-Site to plain HTTP.
+		{http.Header{"Origin": {url}}, 200}, // a module of our own page
+		{http.Header{"Origin": {strings.Replace(url, "http:", "https:", 1)}}, 200},
+		{http.Header{"Origin": {url + "0"}}, 403},
+		{http.Header{"Origin": {url, "https://evil.example"}}, 403},
+		{http.Header{"Sec-Fetch-Site": {"cross-site"}, "Origin": {url}}, 403},
 	} {
 		resp, body := do(t, client, "GET", url+"/metrics", tt.header)
 		if resp.StatusCode != tt.code || resp.Header.Get("Access-Control-Allow-Origin") != "" {
