@@ -69,11 +69,12 @@ func (s *stream) leave() {
 	}
 }
 
-// of returns the event of a second. The first call of a second makes it, and the others wait.
+// of returns the event of a second, or of the one after it, where a reader is late. The first call of
+// a second makes it, and the others wait. The clock may be set back at any time.
 func (s *stream) of(second time.Time) (event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ahead := s.current.second.Sub(second); ahead == 0 || ahead == time.Second { // not if the clock was set back
+	if newer := s.current.second.Sub(second); newer >= 0 && newer <= time.Second {
 		return s.current, nil
 	}
 	document, err := json.Marshal(s.status()) // has no newline, which would end the field
