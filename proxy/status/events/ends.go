@@ -24,6 +24,8 @@ var endings = []ending{
 	{line: "gateway reached", failures: lines("tunnel transport changed"), same: []string{"gateway"}, when: isBack},
 	{line: "tunnel transport changed for a better one", failures: lines("tunnel transport changed"), same: []string{"gateway"}, when: isBack},
 	{line: "brokers answer again", failures: outage},
+	// An outage of all brokers takes the place of those of single ones. One that goes on is logged anew.
+	{line: "brokers answer again", failures: []failure{{"connection reset", true}, {"stream refused", true}}},
 	{line: "culvert agent ready", failures: outage},
 	{line: "culvert gateway ready", failures: outage},
 	{line: "broker reached again", failures: []failure{{"connection reset", true}}, same: []string{"node_id"}},

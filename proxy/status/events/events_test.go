@@ -92,6 +92,21 @@ func TestOnlyTheFailureOfTheSameSubjectEnds(t *testing.T) {
 	}
 }
 
+// While no broker answers, outages of single ones are forgotten: nothing logs that such a broker was
+// reached again.
+func TestTheEndOfAnOutageOfAllEndsThoseOfSingleBrokers(t *testing.T) {
+	l, log := newLog()
+	log.Warn("connection reset", "node_id", 2, "cause", "dial", "outage", true, "err", "connection refused")
+	log.Warn("stream refused", "target", "broker-2:9092", "outage", true, "err", "connection refused")
+	log.Warn("no broker answers", "err", "connection refused")
+	log.Info("brokers answer again", "after", time.Minute)
+	for _, e := range l.Events() {
+		if e.Open() {
+			t.Errorf("%q about %q goes on", e.Text, e.About)
+		}
+	}
+}
+
 func TestATransportThatIsBackEndsItsLoss(t *testing.T) {
 	l, log := newLog()
 	log = log.With("gateway", "g:443")
