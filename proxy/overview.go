@@ -29,7 +29,7 @@ func (a *Agent) Status() document.Document {
 	d.Tunnels = append(d.Tunnels, a.Upstream.tunnels()...)
 	if at := a.Upstream.certificateExpires(); !at.IsZero() {
 		d.Credentials = append(d.Credentials, document.Credential{
-			Setting: a.Names.Of(hints.GatewayURL), Kind: "certificate", Expires: at.UTC(), Left: time.Until(at).Seconds(),
+			Setting: a.Names.Of(hints.GatewayURL), Kind: "certificate", Expires: document.At(at), Left: time.Until(at).Seconds(),
 		})
 	}
 	cluster, nodes := a.nodes.show()

@@ -32,16 +32,17 @@ func (f credentialFile) show(now time.Time, expires func() time.Time) document.C
 	if err != nil {
 		c.Error = oneLine(err)
 	} else {
-		c.Loaded = info.ModTime().UTC()
+		c.Loaded = info.ModTime()
 	}
 	if expires != nil {
-		c.Expires = expires().UTC()
+		c.Expires = expires()
 	}
 	return dated(c, now)
 }
 
 // dated returns c with how old it is, and how long it is still good.
 func dated(c document.Credential, now time.Time) document.Credential {
+	c.Loaded, c.Expires = document.At(c.Loaded), document.At(c.Expires)
 	if !c.Loaded.IsZero() {
 		c.Age = now.Sub(c.Loaded).Seconds()
 	}

@@ -381,7 +381,7 @@ func (p *agentPlan) logins(now time.Time) (all []document.Credential) {
 		if at.IsZero() && err == nil {
 			continue
 		}
-		c := document.Credential{Setting: i.loginFlag, Kind: kindLogin, Loaded: at.UTC(), Expires: expires.UTC()}
+		c := document.Credential{Setting: i.loginFlag, Kind: kindLogin, Loaded: at, Expires: expires}
 		if err != nil {
 			c.Error = oneLine(err)
 		}

@@ -237,3 +237,16 @@ type Event struct {
 
 // Open reports whether the event is a failure that goes on.
 func (e Event) Open() bool { return e.Lasting && e.Over.IsZero() }
+
+// At returns a time that a peer or a file chose as a document has it: in UTC, and not beyond the year
+// 9999, which JSON cannot write. The zero time stays zero.
+func At(t time.Time) time.Time {
+	t = t.UTC()
+	switch {
+	case t.Year() > 9999:
+		return time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
+	case t.Year() < 0:
+		return time.Date(0, time.January, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return t
+}
