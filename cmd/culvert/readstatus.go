@@ -40,6 +40,7 @@ const (
 	statusTimeout = 5 * time.Second  // for all of the answer
 	maxHeader     = 64 << 10         // bytes of the answer's header
 	maxLists      = 4 << 10          // entries of a list that has no bound of its own
+	maxTransports = 16               // of one tunnel
 	maxPlainText  = printable.Record // bytes of an answer that is not a document
 )
 
@@ -154,6 +155,9 @@ func (r *statusReader) readFrom(ctx context.Context, u *url.URL) (raw []byte, d 
 func bound(d *document.Document) {
 	d.Nodes, d.Events = d.Nodes[:min(len(d.Nodes), document.MaxNodes)], d.Events[:min(len(d.Events), document.MaxEvents)]
 	d.Listeners, d.Tunnels = d.Listeners[:min(len(d.Listeners), maxLists)], d.Tunnels[:min(len(d.Tunnels), maxLists)]
+	for i, u := range d.Tunnels {
+		d.Tunnels[i].Tried, d.Tunnels[i].Carriers = u.Tried[:min(len(u.Tried), maxTransports)], u.Carriers[:min(len(u.Carriers), maxTransports)]
+	}
 	d.APIs = d.APIs[:min(len(d.APIs), maxLists)]
 	d.Credentials, d.Limits = d.Credentials[:min(len(d.Credentials), maxLists)], d.Limits[:min(len(d.Limits), maxLists)]
 }

@@ -170,6 +170,21 @@ func TestStatusOfSomethingElse(t *testing.T) {
 }
 
 // An endless answer is given up after statusTimeout.
+// What a document has many of, and how long its texts are, must not keep the command busy.
+func TestStatusOfATunnelWithoutEndIsShort(t *testing.T) {
+	tunnel := `{"gateway":"g","transport":"h3","why":"` + strings.Repeat("a", 4<<20) + `","tried":[` + strings.Repeat(`{"error":"ab"},`, 2e5) + `{}],"carriers":[` +
+		strings.Repeat(`{"streams":1},`, 5e4) + `{}]}`
+	s := answer(t, 200, `{"version":1,"end":"agent","state":{"name":"ready"},"tunnels":[`+tunnel+`]}`)
+	begin := time.Now()
+	code, stdout, stderr := culvertStatus("--admin", s.URL)
+	if lines := strings.Count(stdout, "\n"); code != 0 || lines < 10 || lines > 100 || stderr != "" {
+		t.Errorf("exit code %d, %d lines, %s", code, lines, stderr)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
 func TestStatusDoesNotWaitForever(t *testing.T) {
 	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {

@@ -159,7 +159,7 @@ func (t Terminal) tunnel(now time.Time, u document.Tunnel) (lines []line) {
 			lines = append(lines, t.block(why, 0)...)
 		}
 	}
-	said := u.Why + u.Error
+	said := t.clean(u.Why) + t.clean(u.Error)
 	for _, tried := range u.Tried {
 		if tried.Transport != u.Transport {
 			lines = append(lines, t.tried(now, tried, said)...)
@@ -227,7 +227,7 @@ func (t Terminal) tried(now time.Time, tried document.Tried, said string) []line
 		if ago != "" {
 			text += " " + ago + " ago"
 		}
-		if s = yellow; !strings.Contains(said, tried.Error) {
+		if s = yellow; !strings.Contains(said, t.clean(tried.Error)) {
 			text += ": " + tried.Error
 		}
 	case ago == "":
