@@ -53,6 +53,9 @@ func seconds(s float64) string {
 
 // long writes a duration from a second up, in its two largest units.
 func long(s float64) string {
+	if !(s >= 0) {
+		return "-"
+	}
 	switch n := int64(math.Min(math.Round(s), 1e12)); {
 	case n < 60:
 		return fmt.Sprintf("%ds", n)
