@@ -38,6 +38,12 @@ type profiler struct{ mu sync.Mutex }
 // write the answer by that of the profile.
 func (p *profiler) oneAtATime(take http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Another site may link to other pages. A profile costs more, and is downloaded: the page with
+		// the link stays, and could follow it again and again.
+		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+			text(w, http.StatusForbidden, "the admin listener does not take profiles for pages of other sites")
+			return
+		}
 		if s := r.URL.Query().Get("seconds"); s != "" {
 			if n, err := strconv.ParseFloat(s, 64); err != nil || !(n > 0 && n <= maxProfileSeconds) {
 				text(w, http.StatusBadRequest, fmt.Sprintf("seconds must be a number from 1 to %d", maxProfileSeconds))

@@ -36,6 +36,10 @@ func TestProfilesAreServedOnlyIfAskedFor(t *testing.T) {
 		if resp, _ := do(t, client, "GET", url+path, evil); resp.StatusCode != 403 {
 			t.Errorf("%s for a page of another site: %d, want 403", path, resp.StatusCode)
 		}
+		evil = http.Header{"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Mode": {"navigate"}, "Sec-Fetch-Dest": {"document"}}
+		if resp, _ := do(t, client, "GET", url+path, evil); resp.StatusCode != 403 && path != "/debug/pprof/" {
+			t.Errorf("%s by a link of another site: %d, want 403", path, resp.StatusCode)
+		}
 		if code, _ := raw(t, url, "GET "+path+" HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"); code != 403 {
 			t.Errorf("%s for another host: %d, want 403", path, code)
 		}
