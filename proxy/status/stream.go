@@ -111,6 +111,7 @@ func (s *stream) deflate(b []byte) ([]byte, error) {
 }
 
 func (s *stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close") // a page that is refused must not keep one from a probe
 	if !s.join() {
 		w.Header().Set("Retry-After", "10")
 		text(w, http.StatusServiceUnavailable, fmt.Sprintf("%d live pages are open, and no more are served: close one. /status has the same document.", maxStreams))
@@ -122,7 +123,6 @@ func (s *stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept-Encoding")
-	h.Set("Connection", "close")
 	out := reader{w: w, control: http.NewResponseController(w), gzip: acceptsGzip(r.Header)}
 	if out.gzip {
 		h.Set("Content-Encoding", "gzip")
