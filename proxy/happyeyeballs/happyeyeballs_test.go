@@ -275,6 +275,34 @@ func TestWhatDNSCanMakeUsDoIsBounded(t *testing.T) {
 	})
 }
 
+// Whatever a line has said must have its end, also when there are many: the status document shows it
+// as going on until then.
+func TestEachWarningHasItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, log := newHistory(t)
+		n := &network{answers: map[string]answer{"10.0.0.1": {after: time.Millisecond}}}
+		both := func(answers answer) {
+			for i := range 2 * maxLines {
+				ip := fmt.Sprintf("10.9.0.%d", i)
+				n.set(ip, answers)
+				to := Host{"tcp", fmt.Sprint(i)}
+				if answers.err == nil {
+					n.connect(t, h, to, ip, "10.0.0.1")
+					h.Leave(to, netip.MustParseAddr("10.0.0.1")) // so that the other one is dialled
+				}
+				n.connect(t, h, to, ip, "10.0.0.1")
+			}
+		}
+		both(answer{time.Millisecond, errors.New("refused")})
+		time.Sleep(time.Second)
+		both(answer{after: time.Millisecond})
+		began, ended := strings.Count(log.String(), "does not answer"), strings.Count(log.String(), "answers again")
+		if began != maxLines || ended != began {
+			t.Errorf("%d lines say that an address does not answer, and %d that it does again, want %d each", began, ended, maxLines)
+		}
+	})
+}
+
 // A gateway that drains still accepts. What left it must reach another one.
 func TestAnAddressThatIsLeftIsDialledLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

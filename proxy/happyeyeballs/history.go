@@ -75,6 +75,7 @@ type record struct {
 type silence struct {
 	since   time.Time
 	checked time.Time // dialled last
+	told    bool      // there is a line about it
 }
 
 // Dial connects to one of the host's addresses, of which there is at least one. dial connects to a
@@ -266,16 +267,18 @@ func (h *History) silent(to Host, ip netip.Addr, err error) {
 	if len(r.silent) >= maxSilent {
 		return
 	}
-	known := h.silentLocked(to.Name, ip)
-	r.silent[ip] = &silence{since: time.Now(), checked: time.Now()}
-	if !known && h.mayLogLocked() {
+	s, known := &silence{since: time.Now(), checked: time.Now()}, h.silentLocked(to.Name, ip)
+	r.silent[ip] = s
+	if known != nil {
+		s.told = known.told
+	} else if s.told = h.mayLogLocked(); s.told {
 		h.log().Warn("one of several addresses does not answer", "name", to.Name, "address", ip, "network", to.Network,
 			"hint", "remove this address from DNS, or find out why nothing answers there", "err", err)
 	}
 }
 
-// mayLogLocked counts a line, and reports whether there have not been too many. An address that
-// answers every other time is two lines each.
+// mayLogLocked counts a warning, and reports whether there have not been too many. What ends one has
+// a line too, so an address that answers every other time is two lines each.
 func (h *History) mayLogLocked() bool {
 	if time.Since(h.lineAt) >= checkEvery {
 		h.lines, h.lineAt = 0, time.Now()
@@ -284,27 +287,27 @@ func (h *History) mayLogLocked() bool {
 	return h.lines <= maxLines
 }
 
-// speaks records that an address answers, and logs it if it had been silent.
+// speaks records that an address answers, and logs it if a line has said that it does not.
 func (h *History) speaks(to Host, ip netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.recordLocked(to)
 	s := r.silent[ip]
 	delete(r.silent, ip)
-	if s != nil && !h.silentLocked(to.Name, ip) && h.mayLogLocked() {
+	if s != nil && s.told && h.silentLocked(to.Name, ip) == nil {
 		h.log().Info("address answers again", "name", to.Name, "address", ip, "after", time.Since(s.since).Round(time.Second))
 	}
 }
 
-// silentLocked reports whether an address is silent over any network. One line in the log is enough
-// for a machine that is off.
-func (h *History) silentLocked(name string, ip netip.Addr) bool {
+// silentLocked returns the silence of an address over any network, or nil. One line in the log is
+// enough for a machine that is off.
+func (h *History) silentLocked(name string, ip netip.Addr) *silence {
 	for _, network := range []string{"tcp", "udp"} {
 		if r := h.hosts[Host{network, name}]; r != nil && r.silent[ip] != nil {
-			return true
+			return r.silent[ip]
 		}
 	}
-	return false
+	return nil
 }
 
 // Leave makes an address of the host the last to be dialled, because its server is about to stop.
