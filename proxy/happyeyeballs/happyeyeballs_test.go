@@ -303,6 +303,33 @@ func TestEachWarningHasItsEnd(t *testing.T) {
 	})
 }
 
+// The hint says to remove such an address from DNS. That is the end of it too.
+func TestAnAddressThatIsRemovedIsForgotten(t *testing.T) {
+	for _, left := range [][]string{{"10.0.0.1"}, {"10.0.0.1", "10.0.0.2"}} {
+		synctest.Test(t, func(t *testing.T) {
+			h, log := newHistory(t)
+			n := &network{answers: map[string]answer{
+				"10.0.0.1": {after: time.Millisecond}, "10.0.0.2": {after: time.Millisecond}, "10.9.0.1": {time.Millisecond, errors.New("refused")},
+			}}
+			n.connect(t, h, gateway, "10.9.0.1", "10.0.0.1")
+			for range 2 * forgetAfter / checkEvery { // as long as the name has it
+				time.Sleep(checkEvery)
+				n.connect(t, h, gateway, "10.9.0.1", "10.0.0.1")
+			}
+			if strings.Count(log.String(), "\n") != 1 {
+				t.Errorf("before: %s, want one warning", log)
+			}
+			for range 2 * forgetAfter / checkEvery {
+				time.Sleep(checkEvery)
+				n.connect(t, h, gateway, left...)
+			}
+			if strings.Count(log.String(), "address that did not answer is dialled no more") != 1 || len(h.hosts[gateway].silent) != 0 {
+				t.Errorf("after: %s, want the end of it", log)
+			}
+		})
+	}
+}
+
 // A gateway that drains still accepts. What left it must reach another one.
 func TestAnAddressThatIsLeftIsDialledLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -32,6 +32,10 @@ const (
 	// host.
 	checkEvery = time.Minute
 
+	// forgetAfter is how long an address that did not answer is remembered while nobody dials it: its
+	// host no longer has it.
+	forgetAfter = time.Hour
+
 	// maxHosts and maxSilent bound what a History remembers: hosts, and of each the addresses that do
 	// not answer. Agents have a say in what a gateway dials.
 	maxHosts  = 256
@@ -82,6 +86,7 @@ type silence struct {
 // single address, with its handshakes: one that accepts TCP and then says nothing has not answered.
 // It may be called until [History.Close] returns. discard closes a connection that is not needed.
 func Dial[C any](ctx context.Context, h *History, to Host, addresses []netip.Addr, dial func(context.Context, netip.Addr) (C, error), discard func(C)) (C, error) {
+	h.forget(to.Name)
 	if len(addresses) == 1 {
 		return dial(ctx, addresses[0])
 	}
@@ -296,6 +301,27 @@ func (h *History) speaks(to Host, ip netip.Addr) {
 	delete(r.silent, ip)
 	if s != nil && s.told && h.silentLocked(to.Name, ip) == nil {
 		h.log().Info("address answers again", "name", to.Name, "address", ip, "after", time.Since(s.since).Round(time.Second))
+	}
+}
+
+// forget forgets the silent addresses of a name that it no longer has.
+func (h *History) forget(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, network := range []string{"tcp", "udp"} {
+		r := h.hosts[Host{network, name}]
+		if r == nil {
+			continue
+		}
+		for ip, s := range r.silent {
+			if time.Since(s.checked) < forgetAfter {
+				continue
+			}
+			delete(r.silent, ip)
+			if s.told && h.silentLocked(name, ip) == nil {
+				h.log().Info("address that did not answer is dialled no more", "name", name, "address", ip, "after", time.Since(s.since).Round(time.Second))
+			}
+		}
 	}
 }
 

@@ -39,6 +39,7 @@ var endings = []ending{
 		"certificate has expired", "certificate is not valid yet", "certificate expires within a week"), same: []string{"file"}},
 	{line: "certificate has expired", failures: lines("certificate expires within a week"), same: []string{"file"}},
 	{line: "address answers again", failures: lines("one of several addresses does not answer"), same: []string{"name", "address"}},
+	{line: "address that did not answer is dialled no more", failures: lines("one of several addresses does not answer"), same: []string{"name", "address"}},
 }
 
 // outage are the lines that say that no broker answers. At the start its end is no line of the log,
