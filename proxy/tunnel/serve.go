@@ -94,6 +94,7 @@ func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request, t transport
 			if s.OnRefused != nil {
 				s.OnRefused(err, p)
 			}
+			refused(r.Context())
 			status := http.StatusForbidden
 			if _, ok := errors.AsType[Forbidden](err); !ok {
 				w.Header().Set("WWW-Authenticate", `Bearer realm="culvert"`)

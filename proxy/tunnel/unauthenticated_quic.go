@@ -80,6 +80,7 @@ type quicPeer struct {
 
 	// Guarded by unauthenticatedQUIC.mu.
 	hello bool       // its ClientHello has arrived completely
+	told  bool       // a request on it was refused, which has been reported
 	conn  *quic.Conn // nil until quic-go hands the connection out
 	late  bool       // the timeout passed while conn was nil
 }
@@ -238,6 +239,16 @@ func authenticated(ctx context.Context) {
 	}
 }
 
+// refused is called when a request was refused for its credentials, and the caller has reported that.
+// ctx is that of the request. That nothing else comes is then not worth another report.
+func refused(ctx context.Context) {
+	if p := quicPeerOf(ctx); p != nil {
+		p.of.mu.Lock()
+		p.told = true
+		p.of.mu.Unlock()
+	}
+}
+
 // leave removes a connection that has ended.
 func (s *unauthenticatedQUIC) leave(p *quicPeer) {
 	s.mu.Lock()
@@ -262,7 +273,9 @@ func (s *unauthenticatedQUIC) close(p *quicPeer, why error) {
 	if !s.remove(p) {
 		return
 	}
-	s.onClose(p.addr, why)
+	if !p.told {
+		s.onClose(p.addr, why)
+	}
 	// On a goroutine, because it blocks.
 	go p.conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), why.Error())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 )
 
 // inUse returns the memory that this process holds after garbage collection.
@@ -151,6 +154,29 @@ func TestAnUnauthenticatedQUICConnectionIsClosedInTime(t *testing.T) {
 	if p := <-told; p.Addr != c.LocalAddr().String() && !strings.HasSuffix(p.Addr, port(c.LocalAddr())) || p.Transport != TransportH3 {
 		t.Errorf("OnLimit was called with %+v, want %v", p, c.LocalAddr())
 	}
+}
+
+// Whoever shows a wrong token is told so once, and so is the operator: not again when the connection
+// ends.
+func TestARefusedQUICConnectionIsReportedOnce(t *testing.T) {
+	r := newRig(t, "h3", func(r *rig) {
+		r.server.timing = defaultTiming
+		r.server.timing.unauthenticated = 50 * time.Millisecond
+		r.server.Authenticate = func(*http.Request) (string, error) { return "", errors.New("unknown token") }
+		r.server.OnLimit = func(l Limit, e *Error, _ Peer) { t.Errorf("OnLimit was called with %s: %v", l, e) }
+	})
+	c := dialUnauthenticated(t, r.addr)
+	h := (&http3.Transport{}).NewClientConn(c)
+	request, err := http.NewRequestWithContext(t.Context(), "POST", "https://"+r.addr+Path, io.MultiReader()) // of unknown length
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", exchange.PostType)
+	response, err := h.RoundTrip(request)
+	if err != nil || response.StatusCode != http.StatusUnauthorized {
+		t.Fatalf("%v, %v", response, err)
+	}
+	<-c.Context().Done()
 }
 
 func port(a net.Addr) string {
