@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/status/document"
@@ -30,8 +31,9 @@ type stream struct {
 	status func() document.Document
 	ended  chan struct{} // closed when the process ends
 
+	readers atomic.Int32 // without mu: what makes a document may hang with it, as on a network's file system
+
 	mu       sync.Mutex
-	readers  int
 	current  event
 	deflater *flate.Writer // nil while nobody reads: it holds a megabyte
 }
@@ -52,19 +54,17 @@ func (s *stream) end() { close(s.ended) }
 
 // join counts a reader, unless there are too many.
 func (s *stream) join() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.readers == maxStreams {
+	if s.readers.Add(1) > maxStreams {
+		s.readers.Add(-1)
 		return false
 	}
-	s.readers++
 	return true
 }
 
 func (s *stream) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.readers--; s.readers == 0 {
+	if s.readers.Add(-1) == 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.current, s.deflater = event{}, nil
 	}
 }

@@ -212,3 +212,28 @@ func TestStreamsEndWithTheProcess(t *testing.T) {
 		}
 	})
 }
+
+// A document that cannot be made, as when a credential is on a file system that hangs, must not take
+// the connections of probes, however often a page tries again.
+func TestAStatusThatHangsLeavesRoomForProbes(t *testing.T) {
+	hangs := make(chan struct{})
+	url, client := start(t, &status.Server{Status: func() document.Document {
+		<-hangs
+		return document.Document{}
+	}})
+	defer close(hangs)
+	for range 250 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, "GET /status/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		conn.Read(make([]byte, 100))
+		conn.Close()
+	}
+	client.Timeout = 3 * time.Second
+	if resp, body := do(t, client, "GET", url+"/healthz", nil); resp.StatusCode != 200 {
+		t.Errorf("a probe: %d %q", resp.StatusCode, body)
+	}
+}
