@@ -72,7 +72,8 @@ func (a *API) totals() totals {
 type measured struct {
 	start, window reading // since the start, and over the window
 	totals
-	history []float64 // requests in each of the last seconds, the newest last
+	history  []float64 // requests in each of the last seconds, the newest last
+	longPoll bool      // brokers hold these requests on purpose
 }
 
 // add adds another key.
@@ -95,7 +96,7 @@ func (m *measured) add(other *measured) {
 // document returns it as the status document shows it.
 func (m *measured) document(name string, over time.Duration) document.API {
 	a := document.API{
-		Name: name, Requests: uint64(m.start.requests), RequestBytes: uint64(m.start.requestBytes), ResponseBytes: uint64(m.start.responseBytes),
+		Name: name, LongPoll: m.longPoll, Requests: uint64(m.start.requests), RequestBytes: uint64(m.start.requestBytes), ResponseBytes: uint64(m.start.responseBytes),
 		InFlight: int(m.inFlight), Throttle: m.throttle, Latency: m.window.duration.latency(), History: m.history,
 	}
 	if over > 0 {
@@ -105,7 +106,9 @@ func (m *measured) document(name string, over time.Duration) document.API {
 	if n := m.window.timed; n > 0 {
 		a.Gateway = &document.Latency{Count: n, Mean: m.window.timedSeconds / float64(n)}
 	}
-	if a.Latency != nil && a.Gateway != nil {
+	// Both means of a long poll are mostly waiting, and not of quite the same requests: their
+	// difference would be noise.
+	if a.Latency != nil && a.Gateway != nil && !m.longPoll {
 		a.Tunnel = max(0, a.Latency.Mean-a.Gateway.Mean)
 	}
 	for class, n := range m.errors {

@@ -126,10 +126,9 @@ func (m *apiMetrics) APIs() (over time.Duration, total document.API, apis []docu
 			continue
 		}
 		key := protocol.APIKey(i)
-		one := &measured{start: *r, window: r.minus(then.readings[i]), history: slices.Clone(m.window.history[i].requests)}
+		one := &measured{start: *r, window: r.minus(then.readings[i]), history: slices.Clone(m.window.history[i].requests), longPoll: key.LongPoll()}
 		one.totals = m.resolved[i].Load().totals()
 		a := one.document(key.String(), over)
-		a.LongPoll = key.LongPoll()
 		apis = append(apis, a)
 		if !a.LongPoll {
 			sum.add(one)

@@ -131,6 +131,11 @@ func TestTheTunnelsShareIsWhatTheGatewayDoesNotTake(t *testing.T) {
 		if _, _, apis := m.APIs(); apis[0].Tunnel != 0 {
 			t.Errorf("a gateway that says more than there is: tunnel %v, want 0", apis[0].Tunnel)
 		}
+		m.API(protocol.Fetch).Duration.Observe(0.500)
+		m.GatewayTimed(protocol.Fetch, 1, 490*time.Millisecond)
+		if _, _, apis := m.APIs(); apis[0].Name != "Fetch" || !apis[0].LongPoll || apis[0].Gateway == nil || apis[0].Tunnel != 0 {
+			t.Errorf("a long poll: %+v, want the gateway's mean and no tunnel", apis[0])
+		}
 	})
 }
 

@@ -86,7 +86,9 @@ func traffic(d *document.Document, tick int) {
 		a.Latency = &document.Latency{Count: uint64(a.Rate * 60), Mean: mean, P50: mean * 0.86, P90: mean * 1.7, P99: mean * 3.1}
 		if d.End == document.Agent {
 			a.Gateway = &document.Latency{Count: a.Latency.Count, Mean: gateway}
-			a.Tunnel = tunnel
+			if !long {
+				a.Tunnel = tunnel
+			}
 		} else {
 			a.Latency.Mean, a.Latency.P50, a.Latency.P90, a.Latency.P99 = gateway, gateway*0.86, gateway*1.7, gateway*3.1
 		}

@@ -174,8 +174,8 @@ type API struct {
 	RequestByteRate  float64  `json:"request_byte_rate"`             // bytes per second
 	ResponseByteRate float64  `json:"response_byte_rate"`            // bytes per second
 	Latency          *Latency `json:"latency,omitempty"`             // as measured here; nil: no response in the window
-	Gateway          *Latency `json:"gateway,omitempty"`             // of an agent: the gateway's share, without quantiles; nil: its gateways do not tell
-	Tunnel           float64  `json:"tunnel_mean_seconds,omitempty"` // Latency.Mean - Gateway.Mean, not below 0; 0 if there is no Gateway
+	Gateway          *Latency `json:"gateway,omitempty"`             // of an agent: the brokers' answer, as timed at the gateway, without quantiles; nil: its gateways do not tell
+	Tunnel           float64  `json:"tunnel_mean_seconds,omitempty"` // Latency.Mean - Gateway.Mean, not below 0; 0 if there is no Gateway, and of long polls
 
 	History []float64 `json:"history,omitempty"` // requests in each of the last seconds, the newest last
 }
