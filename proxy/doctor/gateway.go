@@ -116,8 +116,8 @@ func (g *gateway) connect(ctx context.Context, dialer *tunnel.Dialer) Finding {
 	return ok("%s accepts connections after %s", c.RemoteAddr(), millis(time.Since(start)))
 }
 
-// soon is how long before a certificate expires that is worth a warning.
-const soon = 14 * 24 * time.Hour
+// soon is how long before a certificate expires that is worth a warning, as in the log and the alert.
+const soon = 7 * 24 * time.Hour
 
 // handshake offers the protocols that browsers offer, to see which one is chosen: without "h2"
 // there is no transport over HTTP/2.
