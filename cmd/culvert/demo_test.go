@@ -217,6 +217,17 @@ func TestDemoKeepsAListenThatIsNotTheDefault(t *testing.T) {
 	}
 }
 
+func TestTheTableOfLatencyAddsUp(t *testing.T) {
+	agent, gateway := timing{300, 226 * time.Microsecond}, timing{300, 54 * time.Microsecond}
+	for key, want := range map[string]string{
+		"Produce": "Produce          300      0.23      0.05      0.18", "Fetch": "Fetch            300      0.23      0.05         -",
+	} {
+		if got := latencyRow(key, agent, gateway); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestRecordCheckFindsWhatIsWrong(t *testing.T) {
 	record := func(partition int32, value string) kgo.FetchTopicPartition {
 		r := &kgo.Record{Partition: partition, Value: []byte(value)}
