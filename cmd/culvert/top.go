@@ -19,10 +19,10 @@ type topCmd struct{ adminFlags }
 func (*topCmd) Help() string {
 	return `It reads the status of a running agent or gateway every second. Each line is a
 Kafka API: its rate, the mean time from a request to its response, how much of
-it passed at the gateway and how much in the tunnel, the 99th percentile, bytes
-per second to and from the brokers, and requests in flight. A wider terminal
-shows more columns. Fetch and other requests that brokers hold on purpose are
-listed apart.
+it is the brokers' answer, as timed at the gateway, and how much the tunnel's,
+the 99th percentile, bytes per second to and from the brokers, and requests in
+flight. A wider terminal shows more columns. Fetch and other requests that
+brokers hold on purpose are listed apart.
 
 Keys:
   1 2 3      APIs, nodes, events with what to do about them
@@ -30,7 +30,7 @@ Keys:
              heading, which, pressed again, reverses the order
   ↑ ↓        scroll
   space      pause
-  ?          explain the columns and keys
+  ?          explain the columns and keys, or close that
   q, Ctrl-C  quit
 
 Example:

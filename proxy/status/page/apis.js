@@ -1,7 +1,7 @@
 // The figures in large, and the table of API keys.
 
 import { el, text, attr, list, spark } from './dom.js'
-import { count, rate, bytes, latency, span, plural } from './format.js'
+import { count, rate, byteRate, latency, span, plural } from './format.js'
 
 const sum = counts => (counts || []).reduce((n, c) => n + c.count, 0)
 
@@ -21,7 +21,7 @@ function fillFigure(node, f) {
   if (!f.split) text(node.children[2], f.small)
   else {
     text(node.children[2].children[1], `tunnel ${latency(f.split[0])}`)
-    text(node.children[2].lastChild, `gateway and broker ${latency(f.split[1])}`)
+    text(node.children[2].lastChild, `brokers ${latency(f.split[1])}`)
     const share = f.split[0] / (f.split[0] + f.split[1] || 1)
     node.lastChild.firstChild.style.flexGrow = share.toFixed(3)
     node.lastChild.lastChild.style.flexGrow = (1 - share).toFixed(3)
@@ -40,8 +40,8 @@ export function drawFigures(parent, d) {
     { name: 'Mean latency', big: latency(l.mean_seconds), split: t.gateway && [t.tunnel_mean_seconds || 0, t.gateway.mean_seconds],
       small: d.end === 'gateway' ? 'from here to the brokers and back' : 'from here to the brokers and back; the gateway does not tell its share' },
     { name: 'p99 latency', big: latency(l.p99_seconds), small: `p50 ${latency(l.p50_seconds)}\np90 ${latency(l.p90_seconds)}` },
-    { name: 'Throughput', big: `${bytes(add(a => a.request_byte_rate) + add(a => a.response_byte_rate))}/s`,
-      small: `to brokers ${bytes(add(a => a.request_byte_rate))}/s\nto clients ${bytes(add(a => a.response_byte_rate))}/s` },
+    { name: 'Throughput', big: byteRate(add(a => a.request_byte_rate) + add(a => a.response_byte_rate)),
+      small: `to brokers ${byteRate(add(a => a.request_byte_rate))}\nto clients ${byteRate(add(a => a.response_byte_rate))}` },
     { name: 'Errors in responses', big: count(add(a => sum(a.errors))), small: `since the start\n${throttled ? `brokers throttled for ${latency(throttled)}` : 'no throttling'}` },
   ], f => f.name + (f.split ? ' split' : ''), figure, fillFigure)
 }
@@ -54,15 +54,15 @@ const columns = [
   { head: 'req/s', of: a => rate(a.rate), sort: a => a.rate },
   { head: 'in flight', extra: true, of: a => count(a.in_flight), sort: a => a.in_flight },
   { head: 'mean', of: a => latency(a.latency?.mean_seconds), sort: a => a.latency?.mean_seconds, strong: true },
-  { head: 'tunnel', of: a => a.gateway ? latency(a.tunnel_mean_seconds || 0) : '–', sort: a => a.tunnel_mean_seconds, end: 'agent', title: 'agent minus gateway: what the tunnel adds to the mean' },
-  { head: 'gateway', of: a => latency(a.gateway?.mean_seconds), sort: a => a.gateway?.mean_seconds, end: 'agent', title: 'mean as the gateway measured it: its own time and the broker’s' },
+  { head: 'brokers', of: a => latency(a.gateway?.mean_seconds), sort: a => a.gateway?.mean_seconds, end: 'agent', title: 'the brokers’ answer, as timed at the gateway, in the mean' },
+  { head: 'tunnel', of: a => a.gateway && !a.long_poll ? latency(a.tunnel_mean_seconds || 0) : '–', sort: a => a.tunnel_mean_seconds, end: 'agent', title: 'the rest of the mean: what the tunnel adds. Of long polls it would be noise' },
   { head: 'p50', of: a => latency(a.latency?.p50_seconds), sort: a => a.latency?.p50_seconds },
   { head: 'p90', of: a => latency(a.latency?.p90_seconds), sort: a => a.latency?.p90_seconds },
   { head: 'p99', of: a => latency(a.latency?.p99_seconds), sort: a => a.latency?.p99_seconds },
-  { head: 'to brokers', of: a => a.request_byte_rate ? `${bytes(a.request_byte_rate)}/s` : '–', sort: a => a.request_byte_rate },
-  { head: 'to clients', of: a => a.response_byte_rate ? `${bytes(a.response_byte_rate)}/s` : '–', sort: a => a.response_byte_rate },
+  { head: 'to brokers', of: a => a.request_byte_rate ? byteRate(a.request_byte_rate) : '–', sort: a => a.request_byte_rate },
+  { head: 'to clients', of: a => a.response_byte_rate ? byteRate(a.response_byte_rate) : '–', sort: a => a.response_byte_rate },
   { head: 'throttled', of: a => a.throttle_seconds ? latency(a.throttle_seconds) : '–', sort: a => a.throttle_seconds, rare: 'throttled' },
-  { head: 'errors', of: a => (a.errors || []).map(e => `${count(e.count)} ${e.name}`).join(', ') || '–', sort: a => sum(a.errors), errors: true, rare: 'errors' },
+  { head: 'errors', of: a => (a.errors || []).map(e => `${e.name}: ${count(e.count)}`).join(', ') || '–', sort: a => sum(a.errors), errors: true, rare: 'errors' },
 ]
 
 // classes of a column's cells: which end it is of, whether it is left out while empty or where there

@@ -11,12 +11,17 @@ export function rate(n) {
   return n < 100000 ? whole.format(Math.round(n)) : `${whole.format(Math.round(n / 1000))}k`
 }
 
-export function bytes(n) {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+function scaled(n, base, units) {
   let i = 0
-  for (; n >= 1000 && i < units.length - 1; i++) n /= 1024
-  return `${i === 0 || n >= 100 ? Math.round(n) : n.toFixed(1)} ${units[i]}`
+  for (; n >= 999.5 && i < units.length - 1; i++) n /= base
+  return `${i === 0 || n >= 99.95 ? Math.round(n) : n.toFixed(1)} ${units[i]}`
 }
+
+// bytes is an amount of memory, as the settings of limits have it.
+export const bytes = n => scaled(n, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB'])
+
+// byteRate has the units of networks, as culvert status and Grafana have them.
+export const byteRate = n => `${scaled(n, 1000, ['B', 'kB', 'MB', 'GB', 'TB'])}/s`
 
 // latency has three digits, from microseconds on.
 export function latency(s) {

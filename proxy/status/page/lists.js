@@ -70,7 +70,7 @@ export function drawLimits(parent, d) {
       attr(li, 'class', share >= 0.95 ? 'bad' : share >= 0.8 ? 'warn' : null)
       attr(meter, 'hidden', !l.max)
       const raises = l.setting ? `: ${l.setting} raises it` : ''
-      optional(hint, l.refused ? `reached ${plural(l.refused, 'time')}${raises}` : share >= 0.8 ? `nearly reached${raises}` : '')
+      optional(hint, l.refused ? `${l.name === 'unauthenticated' ? 'closed' : 'reached'} ${plural(l.refused, 'time')}${raises}` : share >= 0.8 ? `nearly reached${raises}` : '')
     })
 }
 
@@ -80,7 +80,7 @@ export function drawCredentials(parent, d) {
     (li, c) => {
       const [picture, line, hint] = li.children
       const left = c.left_seconds
-      const kind = c.none ? 'none' : c.error || left < 0 ? 'bad' : c.expires && left < 14 * 86400 && c.kind === 'certificate' ? 'warn' : 'ok'
+      const kind = c.none ? 'none' : c.error || left < 0 ? 'bad' : c.expires && left < 7 * 86400 && c.kind === 'certificate' ? 'warn' : 'ok'
       setIcon(picture, kind)
       text(line.firstChild, c.none ? '' : c.setting)
       text(line.lastChild, c.none ? 'none in use' : [c.kind, c.expires && (left < 0 ? `expired ${span(-left)} ago` : `${span(left)} left`), c.loaded && `${c.kind === 'login' ? 'logged in' : 'changed'} ${span(c.age_seconds || 0)} ago`].filter(Boolean).join(' · '))

@@ -2,7 +2,7 @@
 // wrap and can be selected. The lines between them are drawn behind, wherever the boxes are.
 
 import { el, text, attr, list, icon, setIcon } from './dom.js'
-import { count, rate, bytes, latency, plural } from './format.js'
+import { count, rate, byteRate, latency, plural } from './format.js'
 import { nodeState, transportName } from './tables.js'
 
 const maxBoxes = 6 // brokers that have a box of their own; more are grouped by state
@@ -60,14 +60,14 @@ export function drawPath(parent, d) {
   const all = d.apis || []
   const inRate = all.reduce((n, a) => n + a.request_byte_rate, 0)
   const outRate = all.reduce((n, a) => n + a.response_byte_rate, 0)
-  const [requests, transfer] = [`${rate(all.reduce((n, a) => n + a.rate, 0))} req/s`, `→ ${bytes(inRate)}/s\n← ${bytes(outRate)}/s`]
+  const [requests, transfer] = [`${rate(all.reduce((n, a) => n + a.rate, 0))} req/s`, `→ ${byteRate(inRate)}\n← ${byteRate(outRate)}`]
   const n = d.clients?.connections || 0
-  const listeners = (d.listeners || []).filter(l => l.name !== 'admin').map(l => `${l.address}${l.advertised && !l.address.startsWith(l.advertised) ? ` as ${l.advertised}` : ''}${l.protocols ? ` · ${l.protocols}` : ''}`)
+  const listeners = (d.listeners || []).filter(l => l.name !== 'admin').map(l => `${l.address}${l.advertised && l.advertised !== hostOf(l.address) ? ` as ${l.advertised}` : ''}${l.protocols ? ` · ${l.protocols}` : ''}`)
   const shown = listeners.length > 4 ? [...listeners.slice(0, 3), `and ${listeners.length - 3} more`] : listeners
 
   const working = (d.tunnels || []).filter(t => t.transport || !atAgent)
   const share = working.some(t => t.transport === 'direct') || !atAgent ? d.total.latency : d.total.gateway
-  const mean = working.length === 1 && share ? `mean with brokers ${latency(share.mean_seconds)}` : ''
+  const mean = working.length === 1 && share ? `brokers answer in ${latency(share.mean_seconds)} (mean)` : ''
 
   p.clients.fill(n ? 'ok' : 'none', atAgent ? 'Kafka clients' : 'Agents', '', atAgent ? [plural(n, 'connection')] : [plural(n, 'stream'), requests, ...transfer.split('\n')])
   p.toAgent.fill(requests, transfer)
@@ -125,14 +125,17 @@ function drawBrokers(parent, d) {
     const [picture, word] = nodeState(first)
     const connections = item.nodes.reduce((sum, n) => sum + n.connections, 0)
     if (single) {
-      node.fill(picture, `Broker ${first.id}`, count(connections), [picture === 'ok' ? '' : word, first.local?.[0] || first.advertised])
+      node.fill(picture, `Broker ${first.id}`, plural(connections, 'conn'), [picture === 'ok' ? '' : word, first.local?.[0] || first.advertised])
       return
     }
     const ids = item.nodes.slice(0, maxIDs).map(n => n.id).join(', ') + (item.nodes.length > maxIDs ? ', …' : '')
-    node.fill(picture, `${count(item.nodes.length)} ${word}`, count(connections), [picture === 'ok' ? '' : ids])
+    node.fill(picture, `${count(item.nodes.length)} ${word}`, plural(connections, 'conn'), [picture === 'ok' ? '' : ids])
     cells(node.cells, item.nodes.length)
   })
 }
+
+// hostOf is the host of HOST:PORT.
+const hostOf = address => address.slice(0, address.lastIndexOf(':')).replace(/^\[|\]$/g, '')
 
 // groups are the brokers by their state, those with a problem first.
 function groups(nodes) {

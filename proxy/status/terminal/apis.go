@@ -23,8 +23,8 @@ type column struct {
 var apiColumns = []column{
 	{name: "rate", key: 'r', width: 7, value: func(a document.API) string { return rate(a.Rate) }, order: func(a document.API) float64 { return a.Rate }},
 	{name: "mean", key: 'm', width: 7, value: measured(mean), order: mean},
-	{name: "gateway", key: 'g', width: 9, value: share(gatewayMean), order: gatewayMean, told: true},
-	{name: "tunnel", key: 't', width: 8, value: share(tunnel), order: tunnel, told: true},
+	{name: "brokers", key: 'b', width: 9, value: share(brokers), order: brokers, told: true},
+	{name: "tunnel", key: 't', width: 8, value: tunnelShare, order: tunnel, told: true},
 	{name: "p99", key: '9', width: 7, value: measured(p99), order: p99},
 	{name: "in/s", key: 'i', width: 7, value: func(a document.API) string { return byteCount(a.RequestByteRate) }, order: func(a document.API) float64 { return a.RequestByteRate }},
 	{name: "out/s", key: 'o', width: 7, value: func(a document.API) string { return byteCount(a.ResponseByteRate) }, order: func(a document.API) float64 { return a.ResponseByteRate }},
@@ -53,12 +53,12 @@ func latency(l *document.Latency) document.Latency {
 	return *l
 }
 
-func mean(a document.API) float64        { return latency(a.Latency).Mean }
-func p50(a document.API) float64         { return latency(a.Latency).P50 }
-func p90(a document.API) float64         { return latency(a.Latency).P90 }
-func p99(a document.API) float64         { return latency(a.Latency).P99 }
-func gatewayMean(a document.API) float64 { return latency(a.Gateway).Mean }
-func tunnel(a document.API) float64      { return a.Tunnel }
+func mean(a document.API) float64    { return latency(a.Latency).Mean }
+func p50(a document.API) float64     { return latency(a.Latency).P50 }
+func p90(a document.API) float64     { return latency(a.Latency).P90 }
+func p99(a document.API) float64     { return latency(a.Latency).P99 }
+func brokers(a document.API) float64 { return latency(a.Gateway).Mean } // how long they took, as the gateway timed them
+func tunnel(a document.API) float64  { return a.Tunnel }
 
 // measured shows a value of a latency that was measured here.
 func measured(value func(document.API) float64) func(document.API) string {
@@ -78,6 +78,14 @@ func share(value func(document.API) float64) func(document.API) string {
 		}
 		return seconds(value(a))
 	}
+}
+
+// tunnelShare shows the tunnel's share, which long polls do not have.
+func tunnelShare(a document.API) string {
+	if a.LongPoll {
+		return "-"
+	}
+	return share(tunnel)(a)
 }
 
 // errorCount is the sum over the classes.

@@ -47,7 +47,7 @@ func healthyAgent() document.Document {
 			},
 			Carriers: []document.Carrier{
 				{Transport: "h3", Connections: 2, Streams: 14, RTT: 0.0243, MaxRTT: 0.031, Sent: 123456, Lost: 148},
-				{Transport: "ws", Connections: 1, Streams: 1, RTT: 0.0251, MaxRTT: 0.0251, Sent: 20, Lost: 0},
+				{Transport: "ws", Connections: 5, Streams: 1, RTT: 0.0251, MaxRTT: 0.0251, Sent: 20, Lost: 0},
 			},
 		}},
 		Cluster: document.Cluster{ID: "4L6g3nShT-eMCtK--X86sw"},
@@ -61,7 +61,7 @@ func healthyAgent() document.Document {
 		APIs: []document.API{
 			{Name: "ApiVersions", Requests: 60, Rate: 0.05, RequestByteRate: 2, ResponseByteRate: 30, Latency: lasted(3, 0.0251, 0.025, 0.0261), Gateway: lasted(3, 0.0004, 0, 0), Tunnel: 0.0247},
 			{Name: "DescribeUserScramCredentials", Requests: 1, Throttle: 0.25},
-			{Name: "Fetch", LongPoll: true, Requests: 9000, Rate: 4.1, RequestByteRate: 410, ResponseByteRate: 12_345_678, InFlight: 2, Latency: lasted(246, 0.482, 0.5, 0.51), Gateway: lasted(246, 0.4575, 0, 0), Tunnel: 0.0245, History: wave(5)},
+			{Name: "Fetch", LongPoll: true, Requests: 9000, Rate: 4.1, RequestByteRate: 410, ResponseByteRate: 12_345_678, InFlight: 2, Latency: lasted(246, 0.482, 0.5, 0.51), Gateway: lasted(246, 0.4575, 0, 0), History: wave(5)},
 			{Name: "Metadata", Requests: 400, Rate: 2.25, RequestByteRate: 100, ResponseByteRate: 4000, Latency: lasted(120, 0.0262, 0.026, 0.0312), Gateway: lasted(120, 0.0011, 0, 0), Tunnel: 0.0251, Errors: []document.Count{{Name: "metadata", Count: 7}}},
 			{Name: "Produce", Requests: 8120000, Rate: 1284.7, RequestByteRate: 1_299_898, ResponseByteRate: 47234, InFlight: 3, Latency: lasted(77100, 0.00119, 0.0011, 0.0047), Gateway: lasted(77100, 0.00088, 0, 0), Tunnel: 0.00031, History: wave(1400)},
 		},
@@ -134,6 +134,7 @@ func brokenGateway() document.Document {
 	d.Cluster.ID = ""
 	d.Clients.Connections, d.Tunnels = 0, []document.Tunnel{{}}
 	d.APIs = nil
+	d.Limits = []document.Limit{{Name: "unauthenticated", Used: 2, Max: 1024, Refused: 7}}
 	for i := range d.Nodes[:20] {
 		d.Nodes[i].State, d.Nodes[i].Error = document.NodeUnreachable, "dial tcp: lookup kafka: no such host"
 	}

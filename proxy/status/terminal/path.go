@@ -198,7 +198,7 @@ func (t Terminal) carriers(u document.Tunnel, use string) (lines []line) {
 			text += " (at most " + seconds(c.MaxRTT) + ")"
 		}
 		if c.Connections > 0 || c.Streams > 0 {
-			text += fmt.Sprintf(", %s on %s", things(c.Streams, "stream"), things(c.Connections, "connection"))
+			text += ", " + streamsText(c)
 		}
 		if c.Sent > 0 {
 			text += fmt.Sprintf(", %.2g%% lost", 100*float64(c.Lost)/float64(c.Sent))
@@ -209,6 +209,19 @@ func (t Terminal) carriers(u document.Tunnel, use string) (lines []line) {
 		lines = []line{{{"no agent is connected", dim}}}
 	}
 	return lines
+}
+
+// streamsText counts the streams of a transport. Over ws, each has a connection of its own, and the
+// other connections are ready for the next ones.
+func streamsText(c document.Carrier) string {
+	text := things(c.Streams, "stream")
+	switch spares := c.Connections - c.Streams; {
+	case c.Transport != "ws":
+		text += " on " + things(c.Connections, "connection")
+	case spares > 0:
+		text += fmt.Sprintf(", %d ready", spares)
+	}
+	return text
 }
 
 func boolInt(b bool) int {
@@ -280,7 +293,6 @@ func clusterText(d *document.Document) string {
 
 // route is the path in one line, as far as there is room.
 func (t Terminal) route(d *document.Document) line {
-	clients := things(d.Clients.Connections, "client")
 	if d.End == document.Gateway {
 		l := line{{things(d.Clients.Connections, "stream") + " of agents", 0}}
 		for _, u := range d.Tunnels {
@@ -292,7 +304,7 @@ func (t Terminal) route(d *document.Document) line {
 		}
 		return append(l, span{" ══▶ ", green}, span{"gateway", bold}, span{" ──▶ ", nodesStyle(d)}, span{clusterText(d), 0})
 	}
-	l := line{{clients, 0}, {" ──▶ ", green}, {"agent", bold}}
+	l := line{{things(d.Clients.Connections, "connection"), 0}, {" ──▶ ", green}, {"agent", bold}}
 	if len(d.Tunnels) > 0 && d.Tunnels[0].Transport != direct {
 		u := d.Tunnels[0]
 		text := "no transport works"

@@ -3,6 +3,7 @@ package terminal
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 // Status returns the page of culvert status: each line ends in a newline, and none is wider than
 // the terminal.
 func (t Terminal) Status(d *document.Document) string {
-	lines := append(t.newer(d), line{{"culvert " + d.End + " ", bold}, {build(d), 0}})
+	lines := append(t.newer(d), line{{"culvert " + d.End + " ", bold}, {build(d, "up "+long(d.Uptime)), 0}})
 	lines = append(lines, t.state(d)...)
 	lines = append(lines, nil)
 	lines = append(lines, t.path(d)...)
@@ -49,16 +50,10 @@ func (t Terminal) newer(d *document.Document) []line {
 		d.Version, document.Version), yellow, maxText)
 }
 
-// build is the version of what runs, where, and since when.
-func build(d *document.Document) string {
-	text := "up " + long(d.Uptime)
-	if d.Build.Platform != "" {
-		text = d.Build.Platform + ", " + text
-	}
-	if d.Build.Version != "" {
-		text = d.Build.Version + ", " + text
-	}
-	return text
+// build is the version of what runs, where, and what else is to be said of it.
+func build(d *document.Document, more ...string) string {
+	parts := append([]string{d.Build.Version, d.Build.Platform}, more...)
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
 }
 
 // stateText is the state in words, with how long it has lasted, or what is missing although it is
@@ -94,9 +89,9 @@ func (t Terminal) state(d *document.Document) []line {
 
 // Credentials and limits are shown when they soon need somebody.
 const (
-	certificateSoon = 14 * 24 * time.Hour
-	lifeLeft        = 0.1 // of a token that is replaced in time, this much should always be left
-	limitNear       = 0.8 // of the maximum
+	certificateSoon = 7 * 24 * time.Hour // as in the log and the alert
+	lifeLeft        = 0.1                // of a token that is replaced in time, this much should always be left
+	limitNear       = 0.8                // of the maximum
 )
 
 // credentials are those that end soon, and those that could not be read.
@@ -140,7 +135,11 @@ func (t Terminal) limits(d *document.Document) (lines []line) {
 			if l.Refused == 1 {
 				times = " time"
 			}
-			text, s = text+", reached "+count(l.Refused)+times, red
+			what := "reached"
+			if l.Name == "unauthenticated" { // it is also a time
+				what = "closed"
+			}
+			text, s = text+", "+what+" "+count(l.Refused)+times, red
 		}
 		if l.Setting != "" {
 			text += "; " + l.Setting + " raises it"

@@ -171,7 +171,7 @@ func TestKeysChangeTheView(t *testing.T) {
 		{nil, "Produce", "rate▼"},
 		{[]string{"r"}, "DescribeUserScramCr…", "rate▲"},
 		{[]string{"m"}, "Metadata", "mean▼"},
-		{[]string{KeyRight}, "Metadata", "gateway▼"},
+		{[]string{KeyRight}, "Metadata", "brokers▼"},
 		{[]string{"t"}, "Metadata", "tunnel▼"},
 		{[]string{"a"}, "ApiVersions", "API▲"},
 		{[]string{KeyLeft}, "ApiVersions", "API▲"}, // there is none on the left
@@ -200,6 +200,13 @@ func TestKeysChangeTheView(t *testing.T) {
 	v.Key(KeyPageUp)
 	if screen := strings.Join(term.Top(&d, v), "\n"); !strings.Contains(screen, "kafka-80.") {
 		t.Errorf("a page above the end of the nodes:\n%s", screen)
+	}
+	v.Key("?")
+	if v.Page != Help {
+		t.Errorf("? shows page %d", v.Page)
+	}
+	if v.Key("?"); v.Page != Nodes {
+		t.Errorf("a second ? shows page %d, want the nodes again", v.Page)
 	}
 	for _, k := range []string{"q", KeyCtrlC} {
 		if !v.Key(k) {

@@ -26,6 +26,7 @@ type View struct {
 	// Trouble says why the document is not fresh; "" if it is.
 	Trouble string
 
+	covers Page // what the help is shown in place of
 	order  order
 	shown  []column // the columns that were drawn last, without the name
 	scroll int      // lines of the page that are above the screen
@@ -60,14 +61,14 @@ func (v *View) Key(key string) (quit bool) {
 	case "\t":
 		v.turnTo((v.Page + 1) % Help)
 	case "?":
-		v.turnTo(Help)
+		v.turnHelp()
 	case KeyEscape:
 		v.turnTo(APIs)
-	case " ", "p":
+	case " ":
 		v.Paused = !v.Paused
-	case KeyUp, "k":
+	case KeyUp:
 		v.scroll--
-	case KeyDown, "j":
+	case KeyDown:
 		v.scroll++
 	case KeyPageUp:
 		v.scroll -= pageScroll
@@ -84,6 +85,16 @@ func (v *View) Key(key string) (quit bool) {
 	}
 	v.scroll = max(v.scroll, 0)
 	return false
+}
+
+// turnHelp shows the help, or what it was shown in place of.
+func (v *View) turnHelp() {
+	if v.Page == Help {
+		v.turnTo(v.covers)
+		return
+	}
+	v.covers = v.Page
+	v.turnTo(Help)
 }
 
 func (v *View) turnTo(p Page) {
@@ -242,15 +253,16 @@ func (t Terminal) keys(v *View) (l line) {
 // help explains the keys and the columns.
 func (t Terminal) help() (lines []line) {
 	for _, k := range [][2]string{
-		{"1 2 3, Tab", "the API keys and nodes, all nodes, the events of the last time with their remedies"},
+		{"1 2 3, Tab", "the API keys and nodes, all nodes, the last events with their remedies"},
 		{"← →", "sort by the column on the left or right"},
 		{"a letter", "sort by the column whose heading has it underlined; the same letter again: the other way round"},
-		{"↑ ↓, page up, page down", "scroll"},
+		{"↑ ↓, page up, page down", "scroll; Home: back to the top"},
 		{"space", "pause and go on"},
+		{"?", "show this, and what was shown before"},
 		{"q, Ctrl-C", "quit"},
 		{"rate, in/s, out/s", "requests, bytes to the brokers and bytes from the brokers, per second"},
 		{"mean, p50, p90, p99", "from a request to its response, as measured by this process"},
-		{"gateway, tunnel", "the gateway's part of the mean, which is that of the brokers; and the rest, which is the tunnel's"},
+		{"brokers, tunnel", "the brokers' answer, as timed at the gateway, in the mean; and the rest of the mean, which is the tunnel's. Of long polls, the rest would be noise"},
 		{"flight", "requests that wait for their response now"},
 		{"errors, throttle, requests", "responses with an error, how long brokers asked clients to wait, and requests, since the start"},
 	} {
