@@ -226,6 +226,45 @@ func TestThePageSaysWhenTheProcessIsGone(t *testing.T) {
 
 // TestThePageStaysLight shows as much as a document can hold. An update changes what has changed,
 // and nothing else.
+// TestThePageSaysWhatItsFiguresAre has figures that are easily taken for others.
+func TestThePageSaysWhatItsFiguresAre(t *testing.T) {
+	t.Parallel()
+	needBrowser(t)
+	s := servePage(t, func(tick int) document.Document {
+		d := browser.Healthy(tick)
+		d.Listeners[0].Address, d.Listeners[0].Advertised = "10.0.0.10:9092", "10.0.0.1"
+		produce := &d.APIs[5]
+		produce.RequestByteRate, produce.Errors = 1280, []document.Count{{Name: "topic", Count: 1}}
+		d.Limits = []document.Limit{{Name: "unauthenticated", Used: 2, Max: 1024, Refused: 7}}
+		d.Credentials = []document.Credential{{Setting: "--gateway-ca-file", Kind: "certificate", Expires: d.Time.Add(10 * 24 * time.Hour), Left: 10 * 86400}}
+		return d
+	})
+	p := browser.Start(t).Open(t, s.url(), wide)
+	shows(t, p, live)
+	for where, want := range map[string]string{
+		".process": "10.0.0.10:9092 as 10.0.0.1", ".box.gateway": "brokers answer in", ".box.broker": "18 conns",
+		"#apis tbody": "topic: 1", "#limits": "closed 7 times",
+	} {
+		if got := p.Text(where); !strings.Contains(got, want) {
+			t.Errorf("%s says %q, want %q in it", where, got, want)
+		}
+	}
+	if got := p.Text("#apis tbody"); !strings.Contains(got, "1.3 kB/s") {
+		t.Errorf("1280 bytes per second are not 1.3 kB/s: %q", got)
+	}
+	var columns, fetch []string
+	p.Eval(&columns, `[...document.querySelectorAll('#apis thead th')].map(h => h.innerText)`)
+	p.Eval(&fetch, `[...[...document.querySelectorAll('#apis tbody tr')].find(tr => tr.cells[0].innerText === 'Fetch').cells].map(c => c.innerText)`)
+	mean := slices.Index(columns, "mean")
+	if mean < 0 || !slices.Equal(columns[mean:mean+3], []string{"mean", "brokers", "tunnel"}) || fetch[mean+1] == "–" || fetch[mean+2] != "–" {
+		t.Errorf("columns %q, Fetch %q: want mean, brokers and tunnel in this order, and no tunnel's share of a long poll", columns, fetch)
+	}
+	var warnings int
+	if p.Eval(&warnings, `document.querySelectorAll('#credentials .icon.warn').length`); warnings != 0 {
+		t.Error("a certificate with 10 days left is a warning, want one from 7 days on")
+	}
+}
+
 func TestThePageStaysLight(t *testing.T) {
 	t.Parallel()
 	needBrowser(t)
