@@ -23,7 +23,7 @@ func newCarrierMetrics(reg prometheus.Registerer) *carrierMetrics {
 	}
 	m := &carrierMetrics{
 		carriersDesc: desc("carriers", "QUIC or TCP connections that carry the tunnel, open now.", "transport"),
-		rttDesc:      desc("carrier_rtt_seconds", "Smoothed round-trip times of these connections; TCP's on Linux only.", "transport", "stat"),
+		rttDesc:      desc("carrier_rtt_seconds", "Minimum round-trip times of these connections: the mean and the largest of them. TCP's on Linux only.", "transport", "stat"),
 		sentDesc:     desc("carrier_packets_sent_total", "QUIC packets, or TCP segments on Linux, that these connections have sent.", "transport"),
 		lostDesc:     desc("carrier_packets_lost_total", "QUIC packets that were lost, or TCP segments that were sent again.", "transport"),
 	}
@@ -67,11 +67,9 @@ func byTransport(stats []tunnel.CarrierStats) map[string]tunnel.CarrierStats {
 	for _, c := range stats {
 		name := transportLabel(c.Transport)
 		s := sums[name]
-		switch {
-		case s.RTT == 0:
-			s.RTT = c.RTT
-		case c.RTT > 0:
-			s.RTT = (s.RTT*time.Duration(s.Carriers) + c.RTT*time.Duration(c.Carriers)) / time.Duration(max(1, s.Carriers+c.Carriers))
+		if measured := s.Measured + c.Measured; measured > 0 {
+			s.RTT = (s.RTT*time.Duration(s.Measured) + c.RTT*time.Duration(c.Measured)) / time.Duration(measured)
+			s.Measured = measured
 		}
 		s.MaxRTT = max(s.MaxRTT, c.MaxRTT)
 		s.Carriers += c.Carriers

@@ -46,9 +46,10 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	a.Outcome(protocol.Outcome{Throttle: 1000})
 	m.AskCarriers(func() []tunnel.CarrierStats {
 		return []tunnel.CarrierStats{
-			{Transport: "h3", Carriers: 1, RTT: 10 * time.Millisecond, MaxRTT: 10 * time.Millisecond, Sent: 100, Lost: 1},
+			{Transport: "h3", Carriers: 1, Measured: 1, RTT: 10 * time.Millisecond, MaxRTT: 10 * time.Millisecond, Sent: 100, Lost: 1},
 			{Transport: "ws", Carriers: 2, Sent: 5},
-			{Transport: "h3", Carriers: 3, RTT: 20 * time.Millisecond, MaxRTT: 30 * time.Millisecond, Sent: 50, Lost: 2},
+			{Transport: "h3", Carriers: 5, Measured: 3, RTT: 20 * time.Millisecond, MaxRTT: 30 * time.Millisecond, Sent: 40, Lost: 2},
+			{Transport: "h3", Carriers: 1, Sent: 10},
 		}
 	})
 	m.AskReady(func() error { return nil })
@@ -526,7 +527,7 @@ func TestCarriersOfAllGatewaysAreAddedUp(t *testing.T) {
 	reg, _ := used(t, metrics.Agent)
 	families := gather(t, reg)
 	for name, want := range map[string]map[string]float64{
-		"culvert_carriers":                   {"h3": 4, "ws": 2},
+		"culvert_carriers":                   {"h3": 7, "ws": 2},
 		"culvert_carrier_rtt_seconds":        {"mean h3": 0.0175, "max h3": 0.03},
 		"culvert_carrier_packets_sent_total": {"h3": 150, "ws": 5},
 		"culvert_carrier_packets_lost_total": {"h3": 3, "ws": 0},

@@ -15,14 +15,17 @@ import (
 type CarrierStats struct {
 	Transport string
 	Carriers  int           // open now
+	Measured  int           // of those: the round trip is known
 	Streams   int           // open now; those that are made ready do not count
-	RTT       time.Duration // mean of the smoothed round-trip times; 0 means not known
-	MaxRTT    time.Duration // the largest of them
+	RTT       time.Duration // mean of the carriers' minimum round-trip times; 0 means not known
+	MaxRTT    time.Duration // the largest of those minima
 	Sent      uint64        // QUIC packets, or TCP segments on Linux, since the start
 	Lost      uint64        // of those: lost (QUIC), or sent again (TCP)
 }
 
-// traffic is what one carrier has sent, and its smoothed round-trip time.
+// traffic is what one carrier has sent, and its minimum round-trip time. The smoothed one says
+// little about the distance: it includes delayed acknowledgements, as of a Fetch that the broker
+// holds.
 type traffic struct {
 	rtt        time.Duration // 0 means not known
 	sent, lost uint64
@@ -101,8 +104,7 @@ func (n *linkCounts) stats(streams map[string]int) (all []CarrierStats) {
 // A linkSum adds up links.
 type linkSum struct {
 	CarrierStats
-	known int           // links whose round trip is known
-	rtts  time.Duration // the sum of those
+	rtts time.Duration // the sum of the round trips that are known
 }
 
 func (s *linkSum) add(t traffic) {
@@ -110,9 +112,9 @@ func (s *linkSum) add(t traffic) {
 	s.Sent += t.sent
 	s.Lost += t.lost
 	if t.rtt > 0 {
-		s.known++
+		s.Measured++
 		s.rtts += t.rtt
-		s.RTT, s.MaxRTT = s.rtts/time.Duration(s.known), max(s.MaxRTT, t.rtt)
+		s.RTT, s.MaxRTT = s.rtts/time.Duration(s.Measured), max(s.MaxRTT, t.rtt)
 	}
 }
 
@@ -122,7 +124,7 @@ type quicLink struct{ *quic.Conn }
 // traffic never goes back: quic-go takes back a loss when it finds that the packet was only late.
 func (l quicLink) traffic(before traffic) traffic {
 	s := l.ConnectionStats()
-	return traffic{rtt: s.SmoothedRTT, sent: s.PacketsSent, lost: max(before.lost, s.PacketsLost)}
+	return traffic{rtt: s.MinRTT, sent: s.PacketsSent, lost: max(before.lost, s.PacketsLost)}
 }
 
 // A tcpLink is a connection over TCP, or over memory in tests. Once it was added to counts it is

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"math"
 	"syscall"
 	"time"
 
@@ -26,7 +27,9 @@ func tcpTraffic(c syscall.RawConn, before traffic) traffic {
 	t := before
 	c.Control(func(fd uintptr) {
 		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			t.rtt = time.Duration(i.Rtt) * time.Microsecond
+			if t.rtt = time.Duration(i.Min_rtt) * time.Microsecond; i.Min_rtt == math.MaxUint32 { // nothing was measured yet
+				t.rtt = 0
+			}
 			t.sent += uint64(i.Segs_out - uint32(before.sent))
 			t.lost += uint64(i.Total_retrans - uint32(before.lost))
 		}

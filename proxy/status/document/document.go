@@ -103,7 +103,7 @@ type Tunnel struct {
 	Why       string    `json:"why,omitempty"`             // why it was chosen
 	Error     string    `json:"error,omitempty"`           // why none works
 	RetryAt   time.Time `json:"retry_at,omitzero"`         // when the next try is due, if none works
-	RTT       float64   `json:"rtt_seconds,omitempty"`     // round trip on the transport in use, the mean of its carriers; 0: not known
+	RTT       float64   `json:"rtt_seconds,omitempty"`     // that of the carrier of the transport in use; 0: not known
 	Tried     []Tried   `json:"tried"`                     // the transports of an agent, most preferred first
 	Carriers  []Carrier `json:"carriers"`                  // by transport
 }
@@ -124,8 +124,8 @@ type Carrier struct {
 	Transport   string  `json:"transport"`
 	Connections int     `json:"connections"`
 	Streams     int     `json:"streams"`
-	RTT         float64 `json:"rtt_seconds,omitempty"`     // mean of the smoothed round-trip times; 0: not known
-	MaxRTT      float64 `json:"max_rtt_seconds,omitempty"` // the largest of them
+	RTT         float64 `json:"rtt_seconds,omitempty"`     // mean of the connections' minimum round trips; 0: not known
+	MaxRTT      float64 `json:"max_rtt_seconds,omitempty"` // the largest of those minima
 	Sent        uint64  `json:"packets_sent"`              // since the start; QUIC packets or TCP segments
 	Lost        uint64  `json:"packets_lost"`              // of those: lost (QUIC) or sent again (TCP)
 }
