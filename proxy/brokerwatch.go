@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 
 const (
@@ -290,6 +291,17 @@ func (w *brokerWatch) state() (ever bool, missing error) {
 		return false, errNotAsked
 	}
 	return w.ever, w.missing
+}
+
+// showNode sets the state of a node in the status document. While no broker answers, it is not known
+// whether one would that was reached before.
+func (w *brokerWatch) showNode(node string, n *document.Node) {
+	w.states.show(node, n)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.missing != nil && n.State == document.NodeReached {
+		n.State, n.Since = document.NodeUnknown, w.since.UTC()
+	}
 }
 
 // changed returns since when brokers answer or, in an outage, do not; zero before the first answer.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -109,6 +111,37 @@ func TestAnOutageLeavesOneLineAndItsEndAnother(t *testing.T) {
 		w.reset()
 		time.Sleep(10 * time.Second)
 		w.wantLines(t, "no broker answers", "brokers answer again", "no broker answers")
+	})
+}
+
+// What was reached before an outage is not known in it, and reached again after it.
+func TestANodeIsNotKnownInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, nil)
+		started := time.Now().UTC()
+		w.states.note("1", nil)
+		shows := func(node string, want document.Node) {
+			t.Helper()
+			var n document.Node
+			if w.showNode(node, &n); !reflect.DeepEqual(n, want) {
+				t.Errorf("node %s: %+v, want %+v", node, n, want)
+			}
+		}
+		shows("1", document.Node{State: document.NodeReached, Since: started})
+		time.Sleep(time.Minute)
+		w.fail(errors.New("down"))
+		time.Sleep(time.Minute)
+		since := w.changed().UTC()
+		if !since.After(started) {
+			t.Fatalf("the outage began at %v", since)
+		}
+		shows("1", document.Node{State: document.NodeUnknown, Since: since})
+		w.states.note("2", errors.New("refused"))
+		shows("2", document.Node{State: document.NodeUnreachable, Since: time.Now().UTC(), Error: "refused"})
+		shows("3", document.Node{State: document.NodeUnknown})
+		w.answer()
+		time.Sleep(time.Minute)
+		shows("1", document.Node{State: document.NodeReached, Since: started})
 	})
 }
 

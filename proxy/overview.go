@@ -36,7 +36,7 @@ func (a *Agent) Status() document.Document {
 	d.Cluster.ID, d.Cluster.Bootstrap = printable.Text(cluster, printable.Name), append(d.Cluster.Bootstrap, a.Upstream.bootstrap()...)
 	open := a.Metrics.Connections()
 	d.Nodes = sortedNodes(nodes, func(n *document.Node) {
-		a.watch.states.show(strconv.Itoa(int(n.ID)), n)
+		a.watch.showNode(strconv.Itoa(int(n.ID)), n)
 		n.Connections = open[n.ID]
 	})
 	return d
@@ -66,7 +66,7 @@ func (g *Gateway) Status() document.Document {
 	d.Cluster = document.Cluster{ID: printable.Text(cluster, printable.Name), Bootstrap: g.Brokers.Bootstrap}
 	open := g.Metrics.Connections()
 	d.Nodes = sortedNodes(nodes, func(n *document.Node) {
-		g.watch.states.show(n.Advertised, n)
+		g.watch.showNode(n.Advertised, n)
 		n.Connections = open[n.ID]
 	})
 	return d

@@ -182,6 +182,35 @@ func TestABrokerThatIsDownShows(t *testing.T) {
 	})
 }
 
+// In an outage of all brokers, neither end says that one is reached which was reached before.
+func TestNoNodeIsReachedInAnOutage(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		c := startCluster(t, 2)
+		o := observe(t, c.Bootstrap(), transport, true)
+		dialKafka(t, o.address).brokers(t)
+		for id := range int32(2) {
+			if _, err := dialKafka(t, o.node(id)).ask(kmsg.NewPtrApiVersionsRequest(), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := map[string]time.Time{}
+		for end, read := range o.ends() {
+			waitFor(t, end+" to show that the node is reached", func() bool { return nodeOf(read(), 1).State == document.NodeReached })
+			before[end] = nodeOf(read(), 1).Since
+		}
+		c.Close()
+		down := dialKafka(t, o.node(0)) // has both ends check
+		down.send(kmsg.NewPtrApiVersionsRequest(), 0)
+		ended(t, down)
+		for end, read := range o.ends() {
+			waitFor(t, end+" to show that nothing is known of the node", func() bool {
+				n := nodeOf(read(), 1)
+				return n.State == document.NodeUnknown && n.Since.After(before[end]) && n.Error == ""
+			})
+		}
+	})
+}
+
 // Without brokers both ends start, and the agent says why it is not ready.
 func TestAnOutageAtTheStartShows(t *testing.T) {
 	broker := freeAddress(t)

@@ -138,7 +138,7 @@ type Cluster struct {
 
 // The states of a node.
 const (
-	NodeUnknown     = "unknown"     // nobody has connected to it yet
+	NodeUnknown     = "unknown"     // nobody has connected to it yet, or no broker answers at the moment
 	NodeReached     = "reached"     // the last connection to it succeeded
 	NodeUnreachable = "unreachable" // the last connection to it failed
 )

@@ -139,7 +139,7 @@ const hostOf = address => address.slice(0, address.lastIndexOf(':')).replace(/^\
 
 // groups are the brokers by their state, those with a problem first.
 function groups(nodes) {
-  const by = new Map([['unreachable', []], ['no port', []], ['spare port', []], ['unknown', []], ['reached', []]])
+  const by = new Map([['unreachable', []], ['no port', []], ['spare port', []], ['not known', []], ['reached', []]])
   for (const n of nodes) by.get(nodeState(n)[1]).push(n)
   return [...by].filter(([, of]) => of.length).map(([key, of]) => ({ key, nodes: of }))
 }

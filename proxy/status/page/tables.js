@@ -83,7 +83,7 @@ export function nodeState(n) {
   if (n.no_port) return ['bad', 'no port']
   if (n.spare_port) return ['warn', 'spare port']
   if (n.state === 'reached') return ['ok', 'reached']
-  return ['none', 'unknown']
+  return ['none', 'not known']
 }
 
 const severity = { bad: 0, warn: 1, none: 2, ok: 2 }
@@ -118,7 +118,7 @@ export function drawNodes(table, note, more, d) {
       const [id, state, conns, local, advertised, why] = tr.children
       text(id, String(n.id))
       const [picture, word] = nodeState(n)
-      const lasts = n.since && word === n.state // since when is not known of a port
+      const lasts = n.since && !word.endsWith('port') // since when is not known of a port
       setState(state, picture, lasts ? `${word} for ${span(between(n.since, d.time))}` : word)
       text(conns, count(n.connections))
       text(local, (n.local || []).join(', ') || '–')

@@ -27,17 +27,28 @@ func nodesText(d *document.Document) string {
 	parts := []string{things(len(d.Nodes), "node")}
 	for _, state := range []string{document.NodeUnreachable, document.NodeReached, document.NodeUnknown} {
 		if counts[state] > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", counts[state], strings.Replace(state, document.NodeUnknown, "not used yet", 1)))
+			parts = append(parts, fmt.Sprintf("%d %s", counts[state], stateWord(state)))
 		}
 	}
 	return strings.Join(parts, ", ")
 }
 
-// nodesStyle is red if a node is not reached, yellow if one has trouble with its port.
+// stateWord is the word for a node's state.
+func stateWord(state string) string {
+	if state == document.NodeUnknown {
+		return "not known"
+	}
+	return state
+}
+
+// nodesStyle is red if a node is not reached, yellow if one has trouble with its port, and dim if
+// nothing is known of any.
 func nodesStyle(d *document.Document) style {
-	worst := green
+	worst := dim
 	for _, n := range d.Nodes {
 		switch {
+		case n.State == document.NodeReached && worst == dim && !troubled(n):
+			worst = green
 		case n.State == document.NodeUnreachable:
 			return red
 		case troubled(n):
@@ -141,7 +152,7 @@ func (t Terminal) nodeLine(n document.Node, w nodeWidths) line {
 	}
 	l := line{
 		{fmt.Sprintf("%*d  ", w.id, n.ID), 0},
-		{t.cell(n.State, 12, false), nodeStyle(n)},
+		{t.cell(stateWord(n.State), 12, false), nodeStyle(n)},
 		{t.cell(count(uint64(max(n.Connections, 0))), 5, true) + "  ", 0},
 		{t.cell(address, w.advertised, false), 0},
 	}

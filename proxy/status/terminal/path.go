@@ -30,9 +30,11 @@ const labelWidth = 14
 // path draws the hops, one below the other.
 func (t Terminal) path(d *document.Document) (lines []line) {
 	for i, h := range t.hops(d) {
-		rail, mark := "│", "●"
+		rail, mark := "│", markOf(h.state)
 		if strings.HasPrefix(h.name, "tunnel") {
-			rail, mark = "║", "║"
+			if rail = "║"; h.state == green {
+				mark = rail
+			}
 		}
 		if i > 0 {
 			lines = append(lines, say("  │"))
@@ -46,6 +48,19 @@ func (t Terminal) path(d *document.Document) (lines []line) {
 		}
 	}
 	return lines
+}
+
+// markOf says without colours what a style says with them.
+func markOf(s style) string {
+	switch s {
+	case green:
+		return "●" // it is well
+	case yellow:
+		return "!" // a part of it has failed
+	case red:
+		return "✗" // it has failed
+	}
+	return "○" // not known
 }
 
 // hops are those from the clients to the brokers, as this end sees them.
@@ -67,7 +82,7 @@ func (t Terminal) hops(d *document.Document) []hop {
 	hops := []hop{clients, listeners}
 	if len(d.Tunnels) == 1 {
 		u := d.Tunnels[0]
-		hops = append(hops, hop{"tunnel", tunnelStyle(u), t.tunnel(d.Time, u)}, hop{"gateway", tunnelStyle(u), t.block(gatewayText(u), 0)})
+		hops = append(hops, hop{"tunnel", tunnelStyle(u), t.tunnel(d.Time, u)}, hop{"gateway", gatewayStyle(u), t.block(gatewayText(u), 0)})
 	} else if len(d.Tunnels) > 1 {
 		hops = append(hops, t.gateways(d))
 	}
@@ -134,6 +149,14 @@ func (t Terminal) listeners(d *document.Document) (lines []line) {
 func tunnelStyle(u document.Tunnel) style {
 	if u.Transport == "" {
 		return red
+	}
+	return green
+}
+
+// gatewayStyle is green if the gateway answers. If it does not, the way to it may have failed.
+func gatewayStyle(u document.Tunnel) style {
+	if u.Transport == "" {
+		return dim
 	}
 	return green
 }

@@ -112,7 +112,7 @@ func (t Terminal) styled(text string, s style) string {
 }
 
 // ascii replaces the characters that we draw with.
-var ascii = strings.NewReplacer("│", "|", "║", "#", "●", "*", "○", "o", "─", "-", "═", "=", "▶", ">", "…", "...", "·", "-", "µ", "u",
+var ascii = strings.NewReplacer("│", "|", "║", "#", "●", "*", "○", "o", "✗", "x", "─", "-", "═", "=", "▶", ">", "…", "...", "·", "-", "µ", "u",
 	"▼", "v", "▲", "^", "←", "<", "→", ">", "↑", "up", "↓", "down",
 	"▁", "_", "▂", ".", "▃", ":", "▄", "-", "▅", "=", "▆", "+", "▇", "*", "█", "#")
 

@@ -80,6 +80,31 @@ func TestWhatIsMissingHasATime(t *testing.T) {
 	}
 }
 
+// In an outage of the gateway, the path says without colours what has failed, and of what nothing is
+// known.
+func TestMarksOfThePathTellWithoutColours(t *testing.T) {
+	d := healthyAgent()
+	wants := func(marks ...string) {
+		t.Helper()
+		page := Terminal{Width: 80, Height: 24}.Status(&d)
+		for _, want := range marks {
+			if !strings.Contains(page, "\n  "+want) {
+				t.Errorf("the page is without %q:\n%s", want, page)
+			}
+		}
+	}
+	wants("# tunnel ", "* gateway ", "* brokers ")
+	d.Nodes[1].SparePort = true
+	wants("! brokers ")
+	d.Tunnels = brokenAgent().Tunnels
+	for i := range d.Nodes {
+		d.Nodes[i] = document.Node{ID: int32(i), State: document.NodeUnknown, Since: ago(time.Minute)}
+	}
+	wants("x tunnel ", "o gateway ", "o brokers ")
+	d.Nodes[1].State = document.NodeUnreachable
+	wants("x brokers ")
+}
+
 func TestNoLineIsWiderThanTheTerminal(t *testing.T) {
 	all := []func() document.Document{healthyAgent, brokenAgent, healthyGateway, brokenGateway, hostile, func() document.Document { return document.Document{} }}
 	for _, make := range all {
