@@ -99,11 +99,11 @@ func (m *measured) document(name string, over time.Duration) document.API {
 		Name: name, LongPoll: m.longPoll, Requests: uint64(m.start.requests), RequestBytes: uint64(m.start.requestBytes), ResponseBytes: uint64(m.start.responseBytes),
 		InFlight: int(m.inFlight), Throttle: m.throttle, Latency: m.window.duration.latency(), History: m.history,
 	}
-	if over > 0 {
+	if over >= time.Second { // right after the start, one request would look like thousands a second
 		a.Rate, a.RequestByteRate, a.ResponseByteRate =
 			m.window.requests/over.Seconds(), m.window.requestBytes/over.Seconds(), m.window.responseBytes/over.Seconds()
 	}
-	if n := m.window.timed; n > 0 {
+	if n := m.window.timed; n > 0 && m.window.toldOfNearlyAll() {
 		a.Gateway = &document.Latency{Count: n, Mean: m.window.timedSeconds / float64(n)}
 	}
 	// Both means of a long poll are mostly waiting, and not of quite the same requests: their
@@ -118,6 +118,16 @@ func (m *measured) document(name string, over time.Duration) document.API {
 	}
 	return a
 }
+
+// toldOfNearlyAll reports whether gateways have told of about as many requests as were timed here. The
+// last second may be missing. If more is, as while only some gateways tell, the two means are of
+// different requests.
+func (r reading) toldOfNearlyAll() bool {
+	return r.timed+max(maxUntold, r.duration.count/10) >= r.duration.count
+}
+
+// maxUntold is how many requests gateways may always be behind.
+const maxUntold = 10
 
 // readDurations reads a histogram.
 func readDurations(m prometheus.Metric) durations {

@@ -141,6 +141,35 @@ func TestTheTunnelsShareIsWhatTheGatewayDoesNotTake(t *testing.T) {
 
 // Quantiles come from the histogram's own buckets, each 9 % wide: the document, Prometheus' native
 // and its classic histogram agree within a bucket.
+// While only some gateways tell, as in an upgrade, the means would be of different requests.
+func TestNoShareOfSomeRequestsOnly(t *testing.T) {
+	sampling(t, func(t *testing.T, m *metrics.Metrics) {
+		for _, took := range []float64{0.101, 0.002} {
+			for range 50 {
+				m.API(protocol.Produce).Duration.Observe(took)
+			}
+		}
+		m.GatewayTimed(protocol.Produce, 50, 50*time.Millisecond)
+		if _, _, apis := m.APIs(); apis[0].Gateway != nil || apis[0].Tunnel != 0 {
+			t.Errorf("%+v, tunnel %v", apis[0].Gateway, apis[0].Tunnel)
+		}
+		m.GatewayTimed(protocol.Produce, 40, 4*time.Second)
+		if _, _, apis := m.APIs(); apis[0].Gateway == nil {
+			t.Error("nothing of the gateway's share, which lacks the last requests")
+		}
+	})
+}
+
+func TestThereIsNoRateBeforeTheFirstSecond(t *testing.T) {
+	sampling(t, func(t *testing.T, m *metrics.Metrics) {
+		m.API(protocol.Produce).Requests.Inc()
+		time.Sleep(50 * time.Microsecond)
+		if _, total, apis := m.APIs(); apis[0].Rate != 0 || total.Rate != 0 {
+			t.Errorf("%v requests a second, in all %v", apis[0].Rate, total.Rate)
+		}
+	})
+}
+
 func TestQuantilesAreWithinABucketOfTheTruth(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, draw := range map[string]func() float64{
