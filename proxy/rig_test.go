@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	mathrand "math/rand/v2"
@@ -103,9 +104,34 @@ func flags(s hints.Setting) string {
 	return "--" + strings.ReplaceAll(strings.ToLower(string(s)), " ", "-")
 }
 
-// testLogger logs to the test.
+// testLogger logs to the test, until it ends.
 func testLogger(t testing.TB, who string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
+	out := &testOutput{to: t.Output()}
+	t.Cleanup(out.end)
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
+}
+
+// testOutput drops what is written after the test has ended: net/http logs on goroutines that nobody
+// waits for.
+type testOutput struct {
+	mu    sync.Mutex
+	to    io.Writer
+	ended bool
+}
+
+func (o *testOutput) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended {
+		return len(b), nil
+	}
+	return o.to.Write(b)
+}
+
+func (o *testOutput) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
 }
 
 // startGateway starts a gateway on loopback in front of a cluster. change may alter it before it
