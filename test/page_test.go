@@ -102,7 +102,6 @@ func onlyOwn(t *testing.T, p *browser.Page, url string) {
 
 // TestThePageIsAccessible has axe-core look at each look of the page.
 func TestThePageIsAccessible(t *testing.T) {
-	t.Parallel()
 	needBrowser(t)
 	b := browser.Start(t)
 	for _, look := range []struct {
@@ -154,7 +153,6 @@ func TestThePageIsAccessible(t *testing.T) {
 // TestTheKeyboardReachesEverything walks through the page with Tab, switches the theme, and keeps
 // the focus while the figures change.
 func TestTheKeyboardReachesEverything(t *testing.T) {
-	t.Parallel()
 	needBrowser(t)
 	s := servePage(t, browser.Large)
 	p := browser.Start(t).Open(t, s.url(), wide)
@@ -201,7 +199,6 @@ func TestTheKeyboardReachesEverything(t *testing.T) {
 
 // TestThePageSaysWhenTheProcessIsGone stops the process, and starts it again.
 func TestThePageSaysWhenTheProcessIsGone(t *testing.T) {
-	t.Parallel()
 	needBrowser(t)
 	s := servePage(t, browser.Healthy)
 	p := browser.Start(t).Open(t, s.url(), wide)
@@ -228,7 +225,6 @@ func TestThePageSaysWhenTheProcessIsGone(t *testing.T) {
 // and nothing else.
 // TestThePageSaysWhatItsFiguresAre has figures that are easily taken for others.
 func TestThePageSaysWhatItsFiguresAre(t *testing.T) {
-	t.Parallel()
 	needBrowser(t)
 	s := servePage(t, func(tick int) document.Document {
 		d := browser.Healthy(tick)
@@ -266,7 +262,6 @@ func TestThePageSaysWhatItsFiguresAre(t *testing.T) {
 }
 
 func TestThePageStaysLight(t *testing.T) {
-	t.Parallel()
 	needBrowser(t)
 	s := servePage(t, browser.Large)
 	p := browser.Start(t).Open(t, s.url(), wide)
