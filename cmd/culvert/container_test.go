@@ -272,23 +272,11 @@ func (zeros) Read(p []byte) (int, error) {
 // flood is a broker that answers the first request, then sends without end and never reads.
 func flood(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.WriteString(c, "\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00") // to a request 0
-				io.Copy(c, zeros{})
-			}()
-		}
-	}()
-	return ln.Addr().String()
+	return acceptEach(t, func(c net.Conn) {
+		go func() {
+			defer c.Close()
+			io.WriteString(c, "\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00") // to a request 0
+			io.Copy(c, zeros{})
+		}()
+	})
 }

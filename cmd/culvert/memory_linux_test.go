@@ -102,21 +102,8 @@ func TestStalledStreamsDoNotTakeASmallMachine(t *testing.T) {
 
 // stuckBroker accepts connections and never reads.
 func stuckBroker(t *testing.T) (address string) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { c.Close() })
-		}
-	}()
-	return ln.Addr().String()
+	t.Helper()
+	return acceptEach(t, func(c net.Conn) { t.Cleanup(func() { c.Close() }) })
 }
 
 // produceForEver sends one endless Produce request.

@@ -56,23 +56,11 @@ func answer(t *testing.T, code int, body string) *httptest.Server {
 // speak listens, reads a request's first line and writes what a server that speaks no HTTP writes.
 func speak(t *testing.T, write string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			bufio.NewReader(c).ReadString('\n')
-			io.WriteString(c, write)
-			c.Close()
-		}
-	}()
-	return ln.Addr().String()
+	return acceptEach(t, func(c net.Conn) {
+		bufio.NewReader(c).ReadString('\n')
+		io.WriteString(c, write)
+		c.Close()
+	})
 }
 
 // culvertStatus runs a command line.
