@@ -250,7 +250,7 @@ func apiNames(screen string) (names []string) {
 // TestTopOutlivesWhatItWatches watches a gateway that is restarted and has no brokers.
 func TestTopOutlivesWhatItWatches(t *testing.T) {
 	if os.Getenv("CULVERT_TEST_REAL") == "" {
-		t.Skip("starts culvert: set CULVERT_TEST_REAL=1")
+		t.Skip("starts culvert: set CULVERT_TEST_REAL=1 (go run ./test/all does)")
 	}
 	tm := newTmux(t, 80, 24)
 	ports, err := kafka.FreePorts(2)

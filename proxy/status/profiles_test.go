@@ -59,7 +59,7 @@ func TestProfilesAreServedOnlyIfAskedFor(t *testing.T) {
 
 func TestGoToolPprofReadsTheProfiles(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds go tool pprof")
+		t.Skip("builds go tool pprof: run it without -short, as go run ./test/all does")
 	}
 	url, _ := start(t, &status.Server{Profiles: true})
 	for profile, want := range map[string]string{"heap": "Type: inuse_space", "allocs": "Type: alloc_space", "goroutine": "Type: goroutine", "profile?seconds=1": "Type: cpu"} {

@@ -54,7 +54,6 @@ func Healthy(tick int) document.Document {
 			{Time: epoch.Add(-47 * time.Minute), Level: "warn", Count: 3, Last: epoch.Add(-46 * time.Minute), Text: "broker cannot be reached", About: "broker 2",
 				Error:  "dial broker 2 at broker-2.kafka.internal:9092: connection refused",
 				Remedy: "is the broker running, and does it listen on that port?", Lasting: true, Over: epoch.Add(-45 * time.Minute), Ended: "broker can be reached again"},
-			{Time: started.Add(time.Second), Level: "info", Count: 1, Text: "transport chosen", About: "ws", Error: ""},
 		},
 	}
 	for id := range int32(3) {

@@ -223,7 +223,7 @@ type Event struct {
 	Time   time.Time `json:"time"`            // of the first occurrence
 	Last   time.Time `json:"last,omitzero"`   // of the last one, if there were several
 	Count  int       `json:"count"`           // how many there were
-	Level  string    `json:"level"`           // info, warn or error
+	Level  string    `json:"level"`           // warn or error
 	Text   string    `json:"text"`            // as in the log
 	About  string    `json:"about,omitempty"` // what it concerns: broker 2, a transport, a file, a gateway
 	Error  string    `json:"error,omitempty"`

@@ -18,7 +18,7 @@ function eventRow() {
 function fillEvent(li, e, now) {
   const [picture, body, when] = li.children
   const [what, error, remedy, ended] = body.children
-  const kind = e.over ? 'ok' : e.level === 'error' ? 'bad' : e.level === 'warn' ? 'warn' : 'info'
+  const kind = e.over ? 'ok' : e.level === 'error' ? 'bad' : 'warn'
   attr(li, 'class', e.over ? 'over' : open(e) ? `open ${kind}` : kind)
   setIcon(picture, kind)
   text(what.firstChild, e.text)

@@ -76,7 +76,7 @@ function announce(before, d) {
   const known = new Map((before.events || []).map(e => [eventKey(e), e]))
   for (const e of d.events || []) {
     const was = known.get(eventKey(e))
-    if (!was && e.level !== 'info') news.push([e.text, e.about, e.remedy].filter(Boolean).join('. '))
+    if (!was) news.push([e.text, e.about, e.remedy].filter(Boolean).join('. '))
     else if (was && !was.over && e.over) news.push(`Over: ${[e.text, e.about].filter(Boolean).join(', ')}`)
   }
   if (news.length) say(news.slice(0, 3).join(' '))

@@ -139,7 +139,6 @@ func brokenGateway() document.Document {
 		d.Nodes[i].State, d.Nodes[i].Error = document.NodeUnreachable, "dial tcp: lookup kafka: no such host"
 	}
 	d.Events = []document.Event{
-		{Time: ago(time.Minute), Count: 1, Level: "info", Text: "listening"},
 		{Time: ago(time.Minute), Count: 61, Level: "warn", Lasting: true, Text: "no broker answers", Error: "dial tcp: lookup kafka-0: no such host", Remedy: "does kafka-0 resolve here?"},
 	}
 	return d

@@ -192,14 +192,12 @@ func openFailures(d *document.Document) (open []document.Event) {
 	return open
 }
 
-// lastFailure is the newest event that is more than information; nil if there is none.
+// lastFailure is the newest event; nil if there is none.
 func lastFailure(d *document.Document) *document.Event {
-	for i := range d.Events {
-		if d.Events[i].Level != "info" {
-			return &d.Events[i]
-		}
+	if len(d.Events) == 0 {
+		return nil
 	}
-	return nil
+	return &d.Events[0]
 }
 
 // event draws what happened, the remedy, and whether it is over.
@@ -226,8 +224,6 @@ func eventStyle(e document.Event) (mark string, s style) {
 		mark = "●"
 	case e.Lasting:
 		s = dim
-	case e.Level == "info":
-		s = 0
 	}
 	return mark, s
 }
