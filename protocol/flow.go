@@ -10,12 +10,17 @@ import (
 const (
 	// bufferSize is how much of a connection's one direction is in memory at a time.
 	bufferSize = 64 << 10
+	// smallSize is enough for most requests and responses other than Produce and Fetch.
+	smallSize = 4 << 10
 	// idleSize is the buffer of an idle direction, which waits for its next byte.
 	idleSize = 512
 )
 
-// bufferPool lends buffers of bufferSize. A Flow that waits idle holds none.
-var bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+// The pools lend buffers. A Flow that waits idle holds none.
+var (
+	bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+	smallPool  = sync.Pool{New: func() any { return new([smallSize]byte) }}
+)
 
 // ErrHeld is returned by [Flow.Peek] for more bytes than the flow may hold.
 var ErrHeld = errors.New("more bytes than may be held back")
@@ -26,11 +31,11 @@ type WriteError struct{ Err error }
 func (e *WriteError) Error() string { return e.Err.Error() }
 func (e *WriteError) Unwrap() error { return e.Err }
 
-// A splicer is a destination that can take bytes from a source within the kernel. Splice takes at
-// most n and returns how many it took. It may stop early for any reason: the next Read or Write
-// returns the error, if there is one.
+// A splicer is a destination that can take bytes from a source in a faster way than through a
+// Flow's buffer. Splice takes at most n, and returns how many it took. It may stop early without an
+// error; then the Flow takes the next bytes. An error is of the source, or a [WriteError].
 type splicer interface {
-	Splice(src io.Reader, n int64) int64
+	Splice(src io.Reader, n int64) (moved int64, err error)
 }
 
 // Flow moves one direction of a connection from a reader to a writer and lets its user look at
@@ -38,16 +43,17 @@ type splicer interface {
 //
 // Bytes are peeked at and then passed or replaced. What has been passed is written before the flow
 // blocks in a read, so nothing waits for bytes that have not arrived: a frame is never stored as a
-// whole. The memory is one pooled buffer of 64 KiB. Only a Peek of more makes it larger, as those
-// bytes arrive and for as long as they are held back.
+// whole. The memory is one pooled buffer, of 4 KiB until a read fills it, and then of 64 KiB. Only a
+// Peek of more makes it larger, as those bytes arrive and for as long as they are held back.
 //
 // A Flow is used by one goroutine at a time. It closes neither side.
 type Flow struct {
 	src io.Reader
 	dst io.Writer
 
-	pooled *[bufferSize]byte
-	buf    []byte // nil while idle
+	small  *[smallSize]byte  // nil unless buf is it
+	pooled *[bufferSize]byte // nil until it is needed
+	buf    []byte            // nil while idle
 	// buf[out:in] has been passed and is not yet written, buf[in:end] is held.
 	out, in, end int
 
@@ -77,8 +83,8 @@ func (f *Flow) Peek(n, limit int) ([]byte, error) {
 	}
 	for f.end-f.in < n {
 		if err := f.fill(n); err != nil {
-			if err == io.EOF && f.end > f.in {
-				err = io.ErrUnexpectedEOF
+			if f.end > f.in {
+				err = early(err)
 			}
 			return nil, err
 		}
@@ -107,17 +113,27 @@ func (f *Flow) PassThrough(n int64) error {
 			if err := f.Flush(); err != nil {
 				return err
 			}
-			if n -= s.Splice(f.src, n); n == 0 {
+			moved, err := s.Splice(f.src, n)
+			if n -= moved; n == 0 {
+				f.Release()
 				return nil
+			}
+			if err != nil {
+				return early(err)
 			}
 		}
 		if err := f.fill(1); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
+			return early(err)
 		}
 	}
+}
+
+// early returns the error of a source that has ended too early, if it has ended.
+func early(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // PassAll passes everything until the source ends, and then returns nil.
@@ -163,12 +179,20 @@ func (f *Flow) Release() bool {
 	if f.end > f.out {
 		return false
 	}
+	f.releaseSmall()
 	if f.pooled != nil {
 		bufferPool.Put(f.pooled)
 	}
 	f.pooled, f.buf = nil, nil
 	f.out, f.in, f.end = 0, 0, 0
 	return true
+}
+
+func (f *Flow) releaseSmall() {
+	if f.small != nil {
+		smallPool.Put(f.small)
+		f.small = nil
+	}
 }
 
 // fill writes what was passed and then reads once, making room for at least n held bytes.
@@ -188,14 +212,14 @@ func (f *Flow) fill(n int) error {
 	return noProgress(err)
 }
 
-// wake reads the first bytes into the small buffer and only then takes a large one.
+// wake reads the first bytes into the idle buffer and only then takes another one.
 func (f *Flow) wake() error {
 	k, err := f.src.Read(f.idle[:])
 	if k == 0 {
 		return noProgress(err)
 	}
-	f.pooled = bufferPool.Get().(*[bufferSize]byte)
-	f.buf = f.pooled[:]
+	f.small = smallPool.Get().(*[smallSize]byte)
+	f.buf = f.small[:]
 	f.end = copy(f.buf, f.idle[:k])
 	return nil
 }
@@ -209,21 +233,32 @@ func noProgress(err error) error {
 }
 
 // makeRoom makes room to read on until n bytes are held: behind the bytes held now, by moving them
-// to the front, or in a buffer of twice the size. A larger buffer is taken only when the last one
-// is full, so that a length that a peer claims costs no memory by itself. It is given up when the
-// pooled one is enough.
+// to the front, or in a larger buffer. Beyond the pooled ones, that is one of twice the size, taken
+// only when the last one is full, so that a length that a peer claims costs no memory by itself. It
+// is given up when the pooled one is enough.
 func (f *Flow) makeRoom(n int) {
 	held, to := f.end-f.in, f.buf
 	switch {
+	case f.small != nil && (f.end == smallSize || n > smallSize), len(f.buf) > bufferSize && n <= bufferSize:
+		to = f.large()
 	case held == len(f.buf):
 		to = make([]byte, 2*held)
-	case len(f.buf) > bufferSize && n <= bufferSize:
-		to = f.pooled[:]
 	case held > 0 && f.end < len(f.buf) && (f.in == 0 || len(f.buf)-f.in >= n):
 		return // there is room behind
 	}
 	f.end = copy(to, f.buf[f.in:f.end])
 	f.buf, f.in, f.out = to, 0, 0
+	if len(to) > smallSize {
+		f.releaseSmall()
+	}
+}
+
+// large returns the pooled buffer of bufferSize.
+func (f *Flow) large() []byte {
+	if f.pooled == nil {
+		f.pooled = bufferPool.Get().(*[bufferSize]byte)
+	}
+	return f.pooled[:]
 }
 
 func (f *Flow) write(b []byte) error {

@@ -351,12 +351,13 @@ type spliced struct {
 	bytes.Buffer
 	most    int64 // at a time
 	without int64 // bytes that came past the flow
+	err     error // what Splice returns
 }
 
-func (s *spliced) Splice(src io.Reader, n int64) int64 {
+func (s *spliced) Splice(src io.Reader, n int64) (int64, error) {
 	k, _ := io.CopyN(&s.Buffer, src, min(n, s.most))
 	s.without += k
-	return k
+	return k, s.err
 }
 
 func TestFlowLetsLargeRestsBeSpliced(t *testing.T) {
@@ -384,6 +385,63 @@ func TestFlowLetsLargeRestsBeSpliced(t *testing.T) {
 		}
 	}
 }
+
+// The error of a splice ends the flow, unless the splice was complete.
+func TestFlowReturnsTheErrorOfASplice(t *testing.T) {
+	in := numbered(3 * bufferSize)
+	cut := errors.New("cut")
+	for _, test := range []struct {
+		most int64
+		err  error
+		want error
+	}{
+		{bufferSize, cut, cut},
+		{bufferSize, &WriteError{cut}, cut},
+		{bufferSize, io.EOF, io.ErrUnexpectedEOF},
+		{1 << 30, cut, nil},
+	} {
+		dst := &spliced{most: test.most, err: test.err}
+		f := NewFlow(bytes.NewReader(in), dst)
+		err := f.PassThrough(int64(len(in)))
+		var write, wantWrite *WriteError
+		if !errors.Is(err, test.want) || errors.As(err, &write) != errors.As(test.err, &wantWrite) {
+			t.Errorf("Splice of at most %d returns %v: PassThrough = %v, want %v", test.most, test.err, err, test.want)
+		}
+		if !bytes.Equal(dst.Bytes(), in[:dst.Len()]) {
+			t.Error("the bytes are not those that came")
+		}
+		if err == nil && f.buf != nil {
+			t.Errorf("%d bytes of buffer after the splice", len(f.buf))
+		}
+	}
+}
+
+// Small frames do not take a large buffer.
+func TestFlowTakesASmallBufferUntilAReadFillsIt(t *testing.T) {
+	const frame = smallSize / 2
+	src := &shortReads{bytes.NewReader(numbered(1 << 20)), frame}
+	f := NewFlow(src, io.Discard)
+	for range 20 {
+		if err := f.PassThrough(frame); err != nil || len(f.buf) != smallSize || f.pooled != nil {
+			t.Fatalf("%d bytes of buffer for frames of %d, %v", len(f.buf), frame, err)
+		}
+	}
+	src.most = bufferSize
+	for range 3 {
+		f.PassThrough(smallSize)
+	}
+	if len(f.buf) != bufferSize || f.small != nil {
+		t.Errorf("%d bytes of buffer when a read fills the small one, want %d", len(f.buf), bufferSize)
+	}
+}
+
+// shortReads reads at most some bytes at a time.
+type shortReads struct {
+	io.Reader
+	most int
+}
+
+func (r *shortReads) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), r.most)]) }
 
 func TestFlowFindsTheEndThatStoppedASplice(t *testing.T) {
 	in := numbered(3 * bufferSize)

@@ -28,6 +28,35 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// A Bulk is a large buffer whose bytes WriteBulk sends without a copy: see [exchange.Bulk].
+type Bulk = exchange.Bulk
+
+// NewBulk returns a Bulk, or false if there are enough of them: 64 in the process. The caller
+// releases it.
+func NewBulk() (Bulk, bool) { return exchange.NewBulk() }
+
+// WriteBulk is a Write of the first n bytes of b. It may overwrite all of b.
+func (c *Conn) WriteBulk(b Bulk, n int) (int, error) {
+	c.writing.lock <- struct{}{}
+	defer c.unlockWrite()
+	c.flow.begin(&c.flow.up, true)
+	defer c.flow.end(&c.flow.up)
+	if c.writing.open != nil || c.timesWith(capsuleData, 0) { // they have no room in b
+		if _, err := c.writeCapsule(noCapsule, nil); err != nil {
+			return 0, err
+		}
+	}
+	accepted, err := c.writeWith(func() error {
+		var head [exchange.MaxTypeLength]byte
+		return c.send(b.Frame(exchange.AppendTypeLength(head[:0], uint64(capsuleData), uint64(n)), n))
+	})
+	if !accepted {
+		return 0, err
+	}
+	c.flow.add(&c.flow.up, n)
+	return n, err
+}
+
 // unlockWrite releases writing.lock. If the exchange has something left to flush, a tick sends it,
 // because this caller is done.
 func (c *Conn) unlockWrite() {
@@ -88,13 +117,18 @@ const noCapsule capsuleType = 0
 // writing.lock. accepted means that the capsule will be sent and must not be written again; that
 // can be so even if err is a timeout, because the exchange keeps what it could not send.
 func (c *Conn) writeCapsule(t capsuleType, value []byte) (accepted bool, err error) {
+	return c.writeWith(func() error { return c.writeFrame(t, value) })
+}
+
+// writeWith is writeCapsule of the capsule that write sends.
+func (c *Conn) writeWith(write func() error) (accepted bool, err error) {
 	if err := c.writable(); err != nil {
 		return false, err
 	}
 	if err := c.x.Flush(); err != nil {
 		return false, c.writeFailed(err)
 	}
-	if err := c.writeFrame(t, value); err != nil {
+	if err := write(); err != nil {
 		return exchange.IsTimeout(err), c.writeFailed(err)
 	}
 	return true, nil
@@ -139,7 +173,12 @@ func (c *Conn) writeFrame(t capsuleType, value []byte) error {
 	if t != noCapsule {
 		b = appendCapsule(b, t, value)
 	}
-	err := c.x.Write(b)
+	return c.send(b)
+}
+
+// send passes a frame to the exchange.
+func (c *Conn) send(frame []byte) error {
+	err := c.x.Write(frame)
 	c.writing.last.Store(exchange.Clock())
 	return err
 }

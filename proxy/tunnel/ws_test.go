@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -128,7 +129,7 @@ func TestBytesBehindTheUpgradeAreRead(t *testing.T) {
 	}
 }
 
-// One Write of 64 KiB is one frame and, with TLS below, one system call.
+// One Write of 64 KiB is one frame and, with TLS below, one system call. So is a Bulk of 256 KiB.
 func TestAWriteIsOneFrameInOneCall(t *testing.T) {
 	for _, kind := range []string{"ws", "plain"} {
 		var counted *countingConn
@@ -149,6 +150,11 @@ func TestAWriteIsOneFrameInOneCall(t *testing.T) {
 		got := make([]byte, len(want))
 		if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: read something else, %v", kind, err)
+		}
+		before = counted.writes
+		tryBulk(t, takeBulk(t), c, s)
+		if n := counted.writes - before; n != 4 {
+			t.Errorf("%s: %d calls for 4 times a Bulk", kind, n)
 		}
 	}
 }
@@ -180,7 +186,7 @@ func tryWriteDeadlines(t *testing.T, r *rig) {
 	go func() {
 		for b := want; len(b) > 0; {
 			c.SetWriteDeadline(time.Now().Add(2 * time.Millisecond))
-			n, err := c.Write(b[:min(len(b), 300<<10)])
+			n, err := writeSome(c, b)
 			b = b[n:]
 			if err != nil && !exchange.IsTimeout(err) {
 				t.Errorf("Write: %v", err)
@@ -204,6 +210,19 @@ func tryWriteDeadlines(t *testing.T, r *rig) {
 	if !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("read %d bytes that differ from the %d written", got.Len(), len(want))
 	}
+}
+
+// writeSome writes some of b, by turns with Write and with WriteBulk.
+func writeSome(c *Conn, b []byte) (int, error) {
+	if len(b)%2 == 0 {
+		return c.Write(b[:min(len(b), 300<<10+1)])
+	}
+	bulk, ok := NewBulk()
+	if !ok {
+		return 0, errors.New("no Bulk")
+	}
+	defer bulk.Release()
+	return c.WriteBulk(bulk, copy(bulk.Bytes(), b))
 }
 
 // A readConn is a net.Conn that reads from r.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"time"
 )
 
@@ -53,49 +52,6 @@ const HeaderGateway = "Culvert-Gateway"
 type Buffering interface {
 	// StalledSince is the [Clock] since when something has waited for a reader, or 0.
 	StalledSince() int64
-}
-
-const (
-	// ChunkSize is the most that one Write should carry, in bytes. Larger chunks are no faster, and
-	// cost memory for each blocked writer.
-	ChunkSize = 64 << 10
-
-	// Headroom is the space in front of the bytes of a Write, for the header of a WebSocket frame
-	// or an HTTP/3 frame. With it, header and payload leave in one write without a copy.
-	Headroom = 14
-
-	// MaxHeader bounds the header of a request or a response, in bytes. Tokens are the largest
-	// part.
-	MaxHeader = 16 << 10
-
-	// bufferSize holds a chunk with its headers.
-	bufferSize = Headroom + 16 + ChunkSize
-
-	// smallSize holds what an idle stream sends, and most Kafka requests.
-	smallSize = 2 << 10
-)
-
-var (
-	buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
-	small   = sync.Pool{New: func() any { b := make([]byte, smallSize); return &b }}
-)
-
-// Buffer returns a buffer of at least n bytes from a pool; n must not exceed [Headroom] + 16 +
-// [ChunkSize]. The caller gives it back with [Release].
-func Buffer(n int) *[]byte {
-	if n <= smallSize {
-		return small.Get().(*[]byte)
-	}
-	return buffers.Get().(*[]byte)
-}
-
-// Release gives back a buffer of [Buffer]. The caller must not use it any more.
-func Release(b *[]byte) {
-	if len(*b) == smallSize {
-		small.Put(b)
-		return
-	}
-	buffers.Put(b)
 }
 
 // ErrNoMore is returned by Read instead of blocking, after SetWait(false). It is a timeout, and

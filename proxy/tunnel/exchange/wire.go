@@ -13,8 +13,8 @@ import (
 // one frame in one system call. So TLS never sees a write deadline, after which a tls.Conn is
 // unusable. What a deadline leaves unsent stays here and leaves with the next Flush.
 //
-// Reading: while bytes arrive in bulk, it reads up to 64 KiB at once, where TLS would read half of
-// that. Fewer and larger reads save more, here and in the code above, than the extra copy costs.
+// Reading: while bytes arrive in bulk, it reads up to 256 KiB at once, where TLS would read 32 KiB.
+// Fewer and larger reads save more, here and in the code above, than the extra copy costs.
 // With noWait set, Read returns ErrNoMore instead of blocking, so that a reader that has something
 // can take whatever else has arrived.
 type Wire struct {
@@ -27,30 +27,22 @@ type Wire struct {
 
 	// Owned by the reader.
 	noWait bool
-	bulk   bool    // the last read from the kernel was large
-	inBuf  *[]byte // from wirePool, or nil
+	last   int     // bytes that the last read from the kernel returned
+	inBuf  *[]byte // from wirePool or bulk, or nil
 	in     []byte  // read and not yet taken, within inBuf
 
 	mu      sync.Mutex
 	holding bool
-	outBuf  *[]byte // from wirePool or small, or nil
+	outBuf  *[]byte // from small, wirePool or bulk, or nil
 	out     []byte  // to be sent, within outBuf unless that was too small
 }
 
-const (
-	// wireSize holds a frame of ChunkSize with all headers, in TLS records of 16 KiB with 22 bytes
-	// of overhead each, plus some small frames.
-	wireSize = bufferSize + 2<<10
-
-	// bulkRead is how many bytes a read must return for us to expect more.
-	bulkRead = 8 << 10
-)
+// bulkRead is how many bytes a read must return for us to expect more.
+const bulkRead = 8 << 10
 
 // NewWire returns the wire above c. If c is TLS to a proxy, below is the wire that c writes to;
 // otherwise it is nil.
 func NewWire(c net.Conn, below *Wire) *Wire { return &Wire{Conn: c, below: below} }
-
-var wirePool = sync.Pool{New: func() any { b := make([]byte, 0, wireSize); return &b }}
 
 // A Guard bounds what a peer may send, and may make us send, before it has authenticated. Its
 // methods may be called concurrently.
@@ -94,15 +86,25 @@ func (w *Wire) Read(p []byte) (int, error) {
 		return w.take(p), nil
 	case w.noWait:
 		return 0, ErrNoMore
-	case !w.bulk:
+	case w.last < bulkRead || w.guard.Load() != nil:
 		return w.read(p)
 	}
 	// A buffer is held while this blocks, but only until the next KEEPALIVE, which is small and
 	// ends the bulk.
-	w.inBuf = wirePool.Get().(*[]byte)
-	n, err := w.read((*w.inBuf)[:ChunkSize])
+	w.inBuf = w.readBuffer()
+	n, err := w.read(*w.inBuf)
 	w.in = (*w.inBuf)[:n]
 	return w.take(p), err
+}
+
+// readBuffer returns the buffer for the next read in bulk.
+func (w *Wire) readBuffer() *[]byte {
+	if w.last >= wireSize {
+		if b := bulk.get(); b != nil {
+			return b
+		}
+	}
+	return wirePool.Get().(*[]byte)
 }
 
 // read reads from the connection, within the limits of the guard.
@@ -115,7 +117,7 @@ func (w *Wire) read(p []byte) (int, error) {
 	if g != nil {
 		g.HasRead(n)
 	}
-	w.bulk = n >= bulkRead && g == nil
+	w.last = n
 	if n > 0 {
 		w.lastByte.Store(Clock())
 	}
@@ -127,7 +129,7 @@ func (w *Wire) take(p []byte) int {
 	n := copy(p, w.in)
 	w.in = w.in[n:]
 	if len(w.in) == 0 {
-		wirePool.Put(w.inBuf)
+		Release(w.inBuf)
 		w.inBuf, w.in = nil, nil
 	}
 	return n
@@ -162,6 +164,19 @@ func (w *Wire) Hold() {
 	w.mu.Lock()
 	w.holding = true
 	w.mu.Unlock()
+}
+
+// makeRoom prepares for n bytes that TLS will write, and returns how many it may before a Flush.
+func (w *Wire) makeRoom(n int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n > bufferSize && w.outBuf == nil {
+		if w.outBuf = bulk.get(); w.outBuf != nil {
+			w.out = (*w.outBuf)[:0]
+			return n
+		}
+	}
+	return min(n, bufferSize)
 }
 
 // keep appends p to what Flush has to send. The caller holds mu.
@@ -218,11 +233,7 @@ func (w *Wire) sent(n int) {
 	if len(w.out) > 0 || w.outBuf == nil {
 		return
 	}
-	if cap(*w.outBuf) == wireSize {
-		wirePool.Put(w.outBuf)
-	} else {
-		small.Put(w.outBuf)
-	}
+	Release(w.outBuf)
 	w.outBuf, w.out = nil, nil
 }
 

@@ -288,16 +288,22 @@ func (x *WS) frame(b []byte, op ws.OpCode) []byte {
 	return b[Headroom-copy(b[Headroom-len(h):], h):]
 }
 
-// Write sends b[Headroom:] in one frame, with one system call.
+// Write sends b[Headroom:] in one frame, with one system call if there is a buffer for it.
 func (x *WS) Write(b []byte) error {
 	f := x.frame(b, ws.OpBinary)
 	if x.plain {
 		return x.wire.send(f)
 	}
-	if _, err := x.conn.Write(f); err != nil {
-		return err
+	for {
+		n := x.wire.makeRoom(len(f))
+		if _, err := x.conn.Write(f[:n]); err != nil {
+			return err
+		}
+		f = f[n:]
+		if err := x.wire.Flush(); len(f) == 0 || err != nil && !IsTimeout(err) {
+			return err
+		}
 	}
-	return x.wire.Flush()
 }
 
 // Flush sends a control frame, if there is one, and what the wire holds.
