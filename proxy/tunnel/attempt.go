@@ -156,6 +156,9 @@ func (d *dialling) dial(ctx context.Context, transport string, open []byte, fres
 	if !ok {
 		return nil, false, fmt.Errorf("dial gateway %s over %s: no such transport", d.route.addr(), transport)
 	}
+	if !fresh {
+		d.spares.took()
+	}
 	c, ready, err = p.take(ctx, open, fresh)
 	if !ready {
 		d.dialled(transport, err, start)
@@ -163,7 +166,7 @@ func (d *dialling) dial(ctx context.Context, transport string, open []byte, fres
 	if err != nil {
 		return nil, ready, d.dialError(ctx, transport, err)
 	}
-	if ready {
+	if !fresh {
 		d.spares.look()
 	}
 	return c, ready, nil

@@ -10,6 +10,7 @@ type carrier interface {
 	state() *carrierState
 	dead() bool   // the connection has ended
 	usable() bool // as far as this end knows, it can take streams
+	stands() bool // it is not being dialled any more
 	room() int    // how many streams it may carry at once
 }
 
@@ -27,12 +28,16 @@ type carriers[C carrier] struct {
 }
 
 // leastLoaded returns the usable carrier with the fewest streams that has room for one more; ok is
-// false if there is none. It also removes dead carriers from the list.
+// false if there is none. One that stands comes before any that is being dialled. It also removes
+// dead carriers from the list.
 func (l *carriers[C]) leastLoaded() (best C, ok bool) {
 	l.list = slices.DeleteFunc(l.list, func(c C) bool { return c.dead() })
 	for _, c := range l.list {
 		s := c.state()
-		if !s.left && c.usable() && s.streams < c.room() && (!ok || s.streams < best.state().streams) {
+		if s.left || !c.usable() || s.streams >= c.room() {
+			continue
+		}
+		if !ok || c.stands() && !best.stands() || c.stands() == best.stands() && s.streams < best.state().streams {
 			best, ok = c, true
 		}
 	}

@@ -118,13 +118,13 @@ func (d *Dialer) init() {
 		})
 		d.flows.t, d.flows.streams = d.t, d.streams.open
 		d.flows.suffers = func(transport string) { d.race.Doubt(transport, race.Slow) }
-		d.spares = newSpareKeeper(background, d.t.spares, d.fillSpares)
+		d.spares = newSpareKeeper(background, d.t, d.fillSpares)
 		env := &poolEnv{
 			route: d.route, credentials: &credentials{d.Token, d.Ingress, d.route, d.race.Proven}, t: d.t, w: d.w, log: d.log,
 			carriers: cmp.Or(d.Carriers, DefaultCarriers), spares: d.spares.wanted,
 			memory:       &memoryWatch{limit: d.Memory, memory: &d.memory, log: d.log},
 			onUDPBuffers: d.OnUDPBuffers,
-			newStream:    d.newStream, dialSpare: d.dialSpare, introduce: d.introduce, wantSpares: d.spares.look,
+			newStream:    d.newStream, dialSpare: d.dialSpare, introduce: d.introduce, wantSpares: d.spares.look, wantOne: d.spares.one, forgetBursts: d.spares.bursts.forget,
 		}
 		d.pools, d.firsts = make(map[string]pool), make(map[string]*atomic.Int64)
 		for _, t := range transports {
@@ -246,8 +246,9 @@ func (d *Dialer) Hello(ctx context.Context) (Welcome, error) {
 	return w, err
 }
 
-// SetSpares sets how many streams to keep ready, so that their OPEN can leave at once. They are
-// dialled in the background, over the transport in use. A Dialer starts with 0, which means none.
+// SetSpares sets how many streams to keep ready at least, so that their OPEN can leave at once. When
+// more were opened within three seconds, that many are kept for the next ten minutes, up to 32. They
+// are dialled in the background, over the transport in use. A Dialer starts with 0, which means none.
 func (d *Dialer) SetSpares(n int) {
 	d.init()
 	d.spares.set(n)

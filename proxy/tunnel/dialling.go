@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
 	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
 )
@@ -72,11 +74,18 @@ func (d *dialling) newStream(x exchange.Exchange, transport string, open []byte)
 	}, x.Abort)
 }
 
+// dialsAtOnce is how many spares are dialled at the same time: enough to be ready again a second
+// after a burst, and few beside the burst itself.
+const dialsAtOnce = 8
+
 // fillSpares makes n streams ready over the transport in use, and returns that transport. last is
 // the transport of the previous call, "" if there was none; if it has changed, what was ready over
 // the old one is dropped.
 func (d *dialling) fillSpares(ctx context.Context, last string, n int) (transport string, err error) {
-	if n == 0 && last == "" {
+	if n == 0 {
+		if last != "" {
+			d.pools[last].missing(0) // which lets all of them expire
+		}
 		return "", nil
 	}
 	chosen, err := d.race.Choose(ctx)
@@ -89,7 +98,7 @@ func (d *dialling) fillSpares(ctx context.Context, last string, n int) (transpor
 	now := d.epochs.current()
 	ctx, cancel := now.during(ctx)
 	defer cancel()
-	if err := d.pools[chosen.Transport].fill(ctx, n); err != nil {
+	if err := prepare(ctx, d.pools[chosen.Transport], n); err != nil {
 		if now.over() {
 			return chosen.Transport, nil
 		}
@@ -98,4 +107,24 @@ func (d *dialling) fillSpares(ctx context.Context, last string, n int) (transpor
 		return chosen.Transport, err
 	}
 	return chosen.Transport, nil
+}
+
+// prepare makes enough ready in a pool for n streams. It tries n times and not until there are n:
+// what is made ready may die as fast as it is dialled.
+func prepare(ctx context.Context, p pool, n int) error {
+	for tries := 0; tries < n; {
+		more := min(p.missing(n), n-tries, dialsAtOnce)
+		if more == 0 {
+			return nil
+		}
+		tries += more
+		dials, ctx := errgroup.WithContext(ctx) // which the first failure ends: the others may take long to fail
+		for range more {
+			dials.Go(func() error { return p.prepare(ctx) })
+		}
+		if err := dials.Wait(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -30,9 +30,15 @@ func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	for i, want := range []int{1, 2, 3, 3, 3} {
+		if i < 3 {
+			r.unusedCarrier()
+		}
 		r.dial()
-		if carriers, streams := count(); carriers != want || streams != i+1 {
-			t.Errorf("after %d streams: %d carriers with %d", i+1, carriers, streams)
+		r.h3().mu.Lock()
+		used := len(r.h3().list) - r.h3().unused()
+		r.h3().mu.Unlock()
+		if _, streams := count(); used != want || streams != i+1 {
+			t.Errorf("after %d streams: %d on %d carriers", i+1, streams, used)
 		}
 	}
 	for range 3*maxStreams - 5 {
@@ -47,13 +53,26 @@ func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {
 	}
 }
 
+// unusedCarrier waits until a carrier has no streams.
+func (r *rig) unusedCarrier() {
+	r.t.Helper()
+	p := r.h3()
+	waitUntil(r.t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.unused() > 0
+	})
+}
+
 func TestIdleCarriersAreClosedButAFew(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) {
 		r.dialer.timing = defaultTiming
 		r.dialer.timing.idle = 50 * time.Millisecond
 	})
 	var conns []*Conn
+	r.dialer.Hello(t.Context())
 	for range 6 {
+		r.unusedCarrier()
 		c, _ := r.dial()
 		conns = append(conns, c)
 	}
@@ -128,12 +147,14 @@ func TestOpenDoesNotWaitForTheAnswer(t *testing.T) {
 func TestDrainingTellsTheCarriers(t *testing.T) {
 	r := newRig(t, "h3")
 	c, s := r.dial()
+	r.unusedCarrier()
 	idle, other := r.dial()
 	io.WriteString(other, "x") // both ends CloseWrite, so that the second carrier has no streams
 	other.CloseWrite()
 	idle.CloseWrite()
 	io.ReadAll(idle)
 	idle.Close()
+	r.unusedCarrier() // no dial is in progress
 	p := r.h3()
 	now := func() *udpSocket {
 		p.sockets.mu.Lock()
@@ -204,19 +225,19 @@ func TestABurstOfDialsSharesTheCarriers(t *testing.T) {
 // Carriers that take no new streams after a GOAWAY must not count towards Carriers.
 func TestCarriersThatWereLeftDoNotCount(t *testing.T) {
 	r := newRig(t, "h3", func(r *rig) { r.dialer.Carriers = 3 })
+	r.dialer.Hello(t.Context())
 	for range 3 {
-		r.dial()
-	}
-	r.h3().drop()
-	for range 3 {
+		r.unusedCarrier()
 		r.dial()
 	}
 	p := r.h3()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n := p.usable(); n != 3 {
-		t.Errorf("%d carriers for three new streams, want 3", n)
-	}
+	p.drop()
+	waitUntil(t, func() bool {
+		r.dial()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.usable() == 3
+	})
 }
 
 // Clients other than ours get responses that they can read.

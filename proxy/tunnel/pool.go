@@ -14,8 +14,11 @@ type pool interface {
 	// false, take prefers what is ready and returns ready = true; nobody knows then whether the
 	// gateway is still reachable over it.
 	take(ctx context.Context, open []byte, fresh bool) (c *Conn, ready bool, err error)
-	// fill makes enough ready for n new streams and lets any surplus expire.
-	fill(ctx context.Context, n int) error
+	// missing returns how many more calls of prepare it takes until enough is ready for n new
+	// streams, and lets any surplus expire. It may return fewer than that, to be asked again.
+	missing(n int) int
+	// prepare makes something ready, for one new stream or for several.
+	prepare(ctx context.Context) error
 	// drop puts no new streams on anything that exists now. Open streams continue.
 	drop()
 	// otherMethod returns a function that switches to another HTTP method for opening streams and
@@ -47,4 +50,8 @@ type poolEnv struct {
 	introduce func(ctx context.Context, transport string) error
 	// Asks for the spares to be replenished soon; does not block.
 	wantSpares func()
+	// Asks for something to be ready soon, also where no spares are wanted; does not block.
+	wantOne func()
+	// Wants no more spares than were set, until the next burst.
+	forgetBursts func()
 }

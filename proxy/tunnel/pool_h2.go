@@ -42,6 +42,7 @@ type h2Carrier struct {
 func (c *h2Carrier) state() *carrierState { return &c.carrierState }
 func (c *h2Carrier) dead() bool           { return c.isReady() && (c.err != nil || c.http.Err() != nil) }
 func (c *h2Carrier) usable() bool         { return true }
+func (c *h2Carrier) stands() bool         { return c.isReady() && c.err == nil && c.conn.isSettled() }
 
 // room returns how many streams the connection may carry at once: fewer than maxStreams if the peer
 // says so, and none after a GOAWAY.
@@ -109,22 +110,17 @@ func (p *h2Pool) take(ctx context.Context, open []byte, fresh bool) (s *Conn, re
 	}
 }
 
-// fill dials connections until n streams would find one with few streams on it, or there are enough
-// connections.
-func (p *h2Pool) fill(ctx context.Context, n int) error {
-	for range n {
-		p.mu.Lock()
-		enough := p.roomToShare() >= n || p.usable() >= p.env.carriers
-		p.mu.Unlock()
-		if enough {
-			return nil
-		}
-		if err := p.env.introduce(ctx, TransportH2); err != nil {
-			return err
-		}
-	}
-	return nil
+// missing wants enough connections for n streams to find one with few streams on it.
+func (p *h2Pool) missing(n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	each := cmp.Or(p.granted, maxShared)
+	more := (n - p.roomToShare() + each - 1) / each
+	return max(0, min(more, p.env.carriers-p.usable()))
 }
+
+// prepare dials a connection.
+func (p *h2Pool) prepare(ctx context.Context) error { return p.env.introduce(ctx, TransportH2) }
 
 // roomToShare returns how many streams the connections can take before each has maxShared. The
 // caller holds mu.
@@ -191,8 +187,9 @@ func (p *h2Pool) post(ctx context.Context, c *h2Carrier, header http.Header) (ex
 	}
 }
 
-// conn returns a connection with room for a stream, and counts that stream. It prefers the least
-// loaded connection, as long as that has fewer than maxShared streams; then a new connection, up to
+// conn returns a connection with room for a stream, and counts that stream. A stream does not wait
+// for a dial where a connection stands: it takes the least loaded one. Of connections that are being
+// dialled it takes one that fewer than maxShared streams wait for; then it dials one, up to
 // Dialer.Carriers; then again the least loaded one; and a new one if all are full. ready reports
 // whether the connection was established already. If a dial fails, an existing connection with room
 // will do.
@@ -252,10 +249,13 @@ func (p *h2Pool) choose(ctx context.Context, fresh bool) (c *h2Carrier, own, rea
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, ok := p.leastLoaded()
-	if fresh || !ok || c.streams >= maxShared && p.usable() < p.env.carriers {
+	if fresh || !ok || !c.stands() && c.streams >= maxShared && p.usable() < p.env.carriers {
 		c, own = p.connect(ctx), true
 	}
 	c.streams++
+	if !fresh && p.usable() < p.env.carriers && p.roomToShare() == 0 {
+		p.env.wantOne() // for the next stream
+	}
 	return c, own, c.isReady()
 }
 

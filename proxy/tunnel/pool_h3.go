@@ -66,6 +66,7 @@ type h3Carrier struct {
 
 func (c *h3Carrier) state() *carrierState { return &c.carrierState }
 func (c *h3Carrier) dead() bool           { return c.conn.Context().Err() != nil }
+func (c *h3Carrier) stands() bool         { return true }
 func (c *h3Carrier) room() int            { return c.granted }
 
 // usable reports whether packets have arrived lately. QUIC's own keep-alive makes sure that some do
@@ -166,9 +167,9 @@ func (p *h3Pool) otherSending() (how string, try func() (undo func())) {
 	}
 }
 
-// carrier returns a carrier with room for a stream, and counts that stream. It prefers one without
-// streams; then a new one, up to Dialer.Carriers; then the least loaded one; and a new one if all
-// are full. If a dial fails, an existing carrier with room will do.
+// carrier returns a carrier with room for a stream, and counts that stream. A stream does not wait
+// for a dial where a carrier stands: it takes the least loaded one, which is one without streams if
+// there is any. If all are full it dials one. If that fails, an existing carrier with room will do.
 func (p *h3Pool) carrier(ctx context.Context, fresh bool) (c *h3Carrier, ready bool, err error) {
 	for {
 		c, dialled := p.find(fresh)
@@ -205,8 +206,11 @@ func (p *h3Pool) find(fresh bool) (c *h3Carrier, dialled <-chan struct{}) {
 	if !fresh {
 		c, ok := p.leastLoaded()
 		many := p.usable()+p.dialled >= p.env.carriers
-		if ok && (c.streams == 0 || many) {
+		if ok {
 			p.use(c)
+			if p.unused() == 0 && !many {
+				p.env.wantOne() // for the next stream
+			}
 			return c, nil
 		}
 		if many && p.dialled > 0 {
@@ -244,23 +248,17 @@ func (p *h3Pool) add(ctx context.Context) (*h3Carrier, error) {
 	return c, nil
 }
 
-// fill dials carriers until n of them have no streams, or there are enough carriers.
-func (p *h3Pool) fill(ctx context.Context, n int) error {
+// missing keeps n carriers without streams, and wants as many, unless there are enough carriers.
+func (p *h3Pool) missing(n int) int {
 	p.setKeep(n)
-	for range n {
-		p.mu.Lock()
-		p.leastLoaded() // removes dead carriers
-		enough := p.unused() >= n || p.usable()+p.dialled >= p.env.carriers
-		p.mu.Unlock()
-		if enough {
-			return nil
-		}
-		if err := p.env.introduce(ctx, TransportH3); err != nil {
-			return err
-		}
-	}
-	return nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leastLoaded() // removes dead carriers
+	return max(0, min(n-p.unused(), p.env.carriers-p.usable()-p.dialled))
 }
+
+// prepare dials a carrier.
+func (p *h3Pool) prepare(ctx context.Context) error { return p.env.introduce(ctx, TransportH3) }
 
 // setKeep sets how many carriers without streams are wanted. If that is fewer than before, the idle
 // time of all unused carriers starts again, and retire closes the surplus.

@@ -31,7 +31,7 @@ type wsPool struct {
 
 	mu           sync.Mutex
 	spares       []*spare
-	refusedUntil time.Time // the gateway has refused a spare for a limit: dial no more until then
+	refusedUntil time.Time // the gateway has refused a spare for a limit: dial no more until then; zero once there were enough
 	tasks        sync.WaitGroup
 }
 
@@ -81,22 +81,31 @@ func (p *wsPool) pop() *spare {
 	return s
 }
 
-// fill dials spares until there are n.
-func (p *wsPool) fill(ctx context.Context, n int) error {
+// missing closes spares beyond n. After a refusal it asks for one spare at a time, until there are n:
+// of several that are dialled together each would be refused.
+func (p *wsPool) missing(n int) int {
 	p.trim(n)
-	for range n { // n attempts and not until there are n: spares may die as fast as they are dialled
-		p.mu.Lock()
-		enough := len(p.spares) >= n || time.Now().Before(p.refusedUntil)
-		p.mu.Unlock()
-		if enough {
-			return nil
-		}
-		c, err := p.env.dialSpare(ctx, TransportWS)
-		if err != nil {
-			return err
-		}
-		p.add(c)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	more := n - len(p.spares)
+	switch {
+	case more == 0:
+		p.refusedUntil = time.Time{}
+	case time.Now().Before(p.refusedUntil):
+		return 0
+	case !p.refusedUntil.IsZero():
+		return 1
 	}
+	return more
+}
+
+// prepare dials a spare.
+func (p *wsPool) prepare(ctx context.Context) error {
+	c, err := p.env.dialSpare(ctx, TransportWS)
+	if err != nil {
+		return err
+	}
+	p.add(c)
 	return nil
 }
 
@@ -131,13 +140,18 @@ func (p *wsPool) watch(s *spare) {
 	}
 	p.mu.Lock()
 	p.spares = slices.DeleteFunc(p.spares, func(other *spare) bool { return other == s })
-	if e, ok := errors.AsType[*Error](s.err); ok && e.Code == CodeLimit {
+	e, ok := errors.AsType[*Error](s.err)
+	refused := ok && e.Code == CodeLimit
+	if refused {
 		p.refusedUntil = time.Now().Add(spareBackoff)
 	}
 	p.mu.Unlock()
 	s.Close()
-	if time.Since(start) > p.env.t.spares {
+	switch {
+	case time.Since(start) > p.env.t.spares:
 		p.env.wantSpares()
+	case !refused:
+		p.env.forgetBursts() // what does not last is not worth many dials
 	}
 }
 

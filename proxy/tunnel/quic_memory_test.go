@@ -28,6 +28,7 @@ func TestWithoutMemoryTheWorstConnectionIsClosed(t *testing.T) {
 			m.fake = used.Load
 		})
 		good, goodEnd := r.dial()
+		r.unusedCarrier()
 		bad, badEnd := r.dial()
 		from, to := bad, badEnd.Conn
 		if !gateway {

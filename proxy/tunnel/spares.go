@@ -7,13 +7,15 @@ import (
 	"time"
 )
 
-// A spareKeeper keeps as many streams ready as are wanted, on one goroutine that the first set
-// starts.
+// A spareKeeper keeps as many streams ready as are wanted, on one goroutine that starts when some
+// are wanted for the first time.
 type spareKeeper struct {
 	every time.Duration // how often the spares are checked
 	fill  func(ctx context.Context, last string, n int) (transport string, err error)
 
 	n      atomic.Int64
+	bursts bursts
+	short  atomic.Bool // one was asked for
 	due    chan struct{}
 	ctx    context.Context // of the goroutine that fills
 	cancel context.CancelFunc
@@ -25,25 +27,49 @@ type spareKeeper struct {
 
 // newSpareKeeper returns a keeper that wants no streams yet. fill makes n streams ready; last is
 // the transport that it returned before. ctx ends the keeper, as does stop.
-func newSpareKeeper(ctx context.Context, every time.Duration, fill func(ctx context.Context, last string, n int) (string, error)) *spareKeeper {
-	k := &spareKeeper{every: every, fill: fill, due: make(chan struct{}, 1)}
+func newSpareKeeper(ctx context.Context, t timing, fill func(ctx context.Context, last string, n int) (string, error)) *spareKeeper {
+	k := &spareKeeper{every: t.spares, fill: fill, bursts: bursts{window: t.burst, memory: t.bursts}, due: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	return k
 }
 
-// wanted returns how many streams should be ready.
-func (k *spareKeeper) wanted() int { return int(k.n.Load()) }
+// wanted returns how many streams should be ready: as many as were set, or as many as came in the
+// largest burst lately if that is more.
+func (k *spareKeeper) wanted() int {
+	n := int(k.n.Load())
+	if n == 0 {
+		return 0
+	}
+	return max(n, k.bursts.largest(time.Now()))
+}
 
-// set changes how many streams should be ready. It does not block.
+// set changes how many streams should be ready at least; if that is 0, none are wanted. It does not
+// block.
 func (k *spareKeeper) set(n int) {
 	k.n.Store(int64(n))
+	if n > 0 {
+		k.start()
+	}
+	k.look()
+}
+
+// one asks for one stream to be made ready, also if none are wanted. It does not block.
+func (k *spareKeeper) one() {
+	k.short.Store(true)
+	k.start()
+	k.look()
+}
+
+// took counts a stream that was opened.
+func (k *spareKeeper) took() { k.bursts.add(time.Now()) }
+
+func (k *spareKeeper) start() {
 	k.mu.Lock()
-	if !k.started && k.ctx.Err() == nil && n > 0 {
+	defer k.mu.Unlock()
+	if !k.started && k.ctx.Err() == nil {
 		k.started = true
 		k.task.Go(k.keep)
 	}
-	k.mu.Unlock()
-	k.look()
 }
 
 // look asks for a check soon. It does not block: a check that is already due covers this one.
@@ -68,8 +94,12 @@ func (k *spareKeeper) wait() { k.task.Wait() }
 func (k *spareKeeper) keep() {
 	last := ""
 	for k.ctx.Err() == nil {
+		n := k.wanted()
+		if k.short.Swap(false) {
+			n = max(n, 1)
+		}
 		var err error
-		last, err = k.fill(k.ctx, last, k.wanted())
+		last, err = k.fill(k.ctx, last, n)
 		due := k.due
 		if err != nil {
 			due = nil // after a failure wait for the full interval, however often look is called

@@ -40,6 +40,8 @@ type timing struct {
 	race race.Timing
 
 	spares time.Duration // how often spares are checked
+	burst  time.Duration // streams that are opened within this are one burst
+	bursts time.Duration // as many spares are kept as the largest burst of this time had
 }
 
 var defaultTiming = timing{
@@ -69,6 +71,8 @@ var defaultTiming = timing{
 	race: race.DefaultTiming,
 
 	spares: 5 * time.Second,
+	burst:  3 * time.Second,
+	bursts: 10 * time.Minute,
 }.over(hurry)
 
 // hurry divides the long durations. Only tests that build culvert set it, for both ends, with the
@@ -85,6 +89,7 @@ func (t timing) over(by string) timing {
 		&t.keepalive, &t.dead, &t.stale, &t.idle, &t.quicIdle, &t.quicKeepalive,
 		&t.race.Probe, &t.race.ProbeMost, &t.race.UnlikelyProbe, &t.race.UnlikelyProbeMost,
 		&t.race.SwitchEvery, &t.race.CutWindow, &t.race.CutApart, &t.race.Check, &t.race.CheckMost,
+		&t.bursts,
 	} {
 		*d /= time.Duration(n)
 	}
