@@ -156,6 +156,30 @@ func TestNewHandshakesUseNewFiles(t *testing.T) {
 	}
 }
 
+// A session that is resumed shows the certificate of its first handshake, which is verified again.
+func TestAResumedSessionIsVerifiedWithNewFiles(t *testing.T) {
+	server, other := newTLSFixture(t, "tls"), newTLSFixture(t, "other")
+	config, err := ServerTLS{CertFile: server.certFile, KeyFile: server.keyFile}.Config()
+	serverConfig := mustConfig(t, config, err)
+	config, err = ClientTLS{CAFile: server.caFile}.Config("culvert.example")
+	client := mustConfig(t, config, err)
+	client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	resumed, verify := false, client.VerifyConnection
+	client.VerifyConnection = func(s tls.ConnectionState) error {
+		resumed = s.DidResume
+		return verify(s)
+	}
+	for _, want := range []bool{false, true} {
+		if err, _ := handshake(t, client, serverConfig); err != nil || resumed != want {
+			t.Fatalf("resumed %t, %v; want %t", resumed, err, want)
+		}
+	}
+	writeFile(t, server.caFile, other.ca.PEM())
+	if err, _ := handshake(t, client, serverConfig); err == nil || !resumed || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("with another CA: resumed %t, %v", resumed, err)
+	}
+}
+
 func TestBadTLSFilesAreNamedWithTheirFlags(t *testing.T) {
 	f := newTLSFixture(t, "tls")
 	other := newTLSFixture(t, "other")

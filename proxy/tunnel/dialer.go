@@ -33,12 +33,14 @@ type Dialer struct {
 	// ingress. auto tries them when all others have failed, and rarely otherwise.
 	Unlikely []string
 
-	// Carriers is how many streams get a carrier of their own before streams share; 0 means
-	// DefaultCarriers. It matters only where streams can share.
+	// Carriers is how many carriers there are at most while none is full; 0 means DefaultCarriers.
+	// Until then one more is dialled whenever the next stream would have to share. It matters only
+	// where streams can share.
 	Carriers int
 
 	// TLS says whom to trust and which certificate to present; nil means the system's roots. An
-	// empty ServerName is taken from URL.
+	// empty ServerName is taken from URL. Its ClientSessionCache is not used. GetClientCertificate
+	// is called before each handshake too: sessions end when it returns another certificate.
 	TLS *tls.Config
 
 	// Token returns the token to send with every exchange; nil means no token.

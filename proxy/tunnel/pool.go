@@ -39,7 +39,7 @@ type poolEnv struct {
 	w   windows
 	log *slog.Logger
 
-	carriers     int        // how many streams get a carrier of their own before streams share
+	carriers     int        // how many carriers there are at most while none is full
 	spares       func() int // how many streams should be ready
 	memory       *memoryWatch
 	onUDPBuffers func(receive, send int)

@@ -18,7 +18,7 @@ import (
 // TransportH2 names POST over HTTP/2 in settings, logs and metrics.
 const TransportH2 = "h2"
 
-// maxShared is how many streams share an HTTP/2 connection while there are fewer than
+// maxShared is how many streams share an HTTP/2 connection before another is dialled, up to
 // Dialer.Carriers connections. One packet that TCP loses delays all streams of its connection, but
 // a connection per stream would cost a TLS handshake each.
 const maxShared = 8
@@ -338,9 +338,7 @@ func (p *h2Pool) secure(ctx context.Context, tcp net.Conn) (net.Conn, error) {
 	if p.env.url.Scheme == "http" {
 		return tcp, nil
 	}
-	cfg := p.env.tls.Clone()
-	cfg.NextProtos = []string{"h2"}
-	t := tls.Client(tcp, cfg)
+	t := tls.Client(tcp, p.env.config("h2"))
 	switch err := t.HandshakeContext(ctx); {
 	case err != nil && strings.HasSuffix(err.Error(), "no application protocol"):
 		return nil, exchange.ErrNoH2

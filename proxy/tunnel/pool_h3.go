@@ -22,9 +22,9 @@ import (
 const TransportH3 = "h3"
 
 const (
-	// DefaultCarriers is how many streams get a carrier of their own before streams share. Each
-	// QUIC connection has one congestion window, and quic-go uses NewReno: at 20 ms and 0.5 % loss,
-	// one QUIC connection per Kafka connection carried 11 MB/s where one per broker carried 4.
+	// DefaultCarriers is how many carriers streams are spread over. Each QUIC connection has one
+	// congestion window, and quic-go uses NewReno: at 20 ms and 0.5 % loss, one QUIC connection per
+	// Kafka connection carried 11 MB/s where one per broker carried 4.
 	DefaultCarriers = 16
 
 	// maxIdle is how many carriers without streams are kept for longer than timing.idle.
@@ -356,8 +356,7 @@ func (p *h3Pool) dial(ctx context.Context) (*h3Carrier, error) {
 
 // dialAt makes a carrier to one address of the gateway.
 func (p *h3Pool) dialAt(ctx context.Context, at netip.AddrPort) (*h3Carrier, error) {
-	cfg := p.env.tls.Clone()
-	cfg.NextProtos = []string{http3.NextProtoH3}
+	cfg := p.env.config(http3.NextProtoH3)
 	cfg.MinVersion = tls.VersionTLS13
 	s, err := p.sockets.use()
 	if err != nil {

@@ -218,9 +218,7 @@ func (p *wsPool) secure(ctx context.Context, tcp net.Conn) (wsConn, error) {
 	if p.env.url.Scheme == "http" {
 		return wsConn{w, w}, nil
 	}
-	cfg := p.env.tls.Clone()
-	cfg.NextProtos = []string{"http/1.1"} // given a choice an ingress takes h2, which has no Upgrade
-	t := tls.Client(w, cfg)
+	t := tls.Client(w, p.env.config("http/1.1")) // given a choice an ingress takes h2, which has no Upgrade
 	if err := t.HandshakeContext(ctx); err != nil {
 		return wsConn{}, fmt.Errorf("TLS handshake: %w", err)
 	}

@@ -29,6 +29,7 @@ type route struct {
 	proxy    *url.URL    // nil means none
 	proxyErr error       // why the proxy cannot be used
 	proxyTLS *tls.Config // for TLS to the proxy, in tests; nil means the system's roots
+	sessions sessions
 	tcp      tuner
 	links    linkCounts
 	front    front
@@ -44,11 +45,16 @@ func newRoute(u *url.URL, base *tls.Config, log *slog.Logger) *route {
 	if r.tls.ServerName == "" {
 		r.tls.ServerName = u.Hostname()
 	}
-	if r.tls.ClientSessionCache == nil {
-		r.tls.ClientSessionCache = tls.NewLRUClientSessionCache(64)
-	}
 	r.tls.DynamicRecordSizingDisabled = true
 	return r
+}
+
+// config returns the TLS configuration of one handshake with the gateway, for an ALPN protocol.
+func (r *route) config(alpn string) *tls.Config {
+	c := r.tls.Clone()
+	c.NextProtos = []string{alpn}
+	c.ClientSessionCache = r.sessions.current(r.tls)
+	return c
 }
 
 // addr returns host and port of the gateway.
