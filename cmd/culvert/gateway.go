@@ -49,7 +49,7 @@ type gatewayFlags struct {
 	// One stolen or misused token must not take all of --max-streams.
 	MaxStreamsPerIdentity int `group:"Limits" placeholder:"N" default:"5000" help:"The same for one identity: the name of a token or of a certificate."`
 	// A spare costs as much as any stream, and serves nobody yet: eight agents may share a token.
-	MaxSparesPerIdentity int    `group:"Limits" placeholder:"N" default:"64" help:"Streams that one identity may hold ready before clients connect. Each agent holds up to 8."`
+	MaxSparesPerIdentity int    `group:"Limits" placeholder:"N" default:"256" help:"Streams that one identity may hold ready before clients connect. Each agent holds up to 8, and up to 32 for ten minutes after a burst."`
 	MaxMemory            string `group:"Limits" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB. auto: five eighths of what the process may use; none: no limit."`
 
 	// The admin listener asks for no credentials: it is on loopback by default.

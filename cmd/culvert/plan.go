@@ -44,7 +44,7 @@ type agentFlags struct {
 
 	Transport string `group:"Connection to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
 	// The default is tunnel.DefaultCarriers: checkDirect takes another value for one that was set.
-	Carriers        int    `group:"Connection to the gateway" placeholder:"N" default:"16" help:"With h3, this many Kafka connections get a QUIC connection each; further ones share them. With h2, eight share a TCP connection before another is opened."`
+	Carriers        int    `group:"Connection to the gateway" placeholder:"N" default:"16" help:"How many connections Kafka connections may be spread over; more only when all are full. With h3, each gets a QUIC connection of its own if one is ready, and shares one if not. With h2, eight share a TCP connection before another is opened for the next."`
 	GatewayCAFile   string `group:"Connection to the gateway" placeholder:"FILE" help:"Certificate authorities to trust for the gateway's certificate, instead of the system's."`
 	GatewayCertFile string `group:"Connection to the gateway" placeholder:"FILE" help:"Client certificate for the gateway."`
 	GatewayKeyFile  string `group:"Connection to the gateway" placeholder:"FILE" help:"Private key of that certificate."`
