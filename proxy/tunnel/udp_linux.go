@@ -28,15 +28,9 @@ const canSegment = true
 // segments returns the length of each packet of a write, 0 if it is one packet, and the control
 // messages without the one that says so.
 func segments(oob []byte) (size int, rest []byte) {
-	for at := 0; at < len(oob); {
-		h, data, after, err := unix.ParseOneSocketControlMessage(oob[at:])
-		if err != nil {
-			return 0, oob
-		}
-		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_SEGMENT && len(data) >= 2 {
-			return int(binary.NativeEndian.Uint16(data)), slices.Concat(oob[:at], after)
-		}
-		at = len(oob) - len(after)
+	at, length, value, ok := controlMessage(oob, unix.UDP_SEGMENT)
+	if !ok || len(value) < 2 {
+		return 0, oob
 	}
-	return 0, oob
+	return int(binary.NativeEndian.Uint16(value)), slices.Concat(oob[:at], oob[at+length:])
 }

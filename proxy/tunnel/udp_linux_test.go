@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"bytes"
-	"encoding/binary"
 	"io"
 	"log/slog"
 	"net"
@@ -10,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,17 +85,9 @@ func TestASocketWithoutGSO(t *testing.T) {
 	udp := listenUDP(t)
 	defer udp.Close()
 	var single atomic.Bool
-	c := tolerant(udp, &single).(tolerantUDP)
-	message := func(level, kind int32, value uint16) []byte {
-		b := make([]byte, unix.CmsgSpace(2))
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
-		h.Level, h.Type = level, kind
-		h.SetLen(unix.CmsgLen(2))
-		binary.NativeEndian.PutUint16(b[unix.CmsgLen(0):], value)
-		return b
-	}
-	train := message(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 100)
-	other := message(unix.IPPROTO_UDP, unix.UDP_SEGMENT+10, 7)
+	c := tolerantUDP{udp, &single}
+	train := trainMessage(unix.UDP_SEGMENT, 100)
+	other := trainMessage(unix.UDP_SEGMENT+10, 7)
 	to := udp.LocalAddr().(*net.UDPAddr)
 	to.IP = net.IPv4(127, 0, 0, 1)
 	for _, split := range []bool{false, true, false} {

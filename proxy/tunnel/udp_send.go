@@ -69,7 +69,7 @@ func transient(packet []byte, err error) bool {
 // returned as it is. single may be nil.
 func tolerant(udp net.PacketConn, single *atomic.Bool) net.PacketConn {
 	if c, ok := udp.(*net.UDPConn); ok {
-		return tolerantUDP{c, single}
+		return receiving(tolerantUDP{c, single})
 	}
 	return udp
 }
