@@ -41,6 +41,32 @@ type agentConn struct {
 // serve relays one client's connection and returns when it has ended. It closes nc.
 func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32) {
 	defer nc.Close()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var c *agentConn
+	onOwnStack(func() { c = a.newConn(ctx, nc, listen, nodeID, stop) })
+	if c == nil {
+		return
+	}
+	a.clients.add(c)
+	defer a.clients.remove(c)
+	defer c.requests.release()
+	if err := c.requests.readFirst(); err != nil {
+		c.refuseFirst(err)
+		return
+	}
+	if !c.opened(ctx) {
+		return
+	}
+	defer a.Metrics.Connection(nodeID)()
+	defer a.Metrics.Stream(c.transport())()
+	c.run(ctx)
+	c.noteStaleNode()
+}
+
+// newConn returns the connection of a client, once it has done its TLS handshake. It returns nil if
+// that fails.
+func (a *Agent) newConn(ctx context.Context, nc net.Conn, listen int, nodeID int32, stop context.CancelCauseFunc) *agentConn {
 	log := a.Logger.With("client_addr", nc.RemoteAddr(), "listener", nc.LocalAddr(), "node_id", nodeID)
 	if a.ListenTLS != nil {
 		t := tls.Server(nc, a.ListenTLS)
@@ -48,12 +74,10 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 		defer cancel()
 		if err := t.HandshakeContext(ctx); err != nil {
 			a.handshakeFailed(log, err)
-			return
+			return nil
 		}
 		nc = t
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
 	c.epoch.Store(-1)
 	c.conn = newConn(nc, connSettings{
@@ -62,25 +86,21 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	})
 	c.names.Directory, c.names.RelayUnknown = directory{c, false}, a.RelayUnknownAPIs
 	c.hints.Directory = directory{c, true}
-	a.clients.add(c)
-	defer a.clients.remove(c)
+	return c
+}
 
-	defer c.requests.release()
-	if err := c.requests.readFirst(); err != nil {
-		c.refuseFirst(err)
-		return
+// opened opens the stream, and reports whether that worked. If not, it ends the client's side.
+func (c *agentConn) opened(ctx context.Context) bool {
+	var err error
+	onOwnStack(func() { err = c.open(ctx) })
+	if err == nil {
+		return true
 	}
-	if err := c.open(ctx); err != nil {
-		c.ending.note(metrics.CloseDial, err)
-		c.noteStaleNode()
-		c.report.closed(c.ending.why(), c.settingNames)
-		c.ending.near.reset(nil)
-		return
-	}
-	defer a.Metrics.Connection(nodeID)()
-	defer a.Metrics.Stream(c.transport())()
-	c.run(ctx)
+	c.ending.note(metrics.CloseDial, err)
 	c.noteStaleNode()
+	c.report.closed(c.ending.why(), c.settingNames)
+	c.ending.near.reset(nil)
+	return false
 }
 
 // agentBroker names the broker behind a listener, for the log.

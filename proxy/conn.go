@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"runtime/debug"
 
 	"github.com/culvert-proxy/culvert/protocol"
 )
@@ -53,3 +55,24 @@ func (c *conn) drain() { c.ending.drain() }
 
 // cut resets both sides at once. Responses in flight are lost.
 func (c *conn) cut(why error) { c.ending.cut(why) }
+
+// onOwnStack calls f on a goroutine of its own, and waits for it. A goroutine keeps the stack that
+// its deepest call has needed for as long as it lives. That of a connection lives long, and needs
+// less to relay than to dial or for a TLS handshake.
+func onOwnStack(f func()) {
+	var panicked any
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if v := recover(); v != nil {
+				panicked = fmt.Sprintf("%v\n%s", v, debug.Stack())
+			}
+		}()
+		f()
+	}()
+	<-done
+	if panicked != nil {
+		panic(panicked)
+	}
+}

@@ -207,13 +207,23 @@ func (g *Gateway) probe(ctx context.Context) error {
 
 // serve dials the broker of one stream, and relays until the stream has ended.
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
+	var c *conn
+	var node int32
+	onOwnStack(func() { c, node = g.dial(ctx, t, open, peer) })
+	if c != nil {
+		g.relay(ctx, c, node, peer)
+	}
+}
+
+// dial dials the broker of one stream. It returns nil if it has reset the stream instead.
+func (g *Gateway) dial(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) (c *conn, node int32) {
 	log := withPeer(g.Logger, peer).With("target", open.Target)
 	report := reporter{metrics: g.Metrics, log: log, limiter: &g.limiter, watch: &g.watch, node: open.Target}
 	node, refused := g.targets.mayDial(open)
 	if refused != nil {
 		report.streamRefused(refused)
 		t.Reset(refused)
-		return
+		return nil, node
 	}
 	if slices.Contains(open.Features, tunnel.FeatureProbe) { // what it may not ask for is told all the same
 		report = report.ofProbe()
@@ -222,12 +232,26 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 	if failed != nil {
 		report.brokerUnreached(failed)
 		t.Reset(failed)
-		return
+		return nil, node
 	}
 	report.reached()
 	report.broker = gatewayBroker(node, open.Target)
 	log.Debug("stream opened", "node_id", node)
-	g.relay(ctx, t, broker, node, report, peer)
+	return g.newConn(t, broker, report), node
+}
+
+// newConn returns the connection of a stream.
+func (g *Gateway) newConn(t *tunnel.Conn, broker net.Conn, report reporter) *conn {
+	c := newConn(t, connSettings{
+		policy:       g.tickets.on(t),
+		report:       report,
+		settingNames: g.Names,
+		headTimeout:  defaultHeadTimeout,
+		without:      g.without,
+	})
+	c.connect(broker)
+	c.requests.expectFirst() // the agent opens a stream only when it has the first request
+	return c
 }
 
 // gatewayBroker names the broker of a stream, for the log.
@@ -242,18 +266,9 @@ func gatewayBroker(node int32, target string) string {
 }
 
 // relay relays one stream until it has ended. It closes both sides.
-func (g *Gateway) relay(ctx context.Context, t *tunnel.Conn, broker net.Conn, node int32, report reporter, peer tunnel.Peer) {
+func (g *Gateway) relay(ctx context.Context, c *conn, node int32, peer tunnel.Peer) {
 	defer g.Metrics.Connection(node)()
 	defer g.Metrics.Stream(peer.Transport)()
-	c := newConn(t, connSettings{
-		policy:       g.tickets.on(t),
-		report:       report,
-		settingNames: g.Names,
-		headTimeout:  defaultHeadTimeout,
-		without:      g.without,
-	})
-	c.connect(broker)
-	c.requests.expectFirst() // the agent opens a stream only when it has the first request
 	g.relays.add(c, peer)
 	defer func() { g.relays.remove(c, ctx.Err() != nil) }()
 	c.run(ctx)

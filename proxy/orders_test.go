@@ -314,7 +314,8 @@ func (b *bench) startGateway(transport string) Upstream {
 				c.Reset(&tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()})
 				return
 			}
-			g.relay(ctx, c, broker, metrics.Bootstrap, reporter{metrics: g.Metrics, log: g.Logger, limiter: &g.limiter, watch: &g.watch}, peer)
+			report := reporter{metrics: g.Metrics, log: g.Logger, limiter: &g.limiter, watch: &g.watch}
+			g.relay(ctx, g.newConn(c, broker, report), metrics.Bootstrap, peer)
 		},
 	}
 	ln := memnet.Listen("gateway:80")

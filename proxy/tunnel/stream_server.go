@@ -35,44 +35,76 @@ type streamServer struct {
 // request can then return, which frees its buffers.
 func (s *streamServer) begin(x exchange.Exchange, p Peer) {
 	if c := s.registry.newStream(x, p.Transport); c != nil {
-		go s.serveStream(c, p)
+		go s.serveStream(c, &p)
 	}
 }
 
-// serveStream owns c: it waits for OPEN, applies the limits, answers, and then calls the Server's
-// Serve. c is closed when it returns.
-func (s *streamServer) serveStream(c *Conn, p Peer) {
-	defer s.registry.served.Done()
+// serveStream owns c: it waits for OPEN, applies the limits, answers, and then has the Server's
+// Serve called, by another goroutine. A goroutine keeps the stack that its deepest call has needed
+// for as long as it lives, and decoding and encoding JSON needs more than relaying bytes.
+func (s *streamServer) serveStream(c *Conn, p *Peer) {
 	s.registry.serving.Add(1)
-	defer s.registry.serving.Add(-1)
-	defer c.Close()
-	log := s.log.With("transport", p.Transport, "agent_addr", p.Addr, "identity", p.Identity)
+	var leave func()
 	defer func() {
-		if v := recover(); v != nil {
-			log.Error("stream panicked", "err", v, "stack", string(debug.Stack()))
-			c.Reset(&Error{Code: CodeInternal, Message: "the gateway hit a bug; its log has the details"})
+		if leave == nil {
+			s.over(c, p, recover())
 		}
 	}()
-	if err := s.awaitOpen(c, p); err != nil {
-		log.Debug("stream not opened", "err", err)
-		return
+	if leave = s.open(c, p); leave != nil {
+		go s.serveOpened(c, p, leave)
 	}
-	leave, err := s.admit(c, p)
+}
+
+// serveOpened serves a stream that has been admitted until it ends.
+func (s *streamServer) serveOpened(c *Conn, p *Peer, leave func()) {
+	defer func() {
+		v := recover()
+		leave()
+		s.over(c, p, v)
+	}()
+	s.serve(s.registry.ctx, c, c.openIn, *p)
+}
+
+// over closes a stream that nothing serves any more. panicked is what recover has returned.
+func (s *streamServer) over(c *Conn, p *Peer, panicked any) {
+	defer s.registry.served.Done()
+	defer s.registry.serving.Add(-1)
+	defer c.Close()
+	if panicked != nil {
+		s.logger(p).Error("stream panicked", "err", panicked, "stack", string(debug.Stack()))
+		c.Reset(&Error{Code: CodeInternal, Message: "the gateway hit a bug; its log has the details"})
+	}
+}
+
+// logger returns the log with what is known about the agent.
+func (s *streamServer) logger(p *Peer) *slog.Logger {
+	return s.log.With("transport", p.Transport, "agent_addr", p.Addr, "identity", p.Identity)
+}
+
+// open waits for OPEN, applies the limits and answers. It answers a hello to its end. It returns nil
+// if the stream needs nothing more; otherwise the caller calls leave when the stream ends.
+func (s *streamServer) open(c *Conn, p *Peer) (leave func()) {
+	if err := s.awaitOpen(c, *p); err != nil {
+		s.logger(p).Debug("stream not opened", "err", err)
+		return nil
+	}
+	leave, err := s.admit(c, *p)
 	if err != nil {
-		log.Debug("stream refused", "err", err)
-		return
+		s.logger(p).Debug("stream refused", "err", err)
+		return nil
 	}
-	defer leave()
 	if err := s.answer(c); err != nil {
-		log.Debug("OPEN not answered", "err", err)
-		return
+		s.logger(p).Debug("OPEN not answered", "err", err)
+		leave()
+		return nil
 	}
 	if c.openIn.Target == TargetHello {
 		err := s.hello(c)
-		log.Debug("hello answered", "err", err)
-		return
+		s.logger(p).Debug("hello answered", "err", err)
+		leave()
+		return nil
 	}
-	s.serve(s.registry.ctx, c, c.openIn, p)
+	return leave
 }
 
 // awaitOpen waits for OPEN, at most timing.open. If a KEEPALIVE comes first, the stream is a spare:
