@@ -223,8 +223,12 @@ func (r *rig) spares() int {
 func TestAGatewayThatRefusesSparesIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const granted = 5
-		r, l := newLine(t, 50*time.Millisecond)
-		r.server.Limits.SparesPerIdentity = granted
+		l := &line{delay: 50 * time.Millisecond}
+		r, ln := newMemRig(t, func(r *rig) {
+			r.server.Limits.SparesPerIdentity = granted
+			r.dialer.DialContext = l.dial
+		})
+		l.Listener = ln
 		r.dialer.SetSpares(4)
 		time.Sleep(time.Minute)
 		r.burst(maxBurst)

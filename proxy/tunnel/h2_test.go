@@ -67,6 +67,7 @@ func TestAFewStreamsShareAnHTTP2Connection(t *testing.T) {
 		r.dial()
 	}
 	r.roomToShare()
+	waitUntil(t, func() bool { return r.fewest() == 0 }) // the stream of its hello ends later
 	for i := range maxShared {
 		if r.dial(); r.fewest() != i+1 {
 			t.Fatalf("%d streams on the connection with the fewest, want %d", r.fewest(), i+1)

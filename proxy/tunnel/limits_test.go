@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,9 +138,9 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		adapt, told := limited(Limits{SparesPerIdentity: 2})
 		r, ln := newMemRig(t, adapt)
-		dials := 0
+		var dials atomic.Int32
 		r.dialer.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			return ln.DialContext(ctx, network, address)
 		}
 		r.dialer.SetSpares(3)
@@ -148,8 +149,8 @@ func TestSparesHaveALimitOfTheirOwn(t *testing.T) {
 		if has := r.server.limiter.of["Bearer alice"]; has != (holding{spares: 2}) {
 			t.Errorf("the gateway holds %+v, want two spares", has)
 		}
-		if len(*told) != 1 || (*told)[0] != LimitSparesPerIdentity || dials > 4 {
-			t.Errorf("OnLimit was called with %v after %d dials: an agent that was refused tries again at once", *told, dials)
+		if len(*told) != 1 || (*told)[0] != LimitSparesPerIdentity || dials.Load() > 4 {
+			t.Errorf("OnLimit was called with %v after %d dials: an agent that was refused tries again at once", *told, dials.Load())
 		}
 		for n := range 5 { // spares become streams, and each frees its place
 			r.dial()
