@@ -128,6 +128,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	background.Go(func() { a.Metrics.Sample(ctx) })
 	background.Go(func() { a.saveState(ctx) })
 	background.Go(func() { a.nodes.rebind(ctx) })
+	background.Go(func() { a.Upstream.run(ctx) })
 	firstTry, listening := make(chan struct{}), make(chan struct{})
 	background.Go(func() { a.contact(ctx, firstTry, listening) })
 	within(firstHelloTimeout, firstTry)

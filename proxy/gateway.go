@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -113,7 +114,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	g.targets = brokerDialer{g.Brokers, signer, g.Metrics, g.Names}
 	g.watch.ask, g.watch.every, g.watch.early, g.watch.log = g.probe, checkEveryGateway, make(chan struct{}, 1), g.Logger
 	g.watch.lost = "no bootstrap broker answers"
-	reviewed := rewrite.Reviewed()
+	reviewed, instance := rewrite.Reviewed(), rand.Text()
 	server := &tunnel.Server{
 		Authenticate: g.Authenticate,
 		Grant:        g.Grant,
@@ -121,7 +122,9 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		User:         credentials.User,
 		OnRefused:    g.logRefused,
 		Serve:        g.serve,
-		Opened:       func() tunnel.Opened { return tunnel.Opened{Gateway: g.Version, Reviewed: reviewed[:]} },
+		Opened: func() tunnel.Opened {
+			return tunnel.Opened{Gateway: g.Version, Instance: instance, Reviewed: reviewed[:], Keys: signer.ids()}
+		},
 		Tickets:      g.tickets.relayedTickets,
 		TLS:          g.TLS,
 		Linger:       g.Linger,

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -120,6 +121,21 @@ func (s *signer) verify(t *tunnel.Ticket, address string, now time.Time) error {
 	}
 	return nil
 }
+
+// ids returns what identifies the keys to those who do not have them, as far as they can be read.
+// Two gateways whose ids match accept each other's tickets.
+func (s *signer) ids() (ids []string) {
+	keys, _ := s.keys() // sign and verify report an error
+	for _, key := range keys[:min(len(keys), maxKeyIDs)] {
+		m := hmac.New(sha256.New, key)
+		fmt.Fprintf(m, "culvert ticket key")
+		ids = append(ids, hex.EncodeToString(m.Sum(nil)[:8]))
+	}
+	return ids
+}
+
+// maxKeyIDs bounds the keys that a gateway names. During a rotation there are two.
+const maxKeyIDs = 8
 
 // ticketMAC returns the signature of all fields of t. Strings are quoted, so that two different
 // tickets never have the same text.

@@ -2,11 +2,9 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/status/document"
@@ -35,6 +33,8 @@ type Upstream interface {
 	certificateExpires() time.Time
 	// onLost has f called when there is no transport any more to a gateway. f must not block.
 	onLost(f func())
+	// run does what is due in the background, until ctx is done.
+	run(ctx context.Context)
 	// spare sets how many streams to open ahead of dials. A direct upstream ignores it.
 	spare(n int)
 	// name identifies the upstream in logs and in the state file.
@@ -59,164 +59,6 @@ type destination struct {
 	probe bool // we ask, and not a client
 }
 
-// NewTunnel returns an upstream through one or more gateways, which are tried in order. It owns the
-// dialers.
-func NewTunnel(gateways ...*tunnel.Dialer) Upstream {
-	t := &tunnels{gateways: gateways}
-	for _, g := range gateways {
-		told := g.OnState
-		g.OnState = func(s tunnel.State) {
-			if told != nil {
-				told(s)
-			}
-			t.tell(s)
-		}
-	}
-	return t
-}
-
-type tunnels struct {
-	gateways []*tunnel.Dialer
-	lost     atomic.Pointer[func()]
-}
-
-// dial tries the gateways in order. If all of them drain, it waits and tries again: behind one
-// address there may be several replicas, and a load balancer needs a moment to notice which of them
-// drain.
-func (t *tunnels) dial(ctx context.Context, to destination) (net.Conn, int, error) {
-	for wait := drainingWait; ; wait *= 2 {
-		c, err := t.dialOnce(ctx, to)
-		if err == nil {
-			return c, len(to.first), nil
-		}
-		if e, ok := errors.AsType[*tunnel.Error](err); !ok || e.Code != tunnel.CodeDraining {
-			return nil, 0, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, 0, err
-		case <-time.After(wait):
-		}
-	}
-}
-
-// drainingWait is the first wait after all gateways have said that they drain. It doubles each
-// time, until the caller's context is done.
-const drainingWait = 50 * time.Millisecond
-
-// dialOnce tries each gateway once.
-func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error) {
-	open := tunnel.Open{Target: tunnel.TargetBootstrap}
-	if to.address != "" {
-		open.Target, open.Ticket = to.address, to.ticket
-	}
-	if to.probe {
-		open.Features = append(open.Features, tunnel.FeatureProbe)
-	}
-	if to.onTimes != nil {
-		open.Features = append(open.Features, tunnel.FeatureTimes)
-	}
-	var failed failures
-	for i, g := range t.gateways {
-		share, cancel := part(ctx, len(t.gateways)-i)
-		c, err := g.Dial(share, open, to.first)
-		cancel()
-		if err == nil {
-			c.OnTicket(to.onTicket)
-			c.OnTimes(to.onTimes)
-			return c, nil
-		}
-		failed = append(failed, err)
-	}
-	return nil, failed
-}
-
-// part returns a context with the time that one of n remaining gateways may take.
-func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
-	by, ok := ctx.Deadline()
-	if !ok || n == 1 {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, time.Until(by)/time.Duration(n))
-}
-
-func (t *tunnels) hello(ctx context.Context) (tunnel.Welcome, error) {
-	var failed failures
-	for i, g := range t.gateways {
-		share, cancel := part(ctx, len(t.gateways)-i)
-		welcome, err := g.Hello(share)
-		cancel()
-		if err == nil {
-			return welcome, nil
-		}
-		failed = append(failed, err)
-	}
-	return tunnel.Welcome{}, failed
-}
-
-func (t *tunnels) states() map[string]tunnel.State {
-	all := make(map[string]tunnel.State)
-	for _, g := range t.gateways {
-		all[g.URL.String()] = g.State()
-	}
-	return all
-}
-
-func (t *tunnels) tunnels() (all []document.Tunnel) {
-	for _, g := range t.gateways {
-		all = append(all, tunnelVia(g))
-	}
-	return all
-}
-
-func (t *tunnels) carriers() (all []tunnel.CarrierStats) {
-	for _, g := range t.gateways {
-		all = append(all, g.CarrierStats()...)
-	}
-	return all
-}
-
-func (t *tunnels) bootstrap() []string { return nil }
-
-func (t *tunnels) certificateExpires() (first time.Time) {
-	for _, g := range t.gateways {
-		if at := g.CertificateExpires(); !at.IsZero() && (first.IsZero() || at.Before(first)) {
-			first = at
-		}
-	}
-	return first
-}
-
-func (t *tunnels) onLost(f func()) { t.lost.Store(&f) }
-
-// tell calls what onLost has set.
-func (t *tunnels) tell(s tunnel.State) {
-	if f := t.lost.Load(); f != nil && s.Transport == "" {
-		(*f)()
-	}
-}
-
-// spare opens streams to the first gateway only: the others are used when it fails.
-func (t *tunnels) spare(n int) { t.gateways[0].SetSpares(n) }
-
-func (t *tunnels) name() string {
-	var urls []string
-	for _, g := range t.gateways {
-		urls = append(urls, g.URL.String())
-	}
-	return strings.Join(urls, ",")
-}
-
-func (t *tunnels) transport() string { return "" }
-
-func (t *tunnels) close() error {
-	var errs []error
-	for _, g := range t.gateways {
-		errs = append(errs, g.Close())
-	}
-	return errors.Join(errs...)
-}
-
 // NewDirect returns an upstream that dials brokers itself, without a tunnel.
 func NewDirect(b *Brokers) Upstream {
 	b.direct = true
@@ -239,6 +81,8 @@ func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int,
 }
 
 func (d direct) spare(int) {}
+
+func (d direct) run(context.Context) {}
 
 func (d direct) onLost(func()) {}
 

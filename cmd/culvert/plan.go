@@ -23,7 +23,7 @@ const maxCarriers = 256
 // agentFlags are the settings of an agent. Doctor and config take them too, so that a command line
 // that does not work needs one word changed. The order here is the order of --help.
 type agentFlags struct {
-	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated; gateways are tried in order. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
+	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated: connections are spread over gateways that share a ticket key; others are tried in order. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
 	Listen     []string `group:"Main settings" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address for clients. May be repeated. HOST is what clients are told to connect to, if that is not BIND's host."`
 	// Secrets are in files: process lists and shell histories show the values of flags.
 	TokenFile string `group:"Main settings" placeholder:"FILE" help:"File whose first token authenticates this agent to the gateway."`

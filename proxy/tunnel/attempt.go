@@ -98,7 +98,7 @@ func (d *dialling) await(ctx context.Context, c *Conn, ready bool, first []byte)
 	if err != nil {
 		return d.dialError(ctx, c.Transport(), err)
 	}
-	d.answeredBy(answer.Gateway)
+	d.answers.take(answer)
 	if !stop() {
 		return d.dialError(ctx, c.Transport(), context.Cause(ctx))
 	}

@@ -67,6 +67,10 @@ type Dialer struct {
 	// not called for dials that were canceled because nobody waited for them any more.
 	OnDial func(transport string, err error, took time.Duration)
 
+	// OnOpened is called with each answer to OPEN, also on streams of the Dialer's own. It must not
+	// block, nor call the Dialer.
+	OnOpened func(Opened)
+
 	// OnState is called when the transport in use, or what is known of the others, has changed. It
 	// must not call the Dialer.
 	OnState func(State)
@@ -96,7 +100,7 @@ type Dialer struct {
 // because a Dialer is used without a constructor.
 func (d *Dialer) init() {
 	d.once.Do(func() {
-		d.log, d.onDial = d.Logger, d.OnDial
+		d.log, d.onDial, d.answers.told = d.Logger, d.OnDial, d.OnOpened
 		if d.log == nil {
 			d.log = slog.New(slog.DiscardHandler)
 		}
@@ -173,7 +177,7 @@ func (d *Dialer) State() State {
 // Gateway returns the version of the gateway that answered last, as it says; "" before the first
 // answer.
 func (d *Dialer) Gateway() string {
-	if v := d.gateway.Load(); v != nil {
+	if v := d.answers.version.Load(); v != nil {
 		return printable.Text(*v, printable.Name)
 	}
 	return ""
@@ -199,12 +203,19 @@ func (d *Dialer) Dial(ctx context.Context, o Open, first []byte) (c *Conn, err e
 	for try := 1; ; try++ {
 		var again bool
 		c, again, err = d.try(ctx, o, first, try > 1)
-		if err == nil || !again || try >= maxTries || ctx.Err() != nil {
-			return c, err
+		if err == nil {
+			d.streams.hold(c)
+			return c, nil
+		}
+		if !again || try >= maxTries || ctx.Err() != nil {
+			return nil, err
 		}
 		d.log.Debug("stream not opened, trying again", "err", err)
 	}
 }
+
+// Streams returns how many of the streams that Dial has returned are not over.
+func (d *Dialer) Streams() int { return d.streams.inUse() }
 
 // DialTCP opens a TCP connection as ws and h2 do, through the proxy if there is one. It exists for
 // diagnosis. The caller closes the connection.

@@ -26,9 +26,9 @@ type dialling struct {
 	streams streamSet
 	flows   flowWatch
 	onDial  func(transport string, err error, took time.Duration) // nil means nobody
-	gateway atomic.Pointer[string]                                // version of the gateway that answered last
-	rtt     atomic.Int64                                          // round trip of the last OPEN that was answered, in nanoseconds
-	firsts  map[string]*atomic.Int64                              // by transport, how long the first byte of its last hello's echo took, in nanoseconds
+	answers answers
+	rtt     atomic.Int64             // round trip of the last OPEN that was answered, in nanoseconds
+	firsts  map[string]*atomic.Int64 // by transport, how long the first byte of its last hello's echo took, in nanoseconds
 }
 
 // start counts a dial that Close waits for.
@@ -43,10 +43,19 @@ func (d *dialling) start() error {
 	return nil
 }
 
-// answeredBy records the version of a gateway that has answered.
-func (d *dialling) answeredBy(version string) {
-	if last := d.gateway.Load(); last == nil || *last != version {
-		d.gateway.Store(&version)
+// answers are what gateways say of themselves.
+type answers struct {
+	version atomic.Pointer[string] // of the gateway that answered last
+	told    func(Opened)           // Dialer.OnOpened; nil means nobody
+}
+
+// take takes an answer to OPEN.
+func (a *answers) take(o Opened) {
+	if last := a.version.Load(); last == nil || *last != o.Gateway {
+		a.version.Store(&o.Gateway)
+	}
+	if a.told != nil {
+		a.told(o)
 	}
 }
 

@@ -111,7 +111,7 @@ func (d *dialling) greet(ctx context.Context, c *Conn, limit time.Duration) (w W
 	d.rtt.Store(int64(time.Since(start)) / 2) // a hello takes at least two round trips
 	d.firsts[c.Transport()].Store(int64(max(first, 1)))
 	w.Opened = c.answer
-	d.answeredBy(c.answer.Gateway)
+	d.answers.take(c.answer)
 	return w, nil
 }
 
@@ -135,9 +135,11 @@ func (d *dialling) introduce(ctx context.Context, transport string) error {
 	c, _, err := d.attempt(ctx, transport, open, true, func(c *Conn, _ bool) error {
 		ctx, cancel := d.bound(ctx)
 		defer cancel()
-		if _, err := c.Opened(ctx); err != nil {
+		answer, err := c.Opened(ctx)
+		if err != nil {
 			return d.dialError(ctx, transport, err)
 		}
+		d.answers.take(answer)
 		return nil
 	})
 	if c != nil {

@@ -12,7 +12,8 @@ import (
 type streamSet struct {
 	mu      sync.Mutex
 	closed  bool
-	streams map[*Conn]struct{}
+	streams map[*Conn]bool // true: the Dialer's user has it
+	used    int            // how many it has
 	pending sync.WaitGroup // one count per stream and per dial in progress
 }
 
@@ -41,15 +42,35 @@ func (s *streamSet) add(newConn func(done func(*Conn)) *Conn, abort func()) (*Co
 	s.pending.Add(1)
 	c := newConn(s.forget)
 	if s.streams == nil {
-		s.streams = make(map[*Conn]struct{})
+		s.streams = make(map[*Conn]bool)
 	}
-	s.streams[c] = struct{}{}
+	s.streams[c] = false
 	return c, nil
+}
+
+// hold says that the Dialer's user gets c, unless it is over already.
+func (s *streamSet) hold(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, open := s.streams[c]; open {
+		s.streams[c] = true
+		s.used++
+	}
+}
+
+// inUse returns how many streams the user has.
+func (s *streamSet) inUse() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
 }
 
 // forget removes a stream that is over.
 func (s *streamSet) forget(c *Conn) {
 	s.mu.Lock()
+	if s.streams[c] {
+		s.used--
+	}
 	delete(s.streams, c)
 	s.mu.Unlock()
 	s.pending.Done()

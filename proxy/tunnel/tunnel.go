@@ -64,9 +64,11 @@ const FeatureProbe = "probe"
 type Opened struct {
 	Version  string   `json:"version"` // set by the Server
 	Features []string `json:"features,omitempty"`
-	Gateway  string   `json:"gateway"` // the gateway's own version
-	// Numbers for the users of the tunnel; the tunnel does not interpret them.
-	Reviewed []int16 `json:"reviewed,omitempty"`
+	Gateway  string   `json:"gateway"`            // the gateway's own version
+	Instance string   `json:"instance,omitempty"` // another one for each process of a gateway
+	// For the users of the tunnel; the tunnel does not interpret them.
+	Reviewed []int16  `json:"reviewed,omitempty"`
+	Keys     []string `json:"keys,omitempty"`
 }
 
 // Welcome is the gateway's answer to a hello.

@@ -1,0 +1,49 @@
+package proxy
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// remoteGateway is what an agent knows of one of its gateways.
+type remoteGateway struct {
+	*tunnel.Dialer
+	changed func() // is called when up or keys have changed; does not block
+
+	up     atomic.Bool              // it has answered, and no dial has failed since
+	keys   atomic.Pointer[[]string] // those of its tickets; nil: not known
+	picked atomic.Int64             // dials for which it was chosen and which have not ended
+}
+
+// answered is told each answer to OPEN.
+func (g *remoteGateway) answered(o tunnel.Opened) {
+	keys := o.Keys[:min(len(o.Keys), maxKeyIDs)]
+	if last := g.keys.Load(); last == nil || !slices.Equal(*last, keys) {
+		g.keys.Store(&keys)
+		g.changed()
+	}
+	g.setUp(true)
+}
+
+// setUp says whether new streams may use the gateway.
+func (g *remoteGateway) setUp(up bool) {
+	if g.up.Swap(up) != up {
+		g.changed()
+	}
+}
+
+// load returns how many streams lead to the gateway, with those that are about to.
+func (g *remoteGateway) load() int { return g.Streams() + int(g.picked.Load()) }
+
+// equals reports whether a stream may lead to one gateway as well as to the other: each accepts the
+// tickets of the other. Gateways share a key for that reason only.
+func (g *remoteGateway) equals(h *remoteGateway) bool {
+	if g == h {
+		return true
+	}
+	ours, theirs := g.keys.Load(), h.keys.Load()
+	return ours != nil && theirs != nil && len(*ours) > 0 && len(*theirs) > 0 &&
+		slices.Contains(*ours, (*theirs)[0]) && slices.Contains(*theirs, (*ours)[0])
+}
