@@ -128,7 +128,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	background.Go(func() { a.Metrics.Sample(ctx) })
 	background.Go(func() { a.saveState(ctx) })
 	background.Go(func() { a.nodes.rebind(ctx) })
-	background.Go(func() { a.Upstream.run(ctx) })
+	background.Go(func() { a.Upstream.run(ctx, a.clients.each) })
 	firstTry, listening := make(chan struct{}), make(chan struct{})
 	background.Go(func() { a.contact(ctx, firstTry, listening) })
 	within(firstHelloTimeout, firstTry)
@@ -181,6 +181,7 @@ func (a *Agent) setUp(work context.Context) {
 	a.nodes.changed, a.nodes.moved = a.noteChange, a.resetMoved
 	a.nodes.init()
 	a.Metrics.AskCarriers(a.Upstream.carriers)
+	a.Metrics.AskGateways(a.Upstream.streams)
 	a.Metrics.AskExpiry("gateway", a.Upstream.certificateExpires)
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 	a.setUpWatch()

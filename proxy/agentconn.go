@@ -30,9 +30,11 @@ type agentConn struct {
 	// bootstrapOnly is set if the node is unknown and a bootstrap broker takes its place. Then only
 	// requests are relayed that anyBrokerAnswers.
 	bootstrapOnly bool
-	address       atomic.Pointer[string]  // where the node is dialled; nil: a bootstrap broker is
-	epoch         atomic.Int64            // of the node table when the stream was opened; -1 before
-	stop          context.CancelCauseFunc // ends what serve is waiting for
+	address       atomic.Pointer[string]      // where the node is dialled; nil: a bootstrap broker is
+	epoch         atomic.Int64                // of the node table when the stream was opened; -1 before
+	stream        atomic.Pointer[tunnel.Conn] // nil before it is opened, or without a tunnel
+	looked        uint32                      // requests.frames when the mover looked last, which owns this
+	stop          context.CancelCauseFunc     // ends what serve is waiting for
 
 	names rewrite.Rewriter // of responses that say which brokers there are
 	hints rewrite.Rewriter // of responses that only hint at a leader
@@ -62,6 +64,9 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	defer a.Metrics.Stream(c.transport())()
 	c.run(ctx)
 	c.noteStaleNode()
+	if e, ok := errors.AsType[*tunnel.Error](c.ending.why().err); ok && e.Code == tunnel.CodeDial {
+		a.Upstream.doubt(c.stream.Load())
+	}
 }
 
 // newConn returns the connection of a client, once it has done its TLS handshake. It returns nil if
@@ -174,6 +179,9 @@ func (c *agentConn) open(ctx context.Context) error {
 		return errNoStream(cmp.Or(to.address, "a bootstrap broker"), err)
 	}
 	c.connect(far)
+	if s, ok := far.(*tunnel.Conn); ok {
+		c.stream.Store(s)
+	}
 	c.requests.sentAhead(sent)
 	return nil
 }
@@ -222,6 +230,13 @@ func (c *agentConn) kill(cause metrics.Close, why error) {
 	c.ending.note(cause, why)
 	c.stop(why)
 	c.ending.near.reset(nil)
+}
+
+// move ends the connection between two requests, so that the client's next one leads to another
+// gateway. It does not block.
+func (c *agentConn) move() {
+	c.ending.note(metrics.CloseSpread, nil)
+	c.drain()
 }
 
 // screen refuses a request whose response could contain addresses that we cannot rewrite, because

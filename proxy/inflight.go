@@ -91,6 +91,13 @@ func (q *inflight) set(flag *bool) {
 	q.changed.Broadcast()
 }
 
+// idle reports whether no request is in flight and no login is under way.
+func (q *inflight) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.queue.n == 0 && !q.login.pending && !q.login.tokens.Expected()
+}
+
 // full reports whether a push would wait.
 func (q *inflight) full() bool {
 	q.mu.Lock()

@@ -62,6 +62,9 @@ func (a *Agent) probe(ctx context.Context) error {
 			return a.notReached(err)
 		}
 		if e, ok := errors.AsType[*tunnel.Error](err); ok {
+			if s, ok := c.(*tunnel.Conn); ok && e.Code == tunnel.CodeDial {
+				a.Upstream.doubt(s)
+			}
 			return e // the gateway's own words
 		}
 		return explainAnswer(err, a.Names)

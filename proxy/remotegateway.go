@@ -3,6 +3,7 @@ package proxy
 import (
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -10,11 +11,25 @@ import (
 // remoteGateway is what an agent knows of one of its gateways.
 type remoteGateway struct {
 	*tunnel.Dialer
-	changed func() // is called when up or keys have changed; does not block
+	changed func()                                  // is called when up or keys have changed; does not block
+	seen    func(g *remoteGateway, instance string) // is called with each answer; likewise
 
 	up     atomic.Bool              // it has answered, and no dial has failed since
 	keys   atomic.Pointer[[]string] // those of its tickets; nil: not known
 	picked atomic.Int64             // dials for which it was chosen and which have not ended
+	failed atomic.Int64             // when it last failed to reach a broker, in Unix nanoseconds
+}
+
+// doubtFor is how long other gateways are preferred to one that did not reach a broker. The streams
+// of such a gateway end at once, so it would have the fewest and get all new ones.
+const doubtFor = 10 * time.Second
+
+// doubt returns 1 if the gateway has failed to reach a broker lately, else 0.
+func (g *remoteGateway) doubt() int {
+	if time.Since(time.Unix(0, g.failed.Load())) < doubtFor {
+		return 1
+	}
+	return 0
 }
 
 // answered is told each answer to OPEN.
@@ -24,6 +39,7 @@ func (g *remoteGateway) answered(o tunnel.Opened) {
 		g.keys.Store(&keys)
 		g.changed()
 	}
+	g.seen(g, o.Instance)
 	g.setUp(true)
 }
 

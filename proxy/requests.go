@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/protocol"
@@ -21,8 +22,9 @@ type requests struct {
 
 	first      *firstRequest // the first request, until it is relayed; nil if nothing is known about it
 	ids        correlationIDs
-	begun      bool // a frame has been relayed
-	noResponse bool // a request has been relayed that gets no response
+	frames     atomic.Uint32 // how many frames have begun; read by others
+	begun      bool          // a frame has been relayed
+	noResponse bool          // a request has been relayed that gets no response
 }
 
 // relay relays requests. It returns nil when the client has ended its side in good order.
@@ -62,6 +64,7 @@ func (r *requests) drained() bool {
 
 // relayNext relays one request, or a raw SASL token.
 func (r *requests) relayNext() (err error) {
+	r.frames.Add(1)
 	var next firstRequest
 	if r.first != nil {
 		next, r.first = *r.first, nil

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -53,8 +55,8 @@ func connectionsAt(t *testing.T, gateways []running) (n []int) {
 	return n
 }
 
-// Connections are spread evenly over gateways that accept each other's tickets, also if many come at
-// the same time.
+// Connections are spread evenly over gateways that accept each other's tickets, also if many come
+// at the same time.
 func TestConnectionsAreSpreadOverEqualGateways(t *testing.T) {
 	for _, transport := range []string{"ws", "h3", "h2"} {
 		t.Run(transport, func(t *testing.T) {
@@ -82,6 +84,9 @@ func TestConnectionsAreSpreadOverEqualGateways(t *testing.T) {
 			for i, got := range connectionsAt(t, gateways) {
 				if got < n/3-1 || got > n/3+1 {
 					t.Errorf("gateway %d has %d of %d connections, want a third, give or take one", i, got, n)
+				}
+				if at := strings.TrimPrefix(gateways[i].address, "https://"); series(t, path, "culvert_gateway_streams", at) != float64(got) || up.tunnels()[i].Streams != got {
+					t.Errorf("the agent does not show the %d connections through %s", got, at)
 				}
 			}
 		})
@@ -126,11 +131,11 @@ func TestAGatewayThatIsAwayIsLeftOut(t *testing.T) {
 			client := newClient(t, path.address, kgo.DefaultProduceTopic("t"))
 			produce(t, client, "t", 10)
 			gateways[0].stop()
-			waitUntilEqual(t, up, 1)
 			for i := range 10 {
 				produceFrom(t, client, "t", 10+i, 1)
 				dialKafka(t, path.address).brokers(t)
 			}
+			waitUntilEqual(t, up, 1)
 			gateways[0] = startGatewayOn(t, gateways[0].address, c.Bootstrap(), func(g *Gateway) { g.TicketKeys = keysOf("key") })
 			waitUntilEqual(t, up, 2)
 			for range 10 {
@@ -142,6 +147,32 @@ func TestAGatewayThatIsAwayIsLeftOut(t *testing.T) {
 			produceFrom(t, client, "t", 20, 10)
 			wantStored(t, c, "t", numbered(0, 30))
 		})
+	}
+}
+
+// A gateway that reaches no broker would have the fewest streams, as they end at once. It gets one
+// of them, and then the other one is preferred.
+func TestAGatewayThatReachesNoBrokerDoesNotGetAllConnections(t *testing.T) {
+	c := startCluster(t, 1)
+	gateways, up := gatewaysFor(t, c, "ws", "key")
+	lost := startGateway(t, []string{"127.0.0.1:1"}, func(g *Gateway) { g.TicketKeys = keysOf("key") })
+	u, err := url.Parse(lost.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := NewTunnel(&tunnel.Dialer{URL: u, Transport: "ws", TLS: clientTLS(t), Logger: testLogger(t, "tunnel")}, up.gateways[0].Dialer).(*tunnels)
+	both.greeting = greeting{10 * time.Millisecond, 50 * time.Millisecond}
+	path := startAgent(t, both, nil)
+	waitUntilEqual(t, both, 2)
+	failed := 0
+	for range 20 {
+		client := dialKafka(t, path.address)
+		if _, err := client.ask(kmsg.NewPtrMetadataRequest(), 12); err != nil {
+			failed++
+		}
+	}
+	if failed > 1 || connectionsAt(t, gateways)[0] != 20-failed {
+		t.Errorf("%d of 20 connections failed, and %v are at the gateway that reaches the broker", failed, connectionsAt(t, gateways))
 	}
 }
 
@@ -159,7 +190,7 @@ func TestGatewaysAreEqualIfEachAcceptsTheOthersTickets(t *testing.T) {
 	} {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			with := func(keys []string) *remoteGateway {
-				g := &remoteGateway{changed: func() {}}
+				g := &remoteGateway{changed: func() {}, seen: func(*remoteGateway, string) {}}
 				g.answered(tunnel.Opened{Keys: newSigner(keysOf(keys...)).ids()})
 				return g
 			}

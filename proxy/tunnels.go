@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -17,15 +18,16 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// NewTunnel returns an upstream through one or more gateways. Streams are spread over those that are
-// equal to the first one that answers; the others are tried in order. It owns the dialers.
+// NewTunnel returns an upstream through one or more gateways. Streams are spread over those that
+// are equal to the first one that answers; the others are tried in order. It owns the dialers.
 func NewTunnel(dialers ...*tunnel.Dialer) Upstream {
-	t := &tunnels{log: slog.New(slog.DiscardHandler), changed: make(chan struct{}, 1), greeting: defaultGreeting}
+	t := &tunnels{log: slog.New(slog.DiscardHandler), changed: make(chan struct{}, 1), greeting: defaultGreeting, lookEach: lookEvery}
+	t.mover = mover{every: moveEvery, log: t.log}
 	for _, d := range dialers {
 		if d.Logger != nil {
-			t.log = d.Logger
+			t.log, t.mover.log = d.Logger, d.Logger
 		}
-		g := &remoteGateway{Dialer: d, changed: t.noteChange}
+		g := &remoteGateway{Dialer: d, changed: t.noteChange, seen: t.mover.see}
 		t.gateways = append(t.gateways, g)
 		told := d.OnState
 		d.OnOpened = g.answered
@@ -34,7 +36,7 @@ func NewTunnel(dialers ...*tunnel.Dialer) Upstream {
 				told(s)
 			}
 			if s.Transport == "" {
-				g.setUp(false)
+				t.leaveOut(g)
 				t.tell()
 			}
 		}
@@ -47,15 +49,16 @@ type tunnels struct {
 	log      *slog.Logger
 	lost     atomic.Pointer[func()]
 	greeting greeting
+	lookEach time.Duration // lookEvery
+	mover    mover
 
 	changed chan struct{} // of capacity 1: holds an element when a gateway has changed
 	spares  atomic.Int64  // how many streams to keep ready
 	picking sync.Mutex    // held while a gateway is chosen
 }
 
-// dial tries the gateways. If all of them drain, it waits and tries again: behind one
-// address there may be several replicas, and a load balancer needs a moment to notice which of them
-// drain.
+// dial tries the gateways. If all of them drain, it waits and tries again: behind one address there
+// may be several replicas, and a load balancer needs a moment to notice which of them drain.
 func (t *tunnels) dial(ctx context.Context, to destination) (net.Conn, int, error) {
 	for wait := drainingWait; ; wait *= 2 {
 		c, err := t.dialOnce(ctx, to)
@@ -102,11 +105,26 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 			return c, nil
 		}
 		if ctx.Err() == nil {
-			g.setUp(false)
+			t.leaveOut(g)
 		}
 		failed = append(failed, err)
 	}
 	return nil, failed
+}
+
+// leaveOut has new streams avoid a gateway, if there is another one, until it has answered again.
+func (t *tunnels) leaveOut(g *remoteGateway) {
+	g.setUp(false)
+	if len(t.gateways) > 1 {
+		t.mover.forget(g)
+	}
+}
+
+// doubt has new streams prefer other gateways for a while.
+func (t *tunnels) doubt(stream *tunnel.Conn) {
+	if g := t.mover.leads(stream.Instance()); g != nil {
+		g.failed.Store(time.Now().UnixNano())
+	}
 }
 
 // pick returns the gateways in the order in which to try them for a stream. The caller calls picked
@@ -115,14 +133,17 @@ func (t *tunnels) pick() (order []*remoteGateway, picked func()) {
 	t.picking.Lock()
 	defer t.picking.Unlock()
 	equal, others := t.ranked()
-	sort := func(a, b *remoteGateway) int { return cmp.Compare(a.load(), b.load()) }
+	sort := func(a, b *remoteGateway) int {
+		return cmp.Or(cmp.Compare(a.doubt(), b.doubt()), cmp.Compare(a.load(), b.load()))
+	}
 	order = append(slices.SortedStableFunc(slices.Values(equal), sort), others...)
 	order[0].picked.Add(1)
 	return order, func() { order[0].picked.Add(-1) }
 }
 
-// ranked returns the gateways over which streams are spread, and the others in the order in which to
-// try them: those that do not answer are the last. While none answers, the order is the given one.
+// ranked returns the gateways over which streams are spread, and the others in the order in which
+// to try them: those that do not answer are the last. While none answers, the order is the given
+// one.
 func (t *tunnels) ranked() (equal, others []*remoteGateway) {
 	var silent []*remoteGateway
 	for _, g := range t.gateways {
@@ -183,6 +204,14 @@ func (t *tunnels) carriers() (all []tunnel.CarrierStats) {
 	return all
 }
 
+func (t *tunnels) streams() map[string]int {
+	all := map[string]int{}
+	for _, g := range t.gateways { // two may differ in their path only
+		all[g.URL.Host] += g.Streams()
+	}
+	return all
+}
+
 func (t *tunnels) bootstrap() []string { return nil }
 
 func (t *tunnels) certificateExpires() (first time.Time) {
@@ -232,15 +261,17 @@ func (t *tunnels) noteChange() {
 	}
 }
 
-// run finds out which gateways are equal and which of them answer.
-func (t *tunnels) run(ctx context.Context) {
-	if len(t.gateways) == 1 {
-		return
-	}
-	var greeters sync.WaitGroup
-	defer greeters.Wait()
+// run finds out which gateways there are, which of them are equal and which answer, and moves idle
+// connections.
+func (t *tunnels) run(ctx context.Context, each func(func(*agentConn))) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	tasks.Go(func() { t.mover.run(ctx, t, each) })
 	for _, g := range t.gateways {
-		greeters.Go(func() { t.greet(ctx, g) })
+		tasks.Go(func() { t.look(ctx, g) })
+		if len(t.gateways) > 1 {
+			tasks.Go(func() { t.greet(ctx, g) })
+		}
 	}
 	told := map[*remoteGateway]bool{}
 	for {
@@ -271,6 +302,21 @@ func (t *tunnels) tellSpread(told map[*remoteGateway]bool) {
 	}
 }
 
+// look asks over new carriers who answers at the gateway's address, while it is in use: a gateway
+// may have been added behind it.
+func (t *tunnels) look(ctx context.Context, g *remoteGateway) {
+	for sleep(ctx, t.lookEach/2+rand.N(t.lookEach)) {
+		if g.Streams() == 0 {
+			continue
+		}
+		ask, cancel := context.WithTimeout(ctx, dialTimeout)
+		if err := g.Look(ask); err != nil {
+			t.log.Debug("gateway not asked over a new carrier", "gateway", g.URL.Host, "err", err)
+		}
+		cancel()
+	}
+}
+
 // greeting is how often a gateway is asked whether it is there.
 type greeting struct{ first, most time.Duration }
 
@@ -278,8 +324,8 @@ type greeting struct{ first, most time.Duration }
 // that somebody has suspended.
 var defaultGreeting = greeting{first: time.Second, most: 30 * time.Second}
 
-// greet says hello to a gateway that does not answer, until ctx is done, as long as streams would be
-// spread over it or nobody knows. Clients' connections are not used to find out.
+// greet says hello to a gateway that does not answer, until ctx is done, as long as streams would
+// be spread over it or nobody knows. Clients' connections are not used to find out.
 func (t *tunnels) greet(ctx context.Context, g *remoteGateway) {
 	for failures := 0; ; {
 		equal, _ := t.ranked()

@@ -10,7 +10,7 @@ func tunnelVia(g *tunnel.Dialer) document.Tunnel {
 	s := g.State()
 	t := document.Tunnel{
 		Tried: []document.Tried{}, Carriers: carriersOf(g.CarrierStats()),
-		Gateway: g.URL.Redacted(), Version: g.Gateway(), Ingress: g.IngressName(), Transport: s.Transport, Since: s.Since.UTC(), Why: s.Why, Error: s.Error, RetryAt: s.RetryAt.UTC(),
+		Gateway: g.URL.Redacted(), Version: g.Gateway(), Streams: g.Streams(), Ingress: g.IngressName(), Transport: s.Transport, Since: s.Since.UTC(), Why: s.Why, Error: s.Error, RetryAt: s.RetryAt.UTC(),
 	}
 	for _, c := range t.Carriers {
 		if c.Transport == s.Transport {

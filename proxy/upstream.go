@@ -28,13 +28,19 @@ type Upstream interface {
 	bootstrap() []string
 	// carriers returns what carries the streams to all gateways.
 	carriers() []tunnel.CarrierStats
+	// streams returns how many streams lead to each gateway, by its host and port; nil if there is no
+	// tunnel.
+	streams() map[string]int
 	// certificateExpires returns when the first of the certificates expires that the gateways, or
 	// their ingresses, have shown; the zero time is not known.
 	certificateExpires() time.Time
 	// onLost has f called when there is no transport any more to a gateway. f must not block.
 	onLost(f func())
-	// run does what is due in the background, until ctx is done.
-	run(ctx context.Context)
+	// doubt is told that the other end of a stream did not reach the broker.
+	doubt(stream *tunnel.Conn)
+	// run does what is due in the background, until ctx is done. each calls a function for every
+	// connection of a client.
+	run(ctx context.Context, each func(func(*agentConn)))
 	// spare sets how many streams to open ahead of dials. A direct upstream ignores it.
 	spare(n int)
 	// name identifies the upstream in logs and in the state file.
@@ -82,7 +88,9 @@ func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int,
 
 func (d direct) spare(int) {}
 
-func (d direct) run(context.Context) {}
+func (d direct) doubt(*tunnel.Conn) {}
+
+func (d direct) run(context.Context, func(func(*agentConn))) {}
 
 func (d direct) onLost(func()) {}
 
@@ -93,6 +101,8 @@ func (d direct) tunnels() []document.Tunnel {
 func (d direct) bootstrap() []string { return d.brokers.Bootstrap }
 
 func (d direct) carriers() []tunnel.CarrierStats { return nil }
+
+func (d direct) streams() map[string]int { return nil }
 
 func (d direct) certificateExpires() time.Time { return time.Time{} }
 

@@ -20,8 +20,8 @@ import (
 	"github.com/culvert-proxy/culvert/test/kafka"
 )
 
-// TestNoRecordIsLostInARollingRestart restarts two gateways behind one address, one after the
-// other, under producers with their default retries. No record is lost or duplicated, and every new
+// TestNoRecordIsLostInARollingRestart restarts two gateways, one after the other, behind one address
+// and with a URL for each, under producers with their default retries. No record is lost or duplicated, and every new
 // client is served: agents move to the other gateway before clients notice.
 func TestNoRecordIsLostInARollingRestart(t *testing.T) {
 	bed := sharedTestbed(t)
@@ -51,22 +51,30 @@ func TestNoRecordIsLostInARollingRestart(t *testing.T) {
 	var all errgroup.Group
 	clientCtx, stopClients := context.WithCancel(ctx)
 	defer stopClients()
-	for _, transport := range transports {
-		p, err := bed.newPath(ctx, front, transport)
+	serve := func(name string, p *path, err error) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		closeWith(t, p)
 		for kind, produce := range producers {
-			topic := bed.cluster.Topic(t, "rolling-"+kind+"-"+transport)
+			topic := bed.cluster.Topic(t, "rolling-"+kind+"-"+name)
 			topics[topic] = p
 			all.Go(func() error { return produce(t, ctx, p, topic) })
 		}
 		v := &newClients{bootstrap: p.bootstrap}
-		newClientsOver[transport] = v
+		newClientsOver[name] = v
 		all.Go(func() error { v.run(clientCtx); return nil })
 	}
+	for _, transport := range transports {
+		p, err := bed.newPath(ctx, front, transport)
+		serve(transport, p, err)
+	}
+	both, err := bed.newPathTo(ctx, gateways[0], "https://"+gateways[0].listen+",https://"+gateways[1].listen, "auto")
+	serve("two-urls", both, err)
 	rollingRestart(t, ctx, gateways, func() bool { return true })
+	if n := strings.Count(both.agent.Output().String(), "connections are spread over this gateway"); n != 2 {
+		t.Errorf("the agent with two URLs spreads over %d gateways", n)
+	}
 	stopClients()
 	if err := all.Wait(); err != nil {
 		t.Error(err)

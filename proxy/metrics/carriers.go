@@ -12,9 +12,10 @@ import (
 // carrierMetrics shows the connections that carry the tunnel. They are asked at each scrape, and
 // nothing is counted here.
 type carrierMetrics struct {
-	carriersDesc, rttDesc, sentDesc, lostDesc *prometheus.Desc
+	carriersDesc, rttDesc, sentDesc, lostDesc, gatewaysDesc *prometheus.Desc
 
-	stats atomic.Pointer[func() []tunnel.CarrierStats]
+	stats    atomic.Pointer[func() []tunnel.CarrierStats]
+	gateways atomic.Pointer[func() map[string]int]
 }
 
 func newCarrierMetrics(reg prometheus.Registerer) *carrierMetrics {
@@ -25,6 +26,7 @@ func newCarrierMetrics(reg prometheus.Registerer) *carrierMetrics {
 		carriersDesc: desc("carriers", "QUIC or TCP connections that carry the tunnel, open now.", "transport"),
 		rttDesc:      desc("carrier_rtt_seconds", "Minimum round-trip times of these connections: the mean and the largest of them. TCP's on Linux only.", "transport", "stat"),
 		sentDesc:     desc("carrier_packets_sent_total", "QUIC packets, or TCP segments on Linux, that these connections have sent.", "transport"),
+		gatewaysDesc: desc("gateway_streams", "Tunnel streams to each gateway of an agent, open now.", "gateway"),
 		lostDesc:     desc("carrier_packets_lost_total", "QUIC packets that were lost, or TCP segments that were sent again.", "transport"),
 	}
 	reg.MustRegister(m)
@@ -35,14 +37,22 @@ func newCarrierMetrics(reg prometheus.Registerer) *carrierMetrics {
 // for each gateway.
 func (m *carrierMetrics) AskCarriers(stats func() []tunnel.CarrierStats) { m.stats.Store(&stats) }
 
+// AskGateways sets what tells how many streams lead to each gateway, by its host and port as set.
+func (m *carrierMetrics) AskGateways(streams func() map[string]int) { m.gateways.Store(&streams) }
+
 // Describe and Collect make it a collector.
 func (m *carrierMetrics) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.carriersDesc, m.rttDesc, m.sentDesc, m.lostDesc} {
+	for _, d := range []*prometheus.Desc{m.carriersDesc, m.rttDesc, m.sentDesc, m.lostDesc, m.gatewaysDesc} {
 		descs <- d
 	}
 }
 
 func (m *carrierMetrics) Collect(into chan<- prometheus.Metric) {
+	if streams := m.gateways.Load(); streams != nil {
+		for gateway, n := range (*streams)() {
+			into <- prometheus.MustNewConstMetric(m.gatewaysDesc, prometheus.GaugeValue, float64(n), gateway)
+		}
+	}
 	stats := m.stats.Load()
 	if stats == nil {
 		return

@@ -44,6 +44,7 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	a.Blanked.Inc()
 	a.InFlight.Add(1)
 	a.Outcome(protocol.Outcome{Throttle: 1000})
+	m.AskGateways(func() map[string]int { return map[string]int{"gateway:443": 3} })
 	m.AskCarriers(func() []tunnel.CarrierStats {
 		return []tunnel.CarrierStats{
 			{Transport: "h3", Carriers: 1, Measured: 1, RTT: 10 * time.Millisecond, MaxRTT: 10 * time.Millisecond, Sent: 100, Lost: 1},
@@ -387,7 +388,7 @@ func TestRareEventsStartAtZero(t *testing.T) {
 		series int
 	}{
 		{metrics.Agent, "culvert_refused_total", 10},
-		{metrics.Agent, "culvert_connection_closes_total", 9},
+		{metrics.Agent, "culvert_connection_closes_total", 10},
 		{metrics.Agent, "culvert_tickets_total", 5},
 		{metrics.Agent, "culvert_tunnel_dials_total", 15},
 		{metrics.Agent, "culvert_tunnel_fallbacks_total", 6},
@@ -531,6 +532,7 @@ func TestCarriersOfAllGatewaysAreAddedUp(t *testing.T) {
 		"culvert_carrier_rtt_seconds":        {"mean h3": 0.0175, "max h3": 0.03},
 		"culvert_carrier_packets_sent_total": {"h3": 150, "ws": 5},
 		"culvert_carrier_packets_lost_total": {"h3": 3, "ws": 0},
+		"culvert_gateway_streams":            {"gateway:443": 3},
 	} {
 		if diff := cmp.Diff(want, values(families[name])); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

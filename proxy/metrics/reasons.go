@@ -126,6 +126,7 @@ const (
 	CloseDrain                    // we are shutting down
 	CloseDial                     // the other side could not be reached
 	CloseMoved                    // the node has another address now, or another cluster answers
+	CloseSpread                   // it was idle, and the client's next one leads to a gateway with fewer
 	numCloses
 )
 
@@ -139,6 +140,7 @@ var closes = [numCloses]string{
 	CloseDrain:       "drain",
 	CloseDial:        "dial",
 	CloseMoved:       "moved",
+	CloseSpread:      "spread",
 }
 
 // String returns the value of the label cause.

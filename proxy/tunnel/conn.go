@@ -103,8 +103,8 @@ func newServed(x exchange.Exchange, transport string, t timing, done func()) *Co
 	return c
 }
 
-// newDialled makes the agent's end, like newServed. open is the OPEN capsule, nil for a spare. watch
-// may be nil.
+// newDialled makes the agent's end, like newServed. open is the OPEN capsule, nil for a spare.
+// watch may be nil.
 func newDialled(x exchange.Exchange, transport string, t timing, open []byte, watch *flowWatch, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
 	c.dialling, c.writing.open, c.flow.watch = true, open, watch
@@ -136,6 +136,17 @@ func (c *Conn) silent() time.Duration { return time.Duration(exchange.Clock() - 
 
 // Transport returns the name of the transport that carries the stream: see [Transports].
 func (c *Conn) Transport() string { return c.transport }
+
+// Instance returns which process of a gateway answered a stream that [Dialer.Dial] has opened, in
+// its own words; "" if it does not say.
+func (c *Conn) Instance() string {
+	select {
+	case <-c.opened:
+		return c.answer.Instance
+	default:
+		return ""
+	}
+}
 
 // LocalAddr returns the local address of the carrier.
 func (c *Conn) LocalAddr() net.Addr { return c.x.LocalAddr() }

@@ -267,6 +267,27 @@ func (d *Dialer) SetSpares(n int) {
 	d.spares.set(n)
 }
 
+// Look asks over a new carrier who answers, and tells OnOpened. Behind one address there may be
+// several gateways, and what is open leads to those that were there when it was opened.
+func (d *Dialer) Look(ctx context.Context) error {
+	d.init()
+	chosen, err := d.race.Choose(ctx)
+	if err != nil {
+		return err
+	}
+	if p, ok := d.pools[chosen.Transport]; ok {
+		p.elsewhere()
+	}
+	return d.introduce(ctx, chosen.Transport)
+}
+
+// Renew has new streams use new carriers, which may lead to other gateways behind the same address.
+// Open streams continue.
+func (d *Dialer) Renew() {
+	d.init()
+	d.dropReady()
+}
+
 // Close cuts the open streams, gives streams that were closed in good order some seconds until the
 // gateway has read everything, and closes the carriers.
 func (d *Dialer) Close() error {

@@ -21,6 +21,9 @@ type pool interface {
 	prepare(ctx context.Context) error
 	// drop puts no new streams on anything that exists now. Open streams continue.
 	drop()
+	// elsewhere has the next carrier begin at another address of this machine. A balancer that goes
+	// by addresses may then lead it to another gateway. Carriers that exist stay in use.
+	elsewhere()
 	// otherMethod returns a function that switches to another HTTP method for opening streams and
 	// returns the method's name and a function that switches back. It returns nil if the transport
 	// has only one method.

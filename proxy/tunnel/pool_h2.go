@@ -141,6 +141,9 @@ func (p *h2Pool) drop() {
 	}
 }
 
+// elsewhere does nothing: each TCP connection has a port of its own.
+func (p *h2Pool) elsewhere() {}
+
 // otherMethod returns nil: HTTP/2 streams are always opened with POST.
 func (p *h2Pool) otherMethod() func() (by string, undo func()) { return nil }
 

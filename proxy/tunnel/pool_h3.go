@@ -274,14 +274,16 @@ func (p *h3Pool) setKeep(n int) {
 	}
 }
 
-// drop leaves all carriers, and their socket: behind a balancer that hashes addresses, a new socket
-// may lead to another gateway.
+// drop leaves all carriers, and their socket.
 func (p *h3Pool) drop() {
 	for _, c := range p.all() {
 		p.leave(c)
 	}
-	p.sockets.leave(nil)
+	p.elsewhere()
 }
+
+// elsewhere leaves the socket that new carriers share.
+func (p *h3Pool) elsewhere() { p.sockets.leave(nil) }
 
 // use counts a stream on c. The caller holds mu.
 func (p *h3Pool) use(c *h3Carrier) {

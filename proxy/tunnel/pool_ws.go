@@ -168,6 +168,9 @@ func (s *spare) use(open []byte) bool {
 
 func (p *wsPool) drop() { p.trim(0) }
 
+// elsewhere does nothing: each TCP connection has a port of its own.
+func (p *wsPool) elsewhere() {}
+
 // otherMethod returns nil: there is only one way to upgrade.
 func (p *wsPool) otherMethod() func() (by string, undo func()) { return nil }
 

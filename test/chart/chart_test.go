@@ -13,6 +13,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/lint"
 	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -364,5 +365,14 @@ func TestAutoscalerOwnsTheReplicas(t *testing.T) {
 	o := objects(t, parseValues(t, `gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {existingSecret: t}, autoscaling: {enabled: true}}`))
 	if r := all[*appsv1.Deployment](o)[0].Spec.Replicas; r != nil {
 		t.Errorf("the deployment sets %d replicas", *r)
+	}
+}
+
+func TestTheAutoscalerTakesMoreMetrics(t *testing.T) {
+	o := objects(t, parseValues(t, `gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {existingSecret: t}, autoscaling: {enabled: true, metrics: [
+		{type: Pods, pods: {metric: {name: culvert_connections}, target: {type: AverageValue, averageValue: "5000"}}}]}}`))
+	metrics := all[*autoscalingv2.HorizontalPodAutoscaler](o)[0].Spec.Metrics
+	if len(metrics) != 2 || metrics[0].Resource.Name != corev1.ResourceCPU || metrics[1].Pods.Metric.Name != "culvert_connections" {
+		t.Errorf("metrics %+v", metrics)
 	}
 }

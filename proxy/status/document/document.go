@@ -97,6 +97,7 @@ type Listener struct {
 type Tunnel struct {
 	Gateway   string    `json:"gateway,omitempty"`         // of an agent: the gateway's URL
 	Version   string    `json:"gateway_version,omitempty"` // of the gateway that answered last
+	Streams   int       `json:"streams,omitempty"`         // of an agent: Kafka connections through this gateway, its own probes included
 	Ingress   string    `json:"ingress,omitempty"`         // what the ingress calls itself, if it says so
 	Transport string    `json:"transport"`                 // for new streams: h3, ws or h2; direct: no tunnel; "": none works, or none has answered yet
 	Since     time.Time `json:"since,omitzero"`            // when the transport was chosen
