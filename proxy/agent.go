@@ -308,7 +308,9 @@ func (a *Agent) answered(o tunnel.Opened) {
 	a.reached.Store(true)
 	if len(o.Reviewed) > 0 {
 		caps := rewrite.Reviewed().Lower(o.Reviewed)
-		a.caps.Store(&caps)
+		if known := a.caps.Load(); known == nil || *known != caps { // or each connection would keep its own
+			a.caps.Store(&caps)
+		}
 	}
 }
 

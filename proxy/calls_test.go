@@ -84,7 +84,7 @@ func discarding(t *testing.T, scheme string, to *written) *tunnel.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &tunnel.Server{Serve: func(_ context.Context, c *tunnel.Conn, _ tunnel.Open, _ tunnel.Peer) {
+	server := &tunnel.Server{Serve: func(_ context.Context, c *tunnel.Conn, _ *tunnel.Open, _ *tunnel.Peer) {
 		io.Copy(io.Discard, c)
 		c.Close()
 	}}

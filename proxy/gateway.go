@@ -209,7 +209,7 @@ func (g *Gateway) probe(ctx context.Context) error {
 }
 
 // serve dials the broker of one stream, and relays until the stream has ended.
-func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) {
+func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) {
 	var c *conn
 	var node int32
 	onOwnStack(func() { c, node = g.dial(ctx, t, open, peer) })
@@ -219,10 +219,10 @@ func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open tunnel.Open, p
 }
 
 // dial dials the broker of one stream. It returns nil if it has reset the stream instead.
-func (g *Gateway) dial(ctx context.Context, t *tunnel.Conn, open tunnel.Open, peer tunnel.Peer) (c *conn, node int32) {
-	log := withPeer(g.Logger, peer).With("target", open.Target)
+func (g *Gateway) dial(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) (c *conn, node int32) {
+	log := withPeer(g.Logger, *peer).With("target", open.Target)
 	report := reporter{metrics: g.Metrics, log: log, limiter: &g.limiter, watch: &g.watch, node: open.Target}
-	node, refused := g.targets.mayDial(open)
+	node, refused := g.targets.mayDial(*open)
 	if refused != nil {
 		report.streamRefused(refused)
 		t.Reset(refused)
@@ -269,12 +269,21 @@ func gatewayBroker(node int32, target string) string {
 }
 
 // relay relays one stream until it has ended. It closes both sides.
-func (g *Gateway) relay(ctx context.Context, c *conn, node int32, peer tunnel.Peer) {
-	defer g.Metrics.Connection(node)()
-	defer g.Metrics.Stream(peer.Transport)()
-	g.relays.add(c, peer)
-	defer func() { g.relays.remove(c, ctx.Err() != nil) }()
+func (g *Gateway) relay(ctx context.Context, c *conn, node int32, peer *tunnel.Peer) {
+	defer g.enter(ctx, c, node, peer)()
 	c.run(ctx)
+}
+
+// enter counts a connection, and has it drained with the others. The caller calls leave when it has
+// ended.
+func (g *Gateway) enter(ctx context.Context, c *conn, node int32, peer *tunnel.Peer) (leave func()) {
+	disconnected, closed := g.Metrics.Connection(node), g.Metrics.Stream(peer.Transport)
+	g.relays.add(c, *peer)
+	return func() {
+		g.relays.remove(c, ctx.Err() != nil)
+		closed()
+		disconnected()
+	}
 }
 
 // watchCredentials ends spares whose credentials are no longer accepted and, with RevokeStreams,

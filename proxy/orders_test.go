@@ -308,7 +308,7 @@ func (b *bench) startGateway(transport string) Upstream {
 	g.tickets = issuer{signer: newSigner(nil), relayed: &relayedNodes{changed: g.Metrics.SetNodes}, metrics: g.Metrics, log: g.Logger, limiter: &g.limiter}
 	server := &tunnel.Server{
 		Opened: func() tunnel.Opened { return tunnel.Opened{Gateway: "test"} },
-		Serve: func(ctx context.Context, c *tunnel.Conn, _ tunnel.Open, peer tunnel.Peer) {
+		Serve: func(ctx context.Context, c *tunnel.Conn, _ *tunnel.Open, peer *tunnel.Peer) {
 			broker, err := b.brokers.Dial(ctx)
 			if err != nil {
 				c.Reset(&tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()})

@@ -217,7 +217,7 @@ func hostileGateway(t *testing.T, config *tls.Config, refuse bool) (address stri
 		Tickets: func() []tunnel.Ticket {
 			return []tunnel.Ticket{{ClusterID: said, NodeID: 7, Address: "\x1b[2J\u202e.example:9092", Expires: time.Now().Add(time.Hour).Unix(), MAC: []byte("x")}}
 		},
-		Serve: func(_ context.Context, c *tunnel.Conn, _ tunnel.Open, _ tunnel.Peer) {
+		Serve: func(_ context.Context, c *tunnel.Conn, _ *tunnel.Open, _ *tunnel.Peer) {
 			if !refuse {
 				brokerSays(c)
 				return

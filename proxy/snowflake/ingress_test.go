@@ -121,7 +121,7 @@ func startGateway(t *testing.T) (address string) {
 	}
 	s := &tunnel.Server{
 		Opened: func() tunnel.Opened { return tunnel.Opened{} },
-		Serve: func(ctx context.Context, c *tunnel.Conn, _ tunnel.Open, _ tunnel.Peer) {
+		Serve: func(ctx context.Context, c *tunnel.Conn, _ *tunnel.Open, _ *tunnel.Peer) {
 			c.Read(make([]byte, 1)) // the end
 		},
 	}

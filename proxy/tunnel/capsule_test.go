@@ -45,7 +45,7 @@ func (x *fakeExchange) Write(b []byte) error {
 func gatewayConn(t testing.TB, in io.Reader) (*Conn, *fakeExchange) {
 	x := &fakeExchange{r: in, Exchange: deadlines{}}
 	over := make(chan struct{})
-	c := newServed(x, TransportWS, defaultTiming, func() { close(over) })
+	c := newServed(x, TransportWS, &defaultTiming, func() { close(over) })
 	t.Cleanup(func() {
 		c.Close()
 		<-over

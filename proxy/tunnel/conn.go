@@ -28,9 +28,9 @@ import (
 type Conn struct {
 	x         exchange.Exchange
 	transport string
-	t         timing
-	dialling  bool   // true at the agent's end
-	done      func() // called once, when the exchange is over
+	t         *timing // of all streams
+	dialling  bool    // true at the agent's end
+	done      func()  // called once, when the exchange is over
 
 	opened chan struct{} // closed when OPEN or OPENED has arrived
 	openIn Open          // at the gateway's end; valid once opened is closed
@@ -96,7 +96,7 @@ var (
 
 // newServed makes the gateway's end of a stream over x. done is called once, when the exchange is
 // over, which may be after Close.
-func newServed(x exchange.Exchange, transport string, t timing, done func()) *Conn {
+func newServed(x exchange.Exchange, transport string, t *timing, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
 	c.writing.openSent.Store(true)
 	c.start()
@@ -105,7 +105,7 @@ func newServed(x exchange.Exchange, transport string, t timing, done func()) *Co
 
 // newDialled makes the agent's end, like newServed. open is the OPEN capsule, nil for a spare.
 // watch may be nil.
-func newDialled(x exchange.Exchange, transport string, t timing, open []byte, watch *flowWatch, done func()) *Conn {
+func newDialled(x exchange.Exchange, transport string, t *timing, open []byte, watch *flowWatch, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
 	c.dialling, c.writing.open, c.flow.watch = true, open, watch
 	c.start()
@@ -113,7 +113,7 @@ func newDialled(x exchange.Exchange, transport string, t timing, open []byte, wa
 }
 
 // makeConn returns a Conn that has not started.
-func makeConn(x exchange.Exchange, transport string, t timing, done func()) *Conn {
+func makeConn(x exchange.Exchange, transport string, t *timing, done func()) *Conn {
 	return &Conn{
 		x: x, transport: transport, t: t, done: done, opened: make(chan struct{}),
 		reading: reading{lock: make(chan struct{}, 1)}, writing: writing{lock: make(chan struct{}, 1)},

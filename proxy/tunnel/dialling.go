@@ -73,7 +73,7 @@ func (d *dialling) newStream(x exchange.Exchange, transport string, open []byte)
 	pauses := d.epochs.look().pauses
 	return d.streams.add(func(done func(*Conn)) *Conn {
 		var c *Conn
-		c = newDialled(x, transport, d.t, open, &d.flows, func() {
+		c = newDialled(x, transport, &d.t, open, &d.flows, func() {
 			if c.ending.cut.Load() && c.isOpened() && d.epochs.look().pauses == pauses {
 				d.race.Cut(transport)
 			}

@@ -54,7 +54,7 @@ func TestTheExamplesOfTheWireFormat(t *testing.T) {
 
 // agentConn returns the agent's end of a stream on which in arrives.
 func agentConn(t *testing.T, in io.Reader) *Conn {
-	c := newDialled(&fakeExchange{r: in, Exchange: deadlines{}}, TransportWS, defaultTiming, openCapsule, nil, func() {})
+	c := newDialled(&fakeExchange{r: in, Exchange: deadlines{}}, TransportWS, &defaultTiming, openCapsule, nil, func() {})
 	t.Cleanup(func() { c.Close() })
 	return c
 }

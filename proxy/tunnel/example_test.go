@@ -15,7 +15,7 @@ import (
 // are in one process.
 func Example() {
 	gateway := &tunnel.Server{
-		Serve: func(_ context.Context, c *tunnel.Conn, o tunnel.Open, _ tunnel.Peer) {
+		Serve: func(_ context.Context, c *tunnel.Conn, o *tunnel.Open, _ *tunnel.Peer) {
 			question, _ := io.ReadAll(c)
 			fmt.Fprintf(c, "%s? Ask %s.", question, o.Target)
 			c.CloseWrite()

@@ -68,7 +68,7 @@ func (r *registry) newStream(x exchange.Exchange, transport string) *Conn {
 		return nil
 	}
 	var c *Conn
-	c = newServed(x, transport, r.t, func() { r.forget(c) })
+	c = newServed(x, transport, &r.t, func() { r.forget(c) })
 	r.streams[c] = struct{}{}
 	r.served.Add(1)
 	return c

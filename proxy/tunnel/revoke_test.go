@@ -34,7 +34,7 @@ func TestASpareThatWasRevokedOpensNoStream(t *testing.T) {
 		var grants []any
 		r, _ := newMemRig(t, revocable(&revoked), func(r *rig) {
 			serve := r.server.Serve
-			r.server.Serve = func(ctx context.Context, c *Conn, o Open, p Peer) {
+			r.server.Serve = func(ctx context.Context, c *Conn, o *Open, p *Peer) {
 				grants = append(grants, p.Grant)
 				serve(ctx, c, o, p)
 			}

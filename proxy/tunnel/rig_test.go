@@ -181,8 +181,8 @@ func (r *rig) start(tcp net.Listener, udp net.PacketConn, adapt []func(*rig)) {
 	r.t.Cleanup(r.stop)
 }
 
-func (r *rig) serve(ctx context.Context, c *Conn, o Open, p Peer) {
-	s := &served{Conn: c, open: o, peer: p, done: make(chan struct{})}
+func (r *rig) serve(ctx context.Context, c *Conn, o *Open, p *Peer) {
+	s := &served{Conn: c, open: *o, peer: *p, done: make(chan struct{})}
 	r.served <- s
 	select {
 	case <-s.done:

@@ -40,8 +40,9 @@ type Server struct {
 
 	// Serve serves one stream, on a goroutine of its own. It owns c, which is closed when Serve
 	// returns. OPEN has been answered already. ctx is canceled when Shutdown cuts the remaining
-	// streams. Serve is not called for TargetHello.
-	Serve func(ctx context.Context, c *Conn, o Open, p Peer)
+	// streams. Serve is not called for TargetHello. o and p are pointers because the frames of
+	// Serve stay on the stack as long as the stream.
+	Serve func(ctx context.Context, c *Conn, o *Open, p *Peer)
 
 	// Opened returns the answer to OPEN; nil answers with the version alone.
 	Opened func() Opened

@@ -24,7 +24,7 @@ type streamServer struct {
 	t        timing
 	log      *slog.Logger
 
-	serve   func(context.Context, *Conn, Open, Peer)
+	serve   func(context.Context, *Conn, *Open, *Peer)
 	judge   func() func(grant any) error
 	opened  func() Opened
 	tickets func() []Ticket
@@ -62,7 +62,7 @@ func (s *streamServer) serveOpened(c *Conn, p *Peer, leave func()) {
 		leave()
 		s.over(c, p, v)
 	}()
-	s.serve(s.registry.ctx, c, c.openIn, *p)
+	s.serve(s.registry.ctx, c, &c.openIn, p)
 }
 
 // over closes a stream that nothing serves any more. panicked is what recover has returned.

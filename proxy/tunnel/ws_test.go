@@ -49,7 +49,7 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 	capsules := bytes.Join([][]byte{openCapsule, appendCapsule(nil, capsuleData, []byte("hello")), appendCapsule(nil, capsuleFinalData, []byte(" world"))}, nil)
 	for size := 1; size <= len(capsules); size++ {
 		x, peer := pipeWS()
-		c := newServed(x, TransportWS, defaultTiming, func() {})
+		c := newServed(x, TransportWS, &defaultTiming, func() {})
 		go func() {
 			op := ws.OpBinary
 			for i := 0; i < len(capsules); i += size {
@@ -75,7 +75,7 @@ func TestFramesMayCutCapsulesAnywhere(t *testing.T) {
 func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newServed(x, TransportWS, defaultTiming, func() {})
+		c := newServed(x, TransportWS, &defaultTiming, func() {})
 		go c.awaitOpened(nil)
 		for _, s := range []string{"one", "two"} {
 			peer.Write(clientFrame(true, ws.OpPing, []byte(s)))
@@ -96,7 +96,7 @@ func TestAPingIsAnsweredByThePongOfTheLatest(t *testing.T) {
 func TestAFloodOfPingsBlocksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, peer := pipeWS()
-		c := newServed(x, TransportWS, defaultTiming, func() {})
+		c := newServed(x, TransportWS, &defaultTiming, func() {})
 		done := make(chan error)
 		go func() { done <- c.awaitOpened(nil) }()
 		ping := clientFrame(true, ws.OpPing, bytes.Repeat([]byte("x"), 125))

@@ -121,7 +121,7 @@ func runBareGateway(out io.Writer, args []string) error {
 	return s.Run(context.Background(), tcp, udp)
 }
 
-func bareServe(_ context.Context, stream *tunnel.Conn, o tunnel.Open, _ tunnel.Peer) {
+func bareServe(_ context.Context, stream *tunnel.Conn, o *tunnel.Open, _ *tunnel.Peer) {
 	c, err := net.Dial("tcp", o.Target)
 	if err != nil {
 		stream.Reset(&tunnel.Error{Code: tunnel.CodeDial, Message: err.Error()})

@@ -29,6 +29,9 @@ const (
 	// bufferSize holds a chunk with its headers.
 	bufferSize = Headroom + MaxTypeLength + ChunkSize
 
+	// idleSize is the buffer of an idle POST, which waits for its next byte.
+	idleSize = 512
+
 	// smallSize holds what an idle stream sends, and most Kafka requests.
 	smallSize = 2 << 10
 

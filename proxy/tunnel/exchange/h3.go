@@ -201,7 +201,11 @@ func (x *H3) pass() error {
 	case isHeader:
 		block := x.in.block
 		x.in.block = nil
-		return x.in.onHeader(block)
+		err := x.in.onHeader(block)
+		if x.in.answered {
+			x.in.onHeader = nil // with the header of the request, which it keeps in memory
+		}
+		return err
 	}
 	return nil
 }

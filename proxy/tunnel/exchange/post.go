@@ -102,7 +102,7 @@ func (x *Post) Abort() {
 // Receive passes on what the peer sends, until the body ends. It waits for bytes with a small
 // buffer, and uses a large one while they arrive in bulk: most streams are idle.
 func (x *Post) Receive(body io.Reader) {
-	idle := make([]byte, smallSize)
+	idle := make([]byte, idleSize)
 	for bulk := false; ; {
 		n, err := 0, error(nil)
 		if bulk {

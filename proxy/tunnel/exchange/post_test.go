@@ -107,12 +107,12 @@ func TestPipe(t *testing.T) {
 // loses nothing.
 func FuzzBodiesInPieces(f *testing.F) {
 	f.Add([]byte("capsules"), uint16(3))
-	f.Add(random(3*bulkRead), uint16(smallSize))      // a small read, then large ones
+	f.Add(random(3*bulkRead), uint16(idleSize))       // a small read, then large ones
 	f.Add(random(2*ChunkSize+1), uint16(ChunkSize-1)) // more than one buffer
-	f.Add(random(smallSize+1), uint16(1))             // just beyond the small buffer
+	f.Add(random(idleSize+1), uint16(1))              // just beyond the small buffer
 	f.Fuzz(func(t *testing.T, body []byte, size uint16) {
 		bodies := []io.Reader{bytes.NewReader(body), iotest.DataErrReader(bytes.NewReader(body))}
-		if len(body) <= 2*smallSize {
+		if len(body) <= 2*idleSize {
 			bodies = append(bodies, iotest.OneByteReader(bytes.NewReader(body)))
 		}
 		for _, r := range bodies {
