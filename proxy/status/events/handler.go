@@ -22,8 +22,8 @@ var _ slog.Handler = handler{}
 type handler struct {
 	next  slog.Handler
 	log   *Log
-	attrs []slog.Attr // of WithAttrs, outside of groups
-	group bool        // later attributes are in a group, and nobody asks for those
+	attrs []slog.Attr // of WithAttrs, outside of groups; next gets them with a record
+	group bool        // later attributes are in a group, and nobody asks for those; next has all of them
 }
 
 func (h handler) Enabled(ctx context.Context, level slog.Level) bool {
@@ -37,19 +37,31 @@ func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	if !h.next.Enabled(ctx, r.Level) {
 		return nil
 	}
-	return h.next.Handle(ctx, r)
+	return h.withAttrs().Handle(ctx, r)
+}
+
+// withAttrs returns next with all attributes. Only a record needs it: most connections have a logger
+// and log nothing, and the text of their attributes would be half of what it takes.
+func (h handler) withAttrs() slog.Handler {
+	if h.group || len(h.attrs) == 0 {
+		return h.next
+	}
+	return h.next.WithAttrs(h.attrs)
 }
 
 func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	h.next = h.next.WithAttrs(attrs)
-	if !h.group {
+	if h.group {
+		h.next = h.next.WithAttrs(attrs)
+	} else {
 		h.attrs = append(slices.Clip(h.attrs), attrs...)
 	}
 	return h
 }
 
 func (h handler) WithGroup(name string) slog.Handler {
-	h.next, h.group = h.next.WithGroup(name), h.group || name != ""
+	if name != "" {
+		h.next, h.group = h.withAttrs().WithGroup(name), true
+	}
 	return h
 }
 
