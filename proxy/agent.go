@@ -126,6 +126,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.restore()
 	var background sync.WaitGroup
 	background.Go(func() { a.Metrics.Sample(ctx) })
+	background.Go(func() { new(spentMemory).run(ctx) })
 	background.Go(func() { a.saveState(ctx) })
 	background.Go(func() { a.nodes.rebind(ctx) })
 	background.Go(func() { a.Upstream.run(ctx, a.clients.each) })

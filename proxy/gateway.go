@@ -150,6 +150,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	background.Go(func() { g.watch.run(reaching) })
 	background.Go(func() { g.watchCredentials(reaching) })
 	background.Go(func() { g.Metrics.Sample(reaching) })
+	background.Go(func() { new(spentMemory).run(reaching) })
 	defer tcp.Close()
 	if udp != nil {
 		defer udp.Close()
