@@ -18,6 +18,15 @@ import (
 // what the bench measures.
 const readSize = 256 << 10
 
+// grownFor returns a reader with a large buffer if the frame is larger than the one of r. Connections
+// that are idle keep the small one: there can be 10,000.
+func grownFor(frame int, r *bufio.Reader) *bufio.Reader {
+	if frame <= r.Size() {
+		return r
+	}
+	return bufio.NewReaderSize(r, readSize)
+}
+
 // cluster is what the brokers share.
 type cluster struct {
 	listeners []net.Listener
@@ -98,7 +107,7 @@ func acceptAll(ln net.Listener, serve func(net.Conn) error) {
 // serve answers the requests of one connection.
 func (b *broker) serve(c net.Conn) error {
 	defer c.Close()
-	r := bufio.NewReaderSize(c, readSize)
+	r := bufio.NewReader(c)
 	for {
 		head, err := r.Peek(requestHead)
 		if err != nil {
@@ -107,6 +116,7 @@ func (b *broker) serve(c net.Conn) error {
 		size := int(binary.BigEndian.Uint32(head)) + 4
 		key, version := kmsg.Key(binary.BigEndian.Uint16(head[4:])), int16(binary.BigEndian.Uint16(head[6:]))
 		id := binary.BigEndian.Uint32(head[requestID:])
+		r = grownFor(size, r)
 		if err := b.answer(c, r, key, version, size, id); err != nil {
 			return err
 		}

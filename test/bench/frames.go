@@ -14,6 +14,7 @@ import (
 const (
 	topic       = "bench"
 	recordSize  = 1 << 10
+	smallRecord = 100
 	partition   = 1 << 20 // most of one partition in a Fetch response, Java's max.partition.fetch.bytes
 	brokerCount = 3
 )
@@ -66,11 +67,13 @@ func metadataRequest() []byte {
 }
 
 // produceRequest returns a Produce request of one batch of about size bytes.
-func produceRequest(size int) []byte {
+func produceRequest(size int) []byte { return produceOf(batch(size, recordSize)) }
+
+func produceOf(records []byte) []byte {
 	r := kmsg.NewPtrProduceRequest()
 	r.Version, r.Acks, r.TimeoutMillis = produceVersion, 1, 30_000
 	p := kmsg.NewProduceRequestTopicPartition()
-	p.Records = batch(size)
+	p.Records = records
 	t := kmsg.NewProduceRequestTopic()
 	t.Topic, t.Partitions = topic, append(t.Partitions, p)
 	r.Topics = append(r.Topics, t)
@@ -121,7 +124,7 @@ func fetchResponse(kind fetchKind) *fetched {
 	r.Version = kind.version
 	t := kmsg.NewFetchResponseTopic()
 	t.Topic, t.TopicID = topic, topicID
-	records := batch(int(kind.bytesOfEach))
+	records := batch(int(kind.bytesOfEach), recordSize)
 	for i := range kind.partitions {
 		p := kmsg.NewFetchResponseTopicPartition()
 		p.Partition, p.HighWatermark, p.LastStableOffset = kind.first+int32(i), math.MaxInt64, math.MaxInt64
@@ -157,7 +160,7 @@ func apiVersionsResponse(version int16) []byte {
 
 // batch returns a record batch of slightly more than size bytes, with as many records of recordSize
 // as fit, but at least one.
-func batch(size int) []byte {
+func batch(size, recordSize int) []byte {
 	n := max(1, size/recordSize)
 	b := kmsg.RecordBatch{Magic: 2, LastOffsetDelta: int32(n - 1), ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: int32(n)}
 	value := make([]byte, recordSize)

@@ -6,18 +6,17 @@ import (
 	"net"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // kgoLoad measures a real client, franz-go. Most of the time is the client's own, since it handles
 // each record separately.
-func kgoLoad(run func(context.Context, *kgo.Client, *atomic.Int64), opts ...kgo.Opt) func(*row, time.Duration) (figures, error) {
-	return func(r *row, window time.Duration) (f figures, err error) {
+func kgoLoad(run func(context.Context, *kgo.Client, *atomic.Int64), opts ...kgo.Opt) func(*row, *options) (figures, error) {
+	return func(r *row, o *options) (figures, error) {
 		client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(r.brokers[0]), kgo.Dialer(r.dial)}, opts...)...)
 		if err != nil {
-			return f, err
+			return nil, err
 		}
 		defer client.CloseAllowingRebalance()
 		ctx, cancel := context.WithCancel(context.Background())
@@ -27,11 +26,11 @@ func kgoLoad(run func(context.Context, *kgo.Client, *atomic.Int64), opts ...kgo.
 			defer close(over)
 			run(ctx, client, &carried)
 		}()
-		f.observe(r, window, &carried)
+		f := observe(r, o.window, &carried)
 		cancel()
 		<-over
-		if f.rate == 0 {
-			return f, errors.New("franz-go got nothing done")
+		if f[rate.name] == 0 {
+			return nil, errors.New("franz-go got nothing done")
 		}
 		return f, nil
 	}

@@ -23,32 +23,57 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// row is one way from the load to the brokers.
-type row struct {
-	name           string
-	bare           string        // the row of the same tunnel without Kafka parsing
-	brokers        []string      // the brokers' addresses as a client sees them
-	advertised     []string      // the addresses that the brokers advertise
-	agent, gateway *proc.Process // nil where there is none
-	cluster        *proc.Process // the brokers, which all rows share
-	wan            *wan          // nil: loopback
-}
-
 // parts are the processes of a run.
 type parts struct {
-	dir     string // for the certificate
-	culvert string // the binary
-	cluster *proc.Process
-	brokers []string
-	started []*proc.Process
-	wan     *wan // nil: loopback
+	dir      string // for the certificate
+	binaries binaries
+	pairs    []pair
+	cluster  *proc.Process
+	brokers  []string
+	wan      *wan // nil: loopback
 }
 
-// close ends all processes.
-func (p *parts) close() {
-	for _, s := range p.started {
-		s.Kill()
+// startAll starts the brokers and the rows. The caller calls stop in any case.
+func (o *options) startAll(dir string) (p *parts, rows []*row, err error) {
+	p = &parts{dir: dir, binaries: o.binaries, pairs: o.pairs}
+	if err := p.writeCertificate(); err != nil {
+		return p, nil, err
 	}
+	if p.binaries.path(culvertRow) == "" && slices.ContainsFunc(o.rows, func(name string) bool { return strings.HasPrefix(name, culvertRow+" ") }) {
+		if err := p.build(); err != nil {
+			return p, nil, err
+		}
+	}
+	if o.wan != nil {
+		if p.wan, err = newWAN(*o.wan); err != nil {
+			return p, nil, err
+		}
+	}
+	var cluster side
+	p.brokers, err = p.startSelf(&cluster, p.wan.server(), "broker")
+	if err != nil {
+		return p, nil, err
+	}
+	p.cluster = cluster[0]
+	for _, name := range o.rows {
+		r, err := p.startRow(name)
+		if err != nil {
+			return p, rows, err
+		}
+		rows = append(rows, r)
+	}
+	return p, rows, nil
+}
+
+// stop ends everything.
+func (p *parts) stop(rows []*row) {
+	for _, r := range rows {
+		r.stop()
+	}
+	if p.cluster != nil {
+		p.cluster.Kill()
+	}
+	p.wan.close()
 }
 
 // announce prints the addresses that this process listens on, for its parent.
@@ -60,102 +85,32 @@ func announce(out io.Writer, listeners []net.Listener) {
 	fmt.Fprintln(out, "listening", strings.Join(addresses, ","))
 }
 
-// start starts a process and returns the line in which it reported where it listens.
-func (p *parts) start(at *netns.Namespace, name string, args ...string) (*proc.Process, string, error) {
-	s, err := proc.Start(at.Enter(exec.Command(name, args...)))
+// start starts a process, adds it to a side, and returns the first line with text, in which it
+// reported where it listens.
+func (p *parts) start(s *side, at *netns.Namespace, text string, args ...string) (string, error) {
+	started, err := proc.Start(at.Enter(exec.Command(args[0], args[1:]...)))
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
-	p.started = append(p.started, s)
+	*s = append(*s, started)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	line, err := s.Output().WaitLine(ctx, "listening")
+	line, err := started.Output().WaitLine(ctx, text)
 	if err != nil {
-		return nil, "", fmt.Errorf("start %s: %w", strings.Join(args, " "), err)
+		return "", fmt.Errorf("start %s: %w", strings.Join(args, " "), err)
 	}
-	return s, line, nil
+	return line, nil
 }
 
 // startSelf starts a part of this binary and returns where it listens.
-func (p *parts) startSelf(at *netns.Namespace, args ...string) (*proc.Process, []string, error) {
+func (p *parts) startSelf(s *side, at *netns.Namespace, args ...string) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	s, line, err := p.start(at, self, append(args, p.wan.listen(at)...)...)
+	line, err := p.start(s, at, "listening", slices.Concat([]string{self}, args, p.wan.listen(at))...)
 	_, addresses, _ := strings.Cut(line, "listening ")
-	return s, strings.Split(addresses, ","), err
-}
-
-// transports are those that have rows, bare and with culvert.
-var transports = []string{"ws", "h3", "h2"}
-
-// startRow starts the processes of a row, given by its name.
-func (p *parts) startRow(name string) (*row, error) {
-	switch kind, transport, _ := strings.Cut(name, " "); {
-	case name == "direct":
-		return &row{name: name, brokers: p.brokers}, nil
-	case name == "culvert direct":
-		return p.startCulvertDirect()
-	case kind == "bare" && slices.Contains(transports, transport):
-		return p.startBare(transport)
-	case kind == "culvert" && slices.Contains(transports, transport):
-		return p.startCulvert(transport)
-	}
-	return nil, fmt.Errorf("no row is called %q; the rows are %s", name, strings.Join(rowNames, ", "))
-}
-
-func (p *parts) startBare(transport string) (*row, error) {
-	gateway, at, err := p.startSelf(p.wan.server(), "bare-gateway", "-cert", p.file("cert.pem"), "-key", p.file("key.pem"))
-	if err != nil {
-		return nil, err
-	}
-	agent, brokers, err := p.startSelf(p.wan.client(), "bare-agent", "-transport", transport, "-gateway", at[0], "-ca", p.file("cert.pem"), "-to", strings.Join(p.brokers, ","))
-	return &row{name: "bare " + transport, brokers: brokers, agent: agent, gateway: gateway}, err
-}
-
-func (p *parts) startCulvert(transport string) (*row, error) {
-	gateway, line, err := p.start(p.wan.server(), p.culvert, "gateway", "--listen", net.JoinHostPort(p.wan.host(p.wan.server()), "0"), "--bootstrap", strings.Join(p.brokers, ","),
-		"--tls-cert-file", p.file("cert.pem"), "--tls-key-file", p.file("key.pem"), "--insecure-no-auth", "--admin-listen", "none")
-	if err != nil {
-		return nil, err
-	}
-	at := word(line, "listening on ")
-	agent, brokers, err := p.startAgent("--gateway-url", "https://"+at, "--gateway-ca-file", p.file("cert.pem"), "--transport", transport)
-	return &row{name: "culvert " + transport, bare: "bare " + transport, brokers: brokers, agent: agent, gateway: gateway}, err
-}
-
-func (p *parts) startCulvertDirect() (*row, error) {
-	agent, brokers, err := p.startAgent("--gateway-url", "tcp://"+strings.Join(p.brokers, ","))
-	return &row{name: "culvert direct", brokers: brokers, agent: agent}, err
-}
-
-// startAgent starts culvert agent and asks it for the brokers.
-func (p *parts) startAgent(args ...string) (*proc.Process, []string, error) {
-	args = append([]string{"agent", "--listen", "127.0.0.1:0", "--state-file", "none", "--admin-listen", "none"}, args...)
-	ports, err := p.wan.ports(brokerCount)
-	if err != nil {
-		return nil, nil, err
-	}
-	for id, ln := range ports {
-		args = append(args, "--node-address", fmt.Sprintf("%d=%s", id, ln.Addr()))
-		ln.Close() // for the agent to take
-	}
-	agent, line, err := p.start(p.wan.client(), p.culvert, args...)
-	if err != nil {
-		return nil, nil, err
-	}
-	brokers, err := p.wan.discover(word(line, "bootstrap "))
-	if err != nil {
-		err = fmt.Errorf("ask the agent for the brokers: %w\n%s", err, agent.Output())
-	}
-	return agent, brokers, err
-}
-
-// word returns the text after before, up to a space or a comma.
-func word(line, before string) string {
-	_, after, _ := strings.Cut(line, before)
-	return after[:max(0, strings.IndexAny(after+" ", " ,"))]
+	return strings.Split(addresses, ","), err
 }
 
 func (p *parts) file(name string) string { return filepath.Join(p.dir, name) }
@@ -188,7 +143,8 @@ func (p *parts) writeCertificate() error {
 func (p *parts) build() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	p.culvert = p.file("culvert")
-	_, err := proc.Run(ctx, exec.Command("go", "build", "-o", p.culvert, "github.com/culvert-proxy/culvert/cmd/culvert"))
+	binary := p.file("culvert")
+	p.binaries = append(p.binaries[:len(p.binaries):len(p.binaries)], named{culvertRow, binary})
+	_, err := proc.Run(ctx, exec.Command("go", "build", "-o", binary, "github.com/culvert-proxy/culvert/cmd/culvert"))
 	return err
 }

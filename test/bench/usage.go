@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -11,106 +10,43 @@ import (
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
-// clockTick is the unit of times in /proc. USER_HZ is 100 on every system that Go supports.
-const clockTick = 10 * time.Millisecond
+// side is the processes of a row on one side of the tunnel.
+type side []*proc.Process
 
-// ends has one value for the agent and one for the gateway of a row.
-type ends[T any] struct{ agent, gateway T }
-
-// used is the user and system time that processes have taken.
-type used struct {
-	ends[time.Duration]
-	rest time.Duration // of brokers and load
-}
-
-func (u used) both() time.Duration { return u.agent + u.gateway }
-
-func (u used) since(before used) used {
-	return used{ends[time.Duration]{u.agent - before.agent, u.gateway - before.gateway}, u.rest - before.rest}
-}
-
-// usage returns what the processes of a row have used so far. ok is false where there is no /proc.
-func usage(r *row) (u used, ok bool) {
-	for _, p := range []struct {
-		pid int
-		sum *time.Duration
-	}{{pid(r.agent), &u.agent}, {pid(r.gateway), &u.gateway}, {pid(r.cluster), &u.rest}, {os.Getpid(), &u.rest}} {
-		if p.pid == 0 {
-			continue
-		}
-		t, err := cpu(p.pid)
-		if err != nil {
-			return u, false
-		}
-		*p.sum += t
-	}
-	return u, true
-}
-
-// pid is 0 where there is no process.
-func pid(p *proc.Process) int {
-	if p == nil {
-		return 0
-	}
-	return p.Pid()
-}
-
-// cpu returns the user and system time that a process has taken.
-func cpu(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // from the third on, proc_pid_stat(5)
-	const utime, stime = 14 - 3, 15 - 3
-	var ticks int64
-	for _, i := range []int{utime, stime} {
-		n, err := strconv.ParseInt(string(fields[i]), 10, 64)
+// cpu returns the time that the processes have taken so far.
+func (s side) cpu() (sum time.Duration, err error) {
+	for _, p := range s {
+		t, err := cpu(p.Pid())
 		if err != nil {
 			return 0, err
 		}
-		ticks += n
+		sum += t
 	}
-	return time.Duration(ticks) * clockTick, nil
+	return sum, nil
 }
 
-// growth measures how far the memory of a row's processes rises during a run.
-func growth(r *row, during func() error) (grown ends[int64], ok bool, err error) {
-	before, ok := memories(r, func(p *proc.Process) (int64, error) {
-		if err := forgetPeak(p); err != nil {
+// memory returns the sum of a size from proc_pid_status(5), in bytes.
+func (s side) memory(field string) (sum int64, err error) {
+	for _, p := range s {
+		n, err := memory(p, field)
+		if err != nil {
 			return 0, err
 		}
-		return memory(p, "VmRSS")
-	})
-	if err := during(); err != nil || !ok {
-		return grown, false, err
+		sum += n
 	}
-	peak, ok := memories(r, func(p *proc.Process) (int64, error) { return memory(p, "VmHWM") })
-	grown.agent = max(0, peak.agent-before.agent)
-	grown.gateway = max(0, peak.gateway-before.gateway)
-	return grown, ok, nil
+	return sum, nil
 }
 
-func memories(r *row, of func(*proc.Process) (int64, error)) (m ends[int64], ok bool) {
-	var err error
-	if r.agent == nil {
-		return m, false
+// forgetPeak resets VmHWM of the processes.
+func (s side) forgetPeak() error {
+	for _, p := range s {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.Pid()), []byte("5"), 0); err != nil {
+			return err
+		}
 	}
-	if m.agent, err = of(r.agent); err != nil {
-		return m, false
-	}
-	if r.gateway != nil {
-		m.gateway, err = of(r.gateway)
-	}
-	return m, err == nil
+	return nil
 }
 
-// forgetPeak resets VmHWM of a process.
-func forgetPeak(p *proc.Process) error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.Pid()), []byte("5"), 0)
-}
-
-// memory returns a size from proc_pid_status(5), in bytes.
 func memory(p *proc.Process, field string) (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
 	if err != nil {
@@ -123,4 +59,74 @@ func memory(p *proc.Process, field string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no %s of process %d", field, p.Pid())
+}
+
+// used is the time that the processes of a row have taken.
+type used struct {
+	agent, gateway time.Duration
+	rest           time.Duration // brokers and load
+}
+
+// usage returns what has been used so far. ok is false where that cannot be read.
+func (r *row) usage() (u used, ok bool) {
+	load, err := cpu(os.Getpid())
+	if err != nil {
+		return u, false
+	}
+	for _, s := range []struct {
+		side
+		sum *time.Duration
+	}{{r.agent, &u.agent}, {r.gateway, &u.gateway}, {side{r.cluster}, &u.rest}} {
+		if *s.sum, err = s.cpu(); err != nil {
+			return u, false
+		}
+	}
+	u.rest += load
+	return u, true
+}
+
+func (u used) since(before used) used {
+	return used{u.agent - before.agent, u.gateway - before.gateway, u.rest - before.rest}
+}
+
+// spent sets how much CPU a row took for each of n things. A side without processes has no figure.
+func (f figures) spent(r *row, u used, n float64, agent, gateway, both quantity) {
+	if len(r.agent) > 0 {
+		f.set(agent, u.agent.Seconds()/n)
+		f.set(both, (u.agent+u.gateway).Seconds()/n)
+	}
+	if len(r.gateway) > 0 {
+		f.set(gateway, u.gateway.Seconds()/n)
+	}
+}
+
+// memories sets a size of each side that has processes, if it can be read.
+func (f figures) memories(r *row, of func(side) (int64, error), agent, gateway quantity) {
+	for _, s := range []struct {
+		side
+		quantity
+	}{{r.agent, agent}, {r.gateway, gateway}} {
+		if n, err := of(s.side); err == nil && len(s.side) > 0 {
+			f.set(s.quantity, float64(n))
+		}
+	}
+}
+
+func peak(s side) (int64, error) { return s.memory("VmHWM") }
+
+func resident(s side) (int64, error) { return s.memory("VmRSS") }
+
+// forgetPeaks lets the next peak be that of what comes now.
+func (r *row) forgetPeaks() {
+	for _, s := range []side{r.agent, r.gateway} {
+		_ = s.forgetPeak() // where that is impossible, the peak is that of the process's whole life
+	}
+}
+
+// grown sets how far a size has risen since f. What has shrunk has not grown.
+func (f figures) grown(before, after figures, q quantity, n float64) {
+	a, known := after[q.name]
+	if b, ok := before[q.name]; ok && known {
+		f.set(q, max(0, a-b)/n)
+	}
 }

@@ -2,16 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-proxy/culvert/test/netns"
 )
@@ -25,8 +20,15 @@ type wan struct {
 	link netns.Link
 }
 
-// parseWAN parses a link, such as delay=25ms,loss=0.5%,rate=12500000.
+// veth is a link that is as fast as the machine. Unlike loopback it has an MTU of 1500, so that the
+// kernel cuts and joins packets.
+const veth = "veth"
+
+// parseWAN parses a link, such as veth or delay=25ms,loss=0.5%,rate=12500000.
 func parseWAN(s string) (l netns.Link, err error) {
+	if s == veth {
+		return l, nil
+	}
 	for field := range strings.SplitSeq(s, ",") {
 		name, value, _ := strings.Cut(field, "=")
 		switch name {
@@ -58,6 +60,9 @@ func newWAN(l netns.Link) (*wan, error) {
 	}
 	return &wan{n, l}, nil
 }
+
+// emulated reports whether the link is one that makes packets wait or lose their way.
+func (w *wan) emulated() bool { return w != nil && w.link != netns.Link{} }
 
 func (w *wan) close() {
 	if w != nil {
@@ -96,16 +101,6 @@ func (w *wan) listen(at *netns.Namespace) []string {
 	return []string{"-host", w.host(at), "-cubic"}
 }
 
-// ports opens n listeners where the agents are.
-func (w *wan) ports(n int) (listeners []net.Listener, err error) {
-	l := listen{host: loopback}
-	err = w.client().Do(func() error {
-		listeners, err = l.all(n)
-		return err
-	})
-	return listeners, err
-}
-
 // dialContext dials from where the load runs.
 func (w *wan) dialContext(ctx context.Context, network, address string) (c net.Conn, err error) {
 	var d net.Dialer
@@ -117,147 +112,4 @@ func (w *wan) dialContext(ctx context.Context, network, address string) (c net.C
 		return err
 	})
 	return c, err
-}
-
-// wanLoads are the default loads on a network.
-var wanLoads = []string{"produce", "produce 16 KiB", "fetch v17", "one record ×16", "first answer", "63 stalled"}
-
-// onlyWAN are loads that show little over loopback.
-var onlyWAN = []string{"one record ×16", "first answer", "63 stalled"}
-
-// tail measures one request at a time on each of several connections. Lost packets show in the
-// slowest few.
-func tail(connections int, request []byte) func(*row, time.Duration) (figures, error) {
-	return func(r *row, window time.Duration) (figures, error) {
-		var g errgroup.Group
-		var mu sync.Mutex
-		var all []time.Duration
-		for i := range connections {
-			c, err := r.wan.dial(r.brokers[i%len(r.brokers)])
-			if err != nil {
-				return figures{}, errors.Join(err, g.Wait())
-			}
-			g.Go(func() error {
-				took, err := roundTrips(c, request, window, 5)
-				mu.Lock()
-				defer mu.Unlock()
-				all = append(all, took...)
-				return err
-			})
-		}
-		err := g.Wait()
-		if err != nil {
-			return figures{}, err
-		}
-		slices.Sort(all)
-		return figures{p50: quantile(all, 0.5), p99: quantile(all, 0.99), p995: quantile(all, 0.995)}, nil
-	}
-}
-
-// pause is how long a client waits between two connections, so that culvert can have a spare stream
-// ready again.
-const pause = 300 * time.Millisecond
-
-// firstAnswer measures how long a new connection takes to its first response.
-func firstAnswer(r *row, window time.Duration) (f figures, err error) {
-	var all []time.Duration
-	for begin := time.Now(); time.Since(begin) < window || len(all) < 3; {
-		time.Sleep(pause)
-		took, err := r.wan.first(r.brokers[0])
-		if err != nil {
-			return f, err
-		}
-		all = append(all, took)
-	}
-	slices.Sort(all)
-	f.p50, f.p99 = quantile(all, 0.5), all[len(all)-1]
-	if r.wan != nil {
-		f.trips = float64(f.p50) / float64(2*r.wan.link.Delay)
-	}
-	return f, nil
-}
-
-func (w *wan) first(address string) (time.Duration, error) {
-	begin := time.Now()
-	c, err := w.dial(address)
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	c.SetDeadline(begin.Add(time.Minute))
-	err = c.exchange(apiVersionsRequest())
-	return time.Since(begin), err
-}
-
-// stalled measures the fetch rate of one connection alone, and beside n-1 others whose clients
-// requested much and read nothing.
-func stalled(n int, request, large []byte) func(*row, time.Duration) (figures, error) {
-	return func(r *row, window time.Duration) (f figures, err error) {
-		if f.alone, err = r.fetchAlone(request, window); err != nil {
-			return f, err
-		}
-		for range n - 1 {
-			c, err := r.wan.dial(r.brokers[0])
-			if err != nil {
-				return f, err
-			}
-			defer c.Close()
-			if err := c.send(large); err != nil {
-				return f, err
-			}
-		}
-		r.wan.awaitQuiet() // the buffers are full
-		f.rate, err = r.fetchAlone(request, window)
-		return f, err
-	}
-}
-
-// awaitQuiet waits until the link is almost idle. Without a link it waits one second for the
-// kernel.
-func (w *wan) awaitQuiet() {
-	if w == nil {
-		time.Sleep(time.Second)
-		return
-	}
-	const interval = 250 * time.Millisecond
-	_, before := w.net.Lost()
-	for begin := time.Now(); time.Since(begin) < time.Minute; {
-		time.Sleep(interval)
-		_, now := w.net.Lost()
-		if now-before < 100 {
-			return
-		}
-		before = now
-	}
-}
-
-// fetchAlone returns how many bytes a second one connection fetches.
-func (r *row) fetchAlone(request []byte, window time.Duration) (rate float64, err error) {
-	c, err := r.wan.dial(r.brokers[0])
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(window + time.Minute))
-	for range inFlight {
-		if err := c.send(request); err != nil {
-			return 0, err
-		}
-	}
-	begin, carried := time.Now(), 0
-	for warm := true; warm || time.Since(begin) < window || carried == 0; {
-		n, err := c.receive()
-		if err != nil {
-			return 0, err
-		}
-		if warm && time.Since(begin) > window/4 {
-			warm, begin, carried = false, time.Now(), 0
-			n = 0
-		}
-		carried += n
-		if err := c.send(request); err != nil {
-			return 0, err
-		}
-	}
-	return float64(carried) / time.Since(begin).Seconds(), nil
 }
