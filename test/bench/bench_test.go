@@ -158,7 +158,7 @@ func wantCells(t *testing.T, table string, rep *report, names []string, row stri
 			continue
 		}
 		want := len(rep.heads(l.columns))
-		got := line(table, l.name, row)
+		got := cellsOf(table, l.name, row)
 		if len(got) != want || strings.ContainsAny(strings.Join(got, ""), "∞N") {
 			t.Errorf("%s, %s: %q, want %d figures", l.name, row, got, want)
 		}
@@ -168,8 +168,8 @@ func wantCells(t *testing.T, table string, rep *report, names []string, row stri
 	}
 }
 
-// line returns the cells of one line of the table.
-func line(table, load, row string) []string {
+// cellsOf returns the cells of one line of the table.
+func cellsOf(table, load, row string) []string {
 	for line := range strings.Lines(table) {
 		var cells []string
 		for cell := range strings.SplitSeq(line, "  ") {

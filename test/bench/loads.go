@@ -29,61 +29,66 @@ const (
 	withBare                          // ratio to the row with the same tunnel that knows no Kafka
 	overBare                          // difference to that
 	withBefore                        // ratio to the first binary of -compare, if there is one
+	plotted                           // docs/performance.md has a plot of it
+	forExperts                        // docs/performance.md leaves it out
 )
 
 var throughputColumns = []column{
-	{rate, withRange | withDirect | withBare | withBefore},
+	{rate, withRange | withDirect | withBare | withBefore | plotted},
 	{agentCPU, 0}, {gatewayCPU, 0},
-	{bothCPU, withRange | withBare | withBefore},
-	{restCPU, 0}, {agentPeak, 0}, {gatewayPeak, 0},
+	{bothCPU, withRange | withBare | withBefore | plotted},
+	{restCPU, forExperts}, {agentPeak, 0}, {gatewayPeak, 0},
 }
 
 var smallColumns = []column{
-	{requests, withRange | withDirect | withBare | withBefore},
+	{requests, withRange | withDirect | withBare | withBefore | plotted},
 	{agentEach, 0}, {gatewayEach, 0},
-	{bothEach, withRange | withBare | withBefore},
+	{bothEach, withRange | withBare | withBefore | plotted},
 }
 
 var openingColumns = []column{
-	{opened, withRange | withDirect | withBare | withBefore},
+	{opened, withRange | withDirect | withBare | withBefore | plotted},
 	{agentEach, 0}, {gatewayEach, 0},
-	{bothEach, withRange | withBare | withBefore},
+	{bothEach, withRange | withBare | withBefore | plotted},
 }
 
 var latencyColumns = []column{
-	{p50, withRange | withDirect | overBare | withBefore},
-	{p99, withRange | withBefore},
+	{p50, withRange | withDirect | overBare | withBefore | plotted},
+	{p99, withRange | withBefore | plotted},
 }
 
 var tailColumns = []column{
-	{p50Long, withDirect},
+	{p50Long, withDirect | plotted},
 	{p99Long, withDirect},
-	{p995, withRange | withDirect | withBare | withBefore},
+	{p995, withRange | withDirect | withBare | withBefore | plotted},
 }
 
 var beginningColumns = []column{
-	{firstByte, withRange | withDirect | withBare | withBefore},
-	{agentGrowth, withRange}, {gatewayGrowth, withRange},
+	{firstByte, withRange | withDirect | withBare | withBefore | plotted},
+	{agentGrowth, withRange | plotted}, {gatewayGrowth, withRange},
 }
 
 var answerColumns = []column{
-	{answer, withRange | withDirect | withBefore},
+	{answer, withRange | withDirect | withBefore | plotted},
 	{slowest, 0}, {trips, 0},
 }
 
 var burstColumns = []column{
-	{answer, withRange | withDirect | withBefore},
+	{answer, withRange | withDirect | withBefore | plotted},
 	{slowest, 0}, {trips, 0},
-	{secondAnswer, withRange | withDirect | withBefore},
+	{secondAnswer, withRange | withDirect | withBefore | plotted},
 	{secondSlowest, 0}, {secondTrips, 0},
 }
 
 var idleColumns = []column{
-	{agentIdle, withRange | withBefore},
-	{gatewayIdle, withRange | withBefore},
+	{agentIdle, withRange | withBefore | plotted},
+	{gatewayIdle, withRange | withBefore | plotted},
 }
 
-var stalledColumns = []column{{alone, 0}, {beside, withRange}, {share, withRange}}
+var stalledColumns = []column{{alone, 0}, {beside, withRange | plotted}, {share, withRange | plotted}}
+
+// busyLoad begins the names of loads that differ only in their number of connections.
+const busyLoad = "busy "
 
 var loads = []load{
 	{name: "first byte", run: beginning(fetchRequest(fetchVersion, mebibyte), fetchRequest(fetchVersion, 40*mebibyte)), columns: beginningColumns},
@@ -96,10 +101,10 @@ var loads = []load{
 	{name: "produce 100 B", run: small(connections, produceOf(batch(smallRecord, smallRecord))), columns: smallColumns},
 	{name: "one record", run: latency(produceRequest(recordSize)), columns: latencyColumns},
 	{name: "one record ×16", run: tail(16, produceRequest(recordSize)), columns: tailColumns},
-	{name: "busy 1", run: throughput(1, produceRequest(16<<10)), columns: throughputColumns},
-	{name: "busy 10", run: throughput(10, produceRequest(16<<10)), columns: throughputColumns},
-	{name: "busy 100", run: throughput(100, produceRequest(16<<10)), columns: throughputColumns},
-	{name: "busy 1000", run: throughput(1000, produceRequest(16<<10)), columns: throughputColumns},
+	{name: busyLoad + "1", run: throughput(1, produceRequest(16<<10)), columns: throughputColumns},
+	{name: busyLoad + "10", run: throughput(10, produceRequest(16<<10)), columns: throughputColumns},
+	{name: busyLoad + "100", run: throughput(100, produceRequest(16<<10)), columns: throughputColumns},
+	{name: busyLoad + "1000", run: throughput(1000, produceRequest(16<<10)), columns: throughputColumns},
 	{name: "opening", run: opening(dialAtOnce), columns: openingColumns},
 	{name: "first answer", run: firstAnswer, columns: answerColumns},
 	{name: "20 at once", run: bursts(20), columns: burstColumns},

@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 func main() {
@@ -42,7 +43,7 @@ func main() {
 	}
 }
 
-// run runs the bench, or the part of it that the first argument names.
+// run runs the bench, all plans, or the part of it that the first argument names.
 func run(out io.Writer, args []string) error {
 	if len(args) > 0 {
 		switch args[0] {
@@ -52,6 +53,10 @@ func run(out io.Writer, args []string) error {
 			return runBareAgent(out, args[1:])
 		case "bare-gateway":
 			return runBareGateway(out, args[1:])
+		case "all":
+			return runAll(out, args[1:])
+		case "page":
+			return writePage(".")
 		}
 	}
 	o, err := parseOptions(args)
@@ -64,10 +69,11 @@ func run(out io.Writer, args []string) error {
 // bench measures, prints the tables, and writes the file.
 func (o *options) bench(out io.Writer, args []string) error {
 	o.files = allowFiles(files)
-	rep, err := o.measure(args)
+	rep, err := o.measure()
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(out, "go run ./test/bench", strings.Join(args, " "))
 	if err := rep.print(out); err != nil || o.json == "" {
 		return err
 	}

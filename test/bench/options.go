@@ -32,6 +32,7 @@ type options struct {
 func parseOptions(args []string) (*options, error) {
 	o := &options{pause: time.Second}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.Func("plan", "settings that docs/performance.md uses: "+strings.Join(planNames(), ",")+"; flags after it are stronger", func(name string) error { return setPlan(flags, name) })
 	flags.IntVar(&o.rounds, "rounds", 7, "how often each load is measured in each row")
 	seconds := flags.Float64("seconds", 1, "how long each time")
 	flags.DurationVar(&o.idle, "idle", time.Minute, "how long idle connections rest before their memory is read")

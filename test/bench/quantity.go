@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 )
 
 // quantity is something that is measured.
@@ -12,7 +13,16 @@ type quantity struct {
 	head   string  // of its column, with the unit there
 	scale  float64 // from the one unit to the other
 	format string
+	better direction
 }
+
+// direction says which figures are better.
+type direction bool
+
+const (
+	less direction = false
+	more direction = true
+)
 
 const (
 	mebibyte = 1 << 20
@@ -22,52 +32,53 @@ const (
 
 // What loads measure. Agent and gateway are all processes of a row on the one side and the other.
 var (
-	rate       = quantity{"bytes_per_second", "MB/s", 1e-6, "%.0f"}
-	agentCPU   = quantity{"agent_cpu_seconds_per_byte", "agent s/GB", 1e9, "%.2f"}
-	gatewayCPU = quantity{"gateway_cpu_seconds_per_byte", "gateway s/GB", 1e9, "%.2f"}
-	bothCPU    = quantity{"both_cpu_seconds_per_byte", "both s/GB", 1e9, "%.2f"}
-	restCPU    = quantity{"rest_cpu_seconds_per_byte", "rest s/GB", 1e9, "%.2f"} // of brokers and load
+	rate       = quantity{"bytes_per_second", "MB/s", 1e-6, "%.0f", more}
+	agentCPU   = quantity{"agent_cpu_seconds_per_byte", "agent s/GB", 1e9, "%.2f", less}
+	gatewayCPU = quantity{"gateway_cpu_seconds_per_byte", "gateway s/GB", 1e9, "%.2f", less}
+	bothCPU    = quantity{"both_cpu_seconds_per_byte", "CPU s/GB", 1e9, "%.2f", less}
+	restCPU    = quantity{"rest_cpu_seconds_per_byte", "rest s/GB", 1e9, "%.2f", less} // of brokers and load
 
-	agentPeak   = quantity{"agent_peak_bytes", "agent peak MiB", perMiB, "%.0f"}
-	gatewayPeak = quantity{"gateway_peak_bytes", "gateway peak MiB", perMiB, "%.0f"}
+	agentPeak   = quantity{"agent_peak_bytes", "agent peak MiB", perMiB, "%.0f", less}
+	gatewayPeak = quantity{"gateway_peak_bytes", "gateway peak MiB", perMiB, "%.0f", less}
 
-	requests    = quantity{"requests_per_second", "requests/s", 1, "%.0f"}
-	opened      = quantity{"connections_per_second", "connections/s", 1, "%.0f"}
-	agentEach   = quantity{"agent_cpu_seconds_each", "agent µs each", 1e6, "%.1f"}
-	gatewayEach = quantity{"gateway_cpu_seconds_each", "gateway µs each", 1e6, "%.1f"}
-	bothEach    = quantity{"both_cpu_seconds_each", "both µs each", 1e6, "%.1f"}
+	requests    = quantity{"requests_per_second", "requests/s", 1, "%.0f", more}
+	opened      = quantity{"connections_per_second", "connections/s", 1, "%.0f", more}
+	agentEach   = quantity{"agent_cpu_seconds_each", "agent µs each", 1e6, "%.1f", less}
+	gatewayEach = quantity{"gateway_cpu_seconds_each", "gateway µs each", 1e6, "%.1f", less}
+	bothEach    = quantity{"both_cpu_seconds_each", "CPU µs each", 1e6, "%.1f", less}
 
-	p50     = quantity{"p50_seconds", "p50 µs", 1e6, "%.0f"}
-	p99     = quantity{"p99_seconds", "p99 µs", 1e6, "%.0f"}
-	p50Long = quantity{"p50_seconds", "p50 ms", 1e3, "%.1f"}
-	p99Long = quantity{"p99_seconds", "p99 ms", 1e3, "%.0f"}
-	p995    = quantity{"p995_seconds", "p99.5 ms", 1e3, "%.0f"}
+	p50     = quantity{"p50_seconds", "p50 µs", 1e6, "%.0f", less}
+	p99     = quantity{"p99_seconds", "p99 µs", 1e6, "%.0f", less}
+	p50Long = quantity{"p50_seconds", "p50 ms", 1e3, "%.1f", less}
+	p99Long = quantity{"p99_seconds", "p99 ms", 1e3, "%.0f", less}
+	p995    = quantity{"p995_seconds", "p99.5 ms", 1e3, "%.0f", less}
 
-	firstByte     = quantity{"first_byte_seconds", "ms", 1e3, "%.2f"}
-	agentGrowth   = quantity{"agent_growth_bytes", "agent +MiB", perMiB, "%.1f"}
-	gatewayGrowth = quantity{"gateway_growth_bytes", "gateway +MiB", perMiB, "%.1f"}
+	firstByte     = quantity{"first_byte_seconds", "ms", 1e3, "%.2f", less}
+	agentGrowth   = quantity{"agent_growth_bytes", "agent +MiB", perMiB, "%.1f", less}
+	gatewayGrowth = quantity{"gateway_growth_bytes", "gateway +MiB", perMiB, "%.1f", less}
 
-	answer        = quantity{"answer_seconds", "ms", 1e3, "%.1f"}
-	slowest       = quantity{"slowest_answer_seconds", "slowest ms", 1e3, "%.1f"}
-	trips         = quantity{"answer_round_trips", "round trips", 1, "%.2f"}
-	secondAnswer  = quantity{"second_answer_seconds", "second ms", 1e3, "%.1f"}
-	secondSlowest = quantity{"second_slowest_answer_seconds", "slowest ms", 1e3, "%.1f"}
-	secondTrips   = quantity{"second_answer_round_trips", "round trips", 1, "%.2f"}
+	answer        = quantity{"answer_seconds", "ms", 1e3, "%.1f", less}
+	slowest       = quantity{"slowest_answer_seconds", "slowest ms", 1e3, "%.1f", less}
+	trips         = quantity{"answer_round_trips", "round trips", 1, "%.2f", less}
+	secondAnswer  = quantity{"second_answer_seconds", "second ms", 1e3, "%.1f", less}
+	secondSlowest = quantity{"second_slowest_answer_seconds", "slowest ms", 1e3, "%.1f", less}
+	secondTrips   = quantity{"second_answer_round_trips", "round trips", 1, "%.2f", less}
 
-	agentIdle   = quantity{"agent_bytes_per_connection", "agent KiB each", perKiB, "%.1f"}
-	gatewayIdle = quantity{"gateway_bytes_per_connection", "gateway KiB each", perKiB, "%.1f"}
+	agentIdle   = quantity{"agent_bytes_per_connection", "agent KiB each", perKiB, "%.1f", less}
+	gatewayIdle = quantity{"gateway_bytes_per_connection", "gateway KiB each", perKiB, "%.1f", less}
 
-	alone  = quantity{"alone_bytes_per_second", "alone MB/s", 1e-6, "%.1f"}
-	beside = quantity{"beside_bytes_per_second", "beside 63 MB/s", 1e-6, "%.1f"}
-	share  = quantity{"beside_of_alone", "of alone", 1, "%.2f"}
+	alone  = quantity{"alone_bytes_per_second", "alone MB/s", 1e-6, "%.1f", more}
+	beside = quantity{"beside_bytes_per_second", "beside 63 MB/s", 1e-6, "%.1f", more}
+	share  = quantity{"beside_of_alone", "of alone", 1, "%.2f", more}
 )
 
 // figures are the results of one row under one load in one round, by the quantities' names.
 type figures map[string]float64
 
+// set keeps five digits of a value, which are more than can be measured twice.
 func (f figures) set(q quantity, value float64) {
 	if !math.IsNaN(value) && !math.IsInf(value, 0) {
-		f[q.name] = value
+		f[q.name], _ = strconv.ParseFloat(strconv.FormatFloat(value, 'g', 5, 64), 64)
 	}
 }
 

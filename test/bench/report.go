@@ -17,7 +17,6 @@ import (
 // report is all that a run has measured. It is what -json writes, and what tables and plots are
 // made from.
 type report struct {
-	Command string      `json:"command"`
 	Date    string      `json:"date"`
 	Machine string      `json:"machine"`
 	Seconds float64     `json:"seconds"` // of one load in one row
@@ -70,7 +69,7 @@ func (res results) measure(round int, rows []*row, o *options) error {
 }
 
 // measure starts all processes and runs all rounds.
-func (o *options) measure(args []string) (*report, error) {
+func (o *options) measure() (*report, error) {
 	dir, err := os.MkdirTemp("", "culvert-bench-")
 	if err != nil {
 		return nil, err
@@ -87,12 +86,11 @@ func (o *options) measure(args []string) (*report, error) {
 			return nil, err
 		}
 	}
-	return o.report(args, res), nil
+	return o.report(res), nil
 }
 
-func (o *options) report(args []string, res results) *report {
+func (o *options) report(res results) *report {
 	rep := &report{
-		Command: "go run ./test/bench " + strings.Join(args, " "),
 		Date:    time.Now().Format(time.DateOnly),
 		Machine: fmt.Sprintf("%s, %s %s/%s, %d CPUs", cpuModel(), runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU()),
 		Seconds: o.window.Seconds(), Idle: o.idle.String(), Link: o.link, Results: res,

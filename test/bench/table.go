@@ -89,8 +89,8 @@ func (rep *report) cells(load string, r reportRow, columns []column) (cells []st
 
 // print writes the report for people.
 func (rep *report) print(w io.Writer) error {
-	fmt.Fprintf(w, "%s\n%s; %d rounds of %vs each; %d connections to %d brokers, %d requests in flight on each, records of %d bytes\n",
-		rep.Command, rep.Machine, rep.rounds(), rep.Seconds, connections, brokerCount, inFlight, recordSize)
+	fmt.Fprintf(w, "%s\n%d rounds of %vs each; %d connections to %d brokers, %d requests in flight on each, records of %d bytes\n",
+		rep.Machine, rep.rounds(), rep.Seconds, connections, brokerCount, inFlight, recordSize)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, one := range rep.tables(rep.Loads) {
 		fmt.Fprintf(t, "\n%s\n", strings.Join(one.head, "\t"))
