@@ -73,8 +73,8 @@ func bursts(n int) func(*row, *options) (figures, error) {
 			later = append(later, took...)
 		}
 		f := figures{}
-		r.wan.arrived(f, first, answer, slowest, trips)
-		r.wan.arrived(f, later, secondAnswer, secondSlowest, secondTrips)
+		r.wan.arrived(f, first, firstBurst, slowest, trips)
+		r.wan.arrived(f, later, laterBurst, laterSlowest, laterTrips)
 		return f, nil
 	}
 }

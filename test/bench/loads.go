@@ -74,10 +74,10 @@ var answerColumns = []column{
 }
 
 var burstColumns = []column{
-	{answer, withRange | withDirect | withBefore | plotted},
+	{firstBurst, withRange | withDirect | withBefore | plotted},
 	{slowest, 0}, {trips, 0},
-	{secondAnswer, withRange | withDirect | withBefore | plotted},
-	{secondSlowest, 0}, {secondTrips, 0},
+	{laterBurst, withRange | withDirect | withBefore | plotted},
+	{laterSlowest, 0}, {laterTrips, 0},
 }
 
 var idleColumns = []column{

@@ -50,7 +50,7 @@ func readPair(name, file string) (p pair, err error) {
 		case (where == "client" || where == "server") && strings.TrimSpace(args) != "":
 			p.commands = append(p.commands, command{where == "server", strings.Fields(args)})
 		default:
-			return p, fmt.Errorf("%s: %q begins with neither client: nor server:", file, strings.TrimSpace(line))
+			return p, fmt.Errorf("%s: want client: or server: before the command %q", file, strings.TrimSpace(line))
 		}
 	}
 	if len(p.commands) == 0 {

@@ -144,7 +144,7 @@ func (p *parts) build() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	binary := p.file("culvert")
-	p.binaries = append(p.binaries[:len(p.binaries):len(p.binaries)], named{culvertRow, binary})
+	p.binaries = append(slices.Clip(p.binaries), named{culvertRow, binary})
 	_, err := proc.Run(ctx, exec.Command("go", "build", "-o", binary, "github.com/culvert-proxy/culvert/cmd/culvert"))
 	return err
 }

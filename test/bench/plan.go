@@ -31,11 +31,11 @@ var plans = []plan{
 	{"connections", map[string]string{"loads": "opening,20 at once"}},
 	{"idle", map[string]string{"loads": "idle 1000", "rounds": "3"}},
 	{"idle-10000", map[string]string{"loads": "idle 10000", "rounds": "1", "rows": "culvert ws,culvert h3,culvert h2,culvert direct"}},
-	{"veth", map[string]string{"wan": veth, "loads": "produce,fetch v17"}},
-	{"50ms-100mbit", map[string]string{"wan": link100, "rows": wanRows, "loads": "produce,fetch v17,first answer,20 at once,63 stalled", "seconds": "2"}},
-	{"50ms-400mbit", map[string]string{"wan": link400, "rows": wanRows, "loads": "produce,fetch v17", "seconds": "2"}},
-	{"20ms-loss", map[string]string{"wan": lossy, "rows": wanRows, "loads": "produce,one record ×16", "seconds": "2"}},
-	{"2mbit", map[string]string{"wan": slowLink, "rows": wanRows, "loads": "produce 16 KiB,one record ×16", "seconds": "4"}},
+	{"veth", map[string]string{"wan": veth, "loads": "produce,fetch v17,63 stalled"}},
+	{"50ms-100mbit", map[string]string{"wan": link100, "rows": wanRows, "loads": "produce,fetch v17,first answer,20 at once", "seconds": "5"}},
+	{"50ms-400mbit", map[string]string{"wan": link400, "rows": wanRows, "loads": "produce,fetch v17", "seconds": "5"}},
+	{"20ms-loss", map[string]string{"wan": lossy, "rows": wanRows, "loads": "produce,one record ×16", "seconds": "5"}},
+	{"2mbit", map[string]string{"wan": slowLink, "rows": wanRows, "loads": "produce 16 KiB,one record ×16", "seconds": "5"}},
 }
 
 func planNames() (names []string) {

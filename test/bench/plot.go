@@ -39,11 +39,7 @@ func (rep *report) note(q quantity) string {
 	if q.better == more {
 		better = "more is better"
 	}
-	link := "loopback"
-	if rep.Link != "" {
-		link = rep.Link
-	}
-	return better + "; " + link
+	return better + "; " + describe(rep.Link)
 }
 
 // bars shows one quantity of a load in all rows that have it.

@@ -32,37 +32,38 @@ const (
 
 // What loads measure. Agent and gateway are all processes of a row on the one side and the other.
 var (
-	rate       = quantity{"bytes_per_second", "MB/s", 1e-6, "%.0f", more}
+	rate       = quantity{"bytes_per_second", "MB/s", 1e-6, whole, more}
 	agentCPU   = quantity{"agent_cpu_seconds_per_byte", "agent s/GB", 1e9, "%.2f", less}
 	gatewayCPU = quantity{"gateway_cpu_seconds_per_byte", "gateway s/GB", 1e9, "%.2f", less}
 	bothCPU    = quantity{"both_cpu_seconds_per_byte", "CPU s/GB", 1e9, "%.2f", less}
 	restCPU    = quantity{"rest_cpu_seconds_per_byte", "rest s/GB", 1e9, "%.2f", less} // of brokers and load
 
-	agentPeak   = quantity{"agent_peak_bytes", "agent peak MiB", perMiB, "%.0f", less}
-	gatewayPeak = quantity{"gateway_peak_bytes", "gateway peak MiB", perMiB, "%.0f", less}
+	agentPeak   = quantity{"agent_peak_bytes", "agent peak MiB", perMiB, whole, less}
+	gatewayPeak = quantity{"gateway_peak_bytes", "gateway peak MiB", perMiB, whole, less}
 
-	requests    = quantity{"requests_per_second", "requests/s", 1, "%.0f", more}
-	opened      = quantity{"connections_per_second", "connections/s", 1, "%.0f", more}
+	requests    = quantity{"requests_per_second", "requests/s", 1, whole, more}
+	opened      = quantity{"connections_per_second", "connections/s", 1, whole, more}
 	agentEach   = quantity{"agent_cpu_seconds_each", "agent µs each", 1e6, "%.1f", less}
 	gatewayEach = quantity{"gateway_cpu_seconds_each", "gateway µs each", 1e6, "%.1f", less}
 	bothEach    = quantity{"both_cpu_seconds_each", "CPU µs each", 1e6, "%.1f", less}
 
-	p50     = quantity{"p50_seconds", "p50 µs", 1e6, "%.0f", less}
-	p99     = quantity{"p99_seconds", "p99 µs", 1e6, "%.0f", less}
+	p50     = quantity{"p50_seconds", "p50 µs", 1e6, whole, less}
+	p99     = quantity{"p99_seconds", "p99 µs", 1e6, whole, less}
 	p50Long = quantity{"p50_seconds", "p50 ms", 1e3, "%.1f", less}
-	p99Long = quantity{"p99_seconds", "p99 ms", 1e3, "%.0f", less}
-	p995    = quantity{"p995_seconds", "p99.5 ms", 1e3, "%.0f", less}
+	p99Long = quantity{"p99_seconds", "p99 ms", 1e3, whole, less}
+	p995    = quantity{"p995_seconds", "p99.5 ms", 1e3, whole, less}
 
 	firstByte     = quantity{"first_byte_seconds", "ms", 1e3, "%.2f", less}
 	agentGrowth   = quantity{"agent_growth_bytes", "agent +MiB", perMiB, "%.1f", less}
 	gatewayGrowth = quantity{"gateway_growth_bytes", "gateway +MiB", perMiB, "%.1f", less}
 
-	answer        = quantity{"answer_seconds", "ms", 1e3, "%.1f", less}
-	slowest       = quantity{"slowest_answer_seconds", "slowest ms", 1e3, "%.1f", less}
-	trips         = quantity{"answer_round_trips", "round trips", 1, "%.2f", less}
-	secondAnswer  = quantity{"second_answer_seconds", "second ms", 1e3, "%.1f", less}
-	secondSlowest = quantity{"second_slowest_answer_seconds", "slowest ms", 1e3, "%.1f", less}
-	secondTrips   = quantity{"second_answer_round_trips", "round trips", 1, "%.2f", less}
+	answer       = quantity{"answer_seconds", "ms", 1e3, "%.1f", less}
+	slowest      = quantity{"slowest_answer_seconds", "slowest ms", 1e3, "%.1f", less}
+	trips        = quantity{"answer_round_trips", "round trips", 1, "%.2f", less}
+	firstBurst   = quantity{"answer_seconds", "first burst ms", 1e3, "%.1f", less}
+	laterBurst   = quantity{"later_answer_seconds", "later bursts ms", 1e3, "%.1f", less}
+	laterSlowest = quantity{"later_slowest_answer_seconds", "slowest ms", 1e3, "%.1f", less}
+	laterTrips   = quantity{"later_answer_round_trips", "round trips", 1, "%.2f", less}
 
 	agentIdle   = quantity{"agent_bytes_per_connection", "agent KiB each", perKiB, "%.1f", less}
 	gatewayIdle = quantity{"gateway_bytes_per_connection", "gateway KiB each", perKiB, "%.1f", less}
@@ -122,6 +123,9 @@ func (v values) over(base values) (ratios values) {
 	return ratios
 }
 
+// whole is the format of numbers that have no digits after the point, unless they are small.
+const whole = "%.0f"
+
 // none is what a table shows where there is no figure.
 const none = "–"
 
@@ -129,13 +133,17 @@ func (q quantity) show(value float64) string {
 	if math.IsNaN(value) || math.IsInf(value, 0) {
 		return none
 	}
-	return fmt.Sprintf(q.format, value*q.scale)
+	format := q.format
+	if few := 20.0; format == whole && value*q.scale < few {
+		format = "%.1f"
+	}
+	return fmt.Sprintf(format, value*q.scale)
 }
 
-// spread returns the smallest and the largest value.
+// spread returns the smallest and the largest of several values.
 func (q quantity) spread(v values) string {
 	known := v.known()
-	if len(known) == 0 {
+	if len(known) < 2 {
 		return none
 	}
 	return q.show(known[0]) + none + q.show(known[len(known)-1])

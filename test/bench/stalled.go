@@ -6,6 +6,7 @@ import "time"
 // requested much and read nothing.
 func stalled(n int, request, large []byte) func(*row, *options) (figures, error) {
 	return func(r *row, o *options) (figures, error) {
+		r.awaitQuiet() // the row before this one has left something to clear up
 		before, err := r.fetchAlone(request, o.window)
 		if err != nil {
 			return nil, err
@@ -20,7 +21,7 @@ func stalled(n int, request, large []byte) func(*row, *options) (figures, error)
 				return nil, err
 			}
 		}
-		r.wan.awaitQuiet(o.pause) // the buffers are full
+		r.awaitQuiet() // the buffers are full
 		after, err := r.fetchAlone(request, o.window)
 		if err != nil {
 			return nil, err
@@ -33,23 +34,29 @@ func stalled(n int, request, large []byte) func(*row, *options) (figures, error)
 	}
 }
 
-// awaitQuiet waits until the link is almost idle. Without an emulated link it waits a while for the
-// kernel.
-func (w *wan) awaitQuiet(pause time.Duration) {
-	if !w.emulated() {
-		time.Sleep(pause)
-		return
-	}
+// awaitQuiet waits until the buffers are full: the link is almost idle or, if it is not emulated, the
+// processes are.
+func (r *row) awaitQuiet() {
 	const interval = 250 * time.Millisecond
-	_, before := w.net.Lost()
 	for begin := time.Now(); time.Since(begin) < time.Minute; {
+		cpu, _ := r.usage()
+		packets := r.wan.packets()
 		time.Sleep(interval)
-		_, now := w.net.Lost()
-		if now-before < 100 {
+		now, ok := r.usage()
+		spent := now.since(cpu)
+		if !ok || r.wan.emulated() && r.wan.packets()-packets < 100 || !r.wan.emulated() && spent.agent+spent.gateway+spent.rest < interval/10 {
 			return
 		}
-		before = now
 	}
+}
+
+// packets is how many packets an emulated link has carried.
+func (w *wan) packets() int64 {
+	if !w.emulated() {
+		return 0
+	}
+	_, n := w.net.Lost()
+	return n
 }
 
 // fetchAlone returns how many bytes a second one connection fetches.

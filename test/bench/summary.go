@@ -17,7 +17,9 @@ type line struct {
 var ways = []string{culvertRow + " ws", culvertRow + " h3", culvertRow + " h2", culvertRow + " direct"}
 
 var summary = []line{
-	{"produce, of direct", "throughput", "produce", rate, "direct"},
+	{"produce with franz-go, of direct", "throughput", "kgo produce", rate, "direct"},
+	{"consume with franz-go, of direct", "throughput", "kgo consume", rate, "direct"},
+	{"produce with prepared frames, of direct", "throughput", "produce", rate, "direct"},
 	{"fetch, of direct", "throughput", "fetch v17", rate, "direct"},
 	{"produce, of bare", "throughput", "produce", rate, "bare"},
 	{"fetch, of bare", "throughput", "fetch v17", rate, "bare"},
@@ -42,8 +44,8 @@ var summary = []line{
 	{"p99.5 of one record, of direct", "20ms-loss", "one record ×16", p995, "direct"},
 	{"50 ms: first answer of a new connection, round trips", "50ms-100mbit", "first answer", trips, ""},
 	{"20 connections at once, first burst, round trips", "50ms-100mbit", "20 at once", trips, ""},
-	{"the same, later bursts", "50ms-100mbit", "20 at once", secondTrips, ""},
-	{"one connection beside 63 stalled, of alone", "50ms-100mbit", "63 stalled", share, ""},
+	{"the same, later bursts", "50ms-100mbit", "20 at once", laterTrips, ""},
+	{"one connection beside 63 stalled, of alone", "veth", "63 stalled", share, ""},
 }
 
 // summarize returns the summary as a table.
@@ -57,6 +59,8 @@ func summarize(reports map[string]*report) string {
 		}
 		b.WriteString(" |\n")
 	}
+	rep := reports[summary[0].plan]
+	fmt.Fprintf(&b, "\n%s; %s\n", rep.Date, rep.Machine)
 	return b.String() + "\n"
 }
 

@@ -53,6 +53,25 @@ func parseWAN(s string) (l netns.Link, err error) {
 	return l, nil
 }
 
+// describe says in words what the value of -wan is.
+func describe(link string) string {
+	l, err := parseWAN(link)
+	switch {
+	case link == "":
+		return "loopback"
+	case link == veth || err != nil:
+		return link
+	}
+	words := []string{fmt.Sprintf("round trip %v", 2*l.Delay)}
+	if l.Rate > 0 {
+		words = append(words, fmt.Sprintf("%g Mbit/s", float64(l.Rate)*8/1e6))
+	}
+	if l.Loss > 0 {
+		words = append(words, fmt.Sprintf("%g %% lost each way", l.Loss*100))
+	}
+	return strings.Join(words, ", ")
+}
+
 func newWAN(l netns.Link) (*wan, error) {
 	n, err := netns.New(l)
 	if err != nil {
