@@ -88,8 +88,8 @@ func TestBenchRuns(t *testing.T) {
 	wantFigures(t, table, loadNames(), rows)
 }
 
-// TestBenchComparesPrograms checks that every row works, and those of another culvert and of another
-// program.
+// TestBenchComparesPrograms checks that every row works, and those of another culvert and of
+// another program.
 func TestBenchComparesPrograms(t *testing.T) {
 	dir := t.TempDir()
 	file, results := filepath.Join(dir, "relays.txt"), filepath.Join(dir, "results.json")
@@ -137,7 +137,7 @@ func TestBenchRunsOverANetwork(t *testing.T) {
 	}
 	rows := []string{"direct", "bare h2", "culvert ws", "culvert h3"}
 	these := []string{"produce 16 KiB", "one record ×16", "first answer"}
-	for _, link := range []string{veth, "delay=2ms,loss=0.1%,seed=1"} {
+	for _, link := range []string{veth, "delay=2ms,loss=0.1%,rate=100000000,queue=1000000,seed=1"} {
 		table := bench(t, "-wan", link, "-loads", strings.Join(these, ","), "-rows", strings.Join(rows, ","))
 		wantFigures(t, table, these, rows)
 	}
@@ -185,7 +185,7 @@ func cellsOf(table, load, row string) []string {
 }
 
 func TestBenchRefusesUnknownNames(t *testing.T) {
-	for _, args := range [][]string{{"-loads", "consume"}, {"-rounds", "0"}, {"-seconds", "0"}, {"-rows", "bare smoke"}, {"-wan", "delay=soon"}, {"-wan", "luck=1"}, {"-compare", "before"}, {"-compare", "bare=culvert"}, {"-pair", "x=none"}, {"produce"}} {
+	for _, args := range [][]string{{"-loads", "consume"}, {"-rounds", "0"}, {"-seconds", "0"}, {"-rows", "bare smoke"}, {"-wan", "delay=soon"}, {"-wan", "luck=1"}, {"-wan", "queue=long"}, {"-compare", "before"}, {"-compare", "bare=culvert"}, {"-pair", "x=none"}, {"produce"}} {
 		if err := run(new(bytes.Buffer), append(args, "-culvert", "none")); err == nil {
 			t.Errorf("bench %s: no error", strings.Join(args, " "))
 		}

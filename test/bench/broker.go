@@ -18,8 +18,8 @@ import (
 // what the bench measures.
 const readSize = 256 << 10
 
-// grownFor returns a reader with a large buffer if the frame is larger than the one of r. Connections
-// that are idle keep the small one: there can be 10,000.
+// grownFor returns a reader with a large buffer if the frame is larger than the one of r.
+// Connections that are idle keep the small one: there can be 10,000.
 func grownFor(frame int, r *bufio.Reader) *bufio.Reader {
 	if frame <= r.Size() {
 		return r

@@ -193,8 +193,8 @@ func niceStep(value float64) float64 {
 	return 10 * unit
 }
 
-// apart moves labels so that none covers another, and none is below the lowest place. They are sorted
-// from the highest to the lowest.
+// apart moves labels so that none covers another, and none is below the lowest place. They are
+// sorted from the highest to the lowest.
 func apart(labels []float64, lowest float64) {
 	const distance = 14
 	for i := 1; i < len(labels); i++ {

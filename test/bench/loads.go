@@ -113,8 +113,8 @@ var loads = []load{
 	{name: "63 stalled", run: stalled(64, fetchRequest(fetchVersion, mebibyte), fetchRequest(fetchVersion, 16*mebibyte)), columns: stalledColumns},
 }
 
-// Loads that run unless others are named. Over loopback those are left out that show little there or
-// take long.
+// Loads that run unless others are named. Over loopback those are left out that show little there
+// or take long.
 var (
 	loopbackLoads = []string{"first byte", "produce", "produce 16 KiB", "kgo produce", "fetch v17", "fetch v11", "kgo consume", "produce 100 B", "one record", "opening", "20 at once"}
 	wanLoads      = []string{"produce", "produce 16 KiB", "fetch v17", "one record ×16", "first answer", "20 at once", "63 stalled"}

@@ -22,9 +22,15 @@
 //
 // TCP then uses CUBIC, except for culvert's, which chooses by itself.
 //
-// Each round measures all rows, one after the other. Compare figures only within one run: ratios are
-// medians of the rounds' ratios. Bytes are those of whole frames; MB and GB are powers of ten. CPU
-// and peak memory are those of all processes of a row on one side, agent or gateway.
+// docs/performance.md shows the figures of plans. A plan is run with -plan NAME, all of them with
+// all, and the page is then made with page:
+//
+//	go run ./test/bench all
+//	go run ./test/bench page
+//
+// Each round measures all rows, one after the other. Compare figures only within one run: ratios
+// are medians of the rounds' ratios. Bytes are those of whole frames; MB and GB are powers of ten.
+// CPU and peak memory are those of all processes of a row on one side, agent or gateway.
 package main
 
 import (

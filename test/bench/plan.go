@@ -14,10 +14,12 @@ type plan struct {
 	settings map[string]string // flags
 }
 
-// The emulated links. Without a rate, a link would measure the CPU.
+// The emulated links. Without a rate, a link would measure the CPU. The queue of a fast one holds
+// what it carries in a round trip: CUBIC does not fill the link with less, and direct would be
+// slow.
 const (
-	link100  = "delay=25ms,rate=12500000" // 50 ms, 100 Mbit/s
-	link400  = "delay=25ms,rate=50000000"
+	link100  = "delay=25ms,rate=12500000,queue=625000" // 50 ms, 100 Mbit/s
+	link400  = "delay=25ms,rate=50000000,queue=2500000"
 	lossy    = "delay=10ms,loss=0.5%,seed=1"
 	slowLink = "delay=25ms,rate=250000" // 2 Mbit/s
 

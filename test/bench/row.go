@@ -67,8 +67,8 @@ func (r *row) said() string {
 	return b.String()
 }
 
-// compared returns the rows that the row's figures are compared with; "" where there is none. before
-// is the name of the first binary of -compare.
+// compared returns the rows that the row's figures are compared with; "" where there is none.
+// before is the name of the first binary of -compare.
 func compared(name, before string) (bare, old string) {
 	kind, transport, _ := strings.Cut(name, " ")
 	if kind == "bare" || !slices.Contains(append([]string{"direct"}, transports...), transport) {

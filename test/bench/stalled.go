@@ -34,8 +34,8 @@ func stalled(n int, request, large []byte) func(*row, *options) (figures, error)
 	}
 }
 
-// awaitQuiet waits until the buffers are full: the link is almost idle or, if it is not emulated, the
-// processes are.
+// awaitQuiet waits until the buffers are full: the link is almost idle or, if it is not emulated,
+// the processes are.
 func (r *row) awaitQuiet() {
 	const interval = 250 * time.Millisecond
 	for begin := time.Now(); time.Since(begin) < time.Minute; {

@@ -41,10 +41,12 @@ func parseWAN(s string) (l netns.Link, err error) {
 			}
 		case "rate":
 			l.Rate, err = strconv.Atoi(value)
+		case "queue":
+			l.Queue, err = strconv.Atoi(value)
 		case "seed":
 			l.Seed, err = strconv.ParseUint(value, 10, 64)
 		default:
-			return l, fmt.Errorf("-wan: %q is not one of delay (each way), loss (each way), rate (bytes a second), seed", name)
+			return l, fmt.Errorf("-wan: %q is not one of delay (each way), loss (each way), rate (bytes a second), queue (bytes), seed", name)
 		}
 		if err != nil {
 			return l, fmt.Errorf("-wan: %w", err)
