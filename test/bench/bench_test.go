@@ -234,3 +234,20 @@ func asked(t *testing.T, version int16, frame []byte) fetchKind {
 	ps := r.Topics[0].Partitions
 	return fetchKind{version, ps[0].Partition, len(ps), ps[0].PartitionMaxBytes}
 }
+
+// TestFreeAddressesAreDifferent asks for more ports than the kernel has to choose from without
+// repeating itself now and then.
+func TestFreeAddressesAreDifferent(t *testing.T) {
+	var p parts
+	seen := map[string]bool{}
+	for range 2000 {
+		at, err := p.free(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[at] {
+			t.Fatalf("%s twice", at)
+		}
+		seen[at] = true
+	}
+}

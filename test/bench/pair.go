@@ -169,11 +169,17 @@ func (p *places) find(name string) (value string, err error) {
 	return value, err
 }
 
-// free returns an address on one side that nobody uses.
-func (p *parts) free(at *netns.Namespace) (address string, err error) {
-	ln, err := at.Listen("tcp", net.JoinHostPort(p.wan.host(at), "0"))
-	if err != nil {
-		return "", err
+// free returns an address on one side that nobody uses, and no address twice: the kernel may choose
+// the port of a socket that was just closed.
+func (p *parts) free(at *netns.Namespace) (string, error) {
+	for {
+		ln, err := at.Listen("tcp", net.JoinHostPort(p.wan.host(at), "0"))
+		if err != nil {
+			return "", err
+		}
+		ln.Close() // for a program to take
+		if _, given := p.given.LoadOrStore(ln.Addr().String(), true); !given {
+			return ln.Addr().String(), nil
+		}
 	}
-	return ln.Addr().String(), ln.Close()
 }

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/culvert-proxy/culvert/test/netns"
@@ -30,7 +31,8 @@ type parts struct {
 	pairs    []pair
 	cluster  *proc.Process
 	brokers  []string
-	wan      *wan // nil: loopback
+	wan      *wan     // nil: loopback
+	given    sync.Map // the addresses that free has returned
 }
 
 // startAll starts the brokers and the rows. The caller calls stop in any case.
