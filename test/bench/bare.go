@@ -17,7 +17,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
-// bareBuffer is as large as culvert's buffer for one direction.
+// bareBuffer is what a direction takes if there is no [tunnel.Bulk], as culvert's does.
 const bareBuffer = 64 << 10
 
 // runBareAgent is an agent that only copies: one port per address in -to.
@@ -146,13 +146,37 @@ func copyBoth(a net.Conn, b halfCloser) error {
 
 // copyOne copies until from ends. An error ends both.
 func copyOne(to halfCloser, from net.Conn) error {
-	// The wrappers hide ReadFrom and WriteTo to prevent splice, which does not exist between a
-	// socket and TLS.
-	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, bareBuffer))
+	err := copyBulk(to, from)
 	if err != nil {
 		to.Close()
 		from.Close()
 		return fmt.Errorf("copy: %w", err)
 	}
 	return to.CloseWrite()
+}
+
+// copyBulk copies through the same buffers as culvert does.
+func copyBulk(to, from net.Conn) error {
+	write, buffer := to.Write, make([]byte, bareBuffer)
+	if bulk, ok := tunnel.NewBulk(); ok {
+		defer bulk.Release()
+		buffer = bulk.Bytes()
+		if t, ok := to.(*tunnel.Conn); ok {
+			write = func(p []byte) (int, error) { return t.WriteBulk(bulk, len(p)) }
+		}
+	}
+	for {
+		n, err := from.Read(buffer)
+		if n > 0 {
+			if _, err := write(buffer[:n]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

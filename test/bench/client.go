@@ -30,7 +30,7 @@ func (w *wan) dial(address string) (*client, error) {
 
 func (c *client) send(frame []byte) error {
 	c.sent++
-	return writeFrame(c, frame, requestID, c.sent-1)
+	return writeFrame(c.Conn, frame, requestID, c.sent-1) // given c, net.Buffers makes two writes
 }
 
 // begin reads a response's header and returns the size of the frame.
