@@ -23,7 +23,7 @@ const maxCarriers = 256
 // agentFlags are the settings of an agent. Doctor and config take them too, so that a command line
 // that does not work needs one word changed. The order here is the order of --help.
 type agentFlags struct {
-	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated: connections are spread over gateways that share a ticket key; others are tried in order. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
+	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated: connections are spread over the gateways that share a ticket key; a gateway with another key is used only while those before it do not answer. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
 	Listen     []string `group:"Main settings" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address for clients. May be repeated. HOST is what clients are told to connect to, if that is not BIND's host."`
 	// Secrets are in files: process lists and shell histories show the values of flags.
 	TokenFile string `group:"Main settings" placeholder:"FILE" help:"File whose first token authenticates this agent to the gateway."`
@@ -44,7 +44,7 @@ type agentFlags struct {
 
 	Transport string `group:"Connection to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
 	// The default is tunnel.DefaultCarriers: checkDirect takes another value for one that was set.
-	Carriers        int    `group:"Connection to the gateway" placeholder:"N" default:"16" help:"How many connections Kafka connections may be spread over; more only when all are full. With h3, each gets a QUIC connection of its own if one is ready, and shares one if not. With h2, eight share a TCP connection before another is opened for the next."`
+	Carriers        int    `group:"Connection to the gateway" placeholder:"N" default:"16" help:"Connections to the gateway that Kafka connections share over h3 and h2; more are opened only when all are full. Over h3, each Kafka connection has one of its own while there are enough. Over h2, eight share one before another is opened. Over ws, each has its own in any case."`
 	GatewayCAFile   string `group:"Connection to the gateway" placeholder:"FILE" help:"Certificate authorities to trust for the gateway's certificate, instead of the system's."`
 	GatewayCertFile string `group:"Connection to the gateway" placeholder:"FILE" help:"Client certificate for the gateway."`
 	GatewayKeyFile  string `group:"Connection to the gateway" placeholder:"FILE" help:"Private key of that certificate."`

@@ -79,9 +79,21 @@ func (o *options) bench(out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "go run ./test/bench", strings.Join(args, " "))
+	fmt.Fprintln(out, "go run ./test/bench", quoted(args))
 	if err := rep.print(out); err != nil || o.json == "" {
 		return err
 	}
 	return rep.save(o.json, o.add)
+}
+
+// quoted returns arguments as a shell takes them.
+func quoted(args []string) string {
+	var all []string
+	for _, a := range args {
+		if strings.ContainsAny(a, " *") {
+			a = `"` + a + `"`
+		}
+		all = append(all, a)
+	}
+	return strings.Join(all, " ")
 }

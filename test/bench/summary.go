@@ -41,11 +41,11 @@ var summary = []line{
 	{"50 ms, 400 Mbit/s: produce, of direct", "50ms-400mbit", "produce", rate, "direct"},
 	{"the same, fetch", "50ms-400mbit", "fetch v17", rate, "direct"},
 	{"20 ms, 0.5 % loss: produce, of direct", "20ms-loss", "produce", rate, "direct"},
-	{"p99.5 of one record, of direct", "20ms-loss", "one record ×16", p995, "direct"},
+	{"the same: p99.5 of one record ×16, of direct", "20ms-loss", "one record ×16", p995, "direct"},
 	{"50 ms: first answer of a new connection, round trips", "50ms-100mbit", "first answer", trips, ""},
 	{"20 connections at once, first burst, round trips", "50ms-100mbit", "20 at once", trips, ""},
 	{"the same, later bursts", "50ms-100mbit", "20 at once", laterTrips, ""},
-	{"one connection beside 63 stalled, of alone", "veth", "63 stalled", share, ""},
+	{"veth: one connection beside 63 stalled, of alone", "veth", "63 stalled", share, ""},
 }
 
 // summarize returns the summary as a table.
