@@ -135,10 +135,12 @@ func (m *mover) look(t *tunnels, each func(func(*agentConn))) {
 		m.renew() // each time: a carrier holds many streams, and a balancer may lead it anywhere
 	}
 	for _, c := range chosen {
-		c.move()
+		if c.idleSinceLook() {
+			c.move()
+			m.left--
+			m.moved++
+		}
 	}
-	m.left -= len(chosen)
-	m.moved += len(chosen)
 	if moving && (len(excess) == 0 || m.left == 0) {
 		m.log.Info("idle connections have moved", "connections", m.moved)
 		m.left, m.moved = 0, 0
@@ -187,13 +189,13 @@ func (m *mover) update(count map[string]int) (arrived bool) {
 
 // excess returns by how many connections gateways are above their share. Up to a fifth of the
 // share, and up to one, that is not worth a move. Gateways to which no new streams go have no
-// share.
+// share, nor do those that could not serve a stream lately.
 func (m *mover) excess(equal []*remoteGateway, count map[string]int, total int) map[string]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sharing := 0
 	for _, i := range m.known {
-		if slices.Contains(equal, i.via) {
+		if slices.Contains(equal, i.via) && !i.via.failedWithin(unfitFor) {
 			sharing++
 		}
 	}

@@ -313,3 +313,43 @@ func TestTheGatewaysThatAreRememberedAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Nothing moves to a gateway that answers and cannot serve a stream: because it is at a limit, or
+// because it reaches no broker.
+func TestNothingMovesToAGatewayThatCannotServe(t *testing.T) {
+	const n, looks = 20, 30
+	for what, change := range map[string]func(*Gateway){
+		"at a limit": func(g *Gateway) { g.Limits.StreamsPerIdentity = 4 },
+		"no broker":  func(g *Gateway) { g.Brokers = &Brokers{Bootstrap: []string{freeAddress(t)}} },
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := startCluster(t, 1)
+			var dialers []*tunnel.Dialer
+			for i := range 2 {
+				g := startGateway(t, c.Bootstrap(), func(g *Gateway) {
+					g.TicketKeys = keysOf("key")
+					if i == 0 {
+						change(g)
+					}
+				})
+				u, _ := url.Parse(g.address)
+				dialers = append(dialers, &tunnel.Dialer{URL: u, Transport: tunnel.TransportWS, TLS: clientTLS(t), Logger: testLogger(t, "tunnel")})
+			}
+			up := NewTunnel(dialers...).(*tunnels)
+			up.greeting = greeting{10 * time.Millisecond, 100 * time.Millisecond}
+			up.mover.every = time.Hour
+			var agent *Agent
+			path := startAgent(t, up, func(a *Agent) { agent = a })
+			waitUntilEqual(t, up, 2)
+			idle := startIdlers(t, path, n)
+			for range looks {
+				up.mover.look(up, agent.clients.each)
+				up.gateways[0].failed.Add(-int64(doubtFor)) // which passes between two looks
+				time.Sleep(20 * time.Millisecond)           // for a moved connection to come back
+			}
+			if ended := idle.ended.Load(); ended > 0 {
+				t.Errorf("%d connections of %d were ended in %d looks", ended, n, looks)
+			}
+		})
+	}
+}

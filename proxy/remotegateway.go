@@ -17,16 +17,28 @@ type remoteGateway struct {
 	up     atomic.Bool              // it has answered, and no dial has failed since
 	keys   atomic.Pointer[[]string] // those of its tickets; nil: not known
 	picked atomic.Int64             // dials for which it was chosen and which have not ended
-	failed atomic.Int64             // when it last failed to reach a broker, in Unix nanoseconds
+	failed atomic.Int64             // when it last failed a stream of a client, in Unix nanoseconds
 }
 
-// doubtFor is how long other gateways are preferred to one that did not reach a broker. The streams
-// of such a gateway end at once, so it would have the fewest and get all new ones.
-const doubtFor = 10 * time.Second
+const (
+	// doubtFor is how long other gateways are preferred to one that did not reach a broker, or
+	// refused a stream for a limit. Such a gateway has the fewest streams and would get all new ones.
+	doubtFor = 10 * time.Second
+	// unfitFor is how long no connection is moved for the sake of such a gateway.
+	unfitFor = 10 * time.Minute
+)
 
-// doubt returns 1 if the gateway has failed to reach a broker lately, else 0.
+// fail notes that the gateway answers, and cannot serve a stream now.
+func (g *remoteGateway) fail() { g.failed.Store(time.Now().UnixNano()) }
+
+// failedWithin reports whether it could not serve a stream lately.
+func (g *remoteGateway) failedWithin(d time.Duration) bool {
+	return time.Since(time.Unix(0, g.failed.Load())) < d
+}
+
+// doubt returns 1 if the gateway comes after others that are equal, else 0.
 func (g *remoteGateway) doubt() int {
-	if time.Since(time.Unix(0, g.failed.Load())) < doubtFor {
+	if g.failedWithin(doubtFor) {
 		return 1
 	}
 	return 0

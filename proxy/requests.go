@@ -279,13 +279,13 @@ func (r *requests) end(err error) {
 }
 
 // stop ends the connection after a drain or a refusal: the client is still there. The responses to
-// earlier requests are awaited, after a refusal for headTimeout at most. During a drain the drain's
-// timeout bounds the wait.
+// earlier requests are awaited, after a refusal for headTimeout at most, and during a drain for
+// answerTimeout: nobody would notice that the client has left.
 func (r *requests) stop(why error) {
 	draining := errors.Is(why, errDraining)
 	atMost := r.headTimeout
 	if draining {
-		atMost = 1<<63 - 1
+		atMost = answerTimeout
 	}
 	r.flow.Flush() // an error ends the responses' side too
 	r.ending.lastRequest(why, atMost)

@@ -104,12 +104,21 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 			c.OnTimes(to.onTimes)
 			return c, nil
 		}
-		if ctx.Err() == nil {
+		switch {
+		case isLimit(err):
+			g.fail()
+		case ctx.Err() == nil:
 			t.leaveOut(g)
 		}
 		failed = append(failed, err)
 	}
 	return nil, failed
+}
+
+// isLimit reports whether a gateway has refused a stream for a limit. It still answers hellos.
+func isLimit(err error) bool {
+	e, ok := errors.AsType[*tunnel.Error](err)
+	return ok && e.Code == tunnel.CodeLimit
 }
 
 // leaveOut has new streams avoid a gateway, if there is another one, until it has answered again.
@@ -123,7 +132,7 @@ func (t *tunnels) leaveOut(g *remoteGateway) {
 // doubt has new streams prefer other gateways for a while.
 func (t *tunnels) doubt(stream *tunnel.Conn) {
 	if g := t.mover.leads(stream.Instance()); g != nil {
-		g.failed.Store(time.Now().UnixNano())
+		g.fail()
 	}
 }
 

@@ -254,6 +254,7 @@ func (p *h2Pool) choose(ctx context.Context, fresh bool) (c *h2Carrier, own, rea
 	c, ok := p.leastLoaded()
 	if fresh || !ok || !c.stands() && c.streams >= maxShared && p.usable() < p.env.carriers {
 		c, own = p.connect(ctx), true
+		c.left = ok && p.usable() > p.env.carriers // for one stream that wanted a new connection
 	}
 	c.streams++
 	if !fresh && p.usable() < p.env.carriers && p.roomToShare() == 0 {
@@ -283,10 +284,12 @@ func (p *h2Pool) leave(c *h2Carrier) {
 	}
 }
 
-// free takes a stream off a connection. One that was left is closed with its last stream.
+// free takes a stream off a connection. One that was left is closed with its last stream, and so is
+// one of more than Dialer.Carriers.
 func (p *h2Pool) free(c *h2Carrier) {
 	p.mu.Lock()
 	c.streams--
+	c.left = c.left || c.streams == 0 && p.usable() > p.env.carriers
 	done := c.left && c.streams == 0
 	p.mu.Unlock()
 	if done {

@@ -242,6 +242,8 @@ func (p *h3Pool) add(ctx context.Context) (*h3Carrier, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, room := p.leastLoaded()
+	c.left = room && p.usable() >= p.env.carriers // for one stream that wanted a new carrier
 	c.heard = exchange.Clock()
 	p.list = append(p.list, c)
 	p.use(c)
@@ -295,7 +297,7 @@ func (p *h3Pool) use(c *h3Carrier) {
 }
 
 // free takes a stream off a carrier. A carrier without streams is closed after a while, unless it
-// is one of those that are kept.
+// is one of those that are kept, and at once if there are more than Dialer.Carriers.
 func (p *h3Pool) free(c *h3Carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -304,6 +306,7 @@ func (p *h3Pool) free(c *h3Carrier) {
 	if c.streams > 0 || c.dead() {
 		return
 	}
+	c.left = c.left || p.usable() > p.env.carriers
 	after := p.env.t.idle
 	if c.left {
 		after = 0

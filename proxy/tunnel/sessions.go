@@ -18,7 +18,7 @@ const maxSessions = 4
 type sessions struct {
 	mu    sync.Mutex
 	cache tls.ClientSessionCache
-	until time.Time
+	until time.Time        // by the wall clock, which goes on while the machine sleeps
 	shown *tls.Certificate // our certificate in these sessions; nil: none
 }
 
@@ -32,7 +32,7 @@ func (s *sessions) current(c *tls.Config) tls.ClientSessionCache {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); s.cache == nil || own != s.shown || now.After(s.until) {
+	if now := time.Now().Round(0); s.cache == nil || own != s.shown || now.After(s.until) {
 		s.cache, s.shown, s.until = tls.NewLRUClientSessionCache(maxSessions), own, now.Add(sessionLife)
 	}
 	return s.cache

@@ -93,17 +93,22 @@ func (s *streamServer) open(c *Conn, p *Peer) (leave func()) {
 		s.logger(p).Debug("stream refused", "err", err)
 		return nil
 	}
+	more := false
+	defer func() { // after a panic too
+		if !more {
+			leave()
+		}
+	}()
 	if err := s.answer(c); err != nil {
 		s.logger(p).Debug("OPEN not answered", "err", err)
-		leave()
 		return nil
 	}
 	if c.openIn.Target == TargetHello {
 		err := s.hello(c)
 		s.logger(p).Debug("hello answered", "err", err)
-		leave()
 		return nil
 	}
+	more = true
 	return leave
 }
 
