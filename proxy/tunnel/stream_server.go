@@ -88,15 +88,14 @@ func (s *streamServer) open(c *Conn, p *Peer) (leave func()) {
 		s.logger(p).Debug("stream not opened", "err", err)
 		return nil
 	}
-	leave, err := s.admit(c, *p)
+	free, err := s.admit(c, *p)
 	if err != nil {
 		s.logger(p).Debug("stream refused", "err", err)
 		return nil
 	}
-	more := false
-	defer func() { // after a panic too
-		if !more {
-			leave()
+	defer func() {
+		if leave == nil { // after a panic too
+			free()
 		}
 	}()
 	if err := s.answer(c); err != nil {
@@ -108,8 +107,7 @@ func (s *streamServer) open(c *Conn, p *Peer) (leave func()) {
 		s.logger(p).Debug("hello answered", "err", err)
 		return nil
 	}
-	more = true
-	return leave
+	return free
 }
 
 // awaitOpen waits for OPEN, at most timing.open. If a KEEPALIVE comes first, the stream is a spare:
