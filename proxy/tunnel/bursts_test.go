@@ -120,8 +120,6 @@ func TestASecondBurstTakesOneRoundTripOverWS(t *testing.T) {
 				t.Errorf("%d dials while nothing happened", l.dials-dials)
 			}
 		})
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -149,8 +147,6 @@ func TestAFirstBurstTakesOneRoundTripOverH2(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -247,8 +243,6 @@ func TestAGatewayThatRefusesSparesIsLeftAlone(t *testing.T) {
 		if n := len(r.burst(maxBurst)); n != maxBurst {
 			t.Errorf("%d streams were opened", n)
 		}
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -268,7 +262,5 @@ func TestSparesThatDoNotLastAreFewAlsoAfterABurst(t *testing.T) {
 				t.Errorf("%d dials in a minute", n)
 			}
 		})
-		r.stop()
-		time.Sleep(10 * time.Second) // lets the line deliver what is in flight
 	})
 }

@@ -122,10 +122,16 @@ func (l *line) set(f func()) {
 	f()
 }
 
+// newLine starts a gateway behind a line, in a bubble. At the end of the test both ends stop, and
+// the line delivers what is in flight.
 func newLine(t *testing.T, delay time.Duration) (*rig, *line) {
 	l := &line{delay: delay}
 	r, ln := newMemRig(t, func(r *rig) { r.dialer.DialContext = l.dial })
 	l.Listener = ln
+	t.Cleanup(func() {
+		r.stop()
+		time.Sleep(10 * time.Second)
+	})
 	return r, l
 }
 
@@ -187,8 +193,6 @@ func TestTheFirstAnswerComesAfterOneRoundTripOverASpare(t *testing.T) {
 		if took := ask(); took != rtt {
 			t.Errorf("over a spare of yesterday: %v", took)
 		}
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -216,8 +220,6 @@ func TestSparesAreMadeAgainAndNoMoreThanWanted(t *testing.T) {
 			t.Errorf("%d dials an hour later", n)
 		}
 		r.dialer.SetSpares(0)
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -248,8 +250,6 @@ func TestWhatIsNotAnsweredOverASpareIsSentAgain(t *testing.T) {
 			t.Errorf("arrived: %q", got)
 		}
 		c.Close()
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -263,8 +263,6 @@ func TestASlowNetworkIsWaitedFor(t *testing.T) {
 			c.Close()
 			s.returned()
 		}
-		r.stop()
-		time.Sleep(10 * time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -279,8 +277,6 @@ func TestANetworkThatBecomesSlowIsWaitedFor(t *testing.T) {
 			c.Close()
 			s.returned()
 		}
-		r.stop()
-		time.Sleep(10 * time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -298,8 +294,6 @@ func TestSparesThatDieAtOnceAreNotReplacedAtOnce(t *testing.T) {
 				t.Errorf("%d dials in a minute", n)
 			}
 		})
-		r.stop()
-		time.Sleep(10 * time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -316,8 +310,6 @@ func TestSparesThatAreDeadAreForgotten(t *testing.T) {
 			t.Errorf("a stream was opened over a dead spare: %v", took)
 		}
 		c.Close()
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
@@ -343,8 +335,6 @@ func TestADrainingGatewayEndsItsSpares(t *testing.T) {
 		}
 		r.dialer.SetSpares(0)
 		l.set(func() { l.hole = false })
-		r.stop()
-		time.Sleep(time.Second) // lets the line deliver what is in flight
 	})
 }
 
