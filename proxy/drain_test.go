@@ -9,11 +9,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -223,4 +225,29 @@ func TestRecordsWithoutAcksSurviveADrain(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A connection that drains reads no more from its client, so nobody notices that it has left. A
+// broker that never answers cannot keep it for ever.
+func TestADrainDoesNotWaitForEverForABroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, near := memnet.Pipe(memnet.Addr("client"), memnet.Addr("near"))
+		far, broker := memnet.Pipe(memnet.Addr("far"), memnet.Addr("broker"))
+		c := newConn(near, looking{}.settings())
+		c.connect(far)
+		over := make(chan struct{})
+		go func() { c.run(t.Context()); close(over) }()
+		go io.Copy(io.Discard, broker)
+		client.Write(framed([]byte{0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff}))
+		synctest.Wait()
+		start := time.Now()
+		c.drain()
+		synctest.Wait()
+		client.Cut()
+		<-over
+		if took := time.Since(start); took < answerTimeout || took > answerTimeout+2*lingerTimeout {
+			t.Errorf("the connection ended after %v, want %v", took, answerTimeout)
+		}
+		broker.Close()
+	})
 }
