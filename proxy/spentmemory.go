@@ -33,15 +33,8 @@ type spentMemory struct {
 
 // run looks until ctx is done.
 func (m *spentMemory) run(ctx context.Context) {
-	tick := time.NewTicker(lookAtMemory)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			m.look()
-		}
+	for sleep(ctx, lookAtMemory) {
+		m.look()
 	}
 }
 

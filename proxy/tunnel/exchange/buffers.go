@@ -22,10 +22,6 @@ const (
 	// or an HTTP/3 frame. With it, header and payload leave in one write without a copy.
 	Headroom = 14
 
-	// MaxHeader bounds the header of a request or a response, in bytes. Tokens are the largest
-	// part.
-	MaxHeader = 16 << 10
-
 	// bufferSize holds a chunk with its headers.
 	bufferSize = Headroom + MaxTypeLength + ChunkSize
 

@@ -44,6 +44,9 @@ type Exchange interface {
 	RemoteAddr() net.Addr
 }
 
+// MaxHeader bounds the header of a request or a response, in bytes. Tokens are the largest part.
+const MaxHeader = 16 << 10
+
 // HeaderGateway is in every response of a gateway, to distinguish it from those of an ingress.
 const HeaderGateway = "Culvert-Gateway"
 
