@@ -43,8 +43,9 @@ type splicer interface {
 //
 // Bytes are peeked at and then passed or replaced. What has been passed is written before the flow
 // blocks in a read, so nothing waits for bytes that have not arrived: a frame is never stored as a
-// whole. The memory is one pooled buffer, of 4 KiB until a read fills it, and then of 64 KiB. Only a
-// Peek of more makes it larger, as those bytes arrive and for as long as they are held back.
+// whole. The memory is one pooled buffer, of 4 KiB until a read fills it or a frame does not fit,
+// and then of 64 KiB. Only a Peek of more makes it larger, as those bytes arrive and for as long as
+// they are held back.
 //
 // A Flow is used by one goroutine at a time. It closes neither side.
 type Flow struct {
@@ -122,7 +123,7 @@ func (f *Flow) PassThrough(n int64) error {
 				return early(err)
 			}
 		}
-		if err := f.fill(1); err != nil {
+		if err := f.fill(int(min(n, bufferSize))); err != nil { // at once a buffer that the rest fits into
 			return early(err)
 		}
 	}

@@ -435,6 +435,30 @@ func TestFlowTakesASmallBufferUntilAReadFillsIt(t *testing.T) {
 	}
 }
 
+// A frame that is too large for the small buffer comes in two reads and two writes: the first are
+// those of a flow that was idle.
+func TestFlowWakesUpForALargeFrameOnce(t *testing.T) {
+	const frame = 16 << 10
+	src, dst := &calls{Reader: bytes.NewReader(numbered(frame))}, &calls{Writer: io.Discard}
+	f := NewFlow(src, dst)
+	if err := errors.Join(f.PassThrough(frame), f.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	if src.n != 2 || dst.n != 2 {
+		t.Errorf("%d reads and %d writes, want 2 and 2", src.n, dst.n)
+	}
+}
+
+// calls counts reads or writes.
+type calls struct {
+	io.Reader
+	io.Writer
+	n int
+}
+
+func (c *calls) Read(p []byte) (int, error)  { c.n++; return c.Reader.Read(p) }
+func (c *calls) Write(p []byte) (int, error) { c.n++; return c.Writer.Write(p) }
+
 // shortReads reads at most some bytes at a time.
 type shortReads struct {
 	io.Reader
