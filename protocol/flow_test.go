@@ -402,6 +402,9 @@ func TestFlowReturnsTheErrorOfASplice(t *testing.T) {
 	} {
 		dst := &spliced{most: test.most, err: test.err}
 		f := NewFlow(bytes.NewReader(in), dst)
+		if _, err := f.Peek(1, 1); err != nil { // takes a buffer
+			t.Fatal(err)
+		}
 		err := f.PassThrough(int64(len(in)))
 		var write, wantWrite *WriteError
 		if !errors.Is(err, test.want) || errors.As(err, &write) != errors.As(test.err, &wantWrite) {
