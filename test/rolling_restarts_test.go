@@ -32,7 +32,7 @@ func TestNoRecordIsLostInARollingRestart(t *testing.T) {
 	}
 	var gateways []*gateway
 	for range 2 {
-		g, err := bed.newGateway(ctx, "--ticket-key-file", bed.file("ticket-key"), "--drain-timeout", "6s")
+		g, err := bed.newGateway(ctx, "--ticket-key-file", bed.file("ticket-key"), "--drain-timeout", "25s")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -66,7 +66,7 @@ func (b *testbed) newStandIn(ctx context.Context, in *standin.Ingress, count int
 	}
 	service := &standin.Service{Hosts: []string{endpointHost, clientHost}, Roles: []string{kafkaRole}}
 	for range count {
-		g, err := b.newPlainGateway(ctx, "--ticket-key-file", p.ownFile("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "6s")
+		g, err := b.newPlainGateway(ctx, "--ticket-key-file", p.ownFile("ticket-key"), "--allow-user", kafkaUser, "--drain-timeout", "25s")
 		if err != nil {
 			return nil, err
 		}

@@ -140,7 +140,6 @@ func TestASpareIsNoStream(t *testing.T) {
 // Whoever has not authenticated is no carrier, and leaves nothing behind.
 func TestStrangersAreNoCarriers(t *testing.T) {
 	forEachKind(t, func(t *testing.T, r *rig) {
-		r.server.Authenticate = func(*http.Request) (string, error) { return "", errors.New("no") }
 		if c, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil); err == nil {
 			c.Close()
 			t.Fatal("the stranger was let in")
@@ -148,7 +147,12 @@ func TestStrangersAreNoCarriers(t *testing.T) {
 		if got := r.server.CarrierStats(); len(got) > 0 {
 			t.Errorf("%+v", got)
 		}
-	})
+	}, lettingNobodyIn)
+}
+
+// lettingNobodyIn makes the gateway refuse all agents.
+func lettingNobodyIn(r *rig) {
+	r.server.Authenticate = func(*http.Request) (string, error) { return "", errors.New("no") }
 }
 
 // fakeLink tells what a test says.

@@ -17,9 +17,9 @@ import (
 
 var kinds = []string{"ws", "plain", "h3", "h3post", "h2", "h2c"}
 
-func forEachKind(t *testing.T, f func(t *testing.T, r *rig)) {
+func forEachKind(t *testing.T, f func(t *testing.T, r *rig), adapt ...func(*rig)) {
 	for _, kind := range kinds {
-		t.Run(kind, func(t *testing.T) { f(t, newRig(t, kind)) })
+		t.Run(kind, func(t *testing.T) { f(t, newRig(t, kind, adapt...)) })
 	}
 }
 

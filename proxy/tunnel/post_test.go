@@ -19,8 +19,8 @@ import (
 
 // newH3DoorRig is a rig whose agent connects over HTTP/3 to a reverse proxy that answers extended
 // CONNECT itself and forwards everything else to the gateway.
-func newH3DoorRig(t *testing.T, connect http.HandlerFunc) *rig {
-	return newRig(t, "h3", func(r *rig) {
+func newH3DoorRig(t *testing.T, connect http.HandlerFunc, adapt ...func(*rig)) *rig {
+	return newRig(t, "h3", append(adapt, func(r *rig) {
 		r.dialer.timing = defaultTiming
 		r.dialer.timing.hello, r.dialer.timing.reset = 5*time.Second, 100*time.Millisecond
 		r.server.h3Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -31,7 +31,7 @@ func newH3DoorRig(t *testing.T, connect http.HandlerFunc) *rig {
 			}
 			r.server.ServeHTTP(w, req)
 		})
-	})
+	})...)
 }
 
 // Caddy and Envoy in front of an HTTP/1.1 backend answer extended CONNECT with 200 and then carry
@@ -99,9 +99,8 @@ func TestAGatewaysRefusalIsNotTriedAsPOST(t *testing.T) {
 // If neither gets through, the error is that of the first method, and the first method is tried
 // first again.
 func TestWhereNeitherCONNECTNorPOSTGetsThrough(t *testing.T) {
-	r := newH3DoorRig(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	r := newH3DoorRig(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) }, lettingNobodyIn)
 	r.dialer.URL.Path = "/elsewhere"
-	r.server.Authenticate = func(*http.Request) (string, error) { return "", errors.New("no") }
 	_, err := r.dialer.Hello(t.Context())
 	if e, ok := errors.AsType[*AnswerError](err); !ok || e.Status != http.StatusForbidden || r.h3().post.Load() {
 		t.Errorf("Hello = %v, POST from now on: %t", err, r.h3().post.Load())

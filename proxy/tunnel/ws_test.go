@@ -3,7 +3,6 @@ package tunnel
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net"
 	"testing"
@@ -218,8 +217,8 @@ func writeSome(c *Conn, b []byte) (int, error) {
 		return c.Write(b[:min(len(b), 300<<10+1)])
 	}
 	bulk, ok := NewBulk()
-	if !ok {
-		return 0, errors.New("no Bulk")
+	if !ok { // the race detector has pools lose buffers, which count until they are collected
+		return c.Write(b[:min(len(b), exchange.BulkSize)])
 	}
 	defer bulk.Release()
 	return c.WriteBulk(bulk, copy(bulk.Bytes(), b))

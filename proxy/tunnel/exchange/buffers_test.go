@@ -17,6 +17,10 @@ func TestBulkIsBounded(t *testing.T) {
 		return all
 	}
 	all := take()
+	for begin := time.Now(); len(all) < maxBulk && time.Since(begin) < time.Minute; all = append(all, take()...) {
+		runtime.GC() // what earlier tests lost
+		time.Sleep(time.Millisecond)
+	}
 	if len(all) != maxBulk {
 		t.Errorf("%d buffers, want %d", len(all), maxBulk)
 	}
