@@ -392,7 +392,7 @@ func TestRareEventsStartAtZero(t *testing.T) {
 		{metrics.Agent, "culvert_tickets_total", 5},
 		{metrics.Agent, "culvert_tunnel_dials_total", 15},
 		{metrics.Agent, "culvert_tunnel_fallbacks_total", 6},
-		{metrics.Agent, "culvert_tunnel_faults_total", 18},
+		{metrics.Agent, "culvert_tunnel_faults_total", 27},
 		{metrics.Agent, "culvert_broker_dials_total", 0},
 		{metrics.Gateway, "culvert_broker_dials_total", 5},
 		{metrics.Gateway, "culvert_tunnel_dials_total", 0},

@@ -55,7 +55,7 @@ func (m *tunnelMetrics) startAtZero() {
 				m.fallbacks.WithLabelValues(from, to)
 			}
 		}
-		for _, f := range []tunnel.Fault{tunnel.Slow, tunnel.Late} {
+		for _, f := range []tunnel.Fault{tunnel.Slow, tunnel.Late, tunnel.Costly} {
 			for _, o := range tunnel.Outcomes() {
 				m.faults.WithLabelValues(from, f.String(), string(o))
 			}

@@ -107,7 +107,10 @@ func newServed(x exchange.Exchange, transport string, t *timing, done func()) *C
 // watch may be nil.
 func newDialled(x exchange.Exchange, transport string, t *timing, open []byte, watch *flowWatch, done func()) *Conn {
 	c := makeConn(x, transport, t, done)
-	c.dialling, c.writing.open, c.flow.watch = true, open, watch
+	c.dialling, c.writing.open = true, open
+	if watch != nil {
+		c.flow.watch, c.flow.all = watch, watch.moved[transport]
+	}
 	c.start()
 	return c
 }

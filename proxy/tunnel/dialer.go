@@ -75,7 +75,7 @@ type Dialer struct {
 	// must not call the Dialer.
 	OnState func(State)
 
-	// OnFault is called when a transport that works has a fault, Slow or Late, with what was done
+	// OnFault is called when a transport that works has a fault, Slow, Late or Costly, with what was done
 	// about it. It must not call the Dialer.
 	OnFault func(transport string, f Fault, o Outcome)
 
@@ -111,6 +111,9 @@ func (d *Dialer) init() {
 			d.route.lookup = d.lookup
 		}
 		d.findProxy()
+		if d.cpu == nil {
+			d.cpu = cpuTime
+		}
 		clock := d.clock
 		if clock == nil {
 			clock = time.Now
@@ -123,7 +126,13 @@ func (d *Dialer) init() {
 			OnState: d.OnState, OnFault: d.OnFault, Timing: d.t.race, Log: d.log.With("gateway", d.route.addr()),
 		})
 		d.flows.t, d.flows.streams = d.t, d.streams.open
+		d.flows.init(Transports())
 		d.flows.suffers = func(transport string) { d.race.Doubt(transport, race.Slow) }
+		d.flows.busy = func(transport string) {
+			if t, _ := transportNamed(transport); t.overUDP { // for TCP, the kernel does the work
+				d.race.Doubt(transport, race.Costly)
+			}
+		}
 		d.spares = newSpareKeeper(background, d.t, d.fillSpares)
 		env := &poolEnv{
 			route: d.route, credentials: &credentials{d.Token, d.Ingress, d.route, d.race.Proven}, t: d.t, w: d.w, log: d.log,

@@ -25,6 +25,7 @@ type dialling struct {
 	epochs  *epochs
 	streams streamSet
 	flows   flowWatch
+	cpu     func() time.Duration                                  // cpuTime but in tests
 	onDial  func(transport string, err error, took time.Duration) // nil means nobody
 	answers answers
 	rtt     atomic.Int64             // round trip of the last OPEN that was answered, in nanoseconds

@@ -24,6 +24,8 @@ type (
 const (
 	Slow = race.Slow
 	Late = race.Late
+	// Costly is also a Fault.
+	Costly = race.Costly
 )
 
 // Outcomes returns what can be done about a fault.

@@ -11,7 +11,8 @@ import (
 // A flow is what a stream moves, for the [flowWatch] of its Dialer.
 type flow struct {
 	up, down oneWay
-	watch    *flowWatch // nil at the gateway's end
+	watch    *flowWatch    // nil at the gateway's end
+	all      *atomic.Int64 // what all streams of the watch have moved over the same transport
 }
 
 // oneWay is one direction of a flow.
@@ -32,6 +33,10 @@ const (
 	// Envoy's h3 that crawls, one stream moved 0.14 to 0.5 MB/s, and each of three 1 MB/s. That the
 	// limit is far above costs little: a check on a line that is slow finds nothing.
 	hardlyMoves = 8 << 20
+
+	// muchMoved is how many bytes a transport moves in timing.busy when its CPU time matters: at
+	// 100 MB/s, h3 takes a fifth of a core at each end.
+	muchMoved = 1 << 30
 
 	// bulk is the size of a Write, in bytes, that makes the flowWatch look.
 	bulk = 16 << 10
@@ -61,7 +66,7 @@ func (f *flow) add(w *oneWay, n int) {
 		return
 	}
 	w.moved.Add(int64(n))
-	f.watch.moved.Add(int64(n))
+	f.all.Add(int64(n))
 }
 
 // suffers reports whether the direction has had bytes to move for the whole of a time, and has
@@ -85,17 +90,62 @@ func (w *oneWay) suffers(now int64, within time.Duration) bool {
 }
 
 // A flowWatch looks at the streams of a Dialer while bytes wait for the network, and reports the
-// streams that suffer. It does not know why they do: the peer may read slowly, for example.
+// streams that suffer, and the transports that are busy. It does not know why streams suffer: the
+// peer may read slowly, for example.
 type flowWatch struct {
-	moved   atomic.Int64 // bytes that all streams have moved, both ways
+	moved   map[string]*atomic.Int64 // by transport, bytes that all streams have moved, both ways
 	t       timing
 	streams func() []*Conn
 	suffers func(transport string)
+	busy    func(transport string)
+	loads   map[string]*load // by transport; owned by sample
 
 	looking atomic.Bool
 	mu      sync.Mutex
 	timer   *time.Timer // runs sample; nil until look is called first, and after stop
 	stopped bool
+}
+
+// A load is what a transport had moved at a moment.
+type load struct {
+	at   int64
+	from int64
+}
+
+// busy reports whether much has moved within a time. It is called at intervals while bytes move.
+func (l *load) busy(now, moved int64, within time.Duration) bool {
+	since := time.Duration(now - l.at)
+	if l.at != 0 && since < within {
+		return false
+	}
+	busy := l.at != 0 && since < 2*within && moved-l.from >= muchMoved
+	l.at, l.from = now, moved
+	return busy
+}
+
+// init prepares the watch of some transports.
+func (w *flowWatch) init(transports []string) {
+	w.moved, w.loads = make(map[string]*atomic.Int64), make(map[string]*load)
+	for _, t := range transports {
+		w.moved[t], w.loads[t] = new(atomic.Int64), new(load)
+	}
+}
+
+// movedBy returns what all streams have moved so far, by transport.
+func (w *flowWatch) movedBy() map[string]int64 {
+	moved := make(map[string]int64, len(w.moved))
+	for t, n := range w.moved {
+		moved[t] = n.Load()
+	}
+	return moved
+}
+
+// total returns what all streams have moved so far.
+func (w *flowWatch) total() (n int64) {
+	for _, moved := range w.moved {
+		n += moved.Load()
+	}
+	return n
 }
 
 // look makes the watch look at intervals until nothing waits any more.
@@ -122,6 +172,11 @@ func (w *flowWatch) sample() {
 		busy = busy || c.flow.up.since != 0 || c.flow.down.since != 0
 		if up || down {
 			w.suffers(c.transport)
+		}
+	}
+	for t, l := range w.loads {
+		if l.busy(now, w.moved[t].Load(), w.t.busy) {
+			w.busy(t)
 		}
 	}
 	w.looking.Store(false)

@@ -28,6 +28,7 @@ type timing struct {
 	answer time.Duration
 	idle   time.Duration // how long a carrier without streams is kept
 	slow   time.Duration // a stream that hardly moves for this long suffers
+	busy   time.Duration // a transport that moves 1 GiB within this is busy
 	rate   time.Duration // how long a rate is measured at most
 	times  time.Duration // TIMES are sent this often
 
@@ -57,6 +58,7 @@ var defaultTiming = timing{
 	answer:          time.Second,
 	idle:            time.Minute,
 	slow:            3 * time.Second,
+	busy:            10 * time.Second,
 	rate:            2 * time.Second,
 	times:           time.Second,
 

@@ -23,7 +23,7 @@ type transport struct {
 	// What to check when a hello over it gets no answer; "" means there is no specific advice.
 	silenceHint string
 	// What to check when it is slow or late; "" means the same.
-	remedies [2]string
+	remedies [3]string
 	unfixed  string // when it is slow, and pool.otherSending does not help
 
 	// Used by the gateway.
@@ -45,7 +45,7 @@ var transports = []transport{
 		refuse:    refuseH3,
 		serve:     serveH3,
 		unfixed:   "does something on the way limit UDP?",
-		remedies: [2]string{
+		remedies: [3]string{
 			Slow: "is Envoy in front of the gateway? Its UDP listener needs downstream_socket_config: {prefer_gro: true}",
 		},
 	},
@@ -61,7 +61,7 @@ var transports = []transport{
 		name:      TransportH2,
 		headStart: func(t timing) time.Duration { return t.headStart },
 		newPool:   func(e *poolEnv) pool { return &h2Pool{env: e} },
-		remedies: [2]string{
+		remedies: [3]string{
 			Late: "is HAProxy in front of the gateway? It needs option http-no-delay",
 		},
 		silenceHint: "does something on the way buffer whole request bodies? In nginx, proxy_request_buffering does",

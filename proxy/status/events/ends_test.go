@@ -20,6 +20,7 @@ var noEnds = map[string]bool{
 	"stopped": true,
 	"node unknown, a bootstrap broker answers login and metadata requests in its place": true,
 	"tunnel transport chosen":                                      true,
+	"tunnel transport changed for a cheaper one":                   true,
 	"idle connections move to a gateway that was added or is back": true,
 	"idle connections have moved":                                  true,
 	"connections are spread over this gateway":                     true,

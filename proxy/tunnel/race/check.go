@@ -18,8 +18,8 @@ type doubts struct {
 }
 
 // Doubt reports a sign of a fault of the transport in use: a stream that hardly moves although
-// there are bytes for it, or a small message that came late. The reason may be another one: the
-// network is slow, or a broker does not read. So a check compares the transport with the next best
+// there are bytes for it, a small message that came late, or so many bytes that CPU time matters. The
+// reason may be another one: the network is slow, or a broker does not read. So a check compares the transport with the next best
 // one, and only what that finds has consequences. Checks that find nothing become rare.
 func (r *Race[W]) Doubt(transport string, f Fault) {
 	r.mu.Lock()
@@ -51,7 +51,7 @@ func (r *Race[W]) check(transport string, f Fault) {
 		return
 	}
 	k := r.known[transport]
-	r.Log.Debug("tunnel transport checked", "transport", transport, "fault", f.String(), "rate", found.mine.rate(), "delay", short(found.mine.Delay))
+	r.Log.Debug("tunnel transport checked", "transport", transport, "fault", f.String(), "rate", found.mine.rate(), "delay", short(found.mine.Delay), "cpu", found.mine.Work.CPU)
 	d := &k.doubts[f]
 	d.next = time.Now().Add(backoff.Delay(d.vain, r.Timing.Check, r.Timing.CheckMost))
 	d.vain++
@@ -96,7 +96,7 @@ func (r *Race[W]) demoteLocked(k *candidate, f Fault, found finding) {
 		remedy = k.Unfixed
 	}
 	if r.chosen.transport == k.Name {
-		r.switchLocked(found.better, k.Name+": "+what, remedy)
+		r.switchLocked(found.better, change{k.Name + ": " + what, remedy, f == Costly})
 		r.scheduleLocked()
 	}
 }
@@ -115,7 +115,7 @@ func (r *Race[W]) blameLocked(k *candidate, f Fault, what string) {
 func (r *Race[W]) examine(ctx context.Context, transport string, f Fault) finding {
 	how, mend := r.mend(transport, f)
 	others := r.others(transport)
-	if f == Slow && how == "" && len(others) == 0 {
+	if f != Late && how == "" && len(others) == 0 {
 		return finding{} // there is nothing to compare it with
 	}
 	mine, err := r.Measure(ctx, transport, f)

@@ -117,6 +117,34 @@ func sharing(echo, others float64) Pace { return Pace{Rate: echo + others, Echo:
 // delays is the pace of a transport that delays small messages by d.
 func delays(d time.Duration) Pace { return Pace{Last: 20*time.Millisecond + d, Delay: d} }
 
+// works is the pace of a transport on a short path, over which echoes moved 8 MB, and all streams of
+// the others what others says. A byte takes 4 ns over h3, and 1 over any other transport.
+func works(transport string, others map[string]int64) Pace {
+	w := Work{Transport: transport, Moved: map[string]int64{transport: 8e6}}
+	for t, n := range others {
+		w.Moved[t] += n
+	}
+	for t, n := range w.Moved {
+		if t == "h3" {
+			n *= 4
+		}
+		w.CPU += time.Duration(n)
+	}
+	return Pace{Last: time.Millisecond, Work: w}
+}
+
+// from is a pace from so far away.
+func from(rtt time.Duration, p Pace) Pace {
+	p.Last = rtt
+	return p
+}
+
+// taking is a pace that takes so many times the CPU time.
+func taking(times float64, p Pace) Pace {
+	p.Work.CPU = time.Duration(float64(p.Work.CPU) * times)
+	return p
+}
+
 func TestWhatDoubtsLeadTo(t *testing.T) {
 	const held = 208 * time.Millisecond
 	for _, tt := range []struct {
@@ -166,6 +194,23 @@ func TestWhatDoubtsLeadTo(t *testing.T) {
 		},
 		{name: "all late", fault: Late, pace: map[string]Pace{"h3": delays(held), "ws": delays(held)}, measured: "h3 ws", then: "h3", faults: "[h3 late kept]"},
 		{name: "far away", fault: Late, pace: map[string]Pace{"h3": {Last: 600 * time.Millisecond, Delay: 5 * time.Millisecond}, "ws": delays(0)}, measured: "h3", then: "h3"},
+		{
+			name: "costly", fault: Costly, pace: map[string]Pace{"h3": works("h3", nil), "ws": works("ws", nil)},
+			measured: "h3 ws h3", then: "ws", faults: "[h3 costly demoted]",
+			log: `level=INFO msg="tunnel transport changed for a cheaper one" from=h3 to=ws why="h3: each byte takes 4.0 times the CPU time that ws takes, and the gateway is near"`,
+		}, {
+			name: "costly beside streams", fault: Costly,
+			pace: map[string]Pace{"h3": works("h3", map[string]int64{"h3": 20e6, "ws": 3e6}), "ws": works("ws", map[string]int64{"h3": 16e6})},
+			then: "ws", measured: "h3 ws h3", faults: "[h3 costly demoted]",
+		},
+		{name: "hidden by streams", fault: Costly, pace: map[string]Pace{"h3": works("h3", nil), "ws": works("ws", map[string]int64{"h3": 80e6})}, measured: "h3 ws", then: "h3"},
+		{name: "hidden by streams over others", fault: Costly, pace: map[string]Pace{"h3": works("h3", map[string]int64{"h2": 80e6}), "ws": works("ws", nil)}, measured: "h3 ws", then: "h3"},
+		{name: "not much costlier", fault: Costly, pace: map[string]Pace{"h3": works("h3", nil), "ws": taking(3, works("ws", nil))}, measured: "h3 ws", then: "h3"},
+		{name: "cheaper", fault: Costly, pace: map[string]Pace{"h3": works("h3", nil), "ws": taking(5, works("ws", nil))}, measured: "h3 ws", then: "h3"},
+		{name: "costly and alone", fault: Costly, pace: map[string]Pace{"h3": works("h3", nil)}, measured: "", then: "h3"},
+		{name: "costly and far away", fault: Costly, pace: map[string]Pace{"h3": from(ShortPath, works("h3", nil)), "ws": works("ws", nil)}, measured: "h3", then: "h3"},
+		{name: "costly where ws is far away", fault: Costly, pace: map[string]Pace{"h3": works("h3", nil), "ws": from(ShortPath, works("ws", nil))}, measured: "h3 ws", then: "h3"},
+		{name: "CPU time is not known", fault: Costly, pace: map[string]Pace{"h3": taking(0, works("h3", nil)), "ws": taking(0, works("ws", nil))}, measured: "h3", then: "h3"},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -265,5 +310,21 @@ func TestARaceIsClosedDuringACheck(t *testing.T) {
 		if took := time.Since(start); took != 0 || l.faults != nil {
 			t.Errorf("Close took %v, faults %v", took, l.faults)
 		}
+	})
+}
+
+// Where h3 is costly it stays so. On another network, farther away, it is taken again.
+func TestACostlyTransportIsTakenAgainFromFarAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(t, map[string]Pace{"h3": works("h3", nil), "ws": works("ws", nil)})
+		l.Doubt("h3", Costly)
+		time.Sleep(2 * time.Hour)
+		wantChoice(t, l.Race, "ws")
+		if n := strings.Count(l.log.String(), "tunnel transport changed"); n != 1 {
+			t.Errorf("%d changes in two hours:\n%s", n, l.log.String())
+		}
+		l.set("h3", from(20*time.Millisecond, Pace{}))
+		time.Sleep(17 * time.Minute)
+		wantChoice(t, l.Race, "h3")
 	})
 }

@@ -66,7 +66,7 @@ func (r *Race[W]) probe() {
 		return
 	}
 	if err == nil && r.rank(transport) < r.rank(r.chosen.transport) {
-		r.switchLocked(transport, "it answers again", "")
+		r.switchLocked(transport, change{why: "it answers again"})
 	} else {
 		k, soonest := r.known[transport], time.Now().Add(r.Timing.Probe)
 		if k.brokenUntil.Before(soonest) { // the answer did not count as a failure of the transport

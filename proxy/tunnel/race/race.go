@@ -3,6 +3,7 @@
 package race
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -307,9 +308,15 @@ func (r *Race[W]) setLocked(transport string) {
 	r.chosen.generation++
 }
 
+// A change is why the transport in use changes. The zero value means that a round has chosen.
+type change struct {
+	why     string
+	remedy  string // what to do about it; may be empty
+	cheaper bool   // nothing is wrong, but the new one takes less CPU time
+}
+
 // switchLocked makes a transport the one in use, and logs the change, and the end of an outage.
-// remedy is what to do about it; it may be empty.
-func (r *Race[W]) switchLocked(to, why, remedy string) {
+func (r *Race[W]) switchLocked(to string, c change) {
 	if r.failed.inARow > 0 {
 		r.Log.Info("gateway reached", "transport", to, "after", time.Since(r.failed.since))
 	}
@@ -318,9 +325,7 @@ func (r *Race[W]) switchLocked(to, why, remedy string) {
 		return
 	}
 	from := r.chosen.last
-	if why == "" {
-		why = r.reasonLocked(to)
-	}
+	why := cmp.Or(c.why, r.reasonLocked(to))
 	r.setLocked(to)
 	r.chosen.last, r.chosen.since, r.chosen.why = to, time.Now(), why
 	switch {
@@ -330,8 +335,10 @@ func (r *Race[W]) switchLocked(to, why, remedy string) {
 	case from == to:
 	case r.rank(to) < r.rank(from):
 		r.Log.Info("tunnel transport changed for a better one", "from", from, "to", to, "why", why)
+	case c.cheaper:
+		r.Log.Info("tunnel transport changed for a cheaper one", "from", from, "to", to, "why", why)
 	default:
-		r.logWith(remedy).Warn("tunnel transport changed", "from", from, "to", to, "why", why)
+		r.logWith(c.remedy).Warn("tunnel transport changed", "from", from, "to", to, "why", why)
 	}
 	r.notifyLocked()
 }

@@ -164,7 +164,7 @@ func (r *Race[W]) cancelWorse(running map[string]context.CancelFunc, winner stri
 func (r *Race[W]) won(h *round[W], got result[W]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.switchLocked(got.transport, "", "")
+	r.switchLocked(got.transport, change{})
 	if h.winner == "" {
 		h.winner, h.generation, h.welcome = got.transport, r.chosen.generation, got.welcome
 		close(h.decided)
