@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,8 +51,11 @@ type Agent struct {
 	// RelayUnknownAPIs relays requests whose API key this version does not know. Their responses
 	// are relayed as they come, and may contain broker addresses.
 	RelayUnknownAPIs bool
-	ListenTLS        *tls.Config // nil: clients speak plaintext
-	Upstream         Upstream
+	// Forwards are ports for what a gateway offers beside Kafka: see [CheckForwards]. They need a
+	// gateway.
+	Forwards  []Forward
+	ListenTLS *tls.Config // nil: clients speak plaintext
+	Upstream  Upstream
 	// DrainTimeout bounds how long Run waits, when ctx is done, for connections to finish the
 	// requests in flight. It resets what is left then.
 	DrainTimeout time.Duration
@@ -78,15 +82,16 @@ type Agent struct {
 
 // agentState is the state of a running agent. Run sets it up.
 type agentState struct {
-	nodes   nodes
-	finder  finder
-	clients clients
-	watch   brokerWatch
-	caps    atomic.Pointer[rewrite.Caps] // the API versions that the agent and its gateway support
-	bound   atomic.Pointer[[]string]     // the bootstrap addresses that clients connect to; nil before they can
-	reached atomic.Bool                  // the upstream has answered
-	saves   chan struct{}                // of capacity 1: holds an element when the state must be saved
-	limiter logLimiter
+	nodes    nodes
+	finder   finder
+	forwards []*forward
+	clients  clients
+	watch    brokerWatch
+	caps     atomic.Pointer[rewrite.Caps] // the API versions that the agent and its gateway support
+	bound    atomic.Pointer[[]string]     // the bootstrap addresses that clients connect to; nil before they can
+	reached  atomic.Bool                  // the upstream has answered
+	saves    chan struct{}                // of capacity 1: holds an element when the state must be saved
+	limiter  logLimiter
 }
 
 // Ready returns nil while clients get answers from brokers. Otherwise the error says what is
@@ -107,13 +112,13 @@ func (a *Agent) Tunnels() map[string]tunnel.State { return a.Upstream.states() }
 func (a *Agent) NodeListeners() []NodeListener { return a.nodes.all() }
 
 // Run serves clients until ctx is done. Then it stops accepting them, drains, closes the upstream
-// and returns nil. It returns early, with a [ListenError], only if a bootstrap address cannot be
-// bound.
+// and returns nil. It returns early, with a [ListenError], only if a bootstrap address or that
+// of a forward cannot be bound.
 func (a *Agent) Run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // not canceled with ctx: connections drain after it
 	defer stop()
 	a.setUp(work)
-	bootstrap, err := a.bind()
+	bootstrap, forwards, err := a.bind()
 	if err != nil {
 		a.clients.closeListeners()
 		return err
@@ -136,7 +141,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.keepSpares()
 
 	for i, ln := range bootstrap {
-		a.clients.listen(work, ln, i, bootstrapNode)
+		a.clients.listen(work, ln, a.serveNode(i, bootstrapNode))
+	}
+	for i, ln := range forwards {
+		a.clients.listen(work, ln, a.serveForward(a.forwards[i]))
 	}
 	if a.Listening != nil {
 		a.Listening(addresses)
@@ -173,11 +181,12 @@ func (a *Agent) setUp(work context.Context) {
 	caps := rewrite.Reviewed()
 	a.caps.Store(&caps)
 	a.saves = make(chan struct{}, 1)
-	a.clients.serve, a.clients.limit = a.serve, a.MaxConnections // field by field: Ready may be reading clients already
+	a.forwards = newForwards(a.Forwards, a.Metrics)
+	a.clients.limit = a.MaxConnections // field by field: Ready may be reading clients already
 	a.clients.failing.Quiet = acceptQuiet
 	a.clients.metrics, a.clients.log, a.clients.limiter, a.clients.names = a.Metrics, a.Logger, &a.limiter, a.Names
 	a.nodes.NodePorts = a.nodePorts() // field by field too, for NodeListeners
-	a.nodes.serve = func(ln net.Listener, listen int, node int32) { a.clients.listen(work, ln, listen, node) }
+	a.nodes.serve = func(ln net.Listener, listen int, node int32) { a.clients.listen(work, ln, a.serveNode(listen, node)) }
 	a.nodes.listen, a.nodes.log, a.nodes.names, a.nodes.metrics = a.listenOn, a.Logger, a.Names, a.Metrics
 	a.nodes.changed, a.nodes.moved = a.noteChange, a.resetMoved
 	a.nodes.init()
@@ -197,20 +206,32 @@ func (a *Agent) nodePorts() NodePorts {
 	return NodePorts{Listens: a.Listens, Base: a.BrokerPortBase, Exceptions: a.NodeAddresses}
 }
 
-// bind binds the bootstrap addresses, all or none of them. The caller closes them.
-func (a *Agent) bind() ([]net.Listener, error) {
-	var lns []net.Listener
+// bind binds the bootstrap addresses and those of forwards, all or none of them. The caller closes
+// them.
+func (a *Agent) bind() (bootstrap, forwards []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, ln := range slices.Concat(bootstrap, forwards) {
+				ln.Close()
+			}
+		}
+	}()
 	for _, l := range a.Listens {
 		ln, err := net.Listen("tcp", l.Bind)
 		if err != nil {
-			for _, ln := range lns {
-				ln.Close()
-			}
-			return nil, &ListenError{l.Bind, plainListenError(err)}
+			return bootstrap, forwards, &ListenError{Address: l.Bind, Err: plainListenError(err)}
 		}
-		lns = append(lns, ln)
+		bootstrap = append(bootstrap, ln)
 	}
-	return lns, nil
+	for _, f := range a.forwards {
+		ln, err := net.Listen("tcp", f.Address)
+		if err != nil {
+			return bootstrap, forwards, &ListenError{Address: f.Address, Forward: f.Name, Err: plainListenError(err)}
+		}
+		f.Address = ln.Addr().String()
+		forwards = append(forwards, ln)
+	}
+	return bootstrap, forwards, nil
 }
 
 // restore opens the ports of the expected nodes, and those of the last run. Errors are logged and

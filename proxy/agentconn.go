@@ -40,6 +40,15 @@ type agentConn struct {
 	hints rewrite.Rewriter // of responses that only hint at a leader
 }
 
+// serveNode returns what serves the clients of a listener. It is nil for [placeholderNode], which
+// serves nobody.
+func (a *Agent) serveNode(listen int, nodeID int32) serveFunc {
+	if nodeID == placeholderNode {
+		return nil
+	}
+	return func(ctx context.Context, nc net.Conn) { a.serve(ctx, nc, listen, nodeID) }
+}
+
 // serve relays one client's connection and returns when it has ended. It closes nc.
 func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32) {
 	defer nc.Close()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -60,7 +61,8 @@ type Brokers struct {
 	dialIsAnswer bool                                                   // for tests: probe takes a connection for an answer
 	control      func(network, address string, _ syscall.RawConn) error // for tests: sees each dial
 	loopback     loopback
-	direct       bool // an agent dials, and no gateway
+	direct       bool   // an agent dials, and no gateway
+	forward      string // the name of the forward whose target is dialled; "": brokers are
 }
 
 // Validate checks the addresses and patterns without dialling.
@@ -130,7 +132,7 @@ func (b *Brokers) dial(ctx context.Context, address string) (net.Conn, error) {
 		b.Metrics.BrokerDial(err)
 	}
 	if err != nil {
-		return nil, b.explain(fmt.Errorf("dial broker at %s: %w", address, err))
+		return nil, b.explain(fmt.Errorf("dial %s at %s: %w", strings.TrimPrefix(b.peer(), "the "), address, err))
 	}
 	return conn, nil
 }
@@ -222,7 +224,7 @@ func (b *Brokers) checkIP(ctx context.Context, ip netip.Addr, port string) error
 	}
 	switch where := blockOf(v4); where.decision {
 	case dialOnHost, dialNever:
-		return hints.New(fmt.Errorf("%w: %s maps to %s, which is %s", errNotAllowed, ip, v4, where.is), noBroker)
+		return b.nobody(fmt.Errorf("%w: %s maps to %s, which is %s", errNotAllowed, ip, v4, where.is))
 	}
 	return b.checkOne(ctx, v4, port)
 }
@@ -231,8 +233,7 @@ func (b *Brokers) checkOne(ctx context.Context, ip netip.Addr, port string) erro
 	where := blockOf(ip)
 	switch {
 	case where.decision == dialNever:
-		return hints.New(fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is),
-			noBroker)
+		return b.nobody(fmt.Errorf("%w: %s is %s", errNotAllowed, ip, where.is))
 	case where.decision == dialOnHost && !b.onLoopback(ctx):
 		return hints.New(fmt.Errorf("%w: %s is %s, and no bootstrap address is loopback, as written or as its name resolves", errNotAllowed, ip, where.is),
 			"the broker advertises an address that only its own machine can reach: set advertised.listeners to one that "+b.self()+" can reach")

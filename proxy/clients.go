@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +20,7 @@ import (
 // clients accepts an agent's clients. It owns the listeners, a goroutine for each of them, and a
 // goroutine for each connection. drain ends them all. Set the fields up to names before use.
 type clients struct {
-	serve   func(ctx context.Context, nc net.Conn, listen int, node int32) // one connection, until it is over
-	limit   int                                                            // how many connections there may be; 0 is no limit
+	limit   int // how many connections there may be; 0 is no limit
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	limiter *logLimiter
@@ -33,8 +34,18 @@ type clients struct {
 	mu        sync.Mutex
 	draining  time.Time // since when; zero if not
 	listeners []net.Listener
-	conns     map[*agentConn]struct{}
+	conns     map[clientConn]struct{}
 }
+
+// clientConn is a client's connection: an [agentConn], or one of a forward. Both methods may be
+// called from any goroutine.
+type clientConn interface {
+	drain()
+	kill(cause metrics.Close, why error)
+}
+
+// serveFunc serves one connection until it is over.
+type serveFunc func(ctx context.Context, nc net.Conn)
 
 // maxAcceptDelay bounds the wait after a failed accept. Accepting fails when the process has no
 // file descriptors left, and works again when a connection ends.
@@ -44,8 +55,9 @@ const maxAcceptDelay = time.Second
 // each connection that ends lets one accept succeed.
 const acceptQuiet = 10 * time.Second
 
-// listen accepts clients on ln in a new goroutine. clients owns ln from now on.
-func (c *clients) listen(ctx context.Context, ln net.Listener, listen int, node int32) {
+// listen accepts clients on ln in a new goroutine. clients owns ln from now on. If serve is nil, it
+// closes each connection at once.
+func (c *clients) listen(ctx context.Context, ln net.Listener, serve serveFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.draining.IsZero() { // a response has named a new node during the drain
@@ -53,11 +65,11 @@ func (c *clients) listen(ctx context.Context, ln net.Listener, listen int, node 
 		return
 	}
 	c.listeners = append(c.listeners, ln)
-	c.listening.Go(func() { c.accept(ctx, ln, listen, node) })
+	c.listening.Go(func() { c.accept(ctx, ln, serve) })
 }
 
 // accept serves ln until it is closed. A failed accept never ends it.
-func (c *clients) accept(ctx context.Context, ln net.Listener, listen int, node int32) {
+func (c *clients) accept(ctx context.Context, ln net.Listener, serve serveFunc) {
 	failures := 0
 	for {
 		nc, err := ln.Accept()
@@ -81,14 +93,14 @@ func (c *clients) accept(ctx context.Context, ln net.Listener, listen int, node 
 			c.log.Info("connections are accepted again", "after", lasted.Round(time.Second))
 		}
 		switch {
-		case node == placeholderNode:
+		case serve == nil:
 			nc.Close()
 		case !c.hasRoom():
 			c.refuse(nc)
 		default:
 			c.serving.Go(func() {
 				defer c.count.Add(-1)
-				c.serve(ctx, nc, listen, node)
+				serve(ctx, nc)
 			})
 		}
 	}
@@ -118,7 +130,9 @@ func (c *clients) refuse(nc net.Conn) {
 func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) (all, cut int) {
 	c.closeListeners()
 	all = int(c.count.Load())
-	c.each((*agentConn).drain)
+	for _, conn := range c.all() {
+		conn.drain()
+	}
 	over := make(chan struct{})
 	go func() {
 		c.serving.Wait()
@@ -127,7 +141,9 @@ func (c *clients) drain(timeout time.Duration, stop context.CancelFunc) (all, cu
 	if !within(timeout, over) {
 		cut = int(c.count.Load())
 		stop()
-		c.each(func(conn *agentConn) { conn.kill(metrics.CloseDrain, errDraining) })
+		for _, conn := range c.all() {
+			conn.kill(metrics.CloseDrain, errDraining)
+		}
 		<-over
 	}
 	return all, cut
@@ -146,11 +162,11 @@ func (c *clients) closeListeners() {
 	c.listening.Wait()
 }
 
-func (c *clients) add(conn *agentConn) {
+func (c *clients) add(conn clientConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conns == nil {
-		c.conns = map[*agentConn]struct{}{}
+		c.conns = map[clientConn]struct{}{}
 	}
 	c.conns[conn] = struct{}{}
 	if !c.draining.IsZero() {
@@ -158,23 +174,26 @@ func (c *clients) add(conn *agentConn) {
 	}
 }
 
-func (c *clients) remove(conn *agentConn) {
+func (c *clients) remove(conn clientConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.conns, conn)
 }
 
-// each calls f for each open connection. It does not hold the lock meanwhile: f may block, or
-// remove connections.
-func (c *clients) each(f func(*agentConn)) {
+// all returns the open connections.
+func (c *clients) all() []clientConn {
 	c.mu.Lock()
-	conns := make([]*agentConn, 0, len(c.conns))
-	for conn := range c.conns {
-		conns = append(conns, conn)
-	}
-	c.mu.Unlock()
-	for _, conn := range conns {
-		f(conn)
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.conns))
+}
+
+// each calls f for each open connection to a broker. It does not hold the lock meanwhile: f may
+// block, or remove connections.
+func (c *clients) each(f func(*agentConn)) {
+	for _, conn := range c.all() {
+		if broker, ok := conn.(*agentConn); ok {
+			f(broker)
+		}
 	}
 }
 
@@ -192,7 +211,9 @@ func (c *clients) byListen() map[int]int {
 	defer c.mu.Unlock()
 	n := map[int]int{}
 	for conn := range c.conns {
-		n[conn.listen]++
+		if broker, ok := conn.(*agentConn); ok {
+			n[broker.listen]++
+		}
 	}
 	return n
 }

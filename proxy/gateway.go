@@ -27,6 +27,8 @@ import (
 type Gateway struct {
 	Version string
 	Brokers *Brokers
+	// Forwards are what agents may reach beside Kafka: see [CheckForwards].
+	Forwards []Forward
 	// TicketKeys returns the keys of tickets, at least one. The first one signs, all of them
 	// verify. Nil means a random key, which no other replica has.
 	TicketKeys func() ([][]byte, error)
@@ -69,12 +71,13 @@ type gatewayState struct {
 	listening  string // the address for agents; set before server
 	transports string // that agents may use; likewise
 
-	server  atomic.Pointer[tunnel.Server] // nil before Run
-	tickets issuer
-	targets brokerDialer
-	relays  relays
-	watch   brokerWatch
-	limiter logLimiter
+	server   atomic.Pointer[tunnel.Server] // nil before Run
+	tickets  issuer
+	targets  brokerDialer
+	forwards *forwardTargets
+	relays   relays
+	watch    brokerWatch
+	limiter  logLimiter
 }
 
 // Ready returns nil when agents may connect. It returns an error until a broker has answered once,
@@ -114,7 +117,8 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	g.targets = brokerDialer{g.Brokers, signer, g.Metrics, g.Names}
 	g.watch.ask, g.watch.every, g.watch.early, g.watch.log = g.probe, checkEveryGateway, make(chan struct{}, 1), g.Logger
 	g.watch.lost = "no bootstrap broker answers"
-	reviewed, instance := rewrite.Reviewed(), rand.Text()
+	g.forwards = newForwardTargets(g)
+	reviewed, instance, forwards := rewrite.Reviewed(), rand.Text(), namesOf(g.forwards.all)
 	server := &tunnel.Server{
 		Authenticate: g.Authenticate,
 		Grant:        g.Grant,
@@ -123,7 +127,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		OnRefused:    g.logRefused,
 		Serve:        g.serve,
 		Opened: func() tunnel.Opened {
-			return tunnel.Opened{Gateway: g.Version, Instance: instance, Reviewed: reviewed[:], Keys: signer.ids()}
+			return tunnel.Opened{Gateway: g.Version, Instance: instance, Forwards: forwards, Reviewed: reviewed[:], Keys: signer.ids()}
 		},
 		Tickets:      g.tickets.relayedTickets,
 		TLS:          g.TLS,
@@ -211,6 +215,10 @@ func (g *Gateway) probe(ctx context.Context) error {
 
 // serve dials the broker of one stream, and relays until the stream has ended.
 func (g *Gateway) serve(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) {
+	if isForward(open) {
+		g.serveForward(ctx, t, open, peer)
+		return
+	}
 	var c *conn
 	var node int32
 	onOwnStack(func() { c, node = g.dial(ctx, t, open, peer) })

@@ -421,9 +421,11 @@ func plainListenError(err error) error {
 	return err
 }
 
-// ListenError is returned by [Agent.Run] if a bootstrap address cannot be bound.
+// ListenError is returned by [Agent.Run] if a bootstrap address, or that of a forward, cannot be
+// bound.
 type ListenError struct {
 	Address string
+	Forward string // its name; "": it is a bootstrap address
 	Err     error
 }
 

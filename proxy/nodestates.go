@@ -63,17 +63,19 @@ func (s *nodeStates) forget() {
 
 // show sets the state of a node in the status document.
 func (s *nodeStates) show(node string, n *document.Node) {
+	n.State, n.Since, n.Error = s.get(node)
+}
+
+// get returns the state of a node as the status document has it.
+func (s *nodeStates) get(node string) (state string, since time.Time, err string) {
 	s.mu.Lock()
-	state, known := s.of[node]
+	last, known := s.of[node]
 	s.mu.Unlock()
 	switch {
 	case !known:
-		n.State = document.NodeUnknown
-		return
-	case state.err == "":
-		n.State = document.NodeReached
-	default:
-		n.State, n.Error = document.NodeUnreachable, state.err
+		return document.NodeUnknown, time.Time{}, ""
+	case last.err == "":
+		return document.NodeReached, last.since.UTC(), ""
 	}
-	n.Since = state.since.UTC()
+	return document.NodeUnreachable, last.since.UTC(), last.err
 }

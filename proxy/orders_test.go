@@ -292,7 +292,7 @@ func startBench(t *testing.T, transport string) *bench {
 	b.ends["agent"] = ordersMetrics()["agent"].running
 	work, stop := context.WithCancel(t.Context())
 	b.agent.setUp(work)
-	b.agent.clients.listen(work, b.clients, 0, bootstrapNode)
+	b.agent.clients.listen(work, b.clients, b.agent.serveNode(0, bootstrapNode))
 	b.stopAgent = func() {
 		b.agent.clients.drain(ordersDrain, stop)
 		stop()

@@ -32,6 +32,7 @@ func (a *Agent) Status() document.Document {
 			Setting: a.Names.Of(hints.GatewayURL), Kind: "certificate", Expires: document.At(at), Left: time.Until(at).Seconds(),
 		})
 	}
+	d.Forwards = shownForwards(a.forwards)
 	cluster, nodes := a.nodes.show()
 	d.Cluster.ID, d.Cluster.Bootstrap = printable.Text(cluster, printable.Name), append(d.Cluster.Bootstrap, a.Upstream.bootstrap()...)
 	open := a.Metrics.Connections()
@@ -62,6 +63,7 @@ func (g *Gateway) Status() document.Document {
 	}
 	d.Listeners = []document.Listener{{Name: "tunnel", Address: g.listening, Protocols: g.transports, Connections: connections}}
 	d.Tunnels = []document.Tunnel{{Tried: []document.Tried{}, Carriers: carriers}}
+	d.Forwards = shownForwards(g.forwards.all)
 	cluster, nodes := g.tickets.relayed.show()
 	d.Cluster = document.Cluster{ID: printable.Text(cluster, printable.Name), Bootstrap: g.Brokers.Bootstrap}
 	open := g.Metrics.Connections()
@@ -95,7 +97,7 @@ func newDocument(end string, m *metrics.Metrics, names hints.Names) document.Doc
 		Window: over.Seconds(), Total: total, APIs: apis, Closes: m.Closes(), Refusals: m.Refusals(),
 		// Lists are written as lists also where they are empty.
 		Listeners: []document.Listener{}, Tunnels: []document.Tunnel{}, Cluster: document.Cluster{Bootstrap: []string{}}, Nodes: []document.Node{},
-		Credentials: []document.Credential{}, Limits: limits, Events: []document.Event{},
+		Forwards: []document.Forward{}, Credentials: []document.Credential{}, Limits: limits, Events: []document.Event{},
 	}
 }
 

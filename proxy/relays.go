@@ -31,20 +31,27 @@ type admission struct {
 	revoked time.Time // when the connection was told to end; zero if it was not
 }
 
-// relays are the open Kafka connections of a gateway, in order to drain and revoke them. Whoever
-// adds one removes it. The zero value is ready.
+// relayedConn is a connection that a gateway relays: a [conn], or one of a forward. Both methods may be
+// called from any goroutine.
+type relayedConn interface {
+	drain()
+	cut(why error)
+}
+
+// relays are the open connections of a gateway, in order to drain and revoke them. Whoever adds one
+// removes it. The zero value is ready.
 type relays struct {
 	mu       sync.Mutex
 	draining time.Time // when drain was called; zero if it was not
 	cut      int       // connections that were cut at the end of the drain
-	conns    map[*conn]*admission
+	conns    map[relayedConn]*admission
 }
 
-func (r *relays) add(c *conn, peer tunnel.Peer) {
+func (r *relays) add(c relayedConn, peer tunnel.Peer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conns == nil {
-		r.conns = map[*conn]*admission{}
+		r.conns = map[relayedConn]*admission{}
 	}
 	r.conns[c] = &admission{peer: peer}
 	if !r.draining.IsZero() {
@@ -53,7 +60,7 @@ func (r *relays) add(c *conn, peer tunnel.Peer) {
 }
 
 // remove removes a connection that has ended, or that was cut because the process ends.
-func (r *relays) remove(c *conn, cut bool) {
+func (r *relays) remove(c relayedConn, cut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.conns, c)

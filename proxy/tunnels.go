@@ -83,7 +83,10 @@ const drainingWait = 50 * time.Millisecond
 // dialOnce tries each gateway once.
 func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error) {
 	open := tunnel.Open{Target: tunnel.TargetBootstrap}
-	if to.address != "" {
+	switch {
+	case to.forward != "":
+		open.Target = tunnel.TargetForward + to.forward
+	case to.address != "":
 		open.Target, open.Ticket = to.address, to.ticket
 	}
 	if to.probe {
@@ -97,7 +100,7 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 	defer picked()
 	for i, g := range order {
 		share, cancel := part(ctx, len(order)-i)
-		c, err := g.Dial(share, open, to.first)
+		c, err := dialVia(share, g, open, to)
 		cancel()
 		if err == nil {
 			c.OnTicket(to.onTicket)
@@ -105,6 +108,7 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 			return c, nil
 		}
 		switch {
+		case isNotOffered(err): // others may offer it
 		case isLimit(err):
 			g.fail()
 		case ctx.Err() == nil:
@@ -113,6 +117,29 @@ func (t *tunnels) dialOnce(ctx context.Context, to destination) (net.Conn, error
 		failed = append(failed, err)
 	}
 	return nil, failed
+}
+
+// dialVia opens a stream through one gateway. One for a forward is opened only if the gateway offers
+// it.
+func dialVia(ctx context.Context, g *remoteGateway, open tunnel.Open, to destination) (*tunnel.Conn, error) {
+	c, err := g.Dial(ctx, open, to.first)
+	if err != nil || to.forward == "" {
+		return c, err
+	}
+	answer, err := c.Opened(ctx) // which Dial has waited for
+	if err == nil {
+		err = checkOffered(to.forward, answer)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func isNotOffered(err error) bool {
+	_, not := errors.AsType[*notOffered](err)
+	return not
 }
 
 // isLimit reports whether a gateway has refused a stream for a limit. It still answers hellos.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -54,6 +55,7 @@ type Upstream interface {
 // destination is where a stream leads.
 type destination struct {
 	address string // as a broker has named it; "" is a bootstrap broker
+	forward string // the name of a forward, in place of a broker; ""
 	ticket  *tunnel.Ticket
 	// onTicket is called with each ticket that arrives, during reads of the stream.
 	onTicket func(tunnel.Ticket)
@@ -75,6 +77,9 @@ type direct struct{ brokers *Brokers }
 
 // dial needs no ticket: this process has read the address in a broker's response itself.
 func (d direct) dial(ctx context.Context, to destination) (c net.Conn, sent int, err error) {
+	if to.forward != "" {
+		return nil, 0, errors.New("a forward needs a gateway") // the command line refuses it
+	}
 	if to.address == "" {
 		c, err = d.brokers.dialBootstrap(ctx)
 		return c, 0, err

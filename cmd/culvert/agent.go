@@ -36,9 +36,12 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	defer plan.close()
+	if plan.list {
+		return c.printForwards(ctx, plan, a, a.log)
+	}
 	overview, log := newOverview(a.log)
 	registry := prometheus.NewRegistry()
-	defer plan.close()
 	agent, err := c.build(plan, registry, log)
 	if err != nil {
 		return err
@@ -61,8 +64,8 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	overview.admin = admin
 	agent.Listening = func(bootstrap []string) {
 		c.warn(plan, log)
-		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d, %s, %s",
-			strings.Join(bootstrap, ", "), c.BrokerPortBase, plan.destination(), admin))
+		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d%s, %s, %s",
+			strings.Join(bootstrap, ", "), c.BrokerPortBase, namedForwards(plan.forwards), plan.destination(), admin))
 	}
 	agent.Answered = func(p proxy.Path) {
 		a.say("culvert agent ready: " + readyText(p))
@@ -70,7 +73,11 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	}
 	err = admin.during(ctx, agent.Run)
 	if le, ok := errors.AsType[*proxy.ListenError](err); ok {
-		return listenFailed(le.Err, le.Address, "--listen")
+		flag := "--listen"
+		if le.Forward != "" {
+			flag = "--forward"
+		}
+		return listenFailed(le.Err, le.Address, flag)
 	}
 	return err
 }

@@ -45,6 +45,9 @@ type gatewayFlags struct {
 
 	brokerFlags
 
+	// What stands beside Kafka in most places: schema registries, Connect, UIs.
+	Forward []string `group:"Beside Kafka" placeholder:"NAME=HOST:PORT" help:"Something beside Kafka that agents may reach by this name, such as schema-registry=registry:8081. May be repeated."`
+
 	MaxStreams int `group:"Limits" placeholder:"N" default:"10000" help:"Refuse streams beyond this many, each of which is a connection of a Kafka client; 0: no limit."`
 	// One stolen or misused token must not take all of --max-streams.
 	MaxStreamsPerIdentity int `group:"Limits" placeholder:"N" default:"5000" help:"The same for one identity: the name of a token or of a certificate."`
@@ -113,8 +116,8 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	overview.admin = admin
-	a.say(fmt.Sprintf("culvert gateway listening on %s (%s), bootstrap %s, %s",
-		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), admin))
+	a.say(fmt.Sprintf("culvert gateway listening on %s (%s), bootstrap %s%s, %s",
+		tcp.Addr(), c.transports(), strings.Join(gateway.Brokers.Bootstrap, ", "), namedForwards(plan.forwards), admin))
 	gateway.Answered = func(broker net.Addr, took time.Duration) {
 		a.say(fmt.Sprintf("culvert gateway ready: the broker at %v answered in %v", broker, roundDuration(took)))
 		overview.events.Note("culvert gateway ready")
@@ -135,6 +138,7 @@ func (f *gatewayFlags) transports() string {
 // has been opened.
 type gatewayPlan struct {
 	bootstrap, allowBroker, allowUser []string
+	forwards                          []proxy.Forward
 	limits                            tunnel.Limits
 }
 
@@ -142,7 +146,7 @@ type gatewayPlan struct {
 // a wrong command line is reported before anything else can fail.
 func (f *gatewayFlags) check() (*gatewayPlan, error) {
 	p := &gatewayPlan{bootstrap: nonBlank(f.Bootstrap), allowBroker: nonBlank(f.AllowBroker), allowUser: nonBlank(f.AllowUser)}
-	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkListen, f.checkTLS, f.checkAuth, f.checkKeys, f.checkLimits} {
+	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkForwards, f.checkListen, f.checkTLS, f.checkAuth, f.checkKeys, f.checkLimits} {
 		if err := step(p); err != nil {
 			return nil, err
 		}
@@ -262,7 +266,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 	brokers.Metrics = m
 	g := &proxy.Gateway{
 		Names:   flagOf,
-		Version: version(), Brokers: brokers, Limits: p.limits, Metrics: m, Logger: log,
+		Version: version(), Brokers: brokers, Forwards: p.forwards, Limits: p.limits, Metrics: m, Logger: log,
 		DrainTimeout: f.DrainTimeout, Linger: min(maxLinger, f.DrainTimeout/4),
 	}
 	policy, err := f.credentials(p, log)

@@ -38,7 +38,7 @@ func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slo
 	return &proxy.Agent{
 		Names:   flagOf,
 		Version: version(), Listens: p.listens, BrokerPortBase: f.BrokerPortBase, NodeAddresses: p.nodes, ExpectNodes: p.expect,
-		StateFile: stateFile, RelayUnknownAPIs: f.RelayUnknownAPIs, ListenTLS: listenTLS, Upstream: upstream,
+		StateFile: stateFile, RelayUnknownAPIs: f.RelayUnknownAPIs, Forwards: p.forwards, ListenTLS: listenTLS, Upstream: upstream,
 		DrainTimeout: f.DrainTimeout, MaxConnections: f.MaxConnections, Metrics: m, Logger: log,
 	}, nil
 }

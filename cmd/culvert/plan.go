@@ -42,6 +42,9 @@ type agentFlags struct {
 	// Off: an address in such a response would lead clients past the agent, or nowhere.
 	RelayUnknownAPIs bool `name:"relay-unknown-apis" group:"Broker addresses" help:"Relay requests with API keys that are not Kafka's own. Their responses are not decoded and may contain broker addresses."`
 
+	// What stands beside Kafka in most places: schema registries, Connect, UIs.
+	Forward []string `group:"Beside Kafka" placeholder:"NAME=BIND:PORT" help:"Address for clients of something beside Kafka, such as schema-registry=127.0.0.1:8081: whatever the gateway's --forward calls by that name. May be repeated. list: print which names the gateway offers, and end."`
+
 	Transport string `group:"Connection to the gateway" placeholder:"NAME" default:"auto" help:"auto, h3, ws or h2."`
 	// The default is tunnel.DefaultCarriers: checkDirect takes another value for one that was set.
 	Carriers        int    `group:"Connection to the gateway" placeholder:"N" default:"16" help:"Connections to the gateway that Kafka connections share over h3 and h2; more are opened only when all are full. Over h3, each Kafka connection has one of its own while there are enough. Over h2, eight share one before another is opened. Over ws, each has its own in any case."`
@@ -79,6 +82,8 @@ type agentPlan struct {
 	expect   []int32                     // of --expect-nodes
 	gateways []*url.URL                  // empty: the agent dials brokers itself
 	brokers  []string                    // those to dial then
+	forwards []proxy.Forward
+	list     bool // print the forwards that the gateways offer, and do nothing else
 
 	ingresses []loginIngress // made when the dialers are, for close and logins
 }
@@ -109,7 +114,7 @@ func (p *agentPlan) destination() string {
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
-		f.checkGateways, f.checkListens, f.checkNodes, f.checkTransport, f.checkProviders, f.checkTLS, f.checkPorts, f.checkConnections,
+		f.checkGateways, f.checkListens, f.checkNodes, f.checkForwards, f.checkTransport, f.checkProviders, f.checkTLS, f.checkPorts, f.checkConnections,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -146,7 +151,7 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 	set := given(map[string]bool{
 		"--token-file": f.TokenFile != "", "--gateway-ca-file": f.GatewayCAFile != "",
 		"--gateway-cert-file": f.GatewayCertFile != "", "--gateway-key-file": f.GatewayKeyFile != "",
-		"--transport": f.Transport != tunnel.TransportAuto, "--carriers": f.Carriers != tunnel.DefaultCarriers,
+		"--forward": len(nonBlank(f.Forward)) > 0, "--transport": f.Transport != tunnel.TransportAuto, "--carriers": f.Carriers != tunnel.DefaultCarriers,
 	})
 	set = append(set, f.providerFlags.given()...)
 	if len(set) > 0 {
@@ -259,6 +264,11 @@ func (f *agentFlags) warn(p *agentPlan, log *slog.Logger) {
 				"listener", l.Bind)
 		}
 	}
+	for _, forward := range p.forwards {
+		if host, _, _ := splitAddress(forward.Address, 0); !isLoopback(host) {
+			log.Warn("whoever can reach this forward uses this agent's credentials", "forward", forward.Name, "listener", forward.Address)
+		}
+	}
 	f.warnOfOtherHosts(p.gateways, log)
 	said := map[string]bool{}
 	for _, u := range p.gateways {
@@ -309,6 +319,9 @@ func (f *agentFlags) ownSockets(p *agentPlan) []socket {
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
 		add("--node-address", p.nodes[id].Bind, fmt.Sprintf("%d=%s", id, p.nodes[id].Bind))
+	}
+	for _, forward := range p.forwards {
+		add("--forward", forward.Address, forward.Name+"="+forward.Address)
 	}
 	add("--admin-listen", f.AdminListen, f.AdminListen)
 	return all

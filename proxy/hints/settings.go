@@ -35,6 +35,7 @@ const (
 	MaxSparesPerIdentity  Setting = "max spares per identity"
 
 	// Of both.
+	Forward          Setting = "forward"
 	TokenFile        Setting = "token file"
 	AdminHost        Setting = "admin host"
 	AdminPage        Setting = "admin page"

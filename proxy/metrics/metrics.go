@@ -38,13 +38,14 @@ type Metrics struct {
 	*carrierMetrics
 	*loginMetrics
 	*stateMetrics
+	*forwardMetrics
 }
 
 // New registers the collectors of one end with reg, with those of the process and of the Go
 // runtime, and panics if one of them is registered already. The version is culvert's own.
 func New(reg prometheus.Registerer, end End, version string) *Metrics {
 	f := promauto.With(reg)
-	m := &Metrics{newAPIMetrics(f, reg), newReasonMetrics(f), newNodeMetrics(f, reg), newTunnelMetrics(f), newCarrierMetrics(reg), &loginMetrics{reg}, newStateMetrics(reg)}
+	m := &Metrics{newAPIMetrics(f, reg), newReasonMetrics(f), newNodeMetrics(f, reg), newTunnelMetrics(f), newCarrierMetrics(reg), &loginMetrics{reg}, newStateMetrics(reg), newForwardMetrics(f)}
 	f.NewGaugeVec(gaugeOpts("build_info",
 		"Always 1; the labels say which end and version runs."), []string{"end", "version", "go_version"}).
 		WithLabelValues(string(end), version, runtime.Version()).Set(1)

@@ -62,6 +62,7 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	m.Stream("h3")
 	m.SetNodes([]int32{1, 2, 3})
 	m.BrokerDial(nil)
+	m.Forward("schema-registry")
 	m.TunnelDial("ws", metrics.ResultOK, 80*time.Millisecond)
 	tun := m.Tunnel("gateway:443")
 	tun.Uses("h3")

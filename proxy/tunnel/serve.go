@@ -25,7 +25,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer g.done()
 	}
 	h := w.Header()
-	h.Set(exchange.HeaderGateway, s.streams.answerToOpen().Gateway)
+	h.Set(exchange.HeaderGateway, s.streams.answerToOpen("").Gateway)
 	if s.altSvc != "" && r.ProtoMajor < 3 {
 		h.Set("Alt-Svc", s.altSvc)
 	}

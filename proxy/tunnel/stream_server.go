@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -188,7 +189,7 @@ func (s *streamServer) refuseByLimit(c *Conn, full *limitReached, p Peer) error 
 // answer sends OPENED, and agrees to TIMES if the agent wants them.
 func (s *streamServer) answer(c *Conn) error {
 	c.SetDeadline(time.Now().Add(s.t.open))
-	o := s.answerToOpen()
+	o := s.answerToOpen(c.openIn.Target)
 	if c.times.wanted = slices.Contains(c.openIn.Features, FeatureTimes); c.times.wanted {
 		o.Features = append(o.Features, FeatureTimes)
 	}
@@ -199,10 +200,13 @@ func (s *streamServer) answer(c *Conn) error {
 }
 
 // answerToOpen returns the answer to OPEN, with our version of the wire format.
-func (s *streamServer) answerToOpen() Opened {
+func (s *streamServer) answerToOpen(target string) Opened {
 	var o Opened
 	if s.opened != nil {
 		o = s.opened()
+	}
+	if target != TargetHello && !strings.HasPrefix(target, TargetForward) {
+		o.Forwards = nil // each Kafka connection would carry the list
 	}
 	o.Version = Version
 	return o

@@ -32,6 +32,7 @@ const Path = "/culvert"
 const (
 	TargetBootstrap = "bootstrap" // one of the gateway's bootstrap addresses
 	TargetHello     = "hello"     // the gateway itself: it sends its tickets and echoes what it receives
+	TargetForward   = "forward/"  // followed by a name: what the gateway calls so
 )
 
 // MaxTarget is the longest address in an [Open], in bytes: a host name of 255 bytes, a colon and a
@@ -52,7 +53,7 @@ type Ticket struct {
 type Open struct {
 	Version  string   `json:"version"` // set by the Dialer
 	Features []string `json:"features,omitempty"`
-	Target   string   `json:"target"` // TargetBootstrap, TargetHello or host:port
+	Target   string   `json:"target"` // TargetBootstrap, TargetHello, TargetForward and a name, or host:port
 	Ticket   *Ticket  `json:"ticket,omitempty"`
 }
 
@@ -66,6 +67,9 @@ type Opened struct {
 	Features []string `json:"features,omitempty"`
 	Gateway  string   `json:"gateway"`            // the gateway's own version
 	Instance string   `json:"instance,omitempty"` // another one for each process of a gateway
+	// Forwards are the names that may follow TargetForward. Only the answers to a hello and to a
+	// forward have them; nil in these is a gateway that knows no forwards.
+	Forwards []string `json:"forwards,omitzero"`
 	// For the users of the tunnel; the tunnel does not interpret them.
 	Reviewed []int16  `json:"reviewed,omitempty"`
 	Keys     []string `json:"keys,omitempty"`

@@ -43,6 +43,7 @@ type Document struct {
 	Tunnels   []Tunnel   `json:"tunnels"` // of an agent: one for each gateway; of a gateway: one, what its agents use
 	Cluster   Cluster    `json:"cluster"` // the brokers
 	Nodes     []Node     `json:"nodes"`   // by id
+	Forwards  []Forward  `json:"forwards"` // as the settings name them
 
 	Window float64 `json:"window_seconds"` // what rates, means and quantiles are taken over: MaxWindow, or less after a start
 	Total  API     `json:"total"`          // of all API keys but long polls
@@ -154,6 +155,16 @@ type Node struct {
 	State       string    `json:"state"`                // unknown, reached or unreachable
 	Since       time.Time `json:"since,omitzero"`       // of the state
 	Error       string    `json:"error,omitempty"`      // why it is unreachable
+	Connections int       `json:"connections"`
+}
+
+// Forward is something beside Kafka that clients reach through the tunnel.
+type Forward struct {
+	Name        string    `json:"name"`
+	Address     string    `json:"address"`         // at an agent where it listens, at a gateway what it dials
+	State       string    `json:"state"`           // unknown, reached or unreachable, as of a node
+	Since       time.Time `json:"since,omitzero"`  // of the state
+	Error       string    `json:"error,omitempty"` // why it is unreachable
 	Connections int       `json:"connections"`
 }
 

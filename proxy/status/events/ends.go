@@ -30,6 +30,7 @@ var endings = []ending{
 	{line: "culvert gateway ready", failures: outage},
 	{line: "broker reached again", failures: []failure{{"connection reset", true}}, same: []string{"node_id"}},
 	{line: "broker reached again", failures: []failure{{"stream refused", true}}, same: []string{"target"}},
+	{line: "forward reached again", failures: []failure{{"forward not reached", true}}, same: []string{"forward"}},
 	{line: "connections are accepted again", failures: lines("accept failed, trying again")},
 	{line: "broker has its own port again, clients are told it from now on", failures: lines(
 		"a broker's own port cannot be used, clients are told a spare one", "no listener for a broker, clients cannot reach it"), same: []string{"node_id"}},

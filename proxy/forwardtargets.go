@@ -1,0 +1,99 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// forwardTargets are what a gateway dials for agents beside Kafka: what its setting says for a name,
+// and nothing else. Nothing of it has to do with brokers, their addresses and tickets.
+type forwardTargets struct {
+	all     []*forward
+	names   hints.Names
+	log     *slog.Logger
+	limiter *logLimiter
+	dialers map[string]*Brokers // by name
+}
+
+// newForwardTargets returns the targets of a gateway's forwards, which are reached as a bootstrap
+// broker is, but without TLS: the bytes are the client's.
+func newForwardTargets(g *Gateway) *forwardTargets {
+	t := &forwardTargets{all: newForwards(g.Forwards, g.Metrics), names: g.Names, log: g.Logger, limiter: &g.limiter, dialers: map[string]*Brokers{}}
+	for _, f := range t.all {
+		t.dialers[f.Name] = &Brokers{Bootstrap: []string{f.Address}, Resolver: g.Brokers.Resolver, Names: g.Names, Logger: g.Logger, forward: f.Name}
+	}
+	return t
+}
+
+// find returns the forward that a stream asks for, or why there is none.
+func (t *forwardTargets) find(open *tunnel.Open) (*forward, *tunnel.Error) {
+	name := strings.TrimPrefix(open.Target, tunnel.TargetForward)
+	if f := named(t.all, name); f != nil {
+		return f, nil
+	}
+	why := &notOffered{name: printable.Text(name, maxForwardName), offers: namesOf(t.all)}
+	return nil, &tunnel.Error{Code: tunnel.CodeTarget, Message: why.Error(), Remedy: why.HintFor(t.names)}
+}
+
+// dial connects to the target of a forward.
+func (t *forwardTargets) dial(ctx context.Context, f *forward) (net.Conn, *tunnel.Error) {
+	c, err := t.dialers[f.Name].dial(ctx, f.Address)
+	f.counts.Dialled(err)
+	return c, dialError(err, t.names)
+}
+
+// isForward reports whether a stream asks for a forward.
+func isForward(open *tunnel.Open) bool { return strings.HasPrefix(open.Target, tunnel.TargetForward) }
+
+// serveForward dials the target of one stream, and relays until the stream has ended. A probe only
+// wants to know whether the target can be reached.
+func (g *Gateway) serveForward(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) {
+	var c *forwardConn
+	onOwnStack(func() { c = g.dialForward(ctx, t, open, peer) })
+	if c == nil {
+		return
+	}
+	defer g.Metrics.Stream(peer.Transport)()
+	g.relays.add(c, *peer)
+	defer func() { g.relays.remove(c, ctx.Err() != nil) }()
+	end := c.run(ctx)
+	withPeer(g.Logger, *peer).Debug("forward closed", "cause", end.cause, "err", end.err)
+}
+
+// dialForward dials the target of one stream. It returns nil if it has ended the stream instead.
+func (g *Gateway) dialForward(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) *forwardConn {
+	log := withPeer(g.Logger, *peer)
+	probe := slices.Contains(open.Features, tunnel.FeatureProbe)
+	f, refused := g.forwards.find(open)
+	if refused != nil {
+		t.Reset(refused)
+		g.limiter.warn(log, "forward refused", "", "err", refused)
+		return nil
+	}
+	log = log.With("forward", f.Name)
+	far, failed := g.forwards.dial(ctx, f)
+	if failed != nil {
+		t.Reset(failed)
+		f.counts.Closed(metrics.CloseDial)
+		f.failed(log, failed)
+		return nil
+	}
+	f.reached(log)
+	if probe {
+		far.Close()
+		t.CloseWrite()
+		return nil
+	}
+	log.Debug("forward opened")
+	c := newForwardConn(t, f.counts)
+	c.connect(far)
+	return c
+}
