@@ -288,7 +288,7 @@ func items(v corev1.Volume) []corev1.KeyToPath {
 }
 
 func TestEachExpectedNodeHasAPort(t *testing.T) {
-	o := objects(t, parseValues(t, `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: "0-2,1001,1", brokerPortBase: 20000}`))
+	o := objects(t, parseValues(t, `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: "0-2,1001,1", brokerPortBase: 20000, anonymous: true}`))
 	ports := map[string]int32{}
 	for _, p := range all[*corev1.Service](o)[0].Spec.Ports {
 		ports[p.Name] = p.Port
@@ -327,7 +327,7 @@ func TestUDPPortsFollowTheValues(t *testing.T) {
 
 func TestMemoryLimitBecomesGOMEMLIMIT(t *testing.T) {
 	for limit, want := range map[string]string{"512Mi": "429496729", "1.5Gi": "1288490188", "200M": "160000000", "1000000000": "800000000", "64e6": ""} {
-		o := objects(t, parseValues(t, `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0, resources: {limits: {memory: "`+limit+`"}}}`))
+		o := objects(t, parseValues(t, `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0, anonymous: true, resources: {limits: {memory: "`+limit+`"}}}`))
 		got := ""
 		for _, e := range all[*appsv1.Deployment](o)[0].Spec.Template.Spec.Containers[0].Env {
 			if e.Name == "GOMEMLIMIT" {

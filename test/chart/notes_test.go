@@ -25,6 +25,14 @@ func TestNotesSayHowToConnectAClient(t *testing.T) {
 			"https://kafka.example.com/kafka\n", "culvert agent --gateway-url https://kafka.example.com/kafka --token-file token.txt",
 			`get secret t -o jsonpath='{.data.tokens}'`, "The ticket key was made by Helm",
 		}},
+		{goodRoute + `, path: /kafka}}`, []string{
+			"  https://kafka.example.com/kafka\n", "culvert agent --gateway-url https://kafka.example.com/kafka --token-file token.txt",
+			`kubectl -n orders get httproute culvert-gateway -o jsonpath='{range .status.parents[*].conditions[*]}{.type}={.status} {.message}{"\n"}{end}'`,
+		}},
+		{goodRoute + `}` + tls + `}`, []string{"the Gateway needs a BackendTLSPolicy for service culvert-gateway."}},
+		{goodAgent + `, forwards: {schema-registry: 8081}}`, []string{
+			"\nschema-registry is at culvert-agent.orders.svc:8081.\n", "9092 19092 19093 19094 8081\n  kcat",
+		}},
 		{goodGateway + tls + `, service: {type: LoadBalancer, udp: separate}, ticketKey: {existingSecret: k}}`, []string{
 			"kubectl -n orders get service culvert-gateway culvert-gateway-udp\n", "--gateway-url https://HOST --token-file",
 		}},

@@ -12,7 +12,7 @@ import (
 
 const (
 	goodGateway = `gateway: {enabled: true, brokers: {bootstrap: ["kafka:9092"]}, tokens: {existingSecret: t}`
-	goodAgent   = `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-2`
+	goodAgent   = `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-2, gatewayTLS: {client: {existingSecret: agent-tls}}`
 )
 
 func TestBadValuesAreRefused(t *testing.T) {
@@ -36,6 +36,21 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{`gateway: {extraArgs: ["log-level=debug"]}`, "/gateway/extraArgs/0'"},
 		{`gateway: {extraEnv: [{value: x}]}`, "missing property 'name'"},
 		{`gateway: {ingress: {path: kafka}}`, "/gateway/ingress/path'"},
+		{`gateway: {httpRoute: {hostnames: ["https://kafka.example.com"]}}`, "/gateway/httpRoute/hostnames/0'"},
+		{`gateway: {httpRoute: {hostnames: ["*.example.com"]}}`, "/gateway/httpRoute/hostnames/0'"},
+		{`gateway: {httpRoute: {parentRefs: [{namespace: gateways}]}}`, "missing property 'name'"},
+		{`gateway: {httpRoute: {timeouts: {request: 0}}}`, "/gateway/httpRoute/timeouts/request'"},
+		{`gateway: {httpRoute: {timeouts: {idle: 10m}}}`, "additional properties 'idle' not allowed"},
+		{`gateway: {forwards: {schema-registry: 8081}}`, "/gateway/forwards/schema-registry'"},
+		{`gateway: {forwards: {"schema registry": "registry:8081"}}`, "'schema registry' does not match pattern"},
+		{`gateway: {auditLog: audit.json}`, "/gateway/auditLog'"},
+		{`gateway: {proxyProtocol: [10.0.0.1]}`, "/gateway/proxyProtocol/0'"},
+		{`gateway: {extraContainers: [{name: gateway, image: x}]}`, "/gateway/extraContainers/0/name'"},
+		{`agent: {extraInitContainers: [{name: login}]}`, "missing property 'image'"},
+		{`agent: {hostAliases: [{ip: 10.0.0.1}]}`, "missing property 'hostnames'"},
+		{`agent: {dnsPolicy: default}`, "/agent/dnsPolicy': value must be one of"},
+		{`agent: {dnsConfig: {servers: [10.0.0.1]}}`, "invalid propertyName 'servers'"},
+		{`agent: {forwards: {schema-registry: "127.0.0.1:8081"}}`, "/agent/forwards/schema-registry'"},
 		{`agent: {gatewayUrls: ["http://kafka.example.com"]}`, "/agent/gatewayUrls/0'"},
 		{`agent: {gatewayUrls: https://kafka.example.com}`, "/agent/gatewayUrls': got string, want array"},
 		{`agent: {expectNodes: [0, 1]}`, "/agent/expectNodes'"},
@@ -62,12 +77,21 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{goodGateway + `, clientCA: {existingSecret: ca}}`, "gateway.clientCA: without gateway.tls"},
 		{goodGateway + `, service: {udp: same}}`, "gateway.service.udp same: without gateway.tls there is no HTTP/3"},
 		{goodGateway + `, ingress: {enabled: true}}`, "gateway.ingress.host is empty"},
+		{goodGateway + `, httpRoute: {enabled: true, hostnames: [kafka.example.com]}}`, "gateway.httpRoute.parentRefs is empty"},
+		{goodGateway + `, httpRoute: {enabled: true, parentRefs: [{name: public}]}}`, "gateway.httpRoute.hostnames is empty"},
 		{`agent: {enabled: true, expectNodes: 0-2}`, "agent.gatewayUrls is empty"},
-		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"]}`, "agent.expectNodes is empty"},
-		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 5-2}`, "the range ends before it begins"},
-		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-2000000000}`, "ports end at 65535"},
-		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-99999999999999999999}`, "ports end at 65535"},
-		{`agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-1024}`, "more than 1024 nodes"},
+		{goodAgent + `, forwards: {schema-registry: 9092}}`, "agent.forwards.schema-registry: 9092 is agent.port"},
+		{goodAgent + `, forwards: {schema-registry: 9464}}`, "agent.forwards.schema-registry: 9464 is the admin port"},
+		{goodAgent + `, forwards: {schema-registry: 19094}}`, "agent.forwards.schema-registry: 19094 is the port of node 2"},
+		{goodAgent + `, forwards: {a: 8081, b: 8081}}`, "agent.forwards.b: 8081 is the port of agent.forwards.a"},
+		{goodAgent + `, forwards: {kafka: 8081}}`, "agent.forwards.kafka: the Service has a port of that name already"},
+		{goodAgent + `, forwards: {broker-7: 8081}}`, "agent.forwards.broker-7: the Service has a port of that name already"},
+		{goodAgent + `, anonymous: true}`, "agent.anonymous: true says that there are no credentials, and there are"},
+		{`agent: {enabled: true, anonymous: true, gatewayUrls: ["https://kafka.example.com"]}`, "agent.expectNodes is empty"},
+		{`agent: {enabled: true, anonymous: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 5-2}`, "the range ends before it begins"},
+		{`agent: {enabled: true, anonymous: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-2000000000}`, "ports end at 65535"},
+		{`agent: {enabled: true, anonymous: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-99999999999999999999}`, "ports end at 65535"},
+		{`agent: {enabled: true, anonymous: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-1024}`, "more than 1024 nodes"},
 		{goodAgent + `, brokerPortBase: 9092}`, "node 0 would have port 9092, which is taken"},
 		{goodAgent + `, brokerPortBase: 9463}`, "node 1 would have port 9464, which is taken"},
 		{goodAgent + `, token: {existingSecret: a, value: b}}`, "agent.token: existingSecret and value are both set"},
@@ -87,6 +111,36 @@ func TestBadValuesAreRefused(t *testing.T) {
 	for _, good := range []string{goodGateway + "}", goodAgent + "}"} {
 		if _, err := render(parseValues(t, good), nil); err != nil {
 			t.Errorf("%s: %v", good, err)
+		}
+	}
+}
+
+// An agent without credentials is refused by the schema, with a sentence, before the gateway refuses
+// it: unless anonymous says that this is meant.
+func TestAnAgentNeedsCredentials(t *testing.T) {
+	const without = `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], expectNodes: 0-2`
+	for _, c := range []struct {
+		values  string
+		refused bool
+	}{
+		{without + `}`, true},
+		{without + `, extraArgs: ["--max-connections=20000"], extraEnv: [{name: HTTPS_PROXY, value: "http://proxy:3128"}]}`, true},
+		{without + `, token: {key: other}, gatewayTLS: {ca: {existingSecret: ca}}}`, true},
+		{without + `, anonymous: true}`, false},
+		{without + `, token: {value: x}}`, false},
+		{without + `, token: {existingSecret: x}}`, false},
+		{without + `, gatewayTLS: {client: {existingSecret: x}}}`, false},
+		{without + `, snowflake: {pat: {existingSecret: x}}}`, false},
+		{without + `, snowflake: {pat: {value: x}}}`, false},
+		{without + `, snowflake: {privateKey: {existingSecret: x}, account: a, user: u}}`, false},
+		{without + `, extraArgs: ["--token-file=/vault/secrets/token"]}`, false},
+		{without + `, extraEnv: [{name: CULVERT_TOKEN_FILE, value: /vault/secrets/token}]}`, false},
+		{`agent: {enabled: true, gatewayUrls: ["tcp://kafka:9092"], expectNodes: 0-2}`, false}, // no gateway
+	} {
+		_, err := render(parseValues(t, c.values), nil)
+		const says = "at '/agent': missing property 'credentials for the gateway: set token, gatewayTLS.client or snowflake; or anonymous: true,"
+		if c.refused && (err == nil || !strings.Contains(err.Error(), says)) || !c.refused && err != nil {
+			t.Errorf("%s\n\tsays: %v\n\twant refused: %v", c.values, err, c.refused)
 		}
 	}
 }

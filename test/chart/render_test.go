@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -31,9 +32,10 @@ const (
 	namespace = "orders"
 )
 
-// decoder knows Kubernetes' types and the PodMonitor. It rejects unknown fields and duplicate keys.
+// decoder knows Kubernetes' types, the Prometheus operator's and the Gateway API's. It rejects unknown
+// fields and duplicate keys.
 var decoder = func() runtime.Decoder {
-	if err := monitoringv1.AddToScheme(scheme.Scheme); err != nil {
+	if err := errors.Join(monitoringv1.AddToScheme(scheme.Scheme), gatewayv1.Install(scheme.Scheme)); err != nil {
 		panic(err)
 	}
 	return serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()

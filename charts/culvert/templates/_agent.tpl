@@ -46,6 +46,23 @@
 {{- fail (printf "agent.brokerPortBase %v: node %v would have port %d, which is taken: choose another" $a.brokerPortBase . $port) }}
 {{- end }}
 {{- end }}
+{{- $taken := dict (toString $a.port) "agent.port" "9464" "the admin port" }}
+{{- range include "culvert.agent.nodes" . | fromYamlArray }}
+{{- $taken = set $taken (toString (add $a.brokerPortBase .)) (printf "the port of node %v" .) }}
+{{- end }}
+{{- range $name, $port := $a.forwards }}
+{{- if regexMatch "^(kafka|broker-[0-9]+)$" $name }}
+{{- fail (printf "agent.forwards.%s: the Service has a port of that name already: choose another, here and at the gateway" $name) }}
+{{- end }}
+{{- with get $taken (toString $port) }}
+{{- fail (printf "agent.forwards.%s: %v is %s: choose another" $name $port .) }}
+{{- end }}
+{{- $taken = set $taken (toString $port) (printf "the port of agent.forwards.%s" $name) }}
+{{- end }}
+{{- $credentials := or $a.token.existingSecret $a.token.value $a.gatewayTLS.client.existingSecret $a.snowflake.pat.existingSecret $a.snowflake.pat.value $a.snowflake.privateKey.existingSecret }}
+{{- if and $a.anonymous $credentials }}
+{{- fail "agent.anonymous: true says that there are no credentials, and there are: leave one out" }}
+{{- end }}
 {{- if and $a.token.existingSecret $a.token.value }}
 {{- fail "agent.token: existingSecret and value are both set: leave one out" }}
 {{- end }}
@@ -172,6 +189,9 @@ latter are told 127.0.0.1, and find the ports that are forwarded there.
 {{- end }}
 {{- end }}
 {{- include "culvert.brokerArgs" $a.brokerTLS }}
+{{- range $name, $port := $a.forwards }}
+- {{ printf "--forward=%s=:%v" $name $port | quote }}
+{{- end }}
 - --drain-timeout={{ $a.drainTimeoutSeconds }}s
 - --log-level={{ $a.logLevel }}
 - --log-format=json
@@ -186,5 +206,8 @@ latter are told 127.0.0.1, and find the ports that are forwarded there.
 {{- range include "culvert.agent.nodes" . | fromYamlArray }}
 - name: broker-{{ . }}
   containerPort: {{ add $.Values.agent.brokerPortBase . }}
+{{- end }}
+{{- range $port := .Values.agent.forwards }}
+- containerPort: {{ $port }}
 {{- end }}
 {{- end }}

@@ -30,6 +30,14 @@
 {{- if and $g.ingress.enabled (not $g.ingress.host) }}
 {{- fail "gateway.ingress.host is empty: it is the host of the agents' gatewayUrls" }}
 {{- end }}
+{{- with $g.httpRoute }}
+{{- if and .enabled (not .parentRefs) }}
+{{- fail "gateway.httpRoute.parentRefs is empty: name the Gateway that the route belongs to, as [{name: public, namespace: gateways}]" }}
+{{- end }}
+{{- if and .enabled (not .hostnames) }}
+{{- fail "gateway.httpRoute.hostnames is empty: the first one is the host of the agents' gatewayUrls" }}
+{{- end }}
+{{- end }}
 {{- include "culvert.gateway.checkPorts" . }}
 {{- end }}
 
@@ -115,6 +123,15 @@ on says "Apply".
 {{- if $g.tls.existingSecret }}
 - --tls-cert-file=/etc/culvert/tls/tls.crt
 - --tls-key-file=/etc/culvert/tls/tls.key
+{{- end }}
+{{- range $name, $target := $g.forwards }}
+- {{ printf "--forward=%s=%s" $name $target | quote }}
+{{- end }}
+{{- with $g.proxyProtocol }}
+- --proxy-protocol={{ join "," . }}
+{{- end }}
+{{- with $g.auditLog }}
+- {{ printf "--audit-log=%s" . | quote }}
 {{- end }}
 - --drain-timeout={{ $g.drainTimeoutSeconds }}s
 - --log-level={{ $g.logLevel }}
