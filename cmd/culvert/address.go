@@ -147,8 +147,9 @@ func parseGateways(list []string) (gateways []*url.URL, brokers []string, err er
 }
 
 // parseGateway reads the URL of one gateway. http:// is refused although tunnel.Dialer takes it:
-// whoever is on the path could read the token and every record. A path is a prefix, for ingresses
-// that route by it.
+// whoever is on the path could read the token and every record. On loopback nobody is, and what
+// forwards from there has its own TLS: kubectl port-forward, ssh -L. A path is a prefix, for
+// ingresses that route by it.
 func parseGateway(s string) (*url.URL, error) {
 	const form = "write it as https://kafka.example.com, https://kafka.example.com:8443/prefix or tcp://kafka-0:9092"
 	if scheme, rest, isURL := strings.Cut(s, "://"); isURL {
@@ -161,12 +162,13 @@ func parseGateway(s string) (*url.URL, error) {
 	if err != nil {
 		return nil, wrong(form, "--gateway-url %s: not a URL", s) // err would repeat a password in it
 	}
+	plain := u.Scheme == "http" && isLoopback(u.Hostname())
 	switch {
-	case u.Scheme == "http":
+	case u.Scheme == "http" && u.Hostname() != "" && !plain:
 		return nil, wrong("did you mean "+(&url.URL{Scheme: "https", Host: strings.TrimSuffix(u.Host, ":80"), Path: u.Path, RawPath: u.RawPath}).String()+
 			"? A gateway without TLS is reached through an ingress that terminates TLS",
 			"--gateway-url %s: tokens and records would be sent unencrypted", s)
-	case u.Scheme != "https", u.Hostname() == "", u.Opaque != "":
+	case u.Scheme != "https" && !plain, u.Hostname() == "", u.Opaque != "":
 		return nil, wrong(form, "--gateway-url %s: not an https:// URL", s)
 	case u.User != nil:
 		return nil, wrong("put the token into a file and name that with --token-file", "--gateway-url %s: a URL must not contain secrets", s)

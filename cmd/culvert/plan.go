@@ -23,7 +23,7 @@ const maxCarriers = 256
 // agentFlags are the settings of an agent. Doctor and config take them too, so that a command line
 // that does not work needs one word changed. The order here is the order of --help.
 type agentFlags struct {
-	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]. May be repeated: connections are spread over the gateways that share a ticket key; a gateway with another key is used only while those before it do not answer. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
+	GatewayURL []string `group:"Main settings" placeholder:"URL" help:"URL of the gateway: https://HOST[:PORT][/PREFIX]; on loopback, as behind kubectl port-forward, http:// too. May be repeated: connections are spread over the gateways that share a ticket key; a gateway with another key is used only while those before it do not answer. To use no gateway, tcp://BROKER:PORT[,BROKER:PORT]: the agent connects to the brokers itself."`
 	Listen     []string `group:"Main settings" placeholder:"BIND[=HOST]" default:"127.0.0.1:9092" help:"Bootstrap address for clients. May be repeated. HOST is what clients are told to connect to, if that is not BIND's host."`
 	// Secrets are in files: process lists and shell histories show the values of flags.
 	TokenFile string `group:"Main settings" placeholder:"FILE" help:"File whose first token authenticates this agent to the gateway."`
@@ -133,6 +133,9 @@ func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 		return f.checkDirect(p)
 	}
 	for _, u := range p.gateways {
+		if err := f.checkPlain(u); err != nil {
+			return err
+		}
 		// A wrong HTTPS_PROXY is found here rather than by the first dial.
 		if _, err := tunnel.ProxyFromEnvironment(u); err != nil {
 			return wrong("", "--gateway-url %s: %w", u.Redacted(), err)
@@ -143,6 +146,22 @@ func (f *agentFlags) checkGateways(p *agentPlan) (err error) {
 			"%s: the gateway dials the brokers, not this agent", strings.Join(set, ", "))
 	}
 	return nil
+}
+
+// checkPlain refuses settings that need TLS for a gateway that is reached without it.
+func (f *agentFlags) checkPlain(u *url.URL) error {
+	if u.Scheme != "http" {
+		return nil
+	}
+	set := given(map[string]bool{
+		"--gateway-ca-file": f.GatewayCAFile != "", "--gateway-cert-file": f.GatewayCertFile != "", "--gateway-key-file": f.GatewayKeyFile != "",
+		"--transport " + tunnel.TransportH3: f.Transport == tunnel.TransportH3,
+	})
+	if len(set) == 0 {
+		return nil
+	}
+	return wrong("remove it; if the gateway has a certificate, begin the URL with https://",
+		"%s: not used over http://, and --gateway-url %s has no TLS", strings.Join(set, ", "), u)
 }
 
 // checkDirect refuses settings that need a gateway if there is none: ignoring --token-file, say,

@@ -395,6 +395,26 @@ func TestEachHopIsTLSWithItsOwnFiles(t *testing.T) {
 	anonymous.says("no client certificate: give the agent --gateway-cert-file")
 }
 
+// On loopback, where kubectl port-forward listens, no TLS is needed. There is no h3 then, and no
+// time is lost with it.
+func TestOverLoopbackAGatewayWithoutTLSIsReached(t *testing.T) {
+	tokens, token := write(t, "laptop=0123456789abcdef0123456789abcdef\n"), write(t, "0123456789abcdef0123456789abcdef")
+	gateway := start(t, "gateway", "--bootstrap", cluster(t), "--listen", "127.0.0.1:0", "--admin-listen", "none", "--token-file", tokens)
+	url := "http://" + find(t, `listening on (127\.0\.0\.1:\d+)`, gateway.listening())
+	for transport, over := range map[string]string{"auto": "ws", "ws": "ws", "h2": "h2"} {
+		agent := start(t, "agent", "--gateway-url", url, "--transport", transport, "--token-file", token,
+			"--listen", "127.0.0.1:0", "--broker-port-base", freePort(t), "--admin-listen", "none", "--state-file", "none")
+		roundTrip(t, find(t, `bootstrap (127\.0\.0\.1:\d+)`, agent.listening()))
+		if got := find(t, `, over (\w+),`, agent.ready()); got != over {
+			t.Errorf("--transport %s went over %s, want %s", transport, got, over)
+		}
+		if strings.Contains(agent.text(), "h3") {
+			t.Errorf("--transport %s tried h3:\n%s", transport, agent.text())
+		}
+		agent.stop()
+	}
+}
+
 // The certificates of these tests end within the hour.
 func TestCertificatesThatEndAreSaidAtTheStart(t *testing.T) {
 	cert, key := certificate(t)
