@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-proxy/culvert/proxy/audit"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -56,6 +57,7 @@ type Gateway struct {
 	Metrics *metrics.Metrics
 	Logger  *slog.Logger // nil: discard
 	Names   hints.Names  // of settings, in what agents are told
+	Audit   *audit.Log   // nil: none
 	// Answered, if set, is called once, when a bootstrap broker has answered for the first time.
 	Answered func(broker net.Addr, took time.Duration)
 
@@ -181,6 +183,7 @@ func (g *Gateway) limited(l tunnel.Limit, e *tunnel.Error, p tunnel.Peer) {
 		what = "connection without credentials closed"
 	}
 	g.limiter.warn(withPeer(g.Logger, p), what, string(l), "err", e)
+	g.auditLimited(p, l, e)
 }
 
 // limitUses returns how much of each limit of a server is used.
@@ -194,6 +197,7 @@ func limitUses(s *tunnel.Server) (uses []metrics.LimitUse) {
 // logRefused logs a request without valid credentials.
 func (g *Gateway) logRefused(why error, p tunnel.Peer) {
 	g.limiter.warn(withPeer(g.Logger, p), "request refused", "", "err", why)
+	g.auditLogin(p, why)
 }
 
 // withPeer returns a logger that adds what is known about the agent.
@@ -234,6 +238,7 @@ func (g *Gateway) dial(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, p
 	node, refused := g.targets.mayDial(*open)
 	if refused != nil {
 		report.streamRefused(refused)
+		g.auditRefused(peer, auditBroker(open.Target, node), refused)
 		t.Reset(refused)
 		return nil, node
 	}
@@ -243,6 +248,7 @@ func (g *Gateway) dial(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, p
 	broker, failed := g.targets.dial(ctx, open.Target)
 	if failed != nil {
 		report.brokerUnreached(failed)
+		g.auditRefused(peer, auditBroker(open.Target, node), failed)
 		t.Reset(failed)
 		return nil, node
 	}
@@ -286,9 +292,10 @@ func (g *Gateway) relay(ctx context.Context, c *conn, node int32, peer *tunnel.P
 // enter counts a connection, and has it drained with the others. The caller calls leave when it has
 // ended.
 func (g *Gateway) enter(ctx context.Context, c *conn, node int32, peer *tunnel.Peer) (leave func()) {
-	disconnected, closed := g.Metrics.Connection(node), g.Metrics.Stream(peer.Transport)
+	opened, disconnected, closed := time.Now(), g.Metrics.Connection(node), g.Metrics.Stream(peer.Transport)
 	g.relays.add(c, *peer)
 	return func() {
+		g.auditRelayed(c, node, peer, opened)
 		g.relays.remove(c, ctx.Err() != nil)
 		closed()
 		disconnected()

@@ -26,9 +26,8 @@ var errRevoked = errors.New("the token or certificate of this connection is no l
 type admission struct {
 	peer tunnel.Peer
 
-	// Owned by revoke.
-	missed  int       // checks in a row that failed
-	revoked time.Time // when the connection was told to end; zero if it was not
+	missed  int       // owned by revoke: checks in a row that failed
+	revoked time.Time // when the connection was told to end; zero if it was not. Set by revoke, under relays.mu
 }
 
 // relayedConn is a connection that a gateway relays: a [conn], or one of a forward. Both methods may be
@@ -120,11 +119,26 @@ func (r *relays) revoke(judge func(grant any) error, patience time.Duration, cut
 			a.missed = 0
 		default:
 			if a.missed++; a.missed == revokeChecks {
-				a.revoked = time.Now()
+				r.setRevoked(a)
 				c.drain()
 				ended[a.peer.Identity]++
 			}
 		}
 	}
 	return ended
+}
+
+// setRevoked notes that the connection of a is told to end.
+func (r *relays) setRevoked(a *admission) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a.revoked = time.Now()
+}
+
+// isRevoked reports whether revoke has told a connection to end, which was not removed yet.
+func (r *relays) isRevoked(c *conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.conns[c]
+	return a != nil && !a.revoked.IsZero()
 }

@@ -33,6 +33,7 @@ var mayImport = map[string]struct {
 	"proxy/happyeyeballs":     {never: []string{"net", "os"}},
 	"proxy/tunnel":            {ours: []string{"proxy/happyeyeballs", "proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
+	"proxy/audit":             {ours: []string{"proxy/credentials"}},
 	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel", "proxy/status/document"}, others: []string{"github.com/prometheus/"}},
 	"proxy/status/document":   {never: []string{"net", "os", "sync", "log", "context"}},
 	"proxy/status/events":     {ours: []string{"proxy/status/document"}, never: []string{"net", "os"}},
@@ -46,7 +47,7 @@ var mayImport = map[string]struct {
 	"proxy/snowflake":         {ours: []string{"proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
-		ours:   []string{"protocol", "rewrite", "proxy/credentials", "proxy/happyeyeballs", "proxy/tunnel", "proxy/metrics", "proxy/status/document"},
+		ours:   []string{"protocol", "rewrite", "proxy/audit", "proxy/credentials", "proxy/happyeyeballs", "proxy/tunnel", "proxy/metrics", "proxy/status/document"},
 		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
 	},
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/audit"
 	"github.com/culvert-proxy/culvert/proxy/credentials"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/status"
@@ -55,6 +57,8 @@ type gatewayFlags struct {
 	MaxSparesPerIdentity int    `group:"Limits" placeholder:"N" default:"256" help:"Streams that one identity may hold ready before clients connect. Each agent holds up to 8, and up to 32 for ten minutes after a burst."`
 	MaxMemory            string `group:"Limits" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB. auto: five eighths of what the process may use; none: no limit."`
 
+	AuditLog string `group:"Process" placeholder:"FILE" help:"Write a line of JSON for each stream that has ended, and for each stream and login that was refused: who, from where, to which broker, how long, how much, and why it ended. The file is appended to, and opened again when it was renamed. -: stdout."`
+
 	// The admin listener asks for no credentials: it is on loopback by default.
 	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve the live page, /metrics, /healthz, /readyz and /status. none: nowhere."`
 	AdminHost   []string `group:"Process" placeholder:"NAME" help:"Host name under which the admin listener answers too, besides localhost and IP addresses. May be repeated."`
@@ -95,6 +99,10 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	c.warn(log)
+	if gateway.Audit, err = c.openAuditLog(gateway.Metrics, log); err != nil {
+		return err
+	}
+	defer gateway.Audit.Close()
 	ctx, stop := a.untilSignal(ctx)
 	defer stop()
 	watched, err := watchCertificates(ctx, gateway.Metrics, overview, log, c.certificates()...)
@@ -291,6 +299,21 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 		}
 	}
 	return g, nil
+}
+
+// openAuditLog opens the audit log; nil means that there is none. The caller closes it.
+func (f *gatewayFlags) openAuditLog(m *metrics.Metrics, log *slog.Logger) (*audit.Log, error) {
+	if f.AuditLog == "" {
+		return nil, nil
+	}
+	l, err := audit.Open(f.AuditLog, audit.Counts{Written: m.AuditWritten, Lost: m.AuditLost, Omitted: m.AuditOmitted}, log)
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err // the path is in the text already
+	}
+	if err != nil {
+		return nil, wrong("name a file that this process can create or append to, or - for stdout", "--audit-log %s: %w", f.AuditLog, err)
+	}
+	return l, nil
 }
 
 // credentials decide who is accepted.

@@ -39,13 +39,14 @@ type Metrics struct {
 	*loginMetrics
 	*stateMetrics
 	*forwardMetrics
+	*auditMetrics
 }
 
 // New registers the collectors of one end with reg, with those of the process and of the Go
 // runtime, and panics if one of them is registered already. The version is culvert's own.
 func New(reg prometheus.Registerer, end End, version string) *Metrics {
 	f := promauto.With(reg)
-	m := &Metrics{newAPIMetrics(f, reg), newReasonMetrics(f), newNodeMetrics(f, reg), newTunnelMetrics(f), newCarrierMetrics(reg), &loginMetrics{reg}, newStateMetrics(reg), newForwardMetrics(f)}
+	m := &Metrics{newAPIMetrics(f, reg), newReasonMetrics(f), newNodeMetrics(f, reg), newTunnelMetrics(f), newCarrierMetrics(reg), &loginMetrics{reg}, newStateMetrics(reg), newForwardMetrics(f), newAuditMetrics(f)}
 	f.NewGaugeVec(gaugeOpts("build_info",
 		"Always 1; the labels say which end and version runs."), []string{"end", "version", "go_version"}).
 		WithLabelValues(string(end), version, runtime.Version()).Set(1)
@@ -58,6 +59,7 @@ func New(reg prometheus.Registerer, end End, version string) *Metrics {
 		m.tunnelMetrics.startAtZero()
 	case Gateway:
 		m.nodeMetrics.startAtZero()
+		m.auditMetrics.startAtZero()
 	}
 	return m
 }

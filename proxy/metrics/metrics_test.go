@@ -74,6 +74,9 @@ func used(t *testing.T, end metrics.End) (*prometheus.Registry, *metrics.Metrics
 	m.Closed(metrics.CloseClientFIN)
 	m.Limited(metrics.LimitStreams)
 	m.Ticket(metrics.TicketIssued)
+	m.AuditWritten()
+	m.AuditLost(2)
+	m.AuditOmitted()
 	return reg, m
 }
 

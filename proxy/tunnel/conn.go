@@ -54,6 +54,7 @@ type reading struct {
 	onTimes  func(Times)
 
 	waiting atomic.Int64 // exchange.Clock when Read began to wait, or 0
+	bytes   atomic.Int64 // that Read has returned
 	final   atomic.Bool  // FINAL_DATA has been read
 }
 
@@ -65,6 +66,7 @@ type writing struct {
 
 	openSent atomic.Bool
 	final    atomic.Bool  // FINAL_DATA has been sent
+	bytes    atomic.Int64 // that Write has accepted
 	last     atomic.Int64 // exchange.Clock of the last write
 	by       atomic.Int64 // write deadline in Unix nanoseconds, or 0
 }
@@ -157,6 +159,9 @@ func (c *Conn) LocalAddr() net.Addr { return c.x.LocalAddr() }
 // RemoteAddr returns the remote address of the carrier. Behind an ingress that is the ingress and
 // not the other end of the stream.
 func (c *Conn) RemoteAddr() net.Addr { return c.x.RemoteAddr() }
+
+// Moved returns how many bytes Read has returned and Write has accepted so far.
+func (c *Conn) Moved() (read, written int64) { return c.reading.bytes.Load(), c.writing.bytes.Load() }
 
 // OnTicket sets the function that Read calls for each ticket, before it returns any bytes written
 // after the ticket. Call it before the first Read.

@@ -1,5 +1,12 @@
 package tunnel
 
+import (
+	"net/http"
+	"strings"
+
+	"github.com/culvert-proxy/culvert/proxy/printable"
+)
+
 // headerAuthorization carries the token for the gateway, so that the ingress can use the standard
 // Authorization header.
 const headerAuthorization = "Culvert-Authorization"
@@ -10,6 +17,7 @@ type Peer struct {
 	Grant     any    // result of Grant
 	User      string // result of User
 	Addr      string // of the agent, or of the ingress in front of the gateway
+	Forwarded string // X-Forwarded-For of the request: anybody may have written it
 	Transport string
 }
 
@@ -18,3 +26,12 @@ type Peer struct {
 type Forbidden string
 
 func (f Forbidden) Error() string { return string(f) }
+
+// headerForwardedFor is where an ingress says from whom it has a request. Clients can write it too,
+// so nothing is decided by it.
+const headerForwardedFor = "X-Forwarded-For"
+
+// forwardedFor returns the addresses in the header, bounded and printable.
+func forwardedFor(r *http.Request) string {
+	return printable.Text(strings.Join(r.Header.Values(headerForwardedFor), ", "), printable.Name)
+}

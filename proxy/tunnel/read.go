@@ -28,6 +28,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.read(p)
 	c.flow.end(&c.flow.down)
 	c.flow.add(&c.flow.down, n)
+	c.reading.bytes.Add(int64(n))
 	return n, err
 }
 

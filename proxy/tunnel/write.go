@@ -20,6 +20,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 		if accepted {
 			n += len(chunk)
 			c.flow.add(&c.flow.up, len(chunk))
+			c.writing.bytes.Add(int64(len(chunk)))
 		}
 		if err != nil {
 			return n, err
@@ -54,6 +55,7 @@ func (c *Conn) WriteBulk(b Bulk, n int) (int, error) {
 		return 0, err
 	}
 	c.flow.add(&c.flow.up, n)
+	c.writing.bytes.Add(int64(n))
 	return n, err
 }
 

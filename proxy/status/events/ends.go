@@ -36,6 +36,8 @@ var endings = []ending{
 		"a broker's own port cannot be used, clients are told a spare one", "no listener for a broker, clients cannot reach it"), same: []string{"node_id"}},
 	{line: "file can be read again and is in use", failures: lines(
 		"file cannot be read, its credentials are rejected until it can", "file cannot be read again, its last content stays in use"), same: []string{"file"}},
+	{line: "audit log takes lines again", failures: lines(
+		"audit log cannot be written, its lines wait", "audit lines are lost: the audit log does not take them in time")},
 	{line: "certificate is valid", failures: lines(
 		"certificate has expired", "certificate is not valid yet", "certificate expires within a week"), same: []string{"file"}},
 	{line: "certificate has expired", failures: lines("certificate expires within a week"), same: []string{"file"}},

@@ -1,0 +1,95 @@
+package audit
+
+import (
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/culvert-proxy/culvert/proxy/credentials"
+)
+
+// Stdout is the path that stands for stdout.
+const Stdout = "-"
+
+// checkEvery is how often a file is looked for under its name, at most.
+const checkEvery = time.Second
+
+// A file is an output that is opened again when something else, or nothing, has its name: it was
+// renamed or removed, as logrotate does. If it was truncated instead, lines go on at its new end.
+type file struct {
+	path    string
+	f       *os.File
+	checked time.Time // when f was last seen to have the name
+	torn    int       // bytes of the line that f did not take as a whole
+}
+
+func openOutput(path string) (output, error) {
+	if path == Stdout {
+		return &file{f: os.Stdout}, nil
+	}
+	o := &file{path: path}
+	return o, o.open()
+}
+
+// open opens the file, and creates it if it is missing. Lines name people and addresses: others
+// cannot read a file that is made here.
+func (o *file) open() error {
+	if info, err := os.Stat(o.path); err == nil { // before opening it: opening a pipe blocks
+		if err := credentials.CheckRegular(o.path, info); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(o.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = credentials.CheckRegular(o.path, info)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	o.f, o.checked, o.torn = f, time.Now(), 0
+	return nil
+}
+
+// follow opens the file again if something else has its name.
+func (o *file) follow() error {
+	if o.path == "" || time.Since(o.checked) < checkEvery {
+		return nil
+	}
+	named, err := os.Stat(o.path)
+	if err == nil {
+		var have fs.FileInfo
+		if have, err = o.f.Stat(); err == nil && os.SameFile(named, have) {
+			o.checked = time.Now()
+			return nil
+		}
+	}
+	former := o.f
+	if err := o.open(); err != nil {
+		return err
+	}
+	return former.Close()
+}
+
+func (o *file) write(line []byte) error {
+	if err := o.follow(); err != nil {
+		return err
+	}
+	n, err := o.f.Write(line[o.torn:])
+	if o.torn += n; err == nil {
+		o.torn = 0
+	}
+	return err
+}
+
+func (o *file) close() error {
+	if o.path == "" {
+		return nil
+	}
+	return o.f.Close()
+}

@@ -1,0 +1,208 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/culvert-proxy/culvert/proxy/audit"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
+)
+
+// auditLine is a line of the audit log as its reader has it.
+type auditLine map[string]any
+
+// has reports whether the line has these values, as text.
+func (l auditLine) has(want map[string]string) bool {
+	for k, v := range want {
+		if fmt.Sprint(l[k]) != v {
+			return false
+		}
+	}
+	return true
+}
+
+// auditFile is the audit log of a gateway under test.
+type auditFile string
+
+// audited makes a gateway write an audit log.
+func audited(t *testing.T) (auditFile, func(*Gateway)) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l, err := audit.Open(path, audit.Counts{Written: func() {}, Lost: func(int) { t.Error("audit lines were lost") }, Omitted: func() {}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return auditFile(path), func(g *Gateway) { g.Audit = l }
+}
+
+func (f auditFile) lines(t *testing.T) (all []auditLine) {
+	t.Helper()
+	content, err := os.ReadFile(string(f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(content)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // being written
+		}
+		var l auditLine
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// await returns the first line with these values.
+func (f auditFile) await(t *testing.T, want map[string]string) (found auditLine) {
+	t.Helper()
+	waitFor(t, fmt.Sprintf("an audit line with %v", want), func() bool {
+		for _, l := range f.lines(t) {
+			if l.has(want) {
+				found = l
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// read reads a stream to its end, and closes it.
+func read(c *tunnel.Conn) {
+	go func() {
+		io.Copy(io.Discard, c)
+		c.CloseWrite()
+		c.Close()
+	}()
+}
+
+func TestEachStreamHasAnAuditLine(t *testing.T) {
+	for _, transport := range []string{"ws", "h3", "h2"} {
+		t.Run(transport, func(t *testing.T) {
+			file, withAudit := audited(t)
+			broker := plainBroker(t)
+			r := startRevoking(t, broker, "laptop=the-secret\nbuild=the-other\n", withAudit)
+			d := r.dialler(t, transport, "the-secret")
+			request := requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1)
+
+			c := stream(t, d)
+			if err := askOver(c, 2); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, c)
+			c.Close()
+			ended := file.await(t, map[string]string{"event": "stream_ended", "cause": "client_fin"})
+			if !ended.has(map[string]string{
+				"identity": "laptop", "transport": transport, "kind": "broker", "target": "bootstrap", "address": broker,
+				"from_client_bytes": fmt.Sprint(2 * len(request)), "to_client_bytes": fmt.Sprint(2 * len(framed(metadata(1, 1)))),
+			}) || !strings.HasPrefix(fmt.Sprint(ended["client_addr"]), "127.0.0.1:") {
+				t.Errorf("the stream's line is %v", ended)
+			}
+			for _, field := range []string{"time", "opened"} {
+				if at, err := time.Parse(time.RFC3339, fmt.Sprint(ended[field])); err != nil || time.Since(at) > time.Hour {
+					t.Errorf("%s is %v: %v", field, ended[field], err)
+				}
+			}
+
+			if cut, err := d.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, request); err != nil {
+				t.Fatal(err)
+			} else if err := readAnswerTo(cut, 1); err != nil {
+				t.Fatal(err)
+			} else {
+				cut.Close()
+			}
+			file.await(t, map[string]string{"event": "stream_ended", "cause": "tunnel_cut"})
+
+			forbidden, err := d.Dial(t.Context(), tunnel.Open{Target: "169.254.169.254:80"}, request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, forbidden)
+			forbidden.Close()
+			refused := file.await(t, map[string]string{"event": "stream_refused"})
+			if !refused.has(map[string]string{"identity": "laptop", "target": "169.254.169.254:80", "cause": "target", "kind": "broker"}) || refused["opened"] != nil {
+				t.Errorf("the refused stream's line is %v", refused)
+			}
+
+			r.dialler(t, transport, "the-wrong-one").Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, nil)
+			login := file.await(t, map[string]string{"event": "login_refused"})
+			if !login.has(map[string]string{"transport": transport, "cause": "credentials"}) || login["identity"] != nil || login["error"] == nil {
+				t.Errorf("the refused login's line is %v", login)
+			}
+
+			read(stream(t, r.dialler(t, transport, "the-other")))
+			writeFile(t, r.file, "laptop=the-secret\n")
+			file.await(t, map[string]string{"event": "stream_ended", "identity": "build", "cause": "revoked"})
+
+			read(stream(t, d))
+			r.stop()
+			file.await(t, map[string]string{"event": "stream_ended", "identity": "laptop", "cause": "drain"})
+
+			content, _ := os.ReadFile(string(file))
+			for _, secret := range []string{"the-secret", "the-other", "the-wrong-one"} {
+				if strings.Contains(string(content), secret) {
+					t.Errorf("the audit log has the token %q", secret)
+				}
+			}
+			streams := 0
+			for _, l := range file.lines(t) {
+				if l["event"] == "stream_ended" {
+					streams++
+				}
+			}
+			if streams != 4 {
+				t.Errorf("%d lines of streams for 4 streams:\n%s", streams, content)
+			}
+		})
+	}
+}
+
+// A limit that is reached is in the audit log with the identity, and what a peer writes is bounded
+// and printable there.
+func TestLimitsAndHostileTextInTheAuditLog(t *testing.T) {
+	file, withAudit := audited(t)
+	r := startRevoking(t, plainBroker(t), "laptop=the-secret\n", func(g *Gateway) {
+		withAudit(g)
+		g.Limits.StreamsPerIdentity = 1
+	})
+	d := r.dialler(t, "ws", "the-secret")
+	d.Ingress = forwarding("203.0.113.7, \u202eevil" + strings.Repeat("x", 1000))
+	stream(t, d)
+	second, err := d.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
+	if err == nil {
+		io.Copy(io.Discard, second)
+		second.Close()
+	}
+	limited := file.await(t, map[string]string{"event": "stream_refused", "cause": "limit", "identity": "laptop"})
+	said := fmt.Sprint(limited["forwarded_for"])
+	if !strings.HasPrefix(said, "203.0.113.7, ") || strings.Contains(said, "\u202e") || len(said) > 256 {
+		t.Errorf("forwarded_for is %q", said)
+	}
+}
+
+// forwarding is an ingress that wants this X-Forwarded-For of its agents, and so is an agent that
+// writes it.
+type forwarding string
+
+func (f forwarding) Authorize(_ context.Context, h http.Header) error {
+	h.Set("X-Forwarded-For", string(f))
+	return nil
+}
+
+func (forwarding) Refused(http.Header, *tunnel.AnswerError) bool { return false }
