@@ -170,7 +170,7 @@ func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 	bootstrap, admin := find(t, `bootstrap (127\.0\.0\.1:\d+)`, line), find(t, `admin (http://\S+)$`, line)
 
 	// The key is not registered yet: said with its fingerprint, and waited for.
-	agent.says(`level=WARN .*DESCRIBE USER kafka_user; must show RSA_PUBLIC_KEY_FP .* as ` + regexp.QuoteMeta(snowflake.Fingerprint(s.key)) + `.*the key is not accepted `)
+	agent.says(`level=WARN .*SHOW USER KEY PAIRS FOR USER kafka_user; must list the fingerprint ` + regexp.QuoteMeta(snowflake.Fingerprint(s.key)) + ` as ACTIVE.*the key is not accepted `)
 	if c, err := net.DialTimeout("tcp", bootstrap, readyTimeout); err != nil {
 		t.Errorf("the agent does not listen any more: %v", err)
 	} else {

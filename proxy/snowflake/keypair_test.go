@@ -204,7 +204,10 @@ func TestWhyALoginFails(t *testing.T) {
 	}{
 		{"key", 401, snowflakes("390144", "JWT token is invalid. ["+id+"]"), 0,
 			"the key is not accepted (401 Unauthorized, 390144, JWT token is invalid. [" + id + "])",
-			"DESCRIBE USER kafka_user; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as " + testFingerprint, false},
+			"SHOW USER KEY PAIRS FOR USER kafka_user; must list the fingerprint " + testFingerprint + " as ACTIVE", false},
+		{"an older key", 401, snowflakes("390144", "JWT token is invalid."), 0, "", "DESCRIBE USER kafka_user; has it as RSA_PUBLIC_KEY_FP", false},
+		{"a key that has expired", 401, snowflakes("390144", "JWT token is invalid."), 0, "the key is not accepted",
+			"if the key is not there, or EXPIRED, ALTER USER kafka_user ADD KEY PAIR <name> PUBLIC_KEY = '…';", false},
 		{"key, details", 401, snowflakes("390144", "JWT token is invalid. ["+id+"]"), 0, "", "SELECT SYSTEM$GET_LOGIN_FAILURE_DETAILS('" + id + "');", false},
 		{"fingerprint", 400, snowflakes("394304", "JWT_TOKEN_INVALID_PUBLIC_KEY_FINGERPRINT_MISMATCH"), 0, "the key is not accepted (400 Bad Request, 394304", testFingerprint, false},
 		{"clock", 401, snowflakes("390144", "JWT token is invalid."), 3 * time.Minute, "the JWT's time is not accepted; this machine's clock is 3m0s ahead of Snowflake's (401", "set this machine's clock", false},

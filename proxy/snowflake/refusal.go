@@ -146,11 +146,13 @@ func redirectHost(h http.Header) string {
 
 func noRemedy(*KeyPair, *loginAnswer) remedy { return remedy{} }
 
-// keyRemedy shows the fingerprint, which Snowflake shows too: that tells whether the key is the
-// registered one. A user may have two, so that keys can be rotated.
+// keyRemedy shows the fingerprint, which Snowflake shows too: that tells whether the key is
+// registered. A user may have ten named keys, so that keys can be rotated, and each may expire.
+// Snowflake's answer does not tell a key that has expired from one that it does not know.
 func keyRemedy(k *KeyPair, a *loginAnswer) remedy {
-	return remedyf("DESCRIBE USER %s; must show RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP as %s, else ALTER USER %s SET RSA_PUBLIC_KEY='…'; with the public half; account and user are %s%s",
-		k.sqlUser(), a.fingerprint, k.sqlUser(), k.subject(), failureDetails(a))
+	return remedyf("SHOW USER KEY PAIRS FOR USER %s; must list the fingerprint %s as ACTIVE, unless DESCRIBE USER %s; has it as RSA_PUBLIC_KEY_FP or RSA_PUBLIC_KEY_2_FP; "+
+		"if the key is not there, or EXPIRED, ALTER USER %s ADD KEY PAIR <name> PUBLIC_KEY = '…'; with a public half adds one; account and user are %s%s",
+		k.sqlUser(), a.fingerprint, k.sqlUser(), k.sqlUser(), k.subject(), failureDetails(a))
 }
 
 // userRemedy shows the account too: it may be the one that is wrong.

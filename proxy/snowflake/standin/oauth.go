@@ -191,7 +191,7 @@ func (a *Account) keyOf(claims jwt.RegisteredClaims) (User, *rsa.PublicKey, erro
 	return User{}, nil, fmt.Errorf("iss: user %s has no key with fingerprint %s", name, fingerprint)
 }
 
-// Fingerprint is what DESCRIBE USER shows as RSA_PUBLIC_KEY_FP.
+// Fingerprint is what SHOW USER KEY PAIRS shows of a key, and DESCRIBE USER as RSA_PUBLIC_KEY_FP.
 func Fingerprint(key *rsa.PublicKey) (string, error) {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
