@@ -42,6 +42,7 @@ const (
 type platform struct {
 	network *netns.Network
 	dir     string
+	values  map[string]string // those of the chart that are not the default
 	names   map[string]string // addresses by the names that resolve on the machines
 	secrets map[string]string
 }
@@ -53,21 +54,29 @@ type instance struct {
 	process *proc.Process
 }
 
-func newPlatform(t *testing.T) *platform {
+func newPlatform(t *testing.T, values map[string]string) *platform {
 	t.Helper()
 	needReal(t)
-	return &platform{network: netns.Start(t, netns.Link{}), dir: t.TempDir(), names: make(map[string]string), secrets: make(map[string]string)}
+	return &platform{values: values, network: netns.Start(t, netns.Link{}), dir: t.TempDir(), names: make(map[string]string), secrets: make(map[string]string)}
 }
 
 func (p *platform) hosts() string { return filepath.Join(p.dir, "hosts") }
 
+// fourthBroker has the values that snowflake.yml names for a node that is a broker only.
+var fourthBroker = map[string]string{"kafka_roles": "broker", "kafka_listeners": "INTERNAL://:9092"}
+
 // chart returns the chart with values for a broker and for everything without a default.
-func chart(t *testing.T, node int) *spcs.Chart {
+func (p *platform) chart(t *testing.T, node int) *spcs.Chart {
 	t.Helper()
-	c, err := spcs.Open("../charts/spcs", map[string]string{
+	values := map[string]string{
 		"node": strconv.Itoa(node), "gateway_token": spcsToken, "ticket_key": "a-key-that-signs-tickets-of-brokers",
 		"broker_password": spcsPassword, "app_password": spcsApp, "public_key": "",
-	})
+	}
+	maps.Copy(values, p.values)
+	if node > 3 {
+		maps.Copy(values, fourthBroker)
+	}
+	c, err := spcs.Open("../charts/spcs", values)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +86,7 @@ func chart(t *testing.T, node int) *spcs.Chart {
 // learnSecrets keeps the secrets that a file creates.
 func (p *platform) learnSecrets(t *testing.T, file string) {
 	t.Helper()
-	statements, err := chart(t, 1).Statements(file)
+	statements, err := p.chart(t, 1).Statements(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,10 +99,20 @@ func (p *platform) learnSecrets(t *testing.T, file string) {
 	}
 }
 
-// container returns the only container of the service that a file creates.
-func container(t *testing.T, file string, node int) spcs.Container {
+// count returns a value that is a number.
+func (p *platform) count(t *testing.T, name string) int {
 	t.Helper()
-	statements, err := chart(t, node).Statements(file)
+	n, err := strconv.Atoi(p.chart(t, 1).Value(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// container returns the only container of the service that a file creates.
+func (p *platform) container(t *testing.T, file string, node int) spcs.Container {
+	t.Helper()
+	statements, err := p.chart(t, node).Statements(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,18 +173,27 @@ func (p *platform) environment(t *testing.T, c spcs.Container, dir string) []str
 	return list
 }
 
-// startKafka starts the three brokers that a file creates. The program of Apache Kafka's image
-// turns variables into settings.
-func (p *platform) startKafka(t *testing.T, file string) (brokers []instance) {
+// startKafka starts as many brokers as the values say, from the file that creates each.
+func (p *platform) startKafka(t *testing.T, file string) []instance {
 	t.Helper()
-	for node := 1; node <= 3; node++ {
+	var nodes []int
+	for node := range p.count(t, "kafka_nodes") {
+		nodes = append(nodes, node+1)
+	}
+	return p.startBrokers(t, file, nodes...)
+}
+
+// startBrokers starts brokers. The program of Apache Kafka's image turns variables into settings.
+func (p *platform) startBrokers(t *testing.T, file string, nodes ...int) (brokers []instance) {
+	t.Helper()
+	for _, node := range nodes {
 		brokers = append(brokers, p.machine(t, fmt.Sprintf("kafka-%d", node)))
 	}
 	if err := hostsfile.Write(p.hosts(), p.names); err != nil {
 		t.Fatal(err)
 	}
-	for i := range brokers {
-		c, dir := container(t, file, i+1), filepath.Join(p.dir, fmt.Sprintf("kafka-%d", i+1))
+	for i, node := range nodes {
+		c, dir := p.container(t, file, node), filepath.Join(p.dir, fmt.Sprintf("kafka-%d", node))
 		env := p.environment(t, c, dir)
 		var folders []string
 		for _, name := range []string{"defaults", "mounted", "final"} {
@@ -216,16 +244,16 @@ func (p *platform) start(t *testing.T, on instance, cmd *exec.Cmd) *proc.Process
 	return process
 }
 
-// startGateway starts both instances of the gateway.
+// startGateway starts the instances of the gateway.
 func (p *platform) startGateway(t *testing.T) (gateways []instance) {
 	t.Helper()
 	binary, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := container(t, "50-gateway.sql", 1)
+	c := p.container(t, "50-gateway.sql", 1)
 	env := p.environment(t, c, filepath.Join(p.dir, "gateway")) // once: a gateway may be reading its files
-	for range 2 {
+	for range p.count(t, "gateway_nodes") {
 		g := p.machine(t, "kafka-gateway")
 		cmd := hostsfile.Command(p.hosts(), binary, c.Args...)
 		cmd.Env = append(cmd.Env, env...)
@@ -262,8 +290,8 @@ type spcsIngress struct {
 
 func (p *platform) startIngress(t *testing.T, gateways []instance) *spcsIngress {
 	t.Helper()
-	c := container(t, "50-gateway.sql", 1)
-	role, user := strings.ToUpper(chart(t, 1).Value("client_role")), strings.ToUpper(chart(t, 1).Value("client_user"))
+	c := p.container(t, "50-gateway.sql", 1)
+	role, user := strings.ToUpper(p.chart(t, 1).Value("client_role")), strings.ToUpper(p.chart(t, 1).Value("client_user"))
 	service := &standin.Service{Hosts: []string{"127.0.0.1"}, Roles: []string{role}}
 	for _, g := range gateways {
 		service.Instances = append(service.Instances, standin.Instance{
@@ -361,7 +389,7 @@ func (p *platform) startAgent(t *testing.T, d *spcsIngress) (port int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err = freeBase([]int{0, 2, 3, 4})
+	port, err = freeBase([]int{0, 2, 3, 4, 5})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,18 +412,19 @@ func (p *platform) startAgent(t *testing.T, d *spcsIngress) (port int) {
 }
 
 // TestSpecificationsStart starts the specifications of the brokers and of the gateway. kcat must
-// reach all brokers through the stand-in for the ingress.
+// reach all brokers through the stand-in for the ingress, and a fourth one that is added later.
 func TestSpecificationsStart(t *testing.T) {
 	t.Parallel()
 	for _, variant := range []struct {
 		name, file string
 		client     []string
+		fourth     bool // with passwords there is more that it needs
 	}{
-		{"plaintext", "40-kafka-plaintext.sql", nil},
-		{"SASL", "41-kafka-sasl.sql", saslClient("app", spcsApp, "PLAIN")},
+		{"plaintext", "40-kafka-plaintext.sql", nil, false},
+		{"SASL", "41-kafka-sasl.sql", saslClient("app", spcsApp, "PLAIN"), true},
 	} {
 		t.Run(variant.name, func(t *testing.T) {
-			p := newPlatform(t)
+			p := newPlatform(t, nil)
 			p.learnSecrets(t, "30-secrets.sql")
 			p.learnSecrets(t, "31-secrets-sasl.sql")
 			brokers := p.startKafka(t, variant.file)
@@ -403,10 +432,17 @@ func TestSpecificationsStart(t *testing.T) {
 			d := p.startIngress(t, gateways)
 			port := p.startAgent(t, d)
 			client := spcsClient{bootstrap: address("127.0.0.1", port), port: port + 1, flags: variant.client}
-			client.findBrokers(t)
+			client.findBrokers(t, 1, 2, 3)
 			client.roundTrip(t, "first")
 			if variant.client != nil {
 				client.checkPasswords(t)
+			}
+			if variant.fourth {
+				t.Run("a fourth broker", func(t *testing.T) {
+					p.startBrokers(t, variant.file, 4)
+					client.findBrokers(t, 1, 2, 3, 4)
+					client.useBroker(t, 4)
+				})
 			}
 			t.Run("a gateway that ends", func(t *testing.T) {
 				if err := gateways[0].process.Terminate(spcsGrace); err != nil {
@@ -426,6 +462,32 @@ func TestSpecificationsStart(t *testing.T) {
 	}
 }
 
+// TestTryOutStarts starts what try-out.env makes of the same files: one broker and one gateway. A
+// consumer group must work, whose topic would have three replicas by Kafka's default.
+func TestTryOutStarts(t *testing.T) {
+	t.Parallel()
+	values, err := spcs.Others("../charts/spcs/try-out.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPlatform(t, values)
+	p.learnSecrets(t, "30-secrets.sql")
+	brokers, gateways := p.startKafka(t, "40-kafka-plaintext.sql"), p.startGateway(t)
+	if len(brokers) != 1 || len(gateways) != 1 {
+		t.Errorf("%d brokers and %d gateways, want one of each", len(brokers), len(gateways))
+	}
+	port := p.startAgent(t, p.startIngress(t, gateways))
+	client := spcsClient{bootstrap: address("127.0.0.1", port), port: port + 1}
+	client.findBrokers(t, 1)
+	client.roundTrip(t, "first")
+	attempt := 0
+	await(t, 3*time.Minute, "a group to read all", func() bool {
+		attempt++ // another group each time: the member of one that was given up is not gone yet
+		out, err := client.kcat(t, "", "-G", fmt.Sprintf("group-%d", attempt), "-c", "20", "-X", "auto.offset.reset=earliest", "-q", "first")
+		return err == nil && strings.Count(out, "\n") == 20
+	})
+}
+
 func saslClient(user, password, mechanism string) []string {
 	return []string{"-X", "security.protocol=SASL_PLAINTEXT", "-X", "sasl.mechanisms=" + mechanism, "-X", "sasl.username=" + user, "-X", "sasl.password=" + password}
 }
@@ -441,20 +503,38 @@ func (c spcsClient) kcat(t *testing.T, stdin string, args ...string) (string, er
 	return kcat(t, c.bootstrap, stdin, slices.Concat(args, c.flags)...)
 }
 
-// findBrokers waits until kcat lists all three brokers, each at the agent's address.
-func (c spcsClient) findBrokers(t *testing.T) {
+// findBrokers waits until kcat lists the brokers and no others, each at the agent's address.
+func (c spcsClient) findBrokers(t *testing.T, nodes ...int) {
 	t.Helper()
 	var list string
-	await(t, 90*time.Second, "three brokers", func() bool {
+	await(t, 90*time.Second, fmt.Sprintf("brokers %v", nodes), func() bool {
 		list, _ = c.kcat(t, "", "-L", "-m", "5")
-		return strings.Contains(list, "3 brokers:")
+		return strings.Contains(list, fmt.Sprintf(" %d brokers:", len(nodes)))
 	})
-	for node := 1; node <= 3; node++ {
+	for _, node := range nodes {
 		wantIn(t, list, fmt.Sprintf("broker %d at 127.0.0.1:%d", node, c.port+node))
 	}
 	if strings.Contains(list, "kafka-") {
 		t.Errorf("an internal name has reached the client:\n%s", list)
 	}
+}
+
+// useBroker makes a topic whose partitions are all at one broker, and uses it.
+func (c spcsClient) useBroker(t *testing.T, node int) {
+	t.Helper()
+	topic, args := fmt.Sprintf("at-%d", node), []string{}
+	if c.flags != nil {
+		args = append(args, "--command-config", c.properties(t, "PLAIN", "plain.PlainLoginModule", "broker", spcsPassword))
+	}
+	if err := c.tool(t, kafka.Topics, append(args, "--create", "--topic", topic, "--replica-assignment", strconv.Itoa(node), "--config", "min.insync.replicas=1")...); err != nil {
+		t.Fatal(err)
+	}
+	c.roundTrip(t, topic)
+	list, err := c.kcat(t, "", "-L", "-t", topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantIn(t, list, fmt.Sprintf("partition 0, leader %d,", node))
 }
 
 func (c spcsClient) roundTrip(t *testing.T, topic string) {

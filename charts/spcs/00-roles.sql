@@ -14,7 +14,7 @@ CREATE DATABASE IF NOT EXISTS <% ctx.env.database %>;
 CREATE SCHEMA IF NOT EXISTS <% ctx.env.database %>.<% ctx.env.schema %>;
 
 GRANT USAGE ON DATABASE <% ctx.env.database %> TO ROLE <% ctx.env.owner_role %>;
-GRANT USAGE, CREATE SERVICE, CREATE IMAGE REPOSITORY, CREATE SECRET
+GRANT USAGE, CREATE SERVICE, CREATE IMAGE REPOSITORY, CREATE SECRET, CREATE SNAPSHOT
   ON SCHEMA <% ctx.env.database %>.<% ctx.env.schema %> TO ROLE <% ctx.env.owner_role %>;
 -- Without this one no endpoint of a service can be public.
 GRANT BIND SERVICE ENDPOINT ON ACCOUNT TO ROLE <% ctx.env.owner_role %>;

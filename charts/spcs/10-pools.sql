@@ -1,7 +1,9 @@
--- Makes   two pools of machines: three for the brokers, two for the gateway.
+-- Makes   two pools of machines: three for the brokers, two for the gateway, or one
+--         and one for the try-out (try-out.env).
 -- Costs   three times CPU_X64_S and two times CPU_X64_XS for as long as they run:
---         3 x 0.11 + 2 x 0.06 = 0.45 credits an hour, 11 a day, at rates that we have
---         not checked; Snowflake's consumption table has today's. An idle pool costs
+--         3 x 0.11 + 2 x 0.06 = 0.45 credits an hour, 11 a day, and 0.11 + 0.06 = 0.17
+--         an hour for the try-out, at rates that we have not checked; Snowflake's
+--         consumption table has today's. An idle pool costs
 --         the same, so suspend both when you no longer need them:
 --         ALTER COMPUTE POOL ... SUSPEND. Volumes keep their data.
 -- Run as  a user with ACCOUNTADMIN.
@@ -10,8 +12,8 @@ USE ROLE ACCOUNTADMIN;
 -- AUTO_SUSPEND_SECS is zero, because requests from outside do not count as activity:
 -- the pool would be suspended under load.
 CREATE COMPUTE POOL IF NOT EXISTS <% ctx.env.kafka_pool %>
-  MIN_NODES = 3
-  MAX_NODES = 3
+  MIN_NODES = <% ctx.env.kafka_nodes %>
+  MAX_NODES = <% ctx.env.kafka_nodes %>
   INSTANCE_FAMILY = <% ctx.env.kafka_family %>
   AUTO_RESUME = TRUE
   AUTO_SUSPEND_SECS = 0
@@ -19,8 +21,8 @@ CREATE COMPUTE POOL IF NOT EXISTS <% ctx.env.kafka_pool %>
   PLACEMENT_GROUP = 'DISTRIBUTED';
 
 CREATE COMPUTE POOL IF NOT EXISTS <% ctx.env.gateway_pool %>
-  MIN_NODES = 2
-  MAX_NODES = 2
+  MIN_NODES = <% ctx.env.gateway_nodes %>
+  MAX_NODES = <% ctx.env.gateway_nodes %>
   INSTANCE_FAMILY = <% ctx.env.gateway_family %>
   AUTO_RESUME = TRUE
   AUTO_SUSPEND_SECS = 0

@@ -5,6 +5,8 @@
 --
 --   for n in 1 2 3; do node=$n snow sql -f 40-kafka-plaintext.sql; done
 --
+-- A fourth broker needs other values: see kafka_roles in snowflake.yml.
+--
 -- Either this file or 41-kafka-sasl.sql. Each broker is a service of its own, because
 -- Snowflake has no name for an instance of a service. No readinessProbe: probes are
 -- HTTP, which Kafka does not speak. Without one an instance counts as ready at once,
@@ -20,18 +22,23 @@ spec:
   - name: kafka
     image: /<% ctx.env.database %>/<% ctx.env.schema %>/<% ctx.env.repository %>/kafka:<% ctx.env.kafka_tag %>
     env:
-      KAFKA_PROCESS_ROLES: broker,controller
+      KAFKA_PROCESS_ROLES: <% ctx.env.kafka_roles %>
       KAFKA_NODE_ID: "<% ctx.env.node %>"
       CLUSTER_ID: <% ctx.env.cluster_id %>
-      KAFKA_LISTENERS: INTERNAL://:9092,CONTROLLER://:9093
+      KAFKA_LISTENERS: <% ctx.env.kafka_listeners %>
       KAFKA_ADVERTISED_LISTENERS: INTERNAL://kafka-<% ctx.env.node %><% ctx.env.dns_suffix %>:9092
       KAFKA_INTER_BROKER_LISTENER_NAME: INTERNAL
       KAFKA_CONTROLLER_LISTENER_NAMES: CONTROLLER
-      KAFKA_CONTROLLER_QUORUM_VOTERS: 1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093
+      KAFKA_CONTROLLER_QUORUM_VOTERS: <% ctx.env.quorum_voters %>
       KAFKA_LISTENER_SECURITY_PROTOCOL_MAP: INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
       KAFKA_LOG_DIRS: /var/lib/kafka/data/logs  # not the mount itself: lost+found is there
-      KAFKA_DEFAULT_REPLICATION_FACTOR: "3"
-      KAFKA_MIN_INSYNC_REPLICAS: "2"
+      KAFKA_DEFAULT_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_MIN_INSYNC_REPLICAS: "<% ctx.env.min_insync %>"
+      KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_TRANSACTION_STATE_LOG_MIN_ISR: "<% ctx.env.min_insync %>"
+      KAFKA_SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR: "<% ctx.env.min_insync %>"
       KAFKA_NUM_PARTITIONS: "3"
       KAFKA_HEAP_OPTS: -Xms1g -Xmx3g
     volumeMounts:

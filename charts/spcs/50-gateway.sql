@@ -1,9 +1,11 @@
--- Makes   the gateway: two independent instances behind one
---         public HTTPS endpoint. When both are READY its host name is in the
---         column ingress_url.
+-- Makes   the gateway: independent instances (gateway_nodes) behind one public HTTPS
+--         endpoint. When they are READY its host name is in the column ingress_url.
 -- Costs   its share of the pool, and what Snowflake charges for data that leaves.
 --
--- One of the two instances may be missing, as during maintenance and upgrades: the
+-- It needs no external access integration: it dials the brokers only, inside, and
+-- nothing outside of Snowflake.
+--
+-- One of two instances may be missing, as during maintenance and upgrades: the
 -- agent's connections move to the other. The name of the endpoint belongs to the
 -- service: alter it, do not drop it. Snowflake advises to keep MIN_READY_INSTANCES
 -- below half of MIN_INSTANCES; of two, one is the least.
@@ -20,7 +22,7 @@ spec:
     args:
     - gateway
     env:
-      CULVERT_BOOTSTRAP: kafka-1:9092,kafka-2:9092,kafka-3:9092
+      CULVERT_BOOTSTRAP: <% ctx.env.bootstrap %>
       CULVERT_LISTEN: :8443
       CULVERT_TOKEN_FILE: /etc/culvert/tokens/secret_string
       CULVERT_TICKET_KEY_FILE: /etc/culvert/ticket-key/secret_string
@@ -54,9 +56,9 @@ serviceRoles:
   - gateway
 $$
   AUTO_RESUME = TRUE
-  MIN_INSTANCES = 2
+  MIN_INSTANCES = <% ctx.env.gateway_nodes %>
   MIN_READY_INSTANCES = 1
-  MAX_INSTANCES = 2
+  MAX_INSTANCES = <% ctx.env.gateway_nodes %>
   COMMENT = 'culvert gateway: Kafka through an HTTPS-only ingress';
 
 SHOW ENDPOINTS IN SERVICE kafka_gateway;

@@ -17,7 +17,7 @@ spec:
     args:
     - gateway
     env:
-      CULVERT_BOOTSTRAP: kafka-1:9092,kafka-2:9092,kafka-3:9092
+      CULVERT_BOOTSTRAP: <% ctx.env.bootstrap %>
       CULVERT_LISTEN: :8443
       CULVERT_TOKEN_FILE: /etc/culvert/tokens/secret_string
       CULVERT_TICKET_KEY_FILE: /etc/culvert/ticket-key/secret_string

@@ -4,6 +4,9 @@
 --
 --   node=1 snow sql -f 81-upgrade-kafka-plaintext.sql
 --
+-- A fourth broker: with the values that it was made with, see kafka_roles in
+-- snowflake.yml. With those of the first three it does not start.
+--
 -- One broker at a time, and the next one only when this command, on the agent's
 -- machine, prints nothing:
 --
@@ -21,18 +24,23 @@ spec:
   - name: kafka
     image: /<% ctx.env.database %>/<% ctx.env.schema %>/<% ctx.env.repository %>/kafka:<% ctx.env.kafka_tag %>
     env:
-      KAFKA_PROCESS_ROLES: broker,controller
+      KAFKA_PROCESS_ROLES: <% ctx.env.kafka_roles %>
       KAFKA_NODE_ID: "<% ctx.env.node %>"
       CLUSTER_ID: <% ctx.env.cluster_id %>
-      KAFKA_LISTENERS: INTERNAL://:9092,CONTROLLER://:9093
+      KAFKA_LISTENERS: <% ctx.env.kafka_listeners %>
       KAFKA_ADVERTISED_LISTENERS: INTERNAL://kafka-<% ctx.env.node %><% ctx.env.dns_suffix %>:9092
       KAFKA_INTER_BROKER_LISTENER_NAME: INTERNAL
       KAFKA_CONTROLLER_LISTENER_NAMES: CONTROLLER
-      KAFKA_CONTROLLER_QUORUM_VOTERS: 1@kafka-1:9093,2@kafka-2:9093,3@kafka-3:9093
+      KAFKA_CONTROLLER_QUORUM_VOTERS: <% ctx.env.quorum_voters %>
       KAFKA_LISTENER_SECURITY_PROTOCOL_MAP: INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
       KAFKA_LOG_DIRS: /var/lib/kafka/data/logs  # not the mount itself: lost+found is there
-      KAFKA_DEFAULT_REPLICATION_FACTOR: "3"
-      KAFKA_MIN_INSYNC_REPLICAS: "2"
+      KAFKA_DEFAULT_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_MIN_INSYNC_REPLICAS: "<% ctx.env.min_insync %>"
+      KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_TRANSACTION_STATE_LOG_MIN_ISR: "<% ctx.env.min_insync %>"
+      KAFKA_SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR: "<% ctx.env.replicas %>"
+      KAFKA_SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR: "<% ctx.env.min_insync %>"
       KAFKA_NUM_PARTITIONS: "3"
       KAFKA_HEAP_OPTS: -Xms1g -Xmx3g
     volumeMounts:

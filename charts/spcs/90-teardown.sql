@@ -14,6 +14,7 @@ DROP SERVICE IF EXISTS kafka_gateway;
 DROP SERVICE IF EXISTS kafka_1 FORCE;
 DROP SERVICE IF EXISTS kafka_2 FORCE;
 DROP SERVICE IF EXISTS kafka_3 FORCE;
+DROP SERVICE IF EXISTS kafka_4 FORCE;  -- and so on, if you have added more
 
 DROP SECRET IF EXISTS gateway_tokens;
 DROP SECRET IF EXISTS ticket_key;
@@ -29,7 +30,7 @@ DROP COMPUTE POOL IF EXISTS <% ctx.env.gateway_pool %>;
 ALTER USER IF EXISTS <% ctx.env.client_user %> UNSET NETWORK_POLICY;
 DROP USER IF EXISTS <% ctx.env.client_user %>;
 DROP NETWORK POLICY IF EXISTS <% ctx.env.network_policy %>;
-DROP NETWORK RULE IF EXISTS culvert_clients;
+DROP NETWORK RULE IF EXISTS <% ctx.env.network_policy %>;
 
 DROP ROLE IF EXISTS <% ctx.env.client_role %>;
 DROP ROLE IF EXISTS <% ctx.env.owner_role %>;

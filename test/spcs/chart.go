@@ -51,6 +51,27 @@ func (c *Chart) Files() ([]string, error) {
 	return paths, err
 }
 
+// Others reads a file of variables that take the place of values, such as try-out.env: a line
+// NAME=VALUE for each.
+func Others(file string) (map[string]string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	others := make(map[string]string)
+	for line := range strings.Lines(string(b)) {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		name, value, ok := strings.Cut(line, "=")
+		if !ok || strings.ContainsAny(value, " '\"$;&|<>()") {
+			return nil, fmt.Errorf("%s: %q is no plain assignment", file, line)
+		}
+		others[name] = value
+	}
+	return others, nil
+}
+
 // Value returns one of the values.
 func (c *Chart) Value(name string) string { return c.values[name] }
 

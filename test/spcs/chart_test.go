@@ -2,6 +2,7 @@ package spcs
 
 import (
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -32,6 +33,22 @@ func open(t *testing.T, others ...string) *Chart {
 	}
 	return c
 }
+
+// otherValues returns the names and values of try-out.env, in turn.
+func otherValues(t *testing.T) (all []string) {
+	t.Helper()
+	others, err := Others(dir + "/try-out.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range others {
+		all = append(all, name, value)
+	}
+	return all
+}
+
+// fourth are the values of a fourth broker, which snowflake.yml names.
+var fourth = []string{"node", "4", "kafka_roles", "broker", "kafka_listeners", "INTERNAL://:9092"}
 
 func (c *Chart) files(t *testing.T) []string {
 	t.Helper()
@@ -75,7 +92,7 @@ func TestEachFileStatesWhatItCreatesAndCosts(t *testing.T) {
 // with other values of the chart.
 func TestSpecificationsAreDocumented(t *testing.T) {
 	specs := 0
-	for _, c := range []*Chart{open(t), open(t, "node", "3", "database", "mine", "dns_suffix", ".ejmu.svc.spcs.internal", "volume_size", "1Gi")} {
+	for _, c := range []*Chart{open(t), open(t, otherValues(t)...), open(t, fourth...), open(t, "node", "3", "database", "mine", "dns_suffix", ".ejmu.svc.spcs.internal", "volume_size", "1Gi")} {
 		for _, file := range c.files(t) {
 			for _, s := range c.statements(t, file) {
 				if s.Spec == "" {
@@ -88,8 +105,8 @@ func TestSpecificationsAreDocumented(t *testing.T) {
 			}
 		}
 	}
-	if specs != 12 {
-		t.Errorf("found %d specifications, want 12", specs)
+	if specs != 24 {
+		t.Errorf("found %d specifications, want 24", specs)
 	}
 }
 
@@ -135,6 +152,44 @@ func TestUpgradesHaveTheSameSpecification(t *testing.T) {
 		if diff := cmp.Diff(c.statements(t, of)[2].Spec, c.statements(t, upgrade)[2].Spec); diff != "" {
 			t.Errorf("%s (-) and %s (+) differ:\n%s", of, upgrade, diff)
 		}
+	}
+}
+
+// The values of the try-out and of a fourth broker must be the chart's, and change what they are for.
+func TestOtherValuesAreTheCharts(t *testing.T) {
+	plain := open(t)
+	for i, others := 0, append(otherValues(t), fourth...); i < len(others); i += 2 {
+		name, value := others[i], others[i+1]
+		if is, ok := plain.values[name]; !ok || is == value {
+			t.Errorf("snowflake.yml has %s: %q, and the other value is %q", name, is, value)
+		}
+		used := ""
+		for _, file := range plain.files(t) {
+			if text, err := plain.Text(file); err != nil {
+				t.Fatal(err)
+			} else if strings.Contains(text, "ctx.env."+name+" ") {
+				used = file
+			}
+		}
+		if used == "" {
+			t.Errorf("no file uses %s", name)
+		}
+	}
+	yml, err := os.ReadFile(dir + "/snowflake.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "export node=4 kafka_roles=broker kafka_listeners=INTERNAL://:9092"; !strings.Contains(string(yml), want) {
+		t.Errorf("snowflake.yml does not say %q", want)
+	}
+	nodes := func(c *Chart) (n []string) {
+		for _, s := range c.statements(t, "10-pools.sql") {
+			n = append(n, regexp.MustCompile(`M(?:IN|AX)_NODES = \d+`).FindAllString(s.SQL, -1)...)
+		}
+		return n
+	}
+	if got := strings.Join(nodes(open(t, otherValues(t)...)), ", "); got != "MIN_NODES = 1, MAX_NODES = 1, MIN_NODES = 1, MAX_NODES = 1" {
+		t.Errorf("the pools of the try-out have %s", got)
 	}
 }
 

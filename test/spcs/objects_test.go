@@ -18,7 +18,7 @@ var (
 	made    = regexp.MustCompile(`^CREATE (?:OR ALTER )?(` + kinds + `) (?:IF NOT EXISTS )?(\S+)`)
 	dropped = regexp.MustCompile(`^DROP (` + kinds + `) (?:IF EXISTS )?(\S+)`)
 	used    = []*regexp.Regexp{
-		regexp.MustCompile(`(?:^ALTER|^USE|^DESCRIBE|\bIN|\bON|\bTO) (` + kinds + `) (?:IF EXISTS )?([\w.]+)`),
+		regexp.MustCompile(`(?:^ALTER|^USE|^DESCRIBE|\bIN|\bON|\bTO|\bFOR) (` + kinds + `) (?:IF EXISTS )?([\w.]+)`),
 		regexp.MustCompile(`\bGRANT (ROLE) ([\w.]+)`),
 		regexp.MustCompile(`\bDEFAULT_(ROLE) = (\w+)`),
 		regexp.MustCompile(`\bSET (NETWORK POLICY|NETWORK_POLICY) = (\w+)`),
@@ -123,7 +123,7 @@ func TestEverythingIsCreatedBeforeItIsUsed(t *testing.T) {
 // nodesOf returns the nodes that a file is run for.
 func nodesOf(file string) []string {
 	if strings.Contains(file, "-kafka-") {
-		return []string{"1", "2", "3"}
+		return []string{"1", "2", "3", "4"}
 	}
 	return []string{"1"}
 }

@@ -89,6 +89,12 @@ type Volume struct {
 	Name   string `yaml:"name"`
 	Source string `yaml:"source"`
 	Size   string `yaml:"size"`
+
+	BlockConfig *struct {
+		InitialContents struct {
+			FromSnapshot string `yaml:"fromSnapshot"`
+		} `yaml:"initialContents"`
+	} `yaml:"blockConfig"`
 }
 
 // Decode decodes a specification and rejects what Snowflake's documentation forbids.
@@ -128,7 +134,7 @@ func (s *Specification) check() (err error) {
 		}
 	}
 	for _, v := range s.Spec.Volumes {
-		if !name.MatchString(v.Name) || v.Source == "block" && !block.MatchString(v.Size) {
+		if !name.MatchString(v.Name) || v.Source == "block" && !block.MatchString(v.Size) || v.Source != "block" && v.BlockConfig != nil {
 			wrong("volume %+v", v)
 		}
 	}
