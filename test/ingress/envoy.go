@@ -18,6 +18,7 @@ type Envoy struct {
 	NoUpgrades bool          // as by default: it refuses WebSockets and extended CONNECT
 	IdleCut    time.Duration // stream_idle_timeout; 0 is Envoy's default, five minutes
 	Lifetime   time.Duration // max_stream_duration, also of busy streams; 0 is none
+	NoUDP      bool          // without HTTP/3
 	NoGRO      bool          // without prefer_gro, which is Envoy's default
 	MaxStreams int           // max_concurrent_streams of HTTP/2 and HTTP/3 connections; 0 is Envoy's default
 }
@@ -78,10 +79,11 @@ func (e Envoy) config(p params) ([]byte, error) {
 				"common_tls_context": object{"validation_context": object{"trusted_ca": object{"filename": p.CA}}},
 			}})}
 	}
-	return json.MarshalIndent(object{"static_resources": object{
-		"listeners": list{e.tcpListener(p), e.udpListener(p)},
-		"clusters":  list{cluster},
-	}}, "", "  ")
+	listeners := list{e.tcpListener(p)}
+	if !e.NoUDP {
+		listeners = append(listeners, e.udpListener(p))
+	}
+	return json.MarshalIndent(object{"static_resources": object{"listeners": listeners, "clusters": list{cluster}}}, "", "  ")
 }
 
 // options returns what each protocol needs to carry a tunnel.

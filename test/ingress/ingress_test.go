@@ -48,6 +48,7 @@ func TestIngressesPassOnRequests(t *testing.T) {
 		"Caddy":          {Caddy{}, "h1 h2 h3", "HTTP/1.1"},
 		"Caddy to h2c":   {Caddy{H2C: true}, "h1 h2 h3", "HTTP/2.0"},
 		"Envoy":          {Envoy{IdleCut: time.Second, Lifetime: time.Minute}, "h1 h2 h3", "HTTP/1.1"},
+		"Envoy on TCP":   {Envoy{NoUDP: true}, "h1 h2", "HTTP/1.1"},
 		"Envoy to h2c":   {Envoy{Back: H2C}, "h1 h2 h3", "HTTP/2.0"},
 		"Envoy to h3":    {Envoy{Back: H3}, "h1 h2 h3", "HTTP/3.0"},
 	} {
