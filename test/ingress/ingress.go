@@ -76,7 +76,18 @@ func Start(t testing.TB, program Program, config Config) *Ingress {
 	return i
 }
 
-func start(ctx context.Context, program Program, config Config) (_ *Ingress, err error) {
+// start starts a program on a free port. Another process may take that port before the program does:
+// then it gets another one.
+func start(ctx context.Context, program Program, config Config) (*Ingress, error) {
+	for {
+		i, err := startOnce(ctx, program, config)
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "ddress already in use") {
+			return i, err
+		}
+	}
+}
+
+func startOnce(ctx context.Context, program Program, config Config) (_ *Ingress, err error) {
 	p, err := newParams(config)
 	if err != nil {
 		return nil, err
