@@ -23,6 +23,7 @@ type hostingPlatform struct {
 	back     string        // what the container gets
 	idle     time.Duration // after which an idle connection is cut; 0: not documented, or never
 	lifetime time.Duration // after which a busy connection is cut; 0: not documented, or never
+	body     int           // MiB that a request may have; 0: not documented, or any
 }
 
 var hostingPlatforms = []hostingPlatform{
@@ -34,7 +35,7 @@ var hostingPlatforms = []hostingPlatform{
 		setting:     "`transport: http2`", back: "h2c", idle: 4 * time.Minute, lifetime: 4 * time.Minute,
 	}, {
 		ingressCase: ingressCase{name: "Google Cloud Run", works: []string{"ws", "h2"}, auto: "ws"},
-		setting:     "as it is", back: "HTTP/1.1", lifetime: 5 * time.Minute,
+		setting:     "as it is", back: "HTTP/1.1", lifetime: 5 * time.Minute, body: 32,
 	}, {
 		ingressCase: ingressCase{name: "Google Cloud Run", works: []string{"h2"}, auto: "h2", why: not8441, refused: map[string]string{"ws": not8441}},
 		setting:     "`--use-http2`", back: "h2c", lifetime: 5 * time.Minute,
@@ -106,6 +107,12 @@ func TestHostingPlatforms(t *testing.T) {
 					f.keepsIdle(t, short, config)
 				})
 			}
+			if f.body > 0 {
+				t.Run("body", func(t *testing.T) {
+					t.Parallel()
+					f.limitsBodies(t, bed, plain, config)
+				})
+			}
 			if f.lifetime > 0 {
 				t.Run("lifetime", func(t *testing.T) {
 					t.Parallel()
@@ -150,6 +157,21 @@ func (f hostingPlatform) cutsLives(t *testing.T, bed *testbed, g *gateway, confi
 			}
 			p.answered(t)
 		})
+	}
+}
+
+// limitsBodies has nginx's default limit of 1 MiB, which is less than each of three brokers gets. What
+// auto takes must carry it all without a cut.
+func (f hostingPlatform) limitsBodies(t *testing.T, bed *testbed, g *gateway, config ingress.Config) {
+	i := ingress.Start(t, ingress.Nginx{Streams: true}, config)
+	p := bed.pathThrough(t, g, i.URL, "auto")
+	await(t, 2*patience, "auto takes "+f.auto, func() bool {
+		_, err := p.connect(t).ask(patience)
+		return err == nil && p.tunnel(t).Transport == f.auto
+	})
+	roundTrip(t, p, f.auto)
+	if cuts := scrape(t, p.admin).sum("culvert_connection_closes_total", `cause="tunnel_cut"`); cuts > 0 {
+		t.Errorf("%v connections were cut", cuts)
 	}
 }
 
@@ -221,6 +243,10 @@ func (f hostingPlatform) row() string {
 		}
 		return "**no**"
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s |", f.name, f.setting, f.back, limit(f.idle), limit(f.lifetime),
+	body := "–"
+	if f.body > 0 {
+		body = fmt.Sprintf("%d MiB", f.body)
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s | %s |", f.name, f.setting, f.back, limit(f.idle), limit(f.lifetime), body,
 		carries("ws"), carries("h2"), cmp.Or(f.auto, "nothing, and says why"))
 }
