@@ -62,16 +62,18 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	overview.admin = admin
+	manager := newServiceManager(log)
 	agent.Listening = func(bootstrap []string) {
 		c.warn(plan, log)
 		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d%s, %s, %s",
 			strings.Join(bootstrap, ", "), c.BrokerPortBase, namedForwards(plan.forwards), plan.destination(), admin))
+		manager.listening()
 	}
 	agent.Answered = func(p proxy.Path) {
 		a.say("culvert agent ready: " + readyText(p))
 		overview.events.Note("culvert agent ready")
 	}
-	err = admin.during(ctx, agent.Run)
+	err = manager.during(ctx, c.DrainTimeout, agent.Ready, func(ctx context.Context) error { return admin.during(ctx, agent.Run) })
 	if le, ok := errors.AsType[*proxy.ListenError](err); ok {
 		flag := "--listen"
 		if le.Forward != "" {

@@ -130,7 +130,11 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 		a.say(fmt.Sprintf("culvert gateway ready: the broker at %v answered in %v", broker, roundDuration(took)))
 		overview.events.Note("culvert gateway ready")
 	}
-	return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
+	manager := newServiceManager(log)
+	manager.listening()
+	return manager.during(ctx, c.DrainTimeout, gateway.Missing, func(ctx context.Context) error {
+		return admin.during(ctx, func(ctx context.Context) error { return gateway.Run(ctx, tcp, udp) })
+	})
 }
 
 // transports is what the line with "listening" says that agents may use. Without a certificate there

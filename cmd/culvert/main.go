@@ -17,6 +17,7 @@
 //	readstatus.go screen*.go             what culvert status and culvert top read; the screen of the latter
 //	ingress.go                           what an agent asks of a provider
 //	app.go log.go stderr.go progress.go  what every command runs with
+//	notify.go                            what systemd is told of an agent or a gateway
 //	help.go unknown.go                   help, and what was meant
 //	address.go memory.go flags.go        forms of values
 //	cgroup.go                            memory that the process may use
