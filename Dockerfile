@@ -27,7 +27,7 @@ COPY protocol protocol
 COPY proxy proxy
 COPY rewrite rewrite
 ARG BUILDPLATFORM TARGETPLATFORM PLATFORM
-ARG VERSION=
+ARG VERSION= REVISION= COMMIT_TIME=
 # The binary's time, so that its layer is the same whoever builds it from the same bases.
 ARG SOURCE_DATE_EPOCH=0
 # An explicit --platform writes its own name on the image, whatever is in it.
@@ -35,7 +35,7 @@ RUN if [ -n "$PLATFORM" ] && [ "$TARGETPLATFORM" != "$BUILDPLATFORM" ] && [ "$TA
       echo "--platform $TARGETPLATFORM, but PLATFORM is $PLATFORM: add --build-arg PLATFORM=" >&2; exit 1; fi; \
     platform="${PLATFORM:-$TARGETPLATFORM}" && arch="${platform#*/}" && \
     CGO_ENABLED=0 GOOS="${platform%%/*}" GOARCH="${arch%%/*}" \
-      go build -trimpath -buildvcs=false -ldflags "-s -w -X main.release=$VERSION" -o /out/culvert ./cmd/culvert && \
+      go build -trimpath -buildvcs=false -ldflags "-s -w -X main.release=$VERSION -X main.commit=$REVISION -X main.commitTime=$COMMIT_TIME" -o /out/culvert ./cmd/culvert && \
     touch -d "@$SOURCE_DATE_EPOCH" /out/culvert
 
 # Not scratch: BuildKit writes the builder's own platform on what stands on that,

