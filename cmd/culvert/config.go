@@ -220,7 +220,7 @@ func (s *sources) load(ctx *kong.Context) error {
 		}
 	}
 	command := ctx.Selected()
-	if path == "" || command == nil {
+	if path == "" || command == nil || len(command.Flags) == 0 { // culvert version has no settings
 		return nil
 	}
 	if s.dir != "" && !filepath.IsAbs(path) {

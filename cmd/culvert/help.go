@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -18,6 +19,10 @@ type helpFlag bool
 // BeforeReset is the first hook that kong calls.
 func (helpFlag) BeforeReset() error { return errHelp }
 
+// settingsHelp says in which three places a setting may stand, and which of them wins: see sources.
+const settingsHelp = "Each flag is also an environment variable and a key of the file: --log-level is CULVERT_LOG_LEVEL and log-level:. " +
+	"A flag overrides the environment, which overrides the file. Separate repeated values by commas; in the file, a list works too."
+
 // printHelp opens with one sentence, lists the main settings first, and ends with an example to
 // paste.
 func printHelp(w io.Writer, node *kong.Node) {
@@ -30,9 +35,7 @@ func printHelp(w io.Writer, node *kong.Node) {
 		}
 	}
 	if node.Type == kong.CommandNode && len(node.Flags) > 0 {
-		// The three places where a setting may stand, and which of them wins: see sources.
-		fmt.Fprint(w, "\n", wrap("Each flag is also an environment variable and a key of the file: --log-level is CULVERT_LOG_LEVEL and log-level:. "+
-			"A flag overrides the environment, which overrides the file. Separate repeated values by commas; in the file, a list works too.", ""))
+		fmt.Fprint(w, "\n", wrap(settingsHelp, ""))
 	}
 	if node.Detail != "" {
 		fmt.Fprintf(w, "\n%s\n", node.Detail)
@@ -40,10 +43,14 @@ func printHelp(w io.Writer, node *kong.Node) {
 }
 
 func usageLine(node *kong.Node) string {
+	path := node.FullPath()
 	if len(node.Children) > 0 {
-		return node.FullPath() + " COMMAND [flags]"
+		return path + " COMMAND [flags]"
 	}
-	return node.FullPath() + " [flags]"
+	for _, argument := range node.Positional {
+		path += " " + strings.ToUpper(argument.Name)
+	}
+	return path + " [flags]"
 }
 
 // printCommands lists the commands below node, if there are any.
@@ -53,7 +60,9 @@ func printCommands(w io.Writer, node *kong.Node) {
 	}
 	fmt.Fprint(w, "\nCommands:\n")
 	for _, child := range node.Children {
-		fmt.Fprintf(w, "  %s\n%s", child.Name, wrap(child.Help, "      "))
+		if !child.Hidden {
+			fmt.Fprintf(w, "  %s\n%s", child.Name, wrap(child.Help, "      "))
+		}
 	}
 }
 
@@ -81,6 +90,11 @@ func groups(node *kong.Node) []flagGroup {
 
 // printFlag prints the flag on a line and its help below, where there is room for sentences.
 func printFlag(w io.Writer, flag *kong.Flag) {
+	fmt.Fprintf(w, "  %s\n%s", flagForm(flag), wrap(flagMeaning(flag), "      "))
+}
+
+// flagForm is how a flag is written: -h, --help or --listen ADDRESS.
+func flagForm(flag *kong.Flag) string {
 	name := "--" + flag.Name
 	if flag.Short != 0 {
 		name = fmt.Sprintf("-%c, %s", flag.Short, name)
@@ -88,9 +102,13 @@ func printFlag(w io.Writer, flag *kong.Flag) {
 	if !flag.IsBool() {
 		name += " " + flag.PlaceHolder
 	}
-	help := flag.Help
-	if flag.Default != "" {
-		help += " (default " + flag.Default + ")"
+	return name
+}
+
+// flagMeaning is a flag's help, with its default.
+func flagMeaning(flag *kong.Flag) string {
+	if flag.Default == "" {
+		return flag.Help
 	}
-	fmt.Fprintf(w, "  %s\n%s", name, wrap(help, "      "))
+	return flag.Help + " (default " + flag.Default + ")"
 }

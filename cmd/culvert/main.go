@@ -11,6 +11,7 @@
 //	status.go top.go
 //	demo.go demo_*.go
 //	parts.go plan.go                     the parts of an agent, made from its flags; these flags, checked
+//	completion.go man.go                 what shells ask for while a line is typed; manual pages
 //	version.go                           the version, and the command that prints it
 //	providers.go                         which providers of an ingress there are
 //	snowflake.go brokers.go admin.go     flags that belong together, and what is made from them
@@ -59,14 +60,16 @@ func silenceQUICWarning() {
 // configuration file; each command has a file of its own here.
 type cli struct {
 	commonFlags
-	Agent   agentCmd   `cmd:"" help:"Give Kafka clients local addresses, and carry their connections to a gateway over HTTPS."`
-	Gateway gatewayCmd `cmd:"" help:"Accept connections from agents over HTTPS, and carry them to the brokers."`
-	Doctor  doctorCmd  `cmd:"" help:"Check the path to the brokers hop by hop, and say which hop fails and what to do about it."`
-	Status  statusCmd  `cmd:"" help:"Show what a running agent or gateway does: whether it is ready, the path to the brokers, latencies, the last failure."`
-	Top     topCmd     `cmd:"" help:"Watch a running agent or gateway: each Kafka API with its rate and where its time is spent, every second."`
-	Demo    demoCmd    `cmd:"" help:"Show what culvert does, all on this machine: brokers, a gateway, an agent, a client and records."`
-	Config  configCmd  `cmd:"" help:"Print the effective settings of a command, and where each came from."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Agent      agentCmd      `cmd:"" help:"Give Kafka clients local addresses, and carry their connections to a gateway over HTTPS."`
+	Gateway    gatewayCmd    `cmd:"" help:"Accept connections from agents over HTTPS, and carry them to the brokers."`
+	Doctor     doctorCmd     `cmd:"" help:"Check the path to the brokers hop by hop, and say which hop fails and what to do about it."`
+	Status     statusCmd     `cmd:"" help:"Show what a running agent or gateway does: whether it is ready, the path to the brokers, latencies, the last failure."`
+	Top        topCmd        `cmd:"" help:"Watch a running agent or gateway: each Kafka API with its rate and where its time is spent, every second."`
+	Demo       demoCmd       `cmd:"" help:"Show what culvert does, all on this machine: brokers, a gateway, an agent, a client and records."`
+	Config     configCmd     `cmd:"" help:"Print the effective settings of a command, and where each came from."`
+	Completion completionCmd `cmd:"" help:"Print the script that completes command lines in a shell."`
+	Man        manCmd        `cmd:"" hidden:"" help:"Write the manual pages."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
 
 	VersionFlag versionFlag `name:"version" group:"Common" help:"Print the version."`
 }
@@ -105,6 +108,9 @@ func parseAndRun(ctx context.Context, a *app, args []string) error {
 	if len(args) == 0 {
 		printHelp(a.stderr, parser.Model.Node)
 		return errHelpShown
+	}
+	if args[0] == completeArg {
+		return complete(a.stdout, parser.Model.Node, args[1:])
 	}
 	args = helpCommand(args)
 	command, err := parser.Parse(args)

@@ -42,6 +42,9 @@ var needs = []need{
 	{program: "lighttpd", packages: []string{"lighttpd", "lighttpd-mod-openssl"}},
 	{program: "prometheus", packages: []string{"prometheus"}}, // and promtool
 	{program: "tmux", packages: []string{"tmux"}},
+	{program: "zsh", packages: []string{"zsh"}},
+	{program: "fish", packages: []string{"fish"}},
+	{program: "groff", packages: []string{"groff"}}, // for the manual pages
 	{program: "buildah", packages: []string{"buildah"}},
 	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }
