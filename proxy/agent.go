@@ -317,6 +317,7 @@ func (a *Agent) hello(ctx context.Context) error {
 		return err
 	}
 	a.answered(welcome.Opened)
+	a.checkForwards(welcome.Opened)
 	if len(welcome.Tickets) == 0 {
 		return nil
 	}

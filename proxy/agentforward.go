@@ -3,13 +3,9 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
-	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -70,16 +66,15 @@ func (a *Agent) openForward(ctx context.Context, c *agentForwardConn, f *forward
 	return nil
 }
 
-// OfferedForwards asks a gateway which forwards it offers.
-func OfferedForwards(ctx context.Context, d *tunnel.Dialer, atMost time.Duration) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, atMost)
-	defer cancel()
-	welcome, err := d.Hello(ctx)
-	if err != nil {
-		return nil, err
+// checkForwards reports forwards that the gateway does not offer, before a client finds out. If
+// there are several gateways, another one may offer them.
+func (a *Agent) checkForwards(answer tunnel.Opened) {
+	if len(a.Upstream.states()) != 1 {
+		return
 	}
-	if welcome.Forwards == nil {
-		return nil, hints.New(fmt.Errorf("the gateway %s runs culvert %s, which knows no forwards", d.URL.Host, printable.Text(welcome.Gateway, printable.Name)), "upgrade the gateway")
+	for _, f := range a.forwards {
+		if err := checkOffered(f.Name, answer); err != nil {
+			f.failed(a.Logger.With("forward", f.Name), err)
+		}
 	}
-	return welcome.Forwards, nil
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 
@@ -81,4 +82,28 @@ func (a *Agent) Remembered() ([]tunnel.Ticket, error) {
 	}
 	c, _ := s.of(a.Upstream.name())
 	return c.Nodes, nil
+}
+
+// OfferedForwards returns the names of the forwards that a gateway with this answer to a hello
+// offers, for diagnosis. A gateway that knows no forwards is an error.
+func OfferedForwards(answer tunnel.Opened) ([]string, error) {
+	if answer.Forwards == nil {
+		return nil, &notOffered{gateway: answer.Gateway}
+	}
+	return answer.Forwards, nil
+}
+
+// TryForward has a gateway connect to what a forward leads to, for diagnosis, and returns why it
+// could not. No bytes are sent there.
+func TryForward(ctx context.Context, up Upstream, name string) error {
+	c, _, err := up.dial(ctx, destination{forward: name, probe: true})
+	if err != nil {
+		return err
+	}
+	defer finishingConn{c}.Close()
+	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		return err
+	}
+	return nil
 }

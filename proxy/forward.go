@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -143,7 +142,7 @@ type notOffered struct {
 
 func (e *notOffered) Error() string {
 	if e.offers == nil {
-		return fmt.Sprintf("forward %s: the gateway runs culvert %s, which knows no forwards", e.name, cmp.Or(printable.Text(e.gateway, printable.Name), "of an unknown version"))
+		return "the gateway runs culvert " + printable.Text(e.gateway, printable.Name) + ", which knows no forwards"
 	}
 	return fmt.Sprintf("the gateway offers no forward %s: %s", e.name, offering(e.offers))
 }

@@ -59,7 +59,9 @@ func TestForwardCarriesBytesAsTheyAre(t *testing.T) {
 			}()
 			b, _ := io.ReadAll(c)
 			<-done
-			got <- b
+			if len(b) > 0 { // not the gateway, which looks whether the target is there
+				got <- b
+			}
 		}), nil)
 		c := dialAgent(t, address)
 		b, err := io.ReadAll(c) // the target's FIN comes first
@@ -110,8 +112,9 @@ func TestForwardPassesOnResets(t *testing.T) {
 		t.Run("of the client", func(t *testing.T) {
 			end := make(chan error, 1)
 			address, _, _ := forwardTo(t, transport, serveTCP(t, func(c *net.TCPConn) {
-				_, err := io.ReadAll(c)
-				end <- err
+				if b, err := io.ReadAll(c); len(b) > 0 { // not the gateway, which looks whether the target is there
+					end <- err
+				}
 			}), nil)
 			c := dialAgent(t, address)
 			c.Write([]byte("half"))

@@ -6,6 +6,8 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
@@ -19,14 +21,13 @@ type forwardTargets struct {
 	all     []*forward
 	names   hints.Names
 	log     *slog.Logger
-	limiter *logLimiter
 	dialers map[string]*Brokers // by name
 }
 
 // newForwardTargets returns the targets of a gateway's forwards, which are reached as a bootstrap
 // broker is, but without TLS: the bytes are the client's.
 func newForwardTargets(g *Gateway) *forwardTargets {
-	t := &forwardTargets{all: newForwards(g.Forwards, g.Metrics), names: g.Names, log: g.Logger, limiter: &g.limiter, dialers: map[string]*Brokers{}}
+	t := &forwardTargets{all: newForwards(g.Forwards, g.Metrics), names: g.Names, log: g.Logger, dialers: map[string]*Brokers{}}
 	for _, f := range t.all {
 		t.dialers[f.Name] = &Brokers{Bootstrap: []string{f.Address}, Resolver: g.Brokers.Resolver, Names: g.Names, Logger: g.Logger, forward: f.Name}
 	}
@@ -48,6 +49,39 @@ func (t *forwardTargets) dial(ctx context.Context, f *forward) (net.Conn, *tunne
 	c, err := t.dialers[f.Name].dial(ctx, f.Address)
 	f.counts.Dialled(err)
 	return c, dialError(err, t.names)
+}
+
+// watchForwards is how often a gateway looks whether it can reach what it could not.
+const watchForwards = 30 * time.Second
+
+// watch dials each target once, so that a mistake in a setting is found before a client does, and
+// then those that could not be reached, until ctx is done.
+func (t *forwardTargets) watch(ctx context.Context, every time.Duration) {
+	for first := true; ; first = false {
+		var looks sync.WaitGroup
+		for _, f := range t.all {
+			if first || f.outage.lasts(f.Name) {
+				looks.Go(func() { t.look(ctx, f) })
+			}
+		}
+		looks.Wait()
+		if !sleep(ctx, every) {
+			return
+		}
+	}
+}
+
+// look finds out whether a target can be reached.
+func (t *forwardTargets) look(ctx context.Context, f *forward) {
+	log := t.log.With("forward", f.Name)
+	c, failed := t.dial(ctx, f)
+	switch {
+	case failed == nil:
+		c.Close()
+		f.reached(log)
+	case ctx.Err() == nil:
+		f.failed(log, failed)
+	}
 }
 
 // isForward reports whether a stream asks for a forward.
@@ -80,7 +114,11 @@ func (g *Gateway) dialForward(ctx context.Context, t *tunnel.Conn, open *tunnel.
 	}
 	log = log.With("forward", f.Name)
 	far, failed := g.forwards.dial(ctx, f)
-	if failed != nil {
+	switch {
+	case failed != nil && probe: // who asked is told
+		t.Reset(failed)
+		return nil
+	case failed != nil:
 		t.Reset(failed)
 		f.counts.Closed(metrics.CloseDial)
 		f.failed(log, failed)

@@ -62,8 +62,9 @@ type Gateway struct {
 	Answered func(broker net.Addr, took time.Duration)
 
 	// For tests.
-	without    without
-	checkEvery time.Duration // revokeEvery
+	without       without
+	checkEvery    time.Duration // revokeEvery
+	watchForwards time.Duration // as the constant
 
 	gatewayState
 }
@@ -155,6 +156,7 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 	defer stop()
 	background.Go(func() { g.watch.run(reaching) })
 	background.Go(func() { g.watchCredentials(reaching) })
+	background.Go(func() { g.forwards.watch(reaching, cmp.Or(g.watchForwards, watchForwards)) })
 	background.Go(func() { g.Metrics.Sample(reaching) })
 	background.Go(func() { new(spentMemory).run(reaching) })
 	defer tcp.Close()

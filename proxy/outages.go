@@ -90,3 +90,11 @@ func (o *outages) ends(node string) (took time.Duration, was bool) {
 	n.open = false
 	return time.Since(n.since), !n.quiet
 }
+
+// lasts reports whether a node could not be reached when it was last asked.
+func (o *outages) lasts(node string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := o.nodes[node]
+	return n != nil && n.open
+}

@@ -94,7 +94,7 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, log *slog.Log
 // gateway or, without one, the brokers.
 func (c *doctorCmd) examinePath(ctx context.Context, d *doctor.Doctor, p *agentPlan, log *slog.Logger) (err error) {
 	d.SameAgent = c.runsAs
-	d.Agent = &proxy.Agent{Listens: p.listens, BrokerPortBase: c.BrokerPortBase, NodeAddresses: p.nodes, ExpectNodes: p.expect}
+	d.Agent = &proxy.Agent{Listens: p.listens, BrokerPortBase: c.BrokerPortBase, NodeAddresses: p.nodes, ExpectNodes: p.expect, Forwards: p.forwards}
 	if d.Agent.ListenTLS, err = c.listenTLS(log); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/printable"
+	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
 // listForwards is the value of an agent's --forward that asks what there is.
@@ -77,9 +78,6 @@ func namedForwards(all []proxy.Forward) string {
 	return b.String()
 }
 
-// helloTimeout bounds how long each gateway is waited for when it is asked for its forwards.
-const helloTimeout = 20 * time.Second
-
 // printForwards prints the names of the forwards that the gateways offer, sorted, one on each line.
 // Where gateways differ, each name is followed by those that offer it.
 func (f *agentFlags) printForwards(ctx context.Context, p *agentPlan, a *app, log *slog.Logger) error {
@@ -92,7 +90,7 @@ func (f *agentFlags) printForwards(ctx context.Context, p *agentPlan, a *app, lo
 	offered := map[string][]string{} // by name: the hosts of gateways
 	for _, d := range dialers {
 		defer d.Close()
-		names, err := proxy.OfferedForwards(ctx, d, helloTimeout)
+		names, err := offeredBy(ctx, d)
 		if err != nil {
 			return err
 		}
@@ -114,4 +112,18 @@ func (f *agentFlags) printForwards(ctx context.Context, p *agentPlan, a *app, lo
 		}
 	}
 	return nil
+}
+
+// helloTimeout bounds how long a gateway is waited for that is asked for its forwards.
+const helloTimeout = 20 * time.Second
+
+// offeredBy asks a gateway for its forwards.
+func offeredBy(ctx context.Context, d *tunnel.Dialer) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	welcome, err := d.Hello(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return proxy.OfferedForwards(welcome.Opened)
 }

@@ -92,7 +92,7 @@ func listenBoth(t *testing.T) (net.Listener, net.PacketConn) {
 }
 
 // startGateway starts a gateway that knows one token, in front of a cluster.
-func startGateway(t *testing.T, c *fakekafka.Cluster, resolver proxy.Resolver) (address string, certificate *x509.Certificate) {
+func startGateway(t *testing.T, c *fakekafka.Cluster, resolver proxy.Resolver, forwards ...proxy.Forward) (address string, certificate *x509.Certificate) {
 	t.Helper()
 	s := door(t, http.NotFoundHandler())
 	ln, udp := listenBoth(t)
@@ -106,7 +106,7 @@ func startGateway(t *testing.T, c *fakekafka.Cluster, resolver proxy.Resolver) (
 			}
 			return "agent", nil
 		},
-		Names: flags,
+		Names: flags, Forwards: forwards,
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -41,6 +41,7 @@ func (d *Doctor) Gateway(ctx context.Context, dial func(transport string) *tunne
 	g.paces(ctx, g.working)
 	up := proxy.NewTunnel(dialer)
 	defer dialer.Close()
+	g.forwards(ctx, up)
 	d.Brokers(ctx, up, welcome.Tickets)
 }
 

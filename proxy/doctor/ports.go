@@ -53,6 +53,11 @@ func (d *Doctor) Local(ctx context.Context) {
 		d.examining("listen")
 		d.report(timed(ctx, "listen", func(context.Context) Finding { return d.bootstrapPort(l) }))
 	}
+	for _, f := range d.Agent.Forwards {
+		hop := "port of " + f.Name
+		d.examining(hop)
+		d.report(timed(ctx, hop, func(context.Context) Finding { return d.forwardPort(f) }))
+	}
 	ids := slices.Clone(d.Agent.ExpectNodes)
 	remembered, err := d.Agent.Remembered()
 	if err != nil {

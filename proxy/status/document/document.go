@@ -40,9 +40,9 @@ type Document struct {
 
 	Clients   Clients    `json:"clients"`
 	Listeners []Listener `json:"listeners"`
-	Tunnels   []Tunnel   `json:"tunnels"` // of an agent: one for each gateway; of a gateway: one, what its agents use
-	Cluster   Cluster    `json:"cluster"` // the brokers
-	Nodes     []Node     `json:"nodes"`   // by id
+	Tunnels   []Tunnel   `json:"tunnels"`  // of an agent: one for each gateway; of a gateway: one, what its agents use
+	Cluster   Cluster    `json:"cluster"`  // the brokers
+	Nodes     []Node     `json:"nodes"`    // by id
 	Forwards  []Forward  `json:"forwards"` // as the settings name them
 
 	Window float64 `json:"window_seconds"` // what rates, means and quantiles are taken over: MaxWindow, or less after a start

@@ -1,0 +1,83 @@
+package proxy
+
+import (
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
+)
+
+// forwarding runs a connection of a forward in a bubble, until over is closed.
+func forwarding(t *testing.T) (client, target *memnet.Conn, c *forwardConn, over chan forwardEnd) {
+	t.Helper()
+	client, near := memnet.Pipe(memnet.Addr("client"), memnet.Addr("near"))
+	far, target := memnet.Pipe(memnet.Addr("far"), memnet.Addr("target"))
+	c = newForwardConn(near, metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test").Forward("registry"))
+	c.connect(far)
+	over = make(chan forwardEnd, 1)
+	go func() { over <- c.run(t.Context()) }()
+	return client, target, c, over
+}
+
+// A drain ends a connection when it is idle: when the target has spoken last. It waits for an
+// answer, and it never ends one with a FIN.
+func TestADrainEndsForwardsThatAreIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, target, c, over := forwarding(t)
+		client.Write([]byte("request"))
+		synctest.Wait()
+		c.drain()
+		time.Sleep(time.Minute) // the target takes its time
+		if len(over) > 0 {
+			t.Fatal("it ended before the answer")
+		}
+		target.Read(make([]byte, 7))
+		target.Write([]byte("answer"))
+		start := time.Now()
+		b, err := io.ReadAll(client)
+		if string(b) != "answer" || err == nil {
+			t.Errorf("the client read %q, %v, want the answer and a reset", b, err)
+		}
+		if took := time.Since(start); took < forwardQuiet || took > 2*forwardQuiet {
+			t.Errorf("it ended %v after the answer, want %v", took, forwardQuiet)
+		}
+		if end := <-over; end.cause != metrics.CloseDrain {
+			t.Errorf("the cause is %v", end.cause)
+		}
+	})
+}
+
+// A connection that one side has closed does not stay for ever if the other is silent. While bytes
+// move it stays.
+func TestAForwardThatOneSideHasClosed(t *testing.T) {
+	for _, first := range []string{"client", "target"} {
+		t.Run(first, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, target, _, over := forwarding(t)
+				closes, goesOn := client, target
+				if first == "target" {
+					closes, goesOn = target, client
+				}
+				closes.CloseWrite()
+				go io.Copy(io.Discard, closes)
+				for range 3 {
+					time.Sleep(halfOpenTimeout - time.Second)
+					if _, err := goesOn.Write([]byte("x")); err != nil {
+						t.Fatalf("it ended although bytes move: %v", err)
+					}
+				}
+				start := time.Now()
+				<-over
+				if took := time.Since(start); took < halfOpenTimeout-time.Second || took > halfOpenTimeout+time.Second {
+					t.Errorf("it ended after %v, want %v", took, halfOpenTimeout)
+				}
+				goesOn.Close()
+			})
+		})
+	}
+}
