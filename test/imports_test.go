@@ -41,10 +41,11 @@ var mayImport = map[string]struct {
 	"proxy/status":            {ours: []string{"proxy/status/document"}, others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
 	"proxy/clientconfig":      {ours: []string{"proxy/credentials"}, others: []string{"github.com/twmb/franz-go/pkg/sasl", "software.sslmate.com/src/go-pkcs12"}},
 	"proxy/doctor":            {ours: []string{"proxy", "proxy/clientconfig", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr", "github.com/twmb/franz-go/pkg/kgo"}},
+	"proxy/dialer":            {ours: []string{"proxy", "proxy/credentials", "proxy/snowflake", "proxy/tunnel"}},
 	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
 	"proxy/internal/memnet":   {},
 	"proxy/internal/testca":   {},
-	"proxy/snowflake":         {ours: []string{"proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
+	"proxy/snowflake":         {ours: []string{"proxy/credentials", "proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
 		ours:   []string{"protocol", "rewrite", "proxy/audit", "proxy/credentials", "proxy/happyeyeballs", "proxy/tunnel", "proxy/metrics", "proxy/status/document"},

@@ -1,12 +1,6 @@
 package main
 
 import (
-	"crypto/rsa"
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
-	"log/slog"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -126,7 +120,7 @@ func (f *snowflakeFlags) ingress(gateway *url.URL, env ingressEnv) (ingress, err
 	var err error
 	switch {
 	case f.SnowflakePATFile != "":
-		i.PAT, err = f.pat(env.log)
+		i.PAT, err = snowflake.PATFile(credentials.File{Path: f.SnowflakePATFile, Name: "--snowflake-pat-file"}, env.log)
 	case f.SnowflakePrivateKeyFile != "":
 		i.KeyPair, err = f.keyPair(env)
 		if env.metrics != nil {
@@ -139,64 +133,15 @@ func (f *snowflakeFlags) ingress(gateway *url.URL, env ingressEnv) (ingress, err
 	return i, nil
 }
 
-func (f *snowflakeFlags) pat(log *slog.Logger) (func() (string, error), error) {
-	file := credentials.File{Path: f.SnowflakePATFile, Name: "--snowflake-pat-file"}
-	return credentials.Secrets(func(contents [][]byte) (string, error) {
-		pat, err := snowflake.ParsePAT(contents[0])
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", file, err)
-		}
-		return pat, nil
-	}, log, file)
-}
-
 func (f *snowflakeFlags) keyPair(env ingressEnv) (*snowflake.KeyPair, error) {
-	key, err := f.key(env.log)
+	key, err := snowflake.KeyFile(
+		credentials.File{Path: f.SnowflakePrivateKeyFile, Name: "--snowflake-private-key-file"},
+		credentials.File{Path: f.SnowflakePrivateKeyPassphrase, Name: "--snowflake-private-key-passphrase-file"}, env.log)
 	if err != nil {
 		return nil, err
 	}
 	return &snowflake.KeyPair{
 		Key: key, Account: f.account, User: f.SnowflakeUser, Role: f.SnowflakeRole,
-		JWTAccount: f.SnowflakeJWTAccount, TokenURL: f.tokenURL, HTTP: loginTransport{env.roots},
+		JWTAccount: f.SnowflakeJWTAccount, TokenURL: f.tokenURL, HTTP: snowflake.LoginTransport{Roots: env.roots},
 	}, nil
-}
-
-func (f *snowflakeFlags) key(log *slog.Logger) (func() (*rsa.PrivateKey, error), error) {
-	file := credentials.File{Path: f.SnowflakePrivateKeyFile, Name: "--snowflake-private-key-file"}
-	files := []credentials.File{file}
-	if f.SnowflakePrivateKeyPassphrase != "" {
-		files = append(files, credentials.File{Path: f.SnowflakePrivateKeyPassphrase, Name: "--snowflake-private-key-passphrase-file"})
-	}
-	return credentials.Secrets(func(contents [][]byte) (*rsa.PrivateKey, error) {
-		var passphrase []byte
-		if len(contents) > 1 {
-			var err error
-			if passphrase, err = snowflake.TrimPassphrase(contents[1]); err != nil {
-				return nil, fmt.Errorf("%s: %w", files[1], err)
-			}
-		}
-		key, err := snowflake.ParsePrivateKey(contents[0], passphrase)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		return key, nil
-	}, log, files...)
-}
-
-// loginTransport carries logins. They are rare, so each has a connection of its own, which trusts
-// what the CA file holds at that time.
-type loginTransport struct {
-	roots func() (*x509.CertPool, error)
-}
-
-func (t loginTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	roots, err := t.roots()
-	if err != nil {
-		return nil, err
-	}
-	return (&http.Transport{
-		Proxy:             func(r *http.Request) (*url.URL, error) { return tunnel.ProxyFromEnvironment(r.URL) },
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-		DisableKeepAlives: true,
-	}).RoundTrip(req)
 }
