@@ -87,6 +87,7 @@ func runAllTests(ctx context.Context, results *Results) error {
 		return err
 	}
 	runTests(ctx, results, "test/chart", nil, []string{"./..."})
+	runTests(ctx, results, "test/clients/go", nil, []string{"./..."})
 	env := []string{"CULVERT_TEST_REAL=1"}
 	if !hasReal {
 		cache.Say("LEFT OUT on %s: every test with Apache Kafka, its clients, ingresses, images or emulated networks. They need Linux", runtime.GOOS)
@@ -147,6 +148,7 @@ var checks = []check{
 	{"go vet linux", vet("linux")},
 	{"go vet darwin", vet("darwin")},
 	{"go vet windows", vet("windows")},
+	{"go mod tidy test/clients/go", command("go", "-C", "test/clients/go", "mod", "tidy", "-diff")},
 	{"go vet test/clients/go", command("go", "-C", "test/clients/go", "vet", "./...")},
 	{"go mod tidy test/chart", command("go", "-C", "test/chart", "mod", "tidy", "-diff")},
 	{"go vet test/chart", command("go", "-C", "test/chart", "vet", "./...")},

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,12 +47,26 @@ var Clients = []Client{
 	{Name: "segmentio 0.4.51", install: goPrograms, argv: program("segmentio")},
 }
 
+// InProcess are the clients in Go that dial through a gateway themselves, without an agent. They
+// need options that say how to reach it: see [Client.With].
+var InProcess = []Client{
+	{Name: "franz-go 1.22.3", install: goPrograms, argv: program("franz")},
+	{Name: "sarama 1.61.1", install: goPrograms, argv: program("sarama")},
+	{Name: "segmentio 0.4.51", install: goPrograms, argv: program("segmentio")},
+}
+
 // SASLv0 are clients that log in as before Kafka 1.0: SaslHandshake v0 and then tokens without
 // Kafka's frames. They log in as alice, by PLAIN.
 var SASLv0 = []Client{
 	{Name: "kafka-python 2.0.2", install: python("kafka-python==2.0.2"), argv: script("kafkapython.py"), Options: []string{
 		"security_protocol=SASL_PLAINTEXT", "sasl_mechanism=PLAIN", "sasl_plain_username=alice", "sasl_plain_password=alice-secret"}},
 	{Name: "sarama 1.61.1", install: goPrograms, argv: program("sarama"), Options: []string{"sasl.user=alice", "sasl.password=alice-secret"}},
+}
+
+// With returns the client with more options, each key=value.
+func (c Client) With(options ...string) Client {
+	c.Options = slices.Concat(c.Options, options)
+	return c
 }
 
 // Install installs what the client needs, once.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/IBM/sarama"
 
+	"github.com/culvert-proxy/culvert/test/clients/go/inprocess"
 	"github.com/culvert-proxy/culvert/test/clients/go/roundtrip"
 )
 
@@ -14,6 +15,14 @@ func main() { roundtrip.Main(run) }
 
 func run(ctx context.Context, t *roundtrip.Trip) error {
 	config := settings(t)
+	d, err := inprocess.Dialer(t)
+	if err != nil {
+		return err
+	}
+	if d != nil {
+		defer d.Close()
+		config.Net.Proxy.Enable, config.Net.Proxy.Dialer = true, d
+	}
 	if err := produce(t, config); err != nil {
 		return err
 	}

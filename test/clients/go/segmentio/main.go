@@ -7,16 +7,27 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
+	"github.com/culvert-proxy/culvert/test/clients/go/inprocess"
 	"github.com/culvert-proxy/culvert/test/clients/go/roundtrip"
 )
 
 func main() { roundtrip.Main(run) }
 
 func run(ctx context.Context, t *roundtrip.Trip) error {
-	if err := produce(ctx, t); err != nil {
+	d, err := inprocess.Dialer(t)
+	if err != nil {
 		return err
 	}
-	r := kafka.NewReader(kafka.ReaderConfig{Brokers: t.Brokers, GroupID: t.Group, Topic: t.Topic, StartOffset: kafka.FirstOffset, MaxWait: time.Second})
+	transport, dial := &kafka.Transport{}, *kafka.DefaultDialer
+	if d != nil {
+		defer d.Close()
+		transport.Dial, dial.DialFunc = d.DialContext, d.DialContext
+	}
+	defer transport.CloseIdleConnections()
+	if err := produce(ctx, t, transport); err != nil {
+		return err
+	}
+	r := kafka.NewReader(kafka.ReaderConfig{Dialer: &dial, Brokers: t.Brokers, GroupID: t.Group, Topic: t.Topic, StartOffset: kafka.FirstOffset, MaxWait: time.Second})
 	defer r.Close()
 	for !t.Done() {
 		m, err := r.ReadMessage(ctx)
@@ -30,8 +41,8 @@ func run(ctx context.Context, t *roundtrip.Trip) error {
 	return nil
 }
 
-func produce(ctx context.Context, t *roundtrip.Trip) error {
-	w := &kafka.Writer{Addr: kafka.TCP(t.Brokers...), Topic: t.Topic, RequiredAcks: kafka.RequireAll, Balancer: &kafka.Hash{}, BatchTimeout: 20 * time.Millisecond}
+func produce(ctx context.Context, t *roundtrip.Trip, transport *kafka.Transport) error {
+	w := &kafka.Writer{Transport: transport, Addr: kafka.TCP(t.Brokers...), Topic: t.Topic, RequiredAcks: kafka.RequireAll, Balancer: &kafka.Hash{}, BatchTimeout: 20 * time.Millisecond}
 	var all []kafka.Message
 	for _, r := range t.Records() {
 		all = append(all, kafka.Message{Key: r.Key, Value: r.Value})

@@ -1,0 +1,71 @@
+package dialer_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/culvert-proxy/culvert/proxy/dialer"
+	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+)
+
+// A program that reaches its gateway over HTTPS, with a token.
+func ExampleNew() {
+	config := dialer.Config{
+		GatewayURLs: []string{"https://kafka.example.com"},
+		TokenFile:   "/etc/app/culvert-token",
+	}
+	d, err := dialer.New(config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+	// Give d.DialContext to a Kafka client, and dialer.Bootstrap as its seed.
+}
+
+// franz-go: the dialer is an option of the client, and Bootstrap is its seed.
+func Example_franz() {
+	config, stop := exampleGateway() // in your program: GatewayURLs and TokenFile
+	defer stop()
+
+	d, err := dialer.New(config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(dialer.Bootstrap),
+		kgo.Dialer(d.DialContext),
+		kgo.ConsumeTopics("orders"),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	ctx := context.Background()
+	if err := client.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: []byte("one order")}).FirstErr(); err != nil {
+		log.Fatal(err)
+	}
+	client.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+		fmt.Printf("%s: %s\n", r.Topic, r.Value)
+	})
+	// Output: orders: one order
+}
+
+// exampleGateway starts three brokers in memory and a gateway in front of them. It returns how to
+// reach the gateway.
+func exampleGateway() (config dialer.Config, stop func()) {
+	cluster, err := fakekafka.Start(3, topic("orders"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	g, err := startGateway("127.0.0.1:0", cluster.Bootstrap(), slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return g.config("ws"), func() { g.stop(); cluster.Close() }
+}
