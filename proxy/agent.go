@@ -43,6 +43,9 @@ type Agent struct {
 	BrokerPortBase int
 	// NodeAddresses are the exceptions to BrokerPortBase, by node id.
 	NodeAddresses map[int32]NodeAddress
+	// BrokerNames, if set, has clients reach all nodes on the ports of Listens, told apart by the
+	// names in their TLS handshakes. It needs ListenTLS, and excludes the two above.
+	BrokerNames BrokerNames
 	// ExpectNodes are node ids whose ports are open from the start, before any response has named
 	// them.
 	ExpectNodes []int32
@@ -82,16 +85,17 @@ type Agent struct {
 
 // agentState is the state of a running agent. Run sets it up.
 type agentState struct {
-	nodes    nodes
-	finder   finder
-	forwards []*forward
-	clients  clients
-	watch    brokerWatch
-	caps     atomic.Pointer[rewrite.Caps] // the API versions that the agent and its gateway support
-	bound    atomic.Pointer[[]string]     // the bootstrap addresses that clients connect to; nil before they can
-	reached  atomic.Bool                  // the upstream has answered
-	saves    chan struct{}                // of capacity 1: holds an element when the state must be saved
-	limiter  logLimiter
+	nodes       nodes
+	finder      finder
+	forwards    []*forward
+	serverNames *serverNames // nil without BrokerNames
+	clients     clients
+	watch       brokerWatch
+	caps        atomic.Pointer[rewrite.Caps] // the API versions that the agent and its gateway support
+	bound       atomic.Pointer[[]string]     // the bootstrap addresses that clients connect to; nil before they can
+	reached     atomic.Bool                  // the upstream has answered
+	saves       chan struct{}                // of capacity 1: holds an element when the state must be saved
+	limiter     logLimiter
 }
 
 // Ready returns nil while clients get answers from brokers. Otherwise the error says what is
@@ -127,6 +131,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, ln := range bootstrap {
 		addresses = append(addresses, ln.Addr().String())
 	}
+	a.nodes.tellPorts(bootstrap)
 	a.bound.Store(&addresses)
 	a.restore()
 	var background sync.WaitGroup
@@ -194,6 +199,11 @@ func (a *Agent) setUp(work context.Context) {
 	a.Metrics.AskGateways(a.Upstream.streams)
 	a.Metrics.AskExpiry("gateway", a.Upstream.certificateExpires)
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
+	if !a.BrokerNames.IsZero() {
+		a.finder.pause = askPause
+		a.serverNames = newServerNames(a)
+		a.nodes.named = a.serverNames.checkCertificate
+	}
 	a.setUpWatch()
 	a.Metrics.AskReady(a.Ready)
 	a.Metrics.AskLimits(func() []metrics.LimitUse {
@@ -203,7 +213,7 @@ func (a *Agent) setUp(work context.Context) {
 
 // nodePorts are the settings that say where to listen for nodes.
 func (a *Agent) nodePorts() NodePorts {
-	return NodePorts{Listens: a.Listens, Base: a.BrokerPortBase, Exceptions: a.NodeAddresses}
+	return NodePorts{Listens: a.Listens, Base: a.BrokerPortBase, Exceptions: a.NodeAddresses, Names: a.BrokerNames}
 }
 
 // bind binds the bootstrap addresses and those of forwards, all or none of them. The caller closes

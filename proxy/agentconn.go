@@ -3,7 +3,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,7 +25,7 @@ type agentConn struct {
 	*conn
 	agent  *Agent
 	listen int   // index of the agent's bootstrap address that the client's listener belongs to
-	nodeID int32 // of the listener; bootstrapNode for a bootstrap address
+	nodeID int32 // of the listener, or of the name that the client asked for; bootstrapNode for a bootstrap address
 	// bootstrapOnly is set if the node is unknown and a bootstrap broker takes its place. Then only
 	// requests are relayed that anyBrokerAnswers.
 	bootstrapOnly bool
@@ -69,7 +68,7 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	if !c.opened(ctx) {
 		return
 	}
-	defer a.Metrics.Connection(nodeID)()
+	defer a.Metrics.Connection(c.nodeID)()
 	defer a.Metrics.Stream(c.transport())()
 	c.run(ctx)
 	c.noteStaleNode()
@@ -78,20 +77,16 @@ func (a *Agent) serve(ctx context.Context, nc net.Conn, listen int, nodeID int32
 	}
 }
 
-// newConn returns the connection of a client, once it has done its TLS handshake. It returns nil if
-// that fails.
+// newConn returns the connection of a client, once it has done its TLS handshake, which may say that
+// it wants another node than that of the listener. It returns nil if that fails.
 func (a *Agent) newConn(ctx context.Context, nc net.Conn, listen int, nodeID int32, stop context.CancelCauseFunc) *agentConn {
-	log := a.Logger.With("client_addr", nc.RemoteAddr(), "listener", nc.LocalAddr(), "node_id", nodeID)
+	log := a.Logger.With("client_addr", nc.RemoteAddr(), "listener", nc.LocalAddr())
 	if a.ListenTLS != nil {
-		t := tls.Server(nc, a.ListenTLS)
-		ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
-		defer cancel()
-		if err := t.HandshakeContext(ctx); err != nil {
-			a.handshakeFailed(log, err)
+		if nc, nodeID = a.handshake(ctx, nc, nodeID, log); nc == nil {
 			return nil
 		}
-		nc = t
 	}
+	log = log.With("node_id", nodeID)
 	c := &agentConn{agent: a, listen: listen, nodeID: nodeID, stop: stop}
 	c.epoch.Store(-1)
 	c.conn = newConn(nc, connSettings{

@@ -17,7 +17,10 @@ import (
 // may change the cluster's settings, so it is not for good.
 const credentialsRetry = 30 * time.Second
 
-var errNeedsCredentials = errors.New("the cluster requires credentials, which only clients have")
+var (
+	errNeedsCredentials = errors.New("the cluster requires credentials, which only clients have")
+	errNoSuchNode       = errors.New("the cluster has no such node")
+)
 
 // finder looks up how to reach a node, and asks the cluster if the node table does not know. Set
 // the fields up to dropped before use. It starts no goroutines.
@@ -25,8 +28,10 @@ type finder struct {
 	nodes    *nodes
 	upstream Upstream
 	dropped  func(old, now string) // called with two cluster ids when another cluster has answered
+	pause    time.Duration         // between two questions to the cluster
 
 	asking  singleflight.Group
+	asked   time.Time    // when the last question was answered; owned by the call in asking
 	askFrom atomic.Int64 // Unix seconds until which the cluster is not asked: it wants credentials
 }
 
@@ -39,14 +44,23 @@ func (f *finder) find(ctx context.Context, id int32) (route, error) {
 	if time.Now().Unix() < f.askFrom.Load() {
 		return route{}, errNeedsCredentials
 	}
-	_, err, _ := f.asking.Do("", func() (any, error) { return nil, f.ask(ctx) })
+	_, err, _ := f.asking.Do("", func() (any, error) { return nil, f.askInTurn(ctx) })
 	if err != nil {
 		return route{}, fmt.Errorf("ask for metadata: %w", err)
 	}
 	if r, ok := f.nodes.lookup(id); ok {
 		return r, nil
 	}
-	return route{}, errors.New("the cluster has no such node")
+	return route{}, errNoSuchNode
+}
+
+// askInTurn asks the cluster, no sooner than pause after the last time.
+func (f *finder) askInTurn(ctx context.Context) error {
+	if wait := time.Until(f.asked.Add(f.pause)); wait > 0 {
+		<-time.After(wait) // without ctx: other callers wait for the same answer
+	}
+	defer func() { f.asked = time.Now() }()
+	return f.ask(ctx)
 }
 
 // ask learns the nodes with a Metadata request of our own, on a stream of its own. It sends no

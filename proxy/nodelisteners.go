@@ -50,6 +50,7 @@ type nodeListeners struct {
 	// serve is called with each new listener. It must not block, and closes the listener when the
 	// agent ends.
 	serve   func(ln net.Listener, listen int, nodeID int32)
+	named   func(nodeID int32)                                  // called for each new node, with Names; must not block
 	listen  func(network, address string) (net.Listener, error) // net.Listen, but for tests
 	log     *slog.Logger
 	names   hints.Names
@@ -96,6 +97,19 @@ func (l *nodeListeners) init() {
 
 var errTooManyNodes = errors.New("too many nodes have listeners already")
 
+// tellPorts has clients told the ports that the system has chosen for bootstrap addresses, with
+// Names.
+func (l *nodeListeners) tellPorts(bootstrap []net.Listener) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Listens = slices.Clone(l.Listens)
+	for i, ln := range bootstrap {
+		if address, ok := ln.Addr().(*net.TCPAddr); ok && l.Listens[i].Port == 0 {
+			l.Listens[i].Port = int32(address.Port)
+		}
+	}
+}
+
 // expect opens the listeners of nodes that no response has named yet.
 func (l *nodeListeners) expect(ids []int32) error {
 	for _, id := range ids {
@@ -111,6 +125,10 @@ func (l *nodeListeners) expect(ids []int32) error {
 func (l *nodeListeners) local(listen int, id int32) (e endpoint, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.Names.IsZero() {
+		_, e, err := l.place(listen, id)
+		return e, err == nil
+	}
 	if opened, ok := l.opened[id]; ok {
 		return opened[listen].told, true
 	}
@@ -128,7 +146,7 @@ func (l *nodeListeners) open(id int32) error {
 	if _, have := l.opened[id]; have {
 		return nil
 	}
-	if len(l.opened) >= min(maxNodes, maxListeners/max(1, len(l.Listens))) {
+	if len(l.opened) >= l.most() {
 		l.logTooMany()
 		return l.allPlaceholders()
 	}
@@ -141,8 +159,19 @@ func (l *nodeListeners) open(id int32) error {
 		opened = append(opened, n)
 	}
 	l.opened[id] = opened
+	if !l.Names.IsZero() {
+		l.named(id)
+	}
 	l.metrics.SetNodesWithoutPort(l.countMissing())
 	return nil
+}
+
+// most is how many nodes may have listeners.
+func (l *nodeListeners) most() int {
+	if !l.Names.IsZero() {
+		return maxNodes
+	}
+	return min(maxNodes, maxListeners/max(1, len(l.Listens)))
 }
 
 // openOne opens the listener of a node for one bootstrap address. before are its listeners for the
@@ -155,6 +184,9 @@ func (l *nodeListeners) openOne(listen int, id int32, before []*nodeListener) (*
 		}
 	}
 	n := &nodeListener{id: id, listen: listen, bind: bind, own: own, told: own}
+	if !l.Names.IsZero() { // the bootstrap listener is that of all nodes
+		return n, err
+	}
 	if err == nil {
 		err = l.hold(n)
 	}
@@ -381,6 +413,9 @@ func (l *nodeListeners) openPlaceholders() error {
 
 // allPlaceholders is openPlaceholders for a caller that holds mu.
 func (l *nodeListeners) allPlaceholders() error {
+	if !l.Names.IsZero() {
+		return nil // the name of a node that is not known is refused
+	}
 	for i := range l.Listens {
 		if _, err := l.placeholder(i); err != nil {
 			return err

@@ -130,7 +130,7 @@ func TestWhereASparePortCanStandIn(t *testing.T) {
 		{"192.0.2.1:9092", "", ""},
 		{":9092", "localhost", ""},
 	} {
-		bind, told, err := NodePorts{Listens: []Listen{{test.bind, test.host}}, Base: 19092}.place(0, 1)
+		bind, told, err := NodePorts{Listens: []Listen{{Bind: test.bind, Host: test.host}}, Base: 19092}.place(0, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 type Listen struct {
 	Bind string // host:port to listen on
 	Host string // to write into responses; "" means the host of Bind
+	Port int32  // to write into responses, with BrokerNames; 0 means the port of Bind
 }
 
 // NodeAddress is the address of one node that is not to have the port of its id.
@@ -50,6 +52,9 @@ type NodePorts struct {
 	Base int
 	// Exceptions are nodes with another address, by node id.
 	Exceptions map[int32]NodeAddress
+	// Names, if set, replaces ports of nodes: clients reach all nodes on the port of Listens, under
+	// these names.
+	Names BrokerNames
 }
 
 // Of returns where the agent listens for a node on behalf of the clients of a bootstrap address, an
@@ -67,6 +72,9 @@ func (p NodePorts) Of(listen int, id int32) (bind, advertised string, err error)
 // help.
 func (p NodePorts) Conflicts(ids []int32) (conflicts []*PortConflictError) {
 	holders := map[string]int32{}
+	if !p.Names.IsZero() {
+		return nil
+	}
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
 		for listen := range p.Listens {
 			bind, _, err := p.place(listen, id)
@@ -108,6 +116,10 @@ func (p NodePorts) place(listen int, id int32) (bind string, advertised endpoint
 		return "", endpoint{}, fmt.Errorf("node id %d is negative", id)
 	}
 	on := p.Listens[listen]
+	if !p.Names.IsZero() {
+		advertised, err = splitEndpoint(on.Bind)
+		return on.Bind, endpoint{p.Names.Of(id), cmp.Or(on.Port, advertised.port)}, err
+	}
 	host, _, err := net.SplitHostPort(on.Bind)
 	if err != nil {
 		return "", endpoint{}, err

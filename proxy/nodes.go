@@ -40,6 +40,7 @@ type nodes struct {
 	nodeListeners
 	changed func()     // called without the lock when what snapshot returns has changed
 	moved   func(move) // called without the lock when connections to a node's former address must end
+	started time.Time
 
 	mu        sync.Mutex // never taken while nodeListeners is locked
 	cluster   string     // id of the cluster; "" before the first is known
@@ -52,6 +53,7 @@ type nodes struct {
 
 func (t *nodes) init() {
 	t.nodeListeners.init()
+	t.started = time.Now()
 	t.known = map[int32]node{}
 	t.tickets = map[string]tunnel.Ticket{}
 }
@@ -285,6 +287,18 @@ func (t *nodes) lookup(id int32) (r route, ok bool) {
 		ok = tk.Expires > time.Now().Unix()
 	}
 	return r, ok
+}
+
+// lastNamed returns when a response named a node last, or when the agent started if that is later.
+// ok is false if the node is unknown.
+func (t *nodes) lastNamed(id int32) (last time.Time, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, ok := t.known[id]
+	if last = n.namedAt; last.Before(t.started) {
+		last = t.started
+	}
+	return last, ok
 }
 
 // markStale makes lookup fail for a node until a response names it again, if its address is still

@@ -129,7 +129,7 @@ func (a *Agent) kafkaListeners(bound []string) (all []document.Listener) {
 	for i, l := range a.Listens {
 		host, _, _ := net.SplitHostPort(l.Bind)
 		all = append(all, document.Listener{
-			Name: "kafka", Address: bound[i], Advertised: cmp.Or(l.Host, host), Protocols: protocols, Connections: connections[i],
+			Name: "kafka", Address: bound[i], Advertised: cmp.Or(a.BrokerNames.String(), l.Host, host), Protocols: protocols, Connections: connections[i],
 		})
 	}
 	return all

@@ -25,14 +25,19 @@ const (
 )
 
 // parseListen reads BIND[=HOST]. BIND may have port 0: the system then chooses one. HOST is needed
-// if BIND is a wildcard: responses must name an address that clients can connect to.
-func parseListen(s string) (proxy.Listen, error) {
+// if BIND is a wildcard: responses must name an address that clients can connect to. If brokers have
+// names, responses name those, and HOST may have a port.
+func parseListen(s string, names proxy.BrokerNames) (proxy.Listen, error) {
 	bind, host, _ := strings.Cut(s, "=")
-	l := proxy.Listen{Bind: bind, Host: strings.Trim(host, "[]")}
 	bindHost, _, err := splitAddress(bind, 0)
+	if err != nil {
+		return proxy.Listen{}, wrong("write it as 127.0.0.1:9092, or as 0.0.0.0:9092=HOST", "--listen %s: %w", s, err)
+	}
+	if !names.IsZero() {
+		return parseNamedListen(s, bind, host, names)
+	}
+	l := proxy.Listen{Bind: bind, Host: strings.Trim(host, "[]")}
 	switch {
-	case err != nil:
-		return l, wrong("write it as 127.0.0.1:9092, or as 0.0.0.0:9092=HOST", "--listen %s: %w", s, err)
 	case isWildcard(bindHost) && l.Host == "":
 		return l, wrong(fmt.Sprintf("add the host name or IP address at which clients reach this agent: --listen %s=HOST", bind),
 			"--listen %s: clients cannot connect to a wildcard address", s)
@@ -41,6 +46,25 @@ func parseListen(s string) (proxy.Listen, error) {
 	}
 	if err := checkHost(l.Host); err != nil {
 		return l, wrong("write a host without a port after the equals sign: ports come from --broker-port-base", "--listen %s: %w", s, err)
+	}
+	return l, nil
+}
+
+// parseNamedListen is parseListen for an agent whose brokers have names: s is bind, or
+// bind=HOST[:PORT].
+func parseNamedListen(s, bind, host string, names proxy.BrokerNames) (proxy.Listen, error) {
+	l := proxy.Listen{Bind: bind, Host: strings.Trim(host, "[]")}
+	if name, port, err := splitAddress(host, 1); err == nil {
+		l.Host, l.Port = name, int32(port)
+	}
+	if l.Host == "" {
+		return l, nil // the certificate must list a name for the bootstrap
+	}
+	if err := checkHost(l.Host); err != nil {
+		return l, wrong("write it as 0.0.0.0:9092=kafka.example.com, or as 0.0.0.0:9092=kafka.example.com:443 if clients connect to another port", "--listen %s: %w", s, err)
+	}
+	if id, isBroker := names.NodeID(l.Host); isBroker {
+		return l, wrong("choose another name for the bootstrap address, which leads to any broker", "--listen %s: %s is the name of broker %d (--broker-names %s)", s, l.Host, id, names)
 	}
 	return l, nil
 }

@@ -65,8 +65,8 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 	manager := newServiceManager(log)
 	agent.Listening = func(bootstrap []string) {
 		c.warn(plan, log)
-		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers from port %d%s, %s, %s",
-			strings.Join(bootstrap, ", "), c.BrokerPortBase, namedForwards(plan.forwards), plan.destination(), admin))
+		a.say(fmt.Sprintf("culvert agent listening: bootstrap %s, brokers %s%s, %s, %s",
+			strings.Join(bootstrap, ", "), c.placeOfBrokers(plan), namedForwards(plan.forwards), plan.destination(), admin))
 		manager.listening()
 	}
 	agent.Answered = func(p proxy.Path) {
@@ -82,6 +82,14 @@ func (c *agentCmd) Run(ctx context.Context, a *app) error {
 		return listenFailed(le.Err, le.Address, flag)
 	}
 	return err
+}
+
+// placeOfBrokers says where clients reach brokers, for the line with "listening".
+func (c *agentCmd) placeOfBrokers(p *agentPlan) string {
+	if !p.names.IsZero() {
+		return "there as " + p.names.String()
+	}
+	return fmt.Sprintf("from port %d", c.BrokerPortBase)
 }
 
 // maxNodesShown bounds the brokers that the line with "ready" lists.

@@ -71,7 +71,7 @@ func (c *demoCmd) check() (l proxy.Listen, err error) {
 	if err := checkTransportName(c.Transport); err != nil {
 		return l, err
 	}
-	return parseListen(c.Listen)
+	return parseListen(c.Listen, proxy.BrokerNames{})
 }
 
 // show goes through the steps. Those before the last are complete when it sets complete: from then

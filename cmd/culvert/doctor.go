@@ -94,7 +94,7 @@ func (c *doctorCmd) examine(ctx context.Context, d *doctor.Doctor, log *slog.Log
 // gateway or, without one, the brokers.
 func (c *doctorCmd) examinePath(ctx context.Context, d *doctor.Doctor, p *agentPlan, log *slog.Logger) (err error) {
 	d.SameAgent = c.runsAs
-	d.Agent = &proxy.Agent{Listens: p.listens, BrokerPortBase: c.BrokerPortBase, NodeAddresses: p.nodes, ExpectNodes: p.expect, Forwards: p.forwards}
+	d.Agent = &proxy.Agent{Listens: p.listens, BrokerPortBase: c.BrokerPortBase, NodeAddresses: p.nodes, BrokerNames: p.names, ExpectNodes: p.expect, Forwards: p.forwards}
 	if d.Agent.ListenTLS, err = c.listenTLS(log); err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (c *doctorCmd) runsAs(args, environ []string, dir string) bool {
 	}
 	f := other.Agent.agentFlags
 	return slices.Equal(f.GatewayURL, c.GatewayURL) && slices.Equal(f.Listen, c.Listen) &&
-		f.BrokerPortBase == c.BrokerPortBase && slices.Equal(f.NodeAddress, c.NodeAddress)
+		f.BrokerPortBase == c.BrokerPortBase && f.BrokerNames == c.BrokerNames && slices.Equal(f.NodeAddress, c.NodeAddress)
 }
 
 // transports are those to examine: the one that was asked for, otherwise all, with h3 last, since

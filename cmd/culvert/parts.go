@@ -27,6 +27,9 @@ func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slo
 	if err != nil {
 		return nil, err
 	}
+	if err := f.checkNames(p, listenTLS, log); err != nil {
+		return nil, err
+	}
 	upstream, err := f.upstream(p, m, log)
 	if err != nil {
 		return nil, err
@@ -37,7 +40,7 @@ func (f *agentFlags) build(p *agentPlan, registry *prometheus.Registry, log *slo
 	}
 	return &proxy.Agent{
 		Names:   flagOf,
-		Version: version(), Listens: p.listens, BrokerPortBase: f.BrokerPortBase, NodeAddresses: p.nodes, ExpectNodes: p.expect,
+		Version: version(), Listens: p.listens, BrokerPortBase: f.BrokerPortBase, NodeAddresses: p.nodes, BrokerNames: p.names, ExpectNodes: p.expect,
 		StateFile: stateFile, RelayUnknownAPIs: f.RelayUnknownAPIs, Forwards: p.forwards, ListenTLS: listenTLS, Upstream: upstream,
 		DrainTimeout: f.DrainTimeout, MaxConnections: f.MaxConnections, Metrics: m, Logger: log,
 	}, nil
@@ -58,6 +61,27 @@ func (f *agentFlags) listenTLS(log *slog.Logger) (*tls.Config, error) {
 		return nil, badFile(err)
 	}
 	return config, nil
+}
+
+// checkNames compares --broker-names with the certificate. That it is not for the names of brokers is
+// no error: it may be replaced while the agent runs, and not all clients check it.
+func (f *agentFlags) checkNames(p *agentPlan, config *tls.Config, log *slog.Logger) error {
+	if p.names.IsZero() {
+		return nil
+	}
+	certificate, err := proxy.CertificateOf(config)
+	if err != nil {
+		return badFile(err)
+	}
+	if len(p.names.Bootstrap(p.listens, certificate)) == 0 {
+		return wrong("add the name that clients have in bootstrap.servers: --listen 0.0.0.0:9092=kafka.example.com",
+			"--broker-names %s: no name leads to the bootstrap brokers, as --listen has no host name and %s lists none", p.names, f.ListenTLSCertFile)
+	}
+	if err := p.names.Uncovered(certificate, nil); err != nil {
+		log.Warn("clients that check the agent's certificate will refuse it for brokers", "err", err,
+			"hint", "the certificate of --listen-tls-cert-file must contain the name of each broker, or a wildcard for them")
+	}
+	return nil
 }
 
 // upstream is where the agent gets its connections to brokers: through gateways, or straight.

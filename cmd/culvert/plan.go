@@ -33,6 +33,7 @@ type agentFlags struct {
 	// 32768.
 	BrokerPortBase int      `group:"Broker addresses" placeholder:"PORT" default:"19092" help:"Node N is reached on this port plus N, on the host of each --listen. If that is above 65535, it is this port plus the remainder of N divided by 9973."`
 	NodeAddress    []string `group:"Broker addresses" placeholder:"ID=BIND:PORT[=HOST:PORT]" help:"Another address for one node, such as a node whose port is taken by another program or by another node. May be repeated."`
+	BrokerNames    string   `group:"Broker addresses" placeholder:"TEMPLATE" help:"Reach all nodes on the port of --listen instead, told apart by TLS server names: a host name with {id} for the node id, such as broker-{id}.kafka.example.com. Clients must resolve these names. Needs --listen-tls-cert-file. HOST of --listen, or another name that the certificate lists, is the bootstrap name; HOST may have a port that clients are told: --listen 0.0.0.0:9092=kafka.example.com:443."`
 	// A client may be told of a node by one agent and connect to another, which has not seen that
 	// node yet.
 	ExpectNodes []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
@@ -79,6 +80,7 @@ type agentFlags struct {
 type agentPlan struct {
 	listens  []proxy.Listen
 	nodes    map[int32]proxy.NodeAddress // of --node-address
+	names    proxy.BrokerNames           // of --broker-names
 	expect   []int32                     // of --expect-nodes
 	gateways []*url.URL                  // empty: the agent dials brokers itself
 	brokers  []string                    // those to dial then
@@ -109,12 +111,12 @@ func (p *agentPlan) destination() string {
 }
 
 // check parses the settings and refuses those that contradict each other. It opens nothing, so that
-// a wrong command line is reported before anything else can fail. Steps run in order: checkPorts
-// needs what checkListens and checkNodes parsed.
+// a wrong command line is reported before anything else can fail. Steps run in order: checkListens
+// needs what checkBrokerNames parsed, and checkPorts what checkListens and checkNodes did.
 func (f *agentFlags) check() (*agentPlan, error) {
 	p := &agentPlan{}
 	for _, step := range []func(*agentPlan) error{
-		f.checkGateways, f.checkListens, f.checkNodes, f.checkForwards, f.checkTransport, f.checkProviders, f.checkTLS, f.checkPorts, f.checkConnections,
+		f.checkGateways, f.checkBrokerNames, f.checkListens, f.checkNodes, f.checkForwards, f.checkTransport, f.checkProviders, f.checkTLS, f.checkPorts, f.checkConnections,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -183,11 +185,33 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 	return f.brokerFlags.check()
 }
 
+// defaultPortBase is the default of --broker-port-base: another value was set.
+const defaultPortBase = 19092
+
+// checkBrokerNames parses --broker-names, and refuses settings of ports for brokers beside it.
+func (f *agentFlags) checkBrokerNames(p *agentPlan) (err error) {
+	if f.BrokerNames == "" {
+		return nil
+	}
+	if p.names, err = proxy.ParseBrokerNames(f.BrokerNames); err != nil {
+		return wrong("write a host name with {id} for the node id: --broker-names 'broker-{id}.kafka.example.com'", "--broker-names %s: %w", f.BrokerNames, err)
+	}
+	set := given(map[string]bool{"--node-address": len(nonBlank(f.NodeAddress)) > 0, "--broker-port-base": f.BrokerPortBase != defaultPortBase})
+	switch {
+	case len(set) > 0:
+		return wrong("remove one of them", "--broker-names and %s: with names, brokers have no ports of their own", strings.Join(set, ", "))
+	case f.ListenTLSCertFile == "":
+		return wrong("add --listen-tls-cert-file and --listen-tls-key-file, with a certificate for these names",
+			"--broker-names %s: clients say which name they want only if they speak TLS", f.BrokerNames)
+	}
+	return nil
+}
+
 // checkListens parses --listen. Several listens need several hosts, for every node has the same
-// port on each of them.
+// port on each of them, unless nodes have names.
 func (f *agentFlags) checkListens(p *agentPlan) error {
 	for _, s := range nonBlank(f.Listen) {
-		l, err := parseListen(s)
+		l, err := parseListen(s, p.names)
 		if err != nil {
 			return err
 		}
@@ -198,7 +222,7 @@ func (f *agentFlags) checkListens(p *agentPlan) error {
 	}
 	for i, l := range p.listens {
 		for _, m := range p.listens[:i] {
-			if sameHost(bindHost(l), bindHost(m)) {
+			if p.names.IsZero() && sameHost(bindHost(l), bindHost(m)) {
 				return wrong("give each a host of its own, such as 127.0.0.1:9092 and 172.17.0.1:9092=host.docker.internal",
 					"--listen %s and --listen %s are on the same host: their brokers' ports would be the same", m.Bind, l.Bind)
 			}
@@ -348,12 +372,15 @@ func (f *agentFlags) ownSockets(p *agentPlan) []socket {
 
 // ports are the settings that say where the agent listens for nodes.
 func (f *agentFlags) ports(p *agentPlan) proxy.NodePorts {
-	return proxy.NodePorts{Listens: p.listens, Base: f.BrokerPortBase, Exceptions: p.nodes}
+	return proxy.NodePorts{Listens: p.listens, Base: f.BrokerPortBase, Exceptions: p.nodes, Names: p.names}
 }
 
 // nodeSockets are the listeners of the nodes of --expect-nodes or, if that is not set, of the first
 // assumedNodes ids, without those that have a --node-address.
 func (f *agentFlags) nodeSockets(p *agentPlan) ([]socket, error) {
+	if !p.names.IsZero() {
+		return nil, nil
+	}
 	ids := slices.Clone(p.expect)
 	for id := int32(0); len(p.expect) == 0 && id < assumedNodes && f.BrokerPortBase+int(id) <= maxPort; id++ {
 		ids = append(ids, id)

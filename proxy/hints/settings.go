@@ -14,6 +14,8 @@ const (
 	RelayUnknownAPIs  Setting = "relay unknown APIs"
 	NodeAddress       Setting = "node address"
 	BrokerPortBase    Setting = "broker port base"
+	BrokerNames       Setting = "broker names"
+	ExpectNodes       Setting = "expect nodes"
 	ListenTLSCertFile Setting = "listen TLS cert file"
 	ListenClientCA    Setting = "listen client CA file"
 	MaxConnections    Setting = "max connections"

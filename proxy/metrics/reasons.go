@@ -50,6 +50,7 @@ const (
 	RefusedFrameSize                         // a frame length that is negative, too small or too large
 	RefusedIntroduction                      // a request that a bootstrap broker must not get in another node's place
 	RefusedTLS                               // a client's TLS handshake that failed
+	RefusedServerName                        // a client's TLS handshake for a name that leads to no broker
 	RefusedSASL                              // a login whose raw tokens cannot be followed
 	numRefusals
 )
@@ -64,6 +65,7 @@ var refusals = [numRefusals]string{
 	RefusedFrameSize:          "frame_size",
 	RefusedIntroduction:       "introduction",
 	RefusedTLS:                "tls",
+	RefusedServerName:         "server_name",
 	RefusedSASL:               "sasl",
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -89,6 +90,22 @@ func (a *CA) Client(t testing.TB, name string) *x509.Certificate {
 	return a.Sign(t, &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
+}
+
+// Server makes the certificate of a server with these names, and its key.
+func (a *CA) Server(t testing.TB, names ...string) tls.Certificate {
+	t.Helper()
+	c, key := a.sign(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: "server"}, DNSNames: names, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	return tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: key, Leaf: c}
+}
+
+// Pool is the CA's own certificate.
+func (a *CA) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.Cert)
+	return pool
 }
 
 // Pair makes a certificate that is good at either end of a connection, and its key, both in PEM.
