@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/test/cache"
+	"github.com/culvert-proxy/culvert/test/hostsfile"
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
@@ -28,6 +29,7 @@ const patience = 75 * time.Second
 type Client struct {
 	Name    string // its usual name, with the version
 	Options []string
+	Hosts   string                                // its own /etc/hosts; "": that of this machine
 	Share   bool                                  // the group is a share group: see kafka.Cluster.ShareFromEarliest
 	install func(context.Context) (string, error) // returns the folder that argv needs
 	argv    func(source, installed string) []string
@@ -90,7 +92,10 @@ func (c Client) Run(ctx context.Context, bootstrap, topic, group string, count i
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not done within %s", patience))
 	defer cancel()
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "NODE_PATH="+installed)
+	if c.Hosts != "" {
+		cmd = hostsfile.Command(c.Hosts, cmd.Path, argv[1:]...)
+	}
+	cmd.Env = append(cmd.Environ(), "PYTHONDONTWRITEBYTECODE=1", "NODE_PATH="+installed)
 	return proc.Run(ctx, cmd)
 }
 

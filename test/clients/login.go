@@ -23,6 +23,19 @@ func (files TLS) LogIn(mechanism string) []Client {
 	return []Client{java, librdkafka}
 }
 
+// WithoutLogin returns clients that speak TLS, show a certificate and do not log in: of Java,
+// librdkafka and kafkajs.
+func (files TLS) WithoutLogin() []Client {
+	older, newest, librdkafka, kafkajs := Java[len(Java)-2], Java[len(Java)-1], Clients[0], Clients[5]
+	for _, java := range []*Client{&older, &newest} {
+		java.Options = slices.Concat(java.Options, []string{"security.protocol=SSL",
+			"ssl.truststore.type=PEM", "ssl.truststore.location=" + files.CA, "ssl.keystore.type=PEM", "ssl.keystore.location=" + files.CertAndKey})
+	}
+	librdkafka.Options = []string{"security.protocol=SSL", "ssl.ca.location=" + files.CA, "ssl.certificate.location=" + files.Cert, "ssl.key.location=" + files.Key}
+	kafkajs.Options = []string{"ca=" + files.CA, "cert=" + files.Cert, "key=" + files.Key}
+	return []Client{older, newest, librdkafka, kafkajs}
+}
+
 // LogInV0 returns a client that logs in as before Kafka 1.0, over TLS.
 func (files TLS) LogInV0() Client {
 	c := SASLv0[0]

@@ -1,7 +1,11 @@
+// Options: ca=FILE cert=FILE key=FILE for TLS.
+import { readFileSync } from 'node:fs'
 import kafkajs from 'kafkajs'
 import { add, done, report, trip } from './roundtrip.mjs'
 
-const kafka = new kafkajs.Kafka({ brokers: trip.brokers, logLevel: kafkajs.logLevel.ERROR })
+const file = name => readFileSync(trip.options[name])
+const ssl = trip.options.ca && { ca: file('ca'), cert: file('cert'), key: file('key') }
+const kafka = new kafkajs.Kafka({ brokers: trip.brokers, ssl, logLevel: kafkajs.logLevel.ERROR })
 
 const producer = kafka.producer({ idempotent: true, createPartitioner: kafkajs.Partitioners.DefaultPartitioner })
 await producer.connect()
