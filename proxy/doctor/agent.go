@@ -26,7 +26,7 @@ func (c *cluster) runningAgents(ctx context.Context) {
 		}
 		c.hop(ctx, "agent", func(ctx context.Context) Finding { return c.runningAgent(ctx, l) })
 	}
-	c.nodePorts(c.ports.later)
+	c.nodePorts(ctx, c.ports.later)
 }
 
 func (c *cluster) runningAgent(ctx context.Context, l proxy.Listen) Finding {
@@ -60,7 +60,9 @@ func (c *cluster) connectAgent(ctx context.Context, l proxy.Listen) (net.Conn, e
 		return conn, err
 	}
 	config := c.Client.TLS.Clone()
-	config.ServerName = hostOf(l)
+	if config.ServerName = hostOf(l); !c.Agent.BrokerNames.IsZero() {
+		config.ServerName = c.clientNames()[0]
+	}
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()

@@ -75,7 +75,7 @@ func (c *cluster) examine(ctx context.Context) {
 	}
 	c.tally.reached = c.tally.reached || len(c.nodes) > 0
 	c.runningAgents(ctx)
-	c.nodePorts(slices.Collect(maps.Keys(c.nodes)))
+	c.nodePorts(ctx, slices.Collect(maps.Keys(c.nodes)))
 	c.brokers(ctx)
 	if c.Produce != "" {
 		c.produce(ctx)

@@ -45,9 +45,9 @@ func (d *Doctor) clientTLS(ctx context.Context) {
 		d.report(f)
 		return
 	}
-	for _, l := range d.Agent.Listens {
+	for _, name := range d.clientNames() {
 		d.examining(hop)
-		d.report(timed(ctx, hop, func(ctx context.Context) Finding { return d.shakeHands(ctx, hostOf(l)) }))
+		d.report(timed(ctx, hop, func(ctx context.Context) Finding { return d.shakeHands(ctx, name) }))
 	}
 }
 

@@ -75,6 +75,7 @@ type Doctor struct {
 	// For tests.
 	listens func(network, address string) (net.Listener, error) // nil: net.Listen
 	blind   bool                                                // who has a port is not known
+	lookup  func(ctx context.Context, host string) ([]string, error)
 
 	tally tally
 	ports ports

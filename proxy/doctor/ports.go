@@ -69,7 +69,7 @@ func (d *Doctor) Local(ctx context.Context) {
 	if len(d.ports.taken) > 0 && d.ports.agent.pid == 0 {
 		d.ports.later = ids
 	} else {
-		d.nodePorts(ids)
+		d.nodePorts(ctx, ids)
 	}
 	d.clientTLS(ctx)
 }
@@ -150,10 +150,14 @@ func showListener(bind string) string {
 	return "lsof -nP -iTCP:" + port + " -sTCP:LISTEN"
 }
 
-// nodePorts examines the ports of nodes, each of them once. What is well is one finding, and each
-// node that is not gets its own.
-func (d *Doctor) nodePorts(ids []int32) {
-	if d.Agent == nil {
+// nodePorts examines the ports of nodes, each of them once, or their names if they have those. What
+// is well is one finding, and each node that is not gets its own.
+func (d *Doctor) nodePorts(ctx context.Context, ids []int32) {
+	switch {
+	case d.Agent == nil:
+		return
+	case !d.Agent.BrokerNames.IsZero():
+		d.nodeNames(ctx, ids)
 		return
 	}
 	if d.ports.nodes == nil {

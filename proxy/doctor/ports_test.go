@@ -191,13 +191,16 @@ func runAgent(t *testing.T, c *fakekafka.Cluster) (bootstrap string, nodes map[i
 	for _, ln := range free {
 		ln.Close()
 	}
-	m := metrics.New(prometheus.NewRegistry(), metrics.Agent, "test")
+	return serveAgent(t, c, &proxy.Agent{Listens: []proxy.Listen{{Bind: "127.0.0.1:0"}}, NodeAddresses: nodes}), nodes
+}
+
+// serveAgent runs an agent in front of a cluster, and returns the bootstrap address.
+func serveAgent(t *testing.T, c *fakekafka.Cluster, a *proxy.Agent) string {
+	t.Helper()
 	listening := make(chan string, 1)
-	a := &proxy.Agent{
-		Listens: []proxy.Listen{{Bind: "127.0.0.1:0"}}, NodeAddresses: nodes, Metrics: m,
-		Upstream:  proxy.NewDirect(&proxy.Brokers{Bootstrap: c.Bootstrap(), Resolver: c.Resolver(), Metrics: m}),
-		Listening: func(bootstrap []string) { listening <- bootstrap[0] },
-	}
+	a.Metrics = metrics.New(prometheus.NewRegistry(), metrics.Agent, "test")
+	a.Upstream = proxy.NewDirect(&proxy.Brokers{Bootstrap: c.Bootstrap(), Resolver: c.Resolver(), Metrics: a.Metrics})
+	a.Listening = func(bootstrap []string) { listening <- bootstrap[0] }
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -207,7 +210,7 @@ func runAgent(t *testing.T, c *fakekafka.Cluster) (bootstrap string, nodes map[i
 			t.Error(err)
 		}
 	})
-	return <-listening, nodes
+	return <-listening
 }
 
 func closeAll(ln net.Listener) {

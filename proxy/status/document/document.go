@@ -89,7 +89,7 @@ type Clients struct {
 type Listener struct {
 	Name        string `json:"name"`                 // kafka: for clients; tunnel: for agents; admin
 	Address     string `json:"address"`              // as bound
-	Advertised  string `json:"advertised,omitempty"` // the host that is written into responses for clients of this listener
+	Advertised  string `json:"advertised,omitempty"` // the host that is written into responses for clients of this listener, or the template of the names of brokers
 	Protocols   string `json:"protocols,omitempty"`  // such as "kafka", "kafka over TLS", "h3, ws, h2"
 	Connections int    `json:"connections"`          // of kafka: with those to the ports of its brokers; of tunnel: of agents, or of the ingress; of admin: not counted
 }

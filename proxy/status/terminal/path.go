@@ -114,6 +114,9 @@ func (t Terminal) listeners(d *document.Document) (lines []line) {
 	slices.Sort(local)
 	ports, left := 0, 0
 	for _, l := range d.Listeners {
+		if strings.Contains(l.Advertised, "{id}") { // nodes have names, on this port
+			local = nil
+		}
 		if _, ofNode := slices.BinarySearch(local, l.Address); ofNode {
 			ports++
 			continue

@@ -105,6 +105,24 @@ func TestMarksOfThePathTellWithoutColours(t *testing.T) {
 	wants("x brokers ")
 }
 
+// Where brokers have names, no line counts their ports, for they have none.
+func TestAListenerOfNamedBrokers(t *testing.T) {
+	d := healthyAgent()
+	d.Listeners = []document.Listener{{Name: "kafka", Address: "0.0.0.0:9092", Advertised: "broker-{id}.kafka.example.com", Protocols: "kafka over TLS", Connections: 3}}
+	for i := range d.Nodes {
+		d.Nodes[i].Local = []string{fmt.Sprintf("broker-%d.kafka.example.com:9092", d.Nodes[i].ID)}
+	}
+	got := Terminal{Width: 200, Height: 50, Unicode: true}.Status(&d)
+	for _, want := range []string{"kafka over TLS at 0.0.0.0:9092 as broker-{id}.kafka.example.com, 3 connections", "broker-1001.kafka.example.com:9092"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "for nodes") {
+		t.Errorf("ports for nodes in:\n%s", got)
+	}
+}
+
 func TestNoLineIsWiderThanTheTerminal(t *testing.T) {
 	all := []func() document.Document{healthyAgent, brokenAgent, healthyGateway, brokenGateway, hostile, func() document.Document { return document.Document{} }}
 	for _, make := range all {
