@@ -218,6 +218,30 @@ func TestAKeyLeadsThroughSnowflakesIngress(t *testing.T) {
 	}
 }
 
+// The doctor says what to look at when Snowflake does not accept a key, as after it has expired.
+func TestTheDoctorNamesAUsersKeys(t *testing.T) {
+	s := newSnow(t, "127.0.0.1:1") // no request gets that far
+	t.Setenv("HTTPS_PROXY", s.proxy)
+	t.Setenv("NO_PROXY", "")
+	s.register(nil)
+	out, err := exec.Command("culvert", "doctor", "--gateway-url", "https://"+snowflakeEndpoint, "--gateway-ca-file", s.ca,
+		"--token-file", write(t, "laptop=0123456789abcdef\n"),
+		"--snowflake-private-key-file", s.keyFile, "--snowflake-private-key-passphrase-file", write(t, "what opens culverts\n"),
+		"--snowflake-account", "MYORG.MY_ACCOUNT", "--snowflake-user", "kafka_user", "--listen", "127.0.0.1:"+freePort(t)).CombinedOutput()
+	if err == nil {
+		t.Error("the doctor found no fault")
+	}
+	shown := strings.Join(strings.Fields(string(out)), " ") // it wraps lines
+	for _, want := range []string{
+		"SHOW USER KEY PAIRS FOR USER kafka_user; must list the fingerprint " + snowflake.Fingerprint(s.key) + " as ACTIVE",
+		"if the key is not there, or EXPIRED, ALTER USER kafka_user ADD KEY PAIR <name> PUBLIC_KEY = '…';",
+	} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("the doctor does not say %q:\n%s", want, out)
+		}
+	}
+}
+
 // A new PAT is used as soon as it is in the file.
 func TestANewPATIsUsedAtOnce(t *testing.T) {
 	tokens := write(t, "laptop=0123456789abcdef\n")
