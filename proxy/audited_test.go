@@ -182,7 +182,7 @@ func TestLimitsAndHostileTextInTheAuditLog(t *testing.T) {
 		g.Limits.StreamsPerIdentity = 1
 	})
 	d := r.dialler(t, "ws", "the-secret")
-	d.Ingress = forwarding("203.0.113.7, \u202eevil" + strings.Repeat("x", 1000))
+	d.Ingress = forwardedFor("203.0.113.7, \u202eevil" + strings.Repeat("x", 1000))
 	stream(t, d)
 	second, err := d.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
 	if err == nil {
@@ -196,13 +196,13 @@ func TestLimitsAndHostileTextInTheAuditLog(t *testing.T) {
 	}
 }
 
-// forwarding is an ingress that wants this X-Forwarded-For of its agents, and so is an agent that
+// forwardedFor is an ingress that wants this X-Forwarded-For of its agents, and so is an agent that
 // writes it.
-type forwarding string
+type forwardedFor string
 
-func (f forwarding) Authorize(_ context.Context, h http.Header) error {
+func (f forwardedFor) Authorize(_ context.Context, h http.Header) error {
 	h.Set("X-Forwarded-For", string(f))
 	return nil
 }
 
-func (forwarding) Refused(http.Header, *tunnel.AnswerError) bool { return false }
+func (forwardedFor) Refused(http.Header, *tunnel.AnswerError) bool { return false }

@@ -62,8 +62,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 	fields := map[string]string{}
 	var walk func(reflect.Type)
 	walk = func(r reflect.Type) {
-		for i := range r.NumField() {
-			f := r.Field(i)
+		for f := range r.Fields() {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			switch typ := f.Type; {
 			case f.Anonymous && typ.Kind() == reflect.Pointer:
