@@ -31,6 +31,7 @@ type path struct {
 	gateway   *gateway
 	url       string   // of the gateway, or of an ingress or proxy in front of it
 	env       []string // of the agent, in addition to the test's own
+	flags     []string // of the agent, in addition to those of every agent
 	ca        string   // PEM file of the CA that the agent trusts; "": the gateway's
 	hosts     string   // the agent's /etc/hosts; "" is the test's own
 	transport string   // or direct, or snowflake
@@ -110,7 +111,7 @@ func (p *path) watch(port int) error {
 
 // start also restarts an agent that was stopped, at the same ports.
 func (p *path) start(ctx context.Context) (err error) {
-	cmd := p.command("agent", p.agentFlags()...)
+	cmd := p.command("agent", append(p.agentFlags(), p.flags...)...)
 	cmd.Env = append(cmd.Environ(), p.env...)
 	p.agent, err = startCulvert(ctx, p.at.Enter(cmd))
 	return err

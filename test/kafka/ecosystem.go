@@ -17,12 +17,17 @@ type Ecosystem struct{ dist *distribution }
 // InstallEcosystem installs it through Maven and compiles a Java program against it. The program's
 // class is in no package.
 func InstallEcosystem(ctx context.Context, program string) (*Ecosystem, error) {
+	return installProgram(ctx, "ecosystem", ecosystemPOM, program)
+}
+
+// installProgram installs the jars of a pom and compiles a Java program against them.
+func installProgram(ctx context.Context, name, pom, program string) (*Ecosystem, error) {
 	text, err := os.ReadFile(program)
 	if err != nil {
 		return nil, err
 	}
-	lib, err := cache.Get("ecosystem-"+Version, ecosystemPOM+string(text), func(dir string) error {
-		if err := copyJars(ctx, dir, ecosystemPOM); err != nil {
+	lib, err := cache.Get(name+"-"+Version, pom+string(text), func(dir string) error {
+		if err := copyJars(ctx, dir, pom); err != nil {
 			return err
 		}
 		_, err := proc.Run(ctx, exec.Command("javac", "-d", dir, "-cp", filepath.Join(dir, "*"), program))
