@@ -46,7 +46,7 @@ func (a *Agent) serveForward(f *forward) serveFunc {
 		}
 		defer a.Metrics.Stream(c.far.conn.Conn.(*tunnel.Conn).Transport())()
 		end := c.run(ctx)
-		log.Debug("forward closed", "cause", end.cause, "err", end.err)
+		log.Debug("forward closed", "cause", end.cause.OfForward(), "err", end.err)
 		if told, ok := errors.AsType[*tunnel.Error](end.err); ok && (told.Code == tunnel.CodeDial || told.Code == tunnel.CodeTarget) {
 			f.failed(log, told)
 		}

@@ -27,6 +27,9 @@ func auditBroker(target string, node int32) audit.Target {
 	return t
 }
 
+// auditForward is what it says of a forward.
+func auditForward(name string) audit.Target { return audit.Target{Kind: audit.Forward, Target: name} }
+
 // auditEnded writes the line of a stream that has ended. err may be nil.
 func (g *Gateway) auditEnded(t *tunnel.Conn, p *tunnel.Peer, to audit.Target, opened time.Time, cause string, err error) {
 	fromClient, toClient := t.Moved()
@@ -57,6 +60,20 @@ func (g *Gateway) auditRelayed(c *conn, node int32, p *tunnel.Peer, opened time.
 		cause = causeRevoked
 	}
 	g.auditEnded(c.near.Conn.(*tunnel.Conn), p, to, opened, cause, end.err)
+}
+
+// auditForwarded writes the line of a relayed connection of a forward.
+func (g *Gateway) auditForwarded(c *forwardConn, name string, p *tunnel.Peer, end forwardEnd) {
+	if g.Audit == nil {
+		return
+	}
+	to := auditForward(name)
+	to.Address = c.far.conn.RemoteAddr().String()
+	cause := end.cause.OfForward()
+	if end.cause == metrics.CloseDrain && g.relays.isRevoked(c) {
+		cause = causeRevoked
+	}
+	g.auditEnded(c.near.conn.Conn.(*tunnel.Conn), p, to, c.began, cause, end.err)
 }
 
 // auditLogin writes the line of a request without valid credentials.

@@ -12,8 +12,8 @@ import (
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
-// forwarding runs a connection of a forward in a bubble, until over is closed.
-func forwarding(t *testing.T) (client, target *memnet.Conn, c *forwardConn, over chan forwardEnd) {
+// runForward runs a connection of a forward in a bubble, until over is closed.
+func runForward(t *testing.T) (client, target *memnet.Conn, c *forwardConn, over chan forwardEnd) {
 	t.Helper()
 	client, near := memnet.Pipe(memnet.Addr("client"), memnet.Addr("near"))
 	far, target := memnet.Pipe(memnet.Addr("far"), memnet.Addr("target"))
@@ -28,7 +28,7 @@ func forwarding(t *testing.T) (client, target *memnet.Conn, c *forwardConn, over
 // answer, and it never ends one with a FIN.
 func TestADrainEndsForwardsThatAreIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, target, c, over := forwarding(t)
+		client, target, c, over := runForward(t)
 		client.Write([]byte("request"))
 		synctest.Wait()
 		c.drain()
@@ -58,7 +58,7 @@ func TestAForwardThatOneSideHasClosed(t *testing.T) {
 	for _, first := range []string{"client", "target"} {
 		t.Run(first, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				client, target, _, over := forwarding(t)
+				client, target, _, over := runForward(t)
 				closes, goesOn := client, target
 				if first == "target" {
 					closes, goesOn = target, client

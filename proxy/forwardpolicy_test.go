@@ -176,11 +176,17 @@ func TestAForwardWhoseTargetIsDown(t *testing.T) {
 	}
 }
 
-// Connections of forwards count as those of Kafka clients do, and what passes is counted.
+// Connections of forwards count as those of Kafka clients do, what passes is counted, and the audit
+// log has them.
 func TestForwardsAreCounted(t *testing.T) {
 	target, address := fakeBroker(t, func(c net.Conn) { io.Copy(c, c) }), freeAddress(t)
-	g := startGateway(t, []string{"127.0.0.1:1"}, func(g *Gateway) { g.Forwards = []Forward{{"registry", target}} })
-	a := startAgent(t, tunnelTo(t, g.address, "ws"), func(a *Agent) {
+	file, withAudit := audited(t)
+	g := startGateway(t, []string{"127.0.0.1:1"}, func(g *Gateway) {
+		g.Forwards = []Forward{{"registry", target}}
+		withAudit(g)
+	})
+	up := tunnelTo(t, g.address, "ws")
+	a := startAgent(t, up, func(a *Agent) {
 		a.Forwards, a.MaxConnections = []Forward{{"registry", address}}, 1
 	})
 	c := dialAgent(t, address)
@@ -207,6 +213,13 @@ func TestForwardsAreCounted(t *testing.T) {
 	for _, r := range []running{a, g} {
 		waitFor(t, "the end to be counted", func() bool { return forwardSeries(t, r, "culvert_forward_closes_total", "client_fin") == 1 })
 	}
+	file.await(t, map[string]string{
+		"event": "stream_ended", "kind": "forward", "target": "registry", "address": target, "cause": "client_fin", "from_client_bytes": "3", "to_client_bytes": "3",
+	})
+	if TryForward(t.Context(), up, "nothing") == nil {
+		t.Error("a forward that there is not was opened")
+	}
+	file.await(t, map[string]string{"event": "stream_refused", "kind": "forward", "target": "nothing", "cause": "target"})
 	if n := forwardSeries(t, g, "culvert_forward_dials_total", "ok"); n != 2 { // the gateway has looked, too
 		t.Errorf("%v dials, want 2", n)
 	}

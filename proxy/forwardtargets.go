@@ -87,51 +87,56 @@ func (t *forwardTargets) look(ctx context.Context, f *forward) {
 // isForward reports whether a stream asks for a forward.
 func isForward(open *tunnel.Open) bool { return strings.HasPrefix(open.Target, tunnel.TargetForward) }
 
-// serveForward dials the target of one stream, and relays until the stream has ended. A probe only
-// wants to know whether the target can be reached.
+// serveForward dials the target of one stream, and relays until the stream has ended.
 func (g *Gateway) serveForward(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) {
-	var c *forwardConn
-	onOwnStack(func() { c = g.dialForward(ctx, t, open, peer) })
-	if c == nil {
+	var f *forward
+	var far net.Conn
+	log := withPeer(g.Logger, *peer)
+	onOwnStack(func() { f, far = g.dialForward(ctx, log, t, open, peer) })
+	if far == nil {
+		return
+	}
+	c := newForwardConn(t, f.counts)
+	c.connect(far)
+	if isProbe(open) { // it wants to know no more
+		c.note(metrics.CloseClientFIN, nil)
+		far.Close()
+		t.CloseWrite()
+		g.auditForwarded(c, f.Name, peer, c.why())
 		return
 	}
 	defer g.Metrics.Stream(peer.Transport)()
 	g.relays.add(c, *peer)
 	defer func() { g.relays.remove(c, ctx.Err() != nil) }()
 	end := c.run(ctx)
-	withPeer(g.Logger, *peer).Debug("forward closed", "cause", end.cause, "err", end.err)
+	g.auditForwarded(c, f.Name, peer, end)
+	log.Debug("forward closed", "forward", f.Name, "cause", end.cause.OfForward(), "err", end.err)
 }
 
-// dialForward dials the target of one stream. It returns nil if it has ended the stream instead.
-func (g *Gateway) dialForward(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) *forwardConn {
-	log := withPeer(g.Logger, *peer)
-	probe := slices.Contains(open.Features, tunnel.FeatureProbe)
+// dialForward dials the target of one stream. It returns no connection if it has reset the stream
+// instead.
+func (g *Gateway) dialForward(ctx context.Context, log *slog.Logger, t *tunnel.Conn, open *tunnel.Open, peer *tunnel.Peer) (*forward, net.Conn) {
 	f, refused := g.forwards.find(open)
 	if refused != nil {
-		t.Reset(refused)
 		g.limiter.warn(log, "forward refused", "", "err", refused)
-		return nil
+		g.auditRefused(peer, auditForward(strings.TrimPrefix(open.Target, tunnel.TargetForward)), refused)
+		t.Reset(refused)
+		return nil, nil
 	}
 	log = log.With("forward", f.Name)
 	far, failed := g.forwards.dial(ctx, f)
-	switch {
-	case failed != nil && probe: // who asked is told
-		t.Reset(failed)
-		return nil
-	case failed != nil:
-		t.Reset(failed)
+	if failed == nil {
+		f.reached(log)
+		return f, far
+	}
+	if !isProbe(open) { // otherwise, who asked is told
 		f.counts.Closed(metrics.CloseDial)
 		f.failed(log, failed)
-		return nil
 	}
-	f.reached(log)
-	if probe {
-		far.Close()
-		t.CloseWrite()
-		return nil
-	}
-	log.Debug("forward opened")
-	c := newForwardConn(t, f.counts)
-	c.connect(far)
-	return c
+	g.auditRefused(peer, auditForward(f.Name), failed)
+	t.Reset(failed)
+	return f, nil
 }
+
+// isProbe reports whether an agent asks for itself: see [tunnel.FeatureProbe].
+func isProbe(open *tunnel.Open) bool { return slices.Contains(open.Features, tunnel.FeatureProbe) }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -244,7 +243,7 @@ func (g *Gateway) dial(ctx context.Context, t *tunnel.Conn, open *tunnel.Open, p
 		t.Reset(refused)
 		return nil, node
 	}
-	if slices.Contains(open.Features, tunnel.FeatureProbe) { // what it may not ask for is told all the same
+	if isProbe(open) { // what it may not ask for is told all the same
 		report = report.ofProbe()
 	}
 	broker, failed := g.targets.dial(ctx, open.Target)

@@ -136,7 +136,7 @@ func (r *relays) setRevoked(a *admission) {
 }
 
 // isRevoked reports whether revoke has told a connection to end, which was not removed yet.
-func (r *relays) isRevoked(c *conn) bool {
+func (r *relays) isRevoked(c relayedConn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.conns[c]

@@ -28,6 +28,9 @@ func newForwardMetrics(f promauto.Factory) *forwardMetrics {
 	}
 }
 
+// OfForward returns the value of the label cause for a connection of a forward.
+func (c Close) OfForward() string { return forwardCloses[c] }
+
 // forwardCloses are the causes that a connection of a forward can have.
 var forwardCloses = map[Close]string{
 	CloseClientFIN:   "client_fin",
