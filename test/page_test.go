@@ -231,6 +231,7 @@ func TestThePageSaysWhatItsFiguresAre(t *testing.T) {
 		d.Listeners[0].Address, d.Listeners[0].Advertised = "10.0.0.10:9092", "10.0.0.1"
 		produce := &d.APIs[5]
 		produce.RequestByteRate, produce.Errors = 1280, []document.Count{{Name: "topic", Count: 1}}
+		d.Forwards = []document.Forward{{Name: "schema-registry", Address: "127.0.0.1:8081", State: document.NodeUnreachable, Error: "dial schema-registry at registry:8081: connection refused"}}
 		d.Limits = []document.Limit{{Name: "unauthenticated", Used: 2, Max: 1024, Refused: 7}}
 		d.Credentials = []document.Credential{{Setting: "--gateway-ca-file", Kind: "certificate", Expires: d.Time.Add(10 * 24 * time.Hour), Left: 10 * 86400}}
 		return d
@@ -240,6 +241,7 @@ func TestThePageSaysWhatItsFiguresAre(t *testing.T) {
 	for where, want := range map[string]string{
 		".process": "10.0.0.10:9092 as 10.0.0.1", ".box.gateway": "brokers answer in", ".box.broker": "18 conns",
 		"#apis tbody": "topic: 1", "#limits": "closed 7 times",
+		"#forwards tbody": "dial schema-registry at registry:8081: connection refused",
 	} {
 		if got := p.Text(where); !strings.Contains(got, want) {
 			t.Errorf("%s says %q, want %q in it", where, got, want)

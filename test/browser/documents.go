@@ -140,6 +140,10 @@ func Broken(tick int) document.Document {
 	d.State.Since = now.Add(-2 * time.Minute)
 	d.Nodes[1].State, d.Nodes[1].Since, d.Nodes[1].Connections = document.NodeUnreachable, now.Add(-2*time.Minute), 0
 	d.Nodes[1].Error = "dial broker-1.kafka.internal:9092: connection refused"
+	d.Forwards = []document.Forward{
+		{Name: "schema-registry", Address: "127.0.0.1:8081", State: document.NodeReached, Since: now.Add(-time.Hour), Connections: 2},
+		{Name: "connect", Address: "127.0.0.1:8083", State: document.NodeUnreachable, Since: now.Add(-2 * time.Minute), Error: "dial connect at connect:8083: connection refused"},
+	}
 	d.Nodes[2].NoPort, d.Nodes[2].Local, d.Nodes[2].Connections = true, nil, 0
 	d.Tunnels[0].Ingress = ""
 	d.Tunnels = append(d.Tunnels, document.Tunnel{

@@ -4,7 +4,7 @@ import { el, text, attr, list, icon, setIcon } from './dom.js'
 import { span, clock, between, ago } from './format.js'
 import { drawPath } from './path.js'
 import { drawFigures, drawAPIs } from './apis.js'
-import { drawTransports, drawNodes } from './tables.js'
+import { drawTransports, drawNodes, drawForwards } from './tables.js'
 import { drawEvents, drawLimits, drawCredentials, drawCounts } from './lists.js'
 import { follow } from './stream.js'
 
@@ -40,6 +40,7 @@ function draw(d) {
   drawAPIs($('apis'), $('apis-note'), d)
   drawTransports($('transports'), $('transports-note'), d)
   drawNodes($('nodes'), $('nodes-note'), $('nodes-more'), d)
+  drawForwards($('forwards-card'), $('forwards'), d)
   drawEvents($('events'), $('events-note'), $('events-more'), d)
   drawLimits($('limits'), d)
   drawCredentials($('credentials'), d)

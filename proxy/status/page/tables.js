@@ -129,3 +129,24 @@ export function drawNodes(table, note, more, d) {
   text(more, showAll ? `Show the first ${few}` : `Show all ${count(all.length)}`)
   text(note, [all.length ? plural(all.length, 'broker') : 'none is known yet', d.cluster?.id && `cluster ${d.cluster.id}`].filter(Boolean).join(', '))
 }
+
+// drawForwards draws what clients reach beside Kafka, if there is any.
+export function drawForwards(card, table, d) {
+  const all = d.forwards || []
+  attr(card, 'hidden', !all.length)
+  if (!table.tHead) {
+    table.append(el('caption', { class: 'visually-hidden' }, 'Forwards: state, connections and addresses'),
+      head('forward', 'state', '#connections', d.end === 'gateway' ? 'leads to' : 'for clients', 'why'), el('tbody'))
+  }
+  list(table.tBodies[0], all, f => f.name,
+    () => el('tr', {}, el('th', { scope: 'row' }), stateCell(), el('td'), el('td', { class: 'left mono' }), el('td', { class: 'left wrap' })),
+    (tr, f) => {
+      const [name, state, conns, address, why] = tr.children
+      text(name, f.name)
+      const [picture, word] = nodeState(f)
+      setState(state, picture, f.since ? `${word} for ${span(between(f.since, d.time))}` : word)
+      text(conns, count(f.connections))
+      text(address, f.address)
+      text(why, f.error || '–')
+    })
+}

@@ -56,8 +56,9 @@ func healthyAgent() document.Document {
 			{ID: 1, Advertised: "kafka-1.kafka.internal:9092", Local: []string{"127.0.0.1:19093", "kafka.example.com:19093"}, State: document.NodeReached, Connections: 4},
 			{ID: 1001, Local: []string{"127.0.0.1:20093", "kafka.example.com:20093"}, State: document.NodeUnknown},
 		},
-		Window: 60,
-		Total:  document.API{Requests: 8123456, Rate: 1287, RequestByteRate: 1.3e6, ResponseByteRate: 51234, InFlight: 3, Latency: lasted(77220, 0.00123, 0.0011, 0.0049), Gateway: lasted(77220, 0.0009, 0, 0), Tunnel: 0.00033},
+		Forwards: []document.Forward{{Name: "schema-registry", Address: "127.0.0.1:8081", State: document.NodeReached, Connections: 2}},
+		Window:   60,
+		Total:    document.API{Requests: 8123456, Rate: 1287, RequestByteRate: 1.3e6, ResponseByteRate: 51234, InFlight: 3, Latency: lasted(77220, 0.00123, 0.0011, 0.0049), Gateway: lasted(77220, 0.0009, 0, 0), Tunnel: 0.00033},
 		APIs: []document.API{
 			{Name: "ApiVersions", Requests: 60, Rate: 0.05, RequestByteRate: 2, ResponseByteRate: 30, Latency: lasted(3, 0.0251, 0.025, 0.0261), Gateway: lasted(3, 0.0004, 0, 0), Tunnel: 0.0247},
 			{Name: "DescribeUserScramCredentials", Requests: 1, Throttle: 0.25},
@@ -89,6 +90,7 @@ func brokenAgent() document.Document {
 	u.Tried[1].Error, u.Tried[1].At = "dial tcp 203.0.113.7:443: connect: connection refused", ago(time.Second)
 	d.Nodes[0].State, d.Nodes[0].Error = document.NodeUnreachable, "dial broker 0 at kafka-0.kafka.internal:9092: i/o timeout"
 	d.Nodes[1].SparePort, d.Nodes[2].NoPort = true, true
+	d.Forwards = append(d.Forwards, document.Forward{Name: "connect", Address: "127.0.0.1:8083", State: document.NodeUnreachable, Error: "the gateway offers no forward connect: it offers schema-registry"})
 	d.Total, d.APIs = document.API{Name: "total"}, nil
 	d.Credentials = append(d.Credentials,
 		document.Credential{Setting: "--gateway-cert-file", Kind: "certificate", Expires: now.Add(50 * time.Hour), Left: 180000},
@@ -115,6 +117,7 @@ func healthyGateway() document.Document {
 		Listeners: []document.Listener{{Name: "tunnel", Address: "[::]:8443", Protocols: "h3, ws, h2", Connections: 31}, {Name: "admin", Address: "127.0.0.1:9465"}},
 		Tunnels:   []document.Tunnel{{Carriers: a.Tunnels[0].Carriers}},
 		Cluster:   document.Cluster{ID: a.Cluster.ID, Bootstrap: []string{"kafka-0:9092", "kafka-1:9092"}},
+		Forwards:  []document.Forward{{Name: "schema-registry", Address: "registry.internal:8081", State: document.NodeUnknown}},
 		Window:    60, Total: a.Total, APIs: a.APIs,
 	}
 	d.Total.Gateway, d.Total.Tunnel = nil, 0
@@ -154,6 +157,7 @@ func hostile() document.Document {
 	d.Listeners = append(d.Listeners, document.Listener{Name: evil, Address: evil, Advertised: evil, Protocols: evil})
 	d.Cluster = document.Cluster{ID: evil, Bootstrap: []string{evil}}
 	d.Nodes = append(d.Nodes, document.Node{ID: -1 << 31, Advertised: evil, Local: []string{evil, evil}, State: evil, Error: evil, SparePort: true, Connections: -5})
+	d.Forwards = []document.Forward{{Name: evil, Address: evil, State: evil, Error: evil, Connections: -5}, {Name: evil, State: document.NodeUnreachable, Error: evil}}
 	d.Total = document.API{Rate: 1e300, Throttle: 1e300, InFlight: -1}
 	d.APIs = []document.API{{Name: evil, Rate: -1, Requests: 1 << 63, RequestByteRate: 1e300, Latency: &document.Latency{Mean: 1e300, P99: 1e-300}, Errors: []document.Count{{Name: evil, Count: 1<<64 - 1}}, History: []float64{-1, 1e300, 0}}}
 	d.Credentials = []document.Credential{{Setting: evil, Kind: evil, Error: evil}}

@@ -24,7 +24,7 @@ func (t Terminal) Status(d *document.Document) string {
 	for _, section := range []struct {
 		title string
 		lines []line
-	}{{"credentials", t.credentials(d)}, {"limits", t.limits(d)}} {
+	}{{"forwards", t.forwardLines(d)}, {"credentials", t.credentials(d)}, {"limits", t.limits(d)}} {
 		if section.lines != nil {
 			lines = append(lines, nil, line{{section.title, bold}})
 			lines = append(lines, section.lines...)
