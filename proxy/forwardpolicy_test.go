@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/status/events"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -245,6 +249,28 @@ func forwardSeries(t *testing.T, r running, name, other string) (value float64) 
 		}
 	}
 	return value
+}
+
+// The ranges that are never dialled are not dialled for a forward either, whatever its name resolves
+// to, and the remedy names the right setting.
+func TestAForwardDoesNotReachMetadataServices(t *testing.T) {
+	for _, address := range []string{"169.254.169.254:80", "metadata.example:80"} {
+		targets := newForwardTargets(&Gateway{
+			Forwards: []Forward{{"meta", address}}, Brokers: &Brokers{Resolver: fixedResolver{"169.254.169.254"}, Allow: []string{"169.254.169.254/32:80"}},
+			Metrics: metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test"), Names: flags,
+		})
+		_, err := targets.dial(t.Context(), targets.all[0])
+		if err == nil || err.Code != tunnel.CodeTarget || !strings.Contains(err.Remedy, "correct --forward of the gateway") {
+			t.Errorf("%s: %+v, want a refusal", address, err)
+		}
+	}
+}
+
+// fixedResolver resolves every name to one address.
+type fixedResolver struct{ ip string }
+
+func (r fixedResolver) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return []netip.Addr{netip.MustParseAddr(r.ip)}, nil
 }
 
 // The list of names is a gateway's, which may be hostile.
