@@ -302,6 +302,21 @@ func TestEachExpectedNodeHasAPort(t *testing.T) {
 	}
 }
 
+// Where brokers have names, the Service has one port, whatever brokers there are.
+func TestNamedBrokersHaveNoPorts(t *testing.T) {
+	for _, expected := range []string{``, `, expectNodes: 0-2`} {
+		o := objects(t, parseValues(t, `agent: {enabled: true, gatewayUrls: ["https://kafka.example.com"], token: {existingSecret: t}, brokerNames: "b{id}.example.com", listenTLS: {existingSecret: tls}`+expected+`}`))
+		if ports := all[*corev1.Service](o)[0].Spec.Ports; len(ports) != 1 || ports[0].Port != 9092 {
+			t.Errorf("the Service has ports %v, want 9092 alone", ports)
+		}
+		c := all[*appsv1.Deployment](o)[0].Spec.Template.Spec.Containers[0]
+		names, base, nodes := flag(c.Args, "broker-names"), flag(c.Args, "broker-port-base"), flag(c.Args, "expect-nodes")
+		if names != "b{id}.example.com" || base != "" || nodes != strings.TrimPrefix(expected, `, expectNodes: `) {
+			t.Errorf("--broker-names=%s --broker-port-base=%s --expect-nodes=%s", names, base, nodes)
+		}
+	}
+}
+
 func TestUDPPortsFollowTheValues(t *testing.T) {
 	for udp, want := range map[string]map[string]string{
 		"none":     {"culvert-gateway": "TCP443"},

@@ -21,6 +21,9 @@ func TestNotesSayHowToConnectAClient(t *testing.T) {
 		{goodAgent + `, advertisedHost: kafka.orders.example.com, networkPolicy: {enabled: false}}`, []string{
 			"bootstrap.servers=kafka.orders.example.com:9092", "Whoever reaches these ports uses the agent's credentials",
 		}},
+		{goodAgent + `, listenTLS: {existingSecret: tls}, brokerNames: "b{id}.example.com"}`, []string{
+			"security.protocol=SSL, or SASL_SSL\n\nand reach each broker on the same port as b{id}.example.com.", "port-forward deploy/culvert-agent 9092\n",
+		}},
 		{goodGateway + `, ingress: {enabled: true, host: kafka.example.com, path: /kafka}}`, []string{
 			"https://kafka.example.com/kafka\n", "culvert agent --gateway-url https://kafka.example.com/kafka --token-file token.txt",
 			`get secret t -o jsonpath='{.data.tokens}'`, "The ticket key was made by Helm",

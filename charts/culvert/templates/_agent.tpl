@@ -7,9 +7,10 @@
 {{ .Values.agent.advertisedHost | default (printf "%s.%s.svc" (include "culvert.agent.name" .) .Release.Namespace) }}
 {{- end }}
 
-{{/* The ids that agent.expectNodes names, as a YAML list in order. */}}
+{{/* The ids that agent.expectNodes names and that have a port, as a YAML list in order. */}}
 {{- define "culvert.agent.nodes" -}}
 {{- $ids := list }}
+{{- if not .Values.agent.brokerNames }}
 {{- $most := sub 65535 (int .Values.agent.brokerPortBase) | int }}
 {{- range splitList "," (toString .Values.agent.expectNodes) }}
 {{- $ends := splitList "-" . }}
@@ -28,6 +29,7 @@
 {{- $ids = append $ids . }}
 {{- end }}
 {{- end }}
+{{- end }}
 {{- toYaml (uniq $ids) }}
 {{- end }}
 
@@ -37,8 +39,11 @@
 {{- if not $a.gatewayUrls }}
 {{- fail "agent.gatewayUrls is empty: give the gateway's, as [https://kafka.example.com]" }}
 {{- end }}
-{{- if eq (toString $a.expectNodes) "" }}
+{{- if and (eq (toString $a.expectNodes) "") (not $a.brokerNames) }}
 {{- fail "agent.expectNodes is empty: name the ids of all brokers, as \"0-2\". Each gets a port of the Service, and any replica must know it from the start" }}
+{{- end }}
+{{- if and $a.brokerNames (not $a.listenTLS.existingSecret) }}
+{{- fail "agent.brokerNames: without agent.listenTLS.existingSecret clients do not say which name they want" }}
 {{- end }}
 {{- range include "culvert.agent.nodes" . | fromYamlArray }}
 {{- $port := add $a.brokerPortBase . }}
@@ -140,8 +145,14 @@ latter are told 127.0.0.1, and find the ports that are forwarded there.
 {{- end }}
 - --listen=[$(POD_IP)]:{{ $a.port }}={{ include "culvert.agent.host" . }}
 - --listen=127.0.0.1:{{ $a.port }}
+{{- if $a.brokerNames }}
+- {{ printf "--broker-names=%s" $a.brokerNames | quote }}
+{{- else }}
 - --broker-port-base={{ $a.brokerPortBase }}
+{{- end }}
+{{- if ne (toString $a.expectNodes) "" }}
 - --expect-nodes={{ $a.expectNodes }}
+{{- end }}
 - --state-file=none
 - --admin-listen=:9464
 {{- if ne $a.transport "auto" }}
