@@ -110,7 +110,7 @@ func (s *serverNames) find(ctx context.Context, name string) (int32, *nameRefusa
 	const most = 4 // names in the hint
 	hint := fmt.Sprintf("bootstrap.servers must be a name that leads to the bootstrap brokers: %s", strings.Join(bootstrap[:min(len(bootstrap), most)], ", "))
 	if name == "" {
-		return 0, &nameRefusal{"the client sends no server name (SNI)", hint + "; clients send none for an IP address, nor Java for a name without a dot", true}
+		return 0, &nameRefusal{"the client sends no server name (SNI)", hint + "; clients send none for an IP address, and Java none for a name without a dot", true}
 	}
 	return 0, &nameRefusal{"the name is neither that of a broker, as " + s.String() + ", nor of the bootstrap", hint, true}
 }
