@@ -218,7 +218,7 @@ func TestPodsCanBeProbedAndDrain(t *testing.T) {
 					t.Errorf("%s: no liveness probe of /healthz", d.Name)
 				}
 				drain := 25 * time.Second
-				if s := flag(c.Args, "drain-timeout"); s != "" {
+				if s := flagValue(c.Args, "drain-timeout"); s != "" {
 					drain, _ = time.ParseDuration(s)
 				}
 				if grace := time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second; grace < drain+5*time.Second {
@@ -231,8 +231,8 @@ func TestPodsCanBeProbedAndDrain(t *testing.T) {
 	t.Run("sidecar", func(t *testing.T) { check(t, sidecar(t)) })
 }
 
-// flag returns the value of a flag that is written --name=value.
-func flag(args []string, name string) string {
+// flagValue returns the value of a flag that is written --name=value.
+func flagValue(args []string, name string) string {
 	for _, a := range args {
 		if value, ok := strings.CutPrefix(a, "--"+name+"="); ok {
 			return value
@@ -297,7 +297,7 @@ func TestEachExpectedNodeHasAPort(t *testing.T) {
 	if !maps.Equal(ports, want) {
 		t.Errorf("ports %v, want %v", ports, want)
 	}
-	if got := flag(all[*appsv1.Deployment](o)[0].Spec.Template.Spec.Containers[0].Args, "expect-nodes"); got != "0-2,1001,1" {
+	if got := flagValue(all[*appsv1.Deployment](o)[0].Spec.Template.Spec.Containers[0].Args, "expect-nodes"); got != "0-2,1001,1" {
 		t.Errorf("--expect-nodes=%s", got)
 	}
 }
