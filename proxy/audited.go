@@ -15,7 +15,7 @@ const causeRevoked = "revoked"
 
 // auditPeer is what the audit log says of an agent.
 func auditPeer(p *tunnel.Peer) audit.Peer {
-	return audit.Peer{Identity: p.Identity, User: p.User, ClientAddr: p.Addr, ForwardedFor: p.Forwarded, Transport: p.Transport}
+	return audit.Peer{Identity: p.Identity, User: p.User, ClientAddr: p.Addr, ProxyAddr: p.Proxy, ForwardedFor: p.Forwarded, Transport: p.Transport}
 }
 
 // auditBroker is what it says of the target of a stream to a broker.
@@ -79,6 +79,11 @@ func (g *Gateway) auditForwarded(c *forwardConn, name string, p *tunnel.Peer, en
 // auditLogin writes the line of a request without valid credentials.
 func (g *Gateway) auditLogin(p tunnel.Peer, why error) {
 	g.Audit.Add(audit.Record{Event: audit.LoginRefused, Peer: auditPeer(&p), Cause: "credentials", Error: why.Error()})
+}
+
+// auditHeader writes the line of a connection that began with a PROXY header, or without one.
+func (g *Gateway) auditHeader(p tunnel.Peer, why error) {
+	g.Audit.Add(audit.Record{Event: audit.ConnectionRefused, Peer: auditPeer(&p), Cause: metrics.RefusedProxyHeader.String(), Error: why.Error()})
 }
 
 // auditLimited writes the line of what was refused because of a limit. Spares are no streams yet: an

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,7 +184,7 @@ func TestLimitsAndHostileTextInTheAuditLog(t *testing.T) {
 		g.Limits.StreamsPerIdentity = 1
 	})
 	d := r.dialler(t, "ws", "the-secret")
-	d.Ingress = forwardedFor("203.0.113.7, \u202eevil" + strings.Repeat("x", 1000))
+	d.Ingress = forwardedBy("203.0.113.7, \u202eevil" + strings.Repeat("x", 1000))
 	stream(t, d)
 	second, err := d.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, requestFrame(kmsg.NewPtrMetadataRequest(), 1, 1))
 	if err == nil {
@@ -196,13 +198,65 @@ func TestLimitsAndHostileTextInTheAuditLog(t *testing.T) {
 	}
 }
 
-// forwardedFor is an ingress that wants this X-Forwarded-For of its agents, and so is an agent that
+// forwardedBy is an ingress that wants this X-Forwarded-For of its agents, and so is an agent that
 // writes it.
-type forwardedFor string
+type forwardedBy string
 
-func (f forwardedFor) Authorize(_ context.Context, h http.Header) error {
+func (f forwardedBy) Authorize(_ context.Context, h http.Header) error {
 	h.Set("X-Forwarded-For", string(f))
 	return nil
 }
 
-func (forwardedFor) Refused(http.Header, *tunnel.AnswerError) bool { return false }
+func (forwardedBy) Refused(http.Header, *tunnel.AnswerError) bool { return false }
+
+// A load balancer's PROXY header names the client in the log, in the audit log and in limits; one of
+// anybody else is refused and said in all three places.
+func TestAPROXYHeaderIsInTheAuditLog(t *testing.T) {
+	file, withAudit := audited(t)
+	r := startRevoking(t, plainBroker(t), "laptop=the-secret\n", func(g *Gateway) {
+		withAudit(g)
+		g.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.77/32")}
+	})
+	connect := func(from net.IP, header string) func(context.Context, string, string) (net.Conn, error) {
+		return func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}).DialContext(ctx, network, addr)
+			if err == nil {
+				_, err = io.WriteString(c, header)
+			}
+			return c, err
+		}
+	}
+	const header = "PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"
+	d := r.dialler(t, "ws", "the-secret")
+	d.DialContext = connect(net.IPv4(127, 0, 0, 77), header)
+	read(stream(t, d))
+	wrong := r.dialler(t, "ws", "the-wrong-one")
+	wrong.DialContext = d.DialContext
+	wrong.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, nil)
+	login := file.await(t, map[string]string{"event": "login_refused", "client_addr": "203.0.113.7:4711"})
+	if !strings.HasPrefix(fmt.Sprint(login["proxy_addr"]), "127.0.0.77:") || !strings.Contains(r.log.String(), "client_addr=203.0.113.7:4711") {
+		t.Errorf("the refused login's line is %v; the log:\n%s", login, r.log)
+	}
+
+	forger := r.dialler(t, "ws", "the-secret")
+	forger.DialContext = connect(net.IPv4(127, 0, 0, 1), header)
+	if _, err := forger.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, nil); err == nil {
+		t.Error("a header of somebody who is no load balancer is accepted")
+	}
+	refused := file.await(t, map[string]string{"event": "connection_refused", "cause": "proxy_header"})
+	if !strings.HasPrefix(fmt.Sprint(refused["client_addr"]), "127.0.0.1:") || !strings.Contains(fmt.Sprint(refused["error"]), "127.0.0.1 sent a PROXY protocol header, and is not in --proxy-protocol") {
+		t.Errorf("the refused connection's line is %v", refused)
+	}
+	if n := series(t, r.running, "culvert_refused_total", "proxy_header"); n == 0 {
+		t.Error("the refusal is not counted")
+	}
+	if !containsAll(r.log.String(), "connection refused", "is not in --proxy-protocol") {
+		t.Errorf("the log does not say why:\n%s", r.log)
+	}
+
+	r.stop()
+	ended := file.await(t, map[string]string{"event": "stream_ended"})
+	if ended["client_addr"] != "203.0.113.7:4711" || !strings.HasPrefix(fmt.Sprint(ended["proxy_addr"]), "127.0.0.77:") {
+		t.Errorf("the stream's line is %v", ended)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,8 @@ type Gateway struct {
 	// Authenticate returns who makes a request, or why the request is refused. Nil accepts every
 	// request.
 	Authenticate func(*http.Request) (identity string, err error)
+	// ProxyProtocol is as in tunnel.Server.
+	ProxyProtocol []netip.Prefix
 	// Grant and Judge are as in tunnel.Server. With them, a spare that was made with credentials
 	// that are no longer accepted cannot become a stream.
 	Grant func(*http.Request) any
@@ -127,7 +130,11 @@ func (g *Gateway) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn)
 		Judge:        g.Judge,
 		User:         credentials.User,
 		OnRefused:    g.logRefused,
-		Serve:        g.serve,
+
+		ProxyProtocol: g.ProxyProtocol,
+		OnProxyHeader: g.headerRefused,
+
+		Serve: g.serve,
 		Opened: func() tunnel.Opened {
 			return tunnel.Opened{Gateway: g.Version, Instance: instance, Forwards: forwards, Reviewed: reviewed[:], Keys: signer.ids()}
 		},
@@ -199,6 +206,13 @@ func limitUses(s *tunnel.Server) (uses []metrics.LimitUse) {
 func (g *Gateway) logRefused(why error, p tunnel.Peer) {
 	g.limiter.warn(withPeer(g.Logger, p), "request refused", "", "err", why)
 	g.auditLogin(p, why)
+}
+
+// headerRefused counts and logs a connection that began with a PROXY header, or without one.
+func (g *Gateway) headerRefused(why error, p tunnel.Peer) {
+	g.Metrics.Refused(metrics.RefusedProxyHeader)
+	g.limiter.warn(withPeer(g.Logger, p), "connection refused", metrics.RefusedProxyHeader.String(), "err", why)
+	g.auditHeader(p, why)
 }
 
 // withPeer returns a logger that adds what is known about the agent.

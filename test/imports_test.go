@@ -31,7 +31,7 @@ var mayImport = map[string]struct {
 	"proxy/tunnel/exchange":   {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
 	"proxy/tunnel/race":       {ours: []string{"proxy/tunnel/exchange"}, others: []string{"github.com/quic-go/"}},
 	"proxy/happyeyeballs":     {never: []string{"net", "os"}},
-	"proxy/tunnel":            {ours: []string{"proxy/happyeyeballs", "proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
+	"proxy/tunnel":            {ours: []string{"proxy/happyeyeballs", "proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "github.com/pires/go-proxyproto", "golang.org/x/"}},
 	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
 	"proxy/audit":             {ours: []string{"proxy/credentials"}},
 	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel", "proxy/status/document"}, others: []string{"github.com/prometheus/"}},

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/remedies"
 )
 
@@ -293,4 +294,23 @@ func canonicalHost(host string) string {
 		return ip.Unmap().String()
 	}
 	return host
+}
+
+// parseNetwork reads a network, or a single address.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if ip, err := netip.ParseAddr(s); err == nil && ip.Zone() == "" {
+		ip = ip.Unmap()
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	n, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil:
+		return n, fmt.Errorf("%q is neither a network nor an IP address", s)
+	case n.Addr().Is4In6():
+		return n, fmt.Errorf("%q is an IPv4 network in the form of IPv6", s)
+	case n != n.Masked():
+		return n, hints.New(fmt.Errorf("%s is an address in the network %s", n.Addr(), n.Masked()),
+			fmt.Sprintf("write %s for the network, or %s for this address alone", n.Masked(), n.Addr()))
+	}
+	return n, nil
 }

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +31,8 @@ type gatewayFlags struct {
 	Bootstrap []string `group:"Main settings" placeholder:"HOST:PORT" help:"Brokers to find the cluster by. May be repeated."`
 	TokenFile string   `group:"Main settings" placeholder:"FILE" help:"Tokens that agents may authenticate with, one per line: NAME=TOKEN."`
 	Listen    string   `group:"Main settings" placeholder:"ADDRESS" default:":8443" help:"Address for agents: TCP for ws and h2, UDP for h3."`
+
+	ProxyProtocol []string `group:"Main settings" placeholder:"CIDR" help:"Networks of load balancers that begin each TCP connection with a PROXY protocol header (version 1 or 2), from which the address of the client is taken. They must send one, and nobody else may. May be repeated."`
 
 	TLSCertFile string `name:"tls-cert-file" group:"TLS with agents" placeholder:"FILE" help:"Certificate. Unset: plain HTTP and no h3, for a gateway behind an ingress."`
 	TLSKeyFile  string `name:"tls-key-file" group:"TLS with agents" placeholder:"FILE" help:"Private key of that certificate."`
@@ -98,7 +102,7 @@ func (c *gatewayCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	c.warn(log)
+	c.warn(plan, log)
 	if gateway.Audit, err = c.openAuditLog(gateway.Metrics, log); err != nil {
 		return err
 	}
@@ -152,13 +156,14 @@ type gatewayPlan struct {
 	bootstrap, allowBroker, allowUser []string
 	forwards                          []proxy.Forward
 	limits                            tunnel.Limits
+	proxyProtocol                     []netip.Prefix
 }
 
 // check parses the settings and refuses those that contradict each other. It opens nothing, so that
 // a wrong command line is reported before anything else can fail.
 func (f *gatewayFlags) check() (*gatewayPlan, error) {
 	p := &gatewayPlan{bootstrap: nonBlank(f.Bootstrap), allowBroker: nonBlank(f.AllowBroker), allowUser: nonBlank(f.AllowUser)}
-	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkForwards, f.checkListen, f.checkTLS, f.checkAuth, f.checkKeys, f.checkLimits} {
+	for _, step := range []func(*gatewayPlan) error{f.checkBrokers, f.checkForwards, f.checkListen, f.checkProxyProtocol, f.checkTLS, f.checkAuth, f.checkKeys, f.checkLimits} {
 		if err := step(p); err != nil {
 			return nil, err
 		}
@@ -193,6 +198,18 @@ func (f *gatewayFlags) checkListen(*gatewayPlan) error {
 	if err == nil && (socket{host, port, ""}).overlaps(socket{adminHost, adminPort, ""}) {
 		return wrong("choose another port for one of them",
 			"--admin-listen %s: port %d is already used by --listen %s", f.AdminListen, port, f.Listen)
+	}
+	return nil
+}
+
+// checkProxyProtocol parses the networks of load balancers.
+func (f *gatewayFlags) checkProxyProtocol(p *gatewayPlan) error {
+	for _, s := range nonBlank(f.ProxyProtocol) {
+		network, err := parseNetwork(s)
+		if err != nil {
+			return wrong("write it as --proxy-protocol 10.0.0.0/8, or as a single address", "--proxy-protocol %s: %w", s, err)
+		}
+		p.proxyProtocol = append(p.proxyProtocol, network)
 	}
 	return nil
 }
@@ -278,7 +295,7 @@ func (f *gatewayFlags) build(p *gatewayPlan, registry *prometheus.Registry, log 
 	brokers.Metrics = m
 	g := &proxy.Gateway{
 		Names:   flagOf,
-		Version: version(), Brokers: brokers, Forwards: p.forwards, Limits: p.limits, Metrics: m, Logger: log,
+		Version: version(), Brokers: brokers, Forwards: p.forwards, Limits: p.limits, ProxyProtocol: p.proxyProtocol, Metrics: m, Logger: log,
 		DrainTimeout: f.DrainTimeout, Linger: min(maxLinger, f.DrainTimeout/4),
 	}
 	policy, err := f.credentials(p, log)
@@ -376,12 +393,18 @@ func closeAll(tcp net.Listener, udp net.PacketConn) error {
 }
 
 // warn logs settings that are allowed and often a mistake.
-func (f *gatewayFlags) warn(log *slog.Logger) {
+func (f *gatewayFlags) warn(p *gatewayPlan, log *slog.Logger) {
 	if f.InsecureNoAuth {
 		log.Warn("whoever can reach this gateway can reach the brokers: --insecure-no-auth is set")
 	}
 	if f.TicketKeyFile == "" {
 		log.Info("tickets are signed with a random key: several replicas need --ticket-key-file")
+	}
+	if slices.ContainsFunc(p.proxyProtocol, func(n netip.Prefix) bool { return n.Bits() == 0 }) {
+		log.Warn("every peer can claim any address: --proxy-protocol names all addresses")
+	}
+	if len(p.proxyProtocol) > 0 && f.TLSCertFile != "" {
+		log.Info("PROXY protocol headers are read over TCP (ws, h2): over h3, which is UDP, the client is whoever sends the packets")
 	}
 }
 

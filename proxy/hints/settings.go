@@ -31,6 +31,7 @@ const (
 	Bootstrap             Setting = "bootstrap"
 	InsecureNoAuth        Setting = "insecure no auth"
 	TicketKeyFile         Setting = "ticket key file"
+	ProxyProtocol         Setting = "proxy protocol"
 	MaxMemory             Setting = "max memory"
 	MaxStreams            Setting = "max streams"
 	MaxStreamsPerIdentity Setting = "max streams per identity"

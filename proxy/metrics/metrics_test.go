@@ -391,7 +391,7 @@ func TestRareEventsStartAtZero(t *testing.T) {
 		family string
 		series int
 	}{
-		{metrics.Agent, "culvert_refused_total", 11},
+		{metrics.Agent, "culvert_refused_total", 12},
 		{metrics.Agent, "culvert_connection_closes_total", 10},
 		{metrics.Agent, "culvert_tickets_total", 5},
 		{metrics.Agent, "culvert_tunnel_dials_total", 15},

@@ -52,6 +52,7 @@ const (
 	RefusedTLS                               // a client's TLS handshake that failed
 	RefusedServerName                        // a client's TLS handshake for a name that leads to no broker
 	RefusedSASL                              // a login whose raw tokens cannot be followed
+	RefusedProxyHeader                       // a connection that began with a PROXY header, or without one
 	numRefusals
 )
 
@@ -67,6 +68,7 @@ var refusals = [numRefusals]string{
 	RefusedTLS:                "tls",
 	RefusedServerName:         "server_name",
 	RefusedSASL:               "sasl",
+	RefusedProxyHeader:        "proxy_header",
 }
 
 // String returns the value of the label reason.

@@ -58,7 +58,7 @@ func TestDocumentShowsWhatWasCounted(t *testing.T) {
 			}
 		}
 	}
-	if len(closes) != 10 || len(refusals) != 11 {
-		t.Errorf("%d causes and %d reasons, want all: 10 and 11", len(closes), len(refusals))
+	if len(closes) != 10 || len(refusals) != 12 {
+		t.Errorf("%d causes and %d reasons, want all: 10 and 12", len(closes), len(refusals))
 	}
 }

@@ -150,7 +150,11 @@ func (l *tcpLink) CloseWrite() error {
 }
 
 func (l *tcpLink) traffic(before traffic) traffic {
-	if c, ok := l.Conn.(*net.TCPConn); ok {
+	below := l.Conn
+	if h, ok := below.(*headedConn); ok {
+		below = h.Conn
+	}
+	if c, ok := below.(*net.TCPConn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			return tcpTraffic(raw, before)
 		}

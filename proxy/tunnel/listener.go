@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -31,6 +32,8 @@ type sharedListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+
+	waiting sync.WaitGroup // for PROXY headers; used by run
 }
 
 // newSharedListener returns a listener that accepts from ln once run is called. It owns ln.
@@ -38,8 +41,12 @@ func newSharedListener(ln net.Listener, log *slog.Logger) *sharedListener {
 	return &sharedListener{ln: ln, log: log, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// run accepts connections until the listener is closed.
-func (l *sharedListener) run() {
+// run accepts connections until the listener is closed. Those that wait for their PROXY header are
+// closed then, or when ctx is done.
+func (l *sharedListener) run(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	defer l.waiting.Wait()
+	defer stop()
 	defer l.close()
 	failures := 0
 	failing := backoff.Episode{Quiet: acceptQuiet}
@@ -50,7 +57,7 @@ func (l *sharedListener) run() {
 			if lasted, ends := failing.Worked(); ends {
 				l.log.Info("connections are accepted again", "after", lasted.Round(time.Second))
 			}
-			l.pass(c)
+			l.welcome(ctx, c)
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -66,6 +73,31 @@ func (l *sharedListener) run() {
 			return
 		}
 	}
+}
+
+// welcome passes c on, at once or when its PROXY header was read. Nobody waits for that.
+func (l *sharedListener) welcome(ctx context.Context, c net.Conn) {
+	w, ok := c.(*exchange.Wire)
+	if !ok {
+		l.pass(c)
+		return
+	}
+	headed := headedOf(w)
+	if headed == nil || !headed.mustBegin() {
+		l.pass(c)
+		return
+	}
+	l.waiting.Go(func() {
+		if err := headed.awaitHeader(ctx); err != nil {
+			l.log.Debug("connection closed: no PROXY header", "client_addr", headed.RemoteAddr(), "err", err)
+			c.Close()
+			return
+		}
+		if g, ok := w.Guard().(*guard); ok {
+			g.list.move(g.entry, headed.peer())
+		}
+		l.pass(c)
+	})
 }
 
 // pass hands c to the server that accepts now, or closes it.
@@ -116,10 +148,11 @@ func (s *share) Addr() net.Addr { return s.ln.Addr() }
 // A wireListener wraps each connection it accepts in a Wire, sets its socket options and guards it.
 type wireListener struct {
 	net.Listener
-	log   *slog.Logger
-	tcp   tuner
-	links *linkCounts
-	guard func(*exchange.Wire)
+	log     *slog.Logger
+	tcp     tuner
+	links   *linkCounts
+	headers *proxyHeaders
+	guard   func(*exchange.Wire)
 }
 
 func (l *wireListener) Accept() (net.Conn, error) {
@@ -128,7 +161,7 @@ func (l *wireListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.tcp.tune(c, l.log)
-	w := exchange.NewWire(&tcpLink{Conn: c, counts: l.links}, nil)
+	w := exchange.NewWire(&tcpLink{Conn: l.headers.wrap(c), counts: l.links}, nil)
 	l.guard(w)
 	return w, nil
 }

@@ -17,6 +17,7 @@ type Peer struct {
 	Grant     any    // result of Grant
 	User      string // result of User
 	Addr      string // of the agent, or of the ingress in front of the gateway
+	Proxy     string // of the load balancer that named Addr in a PROXY header; "" if none did
 	Forwarded string // X-Forwarded-For of the request: anybody may have written it
 	Transport string
 }

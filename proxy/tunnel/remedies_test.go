@@ -279,7 +279,7 @@ func TestAListenerWithoutDescriptorsSaysSoOnceAndNeverSpins(t *testing.T) {
 		s := &starved{Listener: ln, enough: make(chan struct{})}
 		shared := newSharedListener(s, slog.New(slog.NewTextHandler(&log, nil)))
 		var wg sync.WaitGroup
-		wg.Go(shared.run)
+		wg.Go(func() { shared.run(t.Context()) })
 		wg.Go(func() {
 			for c := range shared.conns {
 				c.Close()

@@ -84,7 +84,7 @@ func (s *Server) countCarrier(r *http.Request, t transport) {
 
 // serveTunnel authenticates a request that opens a stream over t, and serves or refuses it.
 func (s *Server) serveTunnel(w http.ResponseWriter, r *http.Request, t transport) {
-	p := Peer{Addr: r.RemoteAddr, Forwarded: forwardedFor(r), Transport: t.name}
+	p := Peer{Addr: r.RemoteAddr, Proxy: proxyOf(r), Forwarded: forwardedFor(r), Transport: t.name}
 	if s.User != nil {
 		p.User = s.User(r.Header)
 	}

@@ -20,6 +20,7 @@ type tcpServer struct {
 	w       windows
 	log     *slog.Logger
 	links   *linkCounts
+	headers *proxyHeaders
 
 	draining func() bool // drain was called
 
@@ -35,13 +36,14 @@ type tcpServer struct {
 func (s *tcpServer) init() { s.http, s.httpDraining = s.newHTTP(), s.newHTTP() }
 
 // listen prepares to serve tcp, and returns the function that serves until close. guard bounds each
-// connection until a request on it has authenticated.
-func (s *tcpServer) listen(tcp net.Listener, guard func(*exchange.Wire)) (serve func() error) {
-	l := newSharedListener(&wireListener{Listener: tcp, log: s.log, links: s.links, guard: guard}, s.log)
+// connection until a request on it has authenticated. ctx is done when no connection is needed any
+// more.
+func (s *tcpServer) listen(ctx context.Context, tcp net.Listener, guard func(*exchange.Wire)) (serve func() error) {
+	l := newSharedListener(&wireListener{Listener: tcp, log: s.log, links: s.links, headers: s.headers, guard: guard}, s.log)
 	s.mu.Lock()
 	s.listener = l
 	s.mu.Unlock()
-	s.tasks.Go(l.run)
+	s.tasks.Go(func() { l.run(ctx) })
 	share := func() net.Listener {
 		if s.tls == nil {
 			return l.share()

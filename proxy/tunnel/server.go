@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -37,6 +38,16 @@ type Server struct {
 
 	// OnRefused is called when Authenticate has refused somebody; nil means nobody is told.
 	OnRefused func(error, Peer)
+
+	// ProxyProtocol are the networks of load balancers that begin each TCP connection with a header
+	// of the PROXY protocol, version 1 or 2. They must send one, and nobody else may. The address in
+	// it is then the client's in all that the Server says and counts. There is no such header over
+	// UDP: h3 has the address of the peer.
+	ProxyProtocol []netip.Prefix
+
+	// OnProxyHeader is called when a TCP connection is refused because it began with a PROXY header,
+	// or without one; nil means nobody is told.
+	OnProxyHeader func(error, Peer)
 
 	// Serve serves one stream, on a goroutine of its own. It owns c, which is closed when Serve
 	// returns. OPEN has been answered already. ctx is canceled when Shutdown cuts the remaining
@@ -126,7 +137,8 @@ func (s *Server) init() {
 			serve: s.Serve, judge: s.Judge, opened: s.Opened, tickets: s.Tickets, onLimit: s.OnLimit,
 		}
 		s.unauthenticated.within, s.unauthenticated.onFull, s.unauthenticated.log = s.t.handshake, s.evicted, s.log
-		s.tcp = tcpServer{handler: s, tls: s.TLS, t: s.t, w: s.w, log: s.log, links: &s.links, draining: s.registry.isDraining}
+		s.tcp = tcpServer{handler: s, tls: s.TLS, t: s.t, w: s.w, log: s.log, links: &s.links, draining: s.registry.isDraining,
+			headers: &proxyHeaders{from: s.ProxyProtocol, names: s.Names, refused: s.OnProxyHeader}}
 		s.tcp.init()
 	})
 }
@@ -147,7 +159,7 @@ func (s *Server) Run(ctx context.Context, tcp net.Listener, udp net.PacketConn) 
 		}
 		s.tasks.Go(func() { failed <- serve() })
 	}
-	serve := s.tcp.listen(tcp, s.unauthenticated.guard)
+	serve := s.tcp.listen(s.carriers, tcp, s.unauthenticated.guard)
 	s.tasks.Go(func() { failed <- serve() })
 	if s.Limits.Memory > 0 {
 		w := &stallWatch{limit: s.Limits.mostMemory(), memory: &s.limiter.memory, registry: s.registry, window: s.w.stream, log: s.log}

@@ -83,6 +83,18 @@ func (u *unauthenticatedTCP) limit() int {
 	return maxUnauthenticated
 }
 
+// move counts a connection by the address of the client that a PROXY header names.
+func (u *unauthenticatedTCP) move(e *entry, peer Peer) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if e.place == nil {
+		return
+	}
+	u.sources.leave(e.from)
+	e.peer, e.from = peer, sourceOf(peer.Addr)
+	u.sources[e.from]++
+}
+
 // remove is called when a request has authenticated and when the connection closes. It may be
 // called more than once.
 func (u *unauthenticatedTCP) remove(e *entry) {

@@ -6,34 +6,39 @@ import (
 	"time"
 )
 
-// HAProxy accepts HTTP/1.1 and HTTP/2.
+// HAProxy accepts HTTP/1.1 and HTTP/2, or balances TCP connections with the PROXY protocol.
 type HAProxy struct {
 	TLS         bool          // the backend speaks TLS
 	H2C         bool          // forwards HTTP/2 without TLS; otherwise HTTP/1.1
 	IdleCut     time.Duration // timeout tunnel, client and server; 0 is a minute
 	NoDelay     bool          // option http-no-delay: small messages do not wait for more
 	NoWebSocket bool          // refuses upgrades
+	Balances    string        // carries TCP, and not HTTP, and begins it with "send-proxy" or "send-proxy-v2"; "": carries HTTP
+	Passes      bool          // with Balances: TLS passes through; otherwise it ends here
+	Source      string        // the IP address from which it connects to the backend; "": the system's choice
 }
 
 const haproxyConf = `
 global
   log stderr format raw local0
 defaults
-  mode http
   log global
+  {{if .Balances}}mode tcp
+  option tcplog
+  {{else}}mode http
   option httplog
-  option logasap
+  {{end}}option logasap
   timeout connect 2s
   timeout client {{.CutMS}}
   timeout server {{.CutMS}}
   timeout tunnel {{.CutMS}}
   {{if .NoDelay}}option http-no-delay{{end}}
 frontend https
-  bind 127.0.0.1:{{.Port}} ssl crt both.pem alpn h2,http/1.1
+  bind 127.0.0.1:{{.Port}} {{if not .Passes}}ssl crt both.pem alpn h2,http/1.1{{end}}
   {{if .NoWebSocket}}http-request deny if { hdr(Upgrade) -m found }{{end}}
   default_backend gateway
 backend gateway
-  server gateway {{.Backend}} {{if .TLS}}ssl verify none{{end}} {{if .H2C}}proto h2{{end}}
+  server gateway {{.Backend}} {{.Balances}} {{if .TLS}}ssl verify none{{end}} {{if .H2C}}proto h2{{end}} {{with .Source}}source {{.}}{{end}}
 `
 
 func (h HAProxy) command(p params) (*exec.Cmd, error) {

@@ -15,8 +15,9 @@ import (
 // noEnds are the lines at level INFO that end nothing. A new one belongs here, or into endings
 // together with the warnings that it ends.
 var noEnds = map[string]bool{
-	"tickets are signed with a random key: several replicas need --ticket-key-file": true,
-	"nodes will not be remembered across restarts: no cache directory":              true,
+	"tickets are signed with a random key: several replicas need --ticket-key-file":                                     true,
+	"nodes will not be remembered across restarts: no cache directory":                                                  true,
+	"PROXY protocol headers are read over TCP (ws, h2): over h3, which is UDP, the client is whoever sends the packets": true,
 	"stopped": true,
 	"node unknown, a bootstrap broker answers login and metadata requests in its place": true,
 	"tunnel transport chosen":                                      true,
