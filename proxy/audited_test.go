@@ -260,3 +260,39 @@ func TestAPROXYHeaderIsInTheAuditLog(t *testing.T) {
 		t.Errorf("the stream's line is %v", ended)
 	}
 }
+
+// Connections of forwards are in the audit log as those to brokers are, by the name of the forward.
+func TestForwardsAreInTheAuditLog(t *testing.T) {
+	file, withAudit := audited(t)
+	target := serveTCP(t, func(c *net.TCPConn) {
+		io.ReadFull(c, make([]byte, 3))
+		io.WriteString(c, "hello")
+		c.CloseWrite()
+		io.Copy(io.Discard, c)
+	})
+	address, _, r := forwardTo(t, "ws", target, func(g *Gateway) {
+		withAudit(g)
+		g.Authenticate = func(*http.Request) (string, error) { return "laptop", nil }
+	})
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "ask")
+	io.ReadAll(c)
+	c.Close()
+	ended := file.await(t, map[string]string{"event": "stream_ended", "kind": "forward"})
+	if !ended.has(map[string]string{
+		"identity": "laptop", "target": "registry", "address": target, "from_client_bytes": "3", "to_client_bytes": "5", "transport": "ws",
+	}) || ended["node_id"] != nil || ended["cause"] == nil {
+		t.Errorf("the line of a forward is %v", ended)
+	}
+	up := tunnelTo(t, r.address, "ws")
+	defer up.close()
+	askFor(t, up, tunnel.TargetForward+"something-else", nil)
+	refused := file.await(t, map[string]string{"event": "stream_refused", "kind": "forward"})
+	if !refused.has(map[string]string{"target": "something-else", "cause": "target"}) {
+		t.Errorf("the line of a forward that nobody offers is %v", refused)
+	}
+}

@@ -32,8 +32,6 @@ type gatewayFlags struct {
 	TokenFile string   `group:"Main settings" placeholder:"FILE" help:"Tokens that agents may authenticate with, one per line: NAME=TOKEN."`
 	Listen    string   `group:"Main settings" placeholder:"ADDRESS" default:":8443" help:"Address for agents: TCP for ws and h2, UDP for h3."`
 
-	ProxyProtocol []string `group:"Main settings" placeholder:"CIDR" help:"Networks of load balancers that begin each TCP connection with a PROXY protocol header (version 1 or 2), from which the address of the client is taken. They must send one, and nobody else may. May be repeated."`
-
 	TLSCertFile string `name:"tls-cert-file" group:"TLS with agents" placeholder:"FILE" help:"Certificate. Unset: plain HTTP and no h3, for a gateway behind an ingress."`
 	TLSKeyFile  string `name:"tls-key-file" group:"TLS with agents" placeholder:"FILE" help:"Private key of that certificate."`
 
@@ -42,6 +40,7 @@ type gatewayFlags struct {
 	ClientCAFile   string   `group:"Access" placeholder:"FILE" help:"Accept only agents with a certificate from these authorities."`
 	AllowUser      []string `group:"Access" placeholder:"USER" help:"Of the agents with a token or certificate, accept only requests that Snowflake's ingress says are from this user (Sf-Context-Current-User). May be repeated. Names follow SQL: alice is ALICE, and a name that is not all upper case stands in double quotes."`
 	RevokeStreams  bool     `group:"Access" help:"When a token or certificate is no longer accepted, end the streams that were opened with it, between two requests. Without this flag they continue, and only new ones are refused."`
+	ProxyProtocol  []string `group:"Access" placeholder:"CIDR" help:"Networks of load balancers that begin each TCP connection with a PROXY protocol header (version 1 or 2), from which the address of the client is taken. They must send one, and nobody else may. May be repeated."`
 	InsecureNoAuth bool     `group:"Access" help:"Accept everyone. Then neither tokens nor certificates may be configured."`
 
 	// Tickets normally decide what may be dialled. This is for addresses without a valid one, such
