@@ -45,6 +45,10 @@ var needs = []need{
 	{program: "zsh", packages: []string{"zsh"}},
 	{program: "fish", packages: []string{"fish"}},
 	{program: "groff", packages: []string{"groff"}}, // for the manual pages
+	{program: "dpkg", packages: []string{"dpkg"}},   // for our packages: a Debian has it, others may have either
+	{program: "rpm", packages: []string{"rpm"}},
+	{program: "systemd-analyze", packages: []string{"systemd"}}, // which need not run
+	{program: "strace", packages: []string{"strace"}},
 	{program: "buildah", packages: []string{"buildah"}},
 	{program: "busybox", packages: []string{"busybox-static"}}, // static, for images have no libraries
 }
