@@ -95,7 +95,9 @@ func printReference(w io.Writer, root *kong.Node) {
 	fmt.Fprintln(w, "\n## Every command")
 	printReferenceGroup(w, root.Flags)
 	for _, command := range root.Children {
-		printReferenceCommand(w, command)
+		if !command.Hidden {
+			printReferenceCommand(w, command)
+		}
 	}
 }
 
@@ -103,6 +105,9 @@ func printReference(w io.Writer, root *kong.Node) {
 // command stand there only.
 func printReferenceCommand(w io.Writer, command *kong.Node) {
 	fmt.Fprintf(w, "\n## %s\n\n%s\n", command.FullPath(), pageLines(command.Help))
+	for _, argument := range command.Positional {
+		fmt.Fprintf(w, "\n`%s %s`: %s\n", command.FullPath(), strings.ToUpper(argument.Name), argument.Help)
+	}
 	for _, child := range command.Children {
 		if whole := wholeOf(child); whole != nil {
 			fmt.Fprintf(w, "\n`%s` takes all flags of [%s](#%s).\n", child.FullPath(), whole.FullPath(), anchor(whole))

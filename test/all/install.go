@@ -41,6 +41,7 @@ var needs = []need{
 	{program: "h2o", packages: []string{"h2o"}},
 	{program: "lighttpd", packages: []string{"lighttpd", "lighttpd-mod-openssl"}},
 	{program: "prometheus", packages: []string{"prometheus"}}, // and promtool
+	{program: "rsyslogd", packages: []string{"rsyslog", "rsyslog-kafka"}, probe: []string{"dpkg", "-s", "rsyslog-kafka"}},
 	{program: "tmux", packages: []string{"tmux"}},
 	{program: "zsh", packages: []string{"zsh"}},
 	{program: "fish", packages: []string{"fish"}},
