@@ -310,7 +310,7 @@ func TestNamedBrokersHaveNoPorts(t *testing.T) {
 			t.Errorf("the Service has ports %v, want 9092 alone", ports)
 		}
 		c := all[*appsv1.Deployment](o)[0].Spec.Template.Spec.Containers[0]
-		names, base, nodes := flag(c.Args, "broker-names"), flag(c.Args, "broker-port-base"), flag(c.Args, "expect-nodes")
+		names, base, nodes := flagValue(c.Args, "broker-names"), flagValue(c.Args, "broker-port-base"), flagValue(c.Args, "expect-nodes")
 		if names != "b{id}.example.com" || base != "" || nodes != strings.TrimPrefix(expected, `, expectNodes: `) {
 			t.Errorf("--broker-names=%s --broker-port-base=%s --expect-nodes=%s", names, base, nodes)
 		}
