@@ -42,6 +42,7 @@ type forwardConn struct {
 	connected atomic.Bool  // far has its connection
 	moved     atomic.Int64 // when bytes moved last, since began
 	upLast    atomic.Bool  // it was the client that sent them
+	writing   atomic.Int32 // directions that write what they have read
 	draining  atomic.Bool
 	outcome   atomic.Pointer[forwardEnd]
 
@@ -93,7 +94,8 @@ func (c *forwardConn) relayUp() {
 		c.far.finish()
 		c.lookAgain()
 	case errors.As(err, &write):
-		within(lingerTimeout, c.downOver) // it may have said why before it closed
+		within(lingerTimeout, c.downOver) // it may have answered before it closed
+		c.near.deliver(func() bool { return false })
 		c.fail(farCause(write.Err), write.Err)
 	default:
 		c.fail(nearCause(err), err)
@@ -136,8 +138,14 @@ func (c *forwardConn) relay(from, to *source, count interface{ Add(float64) }, u
 			c.answered = nil
 		}
 		count.Add(float64(n))
-		c.moved.Store(int64(time.Since(c.began)))
 		c.upLast.Store(up)
+		c.writing.Add(1)
+		err = f.Flush()
+		c.moved.Store(int64(time.Since(c.began)))
+		c.writing.Add(-1)
+		if err != nil {
+			return err
+		}
 	}
 }
 
@@ -205,7 +213,7 @@ func (c *forwardConn) look() {
 	quiet := time.Since(c.began) - time.Duration(c.moved.Load())
 	half := c.near.has(finished) || c.far.has(finished)
 	switch draining := c.draining.Load(); {
-	case draining && !c.upLast.Load() && quiet >= forwardQuiet:
+	case draining && !c.upLast.Load() && c.writing.Load() == 0 && quiet >= forwardQuiet:
 		c.cut(errDraining)
 	case half && quiet >= halfOpenTimeout:
 		c.kill(metrics.CloseBrokerReset, errHalfOpen)

@@ -81,3 +81,47 @@ func TestAForwardThatOneSideHasClosed(t *testing.T) {
 		})
 	}
 }
+
+// A client that reads slowly is not idle.
+func TestADrainWaitsForAClientThatReadsSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, target, c, over := runForward(t)
+		const size = 4 << 20
+		go func() {
+			target.Write(make([]byte, size))
+			target.CloseWrite()
+		}()
+		synctest.Wait() // what is between the two is full
+		c.drain()
+		time.Sleep(time.Minute)
+		if len(over) > 0 {
+			t.Fatal("it ended in the middle of the answer")
+		}
+		go io.Copy(io.Discard, target)
+		if b, err := io.ReadAll(client); len(b) != size || err != nil {
+			t.Errorf("the client read %d bytes, %v, want %d", len(b), err, size)
+		}
+		client.Close()
+		<-over
+	})
+}
+
+// A target that answers before it has read the whole request, and then closes, is heard.
+func TestAnAnswerToAnUnfinishedRequestArrives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, target, _, over := runForward(t)
+		target.Write([]byte("too large"))
+		target.CloseWrite()
+		synctest.Wait()
+		target.Cut()
+		for range 3 {
+			client.Write([]byte("more"))
+			synctest.Wait()
+		}
+		if b, err := io.ReadAll(client); string(b) != "too large" || err != nil {
+			t.Errorf("the client read %q, %v, want the answer", b, err)
+		}
+		client.Close()
+		<-over
+	})
+}
