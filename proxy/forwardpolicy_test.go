@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -90,6 +91,35 @@ func TestAForwardThatNobodyOffers(t *testing.T) {
 		f := agent.Status().Forwards
 		return len(f) == 1 && f[0].State == document.NodeUnreachable && strings.Contains(f[0].Error, want) && f[0].Address == address
 	})
+}
+
+// As many names as there may be, each as long as it may be, fit into the answer to a hello. The answer
+// to a stream of a client has none.
+func TestAHelloTellsAllForwards(t *testing.T) {
+	var all []Forward
+	for i := range MaxForwards {
+		all = append(all, Forward{fmt.Sprintf("%0*d", maxForwardName, i), "127.0.0.1:2"})
+	}
+	broker := fakeBroker(t, func(c net.Conn) { io.Copy(io.Discard, c) })
+	g := startGateway(t, []string{broker}, func(g *Gateway) { g.Forwards = all })
+	u, _ := url.Parse(g.address)
+	d := &tunnel.Dialer{URL: u, Transport: "ws", TLS: clientTLS(t)}
+	defer d.Close()
+	welcome, err := d.Hello(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, err := OfferedForwards(welcome.Opened); len(names) != MaxForwards || err != nil {
+		t.Errorf("a hello tells %d names, %v, want %d", len(names), err, MaxForwards)
+	}
+	c, err := d.Dial(t.Context(), tunnel.Open{Target: tunnel.TargetBootstrap}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if o, err := c.Opened(t.Context()); err != nil || o.Forwards != nil {
+		t.Errorf("the stream to a broker tells %d names, %v", len(o.Forwards), err)
+	}
 }
 
 // olderGateway is one that knows no forwards.

@@ -119,6 +119,7 @@ func TestForwards(t *testing.T) {
 	for _, transport := range transports {
 		p := bed.openBeside(t, g, transport)
 		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
 			python := exec.Command(filepath.Join(venv, "bin", "python"), filepath.Join(root, "test", "clients", "python", "avro_registry.py"))
 			python.Args = append(python.Args, p.bootstrap, bed.cluster.Topic(t, "avro-python-"+transport), p.registry, "50")
 			runAvro(t, python)
@@ -138,6 +139,7 @@ func TestForwards(t *testing.T) {
 		})
 	}
 	t.Run("list", func(t *testing.T) {
+		t.Parallel()
 		out, err := bed.paths["ws"].throughGateway(g).command("agent", "--forward", "list", "--admin-listen", "none").Output()
 		if string(out) != "connect\nschema-registry\n" || err != nil {
 			t.Errorf("--forward list prints %q, %v", out, err)
