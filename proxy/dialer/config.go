@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,7 +95,7 @@ func (c *Config) parts() (*parts, error) {
 		if err != nil {
 			return nil, err
 		}
-		d := &tunnel.Dialer{URL: u, Transport: c.Transport, TLS: config, Token: token, Logger: c.Logger}
+		d := &tunnel.Dialer{URL: u, Transport: c.Transport, TLS: config, Token: token, Memory: memory(), Logger: c.Logger}
 		if i := login.ingress(u, gateways); i != nil {
 			d.Ingress, d.Unlikely = i, i.Unlikely()
 			p.ingresses = append(p.ingresses, i)
@@ -101,6 +103,16 @@ func (c *Config) parts() (*parts, error) {
 		p.dialers = append(p.dialers, d)
 	}
 	return p, nil
+}
+
+// memory is how much the process may have in use before QUIC connections are closed: of its memory
+// limit, as much as an agent takes of what it may use; 0 means no limit.
+func memory() int64 {
+	limit := debug.SetMemoryLimit(-1)
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return limit / 16 * 11
 }
 
 // check refuses settings that exclude each other.

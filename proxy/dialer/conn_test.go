@@ -2,15 +2,19 @@ package dialer_test
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/net/nettest"
 
+	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/dialer"
 )
 
@@ -150,6 +154,50 @@ func TestCloseEndsCallsInProgress(t *testing.T) {
 				t.Errorf("SetDeadline: %v, want net.ErrClosed", err)
 			}
 		})
+	}
+}
+
+// TLS between client and broker goes through a gateway that cannot look inside, to the name that
+// the client has dialled.
+func TestClientsMaySpeakTLSToBrokers(t *testing.T) {
+	cert, err := selfSigned()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var echoes sync.WaitGroup
+	defer echoes.Wait()
+	defer ln.Close()
+	echoes.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			echoes.Go(func() { io.Copy(c, c); c.Close() })
+		}
+	})
+	g, err := startGateway("127.0.0.1:0", []string{"127.0.0.1:1"}, logger(t, "gateway"), func(g *proxy.Gateway) {
+		g.Brokers.Allow = []string{ln.Addr().String()}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.stop()
+	conn, err := open(t, g.config("ws")).DialContext(t.Context(), "tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert.Leaf)
+	secure := tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"})
+	defer secure.Close()
+	io.WriteString(secure, "hello")
+	if got, err := io.ReadAll(io.LimitReader(secure, 5)); err != nil || string(got) != "hello" {
+		t.Errorf("read %q, %v", got, err)
 	}
 }
 

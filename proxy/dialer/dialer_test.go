@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -235,6 +236,42 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	time.AfterFunc(10*time.Millisecond, cancel)
 	if _, err := d.DialContext(ctx, "tcp", dialer.Bootstrap); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want context.Canceled", err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err = d.DialContext(ctx, "tcp", dialer.Bootstrap)
+	if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+		t.Errorf("error is %v, want a timeout", err)
+	}
+}
+
+// What many clients dial at the same time is asked for once.
+func TestDialsShareTheTicketsOfOneAnswer(t *testing.T) {
+	var asked atomic.Int32
+	c := startCluster(t)
+	c.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		asked.Add(1)
+		return nil, nil, false
+	})
+	d := open(t, gatewayTo(t, c, func(g *proxy.Gateway) { g.Brokers.Bootstrap = c.Bootstrap()[:1] }).config("ws"))
+	var dials sync.WaitGroup
+	for i := range 12 {
+		to := advertised(t, c, 1+i%2)
+		dials.Go(func() {
+			conn, err := d.DialContext(t.Context(), "tcp", to)
+			if err == nil {
+				err = ask(t, conn)
+				conn.Close()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	dials.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the cluster was asked for its brokers %d times, want once", n)
 	}
 }
 

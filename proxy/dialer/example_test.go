@@ -2,9 +2,11 @@ package dialer_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log"
 	"log/slog"
+	"net"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -24,6 +26,33 @@ func ExampleNew() {
 	}
 	defer d.Close()
 	// Give d.DialContext to a Kafka client, and dialer.Bootstrap as its seed.
+}
+
+// With franz-go, brokers that speak TLS to their clients need a dialer that does too.
+func ExampleDialer_DialContext() {
+	d, err := dialer.New(dialer.Config{GatewayURLs: []string{"https://kafka.example.com"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+	dialTLS := func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		host, _, _ := net.SplitHostPort(address)
+		secure := tls.Client(conn, &tls.Config{ServerName: host})
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return secure, nil
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers("kafka-0.kafka.internal:9093"), kgo.Dialer(dialTLS))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
 }
 
 // franz-go: the dialer is an option of the client, and Bootstrap is its seed.

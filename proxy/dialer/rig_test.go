@@ -203,9 +203,33 @@ func (c *cutter) cut() {
 	}
 }
 
-// logger logs to the test.
+// logger logs to the test, until it ends: net/http logs on goroutines that nobody waits for.
 func logger(t *testing.T, who string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
+	out := &output{to: t.Output()}
+	t.Cleanup(out.end)
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
+}
+
+// output drops what is written after its end.
+type output struct {
+	mu    sync.Mutex
+	to    io.Writer
+	ended bool
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended {
+		return len(b), nil
+	}
+	return o.to.Write(b)
+}
+
+func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
 }
 
 // topic has a cluster start with a topic of three partitions.

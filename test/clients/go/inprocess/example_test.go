@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/segmentio/kafka-go"
@@ -70,7 +71,7 @@ func Example_segmentio() {
 	r := kafka.NewReader(kafka.ReaderConfig{
 		Brokers: []string{dialer.Bootstrap},
 		Dialer:  &kafka.Dialer{DialFunc: d.DialContext},
-		Topic:   "orders", GroupID: "billing", StartOffset: kafka.FirstOffset,
+		Topic:   "orders", GroupID: "billing", StartOffset: kafka.FirstOffset, MaxWait: time.Second,
 	})
 	defer r.Close()
 
