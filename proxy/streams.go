@@ -51,8 +51,7 @@ func CheckAddress(address string) error {
 // if address is empty. It returns when a gateway has answered, which is before the gateway dials:
 // why it does not, or fails, is the error of the first Read. The caller closes the stream.
 func (s *Streams) Dial(ctx context.Context, address string) (*Stream, error) {
-	s.once.Do(func() { s.start(ctx) })
-	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, errSlowDial)
+	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	to := destination{address: address, onTicket: s.addTicket}
 	if address != "" {
@@ -61,6 +60,27 @@ func (s *Streams) Dial(ctx context.Context, address string) (*Stream, error) {
 		}
 		to.ticket = s.ticket(ctx, address)
 	}
+	return s.open(ctx, to)
+}
+
+// DialForward opens a stream to what the gateway calls name, beside Kafka. An error may be
+// [NotOffered].
+func (s *Streams) DialForward(ctx context.Context, name string) (*Stream, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	return s.open(ctx, destination{forward: name})
+}
+
+// NotOffered reports whether err says that no gateway offers a forward.
+func NotOffered(err error) bool { return isNotOffered(err) }
+
+// bound bounds a dial, and starts what is due with the first.
+func (s *Streams) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	s.once.Do(func() { s.start(ctx) })
+	return context.WithTimeoutCause(ctx, dialTimeout, errSlowDial)
+}
+
+func (s *Streams) open(ctx context.Context, to destination) (*Stream, error) {
 	c, _, err := s.upstream.dial(ctx, to)
 	if err != nil {
 		return nil, err

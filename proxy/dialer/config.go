@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -22,9 +23,9 @@ import (
 // Config says how to reach the gateway. Only GatewayURLs is required. Files are read again when they
 // change.
 type Config struct {
-	// GatewayURLs are the gateways of one cluster, each https://HOST[:PORT][/PREFIX]. Connections are
-	// spread over those that share a ticket key; a gateway with another key is used only while those
-	// before it do not answer.
+	// GatewayURLs are the gateways of one cluster, each https://HOST[:PORT][/PREFIX], or http:// on
+	// loopback, as behind kubectl port-forward. Connections are spread over those that share a ticket
+	// key; a gateway with another key is used only while those before it do not answer.
 	GatewayURLs []string
 
 	// Transport is h3, ws, h2 or auto, the first of them that works. Empty means auto.
@@ -143,8 +144,8 @@ func (c *Config) gateways() (all []*url.URL, err error) {
 	return all, nil
 }
 
-// parseGateway reads the URL of one gateway. http:// is refused: whoever is on the path could read
-// the token and every record.
+// parseGateway reads the URL of one gateway. http:// is refused beyond loopback: whoever is on the
+// path could read the token and every record.
 func parseGateway(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -153,10 +154,11 @@ func parseGateway(s string) (*url.URL, error) {
 	wrong := func(what string) (*url.URL, error) {
 		return nil, hints.New(fmt.Errorf("GatewayURLs: %s: %s", u.Redacted(), what), "write it as https://kafka.example.com or https://kafka.example.com:8443/prefix")
 	}
+	plain := u.Scheme == "http" && isLoopback(u.Hostname())
 	switch port := u.Port(); {
-	case u.Scheme == "http":
+	case u.Scheme == "http" && !plain:
 		return wrong("tokens and records would be sent unencrypted")
-	case u.Scheme != "https", u.Hostname() == "", u.Opaque != "":
+	case u.Scheme != "https" && !plain, u.Hostname() == "", u.Opaque != "":
 		return wrong("not an https:// URL")
 	case u.User != nil:
 		return wrong("a URL must not contain secrets")
@@ -168,6 +170,11 @@ func parseGateway(s string) (*url.URL, error) {
 		}
 	}
 	return u, nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
 }
 
 // files are those of the TLS connection to the gateway.

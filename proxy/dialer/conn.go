@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy"
+	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 // conn is a stream as a TCP connection to its user: its errors are those of the package net, so that
@@ -107,8 +108,8 @@ func (c *conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Addr: c.remote, Err: err}
 }
 
-// addr is the address of a broker, as the client has dialled it.
-type addr string
+// addr is the address of a broker, as the client has dialled it, or the name of a forward.
+type addr struct{ dialled string }
 
 func (addr) Network() string  { return "tcp" }
-func (a addr) String() string { return string(a) }
+func (a addr) String() string { return printable.Text(a.dialled, printable.Name) }

@@ -66,31 +66,49 @@ func New(c Config) (*Dialer, error) {
 // the tunnel breaks, the connection ends with an error that is a [syscall.ECONNRESET], and never with
 // [io.EOF]: bytes may be missing then.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	remote := addr(address)
-	fail := func(err error) (net.Conn, error) {
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: remote, Err: err}
-	}
+	remote, target := addr{address}, address
 	switch network {
 	case "tcp", "tcp4", "tcp6":
 	default:
-		return fail(net.UnknownNetworkError(network))
+		return nil, dialError(network, remote, net.UnknownNetworkError(network))
 	}
-	target := address
 	if address == Bootstrap {
 		target = ""
 	} else if err := proxy.CheckAddress(address); err != nil {
-		return fail(&net.AddrError{Err: err.Error(), Addr: address})
+		return nil, dialError(network, remote, &net.AddrError{Err: err.Error(), Addr: address})
 	}
 	stream, err := d.streams.Dial(ctx, target)
+	return d.dialled(ctx, network, remote, stream, err)
+}
+
+// DialForward opens a connection to what the gateway calls name and offers beside Kafka: a schema
+// registry, for example. It is otherwise as DialContext. If no gateway offers it, the error is
+// [ErrNotAllowed] and says which names there are.
+func (d *Dialer) DialForward(ctx context.Context, name string) (net.Conn, error) {
+	if err := proxy.CheckForwards([]proxy.Forward{{Name: name}}); err != nil {
+		return nil, dialError("tcp", addr{name}, &net.AddrError{Err: err.Error(), Addr: name})
+	}
+	stream, err := d.streams.DialForward(ctx, name)
+	return d.dialled(ctx, "tcp", addr{name}, stream, err)
+}
+
+// dialled returns the connection over a stream, or the error of its dial.
+func (d *Dialer) dialled(ctx context.Context, network string, remote addr, stream *proxy.Stream, err error) (net.Conn, error) {
 	switch {
 	case err == nil:
 		return &conn{stream: stream, dialer: d, remote: remote}, nil
 	case errors.Is(err, net.ErrClosed):
-		return fail(errClosed)
+		err = errClosed
 	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled):
-		return fail(context.Canceled)
+		err = context.Canceled
+	default:
+		err = newError(err)
 	}
-	return fail(newError(err))
+	return nil, dialError(network, remote, err)
+}
+
+func dialError(network string, remote addr, err error) error {
+	return &net.OpError{Op: "dial", Net: network, Addr: remote, Err: err}
 }
 
 // Dial is DialContext without a context. Clients that were written before there were contexts, as

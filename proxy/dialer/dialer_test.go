@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -187,6 +189,61 @@ func TestWrongTokenIsExplained(t *testing.T) {
 	config.Token = func() (string, error) { return "another", nil }
 	_, err := open(t, config).DialContext(t.Context(), "tcp", dialer.Bootstrap)
 	checkError(t, err, dialer.ErrNoGateway, "unknown token", "is the first line of Config.TokenFile in the gateway's file too?")
+}
+
+// So it is behind kubectl port-forward.
+func TestGatewayOnLoopbackNeedsNoTLS(t *testing.T) {
+	g := gatewayTo(t, startCluster(t), func(g *proxy.Gateway) { g.TLS = nil })
+	config := g.config("")
+	config.GatewayURLs = []string{strings.Replace(g.url, "https://", "http://", 1)}
+	conn, err := open(t, config).DialContext(t.Context(), "tcp", dialer.Bootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := ask(t, conn); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestForwardsAreReached(t *testing.T) {
+	registry := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "at "+r.URL.Path) }))
+	defer registry.Close()
+	g := gatewayTo(t, startCluster(t), func(g *proxy.Gateway) {
+		g.Forwards = []proxy.Forward{{Name: "schema-registry", Address: strings.TrimPrefix(registry.URL, "http://")}, {Name: "connect", Address: "127.0.0.1:1"}}
+	})
+	for _, transport := range transports {
+		t.Run(transport, func(t *testing.T) {
+			d := open(t, g.config(transport))
+			way := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return d.DialForward(ctx, "schema-registry")
+			}}
+			defer way.CloseIdleConnections()
+			answer, err := (&http.Client{Transport: way}).Get("http://schema-registry/subjects")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer answer.Body.Close()
+			if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "at /subjects" {
+				t.Errorf("the registry answered %q, %v", got, err)
+			}
+		})
+	}
+	d := open(t, g.config("ws"))
+	_, err := d.DialForward(t.Context(), "ui")
+	checkError(t, err, dialer.ErrNotAllowed, "dial tcp ui: the gateway offers no forward ui: it offers connect, schema-registry")
+	conn, err := d.DialForward(t.Context(), "connect")
+	if err == nil {
+		_, err = io.ReadAll(conn)
+		conn.Close()
+	}
+	checkError(t, err, dialer.ErrUnreachable, "127.0.0.1:1", "connection refused")
+	for _, name := range []string{"", "Schema", "a b", strings.Repeat("a", 64), "x\n"} {
+		if conn, err := d.DialForward(t.Context(), name); err == nil {
+			t.Errorf("%q is taken for a name", name)
+			conn.Close()
+		}
+	}
 }
 
 // checkError checks an error that a client gets.

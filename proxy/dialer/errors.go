@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
@@ -16,7 +17,7 @@ var (
 	// ErrNoGateway says that no gateway has answered, or that all have refused the credentials.
 	ErrNoGateway = errors.New("no gateway")
 	// ErrNotAllowed says that the gateway may not dial the address: no broker has named it, and no
-	// setting of the gateway allows it.
+	// setting of the gateway allows it; or that it offers no such forward.
 	ErrNotAllowed = errors.New("address not allowed")
 	// ErrUnreachable says that the gateway could not connect to the broker.
 	ErrUnreachable = errors.New("broker unreachable")
@@ -70,6 +71,8 @@ func newError(err error) *Error {
 		e.reset, e.kind = true, kinds[told.Code]
 	case errors.Is(err, tunnel.ErrCut):
 		e.reset = true
+	case proxy.NotOffered(err):
+		e.kind = ErrNotAllowed
 	default:
 		e.kind = ErrNoGateway
 	}

@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net"
+	"net/http"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -53,6 +54,27 @@ func ExampleDialer_DialContext() {
 		log.Fatal(err)
 	}
 	defer client.Close()
+}
+
+// What the gateway offers beside Kafka is reached by its name, with any client that dials.
+func ExampleDialer_DialForward() {
+	d, err := dialer.New(dialer.Config{GatewayURLs: []string{"https://kafka.example.com"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+	registry := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialForward(ctx, "schema-registry")
+		},
+	}}
+	defer registry.CloseIdleConnections()
+	answer, err := registry.Get("http://schema-registry/subjects")
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	answer.Body.Close()
 }
 
 // franz-go: the dialer is an option of the client, and Bootstrap is its seed.
