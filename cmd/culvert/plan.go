@@ -36,7 +36,7 @@ type agentFlags struct {
 	BrokerNames    string   `group:"Broker addresses" placeholder:"TEMPLATE" help:"Reach all nodes on the port of --listen instead, told apart by TLS server names: a host name with {id} for the node id, such as broker-{id}.kafka.example.com. Clients must resolve these names. Needs --listen-tls-cert-file. HOST of --listen, or another name that the certificate lists, is the bootstrap name; HOST may have a port that clients are told: --listen 0.0.0.0:9092=kafka.example.com:443."`
 	// A client may be told of a node by one agent and connect to another, which has not seen that
 	// node yet.
-	ExpectNodes []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
+	ExpectNodes []string `group:"Broker addresses" placeholder:"IDS" help:"Node ids whose ports are open, or whose names are known, from the start, such as 0-5,1001-1003. Needed where several agents share an address."`
 	// After a restart, clients connect to ports that they were told before; these are open again at
 	// once.
 	StateFile string `group:"Broker addresses" placeholder:"FILE" default:"auto" help:"Where to remember nodes across restarts. auto: in the user's cache directory; none: nowhere."`
