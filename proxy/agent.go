@@ -201,7 +201,10 @@ func (a *Agent) setUp(work context.Context) {
 	a.finder = finder{nodes: &a.nodes, upstream: a.Upstream, dropped: a.dropCluster}
 	if !a.BrokerNames.IsZero() {
 		a.finder.pause = askPause
-		a.serverNames = newServerNames(a)
+		a.serverNames = &serverNames{
+			BrokerNames: a.BrokerNames, listens: a.Listens, expected: a.ExpectNodes, nodes: &a.nodes, ask: a.finder.find, names: a.Names, log: a.Logger,
+		}
+		a.serverNames.init(a.ListenTLS)
 		a.nodes.named = a.serverNames.checkCertificate
 	}
 	a.setUpWatch()

@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/culvert-proxy/culvert/protocol"
 	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
+	"github.com/culvert-proxy/culvert/proxy/printable"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 	"github.com/culvert-proxy/culvert/rewrite"
 )
@@ -118,6 +120,42 @@ func agentBroker(node int32) string {
 		return "a bootstrap broker"
 	}
 	return fmt.Sprintf("broker %d", node)
+}
+
+// handshake speaks TLS with a client of the listener of a node, and returns the node that the
+// client wants. It reports why if that fails; c is nil then.
+func (a *Agent) handshake(ctx context.Context, nc net.Conn, node int32, log *slog.Logger) (c net.Conn, _ int32) {
+	ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
+	defer cancel()
+	config, asked := a.ListenTLS, serverName{node: node}
+	if a.serverNames != nil {
+		config, ctx = a.serverNames.tls, context.WithValue(ctx, serverNameKey{}, &asked)
+	}
+	secure := tls.Server(nc, config)
+	err := secure.HandshakeContext(ctx)
+	switch {
+	case err == nil:
+		return secure, asked.node
+	case asked.refusal != nil:
+		a.nameRefused(log, asked)
+	default:
+		a.handshakeFailed(log.With("node_id", asked.node), err)
+	}
+	return nil, 0
+}
+
+// nameRefused reports a client that wanted a name which leads nowhere.
+func (a *Agent) nameRefused(log *slog.Logger, asked serverName) {
+	a.Metrics.Refused(metrics.RefusedServerName)
+	about := "unknown for now"
+	switch {
+	case asked.name == "":
+		about = "none"
+	case asked.refusal.alert:
+		about = "unknown"
+	}
+	a.limiter.warn(log, "client's TLS handshake refused: its server name leads to no broker", about,
+		"server_name", printable.Text(asked.name, printable.Name), "hint", asked.refusal.hint, "err", asked.refusal)
 }
 
 // handshakeFailed reports why a client's TLS handshake failed. A client that ends it without a TLS

@@ -17,11 +17,6 @@ import (
 // may change the cluster's settings, so it is not for good.
 const credentialsRetry = 30 * time.Second
 
-var (
-	errNeedsCredentials = errors.New("the cluster requires credentials, which only clients have")
-	errNoSuchNode       = errors.New("the cluster has no such node")
-)
-
 // finder looks up how to reach a node, and asks the cluster if the node table does not know. Set
 // the fields up to dropped before use. It starts no goroutines.
 type finder struct {

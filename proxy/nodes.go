@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -271,6 +272,12 @@ type route struct {
 	address string
 	ticket  *tunnel.Ticket // nil if the agent never got one: a setting of the gateway may allow the address
 }
+
+// Why the cluster does not tell where a node is.
+var (
+	errNeedsCredentials = errors.New("the cluster requires credentials, which only clients have")
+	errNoSuchNode       = errors.New("the cluster has no such node")
+)
 
 // lookup returns how to reach a node. ok is false if the node is unknown or stale, or if its ticket
 // has expired.

@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
-	"github.com/culvert-proxy/culvert/proxy/metrics"
-	"github.com/culvert-proxy/culvert/proxy/printable"
 )
 
 const (
@@ -28,17 +25,18 @@ const (
 )
 
 // serverNames tells by the server name in a client's TLS handshake which node the client wants, for
-// an agent with BrokerNames.
+// an agent with BrokerNames. Set the fields up to log, and call init, before use.
 type serverNames struct {
 	BrokerNames
 	listens  []Listen
-	expected map[int32]bool
-	tls      *tls.Config // what handshakes begin with; configFor may replace it
-	refusing *tls.Config // has no certificate: package tls then sends the alert unrecognized_name
+	expected []int32
 	nodes    *nodes
-	finder   *finder
+	ask      func(ctx context.Context, node int32) (route, error) // the cluster, about a node
 	names    hints.Names
 	log      *slog.Logger
+
+	tls      *tls.Config  // what handshakes begin with; configFor may replace it
+	refusing *tls.Config  // has no certificate: package tls then sends the alert unrecognized_name
 	logged   atomic.Int32 // nodes for which the certificate is not
 }
 
@@ -60,20 +58,11 @@ type nameRefusal struct {
 
 func (r *nameRefusal) Error() string { return r.text }
 
-// newServerNames returns the names for an agent whose nodes and finder are set up.
-func newServerNames(a *Agent) *serverNames {
-	s := &serverNames{
-		BrokerNames: a.BrokerNames, listens: a.Listens, expected: map[int32]bool{}, nodes: &a.nodes, finder: &a.finder,
-		names: a.Names, log: a.Logger,
-		tls:      a.ListenTLS.Clone(),
-		refusing: &tls.Config{MinVersion: a.ListenTLS.MinVersion, SessionTicketsDisabled: true},
-	}
-	for _, id := range a.ExpectNodes {
-		s.expected[id] = true
-	}
+// init makes the TLS configs from those of the agent's listeners.
+func (s *serverNames) init(config *tls.Config) {
+	s.tls, s.refusing = config.Clone(), &tls.Config{MinVersion: config.MinVersion, SessionTicketsDisabled: true}
 	s.tls.GetConfigForClient = s.configFor
 	s.tls.WrapSession, s.tls.UnwrapSession = s.wrapSession, s.unwrapSession
-	return s
 }
 
 // configFor decides a handshake. It is called with the first message of a client, before anything
@@ -119,10 +108,10 @@ func (s *serverNames) find(ctx context.Context, name string) (int32, *nameRefusa
 // cluster has answered and does not have it.
 func (s *serverNames) findNode(ctx context.Context, id int32) *nameRefusal {
 	last, known := s.nodes.lastNamed(id)
-	if _, ok := s.nodes.lookup(id); ok || s.expected[id] || known && time.Since(last) < goneAfter {
+	if _, ok := s.nodes.lookup(id); ok || slices.Contains(s.expected, id) || known && time.Since(last) < goneAfter {
 		return nil
 	}
-	_, err := s.finder.find(ctx, id)
+	_, err := s.ask(ctx, id)
 	switch {
 	case err == nil:
 		return nil
@@ -172,40 +161,4 @@ func (s *serverNames) unwrapSession(ticket []byte, state tls.ConnectionState) (*
 		return nil, nil
 	}
 	return session, nil
-}
-
-// handshake speaks TLS with a client of the listener of a node, and returns the node that the
-// client wants. It reports why if that fails; c is nil then.
-func (a *Agent) handshake(ctx context.Context, nc net.Conn, node int32, log *slog.Logger) (c net.Conn, _ int32) {
-	ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
-	defer cancel()
-	config, asked := a.ListenTLS, serverName{node: node}
-	if a.serverNames != nil {
-		config, ctx = a.serverNames.tls, context.WithValue(ctx, serverNameKey{}, &asked)
-	}
-	secure := tls.Server(nc, config)
-	err := secure.HandshakeContext(ctx)
-	switch {
-	case err == nil:
-		return secure, asked.node
-	case asked.refusal != nil:
-		a.nameRefused(log, asked)
-	default:
-		a.handshakeFailed(log.With("node_id", asked.node), err)
-	}
-	return nil, 0
-}
-
-// nameRefused reports a client that wanted a name which leads nowhere.
-func (a *Agent) nameRefused(log *slog.Logger, asked serverName) {
-	a.Metrics.Refused(metrics.RefusedServerName)
-	about := "unknown for now"
-	switch {
-	case asked.name == "":
-		about = "none"
-	case asked.refusal.alert:
-		about = "unknown"
-	}
-	a.limiter.warn(log, "client's TLS handshake refused: its server name leads to no broker", about,
-		"server_name", printable.Text(asked.name, printable.Name), "hint", asked.refusal.hint, "err", asked.refusal)
 }
