@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,33 +42,11 @@ const laptop = "## All brokers from a laptop, with kubectl alone\n"
 // laptopCommands returns the commands of that section that begin with words.
 func laptopCommands(t *testing.T, begins string) [][]string {
 	t.Helper()
-	content, err := os.ReadFile("../../docs/kubernetes.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, found := strings.Cut(string(content), laptop)
+	_, section, found := strings.Cut(readDocument(t, "../../docs/kubernetes.md"), laptop)
 	if section, _, _ = strings.Cut(section, "\n## "); !found {
 		t.Fatalf("docs/kubernetes.md has no section %q", laptop)
 	}
-	var commands [][]string
-	for line := range strings.Lines(strings.ReplaceAll(section, "\\\n", " ")) {
-		if strings.HasPrefix(line, begins) {
-			commands = append(commands, words(line))
-		}
-	}
-	if len(commands) == 0 {
-		t.Fatalf("no command %q in section %q", begins, laptop)
-	}
-	return commands
-}
-
-// words splits a command as a shell does, which has no quotes but single ones.
-func words(command string) []string {
-	var all []string
-	for _, w := range regexp.MustCompile(`(?:'[^']*'|[^\s'])+`).FindAllString(command, -1) {
-		all = append(all, strings.ReplaceAll(w, "'", ""))
-	}
-	return all
+	return printedCommands(t, section, begins)
 }
 
 // runByKubectl returns the pod that a kubectl run command makes, by kubectl's own code.

@@ -204,10 +204,16 @@ func readValues(file string) (map[string]any, error) {
 	if err := yaml.Unmarshal(content, &values); err != nil {
 		return nil, err
 	}
+	// This server knows neither the Prometheus operator's kinds nor the Gateway API's.
+	off := map[string]any{"enabled": false}
+	values["prometheusRule"] = off
 	for _, end := range []string{"agent", "gateway"} {
 		if v, ok := values[end].(map[string]any); ok {
-			v["podMonitor"] = map[string]any{"enabled": false} // this server does not know PodMonitors
+			v["podMonitor"] = off
 		}
+	}
+	if gateway, ok := values["gateway"].(map[string]any); ok {
+		gateway["httpRoute"] = off
 	}
 	return values, nil
 }
