@@ -124,6 +124,23 @@ var gatewayMistakes = []mistake{
 			s.agent.restart()
 		},
 	}, {
+		name: "The load balancer sends PROXY headers and the gateway does not expect them",
+		make: func(s *site) { s.behind(ingress.HAProxy{Balances: "send-proxy-v2"}) },
+		mend: func(s *site) {
+			s.gateway.flags["proxy-protocol"] = clientHost
+			s.gateway.restart()
+		},
+	}, {
+		name: "The gateway expects PROXY headers and the load balancer sends none",
+		make: func(s *site) {
+			s.behind(ingress.HAProxy{Balances: "no-send-proxy"})
+			s.gateway.flags["proxy-protocol"] = "127.0.0.0/8"
+		},
+		mend: func(s *site) {
+			s.gateway.without("proxy-protocol")
+			s.gateway.restart()
+		},
+	}, {
 		name: "HTTPS_PROXY leads to a proxy that does not run",
 		make: func(s *site) {
 			s.outside()

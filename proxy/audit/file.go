@@ -4,7 +4,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/credentials"
 )
@@ -12,16 +11,12 @@ import (
 // Stdout is the path that stands for stdout.
 const Stdout = "-"
 
-// checkEvery is how often a file is looked for under its name, at most.
-const checkEvery = time.Second
-
 // A file is an output that is opened again when something else, or nothing, has its name: it was
 // renamed or removed, as logrotate does. If it was truncated instead, lines go on at its new end.
 type file struct {
-	path    string
-	f       *os.File
-	checked time.Time // when f was last seen to have the name
-	torn    int       // bytes of the line that f did not take as a whole
+	path string
+	f    *os.File
+	torn int // bytes of the line that f did not take as a whole
 }
 
 func openOutput(path string) (output, error) {
@@ -52,20 +47,20 @@ func (o *file) open() error {
 		f.Close()
 		return err
 	}
-	o.f, o.checked, o.torn = f, time.Now(), 0
+	o.f, o.torn = f, 0
 	return nil
 }
 
-// follow opens the file again if something else has its name.
+// follow opens the file again if something else has its name. That is looked at before each line, so
+// that none goes to a file that was renamed: a stat costs little beside a write.
 func (o *file) follow() error {
-	if o.path == "" || time.Since(o.checked) < checkEvery {
+	if o.path == "" {
 		return nil
 	}
 	named, err := os.Stat(o.path)
 	if err == nil {
 		var have fs.FileInfo
 		if have, err = o.f.Stat(); err == nil && os.SameFile(named, have) {
-			o.checked = time.Now()
 			return nil
 		}
 	}

@@ -235,7 +235,6 @@ func TestAFileIsFollowed(t *testing.T) {
 	defer out.close()
 	write := func(line string) {
 		t.Helper()
-		out.(*file).checked = time.Time{} // as if a second had passed
 		if err := out.write([]byte(line + "\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -290,7 +289,7 @@ func TestAFileThatCannotBeOpenedAgainIsTriedAgain(t *testing.T) {
 	if err := os.Rename(dir, dir+".gone"); err != nil {
 		t.Fatal(err)
 	}
-	out.(*file).checked, out.(*file).torn = time.Time{}, 3
+	out.(*file).torn = 3
 	if err := out.write([]byte("line\n")); err == nil {
 		t.Error("a file in a directory that is gone was written")
 	}
@@ -302,6 +301,28 @@ func TestAFileThatCannotBeOpenedAgainIsTriedAgain(t *testing.T) {
 	}
 	if got, _ := os.ReadFile(path); !bytes.Equal(got, []byte("line\n")) {
 		t.Errorf("the new file has %q", got)
+	}
+}
+
+// A line of which a full disk has taken a part is completed when there is room.
+func TestAPartOfALineIsCompleted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	if err := os.WriteFile(path, []byte("one\ntw"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := openOutput(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.close()
+	out.(*file).torn = 2
+	for _, line := range []string{"two\n", "three\n"} {
+		if err := out.write([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _ := os.ReadFile(path); string(got) != "one\ntwo\nthree\n" {
+		t.Errorf("the file has %q", got)
 	}
 }
 

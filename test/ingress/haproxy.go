@@ -13,7 +13,7 @@ type HAProxy struct {
 	IdleCut     time.Duration // timeout tunnel, client and server; 0 is a minute
 	NoDelay     bool          // option http-no-delay: small messages do not wait for more
 	NoWebSocket bool          // refuses upgrades
-	Balances    string        // carries TCP, and not HTTP, and begins it with "send-proxy" or "send-proxy-v2"; "": carries HTTP
+	Balances    string        // carries TCP, and not HTTP, and begins it with "send-proxy", "send-proxy-v2" or nothing ("no-send-proxy"); "": carries HTTP
 	Passes      bool          // with Balances: TLS passes through; otherwise it ends here
 	Source      string        // the IP address from which it connects to the backend; "": the system's choice
 }
