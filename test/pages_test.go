@@ -40,6 +40,7 @@ var pages = []page{
 	{"docs/docker.md", (*machine).withDockerThatChecks, map[string]string{
 		"docker build -t culvert .":                               "TestImage builds it",
 		"docker exec culvert-agent /usr/local/bin/culvert status": "there is no container engine",
+		"cd charts/compose":                                       "the same; test/compose checks the file",
 	}},
 	{"docs/systemd.md", func(*machine) {}, map[string]string{
 		"go build ./cmd/culvert": notSystemd,

@@ -87,6 +87,7 @@ func runAllTests(ctx context.Context, results *Results) error {
 		return err
 	}
 	runTests(ctx, results, "test/chart", nil, []string{"./..."})
+	runTests(ctx, results, "test/compose", nil, []string{"./..."})
 	runTests(ctx, results, "test/clients/go", nil, []string{"./..."})
 	env := []string{"CULVERT_TEST_REAL=1"}
 	if !hasReal {
@@ -152,6 +153,8 @@ var checks = []check{
 	{"go vet test/clients/go", command("go", "-C", "test/clients/go", "vet", "./...")},
 	{"go mod tidy test/chart", command("go", "-C", "test/chart", "mod", "tidy", "-diff")},
 	{"go vet test/chart", command("go", "-C", "test/chart", "vet", "./...")},
+	{"go mod tidy test/compose", command("go", "-C", "test/compose", "mod", "tidy", "-diff")},
+	{"go vet test/compose", command("go", "-C", "test/compose", "vet", "./...")},
 	{"staticcheck", staticcheck.check(staticChecks, "./...")},
 	{"golangci-lint", golangciLint.check("run")},
 	{"govulncheck", vulnerabilities},

@@ -14,7 +14,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/culvert-proxy/culvert/test/cache"
-	"github.com/culvert-proxy/culvert/test/kafka"
 	"github.com/culvert-proxy/culvert/test/proc"
 )
 
@@ -29,7 +28,9 @@ const (
 // needRoot skips a test that installs packages.
 func needRoot(t *testing.T, programs ...string) {
 	t.Helper()
-	kafka.Need(t)
+	if os.Getenv("CULVERT_TEST_REAL") == "" {
+		t.Skip("installs packages: set CULVERT_TEST_REAL=1 (go run ./test/all does)")
+	}
 	for _, program := range programs {
 		if _, err := exec.LookPath(program); err != nil || os.Geteuid() != 0 {
 			t.Skipf("installing packages needs root and %s", program)
