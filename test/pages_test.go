@@ -35,10 +35,17 @@ var pages = []page{
 		"$ go run ./cmd/culvert demo": "TestDemo in cmd/culvert compares it with what the demo prints",
 	}},
 	{"docs/install.md", (*machine).withoutCulvert, map[string]string{
-		"docker build -t culvert .": "TestImage builds it",
+		"docker build -t culvert .":                                              "TestImage builds it",
+		"tar -xzf culvert_0.1.0_linux_amd64.tar.gz":                              notReleased,
+		"sudo apt-get install ./culvert_0.1.0_amd64.deb":                         notReleased,
+		"sudo dnf install ./culvert-0.1.0-1.x86_64.rpm":                          notReleased,
+		"brew install --cask culvert-proxy/tap/culvert":                          notReleased,
+		"scoop bucket add culvert https://github.com/culvert-proxy/scoop-bucket": notReleased,
+		"docker pull ghcr.io/culvert-proxy/culvert:0.1.0":                        notReleased,
 	}},
 	{"docs/docker.md", (*machine).withDockerThatChecks, map[string]string{
-		"docker build -t culvert .":                               "TestImage builds it",
+		"docker build -t culvert .": "TestImage builds it",
+		"cd charts/compose":         "there is no container engine; test/compose checks the file",
 		"docker exec culvert-agent /usr/local/bin/culvert status": "there is no container engine",
 		"cd charts/compose":                                       "the same; test/compose checks the file",
 	}},
@@ -51,8 +58,11 @@ var pages = []page{
 	{"docs/several-agents.md", (*machine).withEastAndWest, nil},
 }
 
-// notSystemd is why a block is not run.
-const notSystemd = "it changes the machine, and wants systemd as process 1"
+// Why a block is not run.
+const (
+	notReleased = "there is no release yet; test/release makes and installs the packages"
+	notSystemd  = "it changes the machine, and wants systemd as process 1; test/release starts the units"
+)
 
 // TestCommandsOfThePages runs each command that these pages show, as it stands there, on a machine
 // of its own. What a block with a $ shows below a command must be in its output.
