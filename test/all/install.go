@@ -30,6 +30,7 @@ var needs = []need{
 	{program: "npm", packages: []string{"npm"}},
 	{program: "chromium", packages: []string{"chromium"}}, // for the live page
 	{program: "kcat", packages: []string{"kcat"}},
+	{program: "openssl", packages: []string{"openssl"}},
 	{program: "ip", packages: []string{"iproute2"}}, // and ss
 	{program: "iptables", packages: []string{"iptables"}},
 	{program: "conntrack", packages: []string{"conntrack"}},
