@@ -47,7 +47,6 @@ var pages = []page{
 		"docker build -t culvert .": "TestImage builds it",
 		"cd charts/compose":         "there is no container engine; test/compose checks the file",
 		"docker exec culvert-agent /usr/local/bin/culvert status": "there is no container engine",
-		"cd charts/compose":                                       "the same; test/compose checks the file",
 	}},
 	{"docs/systemd.md", func(*machine) {}, map[string]string{
 		"go build ./cmd/culvert": notSystemd,
