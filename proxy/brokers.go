@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/credentials"
-	"github.com/culvert-proxy/culvert/proxy/happyeyeballs"
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/internal/happyeyeballs"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 

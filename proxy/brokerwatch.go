@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/internal/backoff"
 	"github.com/culvert-proxy/culvert/proxy/status/document"
 )
 

@@ -3,8 +3,8 @@ package proxy
 import (
 	"strings"
 
-	"github.com/culvert-proxy/culvert/proxy/happyeyeballs"
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/internal/happyeyeballs"
 )
 
 // failures are the errors of several tries, on one line.

@@ -3,7 +3,7 @@ package proxy
 import (
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/internal/backoff"
 )
 
 // While two brokers disagree about a node's address, as they may while brokers restart, each

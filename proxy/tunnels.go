@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/internal/backoff"
 	"github.com/culvert-proxy/culvert/proxy/status/document"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )

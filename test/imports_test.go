@@ -22,40 +22,40 @@ var mayImport = map[string]struct {
 	others []string // prefixes, beyond the standard library
 	never  []string // of the standard library
 }{
-	"protocol":                {others: []string{"github.com/twmb/franz-go/pkg/kmsg"}, never: []string{"net", "os", "sync/atomic", "time", "log", "context"}},
-	"rewrite":                 {ours: []string{"protocol"}, never: []string{"net", "os", "sync", "time", "log", "context"}},
-	"proxy/backoff":           {never: []string{"net", "os", "log", "context"}},
-	"proxy/hints":             {never: []string{"net", "os", "sync", "time", "log", "context"}},
-	"proxy/remedies":          {never: []string{"log", "sync"}},
-	"proxy/printable":         {never: []string{"net", "os", "sync", "time", "log", "context"}},
-	"proxy/tunnel/exchange":   {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
-	"proxy/tunnel/race":       {ours: []string{"proxy/tunnel/exchange"}, others: []string{"github.com/quic-go/"}},
-	"proxy/happyeyeballs":     {never: []string{"net", "os"}},
-	"proxy/tunnel":            {ours: []string{"proxy/happyeyeballs", "proxy/tunnel/exchange", "proxy/tunnel/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "github.com/pires/go-proxyproto", "golang.org/x/"}},
-	"proxy/credentials":       {ours: []string{"proxy/tunnel"}},
-	"proxy/audit":             {ours: []string{"proxy/credentials"}},
-	"proxy/metrics":           {ours: []string{"protocol", "proxy/tunnel", "proxy/status/document"}, others: []string{"github.com/prometheus/"}},
-	"proxy/status/document":   {never: []string{"net", "os", "sync", "log", "context"}},
-	"proxy/status/events":     {ours: []string{"proxy/status/document"}, never: []string{"net", "os"}},
-	"proxy/status/terminal":   {ours: []string{"proxy/status/document"}, others: []string{"golang.org/x/text/width"}, never: []string{"net", "os", "sync", "log", "context"}},
-	"proxy/status":            {ours: []string{"proxy/status/document"}, others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
-	"proxy/clientconfig":      {ours: []string{"proxy/credentials"}, others: []string{"github.com/twmb/franz-go/pkg/sasl", "software.sslmate.com/src/go-pkcs12"}},
-	"proxy/doctor":            {ours: []string{"proxy", "proxy/clientconfig", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr", "github.com/twmb/franz-go/pkg/kgo"}},
-	"proxy/dialer":            {ours: []string{"proxy", "proxy/credentials", "proxy/snowflake", "proxy/tunnel"}},
-	"proxy/fakekafka":         {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
-	"proxy/internal/memnet":   {},
-	"proxy/internal/testca":   {},
-	"proxy/snowflake":         {ours: []string{"proxy/credentials", "proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
-	"proxy/snowflake/standin": {others: []string{"github.com/golang-jwt/jwt/v5"}},
+	"protocol":                       {others: []string{"github.com/twmb/franz-go/pkg/kmsg"}, never: []string{"net", "os", "sync/atomic", "time", "log", "context"}},
+	"rewrite":                        {ours: []string{"protocol"}, never: []string{"net", "os", "sync", "time", "log", "context"}},
+	"proxy/internal/backoff":         {never: []string{"net", "os", "log", "context"}},
+	"proxy/hints":                    {never: []string{"net", "os", "sync", "time", "log", "context"}},
+	"proxy/remedies":                 {never: []string{"log", "sync"}},
+	"proxy/printable":                {never: []string{"net", "os", "sync", "time", "log", "context"}},
+	"proxy/tunnel/internal/exchange": {others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "golang.org/x/"}},
+	"proxy/tunnel/internal/race":     {ours: []string{"proxy/tunnel/internal/exchange"}, others: []string{"github.com/quic-go/"}},
+	"proxy/internal/happyeyeballs":   {never: []string{"net", "os"}},
+	"proxy/tunnel":                   {ours: []string{"proxy/internal/happyeyeballs", "proxy/tunnel/internal/exchange", "proxy/tunnel/internal/race"}, others: []string{"github.com/quic-go/", "github.com/gobwas/ws", "github.com/pires/go-proxyproto", "golang.org/x/"}},
+	"proxy/credentials":              {ours: []string{"proxy/tunnel"}},
+	"proxy/audit":                    {ours: []string{"proxy/credentials"}},
+	"proxy/metrics":                  {ours: []string{"protocol", "proxy/tunnel", "proxy/status/document"}, others: []string{"github.com/prometheus/"}},
+	"proxy/status/document":          {never: []string{"net", "os", "sync", "log", "context"}},
+	"proxy/status/events":            {ours: []string{"proxy/status/document"}, never: []string{"net", "os"}},
+	"proxy/status/terminal":          {ours: []string{"proxy/status/document"}, others: []string{"golang.org/x/text/width"}, never: []string{"net", "os", "sync", "log", "context"}},
+	"proxy/status":                   {ours: []string{"proxy/status/document"}, others: []string{"github.com/prometheus/", "golang.org/x/net/"}},
+	"proxy/clientconfig":             {ours: []string{"proxy/credentials"}, others: []string{"github.com/twmb/franz-go/pkg/sasl", "software.sslmate.com/src/go-pkcs12"}},
+	"proxy/doctor":                   {ours: []string{"proxy", "proxy/clientconfig", "proxy/tunnel"}, others: []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/twmb/franz-go/pkg/kerr", "github.com/twmb/franz-go/pkg/kgo"}},
+	"proxy/dialer":                   {ours: []string{"proxy", "proxy/credentials", "proxy/snowflake", "proxy/tunnel"}},
+	"proxy/fakekafka":                {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
+	"proxy/internal/memnet":          {},
+	"proxy/internal/testca":          {},
+	"proxy/snowflake":                {ours: []string{"proxy/credentials", "proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
+	"proxy/snowflake/standin":        {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {
-		ours:   []string{"protocol", "rewrite", "proxy/audit", "proxy/credentials", "proxy/happyeyeballs", "proxy/tunnel", "proxy/metrics", "proxy/status/document"},
+		ours:   []string{"protocol", "rewrite", "proxy/audit", "proxy/credentials", "proxy/internal/happyeyeballs", "proxy/tunnel", "proxy/metrics", "proxy/status/document"},
 		others: []string{"github.com/twmb/franz-go/pkg/kmsg", "golang.org/x/"},
 	},
 }
 
 // leaves are packages that import none of ours but each other, and that every package in proxy may
 // import.
-var leaves = []string{"proxy/backoff", "proxy/hints", "proxy/printable", "proxy/remedies"}
+var leaves = []string{"proxy/internal/backoff", "proxy/hints", "proxy/printable", "proxy/remedies"}
 
 func TestImportsPointOneWay(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports " "}}`, "../...").Output()

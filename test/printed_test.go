@@ -151,7 +151,7 @@ func (p *ourPackage) printed(f *ast.File) (lines []string) {
 func (p *ourPackage) prints(n ast.Node) string {
 	switch n := n.(type) {
 	case *ast.CompositeLit: // a doctor's finding, or a message through the tunnel
-		for _, name := range []string{"proxy/doctor.Finding", "proxy/tunnel/exchange.Error"} {
+		for _, name := range []string{"proxy/doctor.Finding", "proxy/tunnel/internal/exchange.Error"} {
 			if types.Unalias(p.info.Types[n].Type).String() == module+name {
 				return name[strings.LastIndex(name, "/")+1:] + p.texts(n.Elts)
 			}
@@ -175,7 +175,7 @@ var printers = map[string]bool{
 	"(*log/slog.Logger).Debug": true, "(*log/slog.Logger).Info": true, "(*log/slog.Logger).Warn": true, "(*log/slog.Logger).Error": true,
 	"(*log/slog.Logger).Log": true, "(*log/slog.Logger).LogAttrs": true, "(*log/slog.Logger).With": true,
 	"(*" + module + "proxy.logLimiter).warn": true,
-	module + "proxy/doctor.ok":               true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel/exchange.ProtocolError": true, module + "proxy/status.text": true,
+	module + "proxy/doctor.ok":               true, module + "proxy/tunnel.refuse": true, module + "proxy/tunnel/internal/exchange.ProtocolError": true, module + "proxy/status.text": true,
 }
 
 // callee returns the name of a printer that is called, or of any function of package log, which
@@ -202,7 +202,7 @@ func (p *ourPackage) callee(call *ast.CallExpr) string {
 	if strings.HasPrefix(name, "(*log/slog.Logger).") || strings.HasSuffix(name, "proxy.logLimiter).warn") {
 		return "log"
 	}
-	return strings.NewReplacer(module+"proxy/tunnel/", "", module+"proxy/", "", "log/slog", "slog", "net/http", "http", "encoding/", "", "*", "").Replace(name)
+	return strings.NewReplacer(module+"proxy/tunnel/internal/", "", module+"proxy/internal/", "", module+"proxy/tunnel/", "", module+"proxy/", "", "log/slog", "slog", "net/http", "http", "encoding/", "", "*", "").Replace(name)
 }
 
 // ownBuffer reports whether a call writes into memory, or a hash.

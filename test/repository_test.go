@@ -68,7 +68,7 @@ func TestArchitectureListsEveryTestFile(t *testing.T) {
 // mappedFiles are the packages whose files docs/architecture.md lists one by one.
 var mappedFiles = []string{
 	"cmd/culvert", "protocol", "rewrite", "proxy",
-	"proxy/tunnel", "proxy/tunnel/exchange", "proxy/tunnel/race",
+	"proxy/tunnel", "proxy/tunnel/internal/exchange", "proxy/tunnel/internal/race",
 }
 
 // TestArchitectureListsEveryPackage compares docs/architecture.md with the packages and the files

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/happyeyeballs"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/internal/happyeyeballs"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // deadIP is an address of this machine on which nothing answers, except what a test puts there.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // try opens a stream over the preferred transport. again reports whether another try may succeed at

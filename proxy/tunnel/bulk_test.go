@@ -6,7 +6,7 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // The bytes of a Bulk arrive, behind OPEN and in both directions, whether or not there is a buffer

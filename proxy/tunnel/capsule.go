@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // A capsule is a type, a length and a value; type and length are QUIC variable-length integers (RFC

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 var kinds = []string{"ws", "plain", "h3", "h3post", "h2", "h2c"}

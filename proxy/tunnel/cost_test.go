@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // newCostRig returns a rig with auto for which h3 takes three times the CPU time of any other

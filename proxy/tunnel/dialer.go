@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // A Dialer is the agent's end of the tunnel to one gateway. Set the fields before the first use;

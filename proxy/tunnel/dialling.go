@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // dialling is the state of a Dialer. init sets it up once, when the first method is called.

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // The codec reads the examples in docs/tunnel.md, and they mean what the page says.

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // Types of the packages below that users of a tunnel meet.

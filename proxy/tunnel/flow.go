@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // A flow is what a stream moves, for the [flowWatch] of its Dialer.

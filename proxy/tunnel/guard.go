@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 const (

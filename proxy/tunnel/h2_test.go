@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 var noHTTPLog = log.New(io.Discard, "", 0)

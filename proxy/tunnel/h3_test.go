@@ -12,7 +12,7 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 func TestStreamsGetCarriersOfTheirOwnAndThenShare(t *testing.T) {

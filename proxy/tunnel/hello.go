@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // helloSize is how many bytes a hello sends and expects back. It is large enough to expose an

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 func TestTheTokenHasItsOwnHeader(t *testing.T) {

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // tick runs on a timer, so that a stream needs no goroutine of its own. It sends a KEEPALIVE if

@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/internal/backoff"
 	"github.com/culvert-proxy/culvert/proxy/remedies"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 const (

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 const (

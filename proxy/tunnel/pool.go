@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // A pool opens the streams of one transport. It keeps some carriers or exchanges ready, so that a

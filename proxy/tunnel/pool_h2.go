@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // TransportH2 names POST over HTTP/2 in settings, logs and metrics.

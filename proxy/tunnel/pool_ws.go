@@ -17,8 +17,8 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // TransportWS names WebSocket over HTTP/1.1 in settings, logs and metrics.

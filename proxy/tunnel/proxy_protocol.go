@@ -15,7 +15,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // headerBuffer is how many bytes are read at once for a PROXY header. One of version 1 has at most

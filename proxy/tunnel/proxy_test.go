@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // A testProxy passes each connection it accepts to serve.

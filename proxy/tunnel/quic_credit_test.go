@@ -4,7 +4,7 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // This test fails if quic-go has changed: see quic_credit.go.

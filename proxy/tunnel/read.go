@@ -8,7 +8,7 @@ import (
 	"os"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // Read waits for one byte and returns it with whatever else has arrived. At the agent's end the

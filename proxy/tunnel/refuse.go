@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // refusedTimeout bounds how long the rest of a refused request may take to arrive.

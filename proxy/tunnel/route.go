@@ -12,8 +12,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/culvert-proxy/culvert/proxy/happyeyeballs"
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/internal/happyeyeballs"
 	"github.com/culvert-proxy/culvert/proxy/remedies"
 )
 

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // ServeHTTP answers one request. A request that is not for the tunnel is answered with a sentence

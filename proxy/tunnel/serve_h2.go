@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // describePost sets headers that ask intermediaries not to cache or buffer the response.

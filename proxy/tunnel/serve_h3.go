@@ -17,7 +17,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // An h3Server is the gateway's end of HTTP/3. It is our own and not an http3.Server for two

@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // A tcpServer serves HTTP/1.1 and HTTP/2 over TCP.

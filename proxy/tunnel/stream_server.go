@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // maxEcho is the most that the gateway echoes in one hello, in bytes.

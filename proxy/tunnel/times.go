@@ -8,7 +8,7 @@ import (
 
 	"github.com/quic-go/quic-go/quicvarint"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // FeatureTimes in [Open.Features] asks the gateway for TIMES: see [Conn.OnTimes].

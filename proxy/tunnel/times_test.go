@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/quic-go/quic-go/quicvarint"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // heard collects what TIMES say, by key.

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/race"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/race"
 )
 
 // atOnce is the duration for timers that are due. It is not 0 because in a synctest bubble of Go

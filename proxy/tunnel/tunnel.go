@@ -17,7 +17,7 @@ import (
 	"strings"
 
 	"github.com/culvert-proxy/culvert/proxy/printable"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // Version is the version of the wire format, docs/tunnel.md. A gateway serves agents of the same

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // expireAll does to all unauthenticated connections what their timeout does.

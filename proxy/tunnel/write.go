@@ -4,7 +4,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // Write sends p. It blocks while the peer does not read (back-pressure). At the agent's end the

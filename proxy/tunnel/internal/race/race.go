@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/internal/backoff"
 )
 
 // A Transport is one that a [Race] can choose.

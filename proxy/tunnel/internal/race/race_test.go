@@ -18,7 +18,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/culvert-proxy/culvert/proxy/hints"
-	"github.com/culvert-proxy/culvert/proxy/tunnel/exchange"
+	"github.com/culvert-proxy/culvert/proxy/tunnel/internal/exchange"
 )
 
 // A course says how long the hello of each transport takes, and how it ends.

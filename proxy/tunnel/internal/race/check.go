@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/culvert-proxy/culvert/proxy/backoff"
+	"github.com/culvert-proxy/culvert/proxy/internal/backoff"
 )
 
 // doubts are what a Race has found out about one fault of a transport.
