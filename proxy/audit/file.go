@@ -16,7 +16,8 @@ const Stdout = "-"
 type file struct {
 	path string
 	f    *os.File
-	torn int // bytes of the line that f did not take as a whole
+	torn int   // bytes of the line that f did not take as a whole
+	size int64 // of f when it did not
 }
 
 func openOutput(path string) (output, error) {
@@ -47,8 +48,30 @@ func (o *file) open() error {
 		f.Close()
 		return err
 	}
+	if lastIsTorn(o.path, info.Size()) {
+		if _, err := f.WriteString("\n"); err != nil {
+			f.Close()
+			return err
+		}
+	}
 	o.f, o.torn = f, 0
 	return nil
+}
+
+// lastIsTorn reports whether the last line of a file has no end: its process was killed, or the
+// disk was full until then. A file that cannot be read is taken for complete.
+func lastIsTorn(path string, size int64) bool {
+	if size == 0 {
+		return false
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	last := make([]byte, 1)
+	_, err = f.ReadAt(last, size-1)
+	return err == nil && last[0] != '\n'
 }
 
 // follow opens the file again if something else has its name. That is looked at before each line, so
@@ -75,11 +98,24 @@ func (o *file) write(line []byte) error {
 	if err := o.follow(); err != nil {
 		return err
 	}
+	if o.torn > 0 && o.sizeNow() < o.size {
+		o.torn = 0 // somebody has made room by truncating the file: its part of the line is gone
+	}
 	n, err := o.f.Write(line[o.torn:])
 	if o.torn += n; err == nil {
 		o.torn = 0
+	} else {
+		o.size = o.sizeNow()
 	}
 	return err
+}
+
+func (o *file) sizeNow() int64 {
+	info, err := o.f.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 func (o *file) close() error {

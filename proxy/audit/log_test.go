@@ -307,15 +307,15 @@ func TestAFileThatCannotBeOpenedAgainIsTriedAgain(t *testing.T) {
 // A line of which a full disk has taken a part is completed when there is room.
 func TestAPartOfALineIsCompleted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
-	if err := os.WriteFile(path, []byte("one\ntw"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	out, err := openOutput(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.close()
-	out.(*file).torn = 2
+	if err := out.write([]byte("one\ntw")); err != nil {
+		t.Fatal(err)
+	}
+	out.(*file).torn, out.(*file).size = 2, 6
 	for _, line := range []string{"two\n", "three\n"} {
 		if err := out.write([]byte(line)); err != nil {
 			t.Fatal(err)
@@ -332,5 +332,52 @@ func TestOnlyRegularFilesAreOpened(t *testing.T) {
 			out.close()
 			t.Errorf("%s was opened", path)
 		}
+	}
+}
+
+// A process that was killed, or a disk that was full when it ended, leaves a part of a line. The next
+// line is a line of its own.
+func TestAPartOfALineAtTheEndOfTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	const part = `{"time":"2026-12-01T00:00:00Z","ev`
+	if err := os.WriteFile(path, []byte(part), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l, err := Open(path, new(counted).counts(), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Add(Record{Event: StreamEnded})
+		l.Close()
+	}
+	got, err := os.ReadFile(path)
+	lines := strings.Split(string(got), "\n")
+	if err != nil || len(lines) != 4 || lines[0] != part || !strings.HasPrefix(lines[1], "{") || !strings.HasPrefix(lines[2], "{") || lines[3] != "" {
+		t.Errorf("the file is %q, %v", got, err)
+	}
+}
+
+// Who truncates the file because the disk is full does not leave the rest of a line behind.
+func TestAFileIsTruncatedBehindAPartOfALine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	o := &file{path: path}
+	if err := o.open(); err != nil {
+		t.Fatal(err)
+	}
+	defer o.close()
+	line := []byte("{\"event\":\"stream_ended\"}\n")
+	if _, err := o.f.Write(line[:8]); err != nil { // what the disk had room for
+		t.Fatal(err)
+	}
+	o.torn, o.size = 8, 8
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.write(line); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); !bytes.Equal(got, line) {
+		t.Errorf("the file is %q, %v", got, err)
 	}
 }
