@@ -21,6 +21,8 @@ type conn struct {
 	remote addr
 	closed atomic.Bool
 	failed sync.Once // tells the stream
+
+	writing sync.Mutex // held by each call that writes
 }
 
 var _ interface {
@@ -37,12 +39,24 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.closed.Load() {
+		return 0, c.opError("write", net.ErrClosed)
+	}
 	n, err := c.stream.Write(p)
 	return n, c.err("write", err)
 }
 
 // CloseWrite has the broker read the end behind what was written. Reads continue.
-func (c *conn) CloseWrite() error { return c.err("close", c.stream.CloseWrite()) }
+func (c *conn) CloseWrite() error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.closed.Load() {
+		return c.opError("close", net.ErrClosed)
+	}
+	return c.err("close", c.stream.CloseWrite())
+}
 
 // closeTimeout bounds how long the end of a closed connection waits for room behind what was written
 // to a peer that does not read.
@@ -60,9 +74,12 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// finish writes the end, and closes the stream.
+// finish writes the end, and closes the stream. A call that writes has ended first: with a new
+// deadline, it would go on.
 func (c *conn) finish() {
 	defer c.stream.Close()
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	c.stream.SetWriteDeadline(time.Now().Add(closeTimeout))
 	c.stream.CloseWrite()
 }

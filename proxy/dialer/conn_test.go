@@ -141,11 +141,15 @@ func TestCloseEndsCallsInProgress(t *testing.T) {
 				}
 			}()
 			time.Sleep(50 * time.Millisecond) // usually enough for both to wait; if not, they find it closed
+			start := time.Now()
 			client.Close()
 			for range 2 {
 				if err := <-ended; !errors.Is(err, net.ErrClosed) {
 					t.Errorf("error is %v, want net.ErrClosed", err)
 				}
+			}
+			if took := time.Since(start); took > 3*time.Second {
+				t.Errorf("the calls ended after %v", took)
 			}
 			if err := client.Close(); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("second Close: %v, want net.ErrClosed", err)
