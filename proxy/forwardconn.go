@@ -91,6 +91,7 @@ func (c *forwardConn) relayUp() {
 	switch {
 	case err == nil:
 		c.note(metrics.CloseClientFIN, nil)
+		c.touch()
 		c.far.finish()
 		c.lookAgain()
 	case errors.As(err, &write):
@@ -110,6 +111,7 @@ func (c *forwardConn) relayDown() {
 	switch {
 	case err == nil:
 		c.note(metrics.CloseBrokerFIN, nil)
+		c.touch()
 		c.near.finish()
 		c.lookAgain()
 	case errors.As(err, &write):
@@ -141,13 +143,16 @@ func (c *forwardConn) relay(from, to *source, count interface{ Add(float64) }, u
 		c.upLast.Store(up)
 		c.writing.Add(1)
 		err = f.Flush()
-		c.moved.Store(int64(time.Since(c.began)))
+		c.touch()
 		c.writing.Add(-1)
 		if err != nil {
 			return err
 		}
 	}
 }
+
+// touch notes that something has just moved.
+func (c *forwardConn) touch() { c.moved.Store(int64(time.Since(c.began))) }
 
 // note records why the connection ends. Only the first call counts: what follows is a consequence.
 func (c *forwardConn) note(cause metrics.Close, err error) {
@@ -213,7 +218,7 @@ func (c *forwardConn) look() {
 	quiet := time.Since(c.began) - time.Duration(c.moved.Load())
 	half := c.near.has(finished) || c.far.has(finished)
 	switch draining := c.draining.Load(); {
-	case draining && !c.upLast.Load() && c.writing.Load() == 0 && quiet >= forwardQuiet:
+	case draining && !c.upLast.Load() && quiet >= forwardQuiet && c.delivered():
 		c.cut(errDraining)
 	case half && quiet >= halfOpenTimeout:
 		c.kill(metrics.CloseBrokerReset, errHalfOpen)
@@ -222,6 +227,16 @@ func (c *forwardConn) look() {
 	case half:
 		c.lookAfter(halfOpenTimeout - quiet)
 	}
+}
+
+// delivered reports whether nothing is on its way, as far as the system says so: a reset would drop
+// what a client that reads slowly has not taken.
+func (c *forwardConn) delivered() bool {
+	if c.writing.Load() > 0 {
+		return false
+	}
+	n, known := undelivered(c.near.conn.Conn)
+	return !known || n == 0
 }
 
 func (c *forwardConn) lookAfter(d time.Duration) {

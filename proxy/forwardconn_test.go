@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,4 +125,67 @@ func TestAnAnswerToAnUnfinishedRequestArrives(t *testing.T) {
 		client.Close()
 		<-over
 	})
+}
+
+// The time that one side may be silent after the other has closed begins with the FIN, however long
+// the connection was idle before.
+func TestAForwardThatIsClosedAfterItWasIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, target, _, over := runForward(t)
+		time.Sleep(halfOpenTimeout + time.Minute)
+		client.CloseWrite()
+		if _, err := io.ReadAll(target); err != nil {
+			t.Errorf("the target read %v, want the FIN", err)
+		}
+		time.Sleep(time.Second)
+		target.Write([]byte("answer"))
+		target.CloseWrite()
+		if b, err := io.ReadAll(client); string(b) != "answer" || err != nil {
+			t.Errorf("the client read %q, %v, want the answer and a FIN", b, err)
+		}
+		if end := <-over; end.cause != metrics.CloseClientFIN {
+			t.Errorf("the cause is %v", end.cause)
+		}
+		client.Close()
+		target.Close()
+	})
+}
+
+// What is written may still be in the system's buffer, which a reset drops.
+func TestADrainWaitsForTheBufferOfTheSystem(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	client.(*net.TCPConn).SetReadBuffer(4 << 10)
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	near.(*net.TCPConn).SetWriteBuffer(1 << 20)
+	far, target := memnet.Pipe(memnet.Addr("far"), memnet.Addr("target"))
+	defer target.Close()
+	c := newForwardConn(near, metrics.New(prometheus.NewRegistry(), metrics.Agent, "test").Forward("registry"))
+	c.connect(far)
+	over := make(chan struct{})
+	go func() {
+		c.run(t.Context())
+		close(over)
+	}()
+	answer := make([]byte, 512<<10)
+	if _, err := target.Write(answer); err != nil {
+		t.Fatal(err)
+	}
+	c.drain()
+	time.Sleep(forwardQuiet + 5*forwardLook)
+	if n, err := io.ReadFull(client, answer); err != nil {
+		t.Errorf("the client read %d of %d bytes, %v", n, len(answer), err)
+	}
+	<-over
 }
