@@ -109,7 +109,7 @@ func (c *headedConn) unexpected() error {
 	if c.client.Load() != nil {
 		return fmt.Errorf("load balancer %s sent two PROXY protocol headers", c.Conn.RemoteAddr())
 	}
-	host := c.host().String()
+	host := c.host().WithZone("").String() // as the setting takes it
 	return hints.New(errors.New(c.headers.names.Sprintf("%s sent a PROXY protocol header, and is not in %s", host, hints.ProxyProtocol)),
 		"if it is your load balancer, name it with %s "+host+"; whoever may send such a header can claim any address", hints.ProxyProtocol)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 
+	"github.com/culvert-proxy/culvert/proxy/hints"
 	"github.com/culvert-proxy/culvert/proxy/internal/memnet"
 )
 
@@ -390,4 +391,20 @@ func FuzzPROXYHeader(f *testing.F) {
 			t.Errorf("the client is %s, want %s", got, want)
 		}
 	})
+}
+
+// addressed is a connection with a remote address.
+type addressed struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (a addressed) RemoteAddr() net.Addr { return a.remote }
+
+// The remedy names the address of a link-local peer without its zone, which the setting does not take.
+func TestTheRemedyForAPROXYHeaderHasNoZone(t *testing.T) {
+	c := (&proxyHeaders{}).wrap(addressed{remote: &net.TCPAddr{IP: net.ParseIP("fe80::1"), Port: 1, Zone: "eth0"}})
+	if got := strings.Join(hints.Of(c.unexpected(), nil), " "); !strings.Contains(got, "fe80::1;") {
+		t.Errorf("the remedy is %q", got)
+	}
 }
