@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -124,6 +125,28 @@ func TestForwardPassesOnResets(t *testing.T) {
 				t.Errorf("the target read %v, want a reset", err)
 			}
 		})
+	})
+}
+
+// A gateway that drains ends an idle connection. A client that has yet to read the end of its answer
+// reads it before the reset.
+func TestADrainLetsAnAnswerThrough(t *testing.T) {
+	eachTunnel(t, func(t *testing.T, transport string) {
+		answer := noise(t, 512<<10)
+		address, _, gateway := forwardTo(t, transport, serveTCP(t, func(c *net.TCPConn) {
+			io.ReadFull(c, make([]byte, 1))
+			c.Write(answer)
+			io.Copy(io.Discard, c)
+		}), func(g *Gateway) { g.DrainTimeout = time.Minute })
+		c := dialAgent(t, address)
+		c.SetReadBuffer(64 << 10)
+		c.Write([]byte("?"))
+		first := make([]byte, 1)
+		io.ReadFull(c, first)
+		gateway.stop()
+		if b, err := io.ReadAll(c); !bytes.Equal(append(first, b...), answer) || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the client read %d bytes, %v, want %d and a reset", len(b), err, len(answer))
+		}
 	})
 }
 

@@ -117,7 +117,22 @@ func (c *forwardConn) relayDown() {
 	case errors.As(err, &write):
 		c.fail(nearCause(write.Err), write.Err)
 	default:
+		if e, ok := errors.AsType[*tunnel.Error](err); ok && e.Code == tunnel.CodeDraining {
+			c.letThrough()
+		}
 		c.fail(farCause(err), err)
+	}
+}
+
+// letThrough waits until the client has taken what was written to it, for deliverTimeout at most. The
+// gateway does not see that far when it drains, and the reset that follows drops the rest.
+func (c *forwardConn) letThrough() {
+	until := time.Now().Add(deliverTimeout)
+	for pause := deliverFirst; c.near.has(open) && time.Now().Before(until); pause = min(2*pause, deliverMost) {
+		if n, known := undelivered(c.near.conn.Conn); !known || n == 0 {
+			return
+		}
+		time.Sleep(pause)
 	}
 }
 
