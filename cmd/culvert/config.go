@@ -228,7 +228,11 @@ func (s *sources) load(ctx *kong.Context) error {
 	}
 	err := s.read(path, command)
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return wrong("", "read %s %s: %w", from, path, pe.Err)
+		hint := ""
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "correct the path, or create the file"
+		}
+		return wrong(hint, "read %s %s: %w", from, path, pe.Err)
 	}
 	return err
 }
@@ -242,7 +246,7 @@ func (s *sources) read(path string, command *kong.Node) error {
 	}
 	var document yaml.Node
 	if err := yaml.Unmarshal(content, &document); err != nil {
-		return wrong("", "read %s: %w", path, err)
+		return wrong(`write one setting per line, such as log-level: debug, and put what YAML reads in another way in quotes, such as audit-log: "-"`, "read %s: %w", path, err)
 	}
 	s.file, s.keys = path, map[string]any{}
 	if len(document.Content) == 0 {

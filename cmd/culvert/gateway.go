@@ -60,7 +60,7 @@ type gatewayFlags struct {
 	MaxSparesPerIdentity int    `group:"Limits" placeholder:"N" default:"256" help:"Streams that one identity may hold ready before clients connect. Each agent holds up to 8, and up to 32 for ten minutes after a burst."`
 	MaxMemory            string `group:"Limits" placeholder:"SIZE" default:"auto" help:"Refuse streams while more memory than this is in use, such as 512MiB. auto: five eighths of what the process may use; none: no limit."`
 
-	AuditLog string `group:"Process" placeholder:"FILE" help:"Write a line of JSON for each stream that has ended, and for each stream and login that was refused: who, from where, to which broker, how long, how much, and why it ended. The file is appended to, and opened again when it was renamed. -: stdout."`
+	AuditLog string `group:"Process" placeholder:"FILE" help:"Write a line of JSON for each stream that has ended, and for each stream, login and connection that was refused: who, from where, to which broker, how long, how much, and why it ended. The file is appended to, and opened again when it has been renamed. -: stdout."`
 
 	// The admin listener asks for no credentials: it is on loopback by default.
 	AdminListen string   `group:"Process" placeholder:"ADDRESS" default:"127.0.0.1:9465" help:"Where to serve the live page, /metrics, /healthz, /readyz and /status. none: nowhere."`

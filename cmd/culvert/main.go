@@ -150,6 +150,9 @@ func parseError(a *app, s *sources, args []string, err error) error {
 	if unknown := unknownFlag(pe.Unwrap(), args, node); unknown != nil {
 		return unknown
 	}
+	if pe.Error() == `expected "<shell>"` { // kong's words for an argument that is missing
+		return wrong("use bash, zsh or fish: culvert completion bash", "SHELL is missing")
+	}
 	hint := "see " + node.FullPath() + " --help"
 	if found := bareNumber.FindStringSubmatch(pe.Error()); found != nil {
 		hint = "write it with its unit: " + found[1] + "s"

@@ -176,8 +176,11 @@ func (f *agentFlags) checkDirect(p *agentPlan) error {
 	})
 	set = append(set, f.providerFlags.given()...)
 	if len(set) > 0 {
-		return wrong("remove it, or give the https:// URL of a gateway; for TLS to the brokers, use --broker-tls and --broker-ca-file",
-			"%s: not used without a gateway, and --gateway-url tcp://%s has none", strings.Join(set, ", "), strings.Join(p.brokers, ","))
+		hint := "remove it, or give the https:// URL of a gateway"
+		if f.GatewayCAFile+f.GatewayCertFile+f.GatewayKeyFile != "" {
+			hint += "; for TLS to the brokers, use --broker-tls and --broker-ca-file"
+		}
+		return wrong(hint, "%s: not used without a gateway, and --gateway-url tcp://%s has none", strings.Join(set, ", "), strings.Join(p.brokers, ","))
 	}
 	if err := (&proxy.Brokers{Bootstrap: p.brokers}).Validate(); err != nil {
 		return wrong("write it as tcp://kafka-0:9092,kafka-1:9092", "--gateway-url tcp://%s: %w", strings.Join(p.brokers, ","), err)
