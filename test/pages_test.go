@@ -50,9 +50,12 @@ var pages = []page{
 	}},
 	{"docs/systemd.md", func(*machine) {}, map[string]string{
 		"go build ./cmd/culvert": notSystemd,
-		"sudo install -m 600 token.txt /etc/culvert/agent-credentials/token": notSystemd,
-		"sudo systemctl enable --now culvert-agent":                          notSystemd,
-		"cd /etc/systemd/system":                                             notSystemd,
+		"sudo install -m 600 token.txt /etc/culvert/agent-credentials/token":              notSystemd,
+		"sudo systemctl enable --now culvert-agent":                                       notSystemd,
+		"sudo install -m 600 -t /etc/culvert/gateway-credentials tokens cert.pem key.pem": notSystemd,
+		"sudo systemctl enable --now culvert-gateway":                                     notSystemd,
+		"cd /etc/systemd/system":                                                          notSystemd,
+		"sudo systemctl enable --now culvert-west":                                        notSystemd,
 	}},
 	{"docs/several-agents.md", (*machine).withEastAndWest, nil},
 }
