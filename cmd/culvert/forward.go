@@ -23,7 +23,7 @@ func parseForwards(values []string, form string, address func(proxy.Forward) err
 		f := proxy.Forward{}
 		var found bool
 		if f.Name, f.Address, found = strings.Cut(s, "="); !found {
-			return nil, wrong(form, "--forward %s: want NAME=HOST:PORT", s)
+			return nil, wrong(form, "--forward %s: want a name, =, and an address", s)
 		}
 		if err := address(f); err != nil {
 			return nil, wrong(form, "--forward %s: %w", s, err)
