@@ -162,7 +162,9 @@ func (f *agentFlags) checkPlain(u *url.URL) error {
 	if len(set) == 0 {
 		return nil
 	}
-	return wrong("remove it; if the gateway has a certificate, begin the URL with https://",
+	secure := *u
+	secure.Scheme = "https"
+	return wrong("did you mean "+secure.String()+"? For a gateway without TLS, remove "+strings.Join(set, ", "),
 		"%s: not used over http://, and --gateway-url %s has no TLS", strings.Join(set, ", "), u)
 }
 
