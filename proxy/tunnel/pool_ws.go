@@ -271,7 +271,11 @@ func (p *wsPool) handshake(w *exchange.Wire, conn net.Conn, header http.Header) 
 		}
 		return nil, answer
 	case errors.Is(err, ws.ErrHandshakeBadProtocol):
-		return nil, hints.New(errors.New("WebSocket handshake: the server answers in HTTP/1.0, which has no WebSockets"),
+		err := errors.New("WebSocket handshake: the server answers in HTTP/1.0, which has no WebSockets")
+		if p.env.url.Scheme == "http" { // as a gateway with a certificate answers what is no TLS
+			return nil, hints.New(err, "does the gateway have a certificate? Then begin %s with https://. If not, another web server may be using the port", hints.GatewayURL)
+		}
+		return nil, hints.New(err,
 			"is it the gateway or its ingress? Another web server may be using the port in %s. If it is an ingress, set it to HTTP/1.1", hints.GatewayURL)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("WebSocket handshake: connection closed before the answer was complete")

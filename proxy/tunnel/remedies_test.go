@@ -241,13 +241,23 @@ func TestEnvoyWithoutUpgradesIsRecognized(t *testing.T) {
 }
 
 func TestAServerOfHTTP10IsNamed(t *testing.T) {
-	p := newTestProxy(t, nil, answering("HTTP/1.0 404 File not found\r\nServer: SimpleHTTP/0.6 Python/3.11\r\n\r\n"))
-	d := &Dialer{URL: &url.URL{Scheme: "http", Host: p.ln.Addr().String()}, Transport: TransportWS}
+	server, client := testTLS()
+	p := newTestProxy(t, server, answering("HTTP/1.0 404 File not found\r\nServer: SimpleHTTP/0.6 Python/3.11\r\n\r\n"))
+	d := &Dialer{URL: &url.URL{Scheme: "https", Host: p.ln.Addr().String()}, TLS: client, Transport: TransportWS}
 	defer d.Close()
 	_, err := d.Dial(t.Context(), Open{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "the server answers in HTTP/1.0, which has no WebSockets") ||
 		hintsOf(err) != "is it the gateway or its ingress? Another web server may be using the port in --gateway-url. If it is an ingress, set it to HTTP/1.1" {
 		t.Errorf("Dial = %v, hint %q", err, hintsOf(err))
+	}
+}
+
+// A gateway with a certificate answers a request without TLS in HTTP/1.0.
+func TestAGatewayWithTLSIsNotReachedWithout(t *testing.T) {
+	r := newRig(t, TransportWS, func(r *rig) { r.dialer.URL.Scheme = "http" })
+	_, err := r.dialer.Dial(t.Context(), Open{Target: TargetBootstrap}, nil)
+	if want := "does the gateway have a certificate? Then begin --gateway-url with https://. If not, another web server may be using the port"; err == nil || hintsOf(err) != want {
+		t.Errorf("Dial = %v, hint %q, want %q", err, hintsOf(err), want)
 	}
 }
 
