@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/culvert-proxy/culvert/proxy/internal/testlog"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -132,7 +133,7 @@ func TestGatewayThatCannotServeSaysSo(t *testing.T) {
 	ln.Close()
 	g := &Gateway{
 		Brokers: &Brokers{Bootstrap: []string{gone.Addr().String()}},
-		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test"), Logger: testLogger(t, "gateway"),
+		Metrics: metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test"), Logger: testlog.New(t, "gateway"),
 	}
 	if err := g.Run(context.Background(), ln, nil); err == nil {
 		t.Error("a gateway ran on a listener that is closed")

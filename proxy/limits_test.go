@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/culvert-proxy/culvert/proxy/internal/testlog"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -135,7 +136,7 @@ func TestAGatewayThatCannotServeClosesBothListeners(t *testing.T) {
 			g := &Gateway{
 				Version: "test", TLS: serverTLS(t), DrainTimeout: time.Minute, Linger: time.Minute,
 				Brokers: &Brokers{Bootstrap: []string{freeAddress(t)}},
-				Metrics: metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test"), Logger: testLogger(t, "gateway"),
+				Metrics: metrics.New(prometheus.NewRegistry(), metrics.Gateway, "test"), Logger: testlog.New(t, "gateway"),
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- g.Run(t.Context(), tcp, udp) }()

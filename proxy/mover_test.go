@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/protocol"
+	"github.com/culvert-proxy/culvert/proxy/internal/testlog"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -224,7 +225,7 @@ func TestIdleConnectionsMoveToAGatewayThatWasAdded(t *testing.T) {
 			b := &balancer{open: map[string]int{}}
 			b.lead(gateways...)
 			up := NewTunnel(&tunnel.Dialer{
-				URL: &url.URL{Scheme: "https", Host: "localhost"}, Transport: transport, TLS: clientTLS(t), DialContext: b.dial, Logger: testLogger(t, "tunnel"),
+				URL: &url.URL{Scheme: "https", Host: "localhost"}, Transport: transport, TLS: clientTLS(t), DialContext: b.dial, Logger: testlog.New(t, "tunnel"),
 			}).(*tunnels)
 			up.mover.every, up.lookEach = time.Hour, 20*time.Millisecond
 			var agent *Agent
@@ -333,7 +334,7 @@ func TestNothingMovesToAGatewayThatCannotServe(t *testing.T) {
 					}
 				})
 				u, _ := url.Parse(g.address)
-				dialers = append(dialers, &tunnel.Dialer{URL: u, Transport: tunnel.TransportWS, TLS: clientTLS(t), Logger: testLogger(t, "tunnel")})
+				dialers = append(dialers, &tunnel.Dialer{URL: u, Transport: tunnel.TransportWS, TLS: clientTLS(t), Logger: testlog.New(t, "tunnel")})
 			}
 			up := NewTunnel(dialers...).(*tunnels)
 			up.greeting = greeting{10 * time.Millisecond, 100 * time.Millisecond}

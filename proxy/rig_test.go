@@ -8,8 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"io"
-	"log/slog"
 	"math/big"
 	mathrand "math/rand/v2"
 	"net"
@@ -27,6 +25,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
 	"github.com/culvert-proxy/culvert/proxy/hints"
+	"github.com/culvert-proxy/culvert/proxy/internal/testlog"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
@@ -104,36 +103,6 @@ func flags(s hints.Setting) string {
 	return "--" + strings.ReplaceAll(strings.ToLower(string(s)), " ", "-")
 }
 
-// testLogger logs to the test, until it ends.
-func testLogger(t testing.TB, who string) *slog.Logger {
-	out := &testOutput{to: t.Output()}
-	t.Cleanup(out.end)
-	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
-}
-
-// testOutput drops what is written after the test has ended: net/http logs on goroutines that nobody
-// waits for.
-type testOutput struct {
-	mu    sync.Mutex
-	to    io.Writer
-	ended bool
-}
-
-func (o *testOutput) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.ended {
-		return len(b), nil
-	}
-	return o.to.Write(b)
-}
-
-func (o *testOutput) end() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.ended = true
-}
-
 // startGateway starts a gateway on loopback in front of a cluster. change may alter it before it
 // runs.
 func startGateway(t testing.TB, bootstrap []string, change func(*Gateway)) running {
@@ -156,7 +125,7 @@ func startGatewayOn(t testing.TB, address string, bootstrap []string, change fun
 	g := &Gateway{
 		Version: "test", TLS: serverTLS(t), DrainTimeout: 5 * time.Second,
 		Brokers: &Brokers{Bootstrap: bootstrap, Resolver: fakekafka.Resolver{}, Names: flags, dialIsAnswer: true},
-		Metrics: metrics.New(reg, "gateway", "test"), Logger: testLogger(t, "gateway"), Names: flags,
+		Metrics: metrics.New(reg, "gateway", "test"), Logger: testlog.New(t, "gateway"), Names: flags,
 	}
 	if change != nil {
 		change(g)
@@ -172,7 +141,7 @@ func tunnelTo(t testing.TB, gateway, transport string) Upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return NewTunnel(&tunnel.Dialer{URL: u, Transport: transport, TLS: clientTLS(t), Logger: testLogger(t, "tunnel")})
+	return NewTunnel(&tunnel.Dialer{URL: u, Transport: transport, TLS: clientTLS(t), Logger: testlog.New(t, "tunnel")})
 }
 
 // startAgent starts an agent. change may alter it before it runs.
@@ -182,7 +151,7 @@ func startAgent(t testing.TB, up Upstream, change func(*Agent)) running {
 	reg := prometheus.NewRegistry()
 	a := &Agent{
 		Version: "test", Listens: []Listen{{Bind: freeAddress(t)}}, BrokerPortBase: freePortBase(t), Upstream: up,
-		DrainTimeout: 5 * time.Second, Metrics: metrics.New(reg, "agent", "test"), Logger: testLogger(t, "agent"), Names: flags,
+		DrainTimeout: 5 * time.Second, Metrics: metrics.New(reg, "agent", "test"), Logger: testlog.New(t, "agent"), Names: flags,
 		Listening: func(b []string) { listening <- b },
 	}
 	a.ask = func(ctx context.Context) error { return a.hello(ctx) } // many tests count what reaches their brokers

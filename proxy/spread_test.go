@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/internal/testlog"
 	"github.com/culvert-proxy/culvert/proxy/tunnel"
 )
 
@@ -30,7 +31,7 @@ func gatewaysFor(t *testing.T, c *fakekafka.Cluster, transport string, keys ...s
 			t.Fatal(err)
 		}
 		gateways = append(gateways, g)
-		dialers = append(dialers, &tunnel.Dialer{URL: u, Transport: transport, TLS: clientTLS(t), Logger: testLogger(t, "tunnel")})
+		dialers = append(dialers, &tunnel.Dialer{URL: u, Transport: transport, TLS: clientTLS(t), Logger: testlog.New(t, "tunnel")})
 	}
 	up := NewTunnel(dialers...).(*tunnels)
 	up.greeting = greeting{10 * time.Millisecond, 50 * time.Millisecond}
@@ -160,7 +161,7 @@ func TestAGatewayThatReachesNoBrokerDoesNotGetAllConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	both := NewTunnel(&tunnel.Dialer{URL: u, Transport: "ws", TLS: clientTLS(t), Logger: testLogger(t, "tunnel")}, up.gateways[0].Dialer).(*tunnels)
+	both := NewTunnel(&tunnel.Dialer{URL: u, Transport: "ws", TLS: clientTLS(t), Logger: testlog.New(t, "tunnel")}, up.gateways[0].Dialer).(*tunnels)
 	both.greeting = greeting{10 * time.Millisecond, 50 * time.Millisecond}
 	path := startAgent(t, both, nil)
 	waitUntilEqual(t, both, 2)

@@ -45,6 +45,7 @@ var mayImport = map[string]struct {
 	"proxy/fakekafka":                {others: []string{"github.com/twmb/franz-go/pkg/kfake"}},
 	"proxy/internal/memnet":          {},
 	"proxy/internal/testca":          {},
+	"proxy/internal/testlog":         {},
 	"proxy/snowflake":                {ours: []string{"proxy/credentials", "proxy/tunnel"}, others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy/snowflake/standin":        {others: []string{"github.com/golang-jwt/jwt/v5"}},
 	"proxy": {

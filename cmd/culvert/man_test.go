@@ -48,7 +48,7 @@ func TestEveryCommandHasAManualPage(t *testing.T) {
 // What groff makes of a page is what --help says, to the letter: options, quotes, examples.
 func TestManualPageReadsAsHelp(t *testing.T) {
 	if _, err := exec.LookPath("groff"); err != nil {
-		t.Skip("needs groff")
+		t.Skip("needs groff (Debian: apt-get install groff)")
 	}
 	dir := t.TempDir()
 	if out, err := exec.Command("culvert", "man", dir).CombinedOutput(); err != nil {

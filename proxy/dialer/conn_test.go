@@ -16,6 +16,7 @@ import (
 
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/dialer"
+	"github.com/culvert-proxy/culvert/proxy/internal/testlog"
 )
 
 // pipe returns a connection through a gateway, and the broker's end of it.
@@ -26,7 +27,7 @@ func pipe(t *testing.T, transport string) (client, broker net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	g, err := startGateway("127.0.0.1:0", []string{ln.Addr().String()}, logger(t, "gateway"), nil)
+	g, err := startGateway("127.0.0.1:0", []string{ln.Addr().String()}, testlog.New(t, "gateway"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func TestConnIsANetConn(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ln.Close()
-			g, err := startGateway("127.0.0.1:0", []string{ln.Addr().String()}, logger(t, "gateway"), nil)
+			g, err := startGateway("127.0.0.1:0", []string{ln.Addr().String()}, testlog.New(t, "gateway"), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -184,7 +185,7 @@ func TestClientsMaySpeakTLSToBrokers(t *testing.T) {
 			echoes.Go(func() { io.Copy(c, c); c.Close() })
 		}
 	})
-	g, err := startGateway("127.0.0.1:0", []string{"127.0.0.1:1"}, logger(t, "gateway"), func(g *proxy.Gateway) {
+	g, err := startGateway("127.0.0.1:0", []string{"127.0.0.1:1"}, testlog.New(t, "gateway"), func(g *proxy.Gateway) {
 		g.Brokers.Allow = []string{ln.Addr().String()}
 	})
 	if err != nil {

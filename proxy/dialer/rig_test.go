@@ -25,6 +25,7 @@ import (
 	"github.com/culvert-proxy/culvert/proxy"
 	"github.com/culvert-proxy/culvert/proxy/dialer"
 	"github.com/culvert-proxy/culvert/proxy/fakekafka"
+	"github.com/culvert-proxy/culvert/proxy/internal/testlog"
 	"github.com/culvert-proxy/culvert/proxy/metrics"
 )
 
@@ -129,7 +130,7 @@ func gatewayTo(t *testing.T, c *fakekafka.Cluster, change func(*proxy.Gateway)) 
 
 func gatewayAt(t *testing.T, address string, c *fakekafka.Cluster, change func(*proxy.Gateway)) gateway {
 	t.Helper()
-	g, err := startGateway(address, c.Bootstrap(), logger(t, "gateway"), change)
+	g, err := startGateway(address, c.Bootstrap(), testlog.New(t, "gateway"), change)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +142,7 @@ func gatewayAt(t *testing.T, address string, c *fakekafka.Cluster, change func(*
 func open(t *testing.T, c dialer.Config) *dialer.Dialer {
 	t.Helper()
 	if c.Logger == nil {
-		c.Logger = logger(t, "dialer")
+		c.Logger = testlog.New(t, "dialer")
 	}
 	d, err := dialer.New(c)
 	if err != nil {
@@ -201,35 +202,6 @@ func (c *cutter) cut() {
 			return
 		}
 	}
-}
-
-// logger logs to the test, until it ends: net/http logs on goroutines that nobody waits for.
-func logger(t *testing.T, who string) *slog.Logger {
-	out := &output{to: t.Output()}
-	t.Cleanup(out.end)
-	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})).With("end", who)
-}
-
-// output drops what is written after its end.
-type output struct {
-	mu    sync.Mutex
-	to    io.Writer
-	ended bool
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.ended {
-		return len(b), nil
-	}
-	return o.to.Write(b)
-}
-
-func (o *output) end() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.ended = true
 }
 
 // topic has a cluster start with a topic of three partitions.
